@@ -1,11 +1,16 @@
-"""Named components: a recipe says a name, a registry answers with a class or a function."""
+"""Named components: a recipe says a name, a registry answers with a class or a function.
+
+The vocabulary is that of ``monai.utils.ComponentStore``. It is not its subclass, because that store lets a second
+component silently replace the first, and because importing MONAI would add seconds to commands that need neither.
+"""
 
 from __future__ import annotations
 
 import inspect
+import sys
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from monai.utils import ComponentStore
 from pydantic import ConfigDict, ValidationError, create_model
 
 from pipeline.errors import nearest
@@ -16,55 +21,101 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Registry(ComponentStore):
-    """A MONAI component store that refuses duplicates and checks options before it builds.
+@dataclass(frozen=True)
+class Registry:
+    """A store of components that refuses duplicates and checks options before it builds.
 
-    Args:
-        name: The kind of component in the singular, as messages should call it.
+    Attributes:
+        name: The kind of component in the singular, as messages call it.
         description: One line for the list of components.
-        given: Parameters that the program supplies and that a recipe cannot set.
+        given: Parameters that the program supplies, so that a recipe cannot set them.
     """
 
-    def __init__(self, name: str, description: str, given: tuple[str, ...] = ()) -> None:
-        super().__init__(name, description)
-        self.given = given
+    name: str
+    description: str
+    given: frozenset[str] = frozenset()
+    components: dict[str, Any] = field(default_factory=dict)
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers a component under ``name``.
 
         Raises:
-            ValueError: The name is taken or is no identifier.
+            ValueError: The name is taken, or is no lower-case identifier.
         """
 
         def add(component: T) -> T:
-            if name in self:
-                raise ValueError(f"there is a {self.name} named {name!r} already; choose another name")
-            summary = (inspect.getdoc(component) or "").partition("\n")[0]
-            self.add(name, summary, component)
+            if name in self.components:
+                raise ValueError(f"a {self.name} named {name!r} exists already; choose another name")
+            if not (name.isidentifier() and name.islower()):
+                raise ValueError(f"{name!r} cannot name a {self.name}; use lower-case letters, digits and _")
+            self.components[name] = component
             return component
 
         return add
 
-    def parameters(self, name: str) -> dict[str, inspect.Parameter]:
-        """Return the parameters of component ``name`` that a recipe may set."""
-        signature = inspect.signature(self[name], eval_str=True)
-        return {key: value for key, value in signature.parameters.items() if key not in self.given}
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The registered names, in order of registration."""
+        return tuple(self.components)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.components
+
+    def __getitem__(self, name: str) -> Any:
+        """Return the component called ``name``.
+
+        Raises:
+            KeyError: There is none; the message names the nearest.
+        """
+        if name not in self.components:
+            raise KeyError(f"no {self.name} is named {name!r}; {nearest(name, self.names)}")
+        return self.components[name]
+
+    def summary(self, name: str) -> str:
+        """Return the first line of a component's docstring."""
+        return (inspect.getdoc(self[name]) or "").partition("\n")[0]
+
+    def options(self, name: str) -> dict[str, inspect.Parameter]:
+        """Return the parameters of a component that a recipe may set."""
+        parameters = inspect.signature(self[name]).parameters
+        return {key: value for key, value in parameters.items() if key not in self.given}
 
     def problems(self, name: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Return (option, message) for everything wrong with a choice; the option is "" for the name itself."""
+        """Return ``(option, message)`` for all that is wrong with a choice; the option is "" for the name itself."""
         if name not in self:
             return [("", f"no {self.name} is named {name!r}; {nearest(name, self.names)}")]
-        parameters = self.parameters(name)
-        unknown = [(key, f"{name} has no such option; {nearest(key, parameters) if parameters else 'it has none'}")
-                   for key in options if key not in parameters]
-        fields = {key: (p.annotation, ... if p.default is p.empty else p.default) for key, p in parameters.items()}
-        model = create_model(name, __config__=ConfigDict(arbitrary_types_allowed=True), **fields)  # type: ignore[call-overload]
+        known = self.options(name)
+        unknown = [(key, f"{name} has no such option; {nearest(key, known)}") for key in options if key not in known]
+        fields: dict[str, Any] = {
+            key: (_type_of(p, self[name]), ... if p.default is p.empty else p.default) for key, p in known.items()
+        }
+        model = create_model(name, __config__=ConfigDict(arbitrary_types_allowed=True), **fields)
         try:
-            model.model_validate({key: value for key, value in options.items() if key in parameters})
+            model.model_validate({key: value for key, value in options.items() if key in known})
         except ValidationError as error:
-            return unknown + [(".".join(map(str, e["loc"])), f"{e['msg']}, not {e['input']!r}") for e in error.errors()]
-        return unknown
+            return unknown + [(str(e["loc"][0]), f"{e['msg']}, not {e['input']!r}") for e in error.errors()]
+        return unknown or self._refusal(name, options)
+
+    def _refusal(self, name: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Let a component that needs nothing from the program judge the values of its options itself."""
+        if self.given:
+            return []
+        try:
+            self.build(name, options)
+        except ValueError as error:
+            return [("", f"{name}: {error}")]
+        return []
 
     def build(self, name: str, options: Mapping[str, Any], **given: Any) -> Any:
-        """Build component ``name`` from a recipe's options and what the program supplies."""
+        """Build a component from a recipe's options and what the program supplies."""
         return self[name](**options, **given)
+
+
+def _type_of(parameter: inspect.Parameter, component: Any) -> Any:
+    """Return a parameter's type; Any where it has none, or one that its module imports for type checking only."""
+    if not isinstance(parameter.annotation, str):
+        return Any if parameter.annotation is parameter.empty else parameter.annotation
+    try:
+        return eval(parameter.annotation, vars(sys.modules[component.__module__]))  # noqa: S307 - the module's own text
+    except NameError:
+        return Any

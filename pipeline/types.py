@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 Role: TypeAlias = Literal["training", "validation", "test"]
@@ -30,6 +31,19 @@ class Case:
     label: Path | None
     patient: str
     role: Role | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a network was trained to do.
+
+    Attributes:
+        labels: The dataset's label values and names in the order of the network's classes, background first.
+        channels: Names of the image channels.
+    """
+
+    labels: Mapping[int, str]
+    channels: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,9 @@
 """Losses: MONAI-style modules, registered by name, and the objective that sums them."""
+
+from pipeline.losses.balanced_ce import BalancedCELoss
+from pipeline.losses.base import LOSSES, ImageLoss, LabelLoss
+from pipeline.losses.class_mean_ncut import ClassMeanNCutLoss
+from pipeline.losses.dice import DiceLoss
+from pipeline.losses.ncut import NCutLoss
+
+__all__ = ["LOSSES", "BalancedCELoss", "ClassMeanNCutLoss", "DiceLoss", "ImageLoss", "LabelLoss", "NCutLoss"]

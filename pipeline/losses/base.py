@@ -1,10 +1,12 @@
-"""What every loss shares: how logits, labels and reductions are read."""
+"""What every loss shares: how logits, labels, images, masks and reductions are read."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import math
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 
 import torch
+import torch.nn.functional as F
 from torch.nn.modules.loss import _Loss
 
 from pipeline.registry import Registry
@@ -16,10 +18,10 @@ if TYPE_CHECKING:
 
 LOSSES = Registry("loss", "Terms of an objective: logits in, one number out.")
 
-REDUCTIONS = ("mean", "sum", "none")
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 
-class SegmentationLoss(_Loss):  # type: ignore[misc]
+class SegmentationLoss(_Loss):
     """Base of all losses: reads logits as class probabilities.
 
     Args:
@@ -32,9 +34,9 @@ class SegmentationLoss(_Loss):  # type: ignore[misc]
 
     reference: ClassVar[Reference]
 
-    def __init__(self, *, softmax: bool = True, reduction: str = "mean") -> None:
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"reduction is {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
+    def __init__(self, *, softmax: bool = True, reduction: Reduction = "mean") -> None:
+        if reduction not in get_args(Reduction):
+            raise ValueError(f"reduction is {reduction!r}; expected one of {', '.join(get_args(Reduction))}")
         super().__init__(reduction=reduction)
         self.softmax = softmax
 
@@ -43,15 +45,142 @@ class SegmentationLoss(_Loss):  # type: ignore[misc]
 
         A single channel is read as two classes: ``(1 - sigmoid, sigmoid)`` of a logit,
         ``(1 - p, p)`` of a probability.
+
+        Raises:
+            ValueError: The logits are not ``[B, K, H, W]`` or ``[B, K, H, W, D]``.
         """
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        wide = _widen(logits)
         if wide.shape[1] == 1:
             foreground = wide.sigmoid() if self.softmax else wide
             return torch.cat([1 - foreground, foreground], dim=1)
         return wide.softmax(dim=1) if self.softmax else wide
 
-    def reduce(self, per_case: Tensor) -> Tensor:
-        """Reduce one value a case as ``reduction`` says."""
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """Return the logarithm of the class probabilities ``[B, K, ...]``, exact for any logits.
+
+        Given probabilities are first raised to the smallest normal number, so that a zero gives a
+        large finite loss; its gradient is zero.
+
+        Raises:
+            ValueError: The logits are not ``[B, K, H, W]`` or ``[B, K, H, W, D]``.
+        """
+        if not self.softmax:
+            given = self.probabilities(logits)
+            return given.clamp(min=torch.finfo(given.dtype).tiny).log()
+        wide = _widen(logits)
+        if wide.shape[1] == 1:
+            return torch.cat([F.logsigmoid(-wide), F.logsigmoid(wide)], dim=1)
+        return wide.log_softmax(dim=1)
+
+    def reduce(self, per_case: Tensor, counted: Tensor | None = None) -> Tensor:
+        """Reduce one value a case as ``reduction`` says.
+
+        Args:
+            per_case: ``[B]``.
+            counted: ``[B]``, False for a case that has nothing to say: its value and its gradient are
+                zero, and the mean is over the other cases. None counts every case.
+
+        Returns:
+            A number; ``[B]`` for ``none``. Zero where no case is counted.
+        """
+        if counted is None:
+            counted = torch.ones_like(per_case, dtype=torch.bool)
+        kept = per_case.where(counted, 0)
         if self.reduction == "none":
-            return per_case
-        return per_case.sum() if self.reduction == "sum" else per_case.mean()
+            return kept
+        return kept.sum() if self.reduction == "sum" else kept.sum() / counted.sum().clamp(min=1)
+
+
+class LabelLoss(SegmentationLoss):
+    """Base of the losses that compare logits with labels: ``loss(logits, labels)``.
+
+    Labels are integers ``[B, 1, H, W(, D)]`` or ``[B, H, W(, D)]``. The ``ignore`` value counts nowhere,
+    and neither does any negative label, since padding is negative too.
+
+    Args:
+        softmax: Whether the input is logits; False where probabilities are given.
+        ignore: The label of voxels that nobody annotated.
+        reduction: ``mean``, ``sum`` or ``none``.
+
+    Raises:
+        ValueError: ``reduction`` is none of the three.
+    """
+
+    reference = "label"
+
+    def __init__(self, *, softmax: bool = True, ignore: int = -1, reduction: Reduction = "mean") -> None:
+        super().__init__(softmax=softmax, reduction=reduction)
+        self.ignore = ignore
+
+    def one_hot(self, labels: Tensor, like: Tensor) -> Tensor:
+        """Return where each class is: booleans ``[B, K, ...]``, False in all classes where nothing counts.
+
+        The range of the labels is checked on the CPU only: elsewhere, looking at a value would make the
+        host wait for the device in every step, so there a label too large counts nowhere. The check of
+        the data set has seen every label before any training.
+
+        Args:
+            labels: The labels as ``forward`` got them.
+            like: Probabilities ``[B, K, ...]`` of the same voxels.
+
+        Raises:
+            ValueError: The labels are not integers, have another shape, or name a class that is not there.
+        """
+        batch, classes, *size = like.shape
+        if labels.is_floating_point() or labels.is_complex():
+            raise ValueError(f"labels are {labels.dtype}; expected integers, one class index a voxel")
+        shapes = [(batch, 1, *size), (batch, *size)]
+        if tuple(labels.shape) not in shapes:
+            raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {shapes[0]} or {shapes[1]}")
+        index = labels.reshape(shapes[0]).long()
+        index = index.masked_fill(index == self.ignore, -1)
+        if index.device.type == "cpu" and index.numel() and (largest := int(index.max())) >= classes:
+            raise ValueError(f"a label is {largest}; expected 0 to {classes - 1} or ignore={self.ignore}")
+        return index == torch.arange(classes, device=index.device).view(-1, *[1] * len(size))
+
+
+class ImageLoss(SegmentationLoss):
+    """Base of the losses that compare logits with the image: ``loss(logits, image, mask=None)``.
+
+    The image is ``[B, C, H, W(, D)]`` and never receives a gradient. The mask is ``[B, 1, ...]`` or
+    ``[B, ...]``, nonzero inside; whatever the image holds outside, NaN included, is not looked at.
+    """
+
+    reference = "image"
+
+    def read(self, logits: Tensor, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return probabilities, image (both zero outside the mask) and the boolean mask ``[B, 1, ...]``.
+
+        Raises:
+            ValueError: The shape of the logits, the image or the mask does not fit.
+        """
+        p = self.probabilities(logits)
+        batch, _, *size = p.shape
+        if image.ndim != p.ndim or image.shape[0] != batch or list(image.shape[2:]) != size:
+            given, expected = tuple(image.shape), ", ".join(map(str, [batch, "C", *size]))
+            raise ValueError(f"the image has shape {given}; expected ({expected}), as the logits have")
+        inside = self._read_mask(mask, p)
+        return p.where(inside, 0), image.detach().to(p.dtype).where(inside, 0), inside
+
+    def _read_mask(self, mask: Tensor | None, like: Tensor) -> Tensor:
+        batch, _, *size = like.shape
+        shapes = [(batch, 1, *size), (batch, *size)]
+        if mask is None:
+            return torch.ones(shapes[0], dtype=torch.bool, device=like.device)
+        if tuple(mask.shape) not in shapes:
+            raise ValueError(f"the mask has shape {tuple(mask.shape)}; expected {shapes[0]} or {shapes[1]}")
+        return mask.reshape(shapes[0]) != 0
+
+
+def require_positive(**options: float) -> None:
+    """Raise a ``ValueError`` for the first option that is not a positive, finite number."""
+    for name, value in options.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} is {value!r}; expected a finite number above 0")
+
+
+def _widen(logits: Tensor) -> Tensor:
+    if logits.ndim not in (4, 5):
+        given = tuple(logits.shape)
+        raise ValueError(f"logits have shape {given}; expected [B, K, H, W] or [B, K, H, W, D]")
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,115 @@
+"""From a resolved recipe to built parts: the objects that engines are given, since they never see a recipe."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.data.loaders import StepBatches, Stream
+from pipeline.data.transforms import Grid, Strength, sample_transforms
+from pipeline.engines.predictor import Predictor
+from pipeline.engines.steps import Schedule, TrainingStep
+from pipeline.errors import Problem, UserError
+from pipeline.losses import LOSSES
+from pipeline.losses.objective import Objective, Term
+from pipeline.networks import NETWORKS
+
+if TYPE_CHECKING:
+    from pipeline.config import Recipe
+    from pipeline.data.cache import Cache
+    from pipeline.data.splits import Split
+    from pipeline.types import Task
+
+
+def build_network(recipe: Recipe, task: Task) -> torch.nn.Module:
+    """Build the network on the recipe's device, its weights drawn from the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    network: torch.nn.Module = NETWORKS.build(
+        recipe.network.name,
+        recipe.network.options,
+        spatial_dims=recipe.data.dimensions,
+        in_channels=len(task.channels),
+        out_channels=len(task.labels),
+    )
+    return network.to(recipe.device)
+
+
+def build_objective(recipe: Recipe) -> Objective:
+    """Build the objective; a loss that stands twice gets a number behind its name."""
+    seen: Counter[str] = Counter()
+    terms = []
+    for term in recipe.objective:
+        seen[term.loss] += 1
+        name = term.loss if seen[term.loss] == 1 else f"{term.loss}_{seen[term.loss]}"
+        terms.append(Term(name, LOSSES.build(term.loss, term.options), term.on, term.weight, term.ramp))
+    return Objective(terms)
+
+
+def build_step(recipe: Recipe, task: Task) -> TrainingStep:
+    """Build the training step, and let its network see one empty patch.
+
+    Raises:
+        UserError: The network cannot take the recipe's patch.
+    """
+    network, choice = build_network(recipe, task), recipe.optimizer
+    _refuse_patch(network, recipe, len(task.channels))
+    return TrainingStep(
+        network,
+        build_objective(recipe),
+        torch.optim.AdamW(network.parameters(), lr=choice.learning_rate, weight_decay=choice.weight_decay),
+        Schedule(choice.learning_rate, choice.warmup),
+        recipe.max_steps,
+        precision_of(recipe),
+        choice.clip_norm,
+        recipe.seed,
+    )
+
+
+def _refuse_patch(network: torch.nn.Module, recipe: Recipe, channels: int) -> None:
+    size = resolved(recipe.data.patch_size)
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, channels, *size, device=recipe.device))
+    except (RuntimeError, ValueError) as error:
+        message = f"{recipe.network.name} cannot take {size}: {str(error).splitlines()[0]}"
+        remedy = "use multiples of 2 to the power of the number of levels less 1, at least twice that"
+        raise UserError("The recipe does not fit its network.", [Problem("data.patch_size", "bad-patch", message, remedy)]) from None
+
+
+def build_batches(recipe: Recipe, split: Split, cache: Cache) -> StepBatches:
+    """Build the batches of all steps; unlabelled ones only where a term of the objective looks at them."""
+    data = recipe.data
+    streams = {"labelled": Stream(split.labelled, resolved(data.batch_size), 1)}
+    if split.unlabelled and any(term.on != "labelled" for term in recipe.objective):
+        streams["unlabelled"] = Stream(split.unlabelled, resolved(data.unlabelled_batch_size), 2)
+    strength = Strength(**recipe.augmentation.model_dump())
+    return StepBatches(streams, cache.get, sample_transforms(resolved(data.patch_size), strength), recipe.seed)
+
+
+def build_predictor(recipe: Recipe, task: Task, network: torch.nn.Module) -> Predictor:
+    """Build what turns a scan's files into a label map."""
+    return Predictor(network, build_grid(recipe), resolved(recipe.data.patch_size), tuple(task.labels), precision_of(recipe))
+
+
+def build_grid(recipe: Recipe) -> Grid:
+    """Build the common grid; slices keep each scan's own distance."""
+    x, y, z = (*resolved(recipe.data.spacing_mm), 0.0)[:3]
+    return Grid(recipe.data.orientation, (x, y, z))
+
+
+def precision_of(recipe: Recipe) -> torch.dtype:
+    """Return the type of the network's arithmetic."""
+    return getattr(torch, resolved(recipe.precision))  # type: ignore[no-any-return]
+
+
+def resolved(value: Any) -> Any:
+    """Return a setting that planning has filled in.
+
+    Raises:
+        ValueError: It is still ``auto``: the recipe was not resolved.
+    """
+    if value == "auto":
+        raise ValueError("the recipe still holds an 'auto': resolve it first")
+    return value

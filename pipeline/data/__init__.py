@@ -1,0 +1,1 @@
+"""From a folder of NIfTI files to batches."""

@@ -1,0 +1,72 @@
+"""Decide which cases teach and which cases test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from pipeline.data.layouts import Dataset
+    from pipeline.types import Case
+
+
+@dataclass(frozen=True)
+class Split:
+    """The cases of a run, by what they are used for.
+
+    Attributes:
+        labelled: Training cases with a mask.
+        unlabelled: Training cases without one.
+        validation: Cases with a mask that no weight is ever learnt from.
+    """
+
+    labelled: tuple[Case, ...]
+    unlabelled: tuple[Case, ...]
+    validation: tuple[Case, ...]
+
+    def as_dict(self) -> dict[str, list[str]]:
+        """Return the ids, JSON-ready."""
+        return {name: [case.id for case in getattr(self, name)] for name in self.__dataclass_fields__}
+
+
+def split_cases(dataset: Dataset, fraction: float, seed: int) -> Split:
+    """Split a dataset by its own ``validation`` list or, without one, by a seeded draw of labelled patients.
+
+    No patient is on both sides: scans of a held-out patient are not trained on, labelled or not.
+
+    Args:
+        dataset: The dataset.
+        fraction: Share of labelled patients to hold out; at least one is, and at least one is not.
+        seed: Of the draw.
+
+    Raises:
+        UserError: Nothing labelled is left to train on, or nothing to validate on.
+    """
+    training = [case for case in dataset.cases if case.role in (None, "training")]
+    validation = tuple(case for case in dataset.cases if case.role == "validation")
+    if not validation:
+        held_out = _draw_patients(dataset, [case for case in training if case.label], fraction, seed)
+        validation = tuple(case for case in training if case.label and case.patient in held_out)
+    tested = {case.patient for case in validation}
+    kept = [case for case in training if case.patient not in tested]
+    split = Split(tuple(c for c in kept if c.label), tuple(c for c in kept if not c.label), validation)
+    if not split.labelled:
+        raise _too_few(dataset, "no labelled case is left to train on")
+    return split
+
+
+def _draw_patients(dataset: Dataset, labelled: list[Case], fraction: float, seed: int) -> set[str]:
+    patients = sorted({case.patient for case in labelled})
+    if len(patients) < 2:
+        raise _too_few(dataset, f"{len(patients)} labelled patient(s), and one must be held out to validate on")
+    count = min(max(1, round(fraction * len(patients))), len(patients) - 1)
+    return {patients[i] for i in np.random.default_rng([seed, 0x5711]).permutation(len(patients))[:count]}
+
+
+def _too_few(dataset: Dataset, message: str) -> UserError:
+    remedy = "label one more scan, or give a list with training and validation"
+    return UserError("The dataset cannot be split.", [Problem(str(dataset.source), "too-few-labels", message, remedy)])

@@ -1,0 +1,1 @@
+"""Steps, engines and handlers on MONAI's and Ignite's own."""

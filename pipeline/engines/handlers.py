@@ -1,0 +1,154 @@
+"""Handlers: each does one thing at some events of an engine."""
+
+from __future__ import annotations
+
+import csv
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from ignite.engine import Events
+from monai.handlers import TensorBoardStatsHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pipeline.errors import Problem, UserError
+from pipeline.files import atomic_write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from ignite.engine import Engine
+    from rich.console import Console
+
+
+class CsvLog:
+    """A CSV file of rows that begin with a step, to which a resumed run adds each step once.
+
+    Args:
+        path: The file.
+        fields: Its columns, ``step`` first.
+        done: Steps that the run has behind it; rows of later ones are dropped.
+    """
+
+    def __init__(self, path: Path, fields: Sequence[str], done: int) -> None:
+        self.path, self.fields = path, list(fields)
+        rows = [row for row in self._rows() if int(row["step"]) <= done]
+        with atomic_write(path) as temporary, temporary.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, self.fields)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as stream:
+            # The last line of a run that was killed may be cut.
+            return [row for row in csv.DictReader(stream) if None not in row.values()]
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row; a missing value is an empty field."""
+        # Opened anew each time: it costs microseconds, and after a kill every finished row is in the file.
+        with self.path.open("a", newline="") as stream:
+            csv.DictWriter(stream, self.fields).writerow(row)
+
+
+class History:
+    """Logs one row a step: the step, the total, and each term before its weight."""
+
+    def __init__(self, log: CsvLog) -> None:
+        self.log = log
+
+    def attach(self, engine: Engine) -> None:
+        """Append a row at each completed iteration."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.log.append({"step": engine.state.iteration, **engine.state.output})
+
+
+class EveryNSteps:
+    """Calls a function at every ``n``-th step, and at the last one whatever its number.
+
+    Args:
+        n: Steps between two calls.
+        act: Called with the step's number.
+    """
+
+    def __init__(self, n: int, act: Callable[[int], Any]) -> None:
+        self.n, self.act = n, act
+        self.last_call = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Call at every ``n``-th completed iteration and at the end."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.n) | Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if engine.state.iteration != self.last_call:
+            self.last_call = engine.state.iteration
+            self.act(self.last_call)
+
+
+class ProgressBar:
+    """Shows steps, time, the loss and the last validation in one line of the terminal.
+
+    Args:
+        console: Where to draw; nothing is drawn where it is no terminal.
+        total: Steps of the whole training.
+    """
+
+    def __init__(self, console: Console, total: int) -> None:
+        self.total = total
+        self.validation = ""
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+        )
+
+    def attach(self, engine: Engine) -> None:
+        """Draw from the start of the training to its end, however it ends."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
+            engine.add_event_handler(event, self._stop)
+
+    def _start(self, engine: Engine) -> None:
+        self.task = self.bar.add_task("", total=self.total, completed=engine.state.iteration)
+        self.bar.start()
+
+    def _advance(self, engine: Engine) -> None:
+        output = engine.state.output
+        terms = "  ".join(f"{name} {value:.3f}" for name, value in output.items())
+        self.bar.update(self.task, completed=engine.state.iteration, description=terms + self.validation)
+
+    def _stop(self, _: Engine, error: BaseException | None = None) -> None:
+        self.bar.stop()
+        if error is not None:
+            raise error
+
+
+def tensorboard_handlers(folder: Path) -> list[Any]:
+    """Return the handlers that write every number of a step's output as TensorBoard events.
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
+    if find_spec("tensorboard") is None:
+        problem = Problem("tensorboard", "not-installed", "is on, and TensorBoard is not installed", "pip install fewmask[tensorboard]")
+        raise UserError("The run cannot be logged.", [problem])
+    return [
+        TensorBoardStatsHandler(
+            log_dir=str(folder),
+            iteration_event_writer=lambda engine, writer: _write_scalars(engine, writer),
+            epoch_log=False,
+        )
+    ]
+
+
+def _write_scalars(engine: Engine, writer: Any) -> None:
+    for name, value in engine.state.output.items():
+        writer.add_scalar(name, value, engine.state.iteration)

@@ -1,0 +1,131 @@
+"""One step of training: a labelled and perhaps an unlabelled batch in, one update of the weights out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from torch import Tensor, nn
+
+    from pipeline.losses.objective import Batch, Objective
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate as a function of the share of the training that is done: linear warm-up, polynomial decay to 0.
+
+    >>> rate = Schedule(peak=1e-3, warmup=0.1)
+    >>> [round(rate(progress), 6) for progress in (0.05, 0.1, 0.55, 1.0)]
+    [0.0005, 0.001, 0.000536, 0.0]
+    """
+
+    peak: float
+    warmup: float
+    power: float = 0.9
+
+    def __call__(self, progress: float) -> float:
+        """Return the learning rate at ``progress`` in [0, 1]."""
+        if progress < self.warmup:
+            return self.peak * progress / self.warmup
+        return float(self.peak * ((1 - progress) / (1 - self.warmup)) ** self.power) if self.warmup < 1 else self.peak
+
+
+@dataclass
+class TrainingStep:
+    """An Ignite process function: forward, objective, backward, update.
+
+    All that an update depends on is here and in the batch, so that its state and the step's number resume a run.
+
+    Attributes:
+        network: Trained in place.
+        objective: What it is trained on.
+        optimizer: Over the network's parameters.
+        schedule: Of the learning rate.
+        max_steps: Length of the training.
+        precision: Type of the network's arithmetic; float32 switches autocast off.
+        clip_norm: Largest norm of the gradient.
+        seed: Of whatever the network draws at random, such as dropout.
+    """
+
+    network: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    max_steps: int
+    precision: torch.dtype
+    clip_norm: float
+    seed: int
+    scaler: torch.amp.GradScaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        # float16 alone underflows without scaling; for every other type the scaler passes values through.
+        self.scaler = torch.amp.GradScaler(self._device.type, enabled=self.precision == torch.float16)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def __call__(self, engine: Engine, batches: dict[str, Batch]) -> dict[str, float]:
+        """Update the weights once and return the total as ``loss``, and each term's own value by its name.
+
+        Raises:
+            UserError: The total is NaN or infinite; the weights stay as they were, and the cases of the batch are named.
+        """
+        step = engine.state.iteration
+        progress = (step - 1) / self.max_steps
+        torch.manual_seed((self.seed << 32) + step)
+        for group in self.optimizer.param_groups:
+            # A warm-up that began at 0 would waste the first step.
+            group["lr"] = self.schedule(max(progress, 1 / self.max_steps))
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        total, values = self.losses(batches, progress)
+        if not math.isfinite(float(total.detach())):
+            raise _diverged(step, values, batches)
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return {"loss": float(total.detach())} | {name: float(value) for name, value in values.items()}
+
+    def losses(self, batches: dict[str, Batch], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the objective's total and terms; batches that no term looks at cost nothing."""
+        kinds = self.objective.kinds_at(progress)
+        used = {kind: _to_device(batch, self._device) for kind, batch in batches.items() if kind in kinds}
+        with torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32):
+            logits = {kind: self.network(batch["image"]) for kind, batch in used.items()}
+        return self.objective(logits, used, progress)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next update depends on."""
+        parts = {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
+
+
+def _diverged(step: int, values: dict[str, Tensor], batches: dict[str, Batch]) -> UserError:
+    cases = sorted({case for batch in batches.values() for case in batch["case"]})
+    terms = ", ".join(f"{name} {float(value):g}" for name, value in values.items())
+    message = f"the loss is not finite at step {step} ({terms}); cases of this step: {', '.join(cases)}"
+    remedy = "lower optimizer.learning_rate, or use precision=float32; the last checkpoint is kept"
+    return UserError("Training stopped.", [Problem("objective", "diverged", message, remedy)])

@@ -1,0 +1,62 @@
+"""The trainer: MONAI's, run for a number of steps."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ignite.engine import Events
+from monai.engines import Trainer
+from monai.engines.workflow import Workflow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import torch
+    from ignite.engine import Engine
+
+
+class SegmentationTrainer(Trainer):
+    """Runs a step for ``max_steps`` batches; any MONAI or Ignite handler attaches to it.
+
+    ``state.output`` is what the step returned: a dictionary of floats with the key ``loss``. An epoch is one pass over
+    the labelled cases; the last one may be cut short.
+
+    Args:
+        step: The process function.
+        loader: Yields the batches from the first step that is still to be done.
+        max_steps: Steps of the whole training.
+        epoch_length: Steps of one pass over the labelled cases.
+        device: Where the network lies.
+        handlers: Objects with ``attach(engine)``.
+        done: Steps that a resumed run has behind it.
+    """
+
+    def __init__(
+        self,
+        *,
+        step: Callable[[Engine, Any], Any],
+        loader: Iterable[Any],
+        max_steps: int,
+        epoch_length: int,
+        device: torch.device,
+        handlers: Sequence[Any] = (),
+        done: int = 0,
+    ) -> None:
+        super().__init__(
+            device=device,
+            max_epochs=math.ceil(max_steps / epoch_length),
+            data_loader=loader,
+            epoch_length=epoch_length,
+            iteration_update=step,
+            decollate=False,
+        )
+        self.state.iteration, self.state.epoch = done, done // epoch_length
+        self._init_iter = done % epoch_length
+        # Before the handlers, so that theirs still run at the last step: Ignite stops once all of them are done.
+        self.add_event_handler(Events.ITERATION_COMPLETED(event_filter=lambda _, i: i >= max_steps), lambda: self.terminate())
+        self._register_handlers(handlers)
+
+    def run(self) -> None:
+        """Train. Unlike MONAI's own, without a CUDA gradient scaler: the step has what it needs."""
+        Workflow.run(self)

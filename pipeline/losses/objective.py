@@ -1,0 +1,106 @@
+"""The objective: named terms, each a loss on some of the scans, summed with weights that ramp up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from pipeline.losses.base import SegmentationLoss
+    from pipeline.types import Scans
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the objective.
+
+    Attributes:
+        name: Of the column in a run's history.
+        loss: What is computed.
+        on: The scans that it is computed on.
+        weight: Its factor.
+        ramp: Share of the training over which the weight grows linearly from 0.
+    """
+
+    name: str
+    loss: SegmentationLoss
+    on: Scans
+    weight: float = 1.0
+    ramp: float = 0.0
+
+    def weight_at(self, progress: float) -> float:
+        """Return the factor at ``progress``, the share of the training that is done, 0 to 1."""
+        return self.weight * min(1.0, progress / self.ramp) if self.ramp else self.weight
+
+
+class Objective:
+    """Sums terms over a labelled and an unlabelled batch: ``J = sum_t w_t(progress) loss_t``.
+
+    Under deep supervision a loss on labels is the mean over the heads, weighted 1, 1/2, 1/4, …; a loss on images looks
+    at the first head alone.
+
+    Args:
+        terms: The summands; names are unique.
+    """
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        self.terms = tuple(terms)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The terms' names, in order."""
+        return tuple(term.name for term in self.terms)
+
+    def kinds_at(self, progress: float) -> frozenset[str]:
+        """Return which batches any term with a weight above 0 looks at: ``labelled``, ``unlabelled``."""
+        scans = {term.on for term in self.terms if term.weight_at(progress) > 0}
+        return frozenset({"labelled", "unlabelled"} if "all" in scans else scans)
+
+    def __call__(
+        self, logits: Mapping[str, Tensor], batches: Mapping[str, Batch], progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the total and each term's own value before its weight.
+
+        A term whose scans were not given, or whose weight is 0 at this point, is left out: its value is absent.
+
+        Args:
+            logits: By kind of scan, ``[B, K, …]`` or with heads ``[B, heads, K, …]``.
+            batches: By kind of scan, each with ``image``, ``label`` and ``mask``.
+            progress: Share of the training that is done.
+        """
+        values: dict[str, Tensor] = {}
+        total = next(iter(logits.values())).new_zeros((), dtype=torch.float32)
+        for term in self.terms:
+            kinds = [kind for kind in ("labelled", "unlabelled") if term.on in (kind, "all") and kind in logits]
+            weight = term.weight_at(progress)
+            if kinds and weight > 0:
+                value = _evaluate(term.loss, [logits[kind] for kind in kinds], [batches[kind] for kind in kinds])
+                total = total + weight * value
+                values[term.name] = value.detach()
+        return total, values
+
+
+def _evaluate(loss: SegmentationLoss, logits: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
+    def joined(key: str) -> Tensor:
+        return torch.cat([batch[key] for batch in batches])
+
+    image = joined("image")
+    heads = _heads(torch.cat(list(logits)), image)
+    if loss.reference == "image":
+        return loss(heads[0], image, joined("mask"))  # type: ignore[no-any-return]
+    labels = joined("label")
+    weights = [0.5**level for level in range(len(heads))]
+    losses = [weight * loss(head, labels) for weight, head in zip(weights, heads, strict=True)]
+    return torch.stack(losses).sum() / sum(weights)
+
+
+def _heads(logits: Tensor, image: Tensor) -> tuple[Tensor, ...]:
+    return logits.unbind(1) if logits.ndim == image.ndim + 1 else (logits,)

@@ -1,0 +1,1 @@
+"""Per-case numbers: pure functions over NumPy arrays."""

@@ -1,0 +1,112 @@
+"""MONAI's networks, registered, each for 2-D and 3-D.
+
+Every network maps ``[B, in_channels, …]`` to logits ``[B, out_channels, …]``, or in training, under deep supervision,
+to ``[B, heads, out_channels, …]``, the first head being the network's answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monai.networks.nets import DynUNet, SegResNet, UNet
+
+from pipeline.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NETWORKS = Registry(
+    "network", "image in, logits out", given=frozenset({"spatial_dims", "in_channels", "out_channels"})
+)
+
+
+@NETWORKS.register("unet")
+def unet(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    *,
+    channels: tuple[int, ...] = (16, 32, 64, 128),
+    num_res_units: int = 2,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Residual U-Net of MONAI (Kerfoot et al. 2019, doi 10.1007/978-3-030-12029-0_40), halving at each level.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Image channels.
+        out_channels: Classes, background included.
+        channels: Features of each level; a patch must be divisible by ``2 ** (len(channels) - 1)``.
+        num_res_units: Convolutions of a residual unit; 0 for plain convolutions.
+        dropout: Probability of dropping a feature.
+    """
+    strides = (2,) * (len(channels) - 1)
+    return UNet(spatial_dims, in_channels, out_channels, channels, strides, num_res_units=num_res_units, dropout=dropout)
+
+
+@NETWORKS.register("dynunet")
+def dynunet(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    *,
+    channels: tuple[int, ...] = (32, 64, 128, 256),
+    deep_supervision: bool = True,
+    residual: bool = False,
+) -> nn.Module:
+    """The U-Net of nnU-Net as MONAI builds it (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z).
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Image channels.
+        out_channels: Classes, background included.
+        channels: Features of each level; a patch must be divisible by ``2 ** (len(channels) - 1)``.
+        deep_supervision: Whether coarser levels are trained too; needs four levels or more.
+        residual: Whether blocks are residual.
+    """
+    strides = [1] + [2] * (len(channels) - 1)
+    return DynUNet(
+        spatial_dims,
+        in_channels,
+        out_channels,
+        kernel_size=[3] * len(channels),
+        strides=strides,
+        upsample_kernel_size=strides[1:],
+        filters=channels,
+        deep_supervision=deep_supervision,
+        deep_supr_num=max(1, len(channels) - 2),
+        res_block=residual,
+    )
+
+
+@NETWORKS.register("segresnet")
+def segresnet(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    *,
+    init_filters: int = 16,
+    blocks_down: tuple[int, ...] = (1, 2, 2, 4),
+    blocks_up: tuple[int, ...] = (1, 1, 1),
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Residual encoder-decoder of Myronenko 2018 (doi 10.1007/978-3-030-11726-9_28), without its autoencoder.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Image channels.
+        out_channels: Classes, background included.
+        init_filters: Features of the first level; each further level has twice as many.
+        blocks_down: Residual blocks of each level on the way down.
+        blocks_up: Residual blocks of each level on the way up.
+        dropout: Probability of dropping a feature.
+    """
+    return SegResNet(
+        spatial_dims,
+        init_filters,
+        in_channels,
+        out_channels,
+        dropout_prob=dropout or None,
+        blocks_down=blocks_down,
+        blocks_up=blocks_up,
+    )

@@ -1,0 +1,57 @@
+"""Results as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pipeline.reports.summary import ClassSummary, Summary
+
+COLUMNS = ("n", "mean ± std", "median", "min", "max", "absent", "missed", "false pos.")
+
+
+def results_table(summary: Summary) -> Table:
+    """Lay out a summary: one row a class, then the mean over classes.
+
+    A number that there is not is a dash, and the caption says which classes the mean leaves out.
+    Names come from the user's files, so they are shown as they are: no markup, no emoji codes, no
+    control characters.
+    """
+    table = Table(title=f"Dice over {summary.n_cases} cases", caption=_caption(summary))
+    table.add_column("class")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for row in summary.classes:
+        table.add_row(plain(row.name), *_cells(row))
+    table.add_section()
+    table.add_row("mean over classes", "", number(summary.mean_dice), style="bold")
+    return table
+
+
+def plain(name: str) -> Text:
+    """Return text that a terminal shows and never obeys.
+
+    >>> plain("[red]:boom:" + chr(27)).plain
+    '[red]:boom:�'
+    """
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name))
+
+
+def number(value: float | None) -> str:
+    """Return three decimals, or a dash for a number that there is not."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _cells(row: ClassSummary) -> list[str]:
+    spread = [number(row.median), number(row.min), number(row.max)]
+    counts = [str(row.absent), str(row.missed), str(row.false_positive)]
+    return [str(row.n), f"{number(row.mean)} ± {number(row.std)}", *spread, *counts]
+
+
+def _caption(summary: Summary) -> Text | None:
+    if not summary.classes_left_out:
+        return None
+    return plain(f"left out of the mean, in no case: {', '.join(summary.classes_left_out)}")
