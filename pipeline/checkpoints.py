@@ -44,16 +44,31 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: There is no such file, it is damaged, or it is no checkpoint of ours.
     """
     if not path.is_file():
-        raise _unusable(path, "missing-checkpoint", "there is no such checkpoint", "train first, or check the run's folder")
+        raise _unusable(
+            path,
+            "missing-checkpoint",
+            "there is no such checkpoint",
+            "train first, or check the run's folder",
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise _unusable(path, "unsafe-checkpoint", "holds more than tensors and numbers", "use a checkpoint that Fewmask wrote") from None
+        raise _unusable(
+            path,
+            "unsafe-checkpoint",
+            "holds more than tensors and numbers",
+            "use a checkpoint that Fewmask wrote",
+        ) from None
     except (RuntimeError, EOFError, OSError, BadZipFile, ValueError) as error:
         message = f"is damaged: {str(error).splitlines()[0]}"
         raise _unusable(path, "damaged-checkpoint", message, "use the run's other checkpoint, or train again") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise _unusable(path, "foreign-checkpoint", f"is not of format {FORMAT}", "use a checkpoint that this version wrote")
+        raise _unusable(
+            path,
+            "foreign-checkpoint",
+            f"is not of format {FORMAT}",
+            "use a checkpoint that this version wrote",
+        )
     return state
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - pydantic reads the annotation when it builds the model
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
@@ -65,7 +65,8 @@ class Data(Section):
     batch_size: Auto | Count = Field(default="auto", description="labelled samples a step")
     unlabelled_batch_size: Auto | Count = Field(default="auto", description="unlabelled samples a step")
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.2, description="share of labelled patients held out where the dataset has no validation list"
+        default=0.2,
+        description="share of labelled patients held out where the dataset has no validation list",
     )
     workers: Auto | Annotated[int, Field(ge=0)] = Field(default="auto", description="processes that prepare batches")
 
@@ -111,9 +112,9 @@ class Recipe(Section):
     checkpoint_every: Count = Field(default=50, description="steps between two checkpoints")
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
-    network: Annotated[
-        Network, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)
-    ] = Network()
+    network: Annotated[Network, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)] = (
+        Network()
+    )
     optimizer: Optimizer = Optimizer()
     objective: Annotated[tuple[Term, ...], Field(min_length=1)] = Field(description="the terms of the loss")
 
@@ -128,7 +129,9 @@ class _RecipeLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases are not allowed in a recipe", self.peek_event().start_mark)
+            raise yaml.composer.ComposerError(
+                None, None, "aliases are not allowed in a recipe", parent and parent.start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -154,7 +157,9 @@ def _parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, _RecipeLoader)  # noqa: S506 - a SafeLoader, made stricter
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         message = " ".join(str(error).split()) or "nested too deeply"
-        raise UserError("The recipe cannot be read.", [Problem(where, "bad-yaml", message, "correct the YAML there")]) from None
+        raise UserError(
+            "The recipe cannot be read.", [Problem(where, "bad-yaml", message, "correct the YAML there")]
+        ) from None
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -168,12 +173,21 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         UserError: The file is missing, too large or no YAML mapping, or an override has no ``=`` or no place.
     """
     if not path.is_file():
-        raise UserError("The recipe cannot be read.", [Problem(str(path), "missing-file", "there is no such file", "check the path")])
+        raise UserError(
+            "The recipe cannot be read.",
+            [Problem(str(path), "missing-file", "there is no such file", "check the path")],
+        )
     if path.stat().st_size > MAX_RECIPE_BYTES:
-        raise UserError("The recipe cannot be read.", [Problem(str(path), "too-large", "over 1 MB", "a recipe is a page of YAML")])
+        raise UserError(
+            "The recipe cannot be read.",
+            [Problem(str(path), "too-large", "over 1 MB", "a recipe is a page of YAML")],
+        )
     raw = _parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if not isinstance(raw, dict):
-        raise UserError("The recipe cannot be read.", [Problem(str(path), "bad-yaml", "no mapping of keys to values", "see configs/ for examples")])
+        raise UserError(
+            "The recipe cannot be read.",
+            [Problem(str(path), "bad-yaml", "no mapping of keys to values", "see configs/ for examples")],
+        )
     for override in overrides:
         _apply(raw, override)
     return raw
@@ -205,7 +219,10 @@ def _step_into(place: Any, part: str, override: str) -> Any:
     if part.isdigit() and int(part) < len(place):
         return place[int(part)]
     message = f"{part!r} is no place in a list of {len(place)}"
-    raise UserError("An override cannot be read.", [Problem(override, "bad-override", message, f"use 0 to {len(place) - 1}")])
+    raise UserError(
+        "An override cannot be read.",
+        [Problem(override, "bad-override", message, f"use 0 to {len(place) - 1}")],
+    )
 
 
 def parse(raw: Mapping[str, Any], source: str, losses: Registry, networks: Registry) -> Recipe:

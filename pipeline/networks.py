@@ -15,9 +15,7 @@ from pipeline.registry import Registry
 if TYPE_CHECKING:
     from torch import nn
 
-NETWORKS = Registry(
-    "network", "image in, logits out", given=frozenset({"spatial_dims", "in_channels", "out_channels"})
-)
+NETWORKS = Registry("network", "image in, logits out", given=frozenset({"spatial_dims", "in_channels", "out_channels"}))
 
 
 @NETWORKS.register("unet")
@@ -41,7 +39,16 @@ def unet(
         dropout: Probability of dropping a feature.
     """
     strides = (2,) * (len(channels) - 1)
-    return UNet(spatial_dims, in_channels, out_channels, channels, strides, num_res_units=num_res_units, dropout=dropout)
+    network: nn.Module = UNet(
+        spatial_dims,
+        in_channels,
+        out_channels,
+        channels,
+        strides,
+        num_res_units=num_res_units,
+        dropout=dropout,
+    )
+    return network
 
 
 @NETWORKS.register("dynunet")
@@ -65,7 +72,7 @@ def dynunet(
         residual: Whether blocks are residual.
     """
     strides = [1] + [2] * (len(channels) - 1)
-    return DynUNet(
+    network: nn.Module = DynUNet(
         spatial_dims,
         in_channels,
         out_channels,
@@ -77,6 +84,7 @@ def dynunet(
         deep_supr_num=max(1, len(channels) - 2),
         res_block=residual,
     )
+    return network
 
 
 @NETWORKS.register("segresnet")
@@ -101,7 +109,7 @@ def segresnet(
         blocks_up: Residual blocks of each level on the way up.
         dropout: Probability of dropping a feature.
     """
-    return SegResNet(
+    network: nn.Module = SegResNet(
         spatial_dims,
         init_filters,
         in_channels,
@@ -110,3 +118,4 @@ def segresnet(
         blocks_down=blocks_down,
         blocks_up=blocks_up,
     )
+    return network

@@ -17,9 +17,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def dice_loss(
-    p: np.ndarray, labels: np.ndarray, smooth: float = 1.0, background: bool = True
-) -> list[float | None]:
+def dice_loss(p: np.ndarray, labels: np.ndarray, smooth: float = 1.0, background: bool = True) -> list[float | None]:
     """One value a case; None for a case in which every label is negative. Labels are [B, ...]."""
     values: list[float | None] = []
     for case, truth in zip(p, labels, strict=True):

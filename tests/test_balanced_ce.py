@@ -59,9 +59,7 @@ def test_equals_weighted_cross_entropy(size, reduction):
     expected = F.cross_entropy(
         logits, labels, weight=1 / (counts + 1e-6).double(), ignore_index=-1, reduction=reduction
     )
-    assert BalancedCELoss(reduction=reduction)(logits, labels).item() == pytest.approx(
-        expected.item(), rel=1e-6
-    )
+    assert BalancedCELoss(reduction=reduction)(logits, labels).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("size", SHAPES)

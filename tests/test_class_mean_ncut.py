@@ -109,8 +109,9 @@ def test_a_case_wholly_masked_out_is_left_out(batch):
 @pytest.mark.parametrize("batch", [True, False])
 def test_everything_masked_out_gives_zero_with_zero_gradient(batch):
     logits = torch.randn(2, 3, 4, 5, requires_grad=True)
-    loss = ClassMeanNCutLoss(batch=batch)(logits, torch.randn(2, 1, 4, 5), torch.zeros(2, 4, 5))
-    loss.backward()
+    with torch.autograd.set_detect_anomaly(True):  # no NaN on the way either
+        loss = ClassMeanNCutLoss(batch=batch)(logits, torch.randn(2, 1, 4, 5), torch.zeros(2, 4, 5))
+        loss.backward()
     assert loss.item() == 0
     assert logits.grad.abs().max() == 0
 

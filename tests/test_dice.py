@@ -180,7 +180,7 @@ def test_wrong_options_are_refused(options, message):
     ("name", "good", "bad"),
     [
         ("dice", {"include_background": False, "smooth": 1}, {"smooth": "some"}),
-        ("balanced_ce", {"ignore": 255}, {"reduction": "median"}),
+        ("balanced_ce", {"ignore": 255}, {"ignore": "none"}),
         ("ncut", {"sigma_space": "auto", "sigma_intensity": 2.0}, {"sigma_intensity": "large"}),
         ("class_mean_ncut", {"radius": 3, "spatial": False}, {"radius": 2.5}),
     ],

@@ -56,7 +56,15 @@ def test_hand_made_table(foreground, intensities, expected):
 
 @pytest.mark.parametrize(
     ("size", "radius"),
-    [((6, 7), 3), ((6, 7), 2.3), ((5, 4, 6), 2), ((5, 4, 6), 1.8), ((3, 5, 2), 9), ((2, 9), 5.5)],
+    [
+        ((6, 7), 3),
+        ((6, 7), 2.3),
+        ((6, 7), 5),
+        ((5, 4, 6), 2),
+        ((5, 4, 6), 1.8),
+        ((3, 5, 2), 9),
+        ((2, 9), 5.5),
+    ],
 )
 @pytest.mark.parametrize(("classes", "channels"), [(3, 1), (1, 2)])
 @pytest.mark.parametrize("sigma", ["auto", 1.7])
@@ -78,9 +86,7 @@ def test_agrees_with_the_oracle_inside_a_mask(size, channel):
     expected = oracle(logits, image, 2.5, mask=mask)
     image[~mask.expand_as(image)] = math.nan
     loss = NCutLoss(radius=2.5, normalize=False, reduction="none")
-    np.testing.assert_allclose(
-        loss(logits, image, mask if channel else mask[:, 0].int()), expected, atol=1e-9
-    )
+    np.testing.assert_allclose(loss(logits, image, mask if channel else mask[:, 0].int()), expected, atol=1e-9)
 
 
 def test_blocks_of_voxels_make_no_difference(monkeypatch):
@@ -158,10 +164,12 @@ def test_auto_sigma_follows_the_noise_not_the_contrast(contrast):
     assert sigma.item() == pytest.approx(2.5, rel=0.1)
 
 
-def test_without_noise_sigma_is_a_hundredth_of_the_range():
-    image = torch.zeros(1, 1, 8, 8)
-    image[..., 4:] = 30.0
-    sigma = pipeline.losses.ncut.noise_sigma(image, torch.ones_like(image, dtype=torch.bool))
+@pytest.mark.parametrize("sign", [1, -1])
+def test_without_noise_sigma_is_a_hundredth_of_the_range_inside(sign):
+    image = torch.full((1, 1, 8, 8), 100.0)
+    image[..., 4:] = 130.0
+    image[..., 7] = 0.0
+    sigma = pipeline.losses.ncut.noise_sigma(sign * image, image > 0)
     assert sigma.item() == pytest.approx(0.3)
 
 

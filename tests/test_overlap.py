@@ -78,9 +78,7 @@ def test_an_array_longer_than_a_chunk_is_counted_to_its_end():
 
 def test_memory_order_does_not_matter():
     truth, prediction = np.random.default_rng(0).choice(list(LABELS), size=(2, 4, 5, 6))
-    assert score_case("a", np.asfortranarray(truth), prediction, LABELS) == score_case(
-        "a", truth, prediction, LABELS
-    )
+    assert score_case("a", np.asfortranarray(truth), prediction, LABELS) == score_case("a", truth, prediction, LABELS)
 
 
 def test_renaming_the_values_renames_the_results_and_no_more():

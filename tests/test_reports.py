@@ -234,8 +234,6 @@ def test_an_empty_summary_has_a_table():
 
 
 def test_reports_and_metrics_load_no_torch():
-    modules = (
-        "pipeline.reports.files, pipeline.reports.tables, pipeline.reports.summary, pipeline.metrics.overlap"
-    )
+    modules = "pipeline.reports.files, pipeline.reports.tables, pipeline.reports.summary, pipeline.metrics.overlap"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'monai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

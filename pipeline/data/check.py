@@ -70,6 +70,28 @@ class Index:
         """Return the facts as JSON-ready rows, in the order of the cases."""
         return [asdict(self.facts[case.id]) for case in self.dataset.cases]
 
+    def describe(self) -> list[tuple[str, str]]:
+        """Return what a person wants to see of a sound dataset, as names and values."""
+        cases, facts = self.dataset.cases, list(self.facts.values())
+        roles = Counter((case.role or "training", "with" if case.label else "without") for case in cases)
+        shapes, spacings = np.array([f.shape for f in facts]), np.array([f.spacing_mm for f in facts])
+        return [
+            ("dataset", f"{self.dataset.source} ({self.dataset.layout})"),
+            *((role, f"{count} {mask} masks") for (role, mask), count in sorted(roles.items())),
+            ("labels", ", ".join(f"{value} {name}" for value, name in self.labels.items())),
+            ("channels", ", ".join(self.channels)),
+            ("shape", _extent(shapes, "d", "")),
+            ("spacing", _extent(spacings, ".3g", " mm")),
+            ("problems", "none"),
+        ]
+
+
+def _extent(rows: NDArray[Any], form: str, unit: str) -> str:
+    """Say smallest, median and largest of one triple a case."""
+    triples = (rows.min(axis=0), np.median(rows, axis=0).astype(rows.dtype), rows.max(axis=0))
+    low, middle, high = (" x ".join(format(value, form) for value in triple) for triple in triples)
+    return f"{middle}{unit} (median), {low} to {high}"
+
 
 class Check:
     """One pass over a dataset: iterate it to its end, then read ``problems`` or call :meth:`index`.
@@ -108,7 +130,9 @@ class Check:
         """
         if self.problems:
             count = len({problem.where for problem in self.problems})
-            raise UserError(f"{self.dataset.source}: {len(self.problems)} problem(s) in {count} place(s).", self.problems)
+            raise UserError(
+                f"{self.dataset.source}: {len(self.problems)} problem(s) in {count} place(s).", self.problems
+            )
         return Index(self.dataset, self.facts, self._labels(), self._channels())
 
     def _labels(self) -> dict[int, str]:
@@ -172,7 +196,9 @@ def examine_case(case: Case, labels: Mapping[int, str] | None) -> tuple[CaseFact
     """
     scans, problems = _load_all([*case.images, *([case.label] if case.label else [])])
     for path, scan in scans.items():
-        problems += _label_problems(scan, labels) if path == case.label else _image_problems(scan, case.label is not None)
+        problems += (
+            _label_problems(scan, labels) if path == case.label else _image_problems(scan, case.label is not None)
+        )
     first = scans.get(case.images[0])
     if first is not None:
         for path, scan in scans.items():
@@ -209,7 +235,8 @@ def examine_pair(truth: Path, prediction: Path) -> tuple[set[int], list[Problem]
 
 
 def _load_all(paths: Sequence[Path]) -> tuple[dict[Path, nifti.Scan], list[Problem]]:
-    scans, problems = {}, []
+    scans: dict[Path, nifti.Scan] = {}
+    problems: list[Problem] = []
     for path in paths:
         try:
             scans[path] = nifti.load(path)
@@ -222,9 +249,23 @@ def _image_problems(scan: nifti.Scan, labelled: bool) -> list[Problem]:
     voxels, where = scan.voxels, str(scan.path)
     if not np.isfinite(voxels).all():
         bad = int(voxels.size - np.isfinite(voxels).sum())
-        return [Problem(where, "not-finite", f"has {bad} voxel(s) that are NaN or infinite", "replace them, or leave the scan out")]
+        return [
+            Problem(
+                where,
+                "not-finite",
+                f"has {bad} voxel(s) that are NaN or infinite",
+                "replace them, or leave the scan out",
+            )
+        ]
     if labelled and voxels.min() == voxels.max():
-        return [Problem(where, "constant-image", f"is {voxels.flat[0]:g} everywhere", "replace the scan, or leave it out")]
+        return [
+            Problem(
+                where,
+                "constant-image",
+                f"is {voxels.flat[0]:g} everywhere",
+                "replace the scan, or leave it out",
+            )
+        ]
     return []
 
 
@@ -238,7 +279,14 @@ def _label_problems(scan: nifti.Scan, labels: Mapping[int, str] | None) -> list[
     broken = values[values != np.round(values)]
     if broken.size:
         message = f"has labels that are no integers, such as {broken[0]:g}"
-        return [Problem(where, "label-not-integer", message, "save the mask with nearest-neighbour interpolation, as integers")]
+        return [
+            Problem(
+                where,
+                "label-not-integer",
+                message,
+                "save the mask with nearest-neighbour interpolation, as integers",
+            )
+        ]
     if labels is None:
         return _undeclared_problems(where, values)
     strange = {int(v): int(n) for v, n in zip(values, counts, strict=True) if int(v) not in labels}
@@ -251,9 +299,23 @@ def _label_problems(scan: nifti.Scan, labels: Mapping[int, str] | None) -> list[
 
 def _undeclared_problems(where: str, values: NDArray[Any]) -> list[Problem]:
     if values.size > MAX_CLASSES:
-        return [Problem(where, "label-too-many", f"has {values.size} different values", "is this the scan instead of its mask?")]
+        return [
+            Problem(
+                where,
+                "label-too-many",
+                f"has {values.size} different values",
+                "is this the scan instead of its mask?",
+            )
+        ]
     if values[0] < 0:
-        return [Problem(where, "label-negative", f"has the label {int(values[0])}", "use 0 for background and values above 0")]
+        return [
+            Problem(
+                where,
+                "label-negative",
+                f"has the label {int(values[0])}",
+                "use 0 for background and values above 0",
+            )
+        ]
     return []
 
 

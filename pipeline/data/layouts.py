@@ -13,7 +13,7 @@ from pipeline.registry import Registry
 from pipeline.types import Case, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 LAYOUTS = Registry("layout", "ways in which a dataset may lie on disk", given=frozenset({"source", "root"}))
@@ -87,7 +87,7 @@ def decathlon(source: Path, root: Path) -> Dataset:
 
 @LAYOUTS.register("datalist")
 def datalist(source: Path, root: Path) -> Dataset:
-    """MONAI datalist: JSON with ``training``, ``validation``, ``unlabeled`` and ``test``; ``test`` is never trained on."""
+    """MONAI datalist: JSON with ``training``, ``validation``, ``unlabeled`` and ``test``, which is never trained on."""
     return _read_list(source, root, "datalist", SECTIONS)
 
 
@@ -102,7 +102,9 @@ def folder(source: Path, root: Path) -> Dataset:
         if name not in images
     ]
     if not images:
-        problems.append(Problem(str(root / "images"), "no-scans", "holds no .nii or .nii.gz file", "put the scans there"))
+        problems.append(
+            Problem(str(root / "images"), "no-scans", "holds no .nii or .nii.gz file", "put the scans there")
+        )
     if problems:
         raise UserError(f"The folder {source} is no sound dataset.", problems)
     cases = tuple(Case(name, (path,), labels.get(name), name) for name, path in images.items())
@@ -120,27 +122,39 @@ def scans_in(place: Path) -> list[Path]:
     paths = sorted(path for path in place.iterdir() if is_nifti(path))
     twice = [name for name, count in Counter(map(stem, paths)).items() if count > 1]
     if twice:
-        problems = [Problem(str(place / name), "name-twice", "is there as .nii and as .nii.gz", "keep one") for name in twice]
+        problems = [
+            Problem(str(place / name), "name-twice", "is there as .nii and as .nii.gz", "keep one") for name in twice
+        ]
         raise UserError(f"The folder {place} names a scan twice.", problems)
     return paths
 
 
 def _read_list(source: Path, root: Path, layout: str, sections: Mapping[str, Role]) -> Dataset:
-    content = _read_json(source)
-    reader = _ListReader(source, root.resolve())
-    cases = [
-        case
-        for section, role in sections.items()
-        for position, entry in enumerate(reader.entries(content, section))
-        if (case := reader.case(entry, f"{section}.{position}", role, section)) is not None
-    ]
-    channels, labels = reader.channels(content), reader.labels(content)
-    if not cases and not reader.problems:
-        reader.report("", "no-cases", f"has no entries under {', '.join(sections)}", "see the README for the format")
-    reader.report_repeats(cases)
-    if reader.problems:
-        raise UserError(f"The list {source} has {len(reader.problems)} mistake(s).", reader.problems)
-    return Dataset(source, layout, tuple(cases), channels, labels)
+    content, root = _read_json(source), root.resolve()
+    cases: list[Case] = []
+    problems: list[Problem] = []
+    for section, role in sections.items():
+        entries = content.get(section, [])
+        for position, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+            try:
+                cases.append(_read_case(entry, section, role, root))
+            except _BadEntryError as error:
+                problems.append(Problem(f"{source} {section}.{position}", *error.args))
+    try:
+        labels = _read_labels(content.get("labels"))
+    except _BadEntryError as error:
+        problems.append(Problem(f"{source} labels", *error.args))
+    problems += _repeats(source, cases)
+    if not cases and not problems:
+        message = f"has no entries under {', '.join(sections)}"
+        problems = [Problem(str(source), "no-cases", message, "see the README for the format")]
+    if problems:
+        raise UserError(f"The list {source} has {len(problems)} mistake(s).", problems)
+    return Dataset(source, layout, tuple(cases), _read_channels(content), labels)
+
+
+class _BadEntryError(Exception):
+    """Code, message and remedy of what is wrong with one entry; the caller knows where it stands."""
 
 
 def _read_json(source: Path) -> dict[str, Any]:
@@ -159,79 +173,62 @@ def _read_json(source: Path) -> dict[str, Any]:
     return content
 
 
-class _ListReader:
-    """Turns the entries of a JSON list into cases and collects what is wrong with them."""
+def _read_case(entry: Any, section: str, role: Role, root: Path) -> Case:
+    entry = entry if isinstance(entry, dict) else {"image": entry}
+    images, label = entry.get("image"), entry.get("label")
+    images = images if isinstance(images, list) else [images]
+    if not images or not all(isinstance(name, str) and name for name in images):
+        raise _BadEntryError("bad-entry", "names no image", 'write {"image": PATH, "label": PATH}')
+    if label is None and section in ("training", "validation"):
+        message = f"has the image {images[0]} without a label"
+        raise _BadEntryError("missing-label", message, 'name its label, or move it to "unlabeled"')
+    if label is not None and not isinstance(label, str):
+        raise _BadEntryError("bad-entry", f"has the label {label!r}, which is no path", "name one label file")
+    scans = tuple(_inside(root, name) for name in images)
+    name = str(entry.get("id") or stem(scans[0]))
+    return Case(name, scans, _inside(root, label) if label else None, str(entry.get("patient") or name), role)
 
-    def __init__(self, source: Path, root: Path) -> None:
-        self.source, self.root = source, root
-        self.problems: list[Problem] = []
 
-    def report(self, place: str, code: str, message: str, remedy: str) -> None:
-        self.problems.append(Problem(f"{self.source}{place and f' {place}'}", code, message, remedy))
+def _inside(root: Path, name: str) -> Path:
+    """Return the path of an entry, judged by its text: links inside the root are the user's own doing."""
+    path = root / name
+    if path.is_relative_to(root) and ".." not in path.parts:
+        return path
+    raise _BadEntryError("outside-root", f"names {name}, outside {root}", "name a folder above all files: root=DIR")
 
-    def entries(self, content: Mapping[str, Any], section: str) -> list[Any]:
-        entries = content.get(section, [])
-        if isinstance(entries, list):
-            return entries
-        self.report(section, "bad-entry", "is no list", "give a list of entries")
-        return []
 
-    def case(self, entry: Any, place: str, role: Role, section: str) -> Case | None:
-        entry = entry if isinstance(entry, dict) else {"image": entry}
-        images, label = entry.get("image"), entry.get("label")
-        images = images if isinstance(images, list) else [images]
-        if not images or not all(isinstance(name, str) and name for name in images):
-            return self.report(place, "bad-entry", "names no image", 'write {"image": PATH, "label": PATH}')
-        if label is None and role == "validation":
-            return self.report(place, "missing-label", "has no label to validate against", "name its label")
-        if label is None and section == "training":
-            return self.report(place, "missing-label", "has an image without a label", 'name its label, or move it to "unlabeled"')
-        if label is not None and not isinstance(label, str):
-            return self.report(place, "bad-entry", f"label is {label!r}, no path", "name one label file")
-        paths = [self.path(name, place) for name in (*images, *([label] if label else []))]
-        if not all(paths):
-            return None
-        known = [path for path in paths if path is not None]
-        scans = tuple(known[: len(images)])
-        name = str(entry.get("id") or stem(scans[0]))
-        return Case(name, scans, known[-1] if label else None, str(entry.get("patient") or name), role)
+def _repeats(source: Path, cases: Sequence[Case]) -> list[Problem]:
+    first: dict[Path, Case] = {}
+    problems = []
+    for case in cases:
+        other = first.setdefault(case.images[0], case)
+        if other is not case:
+            message = f"{case.images[0].name} is there twice, under {other.role} and {case.role}"
+            problems.append(Problem(str(source), "scan-twice", message, "keep it in one list", case.id))
+    for name, count in Counter(case.id for case in first.values()).items():
+        if count > 1:
+            message = f"{count} scans have the name {name}"
+            problems.append(Problem(str(source), "id-twice", message, 'give each of these entries an "id"', name))
+    return problems
 
-    def path(self, name: str, place: str) -> Path | None:
-        """Return an entry's path, or None and a problem where it leaves the root."""
-        path = self.root / name
-        # The text decides, not where links lead: a dataset of links into an archive is usual and is the user's own doing.
-        if path.is_relative_to(self.root) and ".." not in path.parts:
-            return path
-        return self.report(place, "outside-root", f"{name} lies outside {self.root}", "name the folder above both: root=DIR")
 
-    def report_repeats(self, cases: list[Case]) -> None:
-        seen: dict[Path, Case] = {}
-        for case in cases:
-            other = seen.setdefault(case.images[0], case)
-            if other is not case:
-                self.report(case.id, "scan-twice", f"is under {other.role} and under {case.role}", "keep it in one list")
-        ids = Counter(case.id for case in cases if seen[case.images[0]] is case)
-        for name, count in ids.items():
-            if count > 1:
-                self.report(name, "id-twice", f"{count} scans have this name", 'give each entry an "id"')
-
-    def channels(self, content: Mapping[str, Any]) -> tuple[str, ...] | None:
-        named = content.get("channel_names", content.get("modality"))
-        if isinstance(named, dict) and named:
-            return tuple(str(value) for _, value in sorted(named.items(), key=lambda item: int(item[0]) if str(item[0]).isdigit() else 0))
+def _read_channels(content: Mapping[str, Any]) -> tuple[str, ...] | None:
+    named = content.get("channel_names", content.get("modality"))
+    if not isinstance(named, dict) or not named:
         return None
-
-    def labels(self, content: Mapping[str, Any]) -> dict[int, str] | None:
-        named = content.get("labels")
-        if not isinstance(named, dict) or not named:
-            return None
-        try:
-            # The Decathlon writes {"1": "liver"}, nnU-Net {"liver": 1}.
-            pairs = {int(k): str(v) for k, v in named.items()} if all(map(_is_int, named)) else {int(v): str(k) for k, v in named.items()}
-        except (TypeError, ValueError):
-            return self.report("labels", "bad-labels", f"is {named}", 'write {"0": "background", "1": NAME}')
-        return dict(sorted(({0: "background"} | pairs).items()))
+    return tuple(str(named[key]) for key in sorted(named, key=lambda key: (len(key), key)))
 
 
-def _is_int(text: str) -> bool:
-    return text.removeprefix("-").isdigit()
+def _read_labels(named: Any) -> dict[int, str] | None:
+    """Read the Decathlon's ``{"1": "liver"}`` or nnU-Net's ``{"liver": 1}``."""
+    if not isinstance(named, dict) or not named:
+        return None
+    try:
+        if all(key.isdigit() for key in named):
+            names = {int(key): str(value) for key, value in named.items()}
+        else:
+            names = {int(value): str(key) for key, value in named.items()}
+    except (TypeError, ValueError):
+        message = f"is {named}"
+        raise _BadEntryError("bad-labels", message, 'write {"0": "background", "1": "liver"}') from None
+    return dict(sorted(({0: "background"} | names).items()))

@@ -36,7 +36,7 @@ class Stream:
         """Return the case of one slot of one step, a pure function of its arguments."""
         epoch, position = divmod(step * self.batch_size + slot, len(self.cases))
         order = np.random.default_rng([seed, self.salt, 0, epoch]).permutation(len(self.cases))
-        return self.cases[order[position]]
+        return self.cases[int(order[position])]
 
     def sample_seed(self, seed: int, step: int, slot: int) -> int:
         """Return the seed of one sample's random transforms."""
@@ -85,7 +85,7 @@ def step_loader(batches: StepBatches, first: int, last: int, workers: int) -> Da
     return DataLoader(
         batches,
         batch_size=None,
-        sampler=range(first, last),  # type: ignore[arg-type]  # a range is all that a sampler must be
+        sampler=range(first, last),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
     )

@@ -13,7 +13,6 @@ import math
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
@@ -25,6 +24,8 @@ from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -76,13 +77,18 @@ class Scan:
         unscaled = header["scl_slope"] in (0, 1) or np.isnan(header["scl_slope"])
         unscaled &= header["scl_inter"] == 0 or np.isnan(header["scl_inter"])
         integers = header.get_data_dtype().kind in "iu" and unscaled
-        array = np.asanyarray(self.image.dataobj) if integers else self.image.get_fdata(dtype=np.float32, caching="unchanged")
+        array = (
+            np.asanyarray(self.image.dataobj)
+            if integers
+            else self.image.get_fdata(dtype=np.float32, caching="unchanged")
+        )
         return np.moveaxis(array.reshape(*self.shape, self.channels), 3, 0)
 
 
 def stem(path: Path) -> str:
     """Return a file's name without ``.nii`` or ``.nii.gz``.
 
+    >>> from pathlib import Path
     >>> stem(Path("scans/case.01.nii.gz"))
     'case.01'
     """
@@ -146,7 +152,9 @@ def _unpack(path: Path, raw: bytes) -> bytes:
             body = head + stream.read(max(0, expected - len(head)))
             _drain(path, stream)
     except EOFError:
-        raise _fault(path, "truncated-gzip", "the gzip stream ends too early", "copy or download the file again") from None
+        raise _fault(
+            path, "truncated-gzip", "the gzip stream ends too early", "copy or download the file again"
+        ) from None
     except (gzip.BadGzipFile, zlib.error) as error:
         message = f"the gzip stream is damaged: {error}"
         raise _fault(path, "corrupt-gzip", message, "copy or download the file again") from None
@@ -190,7 +198,7 @@ def _expected_bytes(path: Path, head: bytes) -> int:
     if itemsize * 8 != int(header["bitpix"]):
         message = f"datatype has {itemsize * 8} bits, bitpix says {int(header['bitpix'])}"
         raise _fault(path, "bad-datatype", message, "write the file again as int16 or float32")
-    return int(offset) + itemsize * math.prod(dims[1 : dims[0] + 1])
+    return int(offset) + int(itemsize) * math.prod(dims[1 : dims[0] + 1])
 
 
 def _parse(path: Path, body: bytes) -> Any:

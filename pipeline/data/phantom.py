@@ -103,9 +103,7 @@ def _prepare(folder: Path) -> None:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         message = "it is there already; expected an empty folder, or none"
         remedy = "name another folder, or empty this one"
-        raise UserError(
-            "cannot write the phantom", [Problem(str(folder), "folder-not-empty", message, remedy)]
-        )
+        raise UserError("cannot write the phantom", [Problem(str(folder), "folder-not-empty", message, remedy)])
     for name in ("imagesTr", "labelsTr", "imagesTs"):
         (folder / name).mkdir(parents=True)
 
@@ -121,9 +119,7 @@ def _contents(labelled: Sequence[str], unlabelled: Sequence[str]) -> dict[str, A
         "labels": {str(value): name for value, name in LABELS.items()},
         "numTraining": len(labelled),
         "numTest": len(unlabelled),
-        "training": [
-            {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in labelled
-        ],
+        "training": [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in labelled],
         "test": [f"./imagesTs/{name}.nii.gz" for name in unlabelled],
     }
 

@@ -87,6 +87,7 @@ class Standardized(MapTransform):
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Apply to a case or sample; other keys stay."""
         result = dict(data)
         for key in self.key_iterator(result):
             for channel in result[key]:
@@ -116,6 +117,7 @@ class Annotated(MapTransform):
         self.codes = FIRST_CLASS + torch.tensor(np.argsort(values))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Apply to a case or sample; other keys stay."""
         result = dict(data)
         for key in self.keys:
             if key in result:
@@ -134,7 +136,13 @@ def scan_transforms(grid: Grid) -> Compose:
 def case_transforms(grid: Grid, label_values: Sequence[int]) -> Compose:
     """Return the way from a case's files to a standardised image and an annotation on the network's grid."""
     keys = (IMAGE, ANNOTATION)
-    return Compose([*_spatial(keys, ("bilinear", "nearest"), grid), Standardized(IMAGE), Annotated(ANNOTATION, label_values)])
+    return Compose(
+        [
+            *_spatial(keys, ("bilinear", "nearest"), grid),
+            Standardized(IMAGE),
+            Annotated(ANNOTATION, label_values),
+        ]
+    )
 
 
 def _spatial(keys: tuple[str, ...], modes: tuple[str, ...], grid: Grid) -> list[Any]:
@@ -177,9 +185,11 @@ class RandomPatchd(Randomizable, MapTransform):
             row = locations[self.R.choice(present)]
             centre = np.unravel_index(int(self.R.choice(row[row >= 0])), shape)
             corner = np.clip(np.array(centre) - self.patch_size // 2, 0, np.maximum(spare, 0))
-        return np.where(spare < 0, -((-spare) // 2), corner)
+        placed: NDArray[Any] = np.where(spare < 0, -((-spare) // 2), corner)
+        return placed
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Apply to a case or sample; other keys stay."""
         result = dict(data)
         shape = np.array(result[self.first_key(result)].shape[1:])
         corner = self.randomize(shape, result.pop(self.locations_key))
@@ -212,6 +222,7 @@ class Flattenedd(MapTransform):
     """Drop the slice axis of a patch that is one slice thick: ``[C, X, Y, 1]`` to ``[C, X, Y]``."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Apply to a case or sample; other keys stay."""
         return dict(data) | {key: data[key].squeeze(-1) for key in self.key_iterator(dict(data))}
 
 
@@ -222,6 +233,7 @@ class Decoded(MapTransform):
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Apply to a case or sample; other keys stay."""
         result = dict(data)
         for key in self.keys:
             codes = torch.as_tensor(result.pop(key)).as_subclass(torch.Tensor).round().long()
@@ -261,7 +273,16 @@ def _augmentation(keys: tuple[str, str], axes: int, strength: Strength) -> list[
     if angle or scale:
         rotate = angle if axes == 2 else (angle,) * 3
         modes = ("bilinear", "nearest")
-        steps.append(RandAffined(keys, prob=0.5, rotate_range=rotate, scale_range=(scale,) * axes, mode=modes, padding_mode="zeros"))
+        steps.append(
+            RandAffined(
+                keys,
+                prob=0.5,
+                rotate_range=rotate,
+                scale_range=(scale,) * axes,
+                mode=modes,
+                padding_mode="zeros",
+            )
+        )
     if strength.noise:
         steps.append(RandGaussianNoised(IMAGE, prob=0.2, std=strength.noise))
     if strength.contrast:

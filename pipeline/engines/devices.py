@@ -21,12 +21,15 @@ def find_hardware(name: str) -> Hardware:
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         message = f"is {name}, and this machine has {count} CUDA device(s)"
-        raise UserError("The device is not there.", [Problem("device", "no-device", message, "use device=auto or device=cpu")])
+        raise UserError(
+            "The device is not there.",
+            [Problem("device", "no-device", message, "use device=auto or device=cpu")],
+        )
     return Hardware(str(device), _has_bfloat16(device), os.cpu_count() or 1)
 
 
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 from monai.handlers import TensorBoardStatsHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write
@@ -63,7 +70,8 @@ class History:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        self.log.append({"step": engine.state.iteration, **engine.state.output})
+        """Log the step that is done."""
+        self.log.append({"step": engine.state.iteration} | engine.state.output)
 
 
 class EveryNSteps:
@@ -83,22 +91,22 @@ class EveryNSteps:
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.n) | Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Act, unless this step was acted on."""
         if engine.state.iteration != self.last_call:
             self.last_call = engine.state.iteration
             self.act(self.last_call)
 
 
 class ProgressBar:
-    """Shows steps, time, the loss and the last validation in one line of the terminal.
+    """Shows steps, time and the terms of the loss in one line of the terminal, and a line a validation above it.
 
     Args:
-        console: Where to draw; nothing is drawn where it is no terminal.
+        console: Where to draw; no bar is drawn where it is no terminal, but the lines are written.
         total: Steps of the whole training.
     """
 
     def __init__(self, console: Console, total: int) -> None:
         self.total = total
-        self.validation = ""
         self.bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -107,28 +115,34 @@ class ProgressBar:
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
             console=console,
+            transient=True,
+            disable=not console.is_terminal,
         )
+        self.terms = ""
 
     def attach(self, engine: Engine) -> None:
         """Draw from the start of the training to its end, however it ends."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
-        for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
-            engine.add_event_handler(event, self._stop)
+        engine.add_event_handler(Events.COMPLETED, self.bar.stop)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def report(self, step: int, mean_dice: float | None) -> None:
+        """Write what a validation found."""
+        score = "no class to score" if mean_dice is None else f"{mean_dice:.4f}"
+        self.bar.console.print(f"step {step}/{self.total}  validation Dice {score}  {self.terms}", highlight=False)
 
     def _start(self, engine: Engine) -> None:
         self.task = self.bar.add_task("", total=self.total, completed=engine.state.iteration)
         self.bar.start()
 
     def _advance(self, engine: Engine) -> None:
-        output = engine.state.output
-        terms = "  ".join(f"{name} {value:.3f}" for name, value in output.items())
-        self.bar.update(self.task, completed=engine.state.iteration, description=terms + self.validation)
+        self.terms = "  ".join(f"{name} {value:.3f}" for name, value in engine.state.output.items())
+        self.bar.update(self.task, completed=engine.state.iteration, description=self.terms)
 
-    def _stop(self, _: Engine, error: BaseException | None = None) -> None:
+    def _fail(self, error: BaseException) -> None:
         self.bar.stop()
-        if error is not None:
-            raise error
+        raise error
 
 
 def tensorboard_handlers(folder: Path) -> list[Any]:
@@ -138,7 +152,12 @@ def tensorboard_handlers(folder: Path) -> list[Any]:
         UserError: TensorBoard is not installed.
     """
     if find_spec("tensorboard") is None:
-        problem = Problem("tensorboard", "not-installed", "is on, and TensorBoard is not installed", "pip install fewmask[tensorboard]")
+        problem = Problem(
+            "tensorboard",
+            "not-installed",
+            "is on, and TensorBoard is not installed",
+            "pip install fewmask[tensorboard]",
+        )
         raise UserError("The run cannot be logged.", [problem])
     return [
         TensorBoardStatsHandler(

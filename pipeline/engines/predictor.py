@@ -54,13 +54,19 @@ class Predictor:
         """
         transforms = scan_transforms(self.grid)
         image = transforms({IMAGE: [str(path) for path in images]})[IMAGE]
-        logits = MetaTensor(self._logits(image.as_tensor()), affine=image.affine, applied_operations=image.applied_operations)
+        logits = MetaTensor(
+            self._logits(image.as_tensor()), affine=image.affine, applied_operations=image.applied_operations
+        )
         native = transforms.inverse({IMAGE: logits})[IMAGE].as_tensor()
         if not torch.isfinite(native).all():
             message = "the network's answer is not finite"
-            raise UserError("Prediction stopped.", [Problem(str(images[0]), "nan-logits", message, "use precision=float32")])
+            raise UserError(
+                "Prediction stopped.",
+                [Problem(str(images[0]), "nan-logits", message, "use precision=float32")],
+            )
         # The header of the file, not the inverse's own affine, says where these voxels lie; so only the shape counts.
-        return np.asarray(self.label_values)[native.argmax(0).numpy()]
+        labels: NDArray[np.int64] = np.array(self.label_values)[native.argmax(0).numpy()]
+        return labels
 
     @torch.no_grad()
     def _logits(self, image: Tensor) -> Tensor:
@@ -72,8 +78,9 @@ class Predictor:
             with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
                 if len(self.patch_size) == 3:
                     return self._slide(image[None].to(device))[0].float().cpu()
-                slices = image.permute(3, 0, 1, 2).to(device).split(self.windows)
-                return torch.cat([self._slide(part).float().cpu() for part in slices]).permute(1, 2, 3, 0)
+                slices = image.permute(3, 0, 1, 2).to(device)
+                parts = [slices[n : n + self.windows] for n in range(0, len(slices), self.windows)]
+                return torch.cat([self._slide(part).float().cpu() for part in parts]).permute(1, 2, 3, 0)
         finally:
             self.network.train(training)
 

@@ -73,10 +73,10 @@ class TrainingStep:
         return next(self.network.parameters()).device
 
     def __call__(self, engine: Engine, batches: dict[str, Batch]) -> dict[str, float]:
-        """Update the weights once and return the total as ``loss``, and each term's own value by its name.
+        """Update the weights once; return the total as ``loss`` and each term's own value by its name.
 
         Raises:
-            UserError: The total is NaN or infinite; the weights stay as they were, and the cases of the batch are named.
+            UserError: The total is NaN or infinite; the weights stay as they were. It names the cases of the batch.
         """
         step = engine.state.iteration
         progress = (step - 1) / self.max_steps
@@ -89,7 +89,7 @@ class TrainingStep:
         total, values = self.losses(batches, progress)
         if not math.isfinite(float(total.detach())):
             raise _diverged(step, values, batches)
-        self.scaler.scale(total).backward()
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
         self.scaler.step(self.optimizer)
@@ -106,8 +106,11 @@ class TrainingStep:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next update depends on."""
-        parts = {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
-        return {name: part.state_dict() for name, part in parts.items()}
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""

@@ -54,7 +54,9 @@ class SegmentationTrainer(Trainer):
         self.state.iteration, self.state.epoch = done, done // epoch_length
         self._init_iter = done % epoch_length
         # Before the handlers, so that theirs still run at the last step: Ignite stops once all of them are done.
-        self.add_event_handler(Events.ITERATION_COMPLETED(event_filter=lambda _, i: i >= max_steps), lambda: self.terminate())
+        self.add_event_handler(
+            Events.ITERATION_COMPLETED(event_filter=lambda _, i: i >= max_steps), lambda: self.terminate()
+        )
         self._register_handlers(handlers)
 
     def run(self) -> None:

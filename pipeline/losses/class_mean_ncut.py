@@ -106,7 +106,7 @@ class ClassMeanNCutLoss(ImageLoss):
         means = means.view(*means.shape, *[1] * (p.ndim - 2))
         squares = [(image[:, [c]] - means[:, c]).square() for c in range(image.shape[1])]
         exponent = -torch.stack(squares).sum(dim=0).square() / self.sigma_2**2
-        # Below -60 a weight is nothing, but denormal results are slow and the square's gradient may overflow.
+        # Weights below exp(-60) change nothing, but exp is many times slower where results are denormal.
         return exponent.clamp(min=-60).exp().where(inside, 0)
 
     def _smooth(self, p: Tensor) -> Tensor:

@@ -218,9 +218,7 @@ def noise_sigma(image: Tensor, inside: Tensor) -> Tensor:
         image: ``[B, C, ...]``.
         inside: Boolean mask ``[B, 1, ...]``.
     """
-    spread = [
-        [_noise(channel, mask[0]) for channel in scan] for scan, mask in zip(image, inside, strict=True)
-    ]
+    spread = [[_noise(channel, mask[0]) for channel in scan] for scan, mask in zip(image, inside, strict=True)]
     axes = tuple(range(2, image.ndim))
     highest = image.where(inside, -math.inf).amax(dim=axes, keepdim=True)
     lowest = image.where(inside, math.inf).amin(dim=axes, keepdim=True)

@@ -128,9 +128,7 @@ def _class_summary(group: Sequence[CaseResult]) -> ClassSummary:
 def _reasons(n: int) -> dict[str, str]:
     """Say why a class with ``n`` numbers lacks some of its statistics."""
     if n == 0:
-        return dict.fromkeys(
-            ("mean", "median", "std", "min", "max"), "no case has this class, true or predicted"
-        )
+        return dict.fromkeys(("mean", "median", "std", "min", "max"), "no case has this class, true or predicted")
     return {"std": "only one case has a number; a standard deviation needs two"} if n == 1 else {}
 
 

@@ -75,7 +75,9 @@ def _refuse_patch(network: torch.nn.Module, recipe: Recipe, channels: int) -> No
     except (RuntimeError, ValueError) as error:
         message = f"{recipe.network.name} cannot take {size}: {str(error).splitlines()[0]}"
         remedy = "use multiples of 2 to the power of the number of levels less 1, at least twice that"
-        raise UserError("The recipe does not fit its network.", [Problem("data.patch_size", "bad-patch", message, remedy)]) from None
+        raise UserError(
+            "The recipe does not fit its network.", [Problem("data.patch_size", "bad-patch", message, remedy)]
+        ) from None
 
 
 def build_batches(recipe: Recipe, split: Split, cache: Cache) -> StepBatches:
@@ -90,7 +92,13 @@ def build_batches(recipe: Recipe, split: Split, cache: Cache) -> StepBatches:
 
 def build_predictor(recipe: Recipe, task: Task, network: torch.nn.Module) -> Predictor:
     """Build what turns a scan's files into a label map."""
-    return Predictor(network, build_grid(recipe), resolved(recipe.data.patch_size), tuple(task.labels), precision_of(recipe))
+    return Predictor(
+        network,
+        build_grid(recipe),
+        resolved(recipe.data.patch_size),
+        tuple(task.labels),
+        precision_of(recipe),
+    )
 
 
 def build_grid(recipe: Recipe) -> Grid:

@@ -1,0 +1,38 @@
+# Two commands for a new machine: `make demo` and `make test`. Both install what they need into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: .venv/installed
+	@rm -rf demo && start=$$(date +%s) && export PATH="$(BIN):$$PATH" \
+	&& fewmask phantom demo/data \
+	&& fewmask train configs/semisupervised.yaml dataset=demo/data max_steps=400 --output demo/run \
+	&& fewmask validate demo/run \
+	&& fewmask predict demo/run demo/data/imagesTs --output demo/masks \
+	&& printf '\n%s\n' "Done in $$(($$(date +%s) - start)) s. Look at:" \
+	   "  demo/data/dataset.json     the phantom dataset" \
+	   "  demo/run/summary.json      validation: Dice by class; cases.csv by case" \
+	   "  demo/run/history.csv       every term of the loss at every step" \
+	   "  demo/run/checkpoints/      last.pt and best.pt" \
+	   "  demo/masks/                a mask for every scan that had none"
+
+test: lint
+	$(BIN)/pytest -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/pytest -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: .venv/installed
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script --quick; done
+
+clean:
+	rm -rf .venv demo
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

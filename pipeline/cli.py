@@ -1,0 +1,213 @@
+"""The commands: plain functions that a person calls by name."""
+
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from pipeline.errors import UserError
+
+OUT = Console()
+ERR = Console(stderr=True)
+
+app = tyro.extras.SubcommandApp()
+Checkpoint = Annotated[Literal["last", "best"], tyro.conf.arg(help="Which checkpoint of the run to use.")]
+Plugins = Annotated[
+    tyro.conf.UseAppendAction[tuple[Path, ...]],
+    tyro.conf.arg(name="plugin", help="Python file that registers the run's network, where it is not one of ours."),
+]
+Root = Annotated[Path | None, tyro.conf.arg(help="Folder that the paths in a list are relative to.", metavar="DIR")]
+
+
+def _place(name: str, text: str) -> object:
+    return tyro.conf.arg(name=name, help=text, metavar=name)
+
+
+@app.command
+def check(
+    dataset: tyro.conf.Positional[Annotated[Path, _place("DATASET", "A dataset folder or a JSON list.")]],
+    root: Root = None,
+) -> None:
+    """Look at every file of a dataset and report everything that is wrong with it.
+
+    Example: fewmask check data/Task04_Hippocampus
+    """
+    from pipeline import runs
+
+    for name, value in runs.check(dataset, root).describe():
+        _say(f"{name:>12}  {value}")
+
+
+@app.command
+def train(
+    config: tyro.conf.Positional[Annotated[Path, _place("CONFIG", "A recipe, such as configs/semisupervised.yaml.")]],
+    overrides: tyro.conf.Positional[
+        Annotated[
+            tuple[str, ...],
+            _place("key=value", "Keys of the recipe to set, such as dataset=PATH or max_steps=3000."),
+        ]
+    ] = (),
+    *,
+    output: Annotated[
+        Path | None,
+        tyro.conf.arg(help="The run's folder; by default runs/ and the recipe's name.", metavar="RUN"),
+    ] = None,
+    resume: Annotated[bool, tyro.conf.arg(help="Go on with the run that the folder holds.")] = False,
+) -> None:
+    """Train a network as a recipe says, and validate it.
+
+    Example: fewmask train configs/supervised.yaml dataset=data/Task04_Hippocampus --output runs/hippocampus
+    """
+    from pipeline import runs
+
+    run = output or Path("runs") / config.stem
+    summary = runs.train(runs.read_recipe(config, overrides), run, resume=resume)
+    _show(summary, run, "last")
+
+
+@app.command
+def validate(
+    run: tyro.conf.Positional[Annotated[Path, _place("RUN", "A run's folder.")]],
+    *,
+    dataset: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            help="Score the labelled cases of this dataset, not the run's own validation cases.",
+            metavar="DATASET",
+        ),
+    ] = None,
+    checkpoint: Checkpoint = "last",
+    plugins: Plugins = (),
+) -> None:
+    """Score a run in the scans' own grids: a table here, cases.csv and summary.json in the run.
+
+    Example: fewmask validate runs/hippocampus --checkpoint last
+    """
+    from pipeline import runs
+
+    summary, folder = runs.validate(run, dataset, checkpoint, plugins)
+    _show(summary, folder, checkpoint)
+
+
+@app.command
+def predict(
+    run: tyro.conf.Positional[Annotated[Path, _place("RUN", "A run's folder.")]],
+    scans: tyro.conf.Positional[Annotated[tuple[Path, ...], _place("SCAN", "Scans, folders of scans, or JSON lists.")]],
+    *,
+    output: Annotated[Path, tyro.conf.arg(help="Folder for the masks, which are named as the scans.", metavar="DIR")],
+    checkpoint: Checkpoint = "last",
+    plugins: Plugins = (),
+) -> None:
+    """Write a mask for each scan, on exactly the scan's grid.
+
+    Example: fewmask predict runs/hippocampus scans/ --output masks/
+    """
+    from pipeline import runs
+
+    masks = runs.predict(run, scans, output, checkpoint, plugins)
+    _say(f"Wrote {len(masks)} mask(s) to {output} with the {checkpoint} checkpoint.")
+
+
+@app.command
+def evaluate(
+    predictions: tyro.conf.Positional[Annotated[Path, _place("PREDICTIONS", "A folder of masks, made by any tool.")]],
+    labels: tyro.conf.Positional[Annotated[Path, _place("LABELS", "A folder of true masks of the same names.")]],
+    *,
+    output: Annotated[Path, tyro.conf.arg(help="Folder for cases.csv and summary.json.", metavar="DIR")],
+) -> None:
+    """Score masks that any tool has made.
+
+    Example: fewmask evaluate masks/ labels/ --output scores/
+    """
+    from pipeline import runs
+
+    _show(runs.evaluate(predictions, labels, output), output)
+
+
+@app.command
+def phantom(
+    folder: tyro.conf.Positional[Annotated[Path, _place("DIR", "An empty or new folder.")]],
+    *,
+    labelled: Annotated[int, tyro.conf.arg(help="Scans with a mask.")] = 6,
+    unlabelled: Annotated[int, tyro.conf.arg(help="Scans without one.")] = 18,
+    seed: Annotated[int, tyro.conf.arg(help="Makes the same dataset again.")] = 0,
+) -> None:
+    """Write a synthetic dataset to try things on.
+
+    Example: fewmask phantom demo/data --labelled 6 --unlabelled 18
+    """
+    from rich.progress import track
+
+    from pipeline.data.phantom import write_phantom
+
+    cases = write_phantom(folder, labelled=labelled, unlabelled=unlabelled, seed=seed)
+    for _ in track(cases, "writing", labelled + unlabelled, console=ERR, transient=True, disable=not ERR.is_terminal):
+        pass
+    _say(f"Wrote {labelled} scans with masks and {unlabelled} without to {folder}.")
+
+
+@app.command
+def components() -> None:
+    """List what a recipe can name: losses, networks, layouts, and their options.
+
+    Example: fewmask components
+    """
+    from pipeline.data.layouts import LAYOUTS
+    from pipeline.losses import LOSSES
+    from pipeline.networks import NETWORKS
+
+    for registry in (LOSSES, NETWORKS, LAYOUTS):
+        _say(f"\n{registry.name} ({registry.description})")
+        for name in registry.names:
+            options = ", ".join(f"{key}={option.default!r}" for key, option in registry.options(name).items())
+            _say(f"  {name}: {registry.summary(name)}" + (f"\n      {options}" if options else ""))
+
+
+def _show(summary: object, folder: Path, checkpoint: str = "") -> None:
+    from pipeline.reports.tables import results_table
+
+    OUT.print(results_table(summary))  # type: ignore[arg-type]
+    _say(
+        (f"Scored the {checkpoint} checkpoint. " if checkpoint else "")
+        + f"Wrote {folder / 'summary.json'} and cases.csv."
+    )
+
+
+def _say(text: str) -> None:
+    """Print text as it is: names and paths may hold what a console would take for markup."""
+    OUT.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _overrides_first(arguments: list[str]) -> list[str]:
+    """Let key=value stand anywhere on the line of ``train``, not only before the options.
+
+    >>> _overrides_first(["train", "r.yaml", "--output", "a=b", "seed=1"])
+    ['train', 'r.yaml', 'seed=1', '--output', 'a=b']
+    """
+    if arguments[:1] != ["train"]:
+        return arguments
+    pairs = list(pairwise(["", *arguments]))
+    moved = [word for before, word in pairs if "=" in word and not word.startswith("-") and before != "--output"]
+    kept = [word for before, word in pairs if word not in moved or before == "--output"]
+    return kept[:2] + moved + kept[2:]
+
+
+def main() -> None:
+    """Run the command that the arguments name; a user's mistake ends in one message and exit code 2."""
+    try:
+        app.cli(
+            args=_overrides_first(sys.argv[1:]),
+            prog="fewmask",
+            description="Few masks, many scans: from a folder of NIfTI volumes to a segmenter.",
+        )
+    except UserError as error:
+        ERR.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        ERR.print("stopped; a training goes on with --resume")
+        sys.exit(130)

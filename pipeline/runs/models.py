@@ -1,0 +1,76 @@
+"""Take a trained network out of a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import yaml
+
+from pipeline import config
+from pipeline.checkpoints import Which, checkpoint_path, load_checkpoint
+from pipeline.engines.devices import find_hardware
+from pipeline.errors import Problem, UserError
+from pipeline.networks import NETWORKS
+from pipeline.plugins import load_plugins
+from pipeline.runs import build
+from pipeline.types import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pipeline.config import Recipe
+    from pipeline.engines.predictor import Predictor
+
+CONFIG, SPLIT = "config.yaml", "split.json"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a checkpoint holds, ready to predict."""
+
+    recipe: Recipe
+    task: Task
+    predictor: Predictor
+    step: int
+
+
+def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> TrainedModel:
+    """Build the predictor of a run from one of its checkpoints alone.
+
+    Args:
+        run: The run's folder.
+        which: ``last`` or ``best``.
+        plugins: Files that register the run's network, where it is not one of ours. They are not taken from the
+            checkpoint, because what a checkpoint says is never run.
+
+    Raises:
+        UserError: There is no such checkpoint, it is damaged, or its network is not known.
+    """
+    load_plugins(plugins)
+    state = load_checkpoint(checkpoint_path(run, which))
+    raw = yaml.safe_load(state["recipe"])
+    if raw["network"]["name"] not in NETWORKS:
+        message = f"needs the network {raw['network']['name']!r}, which no loaded file registers"
+        raise UserError(
+            "The model cannot be built.",
+            [Problem(str(run), "unknown-network", message, "name its file: --plugins FILE")],
+        )
+    # Losses play no part in prediction, and those of a plugin need not be there.
+    recipe = config.Recipe.model_validate_json(json.dumps(raw))
+    recipe = recipe.model_copy(update={"device": find_hardware("auto").device})
+    task = Task(
+        {int(value): str(name) for value, name in state["task"]["labels"].items()},
+        tuple(state["task"]["channels"]),
+    )
+    network = build.build_network(recipe, task)
+    network.load_state_dict(state["network"])
+    return TrainedModel(recipe, task, build.build_predictor(recipe, task, network), state["step"])
+
+
+def channel_problem(where: str, count: int, task: Task) -> Problem:
+    """Say that a scan has ``count`` channels and the model another number."""
+    message = f"has {count} channel(s), the model was trained on {len(task.channels)}: {', '.join(task.channels)}"
+    return Problem(where, "channel-count", message, "give scans with the channels of the training")

@@ -1,0 +1,216 @@
+"""Train: from a recipe to a run's folder."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from pipeline import __version__, config
+from pipeline.checkpoints import Which, checkpoint_path, load_checkpoint, save_checkpoint
+from pipeline.data.cache import Cache
+from pipeline.data.loaders import step_loader
+from pipeline.data.splits import Split, split_cases
+from pipeline.engines.devices import find_hardware
+from pipeline.engines.handlers import CsvLog, EveryNSteps, History, ProgressBar, tensorboard_handlers
+from pipeline.engines.trainer import SegmentationTrainer
+from pipeline.errors import Problem, UserError
+from pipeline.losses import LOSSES
+from pipeline.networks import NETWORKS
+from pipeline.planning.plan import resolve
+from pipeline.plugins import load_plugins
+from pipeline.reports.files import write_json
+from pipeline.reports.summary import Summary, summarise
+from pipeline.runs import build
+from pipeline.runs.checking import PROGRESS, check, progress
+from pipeline.runs.models import CONFIG, SPLIT
+from pipeline.runs.scoring import score, validate, write_report
+from pipeline.types import CaseResult, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.config import Recipe
+    from pipeline.data.check import Index
+
+INDEX = "index.json"
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe with its overrides, load its plugins, and check everything in it.
+
+    Raises:
+        UserError: With every mistake of the recipe.
+    """
+    raw = config.read(path, overrides)
+    plugins = raw.get("plugins")
+    if isinstance(plugins, list) and all(isinstance(plugin, str) for plugin in plugins):
+        load_plugins([Path(plugin) for plugin in plugins])
+    return config.parse(raw, str(path), LOSSES, NETWORKS)
+
+
+def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Summary:
+    """Check the dataset, train, and validate the last weights.
+
+    Args:
+        recipe: What to do.
+        run: The run's folder: ``config.yaml``, ``split.json``, ``index.json``, ``history.csv``, ``validation.csv``,
+            ``checkpoints/``, ``cache/``, ``cases.csv``, ``summary.json``.
+        resume: Go on with the run that is there; starts one where there is none.
+
+    Raises:
+        UserError: The recipe or the dataset has problems, or the folder holds a run and ``resume`` is off, or the run
+            that it holds is another one.
+    """
+    if (run / CONFIG).exists() and not resume:
+        remedy = "add --resume to go on with it, or name another --output"
+        raise UserError("Nothing was started.", [Problem(str(run), "run-exists", "this folder holds a run", remedy)])
+    index = check(recipe.dataset, recipe.root)
+    split = split_cases(index.dataset, recipe.data.validation_fraction, recipe.seed)
+    _refuse_idle_terms(recipe, split)
+    recipe = _absolute(resolve(recipe, index, find_hardware(recipe.device)))
+    training = _Training(run, recipe, index, split)
+    training.open_folder()
+    if training.done < recipe.max_steps:
+        training.run_to_end()
+        return write_report(run, training.results, "last", training.done)
+    return validate(run)[0]
+
+
+def _refuse_idle_terms(recipe: Recipe, split: Split) -> None:
+    message = "looks at unlabelled scans, and the dataset has none"
+    remedy = "add scans without masks, or leave the term out, as configs/supervised.yaml does"
+    problems = [
+        Problem(f"objective.{n}", "no-unlabelled", f"{term.loss} {message}", remedy)
+        for n, term in enumerate(recipe.objective)
+        if term.on == "unlabelled" and not split.unlabelled
+    ]
+    if problems:
+        raise UserError("The recipe does not fit the dataset.", problems)
+
+
+def _absolute(recipe: Recipe) -> Recipe:
+    """Let a run's own recipe name the same files wherever it is read from."""
+    root = recipe.root and recipe.root.resolve()
+    plugins = tuple(path.resolve() for path in recipe.plugins)
+    return recipe.model_copy(update={"dataset": recipe.dataset.resolve(), "root": root, "plugins": plugins})
+
+
+@dataclass
+class _Training:
+    """One training: its folder, its data, and all that goes into a checkpoint."""
+
+    run: Path
+    recipe: Recipe
+    index: Index
+    split: Split
+    done: int = 0
+    best: float | None = None
+    results: list[CaseResult] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.task = Task(self.index.labels, self.index.channels)
+        self.step = build.build_step(self.recipe, self.task)
+
+    def open_folder(self) -> None:
+        """Write what the run is, or take up what is there."""
+        stored = self.run / CONFIG
+        if stored.exists():
+            _refuse_changes(config.read(stored), yaml.safe_load(config.dump(self.recipe)), self.run)
+            self._restore()
+        self.run.mkdir(parents=True, exist_ok=True)
+        write_json(self.run / SPLIT, self.split.as_dict())
+        write_json(self.run / INDEX, self.index.as_rows())
+        # Last, since a folder with a config.yaml is a run.
+        stored.write_text(config.dump(self.recipe), encoding="utf-8")
+
+    def _restore(self) -> None:
+        path = checkpoint_path(self.run, "last")
+        if path.exists():
+            state = load_checkpoint(path)
+            self.step.load_state_dict(state)
+            self.done, self.best = state["step"], state["best"]
+
+    def run_to_end(self) -> None:
+        """Train from where the run is to its last step."""
+        recipe, cache = self.recipe, Cache(self.run / "cache", self.index, build.build_grid(self.recipe))
+        cases = self.split.labelled + self.split.unlabelled
+        for _ in progress(cache.fill(cases), "preparing", len(cases)):
+            pass
+        batches = build.build_batches(recipe, self.split, cache)
+        trainer = SegmentationTrainer(
+            step=self.step,
+            loader=step_loader(batches, self.done, recipe.max_steps, build.resolved(recipe.data.workers)),
+            max_steps=recipe.max_steps,
+            epoch_length=math.ceil(len(self.split.labelled) / build.resolved(recipe.data.batch_size)),
+            device=torch.device(recipe.device),
+            handlers=self._handlers(),
+            done=self.done,
+        )
+        trainer.run()
+        self.done = recipe.max_steps
+
+    def _handlers(self) -> list[Any]:
+        bar = ProgressBar(PROGRESS, self.recipe.max_steps)
+        validations = CsvLog(self.run / "validation.csv", ["step", "mean_dice"], self.done)
+        handlers: list[Any] = [
+            History(CsvLog(self.run / "history.csv", ["step", "loss", *self.step.objective.names], self.done)),
+            bar,
+            # Validation first: a checkpoint of the same step then knows the best score.
+            EveryNSteps(self.recipe.validate_every, lambda step: self._validate(step, validations, bar)),
+            EveryNSteps(self.recipe.checkpoint_every, lambda step: self._save("last", step)),
+        ]
+        return handlers + (tensorboard_handlers(self.run / "tensorboard") if self.recipe.tensorboard else [])
+
+    def _validate(self, step: int, log: CsvLog, bar: ProgressBar) -> None:
+        predictor = build.build_predictor(self.recipe, self.task, self.step.network)
+        self.results = score(predictor, self.split.validation, self.task)
+        mean = summarise(self.results).mean_dice
+        log.append({"step": step, "mean_dice": mean})
+        bar.report(step, mean)
+        if mean is not None and (self.best is None or mean > self.best):
+            self.best = mean
+            self._save("best", step)
+
+    def _save(self, which: Which, step: int) -> None:
+        task = {"labels": dict(self.task.labels), "channels": list(self.task.channels)}
+        about = {
+            "step": step,
+            "best": self.best,
+            "recipe": config.dump(self.recipe),
+            "task": task,
+            "version": __version__,
+        }
+        save_checkpoint(checkpoint_path(self.run, which), about | self.step.state_dict())
+
+
+def _refuse_changes(stored: dict[str, Any], wanted: dict[str, Any], run: Path) -> None:
+    old, new = _flat(stored), _flat(wanted)
+    problems = [
+        Problem(
+            key,
+            "changed",
+            f"the run has {old.get(key)!r}, you gave {new.get(key)!r}",
+            "give the run's value, or start a new run",
+        )
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if problems:
+        raise UserError(f"{run} holds another run; nothing was resumed.", problems)
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dictionaries and lists by dotted path."""
+    if not isinstance(value, (dict, list)):
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {
+        key: leaf
+        for name, inner in items
+        for key, leaf in _flat(inner, f"{path}.{name}" if path else str(name)).items()
+    }
