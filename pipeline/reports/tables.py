@@ -4,30 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from pipeline.reports.summary import ClassSummary, Summary
 
-COLUMNS = ("n", "mean ± std", "median", "min", "max", "absent", "missed", "false pos.")
+COLUMNS = ("n", "mean ± std", "median", "min", "max", "absent", "missed", "false")
 
 
 def results_table(summary: Summary) -> Table:
-    """Lay out a summary: one row a class, then the mean over classes.
+    """Lay out a summary: one row a class, then the mean of their means.
+
+    ``absent``, ``missed`` and ``false`` count cases with the class in neither mask, in the true one alone, and in the
+    predicted one alone.
 
     A number that there is not is a dash, and the caption says which classes the mean leaves out.
     Names come from the user's files, so they are shown as they are: no markup, no emoji codes, no
     control characters.
     """
-    table = Table(title=f"Dice over {summary.n_cases} cases", caption=_caption(summary))
-    table.add_column("class")
+    table = Table(title=f"Dice over {summary.n_cases} cases", caption=_caption(summary), box=SIMPLE_HEAD)
+    table.add_column("class", overflow="fold")
     for column in COLUMNS:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in summary.classes:
         table.add_row(plain(row.name), *_cells(row))
     table.add_section()
-    table.add_row("mean over classes", "", number(summary.mean_dice), style="bold")
+    table.add_row("all classes", "", number(summary.mean_dice), style="bold")
     return table
 
 
