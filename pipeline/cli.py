@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from pipeline.errors import UserError
+from pipeline.errors import Problem, UserError
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -65,7 +65,7 @@ def train(
     """
     from pipeline import runs
 
-    run = output or Path("runs") / config.stem
+    run = _folder(output or Path("runs") / config.stem)
     summary = runs.train(runs.read_recipe(config, overrides), run, resume=resume)
     _show(summary, run, "last")
 
@@ -109,7 +109,7 @@ def predict(
     """
     from pipeline import runs
 
-    masks = runs.predict(run, scans, output, checkpoint, plugins)
+    masks = runs.predict(run, scans, _folder(output), checkpoint, plugins)
     _say(f"Wrote {len(masks)} mask(s) to {output} with the {checkpoint} checkpoint.")
 
 
@@ -126,7 +126,7 @@ def evaluate(
     """
     from pipeline import runs
 
-    _show(runs.evaluate(predictions, labels, output), output)
+    _show(runs.evaluate(predictions, labels, _folder(output)), output)
 
 
 @app.command
@@ -144,6 +144,10 @@ def phantom(
     from rich.progress import track
 
     from pipeline.data.phantom import write_phantom
+
+    for name, count in (("--labelled", labelled), ("--unlabelled", unlabelled)):
+        if count < 0:
+            raise UserError("Nothing was written.", [Problem(name, "negative", f"is {count}", "give 0 or more")])
 
     cases = write_phantom(folder, labelled=labelled, unlabelled=unlabelled, seed=seed)
     for _ in track(cases, "writing", labelled + unlabelled, console=ERR, transient=True, disable=not ERR.is_terminal):
@@ -168,6 +172,14 @@ def components() -> None:
             _say(f"  {name}: {registry.summary(name)}" + (f"\n      {options}" if options else ""))
 
 
+def _folder(path: Path) -> Path:
+    """Return the path of a folder to write to, unless a file is in its way: that should not end hours of work."""
+    file = next((place for place in (path, *path.parents) if place.is_file()), None)
+    if file is not None:
+        raise UserError("Nothing was started.", [Problem(str(file), "not-a-folder", "is a file", "name a folder")])
+    return path
+
+
 def _show(summary: object, folder: Path, checkpoint: str = "") -> None:
     from pipeline.reports.tables import results_table
 
@@ -184,17 +196,17 @@ def _say(text: str) -> None:
 
 
 def _overrides_first(arguments: list[str]) -> list[str]:
-    """Let key=value stand anywhere on the line of ``train``, not only before the options.
+    """Let key=value stand anywhere on the line of ``train``: the recipe first, then these, then the options.
 
-    >>> _overrides_first(["train", "r.yaml", "--output", "a=b", "seed=1"])
+    >>> _overrides_first(["train", "--output", "a=b", "seed=1", "r.yaml"])
     ['train', 'r.yaml', 'seed=1', '--output', 'a=b']
     """
     if arguments[:1] != ["train"]:
         return arguments
-    pairs = list(pairwise(["", *arguments]))
-    moved = [word for before, word in pairs if "=" in word and not word.startswith("-") and before != "--output"]
-    kept = [word for before, word in pairs if word not in moved or before == "--output"]
-    return kept[:2] + moved + kept[2:]
+    pairs = list(pairwise(arguments))
+    options = [word for before, word in pairs if word.startswith("-") or before == "--output"]
+    words = [word for before, word in pairs if not (word.startswith("-") or before == "--output")]
+    return ["train", *sorted(words, key=lambda word: "=" in word), *options]
 
 
 def main() -> None:

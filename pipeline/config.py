@@ -7,10 +7,10 @@ import re
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation when it builds the model
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from pipeline.errors import Problem, UserError, nearest
+from pipeline.strict_yaml import read_yaml, write_yaml
 from pipeline.types import Scans  # noqa: TC001 - pydantic reads the annotation when it builds the model
 
 if TYPE_CHECKING:
@@ -70,6 +70,21 @@ class Data(Section):
     )
     workers: Auto | Annotated[int, Field(ge=0)] = Field(default="auto", description="processes that prepare batches")
 
+    @field_validator("orientation")
+    @classmethod
+    def _names_each_axis(cls, value: str) -> str:
+        if value != "auto" and len({"RLAPSI".index(code) // 2 for code in value}) < 3:
+            raise ValueError("expected one letter each of R or L, A or P, S or I")
+        return value
+
+    @field_validator("spacing_mm", "patch_size")
+    @classmethod
+    def _fits_dimensions(cls, value: Any, info: ValidationInfo) -> Any:
+        dimensions = info.data.get("dimensions", len(value))
+        if value != "auto" and len(value) != dimensions:
+            raise ValueError(f"expected {dimensions} numbers, as data.dimensions says")
+        return value
+
 
 class Augmentation(Section):
     """Random changes of a training sample; every number is the strength of one, and 0 switches it off."""
@@ -118,48 +133,12 @@ class Recipe(Section):
     optimizer: Optimizer = Optimizer()
     objective: Annotated[tuple[Term, ...], Field(min_length=1)] = Field(description="the terms of the loss")
 
-
-class _RecipeLoader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars, no aliases, no repeated keys.
-
-    YAML 1.1, which PyYAML speaks, reads ``1e-4`` as text, the key ``on`` as true, and keeps the last of two equal keys.
-    """
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own class attribute
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.composer.ComposerError(
-                None, None, "aliases are not allowed in a recipe", parent and parent.start_mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
-    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-):
-    _RecipeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, _RecipeLoader)  # noqa: S506 - a SafeLoader, made stricter
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        message = " ".join(str(error).split()) or "nested too deeply"
-        raise UserError(
-            "The recipe cannot be read.", [Problem(where, "bad-yaml", message, "correct the YAML there")]
-        ) from None
+    @field_validator("objective")
+    @classmethod
+    def _weighs_something(cls, value: tuple[Term, ...]) -> tuple[Term, ...]:
+        if not any(term.weight > 0 for term in value):
+            raise ValueError("expected a term with a weight above 0")
+        return value
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -182,7 +161,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             "The recipe cannot be read.",
             [Problem(str(path), "too-large", "over 1 MB", "a recipe is a page of YAML")],
         )
-    raw = _parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    raw = read_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if not isinstance(raw, dict):
         raise UserError(
             "The recipe cannot be read.",
@@ -205,7 +184,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             # A shorthand such as `network: unet` makes way for the mapping that the override speaks of.
             place[part] = {"name": place[part]} if isinstance(place.get(part), str) else {}
         place = _step_into(place, part, override)
-    value = _parse_yaml(text, override)
+    value = read_yaml(text, override)
     if isinstance(place, list):
         _step_into(place, last, override)
         place[int(last)] = value
@@ -250,7 +229,7 @@ def parse(raw: Mapping[str, Any], source: str, losses: Registry, networks: Regis
 
 def dump(recipe: Recipe) -> str:
     """Return a recipe as YAML that :func:`read` and :func:`parse` turn into the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return write_yaml(recipe.model_dump(mode="json"))
 
 
 def _schema_problems(error: ValidationError) -> list[Problem]:
@@ -267,7 +246,8 @@ def _schema_problems(error: ValidationError) -> list[Problem]:
         if path in found:  # One key that accepts several kinds of value fails once a kind.
             message = f"{found[path].message.rpartition(', not')[0]}, or {message}"
         found[path] = Problem(path, "bad-recipe", message, remedy)
-    return list(found.values())
+    # A list that could also be `auto` fails as both; its items say more.
+    return [problem for path, problem in found.items() if not any(other.startswith(f"{path}.") for other in found)]
 
 
 def _plain(message: str) -> str:
@@ -318,6 +298,24 @@ def _component_problems(raw: Mapping[str, Any], losses: Registry, networks: Regi
         for path, registry, name, options in choices
         if isinstance(name, str) and isinstance(options, dict)
         for problem in _choice_problems(path, registry, name, options)
+    ] + _label_problems(terms, losses)
+
+
+def _label_problems(terms: Any, losses: Registry) -> list[Problem]:
+    """Find terms that would always be 0: a loss on labels, looking at scans that have none."""
+    return [
+        Problem(
+            f"objective.{index}.on",
+            "no-labels",
+            f"{term.get('loss')} compares with labels, and unlabelled scans have none",
+            "use labelled or all, or a loss that compares with the image",
+        )
+        for index, term in enumerate(terms if isinstance(terms, list) else [])
+        if isinstance(term, dict)
+        and term.get("on") == "unlabelled"
+        and isinstance(term.get("loss"), str)
+        and term["loss"] in losses
+        and getattr(losses[term["loss"]], "reference", None) == "label"
     ]
 
 

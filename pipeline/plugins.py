@@ -32,13 +32,15 @@ def _load(path: Path, name: str) -> None:
     if not path.is_file() or spec is None or spec.loader is None:
         raise _unusable(path, "is no Python file", "check the path; it is relative to the folder you are in")
     module = importlib.util.module_from_spec(spec)
+    # Before it runs, as an import does: a dataclass looks its own module up.
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
         raise _unusable(path, f"line {line}: {type(error).__name__}: {error}", "correct the plugin") from error
-    sys.modules[name] = module
 
 
 def _unusable(path: Path, message: str, remedy: str) -> UserError:

@@ -7,6 +7,7 @@ component silently replace the first, and because importing MONAI would add seco
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,22 +79,27 @@ class Registry:
     def options(self, name: str) -> dict[str, inspect.Parameter]:
         """Return the parameters of a component that a recipe may set."""
         parameters = inspect.signature(self[name]).parameters
-        return {key: value for key, value in parameters.items() if key not in self.given}
+        gathers = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return {key: value for key, value in parameters.items() if key not in self.given and value.kind not in gathers}
 
     def problems(self, name: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return ``(option, message)`` for all that is wrong with a choice; the option is "" for the name itself."""
         if name not in self:
             return [("", f"no {self.name} is named {name!r}; {nearest(name, self.names)}")]
         known = self.options(name)
-        unknown = [(key, f"{name} has no such option; {nearest(key, known)}") for key in options if key not in known]
+        unknown = [
+            (key, f"{name} has no such option; {nearest(str(key), known)}") for key in options if key not in known
+        ]
         fields: dict[str, Any] = {
             key: (_type_of(p, self[name]), ... if p.default is p.empty else p.default) for key, p in known.items()
         }
-        model = create_model(name, __config__=ConfigDict(arbitrary_types_allowed=True), **fields)
+        strict = ConfigDict(arbitrary_types_allowed=True, strict=True, allow_inf_nan=False)
+        model = create_model(name, __config__=strict, **fields)
         try:
-            model.model_validate({key: value for key, value in options.items() if key in known})
+            # Through JSON, as the recipe: strict about types, and a list is still read as a tuple.
+            model.model_validate_json(json.dumps({key: options[key] for key in options if key in known}, default=str))
         except ValidationError as error:
-            return unknown + [(str(e["loc"][0]), f"{e['msg']}, not {e['input']!r}") for e in error.errors()]
+            return unknown + [(str(e["loc"][0]), f"{_plain(e['msg'])}, not {e['input']!r}") for e in error.errors()]
         return unknown or self._refusal(name, options)
 
     def _refusal(self, name: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -109,6 +115,10 @@ class Registry:
     def build(self, name: str, options: Mapping[str, Any], **given: Any) -> Any:
         """Build a component from a recipe's options and what the program supplies."""
         return self[name](**options, **given)
+
+
+def _plain(message: str) -> str:
+    return message.replace("Input should be", "expected")
 
 
 def _type_of(parameter: inspect.Parameter, component: Any) -> Any:

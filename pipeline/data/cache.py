@@ -60,7 +60,8 @@ class Cache:
         return {part: np.load(path, mmap_mode="r") for part, path in self._paths(case).items()}
 
     def _paths(self, case: Case) -> dict[str, Path]:
-        how = {"version": VERSION, "grid": asdict(self.grid), "labels": list(self.index.labels)}
+        values = list(self.index.labels)
+        how = {"version": VERSION, "grid": asdict(self.grid), "labels": values, "masked": case.label is not None}
         content = [*self.index.facts[case.id].sha256, json.dumps(how, sort_keys=True)]
         key = hashlib.sha256("\n".join(content).encode()).hexdigest()[:32]
         return {part: self.folder / f"{key}.{part}.npy" for part in PARTS}

@@ -175,7 +175,7 @@ def _read_json(source: Path) -> dict[str, Any]:
 
 def _read_case(entry: Any, section: str, role: Role, root: Path) -> Case:
     entry = entry if isinstance(entry, dict) else {"image": entry}
-    images, label = entry.get("image"), entry.get("label")
+    images, label = entry.get("image"), entry.get("label") or None
     images = images if isinstance(images, list) else [images]
     if not images or not all(isinstance(name, str) and name for name in images):
         raise _BadEntryError("bad-entry", "names no image", 'write {"image": PATH, "label": PATH}')
@@ -184,9 +184,14 @@ def _read_case(entry: Any, section: str, role: Role, root: Path) -> Case:
         raise _BadEntryError("missing-label", message, 'name its label, or move it to "unlabeled"')
     if label is not None and not isinstance(label, str):
         raise _BadEntryError("bad-entry", f"has the label {label!r}, which is no path", "name one label file")
-    scans = tuple(_inside(root, name) for name in images)
+    if label is not None and role == "training" and section != "training":
+        message = f"has the label {label}, and scans under {section} train without one"
+        raise _BadEntryError("unwanted-label", message, 'move it to "training", or take its label out of the list')
+    scans, mask = tuple(_inside(root, name) for name in images), _inside(root, label) if label else None
+    if mask in scans:
+        raise _BadEntryError("label-is-image", f"has {label} as image and as label", "name the label's own file")
     name = str(entry.get("id") or stem(scans[0]))
-    return Case(name, scans, _inside(root, label) if label else None, str(entry.get("patient") or name), role)
+    return Case(name, scans, mask, str(entry.get("patient") or name), role)
 
 
 def _inside(root: Path, name: str) -> Path:
@@ -221,14 +226,16 @@ def _read_channels(content: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 def _read_labels(named: Any) -> dict[int, str] | None:
     """Read the Decathlon's ``{"1": "liver"}`` or nnU-Net's ``{"liver": 1}``."""
-    if not isinstance(named, dict) or not named:
+    if named is None or named == {}:
         return None
     try:
         if all(key.isdigit() for key in named):
             names = {int(key): str(value) for key, value in named.items()}
         else:
             names = {int(value): str(key) for key, value in named.items()}
-    except (TypeError, ValueError):
+        if len(names) < len(named):
+            raise ValueError("two labels have one value")
+    except (AttributeError, TypeError, ValueError):
         message = f"is {named}"
         raise _BadEntryError("bad-labels", message, 'write {"0": "background", "1": "liver"}') from None
     return dict(sorted(({0: "background"} | names).items()))

@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 import zlib
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -73,15 +74,12 @@ class Scan:
     @cached_property
     def voxels(self) -> NDArray[Any]:
         """Scaled values ``[C, X, Y, Z]``: float32, or the file's own integers where it has no scaling."""
-        header = self.image.header
-        unscaled = header["scl_slope"] in (0, 1) or np.isnan(header["scl_slope"])
-        unscaled &= header["scl_inter"] == 0 or np.isnan(header["scl_inter"])
-        integers = header.get_data_dtype().kind in "iu" and unscaled
-        array = (
-            np.asanyarray(self.image.dataobj)
-            if integers
-            else self.image.get_fdata(dtype=np.float32, caching="unchanged")
-        )
+        # nibabel moves the scaling out of the header, into the proxy.
+        stored = self.image.dataobj
+        unscaled = (stored.slope, stored.inter) == (1, 0)
+        integers = self.image.get_data_dtype().kind in "iu" and unscaled
+        with np.errstate(over="ignore"):  # What float32 cannot hold is infinite, which the check reports.
+            array = np.asanyarray(stored) if integers else self.image.get_fdata("unchanged", np.float32)
         return np.moveaxis(array.reshape(*self.shape, self.channels), 3, 0)
 
 
@@ -136,7 +134,7 @@ def _unpack(path: Path, raw: bytes) -> bytes:
     named_gzip, is_gzip = path.name.lower().endswith(".gz"), raw.startswith(GZIP_MAGIC)
     if not is_gzip and raw.startswith(b"version https://git-lfs"):
         raise _fault(path, "lfs-pointer", "is a git-LFS pointer, not the scan", "run `git lfs pull` in its repository")
-    if not is_gzip and raw.lstrip()[:1] == b"<":
+    if not is_gzip and raw[:64].removeprefix(BOM_UTF8).lstrip()[:1] == b"<":
         raise _fault(path, "web-page", "is a web page or XML, not a scan", "download the file again, logged in")
     if named_gzip != is_gzip:
         kind, name = ("gzip", f"{stem(path)}.nii.gz") if is_gzip else ("not gzip", f"{stem(path)}.nii")
@@ -162,10 +160,15 @@ def _unpack(path: Path, raw: bytes) -> bytes:
 
 
 def _drain(path: Path, stream: gzip.GzipFile) -> None:
-    """Read on to the checksum; anything but padding zeros behind the voxels is somebody else's bytes."""
+    """Read on to the checksum."""
     while block := stream.read(1 << 20):
-        if block.strip(b"\0"):
-            raise _fault(path, "trailing-bytes", "has data behind the voxels", "write the file again with its own tool")
+        _refuse_trailing(path, block)
+
+
+def _refuse_trailing(path: Path, block: bytes) -> None:
+    """Accept padding zeros behind the voxels; anything else is somebody else's bytes."""
+    if block.strip(b"\0"):
+        raise _fault(path, "trailing-bytes", "has data behind the voxels", "write the file again with its own tool")
 
 
 def _truncated(path: Path, expected: int, got: int) -> UserError:
@@ -191,27 +194,41 @@ def _expected_bytes(path: Path, head: bytes) -> int:
     if not math.isfinite(offset) or offset < len(header.binaryblock):
         message = f"the header's vox_offset is {offset:g}, inside the header"
         raise _fault(path, "bad-offset", message, "write the file again with its own tool")
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope != 0 and not (math.isfinite(slope) and math.isfinite(inter)):
+        message = f"the header scales by {slope:g} and adds {inter:g}"
+        raise _fault(path, "bad-scaling", message, "write the file again with its own tool")
+    return int(offset) + _itemsize(path, header) * math.prod(dims[1 : dims[0] + 1])
+
+
+def _itemsize(path: Path, header: Any) -> int:
+    remedy = "write the file again as int16 or float32"
     try:
-        itemsize = header.get_data_dtype().itemsize
-    except HeaderDataError as error:
-        raise _fault(path, "bad-datatype", str(error), "write the file again as int16 or float32") from None
-    if itemsize * 8 != int(header["bitpix"]):
-        message = f"datatype has {itemsize * 8} bits, bitpix says {int(header['bitpix'])}"
-        raise _fault(path, "bad-datatype", message, "write the file again as int16 or float32")
-    return int(offset) + int(itemsize) * math.prod(dims[1 : dims[0] + 1])
+        dtype = header.get_data_dtype()
+    except (KeyError, HeaderDataError):
+        dtype = np.dtype("V")
+    if dtype.itemsize == 0:
+        message = f"the header's datatype {int(header['datatype'])} is unknown"
+        raise _fault(path, "bad-datatype", message, remedy)
+    if dtype.itemsize * 8 != int(header["bitpix"]):
+        message = f"datatype has {dtype.itemsize * 8} bits, bitpix says {int(header['bitpix'])}"
+        raise _fault(path, "bad-datatype", message, remedy)
+    if dtype.kind not in "iuf":
+        raise _fault(path, "bad-datatype", "holds colours or complex numbers", "convert it to one real number a voxel")
+    return int(dtype.itemsize)
 
 
 def _parse(path: Path, body: bytes) -> Any:
     expected = _expected_bytes(path, body[:540])
     if len(body) < expected:
         raise _truncated(path, expected, len(body))
+    _refuse_trailing(path, body[expected:])
     kind = nib.Nifti2Image if len(_header(path, body[:540]).binaryblock) == 540 else nib.Nifti1Image
     try:
-        image = kind.from_bytes(body)
+        with np.errstate(invalid="ignore"):  # of NaN in the affine, which is judged next
+            image = kind.from_bytes(body)
     except (HeaderDataError, ImageFileError, ValueError, OSError) as error:
         raise _fault(path, "bad-header", str(error), "write the file again with its own tool") from None
-    if image.get_data_dtype().kind not in "iuf":
-        raise _fault(path, "bad-datatype", "holds colours or complex numbers", "convert it to one real number a voxel")
     if image.ndim > 4 and math.prod(image.shape[4:]) > 1:
         raise _fault(path, "too-many-axes", f"has shape {image.shape}", "save one 3-D or 4-D volume a file")
     if image.ndim < 2:
@@ -224,9 +241,20 @@ def _check_geometry(path: Path, image: Any) -> None:
     remedy = "write the file again with a valid sform"
     if not np.isfinite(affine).all():
         raise _fault(path, "bad-affine", "the affine holds NaN or infinity", remedy)
+    if not _has_sound_qform(image):
+        raise _fault(path, "bad-affine", "the qform is no rotation", "write the file again with a valid qform")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if (lengths == 0).any() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
         raise _fault(path, "bad-affine", "the affine is singular: voxels have no volume", remedy)
+
+
+def _has_sound_qform(image: Any) -> bool:
+    """Tell whether there is no qform or a finite one: masks repeat it even where the sform is what counts."""
+    try:
+        qform = image.get_qform(coded=True)[0]
+    except (HeaderDataError, ValueError):  # a quaternion longer than 1
+        return False
+    return qform is None or bool(np.isfinite(qform).all())
 
 
 def save_labels(path: Path, labels: NDArray[Any], like: Scan) -> None:
@@ -243,9 +271,9 @@ def save_labels(path: Path, labels: NDArray[Any], like: Scan) -> None:
     if labels.shape != like.shape:
         raise ValueError(f"the label map has shape {labels.shape}; the scan {like.path} has {like.shape}")
     low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
-    dtype = np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high))
+    dtype = np.min_scalar_type(high if low >= 0 else min(low, -1 - high))
     image = type(like.image)(labels.astype(dtype).reshape(like.image.shape[:3]), like.affine)
-    image.header.set_xyzt_units(*like.image.header.get_xyzt_units())
+    image.header["xyzt_units"] = like.image.header["xyzt_units"]
     for form in ("sform", "qform"):
         affine, code = getattr(like.image, f"get_{form}")(coded=True)
         getattr(image, f"set_{form}")(affine, int(code), update_affine=False)

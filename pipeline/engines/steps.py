@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from pipeline.errors import Problem, UserError
@@ -76,22 +77,29 @@ class TrainingStep:
         """Update the weights once; return the total as ``loss`` and each term's own value by its name.
 
         Raises:
-            UserError: The total is NaN or infinite; the weights stay as they were. It names the cases of the batch.
+            UserError: The total or its gradient is NaN or infinite; the weights stay as they were. It names the cases
+                of the batch.
         """
         step = engine.state.iteration
         progress = (step - 1) / self.max_steps
-        torch.manual_seed((self.seed << 32) + step)
+        # Mixed, since PyTorch's generator on the CPU looks at 32 bits alone.
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0]))
         for group in self.optimizer.param_groups:
             # A warm-up that began at 0 would waste the first step.
             group["lr"] = self.schedule(max(progress, 1 / self.max_steps))
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         total, values = self.losses(batches, progress)
+        if not values:  # Every term is still at the foot of its ramp.
+            return {"loss": 0.0}
         if not math.isfinite(float(total.detach())):
             raise _diverged(step, values, batches)
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
+        # Clipping makes every weight NaN of one infinite gradient; under float16 the scaler skips such a step itself.
+        if not (self.scaler.is_enabled() or math.isfinite(float(norm))):
+            raise _diverged(step, values, batches)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return {"loss": float(total.detach())} | {name: float(value) for name, value in values.items()}
@@ -129,6 +137,6 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
 def _diverged(step: int, values: dict[str, Tensor], batches: dict[str, Batch]) -> UserError:
     cases = sorted({case for batch in batches.values() for case in batch["case"]})
     terms = ", ".join(f"{name} {float(value):g}" for name, value in values.items())
-    message = f"the loss is not finite at step {step} ({terms}); cases of this step: {', '.join(cases)}"
+    message = f"the loss or its gradient is not finite at step {step} ({terms}); cases of this step: {', '.join(cases)}"
     remedy = "lower optimizer.learning_rate, or use precision=float32; the last checkpoint is kept"
     return UserError("Training stopped.", [Problem("objective", "diverged", message, remedy)])

@@ -77,7 +77,7 @@ class Objective:
             progress: Share of the training that is done.
         """
         values: dict[str, Tensor] = {}
-        total = next(iter(logits.values())).new_zeros((), dtype=torch.float32)
+        total = next(iter(logits.values()), torch.empty(0)).new_zeros((), dtype=torch.float32)
         for term in self.terms:
             kinds = [kind for kind in ("labelled", "unlabelled") if term.on in (kind, "all") and kind in logits]
             weight = term.weight_at(progress)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.config import Recipe
-    from pipeline.data.check import CaseFacts, Index
+    from pipeline.data.check import Index
+    from pipeline.data.inspection import CaseFacts
 
 # A U-Net of four levels halves three times.
 PATCH_MULTIPLE = 8

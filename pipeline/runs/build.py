@@ -24,15 +24,25 @@ if TYPE_CHECKING:
 
 
 def build_network(recipe: Recipe, task: Task) -> torch.nn.Module:
-    """Build the network on the recipe's device, its weights drawn from the recipe's seed."""
+    """Build the network on the recipe's device, its weights drawn from the recipe's seed.
+
+    Raises:
+        UserError: The network refuses its options: each is of the right type, but they do not go together.
+    """
     torch.manual_seed(recipe.seed)
-    network: torch.nn.Module = NETWORKS.build(
-        recipe.network.name,
-        recipe.network.options,
-        spatial_dims=recipe.data.dimensions,
-        in_channels=len(task.channels),
-        out_channels=len(task.labels),
-    )
+    name = recipe.network.name
+    try:
+        network: torch.nn.Module = NETWORKS.build(
+            name,
+            recipe.network.options,
+            spatial_dims=recipe.data.dimensions,
+            in_channels=len(task.channels),
+            out_channels=len(task.labels),
+        )
+    except (ValueError, TypeError, RuntimeError, IndexError, AssertionError) as error:
+        remedy = "`fewmask components` lists every network and its options"
+        problem = Problem("network.options", "bad-network", f"{name} refuses them: {_first_line(error)}", remedy)
+        raise UserError("The network cannot be built.", [problem]) from error
     return network.to(recipe.device)
 
 
@@ -68,16 +78,22 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
 
 
 def _refuse_patch(network: torch.nn.Module, recipe: Recipe, channels: int) -> None:
-    size = resolved(recipe.data.patch_size)
+    size = tuple(resolved(recipe.data.patch_size))
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, channels, *size, device=recipe.device))
+            answer = network.eval()(torch.zeros(1, channels, *size, device=recipe.device))
+        if answer.shape[2:] != size:
+            raise ValueError(f"it answers with {tuple(answer.shape[2:])}")
     except (RuntimeError, ValueError) as error:
-        message = f"{recipe.network.name} cannot take {size}: {str(error).splitlines()[0]}"
+        message = f"{recipe.network.name} cannot take {size}: {_first_line(error)}"
         remedy = "use multiples of 2 to the power of the number of levels less 1, at least twice that"
         raise UserError(
             "The recipe does not fit its network.", [Problem("data.patch_size", "bad-patch", message, remedy)]
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def build_batches(recipe: Recipe, split: Split, cache: Cache) -> StepBatches:

@@ -56,7 +56,7 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
         message = f"needs the network {raw['network']['name']!r}, which no loaded file registers"
         raise UserError(
             "The model cannot be built.",
-            [Problem(str(run), "unknown-network", message, "name its file: --plugins FILE")],
+            [Problem(str(run), "unknown-network", message, "name its file: --plugin FILE")],
         )
     # Losses play no part in prediction, and those of a plugin need not be there.
     recipe = config.Recipe.model_validate_json(json.dumps(raw))

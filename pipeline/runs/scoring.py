@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import __version__
 from pipeline.data import nifti
-from pipeline.data.check import Index, examine_pair
+from pipeline.data.inspection import examine_pair
 from pipeline.data.layouts import Dataset, open_dataset, scans_in
 from pipeline.engines.evaluator import SegmentationEvaluator
 from pipeline.errors import Problem, UserError, nearest
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Which
     from pipeline.config import Recipe
+    from pipeline.data.check import Index
     from pipeline.engines.predictor import Predictor
     from pipeline.types import Case, CaseResult, Task
 

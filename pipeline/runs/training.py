@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.engines.devices import find_hardware
 from pipeline.engines.handlers import CsvLog, EveryNSteps, History, ProgressBar, tensorboard_handlers
 from pipeline.engines.trainer import SegmentationTrainer
 from pipeline.errors import Problem, UserError
+from pipeline.files import atomic_write
 from pipeline.losses import LOSSES
 from pipeline.networks import NETWORKS
 from pipeline.planning.plan import resolve
@@ -121,12 +123,14 @@ class _Training:
         stored = self.run / CONFIG
         if stored.exists():
             _refuse_changes(config.read(stored), yaml.safe_load(config.dump(self.recipe)), self.run)
+            _refuse_other_scans(self.run, self.index)
             self._restore()
         self.run.mkdir(parents=True, exist_ok=True)
         write_json(self.run / SPLIT, self.split.as_dict())
         write_json(self.run / INDEX, self.index.as_rows())
         # Last, since a folder with a config.yaml is a run.
-        stored.write_text(config.dump(self.recipe), encoding="utf-8")
+        with atomic_write(stored) as temporary:
+            temporary.write_text(config.dump(self.recipe), encoding="utf-8")
 
     def _restore(self) -> None:
         path = checkpoint_path(self.run, "last")
@@ -202,6 +206,25 @@ def _refuse_changes(stored: dict[str, Any], wanted: dict[str, Any], run: Path) -
     ]
     if problems:
         raise UserError(f"{run} holds another run; nothing was resumed.", problems)
+
+
+def _refuse_other_scans(run: Path, index: Index) -> None:
+    """A step is a function of the seed and the cases: with other cases a resumed run would be neither run."""
+    rows = (json.loads((run / INDEX).read_text(encoding="utf-8")), json.loads(json.dumps(index.as_rows())))
+    old, new = ({row["case"]: row for row in side} for side in rows)
+    problems = [
+        Problem(
+            case,
+            "scans-changed",
+            "is new" if case not in old else "is gone" if case not in new else "has other files than it had",
+            "bring the dataset back as it was, or start a new run",
+            case,
+        )
+        for case in sorted(old.keys() | new.keys())
+        if old.get(case) != new.get(case)
+    ]
+    if problems:
+        raise UserError(f"The dataset of {run} has changed; nothing was resumed.", problems)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

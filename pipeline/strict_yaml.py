@@ -1,0 +1,76 @@
+"""YAML as a recipe uses it: version 1.2's scalars, plain data alone, and nothing that stands twice."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from pipeline.errors import Problem, UserError
+
+
+class _StrictDumper(yaml.SafeDumper):
+    """Quotes text that either YAML 1.1 or 1.2 would read as something else, such as ``on`` and ``1e-4``."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars, no aliases, no repeated keys.
+
+    YAML 1.1, which PyYAML speaks, reads ``1e-4`` as text, the key ``on`` as true, and keeps the last of two equal keys.
+    """
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own class attribute
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.composer.ComposerError(
+                None, None, "aliases are not allowed in a recipe", parent and parent.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+):
+    for _side in (_StrictLoader, _StrictDumper):
+        _side.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+
+
+# PyYAML's own would read 017 as octal and fail on 08.
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+
+
+def write_yaml(content: Any) -> str:
+    """Return plain data as YAML that reads the same under YAML 1.1 and 1.2."""
+    return yaml.dump(content, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Read one YAML document.
+
+    Args:
+        text: The document.
+        where: What to call it in messages.
+
+    Raises:
+        UserError: It is no YAML, or holds an alias, a key twice, or a tag that stands for code.
+    """
+    try:
+        return yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader, made stricter
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        message = " ".join(str(error).split()) or "nested too deeply"
+        raise UserError(
+            "The recipe cannot be read.", [Problem(where, "bad-yaml", message, "correct the YAML there")]
+        ) from None

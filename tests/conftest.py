@@ -1,0 +1,65 @@
+"""Fixtures that several test files share: small scans and small datasets, written when a test asks for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+# The tensors of the tests are tiny, and several test processes share the cores.
+torch.set_num_threads(1)
+
+HIPPOCAMPUS = Path(__file__).resolve().parents[2] / "shared" / "data" / "Task04_Hippocampus"
+
+
+@pytest.fixture
+def hippocampus():
+    """The folder of the public Decathlon dataset, where this machine has it."""
+    if not HIPPOCAMPUS.is_dir():
+        pytest.skip(f"needs the Decathlon's hippocampus dataset in {HIPPOCAMPUS}")
+    return HIPPOCAMPUS
+
+
+@pytest.fixture
+def make_scan(tmp_path):
+    """A function that writes an array as NIfTI, below ``tmp_path`` where the path is relative, and returns the path."""
+
+    def make(path, array, affine=None, *, kind=nib.Nifti1Image):
+        path = tmp_path / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(kind(np.asarray(array), np.eye(4) if affine is None else affine), path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def dataset_folder(tmp_path, make_scan):
+    """A function that writes a small, sound Decathlon dataset of noise and square masks, and returns its folder.
+
+    Case ``n`` is ``imagesTr/case_00n.nii.gz``; those without a mask come last, under ``imagesTs``.
+    """
+
+    def make(labelled=3, unlabelled=2, shape=(8, 9, 10), affine=None, name="dataset"):
+        folder, rng = tmp_path / name, np.random.default_rng(0)
+        listing = {"labels": {"0": "background", "1": "blob"}, "modality": {"0": "MRI"}, "training": [], "test": []}
+        for number in range(labelled + unlabelled):
+            file = f"case_{number:03d}.nii.gz"
+            scan = rng.integers(1, 1000, size=shape, dtype=np.int16)
+            if number >= labelled:
+                make_scan(folder / "imagesTs" / file, scan, affine)
+                listing["test"].append(f"./imagesTs/{file}")
+                continue
+            mask = np.zeros(shape, np.uint8)
+            mask[2:5, 2:5, 2:6] = 1
+            make_scan(folder / "imagesTr" / file, scan, affine)
+            make_scan(folder / "labelsTr" / file, mask, affine)
+            listing["training"].append({"image": f"./imagesTr/{file}", "label": f"./labelsTr/{file}"})
+        (folder / "dataset.json").write_text(json.dumps(listing))
+        return folder
+
+    return make

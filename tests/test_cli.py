@@ -1,0 +1,236 @@
+"""The command line: what a person types, and what comes back."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from runs_fixtures import ROOT, TINY, fewmask, files_in, make_phantom, write_recipe
+
+from pipeline import cli, runs
+
+COMMANDS = ("check", "train", "validate", "predict", "evaluate", "phantom", "components")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """A function that runs a command in this process and returns its exit code, output and errors."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["fewmask", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return code or 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_phantom(tmp_path_factory.mktemp("cli") / "phantom", labelled=2, unlabelled=1)
+
+
+@pytest.fixture
+def trains(monkeypatch):
+    """What ``train`` was called with; nothing is trained."""
+    calls = []
+    monkeypatch.setattr(runs, "train", lambda recipe, run, resume: calls.append((recipe, run, resume)))
+    monkeypatch.setattr(cli, "_show", lambda *_: None)
+    return calls
+
+
+def error_of(result):
+    """The error of a user's mistake: exit code 2, one message, no traceback."""
+    code, out, err = result
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("error: ") == 1
+    assert "Traceback" not in err
+    return err
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_has_an_example_of_it(run, command):
+    code, out, err = run(command, "--help")
+    assert (code, err) == (0, "")
+    assert f"Example: fewmask {command}" in " ".join(out.replace("│", " ").split())
+
+
+def test_help_lists_every_command(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(command in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "words", [["trian"], ["train"], ["predict", "run"], ["validate", "run", "--checkpoint", "bast"]]
+)
+def test_line_that_is_no_command_exits_2(run, words):
+    code, _, err = run(*words)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+# Overrides
+
+RECIPE, OUTPUT, SEED, STEPS = "{recipe}", ("--output", "o=x"), "seed=9", "max_steps=5"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [RECIPE, SEED, STEPS, *OUTPUT],
+        [RECIPE, *OUTPUT, SEED, STEPS],
+        [RECIPE, SEED, *OUTPUT, STEPS],
+        [SEED, RECIPE, *OUTPUT, STEPS],
+        [*OUTPUT, RECIPE, SEED, STEPS],
+        [*OUTPUT, SEED, RECIPE, STEPS],
+        ["--output=o=x", SEED, STEPS, RECIPE],
+        ["--resume", RECIPE, SEED, *OUTPUT, STEPS],
+        [RECIPE, SEED, STEPS, *OUTPUT, "--resume"],
+    ],
+)
+def test_key_and_value_may_stand_anywhere_on_the_line(run, trains, dataset, tmp_path, words):
+    recipe = write_recipe(tmp_path, dataset)
+    code, _, err = run("train", *(word.format(recipe=recipe) for word in words))
+    assert (code, err) == (0, "")
+    ((made, output, resume),) = trains
+    assert (made.seed, made.max_steps, str(output), resume) == (9, 5, "o=x", "--resume" in words)
+
+
+def test_recipe_in_a_folder_with_an_equals_sign_is_found(run, trains, dataset, tmp_path):
+    (tmp_path / "a=b").mkdir()
+    recipe = write_recipe(tmp_path / "a=b", dataset)
+    assert run("train", recipe, "seed=9")[0] == 0
+    assert trains[0][0].seed == 9
+
+
+def test_run_is_called_as_the_recipe_where_no_output_is_named(run, trains, dataset, tmp_path):
+    recipe = write_recipe(tmp_path, dataset)
+    run("train", recipe)
+    assert str(trains[0][1]) == f"runs/{recipe.stem}"
+
+
+def test_negative_value_of_a_key_is_no_option(run, dataset, tmp_path):
+    err = error_of(run("train", write_recipe(tmp_path, dataset), "seed=-1"))
+    assert "seed: expected greater than or equal to 0, not -1" in err
+
+
+# Mistakes
+
+
+def test_mistakes_of_a_recipe_are_one_message(run, dataset, tmp_path):
+    recipe = write_recipe(tmp_path, dataset, sead=1, objective=[{"loss": "balanced_cee"}])
+    err = error_of(run("train", recipe, "max_steps=many", "--output", tmp_path / "run"))
+    assert "has 3 mistakes" in err
+    assert "sead: there is no such key" in err
+    assert "did you mean 'seed'?" in err
+    assert "max_steps: expected a valid integer, not 'many'" in err
+    assert "objective.0.loss: no loss is named 'balanced_cee'; did you mean 'balanced_ce'?" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_that_holds_a_run_is_left_alone(run, dataset, tmp_path):
+    recipe = write_recipe(tmp_path, dataset)
+    words = ["train", recipe, "max_steps=1", "--output", tmp_path / "run"]
+    assert run(*words)[0] == 0
+    before = files_in(tmp_path / "run")
+    assert "add --resume" in error_of(run(*words))
+    assert files_in(tmp_path / "run") == before
+    assert run(*words, "--resume")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "none.yaml"], "none.yaml: there is no such file"),
+        (["train", "{recipe}", "dataset=none"], "none: there is no such file or folder"),
+        (["train", "{recipe}", "seed"], "seed: no key=value"),
+        (["train", "{recipe}", "plugins=[none.py]"], "none.py: is no Python file"),
+        (["train", "{recipe}", "network.options.channels=[4]"], "network.options: unet refuses them"),
+        (["train", "{recipe}", "data.patch_size=[15, 16, 16]"], "data.patch_size: unet cannot take (15, 16, 16)"),
+        (["train", "{recipe}", "device=cuda:99"], "device: is cuda:99"),
+        (["check", "none"], "none: there is no such file or folder"),
+        (["validate", "none"], "there is no such checkpoint"),
+        (["predict", "none", "{dataset}", "--output", "out"], "no .nii or .nii.gz file is there"),
+        (["predict", "none", "{dataset}/imagesTs", "--output", "out"], "there is no such checkpoint"),
+        (["evaluate", "none", "none", "--output", "out"], "none: is no folder"),
+        (["phantom", "{dataset}"], "it is there already"),
+        (["train", "{recipe}", "--output", "{recipe}"], "yaml: is a file"),
+        (["predict", "none", "{dataset}/imagesTs", "--output", "{recipe}/masks"], "yaml: is a file"),
+        (["evaluate", "{dataset}/labelsTr", "{dataset}/labelsTr", "--output", "{recipe}"], "yaml: is a file"),
+        (["phantom", "new", "--labelled", "-1"], "--labelled: is -1"),
+    ],
+)
+def test_users_mistake_exits_2_and_writes_nothing(run, dataset, tmp_path, monkeypatch, words, message):
+    recipe = write_recipe(tmp_path, dataset)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert message in error_of(run(*(word.format(recipe=recipe, dataset=dataset) for word in words)))
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_training_that_diverges_is_one_message(run, dataset, tmp_path):
+    recipe = write_recipe(tmp_path, dataset, optimizer={"learning_rate": 1e30, "warmup": 0.0})
+    assert "not finite at step 2" in error_of(run("train", recipe, "--output", tmp_path / "run"))
+
+
+def test_keyboard_interrupt_says_how_to_go_on(run, monkeypatch, dataset, tmp_path):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "train", stop)
+    code, _, err = run("train", write_recipe(tmp_path, dataset))
+    assert code == 130
+    assert "--resume" in err
+
+
+# What works
+
+
+def test_check_describes_a_sound_dataset(run, dataset):
+    code, out, err = run("check", dataset)
+    assert (code, err) == (0, "")
+    assert "2 with masks" in out
+    assert "1 without masks" in out
+
+
+def test_components_lists_names_and_options(run):
+    code, out, _ = run("components")
+    assert code == 0
+    for text in ("dice:", "ncut:", "unet:", "dynunet:", "segresnet:", "decathlon:", "radius=4.0"):
+        assert text in out
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(run, tmp_path):
+    code, _, err = run("check", tmp_path / "[red]a[/red]")
+    assert code == 2
+    assert "[red]a[/red]: there is no such file" in err
+
+
+def test_whole_way_from_phantom_to_scores_in_processes_of_their_own(tmp_path):
+    words = json.dumps(TINY["data"]["patch_size"]).replace(" ", "")
+    commands = [
+        ["phantom", tmp_path / "data", "--labelled", 2, "--unlabelled", 1],
+        [
+            *("train", ROOT / "configs" / "supervised.yaml", f"dataset={tmp_path / 'data'}", "max_steps=2"),
+            *("network=unet", "network.options.channels=[4,8]", f"data.patch_size={words}", "device=cpu"),
+            *("--output", tmp_path / "run"),
+        ],
+        ["predict", tmp_path / "run", tmp_path / "data" / "imagesTr", "--output", tmp_path / "masks"],
+    ]
+    for command in commands:
+        done = fewmask(*command)
+        assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr
+    assert len(list((tmp_path / "masks").iterdir())) == 2
+    scores = runs.evaluate(tmp_path / "masks", tmp_path / "data" / "labelsTr", tmp_path / "scores")
+    assert scores.n_cases == 2
+    assert scores.mean_dice is not None
+    assert np.isfinite(scores.mean_dice)

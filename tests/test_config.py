@@ -1,0 +1,394 @@
+import json
+
+import pytest
+import yaml
+
+from pipeline import config
+from pipeline.errors import UserError
+from pipeline.losses import LOSSES
+from pipeline.networks import NETWORKS
+from pipeline.strict_yaml import read_yaml, write_yaml
+
+MINIMAL = "dataset: scans\nobjective:\n  - {loss: dice}\n  - {loss: ncut, on: unlabelled, weight: 0.1}\n"
+
+
+@pytest.fixture
+def load(tmp_path):
+    """A function from YAML text and overrides to a recipe."""
+
+    def load(text=MINIMAL, *overrides):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return config.parse(config.read(path, overrides), str(path), LOSSES, NETWORKS)
+
+    return load
+
+
+@pytest.fixture
+def mistakes(load):
+    """A function from YAML text and overrides to the mistakes in them, by dotted path."""
+
+    def mistakes(text=MINIMAL, *overrides):
+        with pytest.raises(UserError) as raised:
+            load(text, *overrides)
+        assert raised.value.__cause__ is None
+        found = {problem.where: problem for problem in raised.value.problems}
+        assert len(found) == len(raised.value.problems), "one problem a place"
+        return found
+
+    return mistakes
+
+
+# YAML
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1E3", 1000.0),
+        (".5", 0.5),
+        ("-3", -3),
+        ("08", 8),
+        ("017", 17),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("", None),
+        ("yes", "yes"),
+        ("no", "no"),
+        ("on", "on"),
+        ("off", "off"),
+        ("12:30:00", "12:30:00"),
+        ("1_000", "1_000"),
+        ("0x10", "0x10"),
+        ("2024-01-01", "2024-01-01"),
+        ("=", "="),
+        (".inf", ".inf"),
+        (".nan", ".nan"),
+        ("[16, 32]", [16, 32]),
+    ],
+)
+def test_scalars_are_read_as_yaml_1_2_reads_them(text, value):
+    read = read_yaml(text, "text")
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_key_called_on_stays_text():
+    assert read_yaml("{on: labelled, yes: 1}", "text") == {"on": "labelled", "yes": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2", "'a' stands twice"),
+        ("a: {b: 1, b: 2}", "'b' stands twice"),
+        ("a: &x 1\nb: *x", "aliases are not allowed"),
+        ("a: !!python/object/apply:os.system [echo]", "could not determine a constructor"),
+        ("a: !Custom 3", "could not determine a constructor"),
+        ("a: [1", "expected ',' or ']'"),
+        ("? [a, b]\n: 1", "unhashable key"),
+        ("[" * 5000, ""),
+        ("a: " + "9" * 5000, "4300"),
+        ("a: 1\n---\na: 2", "single document"),
+        ("a: \x00", ""),
+    ],
+)
+def test_yaml_that_is_more_or_less_than_plain_data_is_refused(text, message):
+    with pytest.raises(UserError) as raised:
+        read_yaml(text, "here.yaml")
+    (problem,) = raised.value.problems
+    assert (problem.where, problem.code) == ("here.yaml", "bad-yaml")
+    assert message in problem.message
+
+
+def test_merge_key_is_a_key_like_any_other():
+    assert read_yaml("<<: {a: 1}", "text") == {"<<": {"a": 1}}
+
+
+TEXTS = (
+    "1e-4",
+    "on",
+    "Yes",
+    "n",
+    "08",
+    "017",
+    "1_0",
+    "0x1",
+    "~",
+    "null",
+    "",
+    "1:30",
+    "2024-01-01",
+    "=",
+    "<<",
+    "a: b",
+    "ü #",
+    "*x",
+)
+CONTENTS = [None, True, -3, 0.1, 1e-7, 1e22, [], {}, [1, [2.5, "a"]], {"on": {"1": [], "x": None}}, *TEXTS]
+
+
+@pytest.mark.parametrize("content", [*CONTENTS, dict.fromkeys(TEXTS, 1)], ids=repr)
+def test_what_is_written_is_read_again_by_our_rules_and_by_yaml_1_1(content):
+    text = write_yaml(content)
+    assert read_yaml(text, "text") == content
+    assert yaml.safe_load(text) == content
+
+
+# Files
+
+
+def test_missing_recipe_is_named(tmp_path):
+    with pytest.raises(UserError) as raised:
+        config.read(tmp_path / "none.yaml")
+    assert [(p.where, p.code) for p in raised.value.problems] == [(str(tmp_path / "none.yaml"), "missing-file")]
+
+
+def test_huge_recipe_is_refused_unread(tmp_path, monkeypatch):
+    path = tmp_path / "huge.yaml"
+    path.write_text("#" * (config.MAX_RECIPE_BYTES + 1))
+    monkeypatch.setattr(config, "read_yaml", lambda *_: pytest.fail("was parsed"))
+    with pytest.raises(UserError, match="too-large"):
+        config.read(path)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b", "just text", "3"])
+def test_recipe_that_is_no_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="no mapping of keys to values"):
+        config.read(path)
+
+
+def test_recipe_that_is_not_utf_8_is_refused_with_a_message(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"seed: \xff\xfe\n")
+    with pytest.raises(UserError, match="seed: expected a valid integer"):
+        config.parse(config.read(path), str(path), LOSSES, NETWORKS)
+
+
+# Recipes
+
+
+def test_minimal_recipe_gets_every_default(load):
+    recipe = load()
+    assert recipe.max_steps == 1000
+    assert (recipe.seed, recipe.device, recipe.data.patch_size, recipe.network.name) == (0, "auto", "auto", "unet")
+    assert [(term.loss, term.on, term.weight, term.ramp) for term in recipe.objective] == [
+        ("dice", "labelled", 1.0, 0.0),
+        ("ncut", "unlabelled", 0.1, 0.0),
+    ]
+
+
+def test_recipe_is_frozen(load):
+    recipe = load()
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.data.batch_size = 3
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["dataset='1e-4'", "root=on"],
+        ["optimizer.learning_rate=1e-7", "data.spacing_mm=[1, 1.5, 3]", "data.patch_size=[8, 8, 8]"],
+        ["network=dynunet", "network.options.channels=[4, 8, 8, 8]", "objective.1.options.sigma_intensity=0.1"],
+    ],
+)
+def test_recipe_that_is_dumped_and_read_is_the_same(load, tmp_path, overrides):
+    recipe = load(MINIMAL, *overrides)
+    assert load(config.dump(recipe)) == recipe
+    assert json.loads(json.dumps(yaml.safe_load(config.dump(recipe)))) == recipe.model_dump(mode="json")
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("seed=7", "seed", 7),
+        ("optimizer.learning_rate=1e-3", "optimizer.learning_rate", 1e-3),
+        ("objective.1.weight=0.3", "objective.1.weight", 0.3),
+        ("objective.1.options.radius=2", "objective.1.options", {"radius": 2}),
+        ("data.patch_size=[8, 16, 8]", "data.patch_size", (8, 16, 8)),
+        ("dataset=a=b", "dataset.name", "a=b"),
+        ("network=segresnet", "network.name", "segresnet"),
+        ("tensorboard=true", "tensorboard", True),
+    ],
+)
+def test_override_sets_the_key_that_it_names(load, override, path, value):
+    found = load(MINIMAL, override)
+    for part in path.split("."):
+        found = found[int(part)] if part.isdigit() else getattr(found, part)
+    assert found == value
+
+
+def test_shorthand_of_a_network_makes_way_for_its_options(load):
+    network = load(MINIMAL, "network=segresnet", "network.options.init_filters=8").network
+    assert (network.name, network.options) == ("segresnet", {"init_filters": 8})
+
+
+def test_later_override_wins(load):
+    assert load(MINIMAL, "seed=1", "seed=2").seed == 2
+
+
+def test_override_passes_through_the_same_schema(mistakes):
+    found = mistakes(MINIMAL, "optimiser.learning_rate=1e-3", "max_steps=many", "data.workers=-1")
+    assert set(found) == {"optimiser", "max_steps", "data.workers"}
+    assert found["optimiser"].remedy == "did you mean 'optimizer'?"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", "no key=value"),
+        ("=3", "no key=value"),
+        ("objective.2.weight=1", "'2' is no place in a list of 2"),
+        ("objective.-1.weight=1", "'-1' is no place in a list of 2"),
+        ("objective.one.weight=1", "'one' is no place in a list of 2"),
+        ("objective.2={loss: dice}", "'2' is no place in a list of 2"),
+        ("seed=[1", "expected ',' or ']'"),
+    ],
+)
+def test_override_without_a_place_is_refused(load, override, message):
+    with pytest.raises(UserError, match="cannot be read") as raised:
+        load(MINIMAL, override)
+    (problem,) = raised.value.problems
+    assert problem.where == override
+    assert message in problem.message
+
+
+# Mistakes
+
+MANY = """
+sead: 1
+max_steps: "100"
+device: gpu
+data: {patchsize: [8, 8, 8], batch_size: 0, spacing_mm: [1, -1, 1]}
+network: {name: unnet}
+optimizer: {warmup: 2}
+objective:
+  - {loss: balanced_cee}
+  - {loss: ncut, on: unlabeled, options: {radios: 3, normalize: "yes"}}
+  - {loss: dice, wait: 3, weight: -1}
+"""
+
+
+def test_every_mistake_is_reported_at_once_with_its_path(mistakes):
+    found = mistakes(MANY)
+    assert set(found) == {
+        "dataset",
+        "sead",
+        "max_steps",
+        "device",
+        "data.patchsize",
+        "data.batch_size",
+        "data.spacing_mm.1",
+        "network.name",
+        "optimizer.warmup",
+        "objective.0.loss",
+        "objective.1.on",
+        "objective.1.options.radios",
+        "objective.1.options.normalize",
+        "objective.2.wait",
+        "objective.2.weight",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        ("sead", "did you mean 'seed'?"),
+        ("data.patchsize", "did you mean 'patch_size'?"),
+        ("objective.2.wait", "did you mean 'weight'?"),
+    ],
+)
+def test_unknown_key_names_the_nearest_of_its_section(mistakes, path, remedy):
+    assert mistakes(MANY)[path].remedy == remedy
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("network.name", "no network is named 'unnet'; did you mean 'unet'?"),
+        ("objective.0.loss", "no loss is named 'balanced_cee'; did you mean 'balanced_ce'?"),
+        ("objective.1.options.radios", "ncut has no such option; did you mean 'radius'?"),
+        ("objective.1.on", "expected 'labelled', 'unlabelled' or 'all', not 'unlabeled'"),
+        ("max_steps", "expected a valid integer, not '100'"),
+        ("objective.2.weight", "expected greater than or equal to 0, not -1"),
+        ("dataset", "is not given"),
+    ],
+)
+def test_mistake_says_what_was_expected_and_what_was_given(mistakes, path, message):
+    assert mistakes(MANY)[path].message == message
+
+
+@pytest.mark.parametrize(
+    ("override", "path"),
+    [
+        ("seed=-1", "seed"),
+        ("seed=1.5", "seed"),
+        ("seed=true", "seed"),
+        ("seed=4294967296", "seed"),
+        ("max_steps=0", "max_steps"),
+        ("device=cuda:x", "device"),
+        ("precision=double", "precision"),
+        ("tensorboard=1", "tensorboard"),
+        ("plugins=a.py", "plugins"),
+        ("data=3", "data"),
+        ("data.dimensions=4", "data.dimensions"),
+        ("data.orientation=XYZ", "data.orientation"),
+        ("data.orientation=RRS", "data.orientation"),
+        ("data.orientation=RAI2", "data.orientation"),
+        ("data.patch_size=[8, 8]", "data.patch_size"),
+        ("data.patch_size=[8, 8, 0]", "data.patch_size.2"),
+        ("data.patch_size=[8, 8, 8, 8]", "data.patch_size"),
+        ("data.patch_size=big", "data.patch_size"),
+        ("data.spacing_mm=[1, 1]", "data.spacing_mm"),
+        ("data.validation_fraction=1", "data.validation_fraction"),
+        ("augmentation.flip_axes=[3]", "augmentation.flip_axes.0"),
+        ("augmentation.rotation_degrees=181", "augmentation.rotation_degrees"),
+        ("optimizer.learning_rate=0", "optimizer.learning_rate"),
+        ("optimizer.learning_rate=.nan", "optimizer.learning_rate"),
+        ("optimizer.learning_rate=1e999", "optimizer.learning_rate"),
+        ("network=3", "network"),
+        ("network.options=[1]", "network.options"),
+        ("network.options.channels=[4, x]", "network.options.channels"),
+        ("network.options.num_res_units='2'", "network.options.num_res_units"),
+        ("network.options.dropout=1e999", "network.options.dropout"),
+        ("network.options.spatial_dims=2", "network.options.spatial_dims"),
+        ("network.options={3: 4}", "network.options.3"),
+        ("objective=[]", "objective"),
+        ("objective=dice", "objective"),
+        ("objective.0=dice", "objective.0"),
+        ("objective.0.ramp=2", "objective.0.ramp"),
+        ("objective.0.loss=3", "objective.0.loss"),
+        ("objective.0.on=unlabelled", "objective.0.on"),
+        ("objective.1.options.radius=0", "objective.1.loss"),
+        ("objective.1.options.radius='3'", "objective.1.options.radius"),
+        ("objective.1.options.reduction=median", "objective.1.options.reduction"),
+    ],
+)
+def test_one_wrong_value_is_one_problem_at_its_place(mistakes, override, path):
+    assert list(mistakes(MINIMAL, override)) == [path]
+
+
+def test_objective_that_weighs_nothing_is_refused(mistakes):
+    found = mistakes(MINIMAL, "objective.0.weight=0", "objective.1.weight=0")
+    assert found["objective"].message.startswith("expected a term with a weight above 0")
+
+
+def test_two_dimensional_recipe_takes_two_numbers(load, mistakes):
+    flat = load(MINIMAL, "data.dimensions=2", "data.patch_size=[8, 8]", "data.spacing_mm=[1, 1]")
+    assert flat.data.patch_size == (8, 8)
+    assert list(mistakes(MINIMAL, "data.dimensions=2", "data.patch_size=[8, 8, 8]")) == ["data.patch_size"]
+
+
+def test_number_of_mistakes_is_in_the_first_line(load):
+    with pytest.raises(UserError, match=r"recipe\.yaml has 15 mistakes\."):
+        load(MANY)
+    with pytest.raises(UserError, match=r"recipe\.yaml has 1 mistake\."):
+        load(MINIMAL, "seed=-1")

@@ -1,0 +1,151 @@
+import csv
+import io
+from types import SimpleNamespace
+
+import pytest
+from ignite.engine import Engine
+from rich.console import Console
+
+from pipeline.engines import handlers
+from pipeline.engines.handlers import CsvLog, EveryNSteps, History, ProgressBar, tensorboard_handlers
+from pipeline.errors import UserError
+
+
+def rows_of(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def run(steps, *attached, step=lambda engine, batch: {"loss": float(batch)}):
+    engine = Engine(step)
+    for handler in attached:
+        handler.attach(engine)
+    engine.run(range(steps))
+    return engine
+
+
+# Log
+
+
+def test_log_starts_with_its_header_alone(tmp_path):
+    CsvLog(tmp_path / "log.csv", ["step", "loss"], 0)
+    assert (tmp_path / "log.csv").read_text().split() == ["step,loss"]
+
+
+def test_missing_value_is_an_empty_field(tmp_path):
+    log = CsvLog(tmp_path / "log.csv", ["step", "loss", "ncut"], 0)
+    log.append({"step": 1, "loss": 0.5})
+    log.append({"step": 2, "loss": None, "ncut": 0.25})
+    assert rows_of(log.path) == [{"step": "1", "loss": "0.5", "ncut": ""}, {"step": "2", "loss": "", "ncut": "0.25"}]
+
+
+def test_resumed_log_keeps_the_rows_of_steps_that_are_done(tmp_path):
+    log = CsvLog(tmp_path / "log.csv", ["step", "loss"], 0)
+    for step in range(1, 6):
+        log.append({"step": step, "loss": 0.1})
+    before = log.path.read_bytes().splitlines()
+    CsvLog(log.path, ["step", "loss"], 3)
+    assert log.path.read_bytes().splitlines() == before[:4]
+
+
+@pytest.mark.parametrize("cut", ["3", "3,0.", "3,"])
+def test_row_that_a_kill_has_cut_is_dropped_and_written_again(tmp_path, cut):
+    log = CsvLog(tmp_path / "log.csv", ["step", "loss"], 0)
+    log.append({"step": 1, "loss": 0.25})
+    log.append({"step": 2, "loss": 0.5})
+    with log.path.open("a") as stream:
+        stream.write(cut)
+    resumed = CsvLog(log.path, ["step", "loss"], 2)
+    resumed.append({"step": 3, "loss": 0.75})
+    assert [row["step"] for row in rows_of(log.path)] == ["1", "2", "3"]
+    assert rows_of(log.path)[-1]["loss"] == "0.75"
+
+
+@pytest.mark.parametrize("text", ["", "step,loss\r\n1,0.5\r\nx", "step,loss\r\n1,0.5\r\n\r\n", "step,lo"])
+def test_log_that_was_cut_anywhere_is_taken_up(tmp_path, text):
+    (tmp_path / "log.csv").write_text(text)
+    log = CsvLog(tmp_path / "log.csv", ["step", "loss"], 1)
+    log.append({"step": 2, "loss": 0.25})
+    assert [row["step"] for row in rows_of(log.path)] == (["1", "2"] if "1" in text else ["2"])
+
+
+def test_history_has_a_row_a_step(tmp_path):
+    run(3, History(CsvLog(tmp_path / "history.csv", ["step", "loss"], 0)))
+    assert [(row["step"], row["loss"]) for row in rows_of(tmp_path / "history.csv")] == [
+        ("1", "0.0"),
+        ("2", "1.0"),
+        ("3", "2.0"),
+    ]
+
+
+# Every n steps
+
+
+@pytest.mark.parametrize(
+    ("steps", "n", "expected"), [(7, 3, [3, 6, 7]), (6, 3, [3, 6]), (2, 5, [2]), (3, 1, [1, 2, 3])]
+)
+def test_act_at_every_nth_step_and_once_at_the_last(steps, n, expected):
+    seen = []
+    run(steps, EveryNSteps(n, seen.append))
+    assert seen == expected
+
+
+# Progress
+
+
+def terminal(**options):
+    return Console(file=io.StringIO(), width=120, **options)
+
+
+def test_no_bar_is_drawn_where_there_is_no_terminal_but_validations_are_written():
+    console = terminal(force_terminal=False)
+    bar = ProgressBar(console, 3)
+    run(3, bar)
+    bar.report(3, 0.5)
+    bar.report(3, None)
+    lines = console.file.getvalue().splitlines()
+    assert [line.split("  ")[:2] for line in lines] == [
+        ["step 3/3", "validation Dice 0.5000"],
+        ["step 3/3", "validation Dice no class to score"],
+    ]
+
+
+def test_bar_shows_steps_and_terms_on_a_terminal():
+    console = terminal(force_terminal=True)
+    run(3, ProgressBar(console, 3))
+    assert "3/3" in console.file.getvalue()
+    assert "loss 2.000" in console.file.getvalue()
+
+
+def test_bar_ends_with_the_training_however_it_ends():
+    bar = ProgressBar(terminal(force_terminal=True), 3)
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(3, bar, step=fail)
+    assert not bar.bar.live.is_started
+
+
+# TensorBoard
+
+
+def test_tensorboard_that_is_not_installed_is_a_users_mistake(tmp_path, monkeypatch):
+    monkeypatch.setattr(handlers, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install fewmask\[tensorboard\]"):
+        tensorboard_handlers(tmp_path)
+
+
+def test_every_number_of_a_step_is_written_under_its_name():
+    written = []
+    writer = SimpleNamespace(add_scalar=lambda *scalar: written.append(scalar))
+    engine = SimpleNamespace(state=SimpleNamespace(output={"loss": 0.5, "dice": 0.25}, iteration=4))
+    handlers._write_scalars(engine, writer)
+    assert written == [("loss", 0.5, 4), ("dice", 0.25, 4)]
+
+
+def test_tensorboard_events_are_written(tmp_path):
+    pytest.importorskip("tensorboard")
+    run(2, *tensorboard_handlers(tmp_path / "events"))
+    assert list((tmp_path / "events").glob("events.out.*"))

@@ -1,0 +1,159 @@
+"""The house: who may import whom, who loads torch, and how long a module or a function may be."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "pipeline"
+LAYERS = (
+    {"errors", "types", "files"},
+    {"registry", "config", "strict_yaml", "plugins"},
+    {"data"},
+    {"planning", "networks", "losses", "metrics"},
+    {"engines", "checkpoints"},
+    {"runs"},
+    {"cli"},
+)
+# Beside the layers: reports is read by runs and cli, and itself reads three modules alone.
+REPORTS_READ = {"types", "files", "errors"}
+ABOVE_REPORTS = {"runs", "cli"}
+LIGHT = ("__init__", "cli", "config", "strict_yaml", "types", "errors", "files", "registry", "plugins", "reports")
+HEAVY = {"torch", "monai", "ignite", "nibabel"}
+FORBIDDEN = {"losses": {"data", "config"}, "engines": {"config"}}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def part_of(path, package=PACKAGE):
+    """The part of the house that a file belongs to: ``data``, ``cli``, …"""
+    return path.relative_to(package).with_suffix("").parts[0]
+
+
+def names_of(node):
+    """Full names of the modules that an import statement may mean."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    assert node.level == 0, "imports are absolute"
+    return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+
+
+def imports_of(tree):
+    """Every import of a module, in functions and under TYPE_CHECKING too."""
+    return {
+        name for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for name in names_of(node)
+    }
+
+
+def parts_read(tree):
+    """Parts of the house that a module imports."""
+    return {name.split(".")[1] for name in imports_of(tree) if name.startswith("pipeline.")} - {"__version__"}
+
+
+def loaded_at_import(tree):
+    """Top-level packages that importing a module imports."""
+    found, nodes = set(), list(tree.body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {name.split(".")[0] for name in names_of(node)}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            nodes += node.orelse
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            nodes += list(ast.iter_child_nodes(node))
+    return found
+
+
+def level(part):
+    return next(height for height, parts in enumerate(LAYERS) if part in parts)
+
+
+def violations(part, read):
+    """Parts that a part reads and may not."""
+    others = read - {part}
+    if part == "reports":
+        return others - REPORTS_READ
+    wrong = {other for other in others - {"reports"} if level(other) > level(part)}
+    wrong |= {"reports"} & others if part not in ABOVE_REPORTS else set()
+    return wrong | others & FORBIDDEN.get(part, set())
+
+
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def name_of(path):
+    return str(path.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if name_of(path) != "__init__.py"], ids=name_of)
+def test_no_module_imports_from_a_layer_above_it(path):
+    assert violations(part_of(path), parts_read(tree_of(path))) == set()
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) in LIGHT], ids=name_of)
+def test_light_module_loads_no_heavy_library(path):
+    assert loaded_at_import(tree_of(path)) & HEAVY == set()
+
+
+def test_package_itself_imports_none_of_its_modules():
+    assert imports_of(tree_of(PACKAGE / "__init__.py")) == set()
+
+
+@pytest.mark.parametrize(
+    ("part", "source", "expected"),
+    [
+        ("losses", "from pipeline.data import nifti", {"data"}),
+        ("losses", "def f():\n    from pipeline.config import Term", {"config"}),
+        ("engines", "if TYPE_CHECKING:\n    from pipeline import config", {"config"}),
+        ("data", "import pipeline.runs.build", {"runs"}),
+        ("reports", "from pipeline.registry import Registry", {"registry"}),
+        ("metrics", "from pipeline.reports.files import write_json", {"reports"}),
+        ("engines", "from pipeline.data import nifti\nfrom pipeline import losses", set()),
+        ("runs", "from pipeline import __version__, config\nfrom pipeline.reports.files import write_json", set()),
+    ],
+)
+def test_rule_finds_an_import_that_goes_up_wherever_it_stands(part, source, expected):
+    assert violations(part, parts_read(ast.parse(source))) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import torch.nn", {"torch"}),
+        ("try:\n    import monai\nexcept ImportError:\n    pass", {"monai"}),
+        ("class A:\n    import torch", {"torch"}),
+        ("if TYPE_CHECKING:\n    import torch\nelse:\n    import numpy", {"numpy"}),
+        ("def f():\n    import torch", set()),
+    ],
+)
+def test_rule_knows_what_an_import_loads(source, expected):
+    assert loaded_at_import(ast.parse(source)) == expected
+
+
+@pytest.mark.parametrize("words", [["-c", "import pipeline"], ["run.py", "--help"], ["run.py", "train", "--help"]])
+def test_help_loads_neither_torch_nor_monai(words):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = {words[words[0] == '-c' :]!r}\n"
+        "try:\n"
+        f"    {'import pipeline' if words[0] == '-c' else 'runpy.run_path(sys.argv[0])'}\n"
+        "except SystemExit as stop:\n"
+        "    assert not stop.code, stop.code\n"
+        f"print('loaded:', sorted({HEAVY!r} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_module_has_at_most_350_lines_and_no_function_over_60(path):
+    functions = [node for node in ast.walk(tree_of(path)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+    assert {
+        node.name: node.end_lineno - node.lineno + 1 for node in functions if node.end_lineno - node.lineno >= 60
+    } == {}

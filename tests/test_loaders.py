@@ -1,0 +1,130 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.data.loaders import StepBatches, Stream, step_loader
+from pipeline.data.transforms import FIRST_CLASS, UNANNOTATED, Strength, class_locations, sample_transforms
+from pipeline.types import Case
+
+STRONG = Strength((0,), 20, 0.1, 0.1, 0.2, 0.2)
+
+
+def cases(count, prefix="c"):
+    return tuple(Case(f"{prefix}{n}", (Path(f"{prefix}{n}.nii"),), None, f"{prefix}{n}") for n in range(count))
+
+
+def read(case):
+    """A case's arrays, different for each case and the same each time."""
+    rng = np.random.default_rng(list(case.id.encode()))
+    annotation = np.full((1, 9, 9, 9), UNANNOTATED if case.id.startswith("u") else FIRST_CLASS, dtype=np.uint8)
+    if case.id.startswith("c"):
+        annotation[0, :3] = FIRST_CLASS + 1
+    image = rng.normal(size=(1, 9, 9, 9)).astype(np.float32)
+    return {"image": image, "annotation": annotation, "locations": class_locations(annotation, 2)}
+
+
+def batches(seed=0, labelled=5, unlabelled=7, sizes=(2, 3)):
+    streams = {"labelled": Stream(cases(labelled), sizes[0], 0)}
+    if unlabelled:
+        streams["unlabelled"] = Stream(cases(unlabelled, "u"), sizes[1], 1)
+    return StepBatches(streams, read, sample_transforms((6, 6, 6), STRONG), seed)
+
+
+def same(first, second):
+    """Tell whether two steps hold the same streams, cases and tensors, to the last bit."""
+    if first.keys() != second.keys():
+        return False
+    return all(
+        first[stream].keys() == second[stream].keys()
+        and all(
+            torch.equal(value, second[stream][key]) if isinstance(value, torch.Tensor) else value == second[stream][key]
+            for key, value in first[stream].items()
+        )
+        for stream in first
+    )
+
+
+def test_a_step_holds_one_batch_of_each_stream():
+    step = batches()[0]
+    assert set(step) == {"labelled", "unlabelled"}
+    for name, size in (("labelled", 2), ("unlabelled", 3)):
+        batch = step[name]
+        assert len(batch["case"]) == size
+        assert batch["image"].shape == batch["label"].shape == batch["mask"].shape == (size, 1, 6, 6, 6)
+        assert (batch["image"].dtype, batch["label"].dtype, batch["mask"].dtype) == (
+            torch.float32,
+            torch.int64,
+            torch.bool,
+        )
+    assert (step["unlabelled"]["label"] == -1).all()
+    assert (step["labelled"]["label"] >= 0).any()
+
+
+def test_without_unlabelled_scans_there_is_one_stream():
+    assert set(batches(unlabelled=0)[0]) == {"labelled"}
+
+
+def test_a_step_is_a_function_of_seed_and_step_alone():
+    straight, jumping = batches(), batches()
+    expected = [straight[step] for step in range(6)]
+    for step in (5, 2, 2, 0, 4):
+        assert same(jumping[step], expected[step])
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002 - the global state that must not matter
+    assert same(batches()[3], expected[3])
+
+
+def test_steps_and_seeds_differ():
+    assert not same(batches()[0], batches()[1])
+    assert not same(batches(seed=0)[0], batches(seed=1)[0])
+
+
+def test_one_case_twice_in_a_step_is_cut_twice_differently():
+    step = batches(labelled=1)[0]["labelled"]
+    assert step["case"] == ["c0", "c0"]
+    assert not torch.equal(step["image"][0], step["image"][1])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_do_not_depend_on_the_number_of_workers(workers):
+    reference = batches()
+    loaded = list(step_loader(batches(), 0, 5, workers))
+    assert len(loaded) == 5
+    assert all(same(batch, reference[step]) for step, batch in enumerate(loaded))
+
+
+def test_a_resumed_loader_goes_on_as_if_it_had_never_stopped():
+    whole = list(step_loader(batches(), 0, 8, 0))
+    parts = [*step_loader(batches(), 0, 3, 0), *step_loader(batches(), 3, 8, 0)]
+    assert all(same(first, second) for first, second in zip(whole, parts, strict=True))
+
+
+@pytest.mark.parametrize(("count", "size"), [(5, 2), (6, 3), (3, 7), (1, 2)])
+def test_each_case_comes_once_an_epoch(count, size):
+    stream = Stream(cases(count), size, 0)
+    drawn = [stream.pick(0, step, slot).id for step in range(5 * count) for slot in range(size)]
+    for epoch in range(5 * size):
+        assert Counter(drawn[epoch * count : (epoch + 1) * count]) == Counter(case.id for case in stream.cases)
+
+
+def test_every_epoch_has_its_own_order():
+    stream = Stream(cases(8), 8, 0)
+    orders = {tuple(stream.pick(0, step, slot).id for slot in range(8)) for step in range(20)}
+    assert len(orders) == 20
+
+
+def test_streams_of_one_run_draw_independently():
+    first, second = Stream(cases(8), 8, 0), Stream(cases(8), 8, 1)
+    orders = [tuple(stream.pick(0, 0, slot).id for slot in range(8)) for stream in (first, second)]
+    assert orders[0] != orders[1]
+    seeds = {stream.sample_seed(0, step, slot) for stream in (first, second) for step in range(50) for slot in range(8)}
+    assert len(seeds) == 800
+
+
+def test_the_unlabelled_stream_does_not_change_the_labelled_one():
+    for step in range(4):
+        alone, beside = batches(unlabelled=0)[step], batches(unlabelled=7)[step]
+        assert same({"labelled": alone["labelled"]}, {"labelled": beside["labelled"]})

@@ -1,0 +1,172 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import config
+from pipeline.losses import LOSSES, ImageLoss, LabelLoss
+from pipeline.losses.objective import Objective, Term
+from pipeline.networks import NETWORKS
+from pipeline.runs.build import build_network, build_objective
+from pipeline.types import Task
+
+SEMISUPERVISED = Path(__file__).resolve().parents[1] / "configs" / "semisupervised.yaml"
+
+
+class Labelled(LabelLoss):
+    """The mean of the logits times the mean of the labels."""
+
+    def forward(self, logits, labels):
+        return logits.mean() * labels.float().mean()
+
+
+class Pictured(ImageLoss):
+    """The mean of the logits times the mean of the image inside the mask."""
+
+    def forward(self, logits, image, mask=None):
+        return logits.mean() * image[mask].mean()
+
+
+def batch(label, image=1.0, cases=1):
+    shape = (cases, 1, 2, 2)
+    mask = torch.ones(shape, dtype=torch.bool)
+    mask[..., 0] = False
+    picture = torch.full(shape, image)
+    picture[..., 0] = 99
+    return {"image": picture, "label": torch.full(shape, label), "mask": mask, "case": ["a"] * cases}
+
+
+def logits(value, cases=1, heads=()):
+    return torch.full((cases, *heads, 3, 2, 2), value)
+
+
+BATCHES = {"labelled": batch(2, image=5.0), "unlabelled": batch(-1, image=7.0)}
+LOGITS = {"labelled": logits(10.0), "unlabelled": logits(20.0)}
+
+
+@pytest.mark.parametrize(
+    ("weight", "ramp", "progress", "expected"),
+    [
+        (0.3, 0.0, 0.0, 0.3),
+        (0.3, 0.0, 1.0, 0.3),
+        (0.4, 0.5, 0.0, 0.0),
+        (0.4, 0.5, 0.25, 0.2),
+        (0.4, 0.5, 0.5, 0.4),
+        (0.4, 0.5, 0.9, 0.4),
+        (2.0, 1.0, 0.75, 1.5),
+        (0.0, 0.5, 0.9, 0.0),
+    ],
+)
+def test_weight_grows_linearly_over_its_ramp_and_stays(weight, ramp, progress, expected):
+    assert Term("t", Labelled(), "labelled", weight, ramp).weight_at(progress) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("loss", "on", "expected"),
+    [
+        (Labelled(), "labelled", 10 * 2),
+        (Labelled(), "unlabelled", 20 * -1),
+        (Labelled(), "all", 15 * 0.5),
+        (Pictured(), "labelled", 10 * 5),
+        (Pictured(), "unlabelled", 20 * 7),
+        (Pictured(), "all", 15 * 6),
+    ],
+)
+def test_term_looks_at_the_scans_that_it_names_and_compares_with_what_its_loss_needs(loss, on, expected):
+    total, values = Objective([Term("t", loss, on)])(LOGITS, BATCHES, 0)
+    assert total.item() == pytest.approx(expected)
+    assert values["t"].item() == pytest.approx(expected)
+
+
+def test_total_is_the_weighted_sum_and_values_are_without_weights():
+    terms = [Term("a", Labelled(), "labelled", 0.5), Term("b", Pictured(), "unlabelled", 0.1, ramp=0.5)]
+    total, values = Objective(terms)(LOGITS, BATCHES, 0.25)
+    assert {name: value.item() for name, value in values.items()} == {"a": 20, "b": 140}
+    assert total.item() == pytest.approx(0.5 * 20 + 0.05 * 140)
+
+
+def test_term_without_its_scans_is_absent():
+    terms = [Term("a", Labelled(), "labelled"), Term("b", Pictured(), "unlabelled"), Term("c", Pictured(), "all")]
+    only = {"labelled": LOGITS["labelled"]}
+    total, values = Objective(terms)(only, {"labelled": BATCHES["labelled"]}, 0)
+    assert {name: value.item() for name, value in values.items()} == {"a": 20, "c": 50}
+    assert total.item() == 70
+
+
+def test_term_at_the_foot_of_its_ramp_is_absent_and_asks_for_no_batch():
+    objective = Objective([Term("a", Labelled(), "labelled"), Term("b", Pictured(), "unlabelled", ramp=0.5)])
+    assert objective.kinds_at(0.0) == {"labelled"}
+    assert objective.kinds_at(0.1) == {"labelled", "unlabelled"}
+    assert set(objective(LOGITS, BATCHES, 0.0)[1]) == {"a"}
+
+
+def test_term_on_all_scans_asks_for_both_batches():
+    assert Objective([Term("a", Pictured(), "all")]).kinds_at(0) == {"labelled", "unlabelled"}
+
+
+def test_objective_of_no_logits_is_zero():
+    total, values = Objective([Term("a", Labelled(), "labelled", ramp=1.0)])({}, {}, 0)
+    assert (total.item(), values) == (0, {})
+
+
+def test_heads_of_a_loss_on_labels_weigh_1_a_half_a_quarter():
+    heads = torch.stack([logits(1.0), logits(2.0), logits(4.0)], dim=1)
+    total, _ = Objective([Term("a", Labelled(), "labelled")])({"labelled": heads}, BATCHES, 0)
+    assert total.item() == pytest.approx(2 * (1 * 1 + 0.5 * 2 + 0.25 * 4) / 1.75)
+
+
+def test_loss_on_images_looks_at_the_first_head_alone():
+    heads = torch.stack([logits(1.0), logits(2.0)], dim=1)
+    total, _ = Objective([Term("a", Pictured(), "labelled")])({"labelled": heads}, BATCHES, 0)
+    assert total.item() == 5
+
+
+def test_values_hold_no_graph():
+    given = {"labelled": logits(1.0).requires_grad_()}
+    total, values = Objective([Term("a", Labelled(), "labelled")])(given, BATCHES, 0)
+    assert total.requires_grad
+    assert not values["a"].requires_grad
+
+
+def test_loss_that_stands_twice_gets_a_number():
+    objective = [{"loss": "dice"}, {"loss": "dice", "on": "all"}, {"loss": "ncut"}]
+    recipe = config.parse({"dataset": "d", "objective": objective}, "recipe", LOSSES, NETWORKS)
+    assert build_objective(recipe).names == ("dice", "dice_2", "ncut")
+
+
+# The shipped recipe
+
+
+def shipped(name=None, *overrides):
+    raw = config.read(SEMISUPERVISED, ["dataset=d", "device=cpu", *overrides])
+    recipe = config.parse(raw, "recipe", LOSSES, NETWORKS)
+    terms = build_objective(recipe).terms
+    return recipe, Objective([term for term in terms if name in (None, term.name)])
+
+
+def real_batch(labelled):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 1, 16, 16, 16, generator=generator)
+    label = (image > 0).long() + (image > 1) if labelled else torch.full(image.shape, -1)
+    return {"image": image, "label": label, "mask": torch.ones_like(image, dtype=torch.bool)}
+
+
+@pytest.mark.parametrize("network", ["shipped", "unet", "dynunet", "segresnet"])
+@pytest.mark.parametrize("name", shipped()[1].names)
+def test_each_term_of_the_semisupervised_recipe_reaches_every_parameter(name, network):
+    recipe, objective = shipped(name, *([] if network == "shipped" else [f"network={network}"]))
+    assert len(objective.terms) == 1
+    net = build_network(recipe, Task({0: "background", 1: "a", 2: "b"}, ("MRI",))).train()
+    batches = {kind: real_batch(kind == "labelled") for kind in objective.kinds_at(1.0)}
+    total, values = objective({kind: net(each["image"]) for kind, each in batches.items()}, batches, 1.0)
+    total.backward()
+    assert set(values) == {name}
+    missing = [key for key, p in net.named_parameters() if p.grad is None or not (p.grad.abs().max() > 0)]
+    if (name, network) == ("ncut", "dynunet"):  # The coarse heads of deep supervision are for losses on labels alone.
+        missing = [key for key in missing if "deep_supervision_heads" not in key]
+    assert missing == []
+
+
+def test_unlabelled_term_of_the_semisupervised_recipe_needs_no_label():
+    _, objective = shipped("ncut")
+    assert objective.kinds_at(1.0) == {"unlabelled"}

@@ -1,0 +1,229 @@
+import math
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from pipeline.config import Recipe
+from pipeline.data.check import Index
+from pipeline.data.inspection import CaseFacts
+from pipeline.data.layouts import Dataset
+from pipeline.planning.plan import (
+    CPU_PATCH_VOXELS,
+    FLAT_PATCH_VOXELS,
+    Hardware,
+    choose_flips,
+    choose_orientation,
+    choose_patch,
+    choose_precision,
+    choose_spacing,
+    median_shape,
+    resolve,
+)
+
+CPU, GPU = Hardware("cpu", True, 4), Hardware("cuda:1", True, 16)
+
+
+def facts(shape, spacing, code="RAS", name="a"):
+    """What the check says of a scan whose shape and spacing are given along R, A and S, but which is stored as code."""
+    orientation = nib.orientations.axcodes2ornt(code)
+    order = [int(axis) for axis in orientation[:, 0]]
+    linear = np.zeros((3, 3))
+    for column, (axis, sign) in enumerate(zip(order, orientation[:, 1], strict=True)):
+        linear[axis, column] = sign * spacing[axis]
+    affine = nib.affines.from_matvec(linear, (1, 2, 3))
+    assert "".join(nib.aff2axcodes(affine)) == code
+    stored_shape, stored_spacing = (tuple(values[axis] for axis in order) for values in (shape, spacing))
+    return CaseFacts(name, ("0",), stored_shape, stored_spacing, tuple(map(tuple, affine)), 1, None)
+
+
+def index(*scans, labels=("background", "organ")):
+    named = {f"c{n}": scan for n, scan in enumerate(scans)}
+    return Index(Dataset(Path("data"), "folder", ()), named, dict(enumerate(labels)), ("image",))
+
+
+def recipe(on=("labelled",), augmentation=None, data=None, **more):
+    raw = {"dataset": Path("data"), "objective": tuple({"loss": "dice", "on": scans} for scans in on), **more}
+    return Recipe.model_validate(raw | {"data": data or {}, "augmentation": augmentation or {}})
+
+
+MANY = index(
+    facts((36, 50, 35), (1.0, 1.0, 2.0), "RAS"),
+    facts((30, 60, 30), (1.2, 0.8, 2.5), "PIR"),
+    facts((40, 40, 45), (0.9, 1.1, 1.5), "SLA"),
+)
+
+
+def values_in(model):
+    for value in model.values() if isinstance(model, dict) else model:
+        if isinstance(value, dict | list | tuple):
+            yield from values_in(value)
+        else:
+            yield value
+
+
+@pytest.mark.parametrize("hardware", [CPU, GPU])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_nothing_is_left_to_choose(hardware, dimensions):
+    plan = resolve(recipe(data={"dimensions": dimensions}, on=("labelled", "all")), MANY, hardware)
+    assert "auto" not in list(values_in(plan.model_dump()))
+    assert len(plan.data.spacing_mm) == len(plan.data.patch_size) == dimensions
+    assert Recipe.model_validate(plan.model_dump()) == plan
+
+
+def test_the_grid_is_the_median_of_oriented_scans():
+    plan = resolve(recipe(), MANY, CPU)
+    assert plan.data.orientation == "RAS"
+    assert plan.data.spacing_mm == (1.0, 1.0, 2.0)
+    # Sizes in voxels of that grid: 36, 36, 36 and 50, 48, 44 and 35, 37.5, 33.75.
+    assert plan.data.patch_size == (40, 48, 40)
+
+
+@pytest.mark.parametrize("code", ["RAS", "LPS", "SAR", "IRP", "PIL"])
+def test_the_order_of_a_file_s_axes_does_not_matter(code):
+    scan = facts((20, 40, 60), (0.5, 1.0, 3.0), code)
+    assert choose_spacing([scan], "RAS") == (0.5, 1.0, 3.0)
+    assert choose_spacing([scan], "LPI") == (0.5, 1.0, 3.0)
+    assert choose_spacing([scan], "SAR") == (3.0, 1.0, 0.5)
+    assert median_shape([scan], "RAS", (1.0, 1.0, 1.0)) == (10, 40, 180)
+    assert median_shape([scan], "RAS", (1.0, 1.0)) == (10, 40, 180)
+
+
+def test_what_the_user_chose_stays():
+    chosen = {
+        "orientation": "LPS",
+        "spacing_mm": (2.0, 2.0, 2.0),
+        "patch_size": (16, 24, 32),
+        "batch_size": 7,
+        "unlabelled_batch_size": 5,
+        "workers": 3,
+    }
+    given = recipe(data=chosen, augmentation={"flip_axes": ()}, precision="float32", on=("all",))
+    plan = resolve(given, MANY, GPU)
+    assert {key: getattr(plan.data, key) for key in chosen} == chosen
+    assert (plan.precision, plan.augmentation.flip_axes, plan.device) == ("float32", (), "cuda:1")
+    assert plan.model_copy(update={"device": given.device}) == given
+
+
+def test_a_chosen_grid_decides_the_patch():
+    coarse = resolve(recipe(data={"spacing_mm": (2.0, 2.0, 4.0)}), MANY, CPU)
+    assert coarse.data.patch_size == (24, 24, 24)
+    turned = resolve(recipe(data={"orientation": "SRA"}), index(facts((8, 16, 32), (1, 1, 1))), CPU)
+    assert (turned.data.patch_size, turned.augmentation.flip_axes) == ((32, 8, 16), (1,))
+
+
+def test_a_plan_is_its_own_plan():
+    plan = resolve(recipe(on=("labelled", "unlabelled")), MANY, CPU)
+    assert resolve(plan, MANY, CPU) == plan
+
+
+@pytest.mark.parametrize(
+    ("on", "hardware", "dimensions", "expected"),
+    [
+        (("labelled",), CPU, 3, 4),
+        (("labelled", "unlabelled"), CPU, 3, 2),
+        (("labelled", "all"), CPU, 3, 2),
+        (("labelled",), GPU, 3, 4),
+        (("labelled",), CPU, 2, 16),
+        (("unlabelled",), GPU, 2, 8),
+    ],
+)
+def test_a_step_s_samples_are_shared_where_unlabelled_scans_take_part(on, hardware, dimensions, expected):
+    plan = resolve(recipe(on=on, data={"dimensions": dimensions}), MANY, hardware)
+    assert (plan.data.batch_size, plan.data.unlabelled_batch_size) == (expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "workers"),
+    [(CPU, 0), (Hardware("cuda", True, 16), 8), (Hardware("cuda", True, 4), 3), (Hardware("cuda", True, 1), 0)],
+)
+def test_workers_prepare_batches_beside_a_gpu_only(hardware, workers):
+    assert resolve(recipe(), MANY, hardware).data.workers == workers
+
+
+@pytest.mark.parametrize(
+    ("device", "bfloat16", "expected"),
+    [("cpu", True, "bfloat16"), ("cpu", False, "float32"), ("cuda", True, "bfloat16"), ("cuda:0", False, "float16")],
+)
+def test_the_precision_is_the_narrowest_that_the_hardware_is_good_at(device, bfloat16, expected):
+    assert choose_precision(Hardware(device, bfloat16, 4)) == expected
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (36, 50, 35), (7, 8, 9), (512, 512, 300), (1000, 20, 20), (3, 2000, 2000), (512, 512)]
+)
+def test_a_patch_is_in_eighths_within_its_budget_and_no_larger_than_needed(shape):
+    limit = CPU_PATCH_VOXELS if len(shape) == 3 else FLAT_PATCH_VOXELS
+    patch = choose_patch(shape, limit)
+    assert all(n % 8 == 0 and 8 <= n < full + 8 for n, full in zip(patch, shape, strict=True))
+    assert math.prod(patch) <= limit
+    whole = [math.ceil(n / 8) * 8 for n in shape]
+    if math.prod(whole) <= limit:
+        assert list(patch) == whole
+
+
+def test_a_patch_loses_its_longest_sides_first():
+    assert choose_patch((1000, 20, 20), 64**3) == (448, 24, 24)
+    assert choose_patch((240, 240, 16), 64**3) == (128, 128, 16)
+
+
+def test_a_gpu_takes_larger_patches():
+    big = index(facts((300, 300, 300), (1, 1, 1)))
+    assert resolve(recipe(), big, CPU).data.patch_size == (64, 64, 64)
+    assert resolve(recipe(), big, GPU).data.patch_size == (128, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("labels", "orientation", "expected"),
+    [
+        (("background", "liver"), "RAS", (0,)),
+        (("background", "liver"), "LPS", (0,)),
+        (("background", "liver"), "SAR", (2,)),
+        (("background", "Left kidney", "Right kidney"), "RAS", ()),
+        (("background", "kidney_l"), "RAS", ()),
+        (("background", "lh-cortex"), "RAS", ()),
+        (("background", "lesion", "bright spot", "cleft"), "RAS", (0,)),
+    ],
+)
+def test_sides_are_swapped_unless_a_label_names_one(labels, orientation, expected):
+    assert choose_flips(labels, orientation) == expected
+    given = recipe(data={"orientation": orientation})
+    plan = resolve(given, index(facts((32, 32, 32), (1, 1, 1)), labels=labels), CPU)
+    assert plan.augmentation.flip_axes == expected
+
+
+# Slices.
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "expected"),
+    [
+        ((64, 64, 64), (1.0, 1.0, 1.0), "RAS"),
+        ((64, 64, 20), (1.0, 1.0, 5.0), "RAS"),
+        ((64, 20, 64), (1.0, 5.0, 1.0), "RSA"),
+        ((20, 64, 64), (5.0, 1.0, 1.0), "ASR"),
+        ((64, 1, 64), (1.0, 1.0, 3.0), "RSA"),
+        ((64, 64, 64), (1.0, 1.001, 1.0), "RAS"),
+    ],
+)
+@pytest.mark.parametrize("code", ["RAS", "LPS", "SAR"])
+def test_slices_are_cut_across_the_thickest_axis(shape, spacing, expected, code):
+    scan = facts(shape, spacing, code)
+    assert choose_orientation([scan], 2) == expected
+    assert choose_orientation([scan], 3) == "RAS"
+
+
+def test_most_scans_decide_the_slice_axis():
+    thick = facts((64, 20, 64), (1.0, 5.0, 1.0))
+    flat = facts((64, 64, 20), (1.0, 1.0, 5.0))
+    assert choose_orientation([thick, flat, thick], 2) == "RSA"
+    assert choose_orientation([thick, flat, flat], 2) == "RAS"
+
+
+def test_a_plan_for_slices_speaks_of_their_two_axes():
+    plan = resolve(recipe(data={"dimensions": 2}), index(facts((200, 24, 180), (1.0, 5.0, 1.5))), CPU)
+    assert plan.data.orientation == "RSA"
+    assert plan.data.spacing_mm == (1.0, 1.5)
+    assert plan.data.patch_size == (200, 184)
+    assert plan.augmentation.flip_axes == (0,)

@@ -1,0 +1,129 @@
+import sys
+
+import pytest
+
+from pipeline import config
+from pipeline.errors import UserError
+from pipeline.losses import LOSSES
+from pipeline.networks import NETWORKS
+from pipeline.plugins import load_plugins
+
+FOCAL = '''"""A loss of a user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.losses import LOSSES, LabelLoss
+
+
+@dataclass
+class Knob:
+    """A dataclass looks its own module up while the module runs."""
+
+    gamma: float = 2.0
+
+
+@LOSSES.register("users_focal")
+class Focal(LabelLoss):
+    """Focal loss."""
+
+    def __init__(self, *, gamma: float = 2.0, **rest):
+        if gamma < 0:
+            raise ValueError(f"gamma is {gamma}; expected 0 or more")
+        super().__init__(**rest)
+        self.gamma = Knob(gamma).gamma
+
+    def forward(self, logits, labels):
+        p = (self.probabilities(logits) * self.one_hot(labels, like=logits)).sum(dim=1)
+        return -((1 - p) ** self.gamma * p.clamp(min=1e-6).log()).mean()
+'''
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes a plugin; what plugins of the test register and import is gone after it."""
+    before, modules = dict(LOSSES.components), set(sys.modules)
+
+    def write(text, name="plugin.py"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    yield write
+    LOSSES.components.clear()
+    LOSSES.components.update(before)
+    for name in set(sys.modules) - modules:
+        if name.startswith("fewmask_plugin_"):
+            del sys.modules[name]
+
+
+def problem_of(path):
+    with pytest.raises(UserError) as raised:
+        load_plugins([path])
+    (problem,) = raised.value.problems
+    assert (problem.where, problem.code) == (str(path), "bad-plugin")
+    return problem.message
+
+
+def parsed(**term):
+    return config.parse({"dataset": "d", "objective": [term]}, "recipe", LOSSES, NETWORKS)
+
+
+def test_loss_of_a_plugin_is_chosen_and_judged_like_ours(write):
+    load_plugins([write(FOCAL)])
+    assert parsed(loss="users_focal", options={"gamma": 3}).objective[0].options == {"gamma": 3}
+    for options, where in (({"gama": 3}, "gama"), ({"gamma": "3"}, "gamma")):
+        with pytest.raises(UserError) as raised:
+            parsed(loss="users_focal", options=options)
+        assert [p.where for p in raised.value.problems] == [f"objective.0.options.{where}"]
+    with pytest.raises(UserError, match="gamma is -1"):
+        parsed(loss="users_focal", options={"gamma": -1})
+
+
+def test_loss_of_a_plugin_is_among_the_nearest_names(write):
+    load_plugins([write(FOCAL)])
+    with pytest.raises(UserError, match="did you mean 'users_focal'"):
+        parsed(loss="user_focal")
+
+
+def test_plugin_runs_once_however_often_it_is_named(write, monkeypatch):
+    path = write("import sys\nsys.plugin_runs = getattr(sys, 'plugin_runs', 0) + 1\n")
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setattr(sys, "plugin_runs", 0, raising=False)
+    load_plugins([path, path])
+    load_plugins([path.relative_to(path.parent)])
+    assert sys.plugin_runs == 1
+
+
+def test_plugins_of_one_name_in_two_folders_both_run(write, tmp_path):
+    (tmp_path / "other").mkdir()
+    load_plugins([write(FOCAL), write(FOCAL.replace("users_focal", "others_focal"), "other/plugin.py")])
+    assert {"users_focal", "others_focal"} <= set(LOSSES.names)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nothing_of_this_name", "line 1: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("x = 1\ny = x / 0\n", "line 2: ZeroDivisionError: division by zero"),
+        ("x = 1\n\ndef f(:\n", "line 3: SyntaxError"),
+        (FOCAL.replace("users_focal", "dice"), "ValueError: a loss named 'dice' exists already"),
+    ],
+)
+def test_plugin_that_fails_is_a_users_mistake_with_its_line(write, text, message):
+    assert message in problem_of(write(text))
+
+
+def test_plugin_that_failed_runs_again_once_it_is_mended(write):
+    path = write("1 / 0")
+    problem_of(path)
+    path.write_text(FOCAL + "# longer, so that no cached bytecode is taken for it\n")
+    load_plugins([path])
+    assert "users_focal" in LOSSES
+
+
+@pytest.mark.parametrize("name", ["missing.py", "notes.txt", "."])
+def test_what_is_no_python_file_is_refused(write, tmp_path, name):
+    write("1 / 0", "notes.txt")
+    assert problem_of(tmp_path / name) == "is no Python file"

@@ -1,0 +1,68 @@
+"""The recipes that are shipped."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import config
+from pipeline.errors import UserError
+from pipeline.losses import LOSSES
+from pipeline.networks import NETWORKS
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+RECIPES = sorted(CONFIGS.glob("*.yaml"))
+
+
+def parse(path, *overrides):
+    return config.parse(config.read(path, overrides), str(path), LOSSES, NETWORKS)
+
+
+def test_there_are_recipes():
+    assert {path.name for path in RECIPES} >= {"supervised.yaml", "semisupervised.yaml"}
+    assert {path.suffix for path in CONFIGS.iterdir()} == {".yaml"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+class TestEveryRecipe:
+    def test_parses_with_a_dataset(self, path):
+        recipe = parse(path, "dataset=scans")
+        assert str(recipe.dataset) == "scans"
+
+    def test_asks_for_a_dataset_and_nothing_else(self, path):
+        with pytest.raises(UserError) as raised:
+            parse(path)
+        assert [problem.where for problem in raised.value.problems] == ["dataset"]
+        assert "dataset=PATH" in str(raised.value)
+
+    def test_names_its_usage(self, path):
+        assert f"fewmask train configs/{path.name} dataset=PATH" in path.read_text()
+
+    def test_states_what_a_reader_wants_to_see(self, path):
+        raw = config.read(path)
+        assert {"seed", "max_steps", "device", "data", "network", "objective"} <= set(raw)
+        assert set(raw["network"]) == {"name", "options"}
+        for term in raw["objective"]:
+            assert {"loss", "on", "weight"} <= set(term)
+
+    def test_survives_a_round_trip(self, path, tmp_path):
+        recipe = parse(path, "dataset=scans")
+        (tmp_path / "copy.yaml").write_text(config.dump(recipe))
+        assert parse(tmp_path / "copy.yaml") == recipe
+
+
+def test_supervised_recipe_looks_at_labelled_scans_alone():
+    assert {term.on for term in parse(CONFIGS / "supervised.yaml", "dataset=d").objective} == {"labelled"}
+
+
+def test_semisupervised_recipe_looks_at_unlabelled_scans_by_their_image():
+    terms = parse(CONFIGS / "semisupervised.yaml", "dataset=d").objective
+    assert {LOSSES[term.loss].reference for term in terms if term.on == "unlabelled"} == {"image"}
+    assert {LOSSES[term.loss].reference for term in terms if term.on == "labelled"} == {"label"}
+
+
+def test_recipes_differ_in_their_objective_alone():
+    supervised, semi = (config.read(CONFIGS / f"{name}.yaml") for name in ("supervised", "semisupervised"))
+    shared = [term for term in semi.pop("objective") if term["on"] == "labelled"]
+    assert shared == supervised.pop("objective")
+    semi["data"].pop("unlabelled_batch_size")
+    assert semi == supervised

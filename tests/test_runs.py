@@ -1,0 +1,571 @@
+"""Whole runs, end to end, on a phantom and a network that are tiny."""
+
+import csv
+import json
+import math
+import signal
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from runs_fixtures import TINY, fewmask, files_in, make_phantom, train, write_recipe
+from scipy.spatial.transform import Rotation
+
+from pipeline import runs
+from pipeline.checkpoints import load_checkpoint
+from pipeline.errors import UserError
+
+SUPERVISED = [{"loss": "dice"}]
+FLAT = TINY["data"] | {"dimensions": 2, "spacing_mm": [2.5, 2.5], "patch_size": [16, 16]}
+
+# A loss that stops the process at a step, once, in the way that its environment asks for.
+MORTAL = """
+import os
+import signal
+from pathlib import Path
+
+from pipeline.losses import LOSSES, LabelLoss
+
+
+class Interrupted(Exception):
+    pass
+
+
+@LOSSES.register("mortal")
+class MortalLoss(LabelLoss):
+    \"\"\"The mean probability of a wrong class, until the process is killed.\"\"\"
+
+    calls, stop = 0, Interrupted
+
+    def forward(self, logits, labels):
+        how, at = os.environ.get("DIE", "no 0").split()
+        MortalLoss.calls += 1
+        if MortalLoss.calls == int(at):
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise Interrupted
+        p = self.probabilities(logits)
+        return 1 - (p * self.one_hot(labels, like=p)).sum(dim=1).mean()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def dataset(folder):
+    return make_phantom(folder / "phantom")
+
+
+@pytest.fixture(scope="module")
+def trained(folder, dataset):
+    return train(folder, dataset, "trained")
+
+
+@pytest.fixture(scope="module")
+def mortal(folder):
+    path = folder / "mortal.py"
+    path.write_text(MORTAL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder, dataset, mortal):
+    return train(folder, dataset, "uninterrupted", **with_mortal(mortal))
+
+
+def with_mortal(path):
+    return {"plugins": [str(path)], "objective": [{"loss": "mortal"}, *TINY["objective"][1:]]}
+
+
+def history(run):
+    with (run / "history.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def weights(run, which="last"):
+    return load_checkpoint(run / "checkpoints" / f"{which}.pt")["network"]
+
+
+def assert_same_run(one, other):
+    for name in ("history.csv", "validation.csv", "cases.csv", "summary.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    for which in ("last", "best"):
+        first, second = weights(one, which), weights(other, which)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def problems_of(raised):
+    return [(problem.code, problem.where) for problem in raised.value.problems]
+
+
+def refuse_constant(text):
+    raise ValueError(f"{text} is no JSON")
+
+
+# Training
+
+
+def test_a_run_holds_what_its_documentation_says(trained):
+    found = {path.name for path in trained.iterdir()}
+    tables = {"history.csv", "validation.csv", "cases.csv", "summary.json"}
+    assert found == tables | {"config.yaml", "split.json", "index.json", "checkpoints", "cache"}
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+
+
+def test_history_has_a_row_a_step_and_a_column_a_term(trained):
+    rows = history(trained)
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+    assert list(rows[0]) == ["step", "loss", "dice", "ncut"]
+
+
+def test_loss_of_the_history_is_the_weighted_sum_of_its_terms(trained):
+    for row in history(trained):
+        ramp = min(1, (int(row["step"]) - 1) / 6 / 0.4)
+        expected = float(row["dice"]) + 0.1 * ramp * float(row["ncut"] or 0)
+        assert float(row["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_term_at_the_foot_of_its_ramp_is_an_empty_field(trained):
+    assert [row["ncut"] == "" for row in history(trained)] == [True] + [False] * 5
+
+
+def test_summary_of_a_run_is_strict_json_that_says_where_it_comes_from(trained):
+    summary = json.loads((trained / "summary.json").read_text(), parse_constant=refuse_constant)
+    assert (summary["checkpoint"], summary["step"], summary["n_cases"]) == ("last", 6, 1)
+    assert [row["name"] for row in summary["classes"]] == ["organ", "nodule"]
+
+
+def test_config_of_a_run_has_no_auto_left_and_makes_the_same_run_again(folder, trained):
+    assert "auto" not in (trained / "config.yaml").read_text()
+    again = folder / "again"
+    runs.train(runs.read_recipe(trained / "config.yaml"), again)
+    assert_same_run(trained, again)
+
+
+def test_another_seed_makes_another_run(folder, dataset, trained):
+    other = train(folder, dataset, "other_seed", "seed=4", "max_steps=2")
+    assert history(other)[0]["loss"] != history(trained)[0]["loss"]
+
+
+def test_workers_do_not_change_a_run(folder, dataset, trained):
+    other = train(folder, dataset, "workers", "data.workers=2")
+    assert (other / "history.csv").read_bytes() == (trained / "history.csv").read_bytes()
+
+
+def test_validation_cases_are_never_trained_on(trained):
+    split = json.loads((trained / "split.json").read_text())
+    assert len(split["validation"]) == 1
+    assert not set(split["validation"]) & set(split["labelled"] + split["unlabelled"])
+
+
+def test_unlabelled_scans_change_what_is_learnt(folder, dataset, trained):
+    alone = train(folder, dataset, "supervised", objective=SUPERVISED)
+    assert list(history(alone)[0]) == ["step", "loss", "dice"]
+    # The first step is before the ramp, and the same; then the cut takes part.
+    assert history(alone)[0] == {key: history(trained)[0][key] for key in ("step", "loss", "dice")}
+    assert history(alone)[3]["dice"] != history(trained)[3]["dice"]
+
+
+def test_term_on_unlabelled_scans_is_refused_where_there_are_none(folder, tmp_path):
+    make_phantom(tmp_path / "all_labelled", labelled=2, unlabelled=0)
+    with pytest.raises(UserError, match="no-unlabelled") as raised:
+        train(tmp_path, tmp_path / "all_labelled", "run")
+    assert problems_of(raised) == [("no-unlabelled", "objective.1")]
+    assert not (tmp_path / "run").exists()
+
+
+def test_objective_that_is_all_ramp_starts_with_a_step_of_nothing(folder, dataset):
+    objective = [{"loss": "ncut", "on": "unlabelled", "ramp": 0.5, "options": {"radius": 2}}]
+    rows = history(train(folder, dataset, "unsupervised", "max_steps=3", objective=objective))
+    assert float(rows[0]["loss"]) == 0
+    assert float(rows[2]["loss"]) > 0
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["network.options.channels=[4]", "network.options.dropout=2.0", "data.patch_size=[15,16,16]"],
+)
+def test_network_that_cannot_be_is_a_users_mistake_and_nothing_is_written(folder, dataset, tmp_path, override):
+    with pytest.raises(UserError) as raised:
+        train(tmp_path, dataset, "run", override)
+    assert raised.value.problems[0].where in ("network.options", "data.patch_size")
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_that_diverges_names_the_cases_and_keeps_its_last_checkpoint(folder, dataset, trained, tmp_path):
+    changes = {"optimizer": {"learning_rate": 1e30, "warmup": 0.0}, "checkpoint_every": 1}
+    with pytest.raises(UserError, match="phantom_00") as raised:
+        train(tmp_path, dataset, "run", **changes)
+    assert [problem.code for problem in raised.value.problems] == ["diverged"]
+    assert len(history(tmp_path / "run")) == 1
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == 1
+
+
+@pytest.mark.parametrize("network", ["dynunet", "segresnet"])
+def test_other_networks_train_and_predict(dataset, tmp_path, network):
+    options = {"dynunet": {"channels": [4, 4, 8, 8]}, "segresnet": {"init_filters": 8, "blocks_down": [1, 1, 1]}}
+    if network == "segresnet":
+        options[network]["blocks_up"] = [1, 1]
+    run = train(tmp_path, dataset, "run", "max_steps=2", network={"name": network, "options": options[network]})
+    assert all(math.isfinite(float(row["loss"])) for row in history(run))
+    (mask,) = runs.predict(run, [dataset / "imagesTs" / "phantom_004.nii.gz"], tmp_path / "masks")
+    assert mask.is_file()
+
+
+# Best
+
+
+def test_best_checkpoint_is_that_of_the_best_validation(trained):
+    with (trained / "validation.csv").open(newline="") as stream:
+        scores = {int(row["step"]): float(row["mean_dice"]) for row in csv.DictReader(stream)}
+    best = load_checkpoint(trained / "checkpoints" / "best.pt")
+    assert scores[best["step"]] == max(scores.values()) == best["best"]
+
+
+@pytest.mark.parametrize(("scores", "best"), [([None, 0.2, None], 2), ([0.3, None, 0.2], 1), ([0.1, 0.1, 0.4], 3)])
+def test_validation_without_a_score_never_makes_the_best_checkpoint(dataset, tmp_path, monkeypatch, scores, best):
+    from pipeline.runs import training
+    from pipeline.types import CaseResult
+
+    left = iter(scores)
+
+    def score(*_):
+        dice = next(left)
+        return [CaseResult("a", 1, "organ", dice, "absent" if dice is None else "scored", 1, 1)]
+
+    monkeypatch.setattr(training, "score", score)
+    run = train(tmp_path, dataset, "run", "max_steps=3", "validate_every=1", objective=SUPERVISED)
+    assert load_checkpoint(run / "checkpoints" / "best.pt")["step"] == best
+
+
+# Stop and go on
+
+
+def test_run_that_is_killed_and_resumed_is_the_run_that_was_not(folder, dataset, mortal, uninterrupted, tmp_path):
+    recipe = write_recipe(tmp_path, dataset, **with_mortal(mortal))
+    run = tmp_path / "killed"
+    killed = fewmask("train", recipe, "--output", run, DIE="kill 4")
+    assert killed.returncode == -signal.SIGKILL
+    assert [row["step"] for row in history(run)] == ["1", "2", "3"]
+    assert load_checkpoint(run / "checkpoints" / "last.pt")["step"] == 2
+    runs.train(runs.read_recipe(recipe), run, resume=True)
+    assert_same_run(run, uninterrupted)
+
+
+@pytest.mark.parametrize("step", [1, 3, 6])
+def test_run_that_stops_at_any_step_and_is_resumed_is_the_run_that_was_not(
+    dataset, mortal, uninterrupted, tmp_path, monkeypatch, step
+):
+    from pipeline.losses import LOSSES
+
+    changes = with_mortal(mortal)
+    monkeypatch.setattr(LOSSES["mortal"], "calls", 0)
+    monkeypatch.setenv("DIE", f"raise {step}")
+    with pytest.raises(LOSSES["mortal"].stop):
+        train(tmp_path, dataset, "stopped", **changes)
+    monkeypatch.delenv("DIE")
+    assert len(history(tmp_path / "stopped")) == step - 1
+    assert_same_run(train(tmp_path, dataset, "stopped", resume=True, **changes), uninterrupted)
+
+
+def test_resuming_where_there_is_no_run_starts_one(dataset, folder, trained, tmp_path):
+    assert_same_run(train(tmp_path, dataset, "fresh", resume=True), trained)
+
+
+def test_resuming_a_run_that_is_done_changes_nothing_but_says_its_score_again(dataset, tmp_path, folder):
+    run = train(tmp_path, dataset, "done", "max_steps=2")
+    before = files_in(run)
+    train(tmp_path, dataset, "done", "max_steps=2", resume=True)
+    assert files_in(run) == before
+
+
+def test_training_into_a_run_without_resume_touches_nothing(dataset, trained, folder):
+    before = files_in(trained)
+    with pytest.raises(UserError, match="add --resume"):
+        train(folder, dataset, "trained")
+    assert files_in(trained) == before
+
+
+def test_resuming_with_a_changed_recipe_names_each_difference_and_touches_nothing(dataset, trained, folder):
+    before = files_in(trained)
+    with pytest.raises(UserError) as raised:
+        train(folder, dataset, "trained", "max_steps=9", "objective.1.weight=0.5", resume=True)
+    assert [problem.where for problem in raised.value.problems] == ["max_steps", "objective.1.weight"]
+    assert "the run has 6, you gave 9" in str(raised.value)
+    assert files_in(trained) == before
+
+
+def test_resuming_after_the_dataset_has_changed_is_refused(dataset, tmp_path):
+    data = make_phantom(tmp_path / "data", labelled=3)
+    train(tmp_path, data, "run", "max_steps=2")
+    image = nib.load(data / "imagesTs" / "phantom_003.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine), data / "imagesTs" / "phantom_003.nii.gz")
+    before = files_in(tmp_path / "run")
+    with pytest.raises(UserError, match="phantom_003"):
+        train(tmp_path, data, "run", "max_steps=2", resume=True)
+    assert files_in(tmp_path / "run") == before
+
+
+# Validate
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_validate_scores_the_checkpoint_that_was_asked_for(trained, which):
+    before = (trained / "summary.json").read_text()
+    summary, where = runs.validate(trained, which=which)
+    assert where == trained
+    written = json.loads((trained / "summary.json").read_text(), parse_constant=refuse_constant)
+    assert written["checkpoint"] == which
+    assert written["mean_dice"] == summary.mean_dice
+    if which == "last":
+        assert (trained / "summary.json").read_text() == before
+
+
+def test_validate_on_another_dataset_writes_beside_the_runs_own_numbers(trained, tmp_path):
+    other, before = make_phantom(tmp_path / "elsewhere", labelled=2, unlabelled=1), files_in(trained)
+    summary, where = runs.validate(trained, other)
+    assert where == trained / "validation" / "elsewhere"
+    assert summary.n_cases == 2
+    assert {path: content for path, content in files_in(trained).items() if where not in path.parents} == before
+
+
+def test_validate_without_the_runs_own_cases_says_which_are_gone(trained, dataset, tmp_path):
+    listing = json.loads((dataset / "dataset.json").read_text())
+    wanted = json.loads((trained / "split.json").read_text())["validation"][0]
+    recipe = load_checkpoint(trained / "checkpoints" / "last.pt")["recipe"]
+    assert str(dataset) in recipe
+    kept = [entry for entry in listing["training"] if wanted not in entry["image"]]
+    text = (dataset / "dataset.json").read_text()
+    try:
+        (dataset / "dataset.json").write_text(json.dumps(listing | {"training": kept}))
+        with pytest.raises(UserError) as raised:
+            runs.validate(trained)
+    finally:
+        (dataset / "dataset.json").write_text(text)
+    assert problems_of(raised) == [("case-gone", wanted)]
+
+
+# Predict
+
+
+@pytest.fixture
+def scan(dataset):
+    return dataset / "imagesTs" / "phantom_004.nii.gz"
+
+
+def loaded(path):
+    image = nib.load(path)
+    return np.asarray(image.dataobj), image.affine
+
+
+def test_mask_has_the_name_the_shape_and_the_affine_of_its_scan(trained, dataset, tmp_path):
+    masks = runs.predict(trained, [dataset / "imagesTs"], tmp_path / "masks")
+    assert [path.name for path in masks] == ["phantom_004.nii.gz", "phantom_005.nii.gz"]
+    for path in masks:
+        (mask, affine), (voxels, expected) = loaded(path), loaded(dataset / "imagesTs" / path.name)
+        assert mask.shape == voxels.shape
+        np.testing.assert_array_equal(affine, expected)
+        assert set(np.unique(mask)) <= {0, 1, 2}
+        assert len(np.unique(mask)) > 1
+
+
+@pytest.mark.parametrize("codes", ["LPS", "PIR", "SAL", "IRP"])
+@pytest.mark.parametrize("degrees", [0, 12])
+def test_prediction_does_not_depend_on_how_the_file_stores_its_axes(trained, scan, tmp_path, codes, degrees):
+    voxels, affine = loaded(scan)
+    affine = affine.copy()
+    affine[:3, :3] = Rotation.from_euler("xyz", [degrees, -degrees, degrees], degrees=True).as_matrix() @ affine[:3, :3]
+    change = ornt_transform(io_orientation(affine), axcodes2ornt(codes))
+    stored, stored_affine = apply_orientation(voxels, change), affine @ inv_ornt_aff(change, voxels.shape)
+    nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "plain.nii.gz")
+    nib.save(nib.Nifti1Image(stored, stored_affine), tmp_path / "turned.nii.gz")
+    masks = runs.predict(trained, [tmp_path / "plain.nii.gz", tmp_path / "turned.nii.gz"], tmp_path / "masks")
+    (plain, _), (turned, found) = map(loaded, masks)
+    np.testing.assert_allclose(found, nib.load(tmp_path / "turned.nii.gz").affine)
+    agreement = (apply_orientation(plain, change) == turned).mean()
+    assert agreement > 0.999
+    assert 0.01 < (plain > 0).mean() < 0.99
+
+
+def test_two_scans_of_one_name_are_refused_before_anything_is_written(trained, scan, tmp_path):
+    (tmp_path / "more").mkdir()
+    twin = tmp_path / "more" / scan.name
+    twin.write_bytes(scan.read_bytes())
+    with pytest.raises(UserError) as raised:
+        runs.predict(trained, [scan, twin], tmp_path / "masks")
+    assert problems_of(raised) == [("name-twice", str(scan)), ("name-twice", str(twin))]
+    assert not (tmp_path / "masks").exists()
+
+
+def test_scans_that_differ_in_the_suffix_alone_are_refused(trained, scan, tmp_path):
+    nib.save(nib.load(scan), tmp_path / "phantom_004.nii")
+    with pytest.raises(UserError) as raised:
+        runs.predict(trained, [scan, tmp_path / "phantom_004.nii"], tmp_path / "masks")
+    assert {code for code, _ in problems_of(raised)} == {"name-twice"}
+
+
+def test_mask_that_is_there_is_not_overwritten_and_no_other_is_written(trained, dataset, tmp_path):
+    (tmp_path / "phantom_005.nii.gz").write_bytes(b"precious")
+    with pytest.raises(UserError) as raised:
+        runs.predict(trained, [dataset / "imagesTs"], tmp_path)
+    assert problems_of(raised) == [("mask-exists", str(tmp_path / "phantom_005.nii.gz"))]
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"precious"]
+
+
+def test_scan_never_overwrites_itself(trained, scan, tmp_path):
+    copy = tmp_path / scan.name
+    copy.write_bytes(scan.read_bytes())
+    with pytest.raises(UserError, match="mask-exists"):
+        runs.predict(trained, [copy], tmp_path)
+    assert copy.read_bytes() == scan.read_bytes()
+
+
+def test_scan_with_too_many_channels_is_refused_before_any_mask_is_written(trained, scan, tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 8, 2), np.float32), np.eye(4)), tmp_path / "two.nii.gz")
+    with pytest.raises(UserError, match=r"has 2 channel\(s\), the model was trained on 1: MRI") as raised:
+        runs.predict(trained, [scan, tmp_path / "two.nii.gz"], tmp_path / "masks")
+    assert problems_of(raised) == [("channel-count", str(tmp_path / "two.nii.gz"))]
+    assert not (tmp_path / "masks").exists()
+
+
+def test_every_unsound_scan_is_named_before_any_mask_is_written(trained, scan, tmp_path):
+    (tmp_path / "cut.nii.gz").write_bytes(scan.read_bytes()[:-20])
+    with pytest.raises(UserError) as raised:
+        runs.predict(trained, [scan, tmp_path / "cut.nii.gz", tmp_path / "missing.nii.gz"], tmp_path / "masks")
+    assert [where for _, where in problems_of(raised)] == [
+        str(tmp_path / "cut.nii.gz"),
+        str(tmp_path / "missing.nii.gz"),
+    ]
+    assert not (tmp_path / "masks").exists()
+
+
+def test_folder_without_scans_is_refused(trained, tmp_path):
+    with pytest.raises(UserError) as raised:
+        runs.predict(trained, [tmp_path], tmp_path / "masks")
+    assert problems_of(raised) == [("no-scans", str(tmp_path))]
+
+
+def test_prediction_of_a_run_does_not_need_its_dataset(trained, scan, tmp_path, monkeypatch):
+    (tmp_path / "moved" / "checkpoints").mkdir(parents=True)
+    checkpoint = tmp_path / "moved" / "checkpoints" / "last.pt"
+    checkpoint.write_bytes((trained / "checkpoints" / "last.pt").read_bytes())
+    (mask,) = runs.predict(tmp_path / "moved", [scan], tmp_path / "masks")
+    (expected,) = runs.predict(trained, [scan], tmp_path / "expected")
+    assert mask.read_bytes() == expected.read_bytes()
+
+
+def test_scans_of_a_list_are_predicted(trained, dataset, tmp_path):
+    listing = tmp_path / "scans.json"
+    (tmp_path / "a.nii.gz").write_bytes((dataset / "imagesTs" / "phantom_004.nii.gz").read_bytes())
+    listing.write_text(json.dumps({"test": ["a.nii.gz"]}))
+    assert runs.predict(trained, [listing], tmp_path / "masks") == [tmp_path / "masks" / "a.nii.gz"]
+
+
+# Evaluate
+
+
+def test_masks_evaluated_against_themselves_score_one(dataset, tmp_path):
+    summary = runs.evaluate(dataset / "labelsTr", dataset / "labelsTr", tmp_path / "scores")
+    assert (summary.n_cases, summary.mean_dice) == (4, 1.0)
+    written = json.loads((tmp_path / "scores" / "summary.json").read_text(), parse_constant=refuse_constant)
+    assert written["mean_dice"] == 1.0
+    assert (tmp_path / "scores" / "cases.csv").is_file()
+
+
+def test_predictions_of_validation_cases_evaluate_to_the_scores_of_the_validation(trained, dataset, tmp_path):
+    name = json.loads((trained / "split.json").read_text())["validation"][0] + ".nii.gz"
+    runs.predict(trained, [dataset / "imagesTr" / name], tmp_path / "masks")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / name).write_bytes((dataset / "labelsTr" / name).read_bytes())
+    summary = runs.evaluate(tmp_path / "masks", tmp_path / "labels", tmp_path / "scores")
+    assert summary.mean_dice == runs.validate(trained)[0].mean_dice
+
+
+def test_missing_prediction_is_named_and_nothing_is_written(dataset, tmp_path):
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "phantom_000.nii.gz").write_bytes((dataset / "labelsTr" / "phantom_000.nii.gz").read_bytes())
+    with pytest.raises(UserError) as raised:
+        runs.evaluate(tmp_path / "masks", dataset / "labelsTr", tmp_path / "scores")
+    assert {code for code, _ in problems_of(raised)} == {"no-prediction"}
+    assert len(raised.value.problems) == 3
+    assert not (tmp_path / "scores").exists()
+
+
+# Plugins
+
+
+def test_loss_of_a_plugin_is_a_column_of_the_history_like_ours(uninterrupted):
+    rows = history(uninterrupted)
+    assert list(rows[0]) == ["step", "loss", "mortal", "ncut"]
+    assert all(0 < float(row["mortal"]) < 1 for row in rows)
+
+
+def test_run_with_a_plugins_loss_predicts_without_the_plugin(uninterrupted, scan, tmp_path, monkeypatch):
+    from pipeline.losses import LOSSES
+
+    monkeypatch.delitem(LOSSES.components, "mortal")
+    assert runs.predict(uninterrupted, [scan], tmp_path / "masks")
+
+
+def test_run_with_a_plugins_network_asks_for_its_file(dataset, scan, tmp_path, monkeypatch):
+    from pipeline.networks import NETWORKS
+
+    plugin = tmp_path / "network.py"
+    plugin.write_text(
+        "from torch import nn\n"
+        "from pipeline.networks import NETWORKS\n\n\n"
+        "@NETWORKS.register('one_layer')\n"
+        "def one_layer(spatial_dims: int, in_channels: int, out_channels: int, *, kernel: int = 3) -> nn.Module:\n"
+        "    '''One convolution.'''\n"
+        "    kind = nn.Conv3d if spatial_dims == 3 else nn.Conv2d\n"
+        "    return kind(in_channels, out_channels, kernel, padding='same')\n"
+    )
+    network = {"name": "one_layer", "options": {"kernel": 1}}
+    run = train(tmp_path, dataset, "run", "max_steps=2", plugins=[str(plugin)], network=network)
+    assert runs.predict(run, [scan], tmp_path / "masks", plugins=[plugin])
+    monkeypatch.delitem(NETWORKS.components, "one_layer")
+    with pytest.raises(UserError, match="--plugin FILE") as raised:
+        runs.predict(run, [scan], tmp_path / "none")
+    assert problems_of(raised) == [("unknown-network", str(run))]
+
+
+# Two dimensions
+
+
+@pytest.fixture(scope="module")
+def flat_run(folder, dataset):
+    return train(folder, dataset, "flat", "max_steps=3", data=FLAT)
+
+
+def test_recipe_of_two_dimensions_trains_on_slices_of_volumes_and_predicts_volumes(flat_run, scan, tmp_path):
+    assert all(math.isfinite(float(row["loss"])) for row in history(flat_run))
+    (mask,) = runs.predict(flat_run, [scan], tmp_path / "masks")
+    assert loaded(mask)[0].shape == loaded(scan)[0].shape
+
+
+def test_recipe_of_two_dimensions_trains_on_flat_files_and_predicts_flat_files(dataset, tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    for number in range(4):
+        source = dataset / "imagesTr" / f"phantom_00{number}.nii.gz"
+        for kind, image in (
+            ("images", nib.load(source)),
+            ("labels", nib.load(str(source).replace("images", "labels"))),
+        ):
+            canonical = nib.as_closest_canonical(image)
+            middle = np.asarray(canonical.dataobj)[:, :, canonical.shape[2] // 2]
+            if kind == "images" or number < 3:
+                nib.save(nib.Nifti1Image(middle, np.eye(4)), tmp_path / "data" / kind / f"slice_{number}.nii.gz")
+    run = train(tmp_path, tmp_path / "data", "run", "max_steps=3", data=FLAT)
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["dimensions"] == 2
+    flat = tmp_path / "data" / "images" / "slice_3.nii.gz"
+    (mask,) = runs.predict(run, [flat], tmp_path / "masks")
+    assert nib.load(mask).shape == nib.load(flat).shape
+    assert nib.load(flat).ndim == 2

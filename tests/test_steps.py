@@ -1,0 +1,231 @@
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.engines.steps import Schedule, TrainingStep
+from pipeline.errors import UserError
+from pipeline.losses import LabelLoss, NCutLoss
+from pipeline.losses.dice import DiceLoss
+from pipeline.losses.objective import Objective, Term
+from pipeline.networks import NETWORKS
+
+
+class NanAt(LabelLoss):
+    """Dice, but NaN from a call on."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call, self.calls, self.dice = call, 0, DiceLoss()
+
+    def forward(self, logits, labels):
+        self.calls += 1
+        return self.dice(logits, labels) * (float("nan") if self.calls >= self.call else 1)
+
+
+def make_batch(cases=("a", "b"), size=(8, 8), labelled=True):
+    generator = torch.Generator().manual_seed(len(size))
+    image = torch.randn(len(cases), 1, *size, generator=generator)
+    label = (image > 0).long() if labelled else torch.full_like(image, -1, dtype=torch.long)
+    return {"image": image, "label": label, "mask": torch.ones_like(image, dtype=torch.bool), "case": list(cases)}
+
+
+def make_step(network=None, terms=None, *, max_steps=10, precision=torch.float32, rate=1e-2, warmup=0.0, seed=0):
+    torch.manual_seed(0)
+    network = network or nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    return TrainingStep(
+        network,
+        Objective(terms or [Term("dice", DiceLoss(), "labelled")]),
+        torch.optim.AdamW(network.parameters(), lr=rate),
+        Schedule(rate, warmup),
+        max_steps,
+        precision,
+        clip_norm=12.0,
+        seed=seed,
+    )
+
+
+def at(iteration):
+    return SimpleNamespace(state=SimpleNamespace(iteration=iteration))
+
+
+def weights(step):
+    return copy.deepcopy(step.network.state_dict())
+
+
+def same(first, second):
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+# Schedule
+
+
+@pytest.mark.parametrize(("progress", "expected"), [(0.05, 0.5), (0.1, 1.0), (0.55, 0.5**0.9), (1.0, 0.0), (0.0, 0.0)])
+def test_rate_rises_linearly_and_decays_polynomially_to_zero(progress, expected):
+    assert Schedule(peak=1.0, warmup=0.1)(progress) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("warmup", "progress", "expected"), [(0.0, 0.0, 1.0), (1.0, 0.5, 0.5), (1.0, 1.0, 1.0)])
+def test_rate_without_warm_up_and_with_nothing_else(warmup, progress, expected):
+    assert Schedule(peak=1.0, warmup=warmup)(progress) == pytest.approx(expected)
+
+
+def test_first_step_of_a_warm_up_has_a_rate_above_zero():
+    step = make_step(warmup=0.5, rate=1.0)
+    step(at(1), {"labelled": make_batch()})
+    assert step.optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
+
+
+# One step
+
+
+def test_step_changes_every_weight_and_returns_the_total_and_the_terms():
+    step = make_step()
+    before = weights(step)
+    output = step(at(1), {"labelled": make_batch()})
+    assert set(output) == {"loss", "dice"}
+    assert all(isinstance(value, float) for value in output.values())
+    assert output["loss"] == output["dice"]
+    assert not any(torch.equal(before[key], value) for key, value in step.network.state_dict().items())
+
+
+def test_steps_lower_the_loss():
+    step, batches = make_step(max_steps=60, rate=0.05), {"labelled": make_batch()}
+    losses = [step(at(n), batches)["loss"] for n in range(1, 61)]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_step_takes_labelled_and_unlabelled_scans_at_once():
+    terms = [Term("dice", DiceLoss(), "labelled"), Term("ncut", NCutLoss(radius=2), "unlabelled", 0.1)]
+    output = make_step(terms=terms)(at(1), {"labelled": make_batch(), "unlabelled": make_batch("c", labelled=False)})
+    assert output["loss"] == pytest.approx(output["dice"] + 0.1 * output["ncut"])
+
+
+def test_batch_that_no_term_looks_at_costs_no_forward_pass():
+    seen = []
+    network = nn.Conv2d(1, 2, 1)
+    network.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    make_step(network)(at(1), {"labelled": make_batch("ab"), "unlabelled": make_batch("cde", labelled=False)})
+    assert seen == [2]
+
+
+def test_step_at_the_foot_of_every_ramp_changes_nothing():
+    step = make_step(terms=[Term("dice", DiceLoss(), "labelled", ramp=0.5)])
+    before = weights(step)
+    assert step(at(1), {"labelled": make_batch()}) == {"loss": 0.0}
+    assert same(before, weights(step))
+    assert step(at(2), {"labelled": make_batch()})["loss"] > 0
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
+def test_step_runs_on_the_cpu_in_every_precision(precision):
+    step = make_step(precision=precision)
+    before = weights(step)
+    output = step(at(1), {"labelled": make_batch()})
+    assert output["loss"] == pytest.approx(make_step()(at(1), {"labelled": make_batch()})["loss"], abs=0.02)
+    assert not same(before, weights(step))
+    assert {value.dtype for value in step.network.state_dict().values()} == {torch.float32}
+
+
+def test_network_works_in_the_precision_that_is_asked_for():
+    seen = []
+    step = make_step(precision=torch.bfloat16)
+    step.network[-1].register_forward_hook(lambda *given: seen.append(given[-1].dtype))
+    step(at(1), {"labelled": make_batch()})
+    assert seen == [torch.bfloat16]
+
+
+def test_gradient_is_clipped_to_its_largest_norm():
+    step = make_step(terms=[Term("dice", DiceLoss(), "labelled", weight=1e6)])
+    step(at(1), {"labelled": make_batch()})
+    norms = [p.grad.norm() for p in step.network.parameters()]
+    assert torch.stack(norms).norm().item() == pytest.approx(12.0, rel=1e-3)
+
+
+def test_loss_that_is_nan_names_the_cases_and_leaves_the_weights_as_they_were():
+    step = make_step(terms=[Term("bad", NanAt(2), "labelled")])
+    step(at(1), {"labelled": make_batch()})
+    before, optimizer = weights(step), copy.deepcopy(step.optimizer.state_dict()["state"])
+    with pytest.raises(UserError) as raised:
+        step(at(2), {"labelled": make_batch(["case_7", "case_3"])})
+    (problem,) = raised.value.problems
+    assert problem.code == "diverged"
+    assert "step 2 (bad nan)" in problem.message
+    assert "case_3, case_7" in problem.message
+    assert same(before, weights(step))
+    assert torch.equal(optimizer[0]["exp_avg"], step.optimizer.state_dict()["state"][0]["exp_avg"])
+
+
+class RootOfZero(LabelLoss):
+    """0, with an infinite gradient."""
+
+    def forward(self, logits, labels):
+        return (logits * 0).abs().sum().sqrt() + logits.sum() * 0
+
+
+def test_gradient_that_is_not_finite_leaves_the_weights_as_they_were():
+    step = make_step(terms=[Term("root", RootOfZero(), "labelled")])
+    before = weights(step)
+    with pytest.raises(UserError, match=r"gradient is not finite at step 1 \(root 0\)"):
+        step(at(1), {"labelled": make_batch()})
+    assert same(before, weights(step))
+
+
+# State
+
+
+def run_steps(step, first, last):
+    for n in range(first, last + 1):
+        step(at(n), {"labelled": make_batch()})
+    return step
+
+
+def dropping():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 8, 3, padding="same"), nn.Dropout(0.5), nn.Conv2d(8, 2, 1))
+
+
+def test_state_resumes_a_training_to_the_last_bit_dropout_included(tmp_path):
+    whole = run_steps(make_step(dropping()), 1, 6)
+    half = run_steps(make_step(dropping()), 1, 3)
+    torch.save(half.state_dict(), tmp_path / "state.pt")
+    resumed = make_step(dropping())
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    torch.rand(7)  # Whatever else was drawn in between.
+    assert same(weights(run_steps(resumed, 4, 6)), weights(whole))
+
+
+def test_optimizers_state_is_part_of_the_state():
+    whole = run_steps(make_step(), 1, 4)
+    half = run_steps(make_step(), 1, 2)
+    resumed = make_step()
+    resumed.network.load_state_dict(half.network.state_dict())
+    assert not same(weights(run_steps(resumed, 3, 4)), weights(whole))
+
+
+def test_seed_decides_what_dropout_drops():
+    outputs = [make_step(dropping(), seed=seed)(at(1), {"labelled": make_batch()}) for seed in (0, 0, 1)]
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+# Networks
+
+OPTIONS = {
+    "unet": {"channels": [4, 8, 8]},
+    "dynunet": {"channels": [4, 4, 8, 8]},
+    "segresnet": {"init_filters": 8, "blocks_down": [1, 1, 1], "blocks_up": [1, 1]},
+}
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 16, 16)], ids=["2d", "3d"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_network_trains_a_step_of_both_kinds_of_scans(name, size):
+    network = NETWORKS.build(name, OPTIONS[name], spatial_dims=len(size), in_channels=1, out_channels=2)
+    terms = [Term("dice", DiceLoss(), "labelled"), Term("ncut", NCutLoss(radius=2), "unlabelled", 0.1)]
+    step = make_step(network, terms)
+    before = weights(step)
+    output = step(at(1), {"labelled": make_batch("ab", size), "unlabelled": make_batch("c", size, labelled=False)})
+    assert set(output) == {"loss", "dice", "ncut"}
+    assert not same(before, weights(step))
