@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint clean
 
 demo: .venv/installed
 	@rm -rf demo && start=$$(date +%s) && export PATH="$(BIN):$$PATH" \
@@ -25,9 +25,6 @@ test-slow: .venv/installed
 
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-
-bench: .venv/installed
-	for script in benchmarks/bench_*.py; do $(BIN)/python $$script --quick; done
 
 clean:
 	rm -rf .venv demo

@@ -66,8 +66,8 @@ def train(
     from pipeline import runs
 
     run = _folder(output or Path("runs") / config.stem)
-    summary = runs.train(runs.read_recipe(config, overrides), run, resume=resume)
-    _show(summary, run, "last")
+    scores = runs.train(runs.read_recipe(config, overrides), run, resume=resume)
+    _show(scores.summary, scores.folder, "last")
 
 
 @app.command
@@ -90,8 +90,10 @@ def validate(
     """
     from pipeline import runs
 
-    summary, folder = runs.validate(run, dataset, checkpoint, plugins)
-    _show(summary, folder, checkpoint)
+    scores = runs.validate(run, dataset, checkpoint, plugins)
+    _show(scores.summary, scores.folder, checkpoint)
+    for note in scores.notes:
+        _say(f"Note: {note}")
 
 
 @app.command

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from pipeline.errors import Problem, UserError, nearest
+from pipeline.errors import Problem, UserError, nearest, plain
 from pipeline.strict_yaml import read_yaml, write_yaml
 from pipeline.types import Scans  # noqa: TC001 - pydantic reads the annotation when it builds the model
 
@@ -36,39 +36,43 @@ class Term(Section):
     """One term of the objective: a loss, the scans that it looks at, and its share in the total."""
 
     loss: str = Field(description="a registered loss; `fewmask components` lists them")
-    on: Scans = Field(default="labelled", description="labelled, unlabelled or all scans")
-    weight: float = Field(default=1.0, ge=0, description="factor of the term, 0 or more")
-    ramp: Share = Field(default=0.0, description="share of max_steps over which the weight grows from 0, 0 to 1")
-    options: dict[str, Any] = Field(default_factory=dict, description="the loss's own options")
+    on: Scans = Field(default="labelled", description="labelled, unlabelled or all")
+    weight: float = Field(default=1.0, ge=0, description="the factor of the term, 0 or more")
+    ramp: Share = Field(default=0.0, description="the share of max_steps over which the weight grows, 0 to 1")
+    options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the loss's own options")
 
 
 class Network(Section):
     """The network: a registered name and its options."""
 
     name: str = Field(default="unet", description="a registered network; `fewmask components` lists them")
-    options: dict[str, Any] = Field(default_factory=dict, description="the network's own options")
+    options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the network's own options")
 
 
 class Data(Section):
     """How scans become batches."""
 
-    dimensions: Literal[2, 3] = Field(default=3, description="3 for volumes, 2 for slices of volumes and 2-D scans")
+    dimensions: Literal[2, 3] = Field(default=3, description="3 for volumes, or 2 for slices of volumes and 2-D scans")
     orientation: Auto | Annotated[str, Field(pattern="^[LRAPSI]{3}$")] = Field(
         default="auto", description="three letters such as RAS; the third is the axis that 2-D slices follow"
     )
     spacing_mm: Auto | Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)] = Field(
-        default="auto", description="voxel size to resample to, one number an axis"
+        default="auto", description="the voxel size to resample to, one number an axis, or auto"
     )
     patch_size: Auto | Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] = Field(
-        default="auto", description="voxels of one training sample, one number an axis"
+        default="auto", description="the voxels of one training sample, one number an axis, or auto"
     )
-    batch_size: Auto | Count = Field(default="auto", description="labelled samples a step")
-    unlabelled_batch_size: Auto | Count = Field(default="auto", description="unlabelled samples a step")
+    batch_size: Auto | Count = Field(default="auto", description="the number of labelled samples a step, or auto")
+    unlabelled_batch_size: Auto | Count = Field(
+        default="auto", description="the number of unlabelled samples a step, or auto"
+    )
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.2,
-        description="share of labelled patients held out where the dataset has no validation list",
+        description="the share of labelled patients to hold out where there is no validation list, between 0 and 1",
     )
-    workers: Auto | Annotated[int, Field(ge=0)] = Field(default="auto", description="processes that prepare batches")
+    workers: Auto | Annotated[int, Field(ge=0)] = Field(
+        default="auto", description="the number of processes that prepare batches, 0 or more, or auto"
+    )
 
     @field_validator("orientation")
     @classmethod
@@ -90,48 +94,65 @@ class Augmentation(Section):
     """Random changes of a training sample; every number is the strength of one, and 0 switches it off."""
 
     flip_axes: Auto | tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
-        default="auto", description="axes that may be mirrored; auto: left-right, unless a label names a side"
+        default="auto",
+        description="a list of axes that may be mirrored, or auto: left-right, unless a label names a side",
     )
-    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = Field(default=15.0, description="largest rotation")
-    scaling: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.15, description="largest relative change of size")
-    noise: Annotated[float, Field(ge=0)] = Field(default=0.1, description="largest noise, in standard deviations")
-    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.25, description="largest relative change of gain")
-    gamma: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.3, description="largest change of the gamma exponent")
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = Field(
+        default=15.0, description="the largest rotation in degrees, 0 to 180"
+    )
+    scaling: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.15, description="the largest relative change of size, 0 to 1"
+    )
+    noise: Annotated[float, Field(ge=0)] = Field(
+        default=0.1, description="the largest noise in standard deviations of the image, 0 or more"
+    )
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.25, description="the largest relative change of gain, 0 to 1"
+    )
+    gamma: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.3, description="the largest change of the gamma exponent, 0 to 1"
+    )
 
 
 class Optimizer(Section):
     """AdamW with a linear warm-up and a polynomial decay to zero."""
 
-    learning_rate: Positive = Field(default=2e-3, description="peak learning rate")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(default=1e-2, description="AdamW's weight decay")
-    warmup: Share = Field(default=0.05, description="share of max_steps with a growing learning rate")
-    clip_norm: Positive = Field(default=12.0, description="largest norm of the gradient")
+    learning_rate: Positive = Field(default=2e-3, description="the peak learning rate, above 0")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(default=1e-2, description="AdamW's weight decay, 0 or more")
+    warmup: Share = Field(default=0.05, description="the share of max_steps with a growing learning rate, 0 to 1")
+    clip_norm: Positive = Field(default=12.0, description="the largest norm of the gradient, above 0")
 
 
 class Recipe(Section):
     """A whole training run."""
 
     dataset: Path = Field(description="a dataset folder or a JSON list; give it as dataset=PATH")
-    root: Path | None = Field(default=None, description="folder that a list's paths are relative to")
-    plugins: tuple[Path, ...] = Field(default=(), description="Python files that register components")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="the one source of randomness")
-    max_steps: Count = Field(default=1000, description="length of the training")
+    root: Path | None = Field(default=None, description="the folder that a list's paths are relative to")
+    plugins: tuple[Path, ...] = Field(default=(), description="a list of Python files that register components")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        default=0, description="a whole number, the one source of randomness"
+    )
+    max_steps: Count = Field(default=1200, description="the number of training steps, 1 or more")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         default="auto", description="auto, cpu, cuda or cuda:N"
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="of the network's arithmetic; auto: bfloat16 where the hardware has it"
+        default="auto", description="auto (bfloat16 where the hardware has it), float32, bfloat16 or float16"
     )
-    tensorboard: bool = Field(default=False, description="write TensorBoard events to RUN/tensorboard")
-    validate_every: Count = Field(default=250, description="steps between two validations")
-    checkpoint_every: Count = Field(default=50, description="steps between two checkpoints")
+    tensorboard: bool = Field(
+        default=False, description="true to write TensorBoard events to RUN/tensorboard, or false"
+    )
+    validate_every: Count = Field(default=250, description="the number of steps between two validations, 1 or more")
+    checkpoint_every: Count = Field(default=50, description="the number of steps between two checkpoints, 1 or more")
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
     network: Annotated[Network, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)] = (
         Network()
     )
     optimizer: Optimizer = Optimizer()
-    objective: Annotated[tuple[Term, ...], Field(min_length=1)] = Field(description="the terms of the loss")
+    objective: Annotated[tuple[Term, ...], Field(min_length=1)] = Field(
+        description="a list of terms, each with its loss"
+    )
 
     @field_validator("objective")
     @classmethod
@@ -241,17 +262,13 @@ def _schema_problems(error: ValidationError) -> list[Problem]:
         elif item["type"] == "missing":
             message, remedy = "is not given", f"give {description}"
         else:
-            message = f"{_plain(item['msg'])}, not {item['input']!r}"
+            message = f"{plain(item['msg'])}, not {item['input']!r}"
             remedy = f"give {description}" if description else "correct the value"
         if path in found:  # One key that accepts several kinds of value fails once a kind.
             message = f"{found[path].message.rpartition(', not')[0]}, or {message}"
         found[path] = Problem(path, "bad-recipe", message, remedy)
     # A list that could also be `auto` fails as both; its items say more.
     return [problem for path, problem in found.items() if not any(other.startswith(f"{path}.") for other in found)]
-
-
-def _plain(message: str) -> str:
-    return message.replace("Input should be", "expected").replace("Value error, ", "")
 
 
 def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[Section], str]:

@@ -64,3 +64,12 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     known = [str(choice) for choice in choices]
     close = get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(known)}"
+
+
+def plain(message: str) -> str:
+    """Return a message of pydantic's in the words of ours.
+
+    >>> plain("Input should be greater than 0"), plain("Value error, expected one letter")
+    ('expected greater than 0', 'expected one letter')
+    """
+    return message.replace("Input should be", "expected").replace("Value error, ", "")

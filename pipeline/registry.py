@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from pipeline.errors import nearest
+from pipeline.errors import nearest, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -99,7 +99,7 @@ class Registry:
             # Through JSON, as the recipe: strict about types, and a list is still read as a tuple.
             model.model_validate_json(json.dumps({key: options[key] for key in options if key in known}, default=str))
         except ValidationError as error:
-            return unknown + [(str(e["loc"][0]), f"{_plain(e['msg'])}, not {e['input']!r}") for e in error.errors()]
+            return unknown + [(str(e["loc"][0]), f"{plain(e['msg'])}, not {e['input']!r}") for e in error.errors()]
         return unknown or self._refusal(name, options)
 
     def _refusal(self, name: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -117,15 +117,13 @@ class Registry:
         return self[name](**options, **given)
 
 
-def _plain(message: str) -> str:
-    return message.replace("Input should be", "expected")
-
-
 def _type_of(parameter: inspect.Parameter, component: Any) -> Any:
     """Return a parameter's type; Any where it has none, or one that its module imports for type checking only."""
+    # A class that inherits its constructor has the constructor's annotations, which its parent's module explains.
+    function = component.__init__ if inspect.isclass(component) else component
     if not isinstance(parameter.annotation, str):
         return Any if parameter.annotation is parameter.empty else parameter.annotation
     try:
-        return eval(parameter.annotation, vars(sys.modules[component.__module__]))  # noqa: S307 - the module's own text
+        return eval(parameter.annotation, vars(sys.modules[function.__module__]))  # noqa: S307 - the module's own text
     except NameError:
         return Any

@@ -38,8 +38,8 @@ TINY = {
 numbers = itertools.count()
 
 
-def make_phantom(folder, labelled=4, unlabelled=2):
-    list(write_phantom(folder, labelled=labelled, unlabelled=unlabelled))
+def make_phantom(folder, labelled=4, unlabelled=2, seed=0):
+    list(write_phantom(folder, labelled=labelled, unlabelled=unlabelled, seed=seed))
     return folder
 
 

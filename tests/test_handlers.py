@@ -105,6 +105,7 @@ def test_no_bar_is_drawn_where_there_is_no_terminal_but_validations_are_written(
     bar.report(3, None)
     lines = console.file.getvalue().splitlines()
     assert [line.split("  ")[:2] for line in lines] == [
+        ["trained to step 3 in 0 min 0 s"],
         ["step 3/3", "validation Dice 0.5000"],
         ["step 3/3", "validation Dice no class to score"],
     ]

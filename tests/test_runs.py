@@ -319,7 +319,8 @@ def test_resuming_after_the_dataset_has_changed_is_refused(dataset, tmp_path):
 @pytest.mark.parametrize("which", ["last", "best"])
 def test_validate_scores_the_checkpoint_that_was_asked_for(trained, which):
     before = (trained / "summary.json").read_text()
-    summary, where = runs.validate(trained, which=which)
+    scores = runs.validate(trained, which=which)
+    summary, where = scores.summary, scores.folder
     assert where == trained
     written = json.loads((trained / "summary.json").read_text(), parse_constant=refuse_constant)
     assert written["checkpoint"] == which
@@ -329,11 +330,37 @@ def test_validate_scores_the_checkpoint_that_was_asked_for(trained, which):
 
 
 def test_validate_on_another_dataset_writes_beside_the_runs_own_numbers(trained, tmp_path):
-    other, before = make_phantom(tmp_path / "elsewhere", labelled=2, unlabelled=1), files_in(trained)
-    summary, where = runs.validate(trained, other)
+    other = make_phantom(tmp_path / "elsewhere", labelled=2, unlabelled=1, seed=1)
+    before = files_in(trained)
+    scores = runs.validate(trained, other)
+    summary, where = scores.summary, scores.folder
     assert where == trained / "validation" / "elsewhere"
     assert summary.n_cases == 2
     assert {path: content for path, content in files_in(trained).items() if where not in path.parents} == before
+
+
+def test_validate_on_another_dataset_leaves_out_what_the_run_was_trained_on(trained, dataset):
+    split = json.loads((trained / "split.json").read_text())
+    scores = runs.validate(trained, dataset)
+    assert scores.summary.n_cases == len(split["validation"])
+    assert scores.notes == (f"{len(split['labelled'])} case(s) that the run was trained on are left out.",)
+    assert json.loads((scores.folder / "summary.json").read_text())["notes"] == list(scores.notes)
+
+
+def test_validate_on_trained_cases_alone_is_refused_whatever_they_are_called(trained, dataset, tmp_path):
+    name = json.loads((trained / "split.json").read_text())["labelled"][0] + ".nii.gz"
+    for folder, source in (("images", "imagesTr"), ("labels", "labelsTr")):
+        (tmp_path / "copy" / folder).mkdir(parents=True)
+        (tmp_path / "copy" / folder / "renamed.nii.gz").write_bytes((dataset / source / name).read_bytes())
+    with pytest.raises(UserError) as raised:
+        runs.validate(trained, tmp_path / "copy")
+    assert problems_of(raised) == [("all-seen", str(tmp_path / "copy"))]
+    assert not (trained / "validation" / "copy").exists()
+
+
+def test_scores_of_the_best_checkpoint_say_that_these_cases_chose_it(trained):
+    assert "chose" in runs.validate(trained, which="best").notes[0]
+    assert runs.validate(trained, which="last").notes == ()
 
 
 def test_validate_without_the_runs_own_cases_says_which_are_gone(trained, dataset, tmp_path):
@@ -485,7 +512,7 @@ def test_predictions_of_validation_cases_evaluate_to_the_scores_of_the_validatio
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / name).write_bytes((dataset / "labelsTr" / name).read_bytes())
     summary = runs.evaluate(tmp_path / "masks", tmp_path / "labels", tmp_path / "scores")
-    assert summary.mean_dice == runs.validate(trained)[0].mean_dice
+    assert summary.mean_dice == runs.validate(trained).summary.mean_dice
 
 
 def test_missing_prediction_is_named_and_nothing_is_written(dataset, tmp_path):

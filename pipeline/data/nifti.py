@@ -82,6 +82,12 @@ class Scan:
             array = np.asanyarray(stored) if integers else self.image.get_fdata("unchanged", np.float32)
         return np.moveaxis(array.reshape(*self.shape, self.channels), 3, 0)
 
+    @property
+    def labels(self) -> NDArray[Any]:
+        """A mask's label values ``[X, Y, Z]`` as integers, of the file's own type where it holds integers."""
+        voxels: NDArray[Any] = self.voxels[0]
+        return voxels if voxels.dtype.kind in "iu" else voxels.round().astype(np.int32)
+
 
 def stem(path: Path) -> str:
     """Return a file's name without ``.nii`` or ``.nii.gz``.
@@ -126,7 +132,12 @@ def _read_bytes(path: Path) -> bytes:
         raise _fault(path, "not-a-file", "is a folder or a device, not a file", "name the NIfTI file itself")
     if path.stat().st_size == 0:
         raise _fault(path, "empty-file", "has 0 bytes", "copy or download the file again")
-    return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _fault(
+            path, "unreadable", f"cannot be read: {error.strerror}", "check its permissions and the disk"
+        ) from None
 
 
 def _unpack(path: Path, raw: bytes) -> bytes:

@@ -44,5 +44,5 @@ class SegmentationEvaluator(Evaluator):
     def _score(self, _: Engine, case: Case) -> list[CaseResult]:
         if case.label is None:
             raise ValueError(f"case {case.id} has no label to be scored against")
-        truth = nifti.load(case.label).voxels[0].round().astype(int)
+        truth = nifti.load(case.label).labels
         return score_case(case.id, truth, self.predictor(case.images), self.labels)

@@ -124,13 +124,15 @@ class ProgressBar:
         """Draw from the start of the training to its end, however it ends."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
-        engine.add_event_handler(Events.COMPLETED, self.bar.stop)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def report(self, step: int, mean_dice: float | None) -> None:
         """Write what a validation found."""
         score = "no class to score" if mean_dice is None else f"{mean_dice:.4f}"
-        self.bar.console.print(f"step {step}/{self.total}  validation Dice {score}  {self.terms}", highlight=False)
+        self.bar.console.print(
+            f"step {step}/{self.total}  validation Dice {score}  {self.terms}", highlight=False, soft_wrap=True
+        )
 
     def _start(self, engine: Engine) -> None:
         self.task = self.bar.add_task("", total=self.total, completed=engine.state.iteration)
@@ -139,6 +141,13 @@ class ProgressBar:
     def _advance(self, engine: Engine) -> None:
         self.terms = "  ".join(f"{name} {value:.3f}" for name, value in engine.state.output.items())
         self.bar.update(self.task, completed=engine.state.iteration, description=self.terms)
+
+    def _finish(self, engine: Engine) -> None:
+        self.bar.stop()
+        minutes, seconds = divmod(round(engine.state.times["COMPLETED"]), 60)
+        self.bar.console.print(
+            f"trained to step {engine.state.iteration} in {minutes} min {seconds} s", highlight=False
+        )
 
     def _fail(self, error: BaseException) -> None:
         self.bar.stop()

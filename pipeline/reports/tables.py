@@ -24,8 +24,14 @@ def results_table(summary: Summary) -> Table:
     Names come from the user's files, so they are shown as they are: no markup, no emoji codes, no
     control characters.
     """
-    table = Table(title=f"Dice over {summary.n_cases} cases", caption=_caption(summary), box=SIMPLE_HEAD)
-    table.add_column("class", overflow="fold")
+    table = Table(
+        title=f"Dice over {summary.n_cases} cases",
+        caption=_caption(summary),
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column("class", overflow="fold", min_width=12)
     for column in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for row in summary.classes:

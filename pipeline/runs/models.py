@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import yaml
-
 from pipeline import config
 from pipeline.checkpoints import Which, checkpoint_path, load_checkpoint
 from pipeline.engines.devices import find_hardware
@@ -15,6 +13,7 @@ from pipeline.errors import Problem, UserError
 from pipeline.networks import NETWORKS
 from pipeline.plugins import load_plugins
 from pipeline.runs import build
+from pipeline.strict_yaml import read_yaml
 from pipeline.types import Task
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.config import Recipe
     from pipeline.engines.predictor import Predictor
 
-CONFIG, SPLIT = "config.yaml", "split.json"
+CONFIG, SPLIT, INDEX = "config.yaml", "split.json", "index.json"
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
     """
     load_plugins(plugins)
     state = load_checkpoint(checkpoint_path(run, which))
-    raw = yaml.safe_load(state["recipe"])
+    raw = read_yaml(state["recipe"], str(run))
     if raw["network"]["name"] not in NETWORKS:
         message = f"needs the network {raw['network']['name']!r}, which no loaded file registers"
         raise UserError(

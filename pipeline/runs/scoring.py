@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
@@ -16,7 +16,7 @@ from pipeline.metrics.overlap import score_case
 from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
 from pipeline.runs.checking import check_dataset, progress
-from pipeline.runs.models import SPLIT, channel_problem, load_model
+from pipeline.runs.models import INDEX, SPLIT, channel_problem, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,14 +29,26 @@ if TYPE_CHECKING:
     from pipeline.types import Case, CaseResult, Task
 
 
-def validate(
-    run: Path, source: Path | None = None, which: Which = "last", plugins: Sequence[Path] = ()
-) -> tuple[Summary, Path]:
+@dataclass(frozen=True)
+class Scores:
+    """What a validation found.
+
+    Attributes:
+        summary: Of all cases.
+        folder: Where ``cases.csv`` and ``summary.json`` were written.
+        notes: What a reader of the figures has to know.
+    """
+
+    summary: Summary
+    folder: Path
+    notes: tuple[str, ...]
+
+
+def validate(run: Path, source: Path | None = None, which: Which = "last", plugins: Sequence[Path] = ()) -> Scores:
     """Score a run's checkpoint on its own validation cases, or on the labelled cases of another dataset.
 
-    Returns:
-        The summary, and the folder that ``cases.csv`` and ``summary.json`` were written to: the run's own, or for
-        another dataset ``validation/NAME`` in it.
+    Scans that the run was trained on are left out of another dataset, whatever they are called there. Its results go
+    to ``validation/NAME`` in the run, the others into the run itself.
 
     Raises:
         UserError: The checkpoint or the dataset cannot be used, or there is nothing to validate on.
@@ -45,10 +57,30 @@ def validate(
     dataset = _validation_dataset(run, model.recipe, source)
     index = check_dataset(replace(dataset, labels=model.task.labels))
     _refuse_channels(index, model.task)
-    folder = run if source is None else run / "validation" / source.resolve().stem
-    folder.mkdir(parents=True, exist_ok=True)
-    results = score(model.predictor, dataset.cases, model.task)
-    return write_report(folder, results, which, model.step), folder
+    if source is None:
+        chose = ("These cases chose this checkpoint: its figures flatter. Those of `last` do not.",)
+        notes = chose if which == "best" else ()
+        return write_scores(run, score(model.predictor, dataset.cases, model.task), which, model.step, notes)
+    cases = _unseen(run, index)
+    left_out = len(dataset.cases) - len(cases)
+    notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
+    folder = run / "validation" / source.resolve().stem
+    return write_scores(folder, score(model.predictor, cases, model.task), which, model.step, notes)
+
+
+def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
+    """Return the cases whose scans the run was not trained on, with a mask or without."""
+    split, rows = (json.loads((run / name).read_text(encoding="utf-8")) for name in (SPLIT, INDEX))
+    taught = {*split["labelled"], *split["unlabelled"]}
+    seen = {digest for row in rows if row["case"] in taught for digest in row["sha256"]}
+    cases = index.dataset.cases
+    unseen = tuple(case for case in cases if not seen & set(index.facts[case.id].sha256[: len(case.images)]))
+    if not unseen:
+        message, remedy = "has no labelled case that the run was not trained on", "name a dataset with other cases"
+        raise UserError(
+            "There is nothing to validate on.", [Problem(str(index.dataset.source), "all-seen", message, remedy)]
+        )
+    return unseen
 
 
 def _validation_dataset(run: Path, recipe: Recipe, source: Path | None) -> Dataset:
@@ -85,13 +117,16 @@ def score(predictor: Predictor, cases: Sequence[Case], task: Task) -> list[CaseR
     return evaluator.results
 
 
-def write_report(folder: Path, results: list[CaseResult], which: Which, step: int) -> Summary:
-    """Write ``cases.csv`` and ``summary.json`` into a folder, and return the summary."""
+def write_scores(
+    folder: Path, results: list[CaseResult], which: Which, step: int, notes: tuple[str, ...] = ()
+) -> Scores:
+    """Write ``cases.csv`` and ``summary.json`` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     summary = summarise(results)
     write_cases_csv(folder / "cases.csv", results)
-    about = {"checkpoint": which, "step": step, "version": __version__}
+    about = {"checkpoint": which, "step": step, "notes": list(notes), "version": __version__}
     write_json(folder / "summary.json", about | summary.as_dict())
-    return summary
+    return Scores(summary, folder, notes)
 
 
 def evaluate(predictions: Path, labels: Path, output: Path) -> Summary:
@@ -131,8 +166,8 @@ def evaluate(predictions: Path, labels: Path, output: Path) -> Summary:
     names = {value: f"label {value}" if value else "background" for value in sorted(values)}
     results = []
     for name, paths in progress(pairs.items(), "scoring", len(pairs)):
-        true, guess = (nifti.load(path).voxels[0].round().astype(int) for path in paths)
-        results += score_case(name, true, guess, names)
+        true_labels, guessed_labels = (nifti.load(path).labels for path in paths)
+        results += score_case(name, true_labels, guessed_labels, names)
     output.mkdir(parents=True, exist_ok=True)
     write_cases_csv(output / "cases.csv", results)
     summary = summarise(results)

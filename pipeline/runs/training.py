@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 
 from pipeline import __version__, config
 from pipeline.checkpoints import Which, checkpoint_path, load_checkpoint, save_checkpoint
@@ -26,11 +25,12 @@ from pipeline.networks import NETWORKS
 from pipeline.planning.plan import resolve
 from pipeline.plugins import load_plugins
 from pipeline.reports.files import write_json
-from pipeline.reports.summary import Summary, summarise
+from pipeline.reports.summary import summarise
 from pipeline.runs import build
 from pipeline.runs.checking import PROGRESS, check, progress
-from pipeline.runs.models import CONFIG, SPLIT
-from pipeline.runs.scoring import score, validate, write_report
+from pipeline.runs.models import CONFIG, INDEX, SPLIT
+from pipeline.runs.scoring import Scores, score, validate, write_scores
+from pipeline.strict_yaml import read_yaml
 from pipeline.types import CaseResult, Task
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from pipeline.config import Recipe
     from pipeline.data.check import Index
-
-INDEX = "index.json"
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -55,7 +53,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return config.parse(raw, str(path), LOSSES, NETWORKS)
 
 
-def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Summary:
+def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Scores:
     """Check the dataset, train, and validate the last weights.
 
     Args:
@@ -79,8 +77,8 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Summary:
     training.open_folder()
     if training.done < recipe.max_steps:
         training.run_to_end()
-        return write_report(run, training.results, "last", training.done)
-    return validate(run)[0]
+        return write_scores(run, training.results, "last", training.done)
+    return validate(run)
 
 
 def _refuse_idle_terms(recipe: Recipe, split: Split) -> None:
@@ -122,7 +120,7 @@ class _Training:
         """Write what the run is, or take up what is there."""
         stored = self.run / CONFIG
         if stored.exists():
-            _refuse_changes(config.read(stored), yaml.safe_load(config.dump(self.recipe)), self.run)
+            _refuse_changes(config.read(stored), read_yaml(config.dump(self.recipe), str(self.run)), self.run)
             _refuse_other_scans(self.run, self.index)
             self._restore()
         self.run.mkdir(parents=True, exist_ok=True)
