@@ -223,5 +223,5 @@ def main() -> None:
         ERR.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        ERR.print("stopped; a training goes on with --resume")
+        ERR.print("stopped; `train` goes on with --resume")
         sys.exit(130)

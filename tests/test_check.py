@@ -311,6 +311,7 @@ def test_a_sound_dataset_is_described_in_a_few_lines(dataset_folder):
         ("dataset", f"{folder / 'dataset.json'} (decathlon)"),
         ("training", "3 with masks"),
         ("training", "2 without masks"),
+        ("patients", "5"),
         ("labels", "0 background, 1 blob"),
         ("channels", "MRI"),
         ("shape", "8 x 9 x 10 (median), 8 x 9 x 10 to 8 x 9 x 10"),

@@ -2,12 +2,15 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from runs_fixtures import ROOT, TINY, fewmask, files_in, make_phantom, write_recipe
 
 from pipeline import cli, runs
+from pipeline.reports.summary import summarise
+from pipeline.runs.scoring import Scores
 
 COMMANDS = ("check", "train", "validate", "predict", "evaluate", "phantom", "components")
 
@@ -33,11 +36,14 @@ def dataset(tmp_path_factory):
     return make_phantom(tmp_path_factory.mktemp("cli") / "phantom", labelled=2, unlabelled=1)
 
 
+SCORES = Scores(summarise([]), Path("run"), ())
+
+
 @pytest.fixture
 def trains(monkeypatch):
     """What ``train`` was called with; nothing is trained."""
     calls = []
-    monkeypatch.setattr(runs, "train", lambda recipe, run, resume: calls.append((recipe, run, resume)))
+    monkeypatch.setattr(runs, "train", lambda *args, resume: calls.append((*args, resume)) or SCORES)
     monkeypatch.setattr(cli, "_show", lambda *_: None)
     return calls
 

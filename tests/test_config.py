@@ -174,7 +174,7 @@ def test_recipe_that_is_not_utf_8_is_refused_with_a_message(tmp_path):
 
 def test_minimal_recipe_gets_every_default(load):
     recipe = load()
-    assert recipe.max_steps == 1000
+    assert recipe.max_steps == 1200
     assert (recipe.seed, recipe.device, recipe.data.patch_size, recipe.network.name) == (0, "auto", "auto", "unet")
     assert [(term.loss, term.on, term.weight, term.ramp) for term in recipe.objective] == [
         ("dice", "labelled", 1.0, 0.0),
@@ -343,11 +343,11 @@ def test_mistake_says_what_was_expected_and_what_was_given(mistakes, path, messa
         ("data.orientation=XYZ", "data.orientation"),
         ("data.orientation=RRS", "data.orientation"),
         ("data.orientation=RAI2", "data.orientation"),
-        ("data.patch_size=[8, 8]", "data.patch_size"),
+        ("data.patch_size=[8]", "data.patch_size"),
         ("data.patch_size=[8, 8, 0]", "data.patch_size.2"),
         ("data.patch_size=[8, 8, 8, 8]", "data.patch_size"),
         ("data.patch_size=big", "data.patch_size"),
-        ("data.spacing_mm=[1, 1]", "data.spacing_mm"),
+        ("data.spacing_mm=[1]", "data.spacing_mm"),
         ("data.validation_fraction=1", "data.validation_fraction"),
         ("augmentation.flip_axes=[3]", "augmentation.flip_axes.0"),
         ("augmentation.rotation_degrees=181", "augmentation.rotation_degrees"),
@@ -379,6 +379,16 @@ def test_one_wrong_value_is_one_problem_at_its_place(mistakes, override, path):
 def test_objective_that_weighs_nothing_is_refused(mistakes):
     found = mistakes(MINIMAL, "objective.0.weight=0", "objective.1.weight=0")
     assert found["objective"].message.startswith("expected a term with a weight above 0")
+
+
+def test_sizes_that_speak_of_different_dimensions_are_refused(mistakes):
+    found = mistakes(MINIMAL, "data.patch_size=[8, 8]", "data.spacing_mm=[1, 1, 1]")
+    assert list(found) == ["data.patch_size"]
+
+
+def test_an_override_that_leads_into_a_value_is_refused(load):
+    with pytest.raises(UserError, match="leads into a value"):
+        load(MINIMAL, "plugins=[a.py]", "plugins.0.x=1")
 
 
 def test_two_dimensional_recipe_takes_two_numbers(load, mistakes):

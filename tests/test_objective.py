@@ -138,7 +138,7 @@ def test_loss_that_stands_twice_gets_a_number():
 
 
 def shipped(name=None, *overrides):
-    raw = config.read(SEMISUPERVISED, ["dataset=d", "device=cpu", *overrides])
+    raw = config.read(SEMISUPERVISED, ["dataset=d", "device=cpu", "data.dimensions=3", *overrides])
     recipe = config.parse(raw, "recipe", LOSSES, NETWORKS)
     terms = build_objective(recipe).terms
     return recipe, Objective([term for term in terms if name in (None, term.name)])

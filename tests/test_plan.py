@@ -5,7 +5,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pipeline.config import Recipe
 from pipeline.data.check import Index
 from pipeline.data.inspection import CaseFacts
 from pipeline.data.layouts import Dataset
@@ -21,6 +20,7 @@ from pipeline.planning.plan import (
     median_shape,
     resolve,
 )
+from pipeline.recipe import Recipe
 
 CPU, GPU = Hardware("cpu", True, 4), Hardware("cuda:1", True, 16)
 
@@ -92,6 +92,7 @@ def test_the_order_of_a_file_s_axes_does_not_matter(code):
 
 def test_what_the_user_chose_stays():
     chosen = {
+        "dimensions": 3,
         "orientation": "LPS",
         "spacing_mm": (2.0, 2.0, 2.0),
         "patch_size": (16, 24, 32),
@@ -184,6 +185,10 @@ def test_a_gpu_takes_larger_patches():
         (("background", "kidney_l"), "RAS", ()),
         (("background", "lh-cortex"), "RAS", ()),
         (("background", "lesion", "bright spot", "cleft"), "RAS", (0,)),
+        (("background", "LeftLung", "RightLung"), "RAS", ()),
+        (("background", "lt lung"), "RAS", ()),
+        (("background", "label 1"), "RAS", (0,)),
+        (("background", "label 1", "label 2"), "RAS", ()),
     ],
 )
 def test_sides_are_swapped_unless_a_label_names_one(labels, orientation, expected):
@@ -227,3 +232,19 @@ def test_a_plan_for_slices_speaks_of_their_two_axes():
     assert plan.data.spacing_mm == (1.0, 1.5)
     assert plan.data.patch_size == (200, 184)
     assert plan.augmentation.flip_axes == (0,)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "data", "expected"),
+    [
+        ([(30, 30, 30)], {}, 3),
+        ([(30, 30, 1), (30, 30, 1), (30, 30, 30)], {}, 2),
+        ([(30, 30, 1), (30, 30, 30)], {}, 3),
+        ([(30, 30, 30)], {"patch_size": (16, 16)}, 2),
+        ([(30, 30, 1)], {"spacing_mm": (1.0, 1.0, 1.0)}, 3),
+        ([(30, 30, 1)], {"dimensions": 3}, 3),
+    ],
+)
+def test_flat_scans_are_trained_on_in_two_dimensions_unless_told_otherwise(shapes, data, expected):
+    plan = resolve(recipe(data=data), index(*(facts(shape, (1, 1, 1)) for shape in shapes)), CPU)
+    assert plan.data.dimensions == len(plan.data.spacing_mm) == len(plan.data.patch_size) == expected

@@ -302,6 +302,47 @@ def test_resuming_with_a_changed_recipe_names_each_difference_and_touches_nothin
     assert files_in(trained) == before
 
 
+def test_resuming_with_cases_in_another_order_is_refused(tmp_path):
+    data = make_phantom(tmp_path / "data", labelled=3)
+    train(tmp_path, data, "run", "max_steps=2")
+    listing = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps(listing | {"training": listing["training"][::-1]}))
+    with pytest.raises(UserError) as raised:
+        train(tmp_path, data, "run", "max_steps=2", resume=True)
+    assert problems_of(raised) == [("split-changed", str(tmp_path / "run" / "split.json"))]
+
+
+def test_resuming_with_another_list_of_labels_is_refused(tmp_path):
+    data = make_phantom(tmp_path / "data", labelled=3)
+    train(tmp_path, data, "run", "max_steps=2")
+    listing = json.loads((data / "dataset.json").read_text())
+    listing["labels"]["3"] = "one more"
+    (data / "dataset.json").write_text(json.dumps(listing))
+    with pytest.raises(UserError, match="task-changed"):
+        train(tmp_path, data, "run", "max_steps=2", resume=True)
+
+
+def test_resuming_elsewhere_with_more_workers_and_other_intervals_goes_on(tmp_path):
+    data = make_phantom(tmp_path / "data", labelled=3)
+    train(tmp_path, data, "run", "max_steps=2")
+    data.rename(tmp_path / "moved")
+    more = ("max_steps=2", "data.workers=1", "checkpoint_every=1")
+    assert train(tmp_path, tmp_path / "moved", "run", *more, resume=True)
+
+
+def test_dataset_of_empty_masks_is_refused(dataset, tmp_path):
+    for folder in ("images", "labels"):
+        (tmp_path / "plain" / folder).mkdir(parents=True)
+    empty = np.zeros((16, 16, 16), np.uint8)
+    for name, bright in (("a", 1), ("b", 2)):
+        image = empty + np.arange(16, dtype=np.uint8) * np.uint8(bright)
+        nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "plain" / "images" / f"{name}.nii")
+        nib.save(nib.Nifti1Image(empty, np.eye(4)), tmp_path / "plain" / "labels" / f"{name}.nii")
+    with pytest.raises(UserError) as raised:
+        train(tmp_path, tmp_path / "plain", "run", "max_steps=2")
+    assert ("no-foreground", str(tmp_path / "plain")) in problems_of(raised)
+
+
 def test_resuming_after_the_dataset_has_changed_is_refused(dataset, tmp_path):
     data = make_phantom(tmp_path / "data", labelled=3)
     train(tmp_path, data, "run", "max_steps=2")
@@ -321,12 +362,11 @@ def test_validate_scores_the_checkpoint_that_was_asked_for(trained, which):
     before = (trained / "summary.json").read_text()
     scores = runs.validate(trained, which=which)
     summary, where = scores.summary, scores.folder
-    assert where == trained
-    written = json.loads((trained / "summary.json").read_text(), parse_constant=refuse_constant)
+    assert where == (trained if which == "last" else trained / "validation" / "best")
+    written = json.loads((where / "summary.json").read_text(), parse_constant=refuse_constant)
     assert written["checkpoint"] == which
     assert written["mean_dice"] == summary.mean_dice
-    if which == "last":
-        assert (trained / "summary.json").read_text() == before
+    assert (trained / "summary.json").read_text() == before
 
 
 def test_validate_on_another_dataset_writes_beside_the_runs_own_numbers(trained, tmp_path):
@@ -452,6 +492,14 @@ def test_scan_never_overwrites_itself(trained, scan, tmp_path):
     with pytest.raises(UserError, match="mask-exists"):
         runs.predict(trained, [copy], tmp_path)
     assert copy.read_bytes() == scan.read_bytes()
+
+
+def test_scans_with_nan_are_refused_before_any_mask_is_written(trained, scan, tmp_path):
+    nib.save(nib.Nifti1Image(np.full((8, 8, 8), np.nan, np.float32), np.eye(4)), tmp_path / "nan.nii.gz")
+    with pytest.raises(UserError) as raised:
+        runs.predict(trained, [scan, tmp_path / "nan.nii.gz"], tmp_path / "masks")
+    assert problems_of(raised) == [("not-finite", str(tmp_path / "nan.nii.gz"))]
+    assert not (tmp_path / "masks").exists()
 
 
 def test_scan_with_too_many_channels_is_refused_before_any_mask_is_written(trained, scan, tmp_path):

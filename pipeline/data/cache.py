@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.types import Case
 
 # Part of every key: raise it when a change of the transforms changes what they make.
-VERSION = 1
+VERSION = 2
 PARTS = (IMAGE, ANNOTATION, "locations")
 
 

@@ -51,6 +51,7 @@ class Index:
         return [
             ("dataset", f"{self.dataset.source} ({self.dataset.layout})"),
             *((role, f"{count} {mask} masks") for (role, mask), count in sorted(roles.items())),
+            ("patients", str(len({case.patient for case in cases}))),
             ("labels", ", ".join(f"{value} {name}" for value, name in self.labels.items())),
             ("channels", ", ".join(self.channels)),
             ("shape", _extent(shapes, "d", "")),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.data import nifti
+from pipeline.data.layouts import MAX_CLASSES
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pipeline.types import Case
 
 AFFINE_TOLERANCE_VOXELS = 0.1
-MAX_CLASSES = 250
 # The transforms carry labels in float32, which holds every integer up to here.
 MAX_LABEL = 2**24
 

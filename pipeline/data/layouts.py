@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 LAYOUTS = Registry("layout", "ways in which a dataset may lie on disk", given=frozenset({"source", "root"}))
 
+# An annotation is one byte a voxel, and two of its values are not classes.
+MAX_CLASSES = 250
+
 SECTIONS: dict[str, Role] = {
     "training": "training",
     "unlabeled": "training",
@@ -235,7 +238,11 @@ def _read_labels(named: Any) -> dict[int, str] | None:
             names = {int(value): str(key) for key, value in named.items()}
         if len(names) < len(named):
             raise ValueError("two labels have one value")
+        if min(names) < 0 or len(names) > MAX_CLASSES:
+            raise ValueError("labels are 0 for background and values above 0")
     except (AttributeError, TypeError, ValueError):
         message = f"is {named}"
-        raise _BadEntryError("bad-labels", message, 'write {"0": "background", "1": "liver"}') from None
+        raise _BadEntryError(
+            "bad-labels", message, 'write {"0": "background", "1": "liver"}: at most {MAX_CLASSES} values, none below 0'
+        ) from None
     return dict(sorted(({0: "background"} | names).items()))

@@ -83,7 +83,7 @@ class Standardized(MapTransform):
     """Bring each channel to mean 0 and standard deviation 1 over its nonzero voxels.
 
     Exact zeros are what scanners and skull-stripping leave outside the body; they move with the rest but do not weigh
-    in. A constant channel becomes 0.
+    in, unless all other voxels are equal. A constant channel becomes 0.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -98,9 +98,11 @@ class Standardized(MapTransform):
 def _standardize(channel: torch.Tensor) -> torch.Tensor:
     wide = channel.to(torch.float64)
     inside = wide[wide != 0]
-    if inside.numel() < 2:
+    if inside.numel() < 2 or inside.min() == inside.max():  # A mask: its zeros are all the contrast that it has.
+        inside = wide.flatten()
+    if inside.min() == inside.max():
         return torch.zeros_like(channel)
-    return ((wide - inside.mean()) / inside.std().clamp(min=1e-12)).to(channel.dtype)
+    return ((wide - inside.mean()) / inside.std()).to(channel.dtype)
 
 
 class Annotated(MapTransform):
@@ -149,7 +151,13 @@ def _spatial(keys: tuple[str, ...], modes: tuple[str, ...], grid: Grid) -> list[
     return [
         LoadImaged(keys, reader=NiftiReader(), image_only=True, allow_missing_keys=True),
         Orientationd(keys, axcodes=grid.orientation, labels=None, allow_missing_keys=True),
-        Spacingd(keys, pixdim=grid.spacing_mm, mode=modes, padding_mode="border", allow_missing_keys=True),
+        Spacingd(
+            keys,
+            pixdim=grid.spacing_mm,
+            mode=modes,
+            padding_mode="border",
+            allow_missing_keys=True,
+        ),
     ]
 
 

@@ -17,7 +17,9 @@ def find_hardware(name: str) -> Hardware:
     Raises:
         UserError: A CUDA device is asked for that is not there.
     """
-    device = idist.device() if name == "auto" else torch.device(name)
+    # Ignite knows which of several processes this is; of what it offers, only CUDA and the CPU are ours.
+    auto = idist.device() if torch.cuda.is_available() else torch.device("cpu")
+    device = auto if name == "auto" else torch.device(name)
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         message = f"is {name}, and this machine has {count} CUDA device(s)"
@@ -25,7 +27,12 @@ def find_hardware(name: str) -> Hardware:
             "The device is not there.",
             [Problem("device", "no-device", message, "use device=auto or device=cpu")],
         )
-    return Hardware(str(device), _has_bfloat16(device), os.cpu_count() or 1)
+    return Hardware(str(device), _has_bfloat16(device), _cores())
+
+
+def _cores() -> int:
+    """Return the cores that this process may use, which a container or a batch system may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _has_bfloat16(device: torch.device) -> bool:

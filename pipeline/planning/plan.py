@@ -11,11 +11,11 @@ import nibabel as nib
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from pipeline.config import Recipe
     from pipeline.data.check import Index
     from pipeline.data.inspection import CaseFacts
+    from pipeline.recipe import Recipe
 
 # A U-Net of four levels halves three times.
 PATCH_MULTIPLE = 8
@@ -55,13 +55,15 @@ def resolve(recipe: Recipe, index: Index, hardware: Hardware) -> Recipe:
     """
     facts = list(index.facts.values())
     data = recipe.data
-    orientation = _or_auto(data.orientation, lambda: choose_orientation(facts, data.dimensions))
-    spacing = _or_auto(data.spacing_mm, lambda: choose_spacing(facts, orientation)[: data.dimensions])
-    shape = median_shape(facts, orientation, spacing)[: data.dimensions]
-    samples, limit = _budget(data.dimensions, hardware)
-    semi = any(term.on != "labelled" for term in recipe.objective)
+    axes = _or_auto(data.dimensions, lambda: choose_dimensions(facts, data.spacing_mm, data.patch_size))
+    orientation = _or_auto(data.orientation, lambda: choose_orientation(facts, axes))
+    spacing = _or_auto(data.spacing_mm, lambda: choose_spacing(facts, orientation)[:axes])
+    shape = median_shape(facts, orientation, spacing)[:axes]
+    samples, limit = _budget(axes, hardware)
+    semi = any(term.on != "labelled" and term.weight > 0 for term in recipe.objective)
     share = max(1, samples // 2 if semi else samples)
     choices: dict[str, Any] = {
+        "dimensions": axes,
         "orientation": orientation,
         "spacing_mm": spacing,
         "patch_size": _or_auto(data.patch_size, lambda: choose_patch(shape, limit)),
@@ -97,14 +99,24 @@ def choose_precision(hardware: Hardware) -> str:
     return "float16" if hardware.is_cuda else "float32"
 
 
-def choose_flips(labels: Any, orientation: str) -> tuple[int, ...]:
-    """Return the left-right axis, or none where a label's name tells left from right.
+def choose_flips(labels: Iterable[str], orientation: str) -> tuple[int, ...]:
+    """Return the left-right axis, or none where a label's name tells left from right, or might if it had a name.
 
     >>> choose_flips(["background", "liver"], "RAS"), choose_flips(["left kidney"], "RAS")
     ((0,), ())
     """
-    sided = any(re.search(r"\b(left|right|l|r|lh|rh)\b", name.lower().replace("_", " ")) for name in labels)
-    return () if sided else tuple(axis for axis, code in enumerate(orientation) if code in "RL")
+    names = list(labels)
+    words = {word.lower() for name in names for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
+    sided = words & {"left", "right", "l", "r", "lt", "rt", "lh", "rh"}
+    nameless = sum(re.fullmatch(r"label \d+", name) is not None for name in names) > 1
+    return () if sided or nameless else tuple(axis for axis, code in enumerate(orientation) if code in "RL")
+
+
+def choose_dimensions(facts: Sequence[CaseFacts], *given: Any) -> int:
+    """Return the length of whatever is given for each axis; else 2 where most scans are one slice, and 3 otherwise."""
+    lengths = [len(setting) for setting in given if setting != "auto"]
+    flat = sum(min(case.shape) == 1 for case in facts)
+    return lengths[0] if lengths else 2 if 2 * flat > len(facts) else 3
 
 
 def choose_orientation(facts: Sequence[CaseFacts], dimensions: int) -> str:

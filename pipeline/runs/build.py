@@ -17,9 +17,9 @@ from pipeline.losses.objective import Objective, Term
 from pipeline.networks import NETWORKS
 
 if TYPE_CHECKING:
-    from pipeline.config import Recipe
     from pipeline.data.cache import Cache
     from pipeline.data.splits import Split
+    from pipeline.recipe import Recipe
     from pipeline.types import Task
 
 
@@ -84,12 +84,24 @@ def _refuse_patch(network: torch.nn.Module, recipe: Recipe, channels: int) -> No
             answer = network.eval()(torch.zeros(1, channels, *size, device=recipe.device))
         if answer.shape[2:] != size:
             raise ValueError(f"it answers with {tuple(answer.shape[2:])}")
+    except torch.OutOfMemoryError:
+        raise out_of_memory(recipe) from None
     except (RuntimeError, ValueError) as error:
         message = f"{recipe.network.name} cannot take {size}: {_first_line(error)}"
         remedy = "use multiples of 2 to the power of the number of levels less 1, at least twice that"
         raise UserError(
             "The recipe does not fit its network.", [Problem("data.patch_size", "bad-patch", message, remedy)]
         ) from None
+
+
+def out_of_memory(recipe: Recipe) -> UserError:
+    """Say that the device is too small for the recipe's patch and batch, and what to make smaller."""
+    data = recipe.data
+    message = f"{recipe.device} has too little memory for patches of {data.patch_size}, {data.batch_size} a batch"
+    remedy = "lower data.batch_size or data.patch_size; a run that has begun goes on only with its own"
+    return UserError(
+        "The recipe does not fit the device.", [Problem("data.batch_size", "out-of-memory", message, remedy)]
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -100,7 +112,7 @@ def build_batches(recipe: Recipe, split: Split, cache: Cache) -> StepBatches:
     """Build the batches of all steps; unlabelled ones only where a term of the objective looks at them."""
     data = recipe.data
     streams = {"labelled": Stream(split.labelled, resolved(data.batch_size), 1)}
-    if split.unlabelled and any(term.on != "labelled" for term in recipe.objective):
+    if split.unlabelled and any(term.on != "labelled" and term.weight > 0 for term in recipe.objective):
         streams["unlabelled"] = Stream(split.unlabelled, resolved(data.unlabelled_batch_size), 2)
     strength = Strength(**recipe.augmentation.model_dump())
     return StepBatches(streams, cache.get, sample_transforms(resolved(data.patch_size), strength), recipe.seed)

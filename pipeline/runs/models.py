@@ -6,12 +6,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline import config
 from pipeline.checkpoints import Which, checkpoint_path, load_checkpoint
 from pipeline.engines.devices import find_hardware
 from pipeline.errors import Problem, UserError
 from pipeline.networks import NETWORKS
+from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
+from pipeline.recipe import Recipe
 from pipeline.runs import build
 from pipeline.strict_yaml import read_yaml
 from pipeline.types import Task
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.config import Recipe
     from pipeline.engines.predictor import Predictor
 
 CONFIG, SPLIT, INDEX = "config.yaml", "split.json", "index.json"
@@ -58,8 +58,12 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
             [Problem(str(run), "unknown-network", message, "name its file: --plugin FILE")],
         )
     # Losses play no part in prediction, and those of a plugin need not be there.
-    recipe = config.Recipe.model_validate_json(json.dumps(raw))
-    recipe = recipe.model_copy(update={"device": find_hardware("auto").device})
+    recipe = Recipe.model_validate_json(json.dumps(raw))
+    hardware = find_hardware("auto")
+    # What the training machine was good at, this one may not have; float32 is everywhere.
+    fast = choose_precision(hardware)
+    precision = recipe.precision if recipe.precision in ("float32", fast) else fast
+    recipe = recipe.model_copy(update={"device": hardware.device, "precision": precision})
     task = Task(
         {int(value): str(name) for value, name in state["task"]["labels"].items()},
         tuple(state["task"]["channels"]),

@@ -6,10 +6,12 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from pipeline.data import nifti
+from pipeline.data.inspection import examine_case
 from pipeline.data.layouts import open_dataset, scans_in
 from pipeline.errors import Problem, UserError
 from pipeline.runs.checking import progress
 from pipeline.runs.models import channel_problem, load_model
+from pipeline.types import Case
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,11 +93,9 @@ def _scans_of(place: Path) -> list[tuple[Path, ...]]:
 def _refuse_scans(targets: dict[Path, tuple[Path, ...]], task: Task) -> None:
     problems: list[Problem] = []
     for images in progress(targets.values(), "checking", len(targets)):
-        try:
-            channels = sum(nifti.load(path).channels for path in images)
-        except UserError as error:
-            problems += error.problems
-        else:
-            problems += [] if channels == len(task.channels) else [channel_problem(str(images[0]), channels, task)]
+        facts, wrong = examine_case(Case(nifti.stem(images[0]), images, None, ""), None)
+        problems += wrong
+        if facts is not None and facts.channels != len(task.channels):
+            problems.append(channel_problem(str(images[0]), facts.channels, task))
     if problems:
         raise UserError(f"Nothing was predicted: {len(problems)} scan(s) cannot be used.", problems)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import __version__
+from pipeline import __version__, config
 from pipeline.data import nifti
 from pipeline.data.inspection import examine_pair
 from pipeline.data.layouts import Dataset, open_dataset, scans_in
@@ -16,14 +17,12 @@ from pipeline.metrics.overlap import score_case
 from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
 from pipeline.runs.checking import check_dataset, progress
-from pipeline.runs.models import INDEX, SPLIT, channel_problem, load_model
+from pipeline.runs.models import CONFIG, INDEX, SPLIT, channel_problem, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pipeline.checkpoints import Which
-    from pipeline.config import Recipe
     from pipeline.data.check import Index
     from pipeline.engines.predictor import Predictor
     from pipeline.types import Case, CaseResult, Task
@@ -47,24 +46,25 @@ class Scores:
 def validate(run: Path, source: Path | None = None, which: Which = "last", plugins: Sequence[Path] = ()) -> Scores:
     """Score a run's checkpoint on its own validation cases, or on the labelled cases of another dataset.
 
-    Scans that the run was trained on are left out of another dataset, whatever they are called there. Its results go
-    to ``validation/NAME`` in the run, the others into the run itself.
+    Scans that the run was trained on are left out of another dataset, whatever they are called there. Results of
+    ``last`` on the run's own cases go into the run itself, others to ``validation/best`` or ``validation/DATASET``.
 
     Raises:
         UserError: The checkpoint or the dataset cannot be used, or there is nothing to validate on.
     """
     model = load_model(run, which, plugins)
-    dataset = _validation_dataset(run, model.recipe, source)
+    dataset = _validation_dataset(run, source)
     index = check_dataset(replace(dataset, labels=model.task.labels))
     _refuse_channels(index, model.task)
     if source is None:
         chose = ("These cases chose this checkpoint: its figures flatter. Those of `last` do not.",)
-        notes = chose if which == "best" else ()
-        return write_scores(run, score(model.predictor, dataset.cases, model.task), which, model.step, notes)
+        notes, folder = (chose, run / "validation" / "best") if which == "best" else ((), run)
+        return write_scores(folder, score(model.predictor, dataset.cases, model.task), which, model.step, notes)
     cases = _unseen(run, index)
     left_out = len(dataset.cases) - len(cases)
     notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
-    folder = run / "validation" / source.resolve().stem
+    place = source.resolve()
+    folder = run / "validation" / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
     return write_scores(folder, score(model.predictor, cases, model.task), which, model.step, notes)
 
 
@@ -83,9 +83,11 @@ def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
     return unseen
 
 
-def _validation_dataset(run: Path, recipe: Recipe, source: Path | None) -> Dataset:
-    dataset = open_dataset(source or recipe.dataset, None if source else recipe.root)
+def _validation_dataset(run: Path, source: Path | None) -> Dataset:
     if source is None:
+        # The run's folder knows better than its checkpoint, which may be from before the dataset was moved.
+        told = config.read(run / CONFIG)
+        dataset = open_dataset(Path(told["dataset"]), Path(told["root"]) if told["root"] else None)
         wanted = json.loads((run / SPLIT).read_text(encoding="utf-8"))["validation"]
         missing = [name for name in wanted if name not in {case.id for case in dataset.cases}]
         if missing:
@@ -94,6 +96,7 @@ def _validation_dataset(run: Path, recipe: Recipe, source: Path | None) -> Datas
             ]
             raise UserError("The run's validation cases are not all there.", problems)
         return replace(dataset, cases=tuple(case for case in dataset.cases if case.id in wanted))
+    dataset = open_dataset(source)
     held_out = tuple(case for case in dataset.cases if case.role == "validation")
     cases = held_out or tuple(case for case in dataset.cases if case.label)
     if not cases:

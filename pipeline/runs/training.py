@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,11 @@ from pipeline.types import CaseResult, Task
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.config import Recipe
     from pipeline.data.check import Index
+    from pipeline.recipe import Recipe
+
+# What a resumed run may have otherwise and still be the same run; the dataset's content is compared by its hashes.
+HARMLESS = ("dataset", "root", "tensorboard", "checkpoint_every", "data.workers")
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -71,8 +74,11 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Scores:
         raise UserError("Nothing was started.", [Problem(str(run), "run-exists", "this folder holds a run", remedy)])
     index = check(recipe.dataset, recipe.root)
     split = split_cases(index.dataset, recipe.data.validation_fraction, recipe.seed)
-    _refuse_idle_terms(recipe, split)
-    recipe = _absolute(resolve(recipe, index, find_hardware(recipe.device)))
+    _refuse_unfit(recipe, index, split)
+    taught = [case.id for case in split.labelled + split.unlabelled]
+    # Held-out cases choose nothing, not even the size of a patch.
+    visible = replace(index, facts={name: index.facts[name] for name in taught})
+    recipe = _absolute(resolve(recipe, visible, find_hardware(recipe.device)))
     training = _Training(run, recipe, index, split)
     training.open_folder()
     if training.done < recipe.max_steps:
@@ -81,7 +87,8 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Scores:
     return validate(run)
 
 
-def _refuse_idle_terms(recipe: Recipe, split: Split) -> None:
+def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
+    """Refuse a dataset without anything to find, and terms without anything to look at."""
     message = "looks at unlabelled scans, and the dataset has none"
     remedy = "add scans without masks, or leave the term out, as configs/supervised.yaml does"
     problems = [
@@ -89,6 +96,9 @@ def _refuse_idle_terms(recipe: Recipe, split: Split) -> None:
         for n, term in enumerate(recipe.objective)
         if term.on == "unlabelled" and not split.unlabelled
     ]
+    if len(index.labels) < 2:
+        source = str(index.dataset.source)
+        problems.append(Problem(source, "no-foreground", "every mask is empty", "give masks with values above 0"))
     if problems:
         raise UserError("The recipe does not fit the dataset.", problems)
 
@@ -121,7 +131,7 @@ class _Training:
         stored = self.run / CONFIG
         if stored.exists():
             _refuse_changes(config.read(stored), read_yaml(config.dump(self.recipe), str(self.run)), self.run)
-            _refuse_other_scans(self.run, self.index)
+            _refuse_other_scans(self.run, self.index, self.split)
             self._restore()
         self.run.mkdir(parents=True, exist_ok=True)
         write_json(self.run / SPLIT, self.split.as_dict())
@@ -134,26 +144,33 @@ class _Training:
         path = checkpoint_path(self.run, "last")
         if path.exists():
             state = load_checkpoint(path)
+            if state["task"] != self._task_state():
+                message, remedy = "was trained on other labels or channels", "bring the dataset back as it was"
+                raise UserError("Nothing was resumed.", [Problem(str(path), "task-changed", message, remedy)])
             self.step.load_state_dict(state)
             self.done, self.best = state["step"], state["best"]
 
     def run_to_end(self) -> None:
         """Train from where the run is to its last step."""
         recipe, cache = self.recipe, Cache(self.run / "cache", self.index, build.build_grid(self.recipe))
-        cases = self.split.labelled + self.split.unlabelled
+        batches = build.build_batches(recipe, self.split, cache)
+        cases = [case for stream in batches.streams.values() for case in stream.cases]
         for _ in progress(cache.fill(cases), "preparing", len(cases)):
             pass
-        batches = build.build_batches(recipe, self.split, cache)
+        workers, pinned = build.resolved(recipe.data.workers), recipe.device != "cpu"
         trainer = SegmentationTrainer(
             step=self.step,
-            loader=step_loader(batches, self.done, recipe.max_steps, build.resolved(recipe.data.workers)),
+            loader=step_loader(batches, self.done, recipe.max_steps, workers, pinned),
             max_steps=recipe.max_steps,
             epoch_length=math.ceil(len(self.split.labelled) / build.resolved(recipe.data.batch_size)),
             device=torch.device(recipe.device),
             handlers=self._handlers(),
             done=self.done,
         )
-        trainer.run()
+        try:
+            trainer.run()
+        except torch.OutOfMemoryError:
+            raise build.out_of_memory(recipe) from None
         self.done = recipe.max_steps
 
     def _handlers(self) -> list[Any]:
@@ -178,13 +195,15 @@ class _Training:
             self.best = mean
             self._save("best", step)
 
+    def _task_state(self) -> dict[str, Any]:
+        return {"labels": dict(self.task.labels), "channels": list(self.task.channels)}
+
     def _save(self, which: Which, step: int) -> None:
-        task = {"labels": dict(self.task.labels), "channels": list(self.task.channels)}
         about = {
             "step": step,
             "best": self.best,
             "recipe": config.dump(self.recipe),
-            "task": task,
+            "task": self._task_state(),
             "version": __version__,
         }
         save_checkpoint(checkpoint_path(self.run, which), about | self.step.state_dict())
@@ -192,6 +211,9 @@ class _Training:
 
 def _refuse_changes(stored: dict[str, Any], wanted: dict[str, Any], run: Path) -> None:
     old, new = _flat(stored), _flat(wanted)
+    for key in HARMLESS:
+        old.pop(key, None)
+        new.pop(key, None)
     problems = [
         Problem(
             key,
@@ -206,7 +228,7 @@ def _refuse_changes(stored: dict[str, Any], wanted: dict[str, Any], run: Path) -
         raise UserError(f"{run} holds another run; nothing was resumed.", problems)
 
 
-def _refuse_other_scans(run: Path, index: Index) -> None:
+def _refuse_other_scans(run: Path, index: Index, split: Split) -> None:
     """A step is a function of the seed and the cases: with other cases a resumed run would be neither run."""
     rows = (json.loads((run / INDEX).read_text(encoding="utf-8")), json.loads(json.dumps(index.as_rows())))
     old, new = ({row["case"]: row for row in side} for side in rows)
@@ -221,6 +243,9 @@ def _refuse_other_scans(run: Path, index: Index) -> None:
         for case in sorted(old.keys() | new.keys())
         if old.get(case) != new.get(case)
     ]
+    if not problems and json.loads((run / SPLIT).read_text(encoding="utf-8")) != split.as_dict():
+        message = "its cases are in other lists, in another order or of other patients"
+        problems = [Problem(str(run / SPLIT), "split-changed", message, "bring the dataset back as it was")]
     if problems:
         raise UserError(f"The dataset of {run} has changed; nothing was resumed.", problems)
 

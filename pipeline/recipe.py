@@ -1,0 +1,154 @@
+"""The recipe: everything a user may choose, as one frozen model that refuses what it does not know."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - pydantic reads the annotation when it builds the model
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from pipeline.types import Scans  # noqa: TC001 - pydantic reads the annotation when it builds the model
+
+Auto = Literal["auto"]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: frozen, strict, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Term(Section):
+    """One term of the objective: a loss, the scans that it looks at, and its share in the total."""
+
+    loss: str = Field(description="a registered loss; `fewmask components` lists them")
+    on: Scans = Field(default="labelled", description="labelled, unlabelled or all")
+    weight: float = Field(default=1.0, ge=0, description="the factor of the term, 0 or more")
+    ramp: Share = Field(default=0.0, description="the share of max_steps over which the weight grows, 0 to 1")
+    options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the loss's own options")
+
+
+class Network(Section):
+    """The network: a registered name and its options."""
+
+    name: str = Field(default="unet", description="a registered network; `fewmask components` lists them")
+    options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the network's own options")
+
+
+class Data(Section):
+    """How scans become batches."""
+
+    dimensions: Auto | Literal[2, 3] = Field(
+        default="auto", description="3 for volumes, 2 for slices of volumes and 2-D scans, or auto"
+    )
+    orientation: Auto | Annotated[str, Field(pattern="^[LRAPSI]{3}$")] = Field(
+        default="auto", description="three letters such as RAS; the third is the axis that 2-D slices follow"
+    )
+    spacing_mm: Auto | Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)] = Field(
+        default="auto", description="the voxel size to resample to, one number an axis, or auto"
+    )
+    patch_size: Auto | Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] = Field(
+        default="auto", description="the voxels of one training sample, one number an axis, or auto"
+    )
+    batch_size: Auto | Count = Field(default="auto", description="the number of labelled samples a step, or auto")
+    unlabelled_batch_size: Auto | Count = Field(
+        default="auto", description="the number of unlabelled samples a step, or auto"
+    )
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.2,
+        description="the share of labelled patients to hold out where there is no validation list, between 0 and 1",
+    )
+    workers: Auto | Annotated[int, Field(ge=0)] = Field(
+        default="auto", description="the number of processes that prepare batches, 0 or more, or auto"
+    )
+
+    @field_validator("orientation")
+    @classmethod
+    def _names_each_axis(cls, value: str) -> str:
+        if value != "auto" and len({"RLAPSI".index(code) // 2 for code in value}) < 3:
+            raise ValueError("expected one letter each of R or L, A or P, S or I")
+        return value
+
+    @field_validator("spacing_mm", "patch_size")
+    @classmethod
+    def _fits_dimensions(cls, value: Any, info: ValidationInfo) -> Any:
+        told = [info.data.get("dimensions", "auto"), info.data.get("spacing_mm", "auto")]
+        axes = next((n if isinstance(n, int) else len(n) for n in told if n != "auto"), None)
+        if value != "auto" and axes is not None and len(value) != axes:
+            raise ValueError(f"expected {axes} numbers, as data.dimensions or data.spacing_mm says")
+        return value
+
+
+class Augmentation(Section):
+    """Random changes of a training sample; every number is the strength of one, and 0 switches it off."""
+
+    flip_axes: Auto | tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
+        default="auto",
+        description="a list of axes that may be mirrored, or auto: left-right, unless a label names a side",
+    )
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = Field(
+        default=15.0, description="the largest rotation in degrees, 0 to 180"
+    )
+    scaling: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.15, description="the largest relative change of size, 0 to 1"
+    )
+    noise: Annotated[float, Field(ge=0)] = Field(
+        default=0.1, description="the largest noise in standard deviations of the image, 0 or more"
+    )
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.25, description="the largest relative change of gain, 0 to 1"
+    )
+    gamma: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.3, description="the largest change of the gamma exponent, 0 to 1"
+    )
+
+
+class Optimizer(Section):
+    """AdamW with a linear warm-up and a polynomial decay to zero."""
+
+    learning_rate: Positive = Field(default=2e-3, description="the peak learning rate, above 0")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(default=1e-2, description="AdamW's weight decay, 0 or more")
+    warmup: Share = Field(default=0.05, description="the share of max_steps with a growing learning rate, 0 to 1")
+    clip_norm: Positive = Field(default=12.0, description="the largest norm of the gradient, above 0")
+
+
+class Recipe(Section):
+    """A whole training run."""
+
+    dataset: Path = Field(description="a dataset folder or a JSON list; give it as dataset=PATH")
+    root: Path | None = Field(default=None, description="the folder that a list's paths are relative to")
+    plugins: tuple[Path, ...] = Field(default=(), description="a list of Python files that register components")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        default=0, description="a whole number, the one source of randomness"
+    )
+    max_steps: Count = Field(default=1200, description="the number of training steps, 1 or more")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        default="auto", description="auto, cpu, cuda or cuda:N"
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="auto (bfloat16 where the hardware has it), float32, bfloat16 or float16"
+    )
+    tensorboard: bool = Field(
+        default=False, description="true to write TensorBoard events to RUN/tensorboard, or false"
+    )
+    validate_every: Count = Field(default=250, description="the number of steps between two validations, 1 or more")
+    checkpoint_every: Count = Field(default=50, description="the number of steps between two checkpoints, 1 or more")
+    data: Data = Data()
+    augmentation: Augmentation = Augmentation()
+    network: Annotated[Network, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)] = (
+        Network()
+    )
+    optimizer: Optimizer = Optimizer()
+    objective: Annotated[tuple[Term, ...], Field(min_length=1)] = Field(
+        description="a list of terms, each with its loss"
+    )
+
+    @field_validator("objective")
+    @classmethod
+    def _weighs_something(cls, value: tuple[Term, ...]) -> tuple[Term, ...]:
+        if not any(term.weight > 0 for term in value):
+            raise ValueError("expected a term with a weight above 0")
+        return value

@@ -1,0 +1,49 @@
+"""The main job on a CUDA device: the same commands, the same files, masks that agree with those of the CPU."""
+
+import csv
+import math
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from runs_fixtures import make_phantom, train
+
+from pipeline import runs
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_training_stops_resumes_and_predicts_on_cuda(tmp_path, precision):
+    data = make_phantom(tmp_path / "data")
+    settings = ("device=cuda", f"precision={precision}", "data.workers=2", "max_steps=6", "checkpoint_every=3")
+    run = train(tmp_path, data, "run", *settings)
+    with (run / "history.csv").open() as stream:
+        losses = [float(row["loss"]) for row in csv.DictReader(stream)]
+    assert len(losses) == 6
+    assert all(map(math.isfinite, losses))
+    assert train(tmp_path, data, "run", *settings, resume=True) == run
+    (mask,) = runs.predict(run, [data / "imagesTs" / "phantom_004.nii.gz"], tmp_path / "masks")
+    scan = nib.load(data / "imagesTs" / "phantom_004.nii.gz")
+    assert nib.load(mask).shape == scan.shape
+    np.testing.assert_array_equal(nib.load(mask).affine, scan.affine)
+
+
+def test_losses_agree_with_those_of_the_cpu():
+    from pipeline.losses import BalancedCELoss, ClassMeanNCutLoss, DiceLoss, NCutLoss
+
+    generator = torch.Generator().manual_seed(0)
+    logits, image = (torch.randn(2, n, 12, 10, 8, generator=generator) for n in (3, 1))
+    labels = torch.randint(-1, 3, (2, 1, 12, 10, 8), generator=generator)
+    for loss, other in (
+        (DiceLoss(), labels),
+        (BalancedCELoss(), labels),
+        (NCutLoss(radius=3), image),
+        (ClassMeanNCutLoss(), image),
+    ):
+        expected, found = loss(logits, other), loss(logits.cuda(), other.cuda())
+        torch.testing.assert_close(found.cpu(), expected, atol=1e-5, rtol=1e-5)
