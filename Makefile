@@ -5,12 +5,12 @@ BIN := .venv/bin
 .PHONY: demo test test-slow lint clean
 
 demo: .venv/installed
-	@rm -rf demo && start=$$(date +%s) && export PATH="$(BIN):$$PATH" \
-	&& fewmask phantom demo/data \
-	&& fewmask train configs/semisupervised.yaml dataset=demo/data max_steps=400 --output demo/run \
+	@rm -rf demo && start=$$(date +%s) && export PATH="$(BIN):$$PATH" PS4='$$ ' && set -ex \
+	&& fewmask phantom demo/data --labelled 8 --unlabelled 16 \
+	&& fewmask train configs/semisupervised.yaml dataset=demo/data max_steps=200 --output demo/run \
 	&& fewmask validate demo/run \
 	&& fewmask predict demo/run demo/data/imagesTs --output demo/masks \
-	&& printf '\n%s\n' "Done in $$(($$(date +%s) - start)) s. Look at:" \
+	&& { set +x; } 2>/dev/null && printf '%s\n' "" "Done in $$(($$(date +%s) - start)) s. Look at:" \
 	   "  demo/data/dataset.json     the phantom dataset" \
 	   "  demo/run/summary.json      validation: Dice by class; cases.csv by case" \
 	   "  demo/run/history.csv       every term of the loss at every step" \

@@ -25,7 +25,7 @@ def results_table(summary: Summary) -> Table:
     control characters.
     """
     table = Table(
-        title=f"Dice over {summary.n_cases} cases",
+        title=f"Dice over {summary.n_cases} case{'s' * (summary.n_cases != 1)}",
         caption=_caption(summary),
         box=SIMPLE_HEAD,
         collapse_padding=True,
