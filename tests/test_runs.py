@@ -17,6 +17,8 @@ from scipy.spatial.transform import Rotation
 from pipeline import runs
 from pipeline.checkpoints import load_checkpoint
 from pipeline.errors import UserError
+from pipeline.planning.plan import Hardware
+from pipeline.runs import models
 
 SUPERVISED = [{"loss": "dice"}]
 FLAT = TINY["data"] | {"dimensions": 2, "spacing_mm": [2.5, 2.5], "patch_size": [16, 16]}
@@ -644,3 +646,20 @@ def test_recipe_of_two_dimensions_trains_on_flat_files_and_predicts_flat_files(d
     (mask,) = runs.predict(run, [flat], tmp_path / "masks")
     assert nib.load(mask).shape == nib.load(flat).shape
     assert nib.load(flat).ndim == 2
+
+
+# What a run leaves alone
+
+
+def test_run_without_terms_on_unlabelled_scans_prepares_none_of_them(dataset, tmp_path):
+    run = train(tmp_path, dataset, "run", "max_steps=1", objective=[{"loss": "dice"}])
+    labelled = json.loads((run / "split.json").read_text())["labelled"]
+    assert len(list((run / "cache").glob("*.image.npy"))) == len(labelled)
+
+
+def test_model_is_used_in_float32_where_its_precision_is_not_at_home(dataset, tmp_path, monkeypatch):
+    run = train(tmp_path, dataset, "run", "max_steps=1", "precision=bfloat16")
+    for native, expected in ((True, "bfloat16"), (False, "float32")):
+        hardware = Hardware("cpu", native, 1)
+        monkeypatch.setattr(models, "find_hardware", lambda _, found=hardware: found)
+        assert models.load_model(run, "last").recipe.precision == expected
