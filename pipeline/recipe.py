@@ -38,6 +38,29 @@ class Network(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the network's own options")
 
 
+class ZScore(Section):
+    """Each scan by the mean and standard deviation of its own voxels that are not 0."""
+
+    scheme: Literal["zscore"]
+
+
+class HounsfieldWindow(Section):
+    """Every scan alike, on the calibrated scale of CT: clipped, less a mean, divided by a standard deviation."""
+
+    scheme: Literal["ct"]
+    low: Auto | float = Field(default="auto", description="the value that smaller ones become, or auto")
+    high: Auto | float = Field(default="auto", description="the value that larger ones become, or auto")
+    mean: Auto | float = Field(default="auto", description="the value that becomes 0, or auto")
+    std: Auto | Positive = Field(default="auto", description="the distance that becomes 1, above 0, or auto")
+
+
+Normalization = Annotated[
+    ZScore | HounsfieldWindow,
+    Field(discriminator="scheme"),
+    BeforeValidator(lambda value: {"scheme": value} if isinstance(value, str) else value),
+]
+
+
 class Data(Section):
     """How scans become batches."""
 
@@ -49,6 +72,9 @@ class Data(Section):
     )
     spacing_mm: Auto | Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)] = Field(
         default="auto", description="the voxel size to resample to, one number an axis, or auto"
+    )
+    normalization: Auto | Annotated[tuple[Normalization, ...], Field(min_length=1)] = Field(
+        default="auto", description="a list with zscore or ct for each channel, or auto"
     )
     patch_size: Auto | Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] = Field(
         default="auto", description="the voxels of one training sample, one number an axis, or auto"
@@ -63,6 +89,10 @@ class Data(Section):
     )
     workers: Auto | Annotated[int, Field(ge=0)] = Field(
         default="auto", description="the number of processes that prepare batches, 0 or more, or auto"
+    )
+    cache: Literal["run", "off"] | Path = Field(
+        default="run",
+        description="run (prepared scans lie in the run), a folder that runs share, or off (prepared whenever needed)",
     )
 
     @field_validator("orientation")

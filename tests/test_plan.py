@@ -20,7 +20,7 @@ from pipeline.planning.plan import (
     median_shape,
     resolve,
 )
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, ZScore
 
 CPU, GPU = Hardware("cpu", True, 4), Hardware("cuda:1", True, 16)
 
@@ -95,6 +95,7 @@ def test_what_the_user_chose_stays():
         "dimensions": 3,
         "orientation": "LPS",
         "spacing_mm": (2.0, 2.0, 2.0),
+        "normalization": (ZScore(scheme="zscore"),),
         "patch_size": (16, 24, 32),
         "batch_size": 7,
         "unlabelled_batch_size": 5,

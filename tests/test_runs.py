@@ -654,7 +654,7 @@ def test_recipe_of_two_dimensions_trains_on_flat_files_and_predicts_flat_files(d
 def test_run_without_terms_on_unlabelled_scans_prepares_none_of_them(dataset, tmp_path):
     run = train(tmp_path, dataset, "run", "max_steps=1", objective=[{"loss": "dice"}])
     labelled = json.loads((run / "split.json").read_text())["labelled"]
-    assert len(list((run / "cache").glob("*.image.npy"))) == len(labelled)
+    assert len(list((run / "cache").glob("*.npz"))) == len(labelled)
 
 
 def test_model_is_used_in_float32_where_its_precision_is_not_at_home(dataset, tmp_path, monkeypatch):
@@ -663,3 +663,38 @@ def test_model_is_used_in_float32_where_its_precision_is_not_at_home(dataset, tm
         hardware = Hardware("cpu", native, 1)
         monkeypatch.setattr(models, "find_hardware", lambda _, found=hardware: found)
         assert models.load_model(run, "last").recipe.precision == expected
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_place_of_the_cache_changes_nothing_but_the_place(dataset, tmp_path):
+    runs = {
+        place: train(tmp_path, dataset, place, "max_steps=2", f"data.cache={where}")
+        for place, where in (("run", "run"), ("shared", tmp_path / "prepared"), ("off", "off"))
+    }
+    first, *others = (weights(run) for run in runs.values())
+    assert all(same(first, other) for other in others)
+    assert {place: (run / "cache").exists() for place, run in runs.items()} == {
+        "run": True,
+        "shared": False,
+        "off": False,
+    }
+    names = [
+        sorted(path.name for path in folder.glob("*.npz")) for folder in (tmp_path / "prepared", tmp_path / "run/cache")
+    ]
+    assert names[0] == names[1] != []
+
+
+def test_full_disk_says_so_and_goes_on(dataset, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    expected = weights(train(tmp_path, dataset, "roomy", "max_steps=2"))
+    monkeypatch.setattr(np, "savez", full)
+    run = train(tmp_path, dataset, "full", "max_steps=2")
+    assert same(weights(run), expected)
+    err = capsys.readouterr().err
+    assert f"{run / 'cache'} cannot hold all prepared scans (No space left on device)" in err
+    assert "data.cache=DIR" in err

@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from pipeline.data.normalization import Normalized
 from pipeline.data.transforms import (
     FIRST_CLASS,
     OUTSIDE,
@@ -14,7 +15,6 @@ from pipeline.data.transforms import (
     Decoded,
     Grid,
     RandomPatchd,
-    Standardized,
     Strength,
     case_transforms,
     class_locations,
@@ -141,7 +141,7 @@ def test_a_slice_is_a_volume_of_one(make_scan):
 
 
 def standardized(array):
-    return Standardized("image")({"image": torch.as_tensor(array)})["image"]
+    return Normalized("image")({"image": torch.as_tensor(array)})["image"]
 
 
 def test_zeros_move_along_but_do_not_weigh_in():

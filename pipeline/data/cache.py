@@ -1,13 +1,29 @@
-"""Keep prepared cases on disk, memory-mapped, so that they are prepared once and never all in memory."""
+"""Keep prepared cases on disk, memory-mapped, so that they are prepared once and never all in memory.
+
+An entry is one uncompressed ``.npz``: whole or not there, with a checksum of every array. It is made and verified while
+a run starts; a sample then maps it, reads the pages that its crop needs, and lets go of it. Pages of a file are shared
+by all processes that read them, so neither the number of cases nor that of workers costs memory.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import io
 import json
-from dataclasses import asdict, dataclass
+import os
+import re
+import time
+import zlib
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile, ZipFile
 
+import monai
+import nibabel as nib
 import numpy as np
+import torch
 
 from pipeline.data.transforms import ANNOTATION, IMAGE, Grid, case_files, case_transforms, class_locations
 from pipeline.files import atomic_write
@@ -15,53 +31,166 @@ from pipeline.files import atomic_write
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
     from numpy.typing import NDArray
 
     from pipeline.data.check import Index
+    from pipeline.data.normalization import IntensityRange
     from pipeline.types import Case
 
 # Part of every key: raise it when a change of the transforms changes what they make.
-VERSION = 2
+VERSION = 3
+# Of those who read, resample and compute: another version may make other bits.
+LIBRARIES = {module.__name__: str(module.__version__) for module in (monai, nib, np, torch)}
 PARTS = (IMAGE, ANNOTATION, "locations")
+LOCK = "lock"
+DAY_S = 24 * 3600
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cache:
     """Prepared cases in a folder, keyed by the content of their files and by how they were prepared.
 
+    Several processes may fill one folder: each entry is made by one of them.
+
     Attributes:
-        folder: Where the arrays lie; made when first needed.
+        folder: Where the entries lie; made when first needed. None prepares a case anew whenever it is read.
         index: The checked dataset.
         grid: The grid that cases are brought to.
+        ranges: How intensities are normalised, as for :func:`case_transforms`.
+        failure: Why entries are missing, once a write has failed. Those cases are prepared whenever they are read.
     """
 
-    folder: Path
+    folder: Path | None
     index: Index
     grid: Grid
+    ranges: Sequence[IntensityRange | None] = ()
+    failure: OSError | None = field(default=None, init=False)
 
     def fill(self, cases: Sequence[Case]) -> Iterator[str]:
-        """Prepare the cases that are not in the cache yet, and yield each case's id once it is there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        values = list(self.index.labels)
-        transforms = case_transforms(self.grid, values)
+        """Verify or make the entry of every case, and yield each case's id once that is done.
+
+        A damaged entry is made anew. Entries that another process is at work on come last. After a failed write, such
+        as on a full disk, nothing more is written: see ``failure``.
+        """
+        busy = []
         for case in cases:
-            if not all(path.exists() for path in self._paths(case).values()):
-                prepared = transforms(case_files(case))
-                image, annotation = prepared[IMAGE].numpy(), prepared[ANNOTATION].numpy()
-                locations = class_locations(annotation, len(values))
-                for part, array in zip(PARTS, (image, annotation, locations), strict=True):
-                    with atomic_write(self._paths(case)[part]) as temporary:
-                        np.save(temporary, array)
+            if self._provide(case, wait=False):
+                yield case.id
+            else:
+                busy.append(case)
+        for case in busy:
+            self._provide(case, wait=True)
             yield case.id
 
     def get(self, case: Case) -> dict[str, NDArray[Any]]:
         """Return a prepared case's arrays: ``image`` and ``annotation`` ``[C, X, Y, Z]``, ``locations``."""
-        return {part: np.load(path, mmap_mode="r") for part, path in self._paths(case).items()}
+        if self.folder is not None:
+            with suppress(FileNotFoundError):
+                return _map_entry(self.folder / self._name(case))
+        return self._prepare(case)
 
-    def _paths(self, case: Case) -> dict[str, Path]:
+    def _provide(self, case: Case, wait: bool) -> bool:
+        """See to a case's entry; False where another process is at work on it and we are not to wait."""
+        if self.folder is None or self.failure:
+            return True
+        path = self.folder / self._name(case)
+        if _is_sound(path):
+            return True
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / LOCK).open("ab") as file, _locked(file, path.stem, wait) as ours:
+                if ours and not _is_sound(path):
+                    arrays = self._prepare(case)
+                    with atomic_write(path) as temporary:
+                        np.savez(temporary, allow_pickle=False, **arrays)
+                return ours
+        except OSError as error:
+            self.failure = error
+            return True
+
+    def _prepare(self, case: Case) -> dict[str, NDArray[Any]]:
         values = list(self.index.labels)
-        how = {"version": VERSION, "grid": asdict(self.grid), "labels": values, "masked": case.label is not None}
+        prepared = case_transforms(self.grid, values, self.ranges)(case_files(case))
+        image, annotation = (np.ascontiguousarray(prepared[key].numpy()) for key in (IMAGE, ANNOTATION))
+        return dict(zip(PARTS, (image, annotation, class_locations(annotation, len(values))), strict=True))
+
+    def _name(self, case: Case) -> str:
+        how = {
+            "versions": [VERSION, LIBRARIES],
+            "grid": asdict(self.grid),
+            "ranges": [scale and asdict(scale) for scale in self.ranges],
+            "labels": list(self.index.labels),
+            "masked": case.label is not None,
+        }
         content = [*self.index.facts[case.id].sha256, json.dumps(how, sort_keys=True)]
-        key = hashlib.sha256("\n".join(content).encode()).hexdigest()[:32]
-        return {part: self.folder / f"{key}.{part}.npy" for part in PARTS}
+        return hashlib.sha256("\n".join(content).encode()).hexdigest()[:32] + ".npz"
+
+
+def prune(folder: Path, unused_days: float) -> tuple[int, int]:
+    """Delete entries that no run has used for some days, and what killed writers left behind.
+
+    A run that is reading them goes on: it prepares anew what it misses.
+
+    Returns:
+        The number of files deleted, and their bytes.
+    """
+    oldest = time.time() - unused_days * DAY_S
+    count = size = 0
+    for path in folder.iterdir():
+        kind = re.fullmatch(r"(\.[0-9a-f]{8}\.)?[0-9a-f]{32}\.npz", path.name)
+        if kind and (about := path.stat()).st_atime <= (time.time() - DAY_S if kind[1] else oldest):
+            path.unlink(missing_ok=True)
+            count, size = count + 1, size + about.st_size
+    return count, size
+
+
+@contextmanager
+def _locked(file: BinaryIO, key: str, wait: bool) -> Iterator[bool]:
+    """Hold one key's byte of the lock file; False where another process holds it and we are not to wait.
+
+    The system lets go of a killed process's locks, and locks of a range need no file for each key.
+    """
+    place = int(key[:15], 16)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
+    except BlockingIOError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
+
+
+def _is_sound(path: Path) -> bool:
+    """Tell whether an entry is there and its checksums hold, and note that it is in use."""
+    try:
+        with ZipFile(path) as archive:
+            sound = archive.testzip() is None and archive.namelist() == [f"{part}.npy" for part in PARTS]
+    except (OSError, BadZipFile, EOFError, ValueError, RuntimeError, zlib.error):
+        return False
+    with suppress(OSError):  # somebody else's cache, which we may only read
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+    return sound
+
+
+def _map_entry(path: Path) -> dict[str, NDArray[Any]]:
+    """Map the arrays of a sound entry, read-only."""
+    with ZipFile(path) as archive:
+        members = archive.infolist()
+    whole = np.memmap(path, mode="r")
+    return {part: _map_array(whole, member.header_offset) for part, member in zip(PARTS, members, strict=True)}
+
+
+def _map_array(whole: NDArray[np.uint8], start: int) -> NDArray[Any]:
+    """View one stored ``.npy`` member: behind the zip's own header of 30 bytes, a name and an extra field."""
+    name, extra = (int(n) for n in whole[start + 26 : start + 30].view("<u2"))
+    start += 30 + name + extra
+    header = io.BytesIO(whole[start : start + 1024].tobytes())
+    np.lib.format.read_magic(header)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+    start += header.tell()
+    size = int(np.prod(shape)) * dtype.itemsize
+    return whole[start : start + size].view(dtype).reshape(shape)

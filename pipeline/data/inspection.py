@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.data import nifti
 from pipeline.data.layouts import MAX_CLASSES
+from pipeline.data.statistics import ChannelStatistics, channel_statistics
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class CaseFacts:
         affine: Voxel indices to mm, row by row.
         channels: Number of image channels.
         label_voxels: Voxels of each value of the mask; None without a mask.
+        intensities: One entry a channel.
     """
 
     case: str
@@ -46,6 +48,7 @@ class CaseFacts:
     affine: tuple[tuple[float, ...], ...]
     channels: int
     label_voxels: Mapping[int, int] | None
+    intensities: tuple[ChannelStatistics, ...] = ()
 
 
 def examine_case(case: Case, labels: Mapping[int, str] | None) -> tuple[CaseFacts | None, list[Problem]]:
@@ -83,6 +86,10 @@ def examine_case(case: Case, labels: Mapping[int, str] | None) -> tuple[CaseFact
             tuple(tuple(map(float, row)) for row in first.affine),
             sum(scans[path].channels for path in case.images),
             histogram,
+            channel_statistics(
+                (channel for path in case.images for channel in scans[path].voxels),
+                scans[case.label].labels if case.label else None,
+            ),
         ),
         [],
     )

@@ -29,6 +29,7 @@ from monai.transforms import (
 )
 
 from pipeline.data import nifti
+from pipeline.data.normalization import IntensityRange, Normalized
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -79,32 +80,6 @@ class NiftiReader(ImageReader):
         return voxels, meta | {"spatial_shape": np.array(first.shape), "original_channel_dim": 0}
 
 
-class Standardized(MapTransform):
-    """Bring each channel to mean 0 and standard deviation 1 over its nonzero voxels.
-
-    Exact zeros are what scanners and skull-stripping leave outside the body; they move with the rest but do not weigh
-    in, unless all other voxels are equal. A constant channel becomes 0.
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Apply to a case or sample; other keys stay."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            for channel in result[key]:
-                channel.copy_(_standardize(channel))
-        return result
-
-
-def _standardize(channel: torch.Tensor) -> torch.Tensor:
-    wide = channel.to(torch.float64)
-    inside = wide[wide != 0]
-    if inside.numel() < 2 or inside.min() == inside.max():  # A mask: its zeros are all the contrast that it has.
-        inside = wide.flatten()
-    if inside.min() == inside.max():
-        return torch.zeros_like(channel)
-    return ((wide - inside.mean()) / inside.std()).to(channel.dtype)
-
-
 class Annotated(MapTransform):
     """Turn label values into an annotation, or make one of "not annotated" for a scan without a mask.
 
@@ -130,18 +105,18 @@ class Annotated(MapTransform):
         return result
 
 
-def scan_transforms(grid: Grid) -> Compose:
-    """Return the invertible way from a scan's files to the network's grid: load, orient, resample, standardise."""
-    return Compose([*_spatial((IMAGE,), ("bilinear",), grid), Standardized(IMAGE)])
+def scan_transforms(grid: Grid, ranges: Sequence[IntensityRange | None] = ()) -> Compose:
+    """Return the invertible way from a scan's files to the network's grid: load, orient, resample, normalise."""
+    return Compose([*_spatial((IMAGE,), ("bilinear",), grid), Normalized(IMAGE, ranges)])
 
 
-def case_transforms(grid: Grid, label_values: Sequence[int]) -> Compose:
-    """Return the way from a case's files to a standardised image and an annotation on the network's grid."""
+def case_transforms(grid: Grid, label_values: Sequence[int], ranges: Sequence[IntensityRange | None] = ()) -> Compose:
+    """Return the way from a case's files to a normalised image and an annotation on the network's grid."""
     keys = (IMAGE, ANNOTATION)
     return Compose(
         [
             *_spatial(keys, ("bilinear", "nearest"), grid),
-            Standardized(IMAGE),
+            Normalized(IMAGE, ranges),
             Annotated(ANNOTATION, label_values),
         ]
     )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from pipeline.data.normalization import IntensityRange
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -33,6 +35,7 @@ class Predictor:
         precision: As in training.
         overlap: Share of a window that its neighbour covers again.
         windows: Windows (in 2-D: slices) that go through the network together.
+        ranges: How intensities are normalised, as for :func:`scan_transforms`.
     """
 
     network: nn.Module
@@ -42,6 +45,7 @@ class Predictor:
     precision: torch.dtype
     overlap: float = 0.5
     windows: int = 4
+    ranges: tuple[IntensityRange | None, ...] = ()
 
     def __call__(self, images: Sequence[Path]) -> NDArray[np.int64]:
         """Return label values ``[X, Y, Z]`` on the grid of the scan's files.
@@ -52,7 +56,7 @@ class Predictor:
         Raises:
             UserError: A file cannot be read, or the network answers with NaN.
         """
-        transforms = scan_transforms(self.grid)
+        transforms = scan_transforms(self.grid, self.ranges)
         image = transforms({IMAGE: [str(path) for path in images]})[IMAGE]
         logits = MetaTensor(
             self._logits(image.as_tensor()), affine=image.affine, applied_operations=image.applied_operations

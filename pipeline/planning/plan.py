@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 
+from pipeline.planning.normalization import choose_normalization
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -66,6 +68,7 @@ def resolve(recipe: Recipe, index: Index, hardware: Hardware) -> Recipe:
         "dimensions": axes,
         "orientation": orientation,
         "spacing_mm": spacing,
+        "normalization": choose_normalization(data.normalization, index.channels, facts),
         "patch_size": _or_auto(data.patch_size, lambda: choose_patch(shape, limit)),
         "batch_size": _or_auto(data.batch_size, lambda: share),
         "unlabelled_batch_size": _or_auto(data.unlabelled_batch_size, lambda: share),

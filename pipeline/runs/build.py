@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.data.cache import Cache
 from pipeline.data.loaders import StepBatches, Stream
+from pipeline.data.normalization import IntensityRange
 from pipeline.data.transforms import Grid, Strength, sample_transforms
 from pipeline.engines.predictor import Predictor
 from pipeline.engines.steps import Schedule, TrainingStep
@@ -17,7 +20,7 @@ from pipeline.losses.objective import Objective, Term
 from pipeline.networks import NETWORKS
 
 if TYPE_CHECKING:
-    from pipeline.data.cache import Cache
+    from pipeline.data.check import Index
     from pipeline.data.splits import Split
     from pipeline.recipe import Recipe
     from pipeline.types import Task
@@ -126,6 +129,22 @@ def build_predictor(recipe: Recipe, task: Task, network: torch.nn.Module) -> Pre
         resolved(recipe.data.patch_size),
         tuple(task.labels),
         precision_of(recipe),
+        ranges=build_ranges(recipe),
+    )
+
+
+def build_cache(recipe: Recipe, index: Index, run: Path) -> Cache:
+    """Build the cache of prepared scans: in the run, in the folder that the recipe names, or nowhere."""
+    place = recipe.data.cache
+    folder = run / "cache" if place == "run" else None if place == "off" else Path(place)
+    return Cache(folder, index, build_grid(recipe), build_ranges(recipe))
+
+
+def build_ranges(recipe: Recipe) -> tuple[IntensityRange | None, ...]:
+    """Build the way each channel is normalised; None is by the scan's own voxels."""
+    return tuple(
+        IntensityRange(*map(resolved, (way.low, way.high, way.mean, way.std))) if way.scheme == "ct" else None
+        for way in resolved(recipe.data.normalization)
     )
 
 

@@ -12,7 +12,6 @@ import torch
 
 from pipeline import __version__, config
 from pipeline.checkpoints import Which, checkpoint_path, load_checkpoint, save_checkpoint
-from pipeline.data.cache import Cache
 from pipeline.data.loaders import step_loader
 from pipeline.data.splits import Split, split_cases
 from pipeline.engines.devices import find_hardware
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 # What a resumed run may have otherwise and still be the same run; the dataset's content is compared by its hashes.
-HARMLESS = ("dataset", "root", "tensorboard", "checkpoint_every", "data.workers")
+HARMLESS = ("dataset", "root", "tensorboard", "checkpoint_every", "data.workers", "data.cache")
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -107,7 +106,10 @@ def _absolute(recipe: Recipe) -> Recipe:
     """Let a run's own recipe name the same files wherever it is read from."""
     root = recipe.root and recipe.root.resolve()
     plugins = tuple(path.resolve() for path in recipe.plugins)
-    return recipe.model_copy(update={"dataset": recipe.dataset.resolve(), "root": root, "plugins": plugins})
+    cache = recipe.data.cache.resolve() if isinstance(recipe.data.cache, Path) else recipe.data.cache
+    data = recipe.data.model_copy(update={"cache": cache})
+    places = {"dataset": recipe.dataset.resolve(), "root": root, "plugins": plugins, "data": data}
+    return recipe.model_copy(update=places)
 
 
 @dataclass
@@ -152,11 +154,18 @@ class _Training:
 
     def run_to_end(self) -> None:
         """Train from where the run is to its last step."""
-        recipe, cache = self.recipe, Cache(self.run / "cache", self.index, build.build_grid(self.recipe))
+        recipe, cache = self.recipe, build.build_cache(self.recipe, self.index, self.run)
         batches = build.build_batches(recipe, self.split, cache)
         cases = [case for stream in batches.streams.values() for case in stream.cases]
         for _ in progress(cache.fill(cases), "preparing", len(cases)):
             pass
+        if cache.failure is not None:
+            PROGRESS.print(
+                f"{cache.folder} cannot hold all prepared scans ({cache.failure.strerror}): the others are prepared "
+                "whenever they are needed. Make room, or name another folder: data.cache=DIR",
+                markup=False,
+                soft_wrap=True,
+            )
         workers, pinned = build.resolved(recipe.data.workers), recipe.device != "cpu"
         trainer = SegmentationTrainer(
             step=self.step,

@@ -1,0 +1,105 @@
+"""Intensity statistics of a scan: small enough to keep for every case, and pooled over cases without reading again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+# A cumulative distribution is kept at these points, dense in the tails that clipping cares for.
+PROBABILITIES = (0.0, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 1.0)
+# A larger region is described by voxels at even distances in it: 65,536 put a percentile within 0.1 % of its rank.
+MOST_VOXELS = 2**16
+# Values at which the distributions of many scans are added up.
+POINTS = 2048
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """The intensities of one channel in one region.
+
+    Attributes:
+        voxels: Size of the region.
+        mean: Their mean.
+        std: Their population standard deviation.
+        quantiles: Their values at :data:`PROBABILITIES`.
+    """
+
+    voxels: int
+    mean: float
+    std: float
+    quantiles: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Intensities | None:
+        """Describe the intensities of a region; None for an empty one.
+
+        >>> Intensities.of(np.arange(101)).quantiles[5:8]
+        (25.0, 50.0, 75.0)
+        """
+        if not values.size:
+            return None
+        ordered = np.sort(values[:: -(-values.size // MOST_VOXELS)]).astype(np.float64)
+        quantiles = np.interp(PROBABILITIES, np.linspace(0, 1, ordered.size), ordered)
+        return cls(values.size, _short(ordered.mean()), _short(ordered.std()), tuple(map(_short, quantiles)))
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """What is known of one channel of a scan.
+
+    Attributes:
+        nonzero: Of all voxels that are not exactly 0; None where there are none.
+        foreground: Of the voxels with a label above 0; None where there are none, or no mask.
+    """
+
+    nonzero: Intensities | None
+    foreground: Intensities | None
+
+
+def channel_statistics(channels: Iterable[NDArray[Any]], labels: NDArray[Any] | None) -> tuple[ChannelStatistics, ...]:
+    """Describe every channel ``[X, Y, Z]`` of a scan, and its foreground where a mask of that shape is given."""
+    return tuple(
+        ChannelStatistics(
+            Intensities.of(channel[channel != 0]),
+            None if labels is None else Intensities.of(channel[labels > 0]),
+        )
+        for channel in channels
+    )
+
+
+def pool(parts: Sequence[Intensities]) -> Intensities:
+    """Return the intensities of several scans together, every scan weighing the same.
+
+    The pooled distribution is the mean of the scans' own, each read as straight lines between its quantiles. Its mean
+    and standard deviation are those of the mixture.
+
+    Raises:
+        ValueError: There are no parts.
+    """
+    if not parts:
+        raise ValueError("there is nothing to pool")
+    means, stds = np.array([part.mean for part in parts]), np.array([part.std for part in parts])
+    values = np.quantile([part.quantiles for part in parts], np.linspace(0, 1, POINTS))
+    shares = np.mean([_share_below(values, part.quantiles) for part in parts], axis=0)
+    quantiles = np.interp(PROBABILITIES, shares, values)
+    std = np.sqrt((stds**2 + means**2).mean() - means.mean() ** 2)
+    return Intensities(sum(part.voxels for part in parts), float(means.mean()), float(std), tuple(quantiles.tolist()))
+
+
+def _share_below(values: NDArray[Any], quantiles: Sequence[float]) -> NDArray[Any]:
+    """Return the share of a distribution at or below each value; where quantiles are equal, the largest share."""
+    points, last = np.unique(np.array(quantiles)[::-1], return_index=True)
+    shares: NDArray[Any] = np.interp(values, points, np.array(PROBABILITIES)[::-1][last], left=0.0, right=1.0)
+    return shares
+
+
+def _short(value: float) -> float:
+    """Round to six digits, as many as an index needs."""
+    return float(f"{value:.6g}")
