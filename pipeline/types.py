@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 Role: TypeAlias = Literal["training", "validation", "test"]
 Scans: TypeAlias = Literal["labelled", "unlabelled", "all"]
 Reference: TypeAlias = Literal["label", "image"]
+Outcome: TypeAlias = Literal["scored", "absent", "missed", "false_positive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +47,59 @@ class Task:
     channels: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CaseResult:
-    """The score of one class in one case.
+    """The scores of one class in one case: one flat row of ``cases.csv``.
+
+    A class that is in neither mask (``absent``) has None for every number of the second group. One that is in one mask
+    alone has the worst value that there is, so that no structure gains by not being predicted.
 
     Attributes:
         case: The case's id.
+        patient: Whose scan it is; the case's id where no patients are known.
         label: The dataset's own value of the class.
         name: The class's name.
-        dice: In [0, 1]; None where the class is neither in the truth nor predicted.
-        outcome: ``scored``; ``absent`` (in neither); ``missed`` (in the truth only);
+        outcome: ``scored`` (in both masks); ``absent`` (in neither); ``missed`` (in the truth only);
             ``false_positive`` (predicted only).
         voxels_truth: Voxels of the class in the truth.
         voxels_predicted: Voxels of the class in the prediction.
+        volume_truth_ml: Their volume.
+        volume_predicted_ml: Their volume.
+        lesions_truth: Connected components of the truth (26 neighbours; 8 in 2-D).
+        lesions_found: Those of them that the prediction covers by a tenth or more.
+        lesions_missed: Those that it does not.
+        lesions_false: Connected components of the prediction that the truth covers by less than a tenth.
+
+        dice: In [0, 1]; 0 where missed or false positive.
+        iou: Intersection over union, in [0, 1]; 0 likewise.
+        precision: Share of the prediction that is true, in [0, 1]; 0 likewise.
+        recall: Share of the truth that is predicted, in [0, 1]; 0 likewise.
+        hd95_mm: 95th percentile of the surface distances; where missed or false positive, the diagonal of the scan's
+            field of view, which no distance exceeds.
+        assd_mm: Average symmetric surface distance; the diagonal likewise.
+        surface_dice: Share of both surfaces that lies within a tolerance of the other, in [0, 1]; 0 likewise.
+        volume_difference: Predicted less true volume, by the mean of the two, in [-2, 2]; -2 where missed, 2 where
+            false positive.
     """
 
     case: str
+    patient: str = ""
     label: int
     name: str
-    dice: float | None
-    outcome: Literal["scored", "absent", "missed", "false_positive"]
+    outcome: Outcome
     voxels_truth: int
     voxels_predicted: int
+    volume_truth_ml: float = 0.0
+    volume_predicted_ml: float = 0.0
+    lesions_truth: int = 0
+    lesions_found: int = 0
+    lesions_missed: int = 0
+    lesions_false: int = 0
+    dice: float | None
+    iou: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    hd95_mm: float | None = None
+    assd_mm: float | None = None
+    surface_dice: float | None = None
+    volume_difference: float | None = None

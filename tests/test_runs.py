@@ -240,7 +240,9 @@ def test_validation_without_a_score_never_makes_the_best_checkpoint(dataset, tmp
 
     def score(*_):
         dice = next(left)
-        return [CaseResult("a", 1, "organ", dice, "absent" if dice is None else "scored", 1, 1)]
+        outcome = "absent" if dice is None else "scored"
+        row = {"case": "a", "label": 1, "name": "organ", "dice": dice, "outcome": outcome}
+        return [CaseResult(**row, voxels_truth=1, voxels_predicted=1)]
 
     monkeypatch.setattr(training, "score", score)
     run = train(tmp_path, dataset, "run", "max_steps=3", "validate_every=1", objective=SUPERVISED)

@@ -8,7 +8,7 @@ from ignite.engine import Events
 from monai.engines import Evaluator
 
 from pipeline.data import nifti
-from pipeline.metrics.overlap import score_case
+from pipeline.metrics.case import score_case
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,5 +44,6 @@ class SegmentationEvaluator(Evaluator):
     def _score(self, _: Engine, case: Case) -> list[CaseResult]:
         if case.label is None:
             raise ValueError(f"case {case.id} has no label to be scored against")
-        truth = nifti.load(case.label).labels
-        return score_case(case.id, truth, self.predictor(case.images), self.labels)
+        truth = nifti.load(case.label)
+        prediction = self.predictor(case.images)
+        return score_case(case.id, truth.labels, prediction, self.labels, truth.spacing_mm, patient=case.patient)

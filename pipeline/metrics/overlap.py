@@ -1,130 +1,112 @@
-"""How well a predicted label map overlaps the true one, class by class.
-
-An average hides two mistakes when absent classes are dropped from it: a structure that was
-missed, and one that was invented. Here each is a zero with its own name, and only a class that is
-in neither map has no number.
-"""
+"""How many voxels of each class two label maps share, and what follows from that alone."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from pipeline.types import CaseResult
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
+    from pipeline.types import Outcome
+
     Labels: TypeAlias = NDArray[np.integer[Any] | np.bool_]
+    Codes: TypeAlias = NDArray[np.unsignedinteger[Any]]
     Counts: TypeAlias = NDArray[np.int64]
 
-# Voxels counted at a time: enough to make the loop free, few enough that codes stay small.
+# Voxels looked at together: enough to make the loop free, few enough that copies stay small.
 CHUNK = 1 << 20
+# Values below this are looked up in a table, others are searched for.
+TABLE = 1 << 16
 
 
-def score_case(
-    case: str, truth: Labels, prediction: Labels, labels: Mapping[int, str], ignore: int | None = None
-) -> list[CaseResult]:
-    """Score every foreground class of one case.
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Voxels of one class in the truth, in the prediction, and in both.
 
-    ``dice = 2 |A & B| / (|A| + |B|)``, over the voxels that are not ignored. A class in the truth
-    only is ``missed`` and one in the prediction only is a ``false_positive``, both with Dice 0;
-    one in neither is ``absent``, with None for a number.
+    Each share is None where the class is in neither map, and 0 where it is in one alone.
+
+    >>> overlap = Overlap(truth=3, predicted=2, both=2)
+    >>> overlap.dice, overlap.precision, overlap.recall
+    (0.8, 1.0, 0.6666666666666666)
+    """
+
+    truth: int
+    predicted: int
+    both: int
+
+    @property
+    def outcome(self) -> Outcome:
+        """In which of the two maps the class is."""
+        if self.truth:
+            return "scored" if self.predicted else "missed"
+        return "false_positive" if self.predicted else "absent"
+
+    @property
+    def dice(self) -> float | None:
+        """``2 |A & B| / (|A| + |B|)``."""
+        return self._share(2 * self.both, self.truth + self.predicted)
+
+    @property
+    def iou(self) -> float | None:
+        """``|A & B| / |A | B|``."""
+        return self._share(self.both, self.truth + self.predicted - self.both)
+
+    @property
+    def precision(self) -> float | None:
+        """``|A & B| / |B|``: the share of the prediction that is true."""
+        return self._share(self.both, self.predicted)
+
+    @property
+    def recall(self) -> float | None:
+        """``|A & B| / |A|``: the share of the truth that is predicted."""
+        return self._share(self.both, self.truth)
+
+    @property
+    def volume_difference(self) -> float | None:
+        """``(|B| - |A|)`` by the mean of ``|A|`` and ``|B|``: 2 where the class is invented, -2 where it is missed."""
+        return self._share(2 * (self.predicted - self.truth), self.truth + self.predicted)
+
+    def _share(self, part: int, whole: int) -> float | None:
+        if self.outcome == "absent":
+            return None
+        return part / whole if whole else 0.0
+
+
+def encode(values: Labels, known: Counts) -> Codes:
+    """Return the place of each value in ``known``; ``len(known)`` for one that is not in it.
 
     Args:
-        case: The case's id.
-        truth: Integer labels, any shape.
-        prediction: Integer labels, the shape of ``truth``.
-        labels: The name of each value. Background is 0, listed or not, and is not scored.
-        ignore: Voxels with this value in the truth count nowhere, whatever is predicted there.
+        values: Integers, any shape.
+        known: Rising values, none below 0.
 
     Returns:
-        One result a foreground class, by rising value.
-
-    Raises:
-        ValueError: The shapes differ, an array holds no integers, or a value is not in ``labels``.
-
-    >>> truth, prediction = np.array([0, 5, 5, 5]), np.array([0, 0, 5, 5])
-    >>> for result in score_case("a", truth, prediction, {5: "liver", 300: "spleen"}):
-    ...     print(result.name, result.dice, result.outcome)
-    liver 0.8 scored
-    spleen None absent
+        Places in the smallest type that holds them, the shape of ``values``, in C order.
     """
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
-    _validate(case, truth, prediction)
-    foreground = {value: name for value, name in labels.items() if value not in (0, ignore)}
-    known = np.array(sorted({0, *foreground}), dtype=np.int64)
-    counts = _joint_counts(truth, prediction, known, ignore)
-    _refuse_unknown(case, truth, prediction, known, counts, ignore)
-    return [
-        _result(case, int(value), foreground[int(value)], counts, code)
-        for code, value in enumerate(known)
-        if value != 0
-    ]
+    codes = np.empty(values.shape, np.min_scalar_type(len(known)))
+    table = np.full(min(int(known[-1]) + 1, TABLE) + 1, len(known), codes.dtype)
+    low = known[known < TABLE]
+    table[low] = np.arange(len(low))
+    rows = max(1, CHUNK * len(values) // max(1, values.size))
+    for start in range(0, len(values), rows):
+        part = values[start : start + rows]
+        inside = bool(part.size) and part.min() >= 0 and part.max() < len(table)
+        codes[start : start + rows] = table[part] if inside else _searched(part, known)
+    return codes
 
 
-def _validate(case: str, truth: Labels, prediction: Labels) -> None:
-    """Refuse arrays that cannot be compared voxel by voxel."""
-    if truth.shape != prediction.shape:
-        raise ValueError(f"case {case!r}: truth is {truth.shape} but prediction is {prediction.shape}")
-    for what, array in (("truth", truth), ("prediction", prediction)):
-        if array.dtype.kind not in "iub":
-            raise ValueError(f"case {case!r}: the {what} is {array.dtype}; labels must be integers")
+def _searched(values: Labels, known: Counts) -> Counts:
+    places = np.searchsorted(known, values).clip(max=len(known) - 1)
+    return np.where(known[places] == values, places, len(known))
 
 
-def _joint_counts(truth: Labels, prediction: Labels, known: Counts, ignore: int | None) -> Counts:
-    """Count the voxels of every (true, predicted) pair of classes in one pass.
-
-    Row ``i`` is ``known[i]`` in the truth and column ``j`` is ``known[j]`` in the prediction; the
-    last row and column are values that are not known.
-    """
-    width = len(known) + 1
+def joint_counts(truth: Codes, prediction: Codes, width: int) -> Counts:
+    """Count the voxels of every pair of codes: the row is the code in the truth, the column that in the prediction."""
     counts = np.zeros(width * width, dtype=np.int64)
     flat_truth, flat_prediction = truth.reshape(-1), prediction.reshape(-1)
     for start in range(0, truth.size, CHUNK):
-        true, predicted = flat_truth[start : start + CHUNK], flat_prediction[start : start + CHUNK]
-        if ignore is not None:
-            counted = true != ignore
-            true, predicted = true[counted], predicted[counted]
-        pairs = _encode(true, known) * width + _encode(predicted, known)
-        counts += np.bincount(pairs, minlength=width * width)
+        chunk = slice(start, start + CHUNK)
+        counts += np.bincount(flat_truth[chunk].astype(np.int64) * width + flat_prediction[chunk], minlength=width**2)
     return counts.reshape(width, width)
-
-
-def _encode(values: Labels, known: Counts) -> Counts:
-    """Return the place of each value in the sorted ``known``; ``len(known)`` for one not in it."""
-    codes = np.searchsorted(known, values).clip(max=len(known) - 1)
-    return np.where(known[codes] == values, codes, len(known))
-
-
-def _refuse_unknown(
-    case: str, truth: Labels, prediction: Labels, known: Counts, counts: Counts, ignore: int | None
-) -> None:
-    """Name the values that no class stands for, if the counts have any."""
-    if not counts[-1].any() and not counts[:, -1].any():
-        return
-    counted = truth != ignore if ignore is not None else np.ones(truth.shape, dtype=bool)
-    for what, array in (("truth", truth), ("prediction", prediction)):
-        unknown = np.setdiff1d(array[counted], known).tolist()
-        if unknown:
-            raise ValueError(
-                f"case {case!r}: the {what} holds {unknown}; the labels are {known.tolist()}, "
-                "so declare those values or mend the map"
-            )
-
-
-def _result(case: str, label: int, name: str, counts: Counts, code: int) -> CaseResult:
-    """Turn the counts of one class into its result."""
-    both, true, predicted = (int(n) for n in (counts[code, code], counts[code].sum(), counts[:, code].sum()))
-    dice = 2 * both / (true + predicted) if true or predicted else None
-    return CaseResult(case, label, name, dice, _outcome(true, predicted), true, predicted)
-
-
-def _outcome(true: int, predicted: int) -> Literal["scored", "absent", "missed", "false_positive"]:
-    """Say in which of the two maps a class is."""
-    if true:
-        return "scored" if predicted else "missed"
-    return "false_positive" if predicted else "absent"

@@ -13,7 +13,7 @@ from pipeline.data.inspection import examine_pair
 from pipeline.data.layouts import Dataset, open_dataset, scans_in
 from pipeline.engines.evaluator import SegmentationEvaluator
 from pipeline.errors import Problem, UserError, nearest
-from pipeline.metrics.overlap import score_case
+from pipeline.metrics.case import score_case
 from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
 from pipeline.runs.checking import check_dataset, progress
@@ -169,8 +169,8 @@ def evaluate(predictions: Path, labels: Path, output: Path) -> Summary:
     names = {value: f"label {value}" if value else "background" for value in sorted(values)}
     results = []
     for name, paths in progress(pairs.items(), "scoring", len(pairs)):
-        true_labels, guessed_labels = (nifti.load(path).labels for path in paths)
-        results += score_case(name, true_labels, guessed_labels, names)
+        one, other = (nifti.load(path) for path in paths)
+        results += score_case(name, one.labels, other.labels, names, one.spacing_mm)
     output.mkdir(parents=True, exist_ok=True)
     write_cases_csv(output / "cases.csv", results)
     summary = summarise(results)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from pipeline.metrics.overlap import CHUNK, score_case
+from pipeline.metrics import case as scoring
+from pipeline.metrics.overlap import CHUNK
 from pipeline.reports.summary import summarise
-from pipeline.types import CaseResult
 
 LABELS = {0: "background", 1: "liver", 5: "spleen", 300: "lesion"}
 
@@ -33,6 +33,10 @@ def random_maps(rng, ignore=None):
         true = np.append(true, ignore)
     dtype = rng.choice(np.array(["int16", "uint16", "int32", "int64"]))
     return rng.choice(true, size=shape).astype(dtype), rng.choice(predicted, size=shape).astype("int32")
+
+
+def score_case(case, truth, prediction, labels, ignore=None):
+    return scoring.score_case(case, truth, prediction, labels, (1.0, 1.0, 1.0), ignore=ignore)
 
 
 def only(results):
@@ -66,7 +70,8 @@ def test_scores_equal_a_slow_count_over_random_maps(ignore):
 )
 def test_each_outcome_has_its_name_and_number(truth, prediction, dice, outcome):
     result = only(score_case("a", np.array(truth), np.array(prediction), {1: "liver"}))
-    assert result == CaseResult("a", 1, "liver", dice, outcome, sum(truth), sum(prediction))
+    assert (result.dice, result.outcome) == (dice, outcome)
+    assert (result.voxels_truth, result.voxels_predicted) == (sum(truth), sum(prediction))
 
 
 def test_an_array_longer_than_a_chunk_is_counted_to_its_end():

@@ -1,0 +1,212 @@
+"""All scores of one case, class by class.
+
+An average hides two mistakes when absent classes are dropped from it: a structure that was missed, and one that was
+invented. Here each has the worst value that there is, under its own name, and only a class that is in neither map has
+no number.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from scipy.ndimage import find_objects
+
+from pipeline.metrics.lesions import count_lesions
+from pipeline.metrics.overlap import Overlap, encode, joint_counts
+from pipeline.metrics.surface import flat_axes, surface_distances
+from pipeline.types import CaseResult
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.metrics.overlap import Codes, Counts, Labels
+    from pipeline.metrics.surface import Mask, Spacing
+    from pipeline.types import Outcome
+
+    Box: TypeAlias = tuple[slice, ...]
+
+TOLERANCE_MM = 1.0
+
+
+def score_case(
+    case: str,
+    truth: Labels,
+    prediction: Labels,
+    labels: Mapping[int, str],
+    spacing_mm: Spacing,
+    *,
+    patient: str | None = None,
+    ignore: int | None = None,
+    tolerance_mm: float = TOLERANCE_MM,
+) -> list[CaseResult]:
+    """Score every foreground class of one case.
+
+    Args:
+        case: The case's id.
+        truth: Integer labels ``[X, Y, Z]``; axes that are left out have one voxel.
+        prediction: Integer labels, the shape of ``truth``.
+        labels: The name of each value. Background is 0, listed or not, and is not scored.
+        spacing_mm: Size of a voxel along each axis.
+        patient: Whose scan it is; the case's id by default.
+        ignore: Voxels with this value in the truth are background in both maps, whatever is predicted there.
+        tolerance_mm: Of the surface Dice.
+
+    Returns:
+        One result a foreground class, by rising value.
+
+    Raises:
+        ValueError: The shapes differ, an array holds no integers, or a value is not in ``labels``.
+
+    >>> truth, prediction = np.array([[[0, 5, 5, 5]]]), np.array([[[0, 0, 5, 5]]])
+    >>> for result in score_case("a", truth, prediction, {5: "liver", 300: "spleen"}, (1.0, 1.0, 2.0)):
+    ...     print(result.name, result.dice, result.hd95_mm, result.outcome)
+    liver 0.8 2.0 scored
+    spleen None None absent
+    """
+    truth, prediction = _validated(case, np.asarray(truth), np.asarray(prediction))
+    foreground = {int(value): name for value, name in labels.items() if value not in (0, ignore)}
+    known = np.array(sorted({0, *foreground}), dtype=np.int64)
+    maps = _encoded(truth, prediction, known, ignore)
+    counts = joint_counts(*maps, len(known) + 1)
+    _refuse_unknown(case, truth, prediction, known, counts, ignore)
+    scan = _Scan(case, patient or case, truth.shape, spacing_mm, tolerance_mm)
+    boxes = [find_objects(codes, len(known)) for codes in maps]
+    return [
+        scan.result(
+            int(value),
+            foreground[int(value)],
+            Overlap(*(int(n) for n in (counts[code].sum(), counts[:, code].sum(), counts[code, code]))),
+            _cut_out(maps, code, [found[code - 1] for found in boxes]),
+        )
+        for code, value in enumerate(known)
+        if value != 0
+    ]
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What the results of one case have in common."""
+
+    case: str
+    patient: str
+    shape: tuple[int, ...]
+    spacing_mm: Spacing
+    tolerance_mm: float
+
+    def result(self, label: int, name: str, overlap: Overlap, masks: tuple[Mask, Mask]) -> CaseResult:
+        """Score one class, of which the masks hold all voxels."""
+        voxel_ml = math.prod(self.spacing_mm) / 1000
+        lesions = count_lesions(*masks)
+        return CaseResult(
+            case=self.case,
+            patient=self.patient,
+            label=label,
+            name=name,
+            outcome=overlap.outcome,
+            voxels_truth=overlap.truth,
+            voxels_predicted=overlap.predicted,
+            volume_truth_ml=overlap.truth * voxel_ml,
+            volume_predicted_ml=overlap.predicted * voxel_ml,
+            lesions_truth=lesions.truth,
+            lesions_found=lesions.found,
+            lesions_missed=lesions.missed,
+            lesions_false=lesions.false,
+            dice=overlap.dice,
+            iou=overlap.iou,
+            precision=overlap.precision,
+            recall=overlap.recall,
+            volume_difference=overlap.volume_difference,
+            **self._distances(overlap.outcome, masks),
+        )
+
+    def _distances(self, outcome: Outcome, masks: tuple[Mask, Mask]) -> dict[str, float | None]:
+        if outcome == "absent":
+            return {}
+        if outcome != "scored":
+            return {"hd95_mm": self._diagonal_mm(), "assd_mm": self._diagonal_mm(), "surface_dice": 0.0}
+        found = surface_distances(*masks, self.spacing_mm)
+        return {
+            "hd95_mm": found.hd95_mm,
+            "assd_mm": found.assd_mm,
+            "surface_dice": found.surface_dice(self.tolerance_mm),
+        }
+
+    def _diagonal_mm(self) -> float:
+        """No two points of the scan are further apart; an axis of one voxel has no length."""
+        sides = zip(self.shape, self.spacing_mm, flat_axes(self.shape), strict=True)
+        return math.hypot(*(n * size for n, size, flat in sides if not flat))
+
+
+def _validated(case: str, truth: Labels, prediction: Labels) -> tuple[Labels, Labels]:
+    """Refuse arrays that cannot be compared voxel by voxel, and give the others three axes."""
+    if truth.ndim > 3:
+        raise ValueError(f"case {case!r}: the truth has shape {truth.shape}; give three axes at most")
+    if truth.shape != prediction.shape:
+        raise ValueError(f"case {case!r}: truth is {truth.shape} but prediction is {prediction.shape}")
+    for what, array in (("truth", truth), ("prediction", prediction)):
+        if array.dtype.kind not in "iub":
+            raise ValueError(f"case {case!r}: the {what} is {array.dtype}; labels must be integers")
+    shape = (*truth.shape, 1, 1, 1)[:3]
+    return truth.reshape(shape), prediction.reshape(shape)
+
+
+def _encoded(truth: Labels, prediction: Labels, known: Counts, ignore: int | None) -> tuple[Codes, Codes]:
+    """Return both maps as places in ``known``, cut to a box outside of which both are background."""
+    box = _foreground_box(truth, prediction)
+    truth, prediction = truth[box], prediction[box]
+    codes = encode(truth, known), encode(prediction, known)
+    if ignore is not None:
+        for array in codes:
+            array[truth == ignore] = 0
+    return codes
+
+
+def _foreground_box(truth: Labels, prediction: Labels) -> Box:
+    """Look at one plane after the other, so that no copy of the whole is made."""
+    planes: Mask = np.zeros(len(truth), bool)
+    shadow: Mask = np.zeros(truth.shape[1:], bool)
+    for n, (true, predicted) in enumerate(zip(truth, prediction, strict=True)):
+        plane = (true != 0) | (predicted != 0)
+        planes[n] = plane.any()
+        shadow |= plane
+    return tuple(_extent(line) for line in (planes, np.any(shadow, axis=1), np.any(shadow, axis=0)))
+
+
+def _extent(line: Mask) -> slice:
+    places = np.flatnonzero(line)
+    return _with_margin(int(places[0]), int(places[-1]) + 1, line.size) if places.size else slice(0)
+
+
+def _with_margin(start: int, stop: int, size: int) -> slice:
+    """Keep a voxel on either side, so that a box has one voxel along an axis only where the scan has."""
+    return slice(max(start - 1, 0), min(stop + 1, size))
+
+
+def _cut_out(maps: tuple[Codes, Codes], code: int, boxes: list[Box | None]) -> tuple[Mask, Mask]:
+    """Return the masks of one class in a box that holds both."""
+    axes = zip(maps[0].shape, *(box for box in boxes if box is not None), strict=True)
+    box = tuple(
+        _with_margin(min(s.start for s in spans), max(s.stop for s in spans), size) if spans else slice(0)
+        for size, *spans in axes
+    )
+    truth, prediction = (codes[box] == code for codes in maps)
+    return truth, prediction
+
+
+def _refuse_unknown(
+    case: str, truth: Labels, prediction: Labels, known: Counts, counts: Counts, ignore: int | None
+) -> None:
+    """Name the values that no class stands for, if the counts have any."""
+    if not counts[-1].any() and not counts[:, -1].any():
+        return
+    counted = truth != ignore if ignore is not None else np.ones(truth.shape, dtype=bool)
+    for what, array in (("truth", truth), ("prediction", prediction)):
+        unknown = np.setdiff1d(array[counted], known).tolist()
+        if unknown:
+            raise ValueError(
+                f"case {case!r}: the {what} holds {unknown}; the labels are {known.tolist()}, "
+                "so declare those values or mend the map"
+            )
