@@ -5,15 +5,20 @@ from __future__ import annotations
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
 from pipeline.errors import Problem, UserError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 OUT = Console()
 ERR = Console(stderr=True)
+
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 app = tyro.extras.SubcommandApp()
 Checkpoint = Annotated[Literal["last", "best"], tyro.conf.arg(help="Which checkpoint of the run to use.")]
@@ -30,17 +35,38 @@ def _place(name: str, text: str) -> object:
 
 @app.command
 def check(
-    dataset: tyro.conf.Positional[Annotated[Path, _place("DATASET", "A dataset folder or a JSON list.")]],
+    dataset: tyro.conf.Positional[Annotated[Path, _place("DATASET", "A dataset folder, a list or a scan.")]],
     root: Root = None,
+    *,
+    layout: Annotated[str, tyro.conf.arg(help="How the dataset lies on disk.", metavar="NAME")] = "auto",
+    layout_options: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(name="layout-option", help="An option of the layout, such as ignore=255.", metavar="KEY=VALUE"),
+    ] = (),
+    strict: Annotated[bool, tyro.conf.arg(help="Count warnings as problems.")] = False,
+    output: Annotated[Path, tyro.conf.arg(help="Folder for check.json.", metavar="DIR")] = Path(),
+    plugins: Plugins = (),
 ) -> None:
     """Look at every file of a dataset and report everything that is wrong with it.
 
     Example: fewmask check data/Task04_Hippocampus
     """
-    from pipeline import runs
+    from pipeline.config import read_options
+    from pipeline.data.layouts import read_dataset
+    from pipeline.plugins import load_plugins
+    from pipeline.runs.checking import survey, write_report
 
-    for name, value in runs.check(dataset, root).describe():
+    load_plugins(plugins)
+    look = survey(read_dataset(dataset, root, layout, read_options(layout_options)), strict=strict)
+    report = write_report(look, _folder(output))
+    _show_findings(look.problems, look.warnings, dataset)
+    if look.problems:
+        places = len({problem.where for problem in look.problems})
+        ERR.print(f"error: {dataset}: {len(look.problems)} problem(s) in {places} place(s); see {report}", **PLAIN)
+        sys.exit(2)
+    for name, value in look.index().describe():
         _say(f"{name:>12}  {value}")
+    _say(f"Wrote {report}.")
 
 
 @app.command
@@ -99,7 +125,7 @@ def validate(
 @app.command
 def predict(
     run: tyro.conf.Positional[Annotated[Path, _place("RUN", "A run's folder.")]],
-    scans: tyro.conf.Positional[Annotated[tuple[Path, ...], _place("SCAN", "Scans, folders of scans, or JSON lists.")]],
+    scans: tyro.conf.Positional[Annotated[tuple[Path, ...], _place("SCAN", "Scans, folders of scans, or datasets.")]],
     *,
     output: Annotated[Path, tyro.conf.arg(help="Folder for the masks, which are named as the scans.", metavar="DIR")],
     checkpoint: Checkpoint = "last",
@@ -192,9 +218,18 @@ def _show(summary: object, folder: Path, checkpoint: str = "") -> None:
     )
 
 
+def _show_findings(problems: Sequence[Problem], warnings: Sequence[Problem], dataset: Path) -> None:
+    from pipeline.reports.findings import counts_table, findings_table
+
+    if problems or warnings:
+        width = OUT.width if OUT.is_terminal else 200
+        OUT.print(findings_table([*problems, *warnings], dataset if dataset.is_dir() else dataset.parent), width=width)
+        OUT.print(counts_table(problems, warnings))
+
+
 def _say(text: str) -> None:
     """Print text as it is: names and paths may hold what a console would take for markup."""
-    OUT.print(text, markup=False, highlight=False, soft_wrap=True)
+    OUT.print(text, **PLAIN)
 
 
 def _overrides_first(arguments: list[str]) -> list[str]:
@@ -220,7 +255,7 @@ def main() -> None:
             description="Few masks, many scans: from a folder of NIfTI volumes to a segmenter.",
         )
     except UserError as error:
-        ERR.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        ERR.print(f"error: {error}", **PLAIN)
         sys.exit(2)
     except KeyboardInterrupt:
         ERR.print("stopped; `train` goes on with --resume")

@@ -52,6 +52,18 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return raw
 
 
+def read_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read ``key=value`` pairs with dotted keys and YAML values, as :func:`read` does.
+
+    Raises:
+        UserError: A pair has no ``=``, or no YAML behind it.
+    """
+    raw: dict[str, Any] = {}
+    for pair in pairs:
+        _apply(raw, pair)
+    return raw
+
+
 def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     remedy = "write key=value with a dotted key, such as optimizer.learning_rate=1e-3"

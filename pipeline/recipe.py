@@ -136,6 +136,13 @@ class Augmentation(Section):
     )
 
 
+class Layout(Section):
+    """How the dataset lies on disk, and what it does not say itself."""
+
+    name: str = Field(default="auto", description="a registered layout, or auto; `fewmask components` lists them")
+    options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the layout's own options")
+
+
 class Optimizer(Section):
     """AdamW with a linear warm-up and a polynomial decay to zero."""
 
@@ -145,11 +152,17 @@ class Optimizer(Section):
     clip_norm: Positive = Field(default=12.0, description="the largest norm of the gradient, above 0")
 
 
+def _as_choice(value: Any) -> Any:
+    """Let a name stand for a choice without options."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 class Recipe(Section):
     """A whole training run."""
 
     dataset: Path = Field(description="a dataset folder or a JSON list; give it as dataset=PATH")
     root: Path | None = Field(default=None, description="the folder that a list's paths are relative to")
+    layout: Annotated[Layout, BeforeValidator(_as_choice)] = Layout()
     plugins: tuple[Path, ...] = Field(default=(), description="a list of Python files that register components")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         default=0, description="a whole number, the one source of randomness"
@@ -168,9 +181,7 @@ class Recipe(Section):
     checkpoint_every: Count = Field(default=50, description="the number of steps between two checkpoints, 1 or more")
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
-    network: Annotated[Network, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)] = (
-        Network()
-    )
+    network: Annotated[Network, BeforeValidator(_as_choice)] = Network()
     optimizer: Optimizer = Optimizer()
     objective: Annotated[tuple[Term, ...], Field(min_length=1)] = Field(
         description="a list of terms, each with its loss"

@@ -41,10 +41,12 @@ class Task:
     Attributes:
         labels: The dataset's label values and names in the order of the network's classes, background first.
         channels: Names of the image channels.
+        ignore: The label value of voxels that nobody has annotated, which are not scored; None where there is none.
     """
 
     labels: Mapping[int, str]
     channels: tuple[str, ...]
+    ignore: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,17 +1,22 @@
+import ast
 import gzip
 import hashlib
 import json
+import re
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from pipeline.data.check import Check
+from pipeline.data.codes import CODES
 from pipeline.data.inspection import examine_pair, grid_distance
 from pipeline.data.layouts import open_dataset
 from pipeline.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (8, 9, 10)
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 
@@ -227,10 +232,12 @@ def test_the_channels_of_one_scan_share_a_grid(tmp_path, make_scan):
 
 def test_the_majority_says_how_many_channels_there_are_where_nothing_declares_them(tmp_path, make_scan):
     rng = np.random.default_rng(0)
-    for name, shape in (("a", (*SHAPE, 2)), ("b", (*SHAPE, 2)), ("c", SHAPE)):
-        make_scan(f"images/{name}.nii.gz", rng.normal(size=shape).astype(np.float32))
-    problem = only_problem(tmp_path)
-    assert (problem.code, problem.case) == ("channel-count", "c")
+    for name in "abcde":
+        make_scan(f"{name}.nii", rng.normal(size=SHAPE).astype(np.float32))
+    entries = [{"image": ["a.nii", "b.nii"]}, {"image": ["c.nii", "d.nii"]}, "e.nii"]
+    (tmp_path / "list.json").write_text(json.dumps({"unlabeled": entries}))
+    problem = only_problem(tmp_path / "list.json")
+    assert (problem.code, problem.case) == ("channel-count", "e")
     assert problem.message == "has 1 channel(s), most scans have 2"
 
 
@@ -297,9 +304,11 @@ def test_the_rows_of_an_index_are_json_in_the_order_of_the_cases(dataset_folder)
 
 def test_labels_and_channels_are_named_where_nothing_declares_them(tmp_path, make_scan):
     rng = np.random.default_rng(0)
-    make_scan("images/a.nii.gz", rng.normal(size=(*SHAPE, 2)).astype(np.float32))
-    make_scan("labels/a.nii.gz", rng.choice([0, 5, 300], SHAPE).astype(np.int16))
-    index = run_check(tmp_path).index()
+    for name in "ab":
+        make_scan(f"{name}.nii", rng.normal(size=SHAPE).astype(np.float32))
+    make_scan("mask.nii", rng.choice([0, 5, 300], SHAPE).astype(np.int16))
+    (tmp_path / "list.json").write_text(json.dumps({"training": [{"image": ["a.nii", "b.nii"], "label": "mask.nii"}]}))
+    index = run_check(tmp_path / "list.json").index()
     assert index.labels == {0: "background", 5: "label 5", 300: "label 300"}
     assert index.channels == ("channel 0", "channel 1")
 
@@ -339,3 +348,26 @@ def test_the_public_decathlon_passes(hippocampus):
     list(check)
     assert check.problems == []
     assert len(check.index().facts) == 10
+
+
+def codes_in_sources():
+    """Every code that a module of ``pipeline/data`` gives to a problem."""
+    makers = {"Problem", "fault", "no_dataset", "BadEntryError"}
+    for path in {*(ROOT / "pipeline" / "data").rglob("*.py")} - {ROOT / "pipeline" / "data" / "phantom.py"}:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in makers:
+                words = [arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant)]
+                yield from (word for word in words if isinstance(word, str) and re.fullmatch("[a-z]+(-[a-z]+)*", word))
+
+
+def test_every_code_is_in_the_table_and_the_table_on_the_page():
+    found = set(codes_in_sources())
+    assert len(found) > 40
+    assert found <= CODES.keys()
+    page = (ROOT / "docs" / "checks.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert rows == [
+        f"| `{name}` | {'warning' if code.warning else 'problem'} | {code.meaning} "
+        f"| {', '.join(f'`{fix}`' for fix in code.fixes)} |"
+        for name, code in CODES.items()
+    ]

@@ -164,7 +164,7 @@ def test_folder_that_holds_a_run_is_left_alone(run, dataset, tmp_path):
         (["train", "{recipe}", "device=cuda:99"], "device: is cuda:99"),
         (["check", "none"], "none: there is no such file or folder"),
         (["validate", "none"], "there is no such checkpoint"),
-        (["predict", "none", "{dataset}", "--output", "out"], "no .nii or .nii.gz file is there"),
+        (["predict", "none", "{dataset}/..", "--output", "out"], "it holds phantom"),
         (["predict", "none", "{dataset}/imagesTs", "--output", "out"], "there is no such checkpoint"),
         (["evaluate", "none", "none", "--output", "out"], "none: is no folder"),
         (["phantom", "{dataset}"], "it is there already"),
@@ -200,8 +200,8 @@ def test_keyboard_interrupt_says_how_to_go_on(run, monkeypatch, dataset, tmp_pat
 # What works
 
 
-def test_check_describes_a_sound_dataset(run, dataset):
-    code, out, err = run("check", dataset)
+def test_check_describes_a_sound_dataset(run, dataset, tmp_path):
+    code, out, err = run("check", dataset, "--output", tmp_path)
     assert (code, err) == (0, "")
     assert "2 with masks" in out
     assert "1 without masks" in out

@@ -112,7 +112,7 @@ class Cache:
 
     def _prepare(self, case: Case) -> dict[str, NDArray[Any]]:
         values = list(self.index.labels)
-        prepared = case_transforms(self.grid, values, self.ranges)(case_files(case))
+        prepared = case_transforms(self.grid, values, self.ranges, self.index.ignore)(case_files(case))
         image, annotation = (np.ascontiguousarray(prepared[key].numpy()) for key in (IMAGE, ANNOTATION))
         return dict(zip(PARTS, (image, annotation, class_locations(annotation, len(values))), strict=True))
 
@@ -122,6 +122,7 @@ class Cache:
             "grid": asdict(self.grid),
             "ranges": [scale and asdict(scale) for scale in self.ranges],
             "labels": list(self.index.labels),
+            "ignore": self.index.ignore,
             "masked": case.label is not None,
         }
         content = [*self.index.facts[case.id].sha256, json.dumps(how, sort_keys=True)]

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from pipeline.data.inspection import CaseFacts, examine_case
+from pipeline.data.codes import is_warning
+from pipeline.data.inspection import CaseFacts, Declared, case_files, examine_case, stamps
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from pipeline.data.layouts import Dataset
     from pipeline.types import Case
 
-THREADS = 4
+T = TypeVar("T")
+
+# Each holds the voxels of one case, so more of them cost memory; gzip, hashes and NumPy release the interpreter lock.
+THREADS = min(4, os.cpu_count() or 1)
+# The largest sensible ratio between a voxel's volume and the median's: a factor of 10 along each axis.
+MAX_VOLUME_RATIO = 1000.0
 
 
 @dataclass(frozen=True)
@@ -32,12 +41,19 @@ class Index:
         facts: One entry a case, by id.
         labels: Label values and names, background (0) first.
         channels: Channel names.
+        warnings: What the check found that does not keep the dataset from being used.
     """
 
     dataset: Dataset
     facts: Mapping[str, CaseFacts]
     labels: Mapping[int, str]
     channels: tuple[str, ...]
+    warnings: tuple[Problem, ...] = ()
+
+    @property
+    def ignore(self) -> int | None:
+        """The label value of voxels that nobody has annotated, where the dataset has one."""
+        return self.dataset.ignore
 
     def as_rows(self) -> list[dict[str, Any]]:
         """Return the facts as JSON-ready rows, in the order of the cases."""
@@ -48,16 +64,39 @@ class Index:
         cases, facts = self.dataset.cases, list(self.facts.values())
         roles = Counter((case.role or "training", "with" if case.label else "without") for case in cases)
         shapes, spacings = np.array([f.shape for f in facts]), np.array([f.spacing_mm for f in facts])
+        ignored = [("ignored", f"label value {self.ignore}")] if self.ignore is not None else []
+        regions = [f"{name} = {' + '.join(map(str, values))}" for name, values in self.dataset.regions.items()]
         return [
             ("dataset", f"{self.dataset.source} ({self.dataset.layout})"),
             *((role, f"{count} {mask} masks") for (role, mask), count in sorted(roles.items())),
             ("patients", str(len({case.patient for case in cases}))),
             ("labels", ", ".join(f"{value} {name}" for value, name in self.labels.items())),
+            *([("regions", ", ".join(regions))] if regions else []),
+            *ignored,
             ("channels", ", ".join(self.channels)),
             ("shape", _extent(shapes, "d", "")),
             ("spacing", _extent(spacings, ".3g", " mm")),
             ("problems", "none"),
         ]
+
+
+def in_parallel(function: Callable[[Case], T], cases: Sequence[Case]) -> Iterator[T]:
+    """Yield what a function makes of each case, in their order, a few cases at a time."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(function, cases)
+
+
+def read_facts(path: Path) -> dict[str, CaseFacts]:
+    """Read what :meth:`Index.as_rows` gave and ``write_json`` wrote, by case; nothing where it is of another version.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    try:
+        rows = TypeAdapter(tuple[CaseFacts, ...]).validate_json(path.read_bytes())
+    except ValidationError:
+        return {}
+    return {facts.case: facts for facts in rows}
 
 
 def _extent(rows: NDArray[Any], form: str, unit: str) -> str:
@@ -67,34 +106,60 @@ def _extent(rows: NDArray[Any], form: str, unit: str) -> str:
     return f"{middle}{unit} (median), {low} to {high}"
 
 
+@dataclass
 class Check:
-    """One pass over a dataset: iterate it to its end, then read ``problems`` or call :meth:`index`.
+    """One pass over a dataset: iterate it to its end, then read ``problems`` and ``warnings`` or call :meth:`index`.
 
     Iterating yields the id of each case as it is done, so that a caller can show progress.
+
+    Attributes:
+        dataset: The dataset; what is wrong with its list is reported beside what is wrong with its files.
+        strict: Count warnings as problems.
+        known: Facts of an earlier check, by case: files that are as they were then are not read again.
+        facts: What was found of the sound cases.
+        problems: What keeps the dataset from being used.
+        warnings: What does not.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.facts: dict[str, CaseFacts] = {}
-        self.problems: list[Problem] = []
+    dataset: Dataset
+    strict: bool = False
+    known: Mapping[str, CaseFacts] = field(default_factory=dict)
+    facts: dict[str, CaseFacts] = field(default_factory=dict, init=False)
+    problems: list[Problem] = field(default_factory=list, init=False)
+    warnings: list[Problem] = field(default_factory=list, init=False)
 
     def __len__(self) -> int:
         return len(self.dataset.cases)
 
     def __iter__(self) -> Iterator[str]:
-        self.facts, self.problems = {}, []
-        with ThreadPoolExecutor(THREADS) as pool:  # gzip and NumPy release the interpreter lock
-            for case, (facts, problems) in zip(
-                self.dataset.cases, pool.map(self._examine, self.dataset.cases), strict=True
-            ):
-                self.problems += problems
-                if facts is not None:
-                    self.facts[case.id] = facts
-                yield case.id
-        self.problems += self._across_cases()
+        cases = self.dataset.cases
+        found: list[Problem] = list(self.dataset.problems)
+        self.facts = {}
+        for case, (facts, problems) in zip(cases, in_parallel(self._examine, cases), strict=True):
+            found += problems
+            if facts is not None:
+                self.facts[case.id] = facts
+            yield case.id
+        found += self._across_cases()
+        self.problems = [problem for problem in found if self.strict or not is_warning(problem)]
+        self.warnings = [problem for problem in found if not self.strict and is_warning(problem)]
 
     def _examine(self, case: Case) -> tuple[CaseFacts | None, list[Problem]]:
-        return examine_case(case, self.dataset.labels)
+        known = self.known.get(case.id)
+        if known is not None and known.stamps == stamps(case_files(case)):
+            return known, []
+        channels = self.dataset.channels
+        count = len(channels) if channels is not None else None
+        return examine_case(case, Declared(self.dataset.labels, self.dataset.ignore, count))
+
+    @property
+    def findings(self) -> list[Problem]:
+        """Problems, then warnings."""
+        return self.problems + self.warnings
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        """Return the facts of the sound cases as JSON-ready rows, in the order of the cases."""
+        return [asdict(self.facts[case.id]) for case in self.dataset.cases if case.id in self.facts]
 
     def index(self) -> Index:
         """Return the index of a dataset that has passed.
@@ -107,13 +172,13 @@ class Check:
             raise UserError(
                 f"{self.dataset.source}: {len(self.problems)} problem(s) in {count} place(s).", self.problems
             )
-        return Index(self.dataset, self.facts, self._labels(), self._channels())
+        return Index(self.dataset, self.facts, self._labels(), self._channels(), tuple(self.warnings))
 
     def _labels(self) -> dict[int, str]:
         if self.dataset.labels is not None:
             return dict(self.dataset.labels)
         values = {value for facts in self.facts.values() for value in facts.label_voxels or ()}
-        return {0: "background"} | {value: f"label {value}" for value in sorted(values - {0})}
+        return {0: "background"} | {v: f"label {v}" for v in sorted(values - {0, self.dataset.ignore})}
 
     def _channels(self) -> tuple[str, ...]:
         if self.dataset.channels is not None:
@@ -122,40 +187,75 @@ class Check:
         return ("image",) if count == 1 else tuple(f"channel {n}" for n in range(count))
 
     def _across_cases(self) -> list[Problem]:
-        """Find what no file shows alone: differing channels, and one scan on both sides of a split."""
-        return self._channel_problems() + self._leaks()
-
-    def _channel_problems(self) -> list[Problem]:
+        """Find what no file shows alone."""
         if not self.facts:
             return []
-        cases = {case.id: case for case in self.dataset.cases}
+        images = {case.id: str(case.images[0]) for case in self.dataset.cases}
+        found = [*self._channel_counts(), *self._dimensions(), *self._voxel_sizes(), *self._lengths()]
+        return [Problem(images[name], code, text, remedy, name) for name, code, text, remedy in found] + self._leaks()
+
+    def _channel_counts(self) -> Iterator[tuple[str, str, str, str]]:
+        declared = self.dataset.channels
         common = Counter(facts.channels for facts in self.facts.values()).most_common(1)[0][0]
-        expected = len(self.dataset.channels) if self.dataset.channels is not None else common
-        source = "the dataset declares" if self.dataset.channels is not None else "most scans have"
-        return [
-            Problem(
-                str(cases[name].images[0]),
-                "channel-count",
-                f"has {facts.channels} channel(s), {source} {expected}",
-                "give every scan the same channels, or correct channel_names in the list",
-                name,
-            )
-            for name, facts in self.facts.items()
-            if facts.channels != expected
-        ]
+        expected = len(declared) if declared is not None else common
+        source = "the dataset declares" if declared is not None else "most scans have"
+        remedy = "give every scan the same channels, or correct channel_names in the list"
+        for name, facts in self.facts.items():
+            if facts.channels != expected:
+                yield name, "channel-count", f"has {facts.channels} channel(s), {source} {expected}", remedy
+
+    def _dimensions(self) -> Iterator[tuple[str, str, str, str]]:
+        flat = [name for name, facts in self.facts.items() if facts.flat]
+        if 2 * sum(min(facts.shape) == 1 for facts in self.facts.values()) > len(self.facts):
+            return  # a dataset of slices
+        for name in flat:
+            message, remedy = "is a 2-D image among volumes", "leave it out, or train on 2-D images alone"
+            yield name, "mixed-dimensions", message, remedy
+
+    def _voxel_sizes(self) -> Iterator[tuple[str, str, str, str]]:
+        volumes = {name: float(np.prod(facts.spacing_mm)) for name, facts in self.facts.items()}
+        median = float(np.median(list(volumes.values())))
+        for name, volume in volumes.items():
+            if about := voxel_size_problem(self.facts[name], volume / median, "the median voxel of the dataset"):
+                yield name, *about
+
+    def _lengths(self) -> Iterator[tuple[str, str, str, str]]:
+        # Sorted, since the axes of files may stand in any order.
+        lengths = {name: np.sort(np.multiply(f.shape, f.spacing_mm)) for name, f in self.facts.items()}
+        median = np.median(list(lengths.values()), axis=0)
+        for name, length in lengths.items():
+            if (2 * length < median).any() and min(self.facts[name].shape) > 1:
+                message = f"is {_triple(length)} mm large, where the median is {_triple(median)}: it will be padded"
+                yield name, "small-scan", message, "nothing, if it shows what it has to show"
 
     def _leaks(self) -> list[Problem]:
         """Find copies of one scan in two roles, or under two patients where a draw may part them."""
         drawn = all(case.role != "validation" for case in self.dataset.cases)
-        first: dict[tuple[str, ...], Case] = {}
+        first: dict[str, Case] = {}
         problems = []
         for case in self.dataset.cases:
             if case.id not in self.facts:
                 continue
-            key = self.facts[case.id].sha256[: len(case.images)]
-            other = first.setdefault(key, case)
-            if other.role != case.role or (drawn and other.patient != case.patient):
+            other = first.setdefault(self.facts[case.id].content, case)
+            parted = drawn and case.role != "test" and other.patient != case.patient
+            if other.role != case.role or parted:
                 message = f"is the same scan as {other.images[0]}, so it could teach and test"
                 remedy = "keep one of them, or give both one patient and one role in a list"
                 problems.append(Problem(str(case.images[0]), "scan-leaks", message, remedy, case.id))
         return problems
+
+
+def _triple(lengths: NDArray[Any]) -> str:
+    return " x ".join(f"{length:.3g}" for length in lengths)
+
+
+def voxel_size_problem(facts: CaseFacts, ratio: float, reference: str) -> tuple[str, str, str] | None:
+    """Return code, message and remedy where a scan's voxels are so large or small that a unit must be wrong.
+
+    Resampled to the reference, the scan would have ``ratio`` times its voxels.
+    """
+    if 1 / MAX_VOLUME_RATIO <= ratio <= MAX_VOLUME_RATIO:
+        return None
+    size = " x ".join(f"{length:.3g}" for length in facts.spacing_mm)
+    message = f"has voxels of {size} mm, {ratio:.3g} times {reference}: resampling it would give {ratio:.3g} as many"
+    return "voxel-size", message, "correct the units of its affine: NIfTI's are mm"

@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import product
+import hashlib
+from collections.abc import Mapping  # noqa: TC003 - read_facts resolves the annotations of CaseFacts
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.data import nifti
-from pipeline.data.layouts import MAX_CLASSES
+from pipeline.data.codes import is_warning
+from pipeline.data.grids import TOLERANCE_VOXELS, grid_distance, renaming
+from pipeline.data.header import is_sheared
+from pipeline.data.layouts.dataset import MAX_CLASSES
 from pipeline.data.statistics import ChannelStatistics, channel_statistics
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from pipeline.types import Case
 
-AFFINE_TOLERANCE_VOXELS = 0.1
 # The transforms carry labels in float32, which holds every integer up to here.
 MAX_LABEL = 2**24
+# Farther from an integer than this, a label is no rounding error.
+ROUNDING = 1e-3
+# A mask whose values nobody declared is compared with its scan once it has more of them.
+MANY_LABELS = 16
+# Counted at a time: codes of one chunk stay in the processor's cache.
+CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a dataset says of itself; None where it says nothing.
+
+    Attributes:
+        labels: Label values and names.
+        ignore: The label value of voxels that nobody has annotated.
+        channels: Number of channels.
+    """
+
+    labels: Mapping[int, str] | None = None
+    ignore: int | None = None
+    channels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -33,76 +57,107 @@ class CaseFacts:
     Attributes:
         case: The case's id.
         sha256: Of each image file, then of the label file.
+        stamps: Size, time of change in ns and inode of the same files: what tells that a file is still the same.
+        content: A hash of the image's voxels as they are stored, whatever file they are packed in.
         shape: Voxels along the axes of the file.
         spacing_mm: Voxel size along the same axes.
         affine: Voxel indices to mm, row by row.
         channels: Number of image channels.
+        flat: Whether the file has two axes.
         label_voxels: Voxels of each value of the mask; None without a mask.
         intensities: One entry a channel.
     """
 
     case: str
     sha256: tuple[str, ...]
+    stamps: tuple[tuple[int, ...], ...]
+    content: str
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     affine: tuple[tuple[float, ...], ...]
     channels: int
+    flat: bool
     label_voxels: Mapping[int, int] | None
     intensities: tuple[ChannelStatistics, ...] = ()
 
 
-def examine_case(case: Case, labels: Mapping[int, str] | None) -> tuple[CaseFacts | None, list[Problem]]:
+def case_files(case: Case) -> tuple[Path, ...]:
+    """Return the files of a case: its images, then its label."""
+    return (*case.images, case.label) if case.label else case.images
+
+
+def stamps(paths: Sequence[Path]) -> tuple[tuple[int, ...], ...]:
+    """Return size, time of change in ns and inode of files; nothing for one that is not there."""
+    found = [path.stat() if path.exists() else None for path in paths]
+    return tuple((s.st_size, s.st_mtime_ns, s.st_ino) if s else () for s in found)
+
+
+def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list[Problem]]:
     """Read all files of a case.
 
     Args:
         case: The case.
-        labels: Declared label values, or None to accept any.
+        declared: What the dataset says of itself.
 
     Returns:
-        The facts, or None where a file cannot be read, and every problem found.
+        The facts, or None where a file cannot be used, and every problem and warning found.
     """
-    scans, problems = _load_all([*case.images, *([case.label] if case.label else [])])
-    for path, scan in scans.items():
-        problems += (
-            _label_problems(scan, labels) if path == case.label else _image_problems(scan, case.label is not None)
-        )
-    first = scans.get(case.images[0])
+    stamped = stamps(case_files(case))
+    scans, problems = _load_all(case_files(case))
+    images = [scans[path] for path in case.images if path in scans]
+    label, first = scans.get(case.label) if case.label else None, scans.get(case.images[0])
+    for image in images:
+        problems += _image_problems(image, case.label is not None, declared.channels)
+    counts: dict[int, int] | None = None
+    if label is not None:
+        counts, wrong = count_labels(label)
+        problems += wrong or _label_problems(label, counts, declared, images[0] if images else None)
     if first is not None:
-        for path, scan in scans.items():
-            problems += _grid_problems(first, scan, "label" if path == case.label else "channel")
-    problems = [Problem(p.where, p.code, p.message, p.remedy, case.id) for p in problems]
-    if first is None or problems:
+        problems += _orientation_notes(first)
+        for image in images[1:]:
+            problems += _grid_problems(first, image, "channel")
+        problems += _grid_problems(first, label, "label") if label is not None else []
+    problems = [replace(problem, case=case.id) for problem in problems]
+    if first is None or not all(map(is_warning, problems)):
         return None, problems
-    histogram = None
-    if case.label is not None:
-        values, counts = np.unique(scans[case.label].voxels, return_counts=True)
-        histogram = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
     return (
         CaseFacts(
-            case.id,
-            tuple(scan.sha256 for scan in scans.values()),
-            first.shape,
-            first.spacing_mm,
-            tuple(tuple(map(float, row)) for row in first.affine),
-            sum(scans[path].channels for path in case.images),
-            histogram,
-            channel_statistics(
-                (channel for path in case.images for channel in scans[path].voxels),
-                scans[case.label].labels if case.label else None,
+            case=case.id,
+            sha256=tuple(scan.sha256 for scan in scans.values()),
+            stamps=stamped,
+            content=_content(images),
+            shape=first.shape,
+            spacing_mm=first.spacing_mm,
+            affine=tuple(tuple(map(float, row)) for row in first.affine),
+            channels=sum(image.channels for image in images),
+            flat=len(first.header.dims) == 2,
+            label_voxels=counts,
+            intensities=channel_statistics(
+                (channel for image in images for channel in image.voxels),
+                None if label is None else _annotated(label.labels, declared.ignore),
             ),
         ),
-        [],
+        problems,
     )
+
+
+def _annotated(labels: NDArray[Any], ignore: int | None) -> NDArray[Any]:
+    """Return labels in which voxels that nobody has annotated are background."""
+    return labels if ignore is None else np.where(labels == ignore, 0, labels)
 
 
 def examine_pair(truth: Path, prediction: Path) -> tuple[set[int], list[Problem]]:
     """Read a true and a predicted mask; return the label values in them and every problem found."""
     scans, problems = _load_all([truth, prediction])
-    problems += [problem for scan in scans.values() for problem in _label_problems(scan, None)]
+    values: set[int] = set()
+    for scan in scans.values():
+        counts, wrong = count_labels(scan)
+        values |= set(counts)
+        problems += wrong or _label_problems(scan, counts, Declared(), None)
     if len(scans) == 2:
         problems += _grid_problems(scans[truth], scans[prediction], "prediction")
-    values = {int(value) for scan in scans.values() for value in np.unique(scan.voxels)} if not problems else set()
-    return values, problems
+    problems = [problem for problem in problems if not is_warning(problem)]
+    return (set() if problems else values), problems
 
 
 def _load_all(paths: Sequence[Path]) -> tuple[dict[Path, nifti.Scan], list[Problem]]:
@@ -111,109 +166,163 @@ def _load_all(paths: Sequence[Path]) -> tuple[dict[Path, nifti.Scan], list[Probl
     for path in paths:
         try:
             scans[path] = nifti.load(path)
+            problems += scans[path].notes
         except UserError as error:
             problems += error.problems
     return scans, problems
 
 
-def _image_problems(scan: nifti.Scan, labelled: bool) -> list[Problem]:
-    voxels, where = scan.voxels, str(scan.path)
-    if not np.isfinite(voxels).all():
+def _content(images: Sequence[nifti.Scan]) -> str:
+    """Hash type, shape and stored voxels, so that a scan is known again under another name or packing."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(f"{image.header.dtype.str} {image.header.dims} ".encode())
+        digest.update(memoryview(image.body)[image.header.offset : image.header.promised])
+    return digest.hexdigest()
+
+
+def _image_problems(scan: nifti.Scan, labelled: bool, channels: int | None) -> list[Problem]:
+    where, voxels = str(scan.path), scan.voxels
+    problems = []
+    if scan.channels > 1 and channels is None:
+        message = f"has a fourth axis of {scan.channels}, and nothing says that these are channels"
+        remedy = "declare channel_names, in the list or by --layout-option; or save one volume a file"
+        problems.append(Problem(where, "undeclared-channels", message, remedy))
+    low, high = voxels.min(), voxels.max()  # NaN where any voxel is
+    if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(voxels.size - np.isfinite(voxels).sum())
-        return [
-            Problem(
-                where,
-                "not-finite",
-                f"has {bad} voxel(s) that are NaN or infinite",
-                "replace them, or leave the scan out",
-            )
-        ]
-    if labelled and voxels.min() == voxels.max():
-        return [
-            Problem(
-                where,
-                "constant-image",
-                f"is {voxels.flat[0]:g} everywhere",
-                "replace the scan, or leave it out",
-            )
-        ]
-    return []
+        message, remedy = f"has {bad} voxel(s) that are NaN or infinite", "use --fix fill-nonfinite, or leave it out"
+        problems.append(Problem(where, "not-finite", message, remedy))
+    elif low == high:
+        code, message = "constant-image" if labelled else "constant-scan", f"is {low:g} everywhere"
+        problems.append(Problem(where, code, message, "replace the scan, or leave it out"))
+    return problems
 
 
-def _label_problems(scan: nifti.Scan, labels: Mapping[int, str] | None) -> list[Problem]:
+def count_labels(scan: nifti.Scan) -> tuple[dict[int, int], list[Problem]]:
+    """Count the voxels of every value of a mask.
+
+    Returns:
+        Voxels by value, in the order of the values, and what keeps the values from being labels: then there are none.
+    """
     where, voxels = str(scan.path), scan.voxels
     if scan.channels > 1:
-        return [Problem(where, "label-channels", f"has {scan.channels} volumes", "save one volume of integer labels")]
-    if not np.isfinite(voxels).all():
-        return [Problem(where, "label-not-finite", "has NaN or infinite labels", "replace them by label values")]
-    values, counts = np.unique(voxels, return_counts=True)
-    broken = values[values != np.round(values)]
-    if broken.size:
-        message = f"has labels that are no integers, such as {broken[0]:g}"
-        return [
-            Problem(
-                where,
-                "label-not-integer",
-                message,
-                "save the mask with nearest-neighbour interpolation, as integers",
-            )
-        ]
-    if np.abs(values).max() > MAX_LABEL:
-        message = f"has the label {int(max(values, key=abs))}"
-        return [Problem(where, "label-too-large", message, f"number the labels from 0 to {MAX_LABEL} at most")]
-    if labels is None:
-        return _undeclared_problems(where, values)
-    strange = {int(v): int(n) for v, n in zip(values, counts, strict=True) if int(v) not in labels}
+        message, remedy = f"has {scan.channels} volumes", "save one volume of integer labels"
+        return {}, [Problem(where, "label-channels", message, remedy)]
+    low, high = voxels.min(), voxels.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        remedy = "replace them by label values"
+        return {}, [Problem(where, "label-not-finite", "has NaN or infinite labels", remedy)]
+    if max(abs(float(low)), abs(float(high))) > MAX_LABEL:
+        message, remedy = f"has the label {max((low, high), key=abs):g}", f"number the labels from 0 to {MAX_LABEL}"
+        return {}, [Problem(where, "label-too-large", message, remedy)]
+    if voxels.dtype.kind == "f":
+        broken = _fractions(voxels)
+        if broken:
+            return {}, [Problem(where, "label-not-integer", *broken)]
+    return _histogram(voxels, int(low), int(high)), []
+
+
+def _fractions(voxels: NDArray[Any]) -> tuple[str, str] | None:
+    """Return message and remedy where a mask of floats holds fractions."""
+    away = np.abs(voxels - np.rint(voxels))
+    if not away.any():
+        return None
+    worst = voxels.flat[int(away.argmax())]
+    message = f"has labels that are no integers, such as {worst:.6g}"
+    if away.max() <= ROUNDING:
+        return message, "use --fix round-labels, which rounds by at most 0.001"
+    return message, "save the mask with nearest-neighbour interpolation, as integers"
+
+
+def _histogram(voxels: NDArray[Any], low: int, high: int) -> dict[int, int]:
+    flat = voxels.ravel(order="K")
+    if high - low >= 1 << 16:
+        values, counts = np.unique(flat, return_counts=True)
+        return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    total = np.zeros(high - low + 1, np.int64)
+    for start in range(0, flat.size, CHUNK):
+        codes = flat[start : start + CHUNK].astype(np.int32, copy=False) - np.int32(low)
+        total += np.bincount(codes, minlength=len(total))
+    return {low + int(place): int(total[place]) for place in np.flatnonzero(total)}
+
+
+def _label_problems(
+    scan: nifti.Scan, counts: Mapping[int, int], declared: Declared, image: nifti.Scan | None
+) -> list[Problem]:
+    where = str(scan.path)
+    values = {value: count for value, count in counts.items() if value != declared.ignore}
+    strange = {value: count for value, count in values.items() if value not in (declared.labels or values)}
+    doubtful = strange if declared.labels is not None else len(values) > MANY_LABELS
+    if doubtful and image is not None and _is_fewer_valued(image, len(values)):
+        message = (
+            f"has {len(values)} different values, more than {image.path.name}: is this the scan and that its mask?"
+        )
+        return [Problem(where, "swapped", message, "name the scan as image and the mask as label")]
     if strange:
         listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(strange.items())[:8])
-        message = f"has label values outside {sorted(labels)}: {listed}"
+        message = f"has label values outside {sorted(declared.labels or ())}: {listed}"
         return [Problem(where, "label-out-of-range", message, "correct the mask, or declare the values under labels")]
+    if len(values) > MAX_CLASSES:
+        message = f"has {len(values)} different values"
+        return [Problem(where, "label-too-many", message, "is this the scan instead of its mask?")]
+    if min(values, default=0) < 0 and declared.labels is None:
+        message, remedy = f"has the label {min(values)}", "use 0 for background and values above 0, or declare ignore"
+        return [Problem(where, "label-negative", message, remedy)]
+    if not any(values):
+        return [Problem(where, "empty-mask", "has no foreground", "nothing, if there is nothing to see in the scan")]
     return []
 
 
-def _undeclared_problems(where: str, values: NDArray[Any]) -> list[Problem]:
-    if values.size > MAX_CLASSES:
-        return [
-            Problem(
-                where,
-                "label-too-many",
-                f"has {values.size} different values",
-                "is this the scan instead of its mask?",
-            )
-        ]
-    if values[0] < 0:
-        return [
-            Problem(
-                where,
-                "label-negative",
-                f"has the label {int(values[0])}",
-                "use 0 for background and values above 0",
-            )
-        ]
-    return []
+def _is_fewer_valued(image: nifti.Scan, values: int) -> bool:
+    """Tell whether a scan has fewer different values than its mask, and few enough for a mask."""
+    distinct = np.unique(image.voxels).size
+    return distinct < values and distinct <= MAX_CLASSES
+
+
+def _orientation_notes(scan: nifti.Scan) -> list[Problem]:
+    where, notes = str(scan.path), []
+    if scan.header.sform is None and scan.header.qform is None:
+        message = "has neither qform nor sform, so that left and right are a guess"
+        notes.append(Problem(where, "no-orientation", message, "convert the scan from its source again"))
+    elif is_sheared(scan.affine):
+        message = "has axes that do not stand at right angles, which ITK cannot open"
+        notes.append(Problem(where, "sheared", message, "resample the scan to a grid with right angles"))
+    return notes + _form_problems(scan)
+
+
+def _form_problems(scan: nifti.Scan) -> list[Problem]:
+    sform, qform = scan.header.sform, scan.header.qform
+    if sform is None or qform is None:
+        return []
+    distance = grid_distance(sform, qform, scan.shape) if abs(np.linalg.det(qform)) > 0 else np.inf
+    if distance <= TOLERANCE_VOXELS:
+        return []
+    message = f"has a qform and an sform up to {distance:.3g} voxels apart"
+    remedy = "find out which is right, and use --fix use-sform or --fix use-qform"
+    return [Problem(str(scan.path), "forms-differ", message, remedy)]
 
 
 def _grid_problems(image: nifti.Scan, other: nifti.Scan, kind: str) -> list[Problem]:
-    if other is image:
-        return []
-    where = str(other.path)
+    where, name = str(other.path), image.path.name
+    if renamed := _renamed(image, other):
+        message = f"has the grid of {name} with its axes in another order or direction: {renamed}"
+        remedy = "use --fix reorient to reorder the voxels, or --fix copy-affine if only the affine is wrong"
+        return [Problem(where, "axes-differ", message, remedy)]
     if other.shape != image.shape:
-        message = f"has shape {other.shape}, {image.path.name} has {image.shape}"
-        return [Problem(where, "shapes-differ", message, f"resample the {kind} to the grid of {image.path.name}")]
+        message = f"has shape {other.shape}, {name} has {image.shape}"
+        return [Problem(where, "shapes-differ", message, f"resample the {kind} to the grid of {name}")]
     distance = grid_distance(image.affine, other.affine, image.shape)
-    if distance > AFFINE_TOLERANCE_VOXELS:
-        message = f"lies up to {distance:.3g} voxels away from {image.path.name}: their affines differ"
-        return [Problem(where, "affines-differ", message, f"resample the {kind} to that grid, or correct its affine")]
-    return []
+    if distance > TOLERANCE_VOXELS:
+        message = f"lies up to {distance:.3g} voxels away from {name}: their affines differ"
+        remedy = f"resample the {kind} to that grid, or use --fix copy-affine if only the affine is wrong"
+        return [Problem(where, "affines-differ", message, remedy)]
+    return _form_problems(other)
 
 
-def grid_distance(first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple[int, ...]) -> float:
-    """Return how far apart two affines place the corners of a grid, in voxels of the first.
-
-    >>> shifted = np.eye(4); shifted[0, 3] = 0.5
-    >>> grid_distance(np.eye(4), shifted, (10, 10, 10))
-    0.5
-    """
-    corners = np.array([[*corner, 1.0] for corner in product(*((0, n - 1) for n in shape))])
-    offsets = corners @ (np.linalg.solve(first, second) - np.eye(4)).T
-    return float(np.linalg.norm(offsets[:, :3], axis=1).max())
+def _renamed(image: nifti.Scan, other: nifti.Scan) -> str:
+    """Say which axis stands where, and with a minus which runs backwards; "" where nothing is renamed."""
+    found = renaming(image.affine, image.shape, other.affine, other.shape)
+    if found is None or found == ((0, 1, 2), (False, False, False)):
+        return ""
+    return " ".join(("-" if turned else "") + "ijk"[axis] for axis, turned in zip(*found, strict=True))

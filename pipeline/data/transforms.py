@@ -86,12 +86,15 @@ class Annotated(MapTransform):
     Args:
         keys: Where the label map is, or will be.
         values: The dataset's label values, in the order of the classes.
+        ignore: The label value of voxels that nobody has annotated.
     """
 
-    def __init__(self, keys: KeysCollection, values: Sequence[int]) -> None:
+    def __init__(self, keys: KeysCollection, values: Sequence[int], ignore: int | None = None) -> None:
         super().__init__(keys, allow_missing_keys=True)
-        self.values = torch.tensor(sorted(values))
-        self.codes = FIRST_CLASS + torch.tensor(np.argsort(values))
+        codes = {value: FIRST_CLASS + k for k, value in enumerate(values)}
+        codes |= {ignore: UNANNOTATED} if ignore is not None else {}
+        self.values = torch.tensor(sorted(codes))
+        self.codes = torch.tensor([codes[value] for value in sorted(codes)])
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Apply to a case or sample; other keys stay."""
@@ -110,14 +113,19 @@ def scan_transforms(grid: Grid, ranges: Sequence[IntensityRange | None] = ()) ->
     return Compose([*_spatial((IMAGE,), ("bilinear",), grid), Normalized(IMAGE, ranges)])
 
 
-def case_transforms(grid: Grid, label_values: Sequence[int], ranges: Sequence[IntensityRange | None] = ()) -> Compose:
+def case_transforms(
+    grid: Grid,
+    label_values: Sequence[int],
+    ranges: Sequence[IntensityRange | None] = (),
+    ignore: int | None = None,
+) -> Compose:
     """Return the way from a case's files to a normalised image and an annotation on the network's grid."""
     keys = (IMAGE, ANNOTATION)
     return Compose(
         [
             *_spatial(keys, ("bilinear", "nearest"), grid),
             Normalized(IMAGE, ranges),
-            Annotated(ANNOTATION, label_values),
+            Annotated(ANNOTATION, label_values, ignore),
         ]
     )
 

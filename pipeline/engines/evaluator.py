@@ -30,13 +30,19 @@ class SegmentationEvaluator(Evaluator):
         cases: Cases with a mask.
         labels: Label values and names, background included.
         device: Where the network lies.
+        ignore: Voxels of the mask with this value are not scored.
     """
 
     def __init__(
-        self, predictor: Predictor, cases: Sequence[Case], labels: Mapping[int, str], device: torch.device
+        self,
+        predictor: Predictor,
+        cases: Sequence[Case],
+        labels: Mapping[int, str],
+        device: torch.device,
+        ignore: int | None = None,
     ) -> None:
         super().__init__(device=device, val_data_loader=list(cases), iteration_update=self._score, decollate=False)
-        self.predictor, self.labels = predictor, labels
+        self.predictor, self.labels, self.ignore = predictor, labels, ignore
         self.results: list[CaseResult] = []
         self.add_event_handler(Events.STARTED, lambda: self.results.clear())
         self.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.results.extend(self.state.output))
@@ -46,4 +52,6 @@ class SegmentationEvaluator(Evaluator):
             raise ValueError(f"case {case.id} has no label to be scored against")
         truth = nifti.load(case.label)
         prediction = self.predictor(case.images)
-        return score_case(case.id, truth.labels, prediction, self.labels, truth.spacing_mm, patient=case.patient)
+        return score_case(
+            case.id, truth.labels, prediction, self.labels, truth.spacing_mm, ignore=self.ignore, patient=case.patient
+        )

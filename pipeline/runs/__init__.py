@@ -1,8 +1,30 @@
-"""Check, train, validate, predict and evaluate: the one package that wires the parts together."""
+"""Check, train, validate, predict and evaluate: the one package that wires the parts together.
 
-from pipeline.runs.checking import check
-from pipeline.runs.prediction import predict
-from pipeline.runs.scoring import evaluate, validate
-from pipeline.runs.training import read_recipe, train
+Each is loaded when it is first asked for: looking at a dataset needs no torch, which takes seconds to load.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.runs.checking import check
+    from pipeline.runs.prediction import predict
+    from pipeline.runs.scoring import evaluate, validate
+    from pipeline.runs.training import read_recipe, train
 
 __all__ = ["check", "evaluate", "predict", "read_recipe", "train", "validate"]
+
+HOMES = {
+    "check": "checking",
+    "evaluate": "scoring",
+    "predict": "prediction",
+    "read_recipe": "training",
+    "train": "training",
+    "validate": "scoring",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"pipeline.runs.{HOMES[name]}"), name)

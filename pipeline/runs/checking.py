@@ -2,38 +2,103 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
+from pipeline import __version__
 from pipeline.data.check import Check, Index
-from pipeline.data.layouts import Dataset, open_dataset
+from pipeline.data.layouts import Dataset, read_dataset
+from pipeline.reports.files import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
+    from pipeline.data.inspection import CaseFacts
+    from pipeline.errors import Problem
 
 T = TypeVar("T")
 
 PROGRESS = Console(stderr=True)
+REPORT = "check.json"
 
 
-def check(source: Path, root: Path | None = None) -> Index:
+def check(
+    source: Path,
+    root: Path | None = None,
+    layout: str = "auto",
+    options: Mapping[str, Any] | None = None,
+    known: Mapping[str, CaseFacts] | None = None,
+) -> Index:
     """Look at every file of a dataset.
+
+    Args:
+        source: The dataset.
+        root: Folder that the paths of a list are relative to; by default the list's own.
+        layout: A registered layout, or ``auto``.
+        options: Of the layout.
+        known: As for :class:`Check`.
 
     Raises:
         UserError: With every problem of every file.
     """
-    return check_dataset(open_dataset(source, root))
+    return check_dataset(read_dataset(source, root, layout, options), known)
 
 
-def check_dataset(dataset: Dataset) -> Index:
-    """As :func:`check`, for a dataset that is open."""
-    look = Check(dataset)
+def check_dataset(dataset: Dataset, known: Mapping[str, CaseFacts] | None = None) -> Index:
+    """As :func:`check`, for a dataset that is open; its warnings are counted on the terminal."""
+    index = survey(dataset, known=known).index()
+    tell_warnings(index.warnings)
+    return index
+
+
+def survey(dataset: Dataset, *, strict: bool = False, known: Mapping[str, CaseFacts] | None = None) -> Check:
+    """Look at every file of a dataset, and return what was found, problems or none."""
+    look = Check(dataset, strict, known or {})
     for _ in progress(look, "checking", len(look)):
         pass
-    return look.index()
+    return look
+
+
+def write_report(look: Check, folder: Path) -> Path:
+    """Write ``check.json``: problems, warnings, how many of each code, and the index of the sound cases.
+
+    Args:
+        look: A finished check.
+        folder: Made where it is not there.
+
+    Returns:
+        The file's path.
+    """
+    dataset = look.dataset
+    content = {
+        "version": __version__,
+        "dataset": str(dataset.source),
+        "layout": dataset.layout,
+        "sound": not look.problems,
+        "counts": dict(Counter(problem.code for problem in look.findings)),
+        "problems": [problem.as_row() for problem in look.problems],
+        "warnings": [problem.as_row() for problem in look.warnings],
+        "labels": dict(dataset.labels) if dataset.labels is not None else None,
+        "regions": {name: list(values) for name, values in dataset.regions.items()},
+        "ignore": dataset.ignore,
+        "channels": dataset.channels,
+        "cases": look.as_rows(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / REPORT, content)
+    return folder / REPORT
+
+
+def tell_warnings(warnings: Sequence[Problem]) -> None:
+    """Count warnings on the terminal, by code."""
+    if warnings:
+        counts = ", ".join(f"{count} {code}" for code, count in Counter(w.code for w in warnings).most_common())
+        text = f"{len(warnings)} warning(s): {counts}. `fewmask check` shows them; docs/checks.md explains them."
+        PROGRESS.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:

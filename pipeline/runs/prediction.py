@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from pipeline.data import nifti
-from pipeline.data.inspection import examine_case
-from pipeline.data.layouts import open_dataset, scans_in
+from pipeline.data.check import in_parallel, voxel_size_problem
+from pipeline.data.codes import is_warning
+from pipeline.data.inspection import Declared, examine_case
+from pipeline.data.layouts import open_dataset
+from pipeline.data.layouts.folders import CHANNEL
 from pipeline.errors import Problem, UserError
-from pipeline.runs.checking import progress
-from pipeline.runs.models import channel_problem, load_model
+from pipeline.runs.build import build_grid
+from pipeline.runs.checking import progress, tell_warnings
+from pipeline.runs.models import TrainedModel, channel_problem, load_model
 from pipeline.types import Case
 
 if TYPE_CHECKING:
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.checkpoints import Which
-    from pipeline.types import Task
+    from pipeline.data.inspection import CaseFacts
 
 
 def predict(
@@ -28,7 +33,7 @@ def predict(
 
     Args:
         run: The run's folder.
-        scans: Scans, folders of scans, or JSON lists.
+        scans: Scans, folders of scans, or datasets in any layout.
         output: Where the masks go; made where it is not there.
         which: The checkpoint.
         plugins: As for :func:`load_model`.
@@ -42,7 +47,7 @@ def predict(
     """
     targets = _targets(scans, output)
     model = load_model(run, which, plugins)
-    _refuse_scans(targets, model.task)
+    _refuse_scans(targets, model)
     output.mkdir(parents=True, exist_ok=True)
     for path, images in progress(targets.items(), "predicting", len(targets)):
         nifti.save_labels(path, model.predictor(images), nifti.load(images[0]))
@@ -52,7 +57,7 @@ def predict(
 def _targets(scans: Sequence[Path], output: Path) -> dict[Path, tuple[Path, ...]]:
     """Map each mask's path to its scan's files."""
     found = [images for place in scans for images in _scans_of(place)]
-    named = [(output / images[0].name, images) for images in found]
+    named = [(output / _mask_name(images), images) for images in found]
     counts = Counter(nifti.stem(path) for path, _ in named)
     problems = [
         Problem(
@@ -82,20 +87,45 @@ def _targets(scans: Sequence[Path], output: Path) -> dict[Path, tuple[Path, ...]
     return dict(named)
 
 
+def _mask_name(images: tuple[Path, ...]) -> str:
+    """Return the first file's name, without the number of a channel where each channel has a file."""
+    name = nifti.stem(images[0])
+    channel = CHANNEL.fullmatch(name) if len(images) > 1 else None
+    return images[0].name.replace(name, channel[1], 1) if channel else images[0].name
+
+
 def _scans_of(place: Path) -> list[tuple[Path, ...]]:
-    if place.suffix == ".json" and place.is_file():
+    if place.is_dir() or (place.is_file() and not nifti.is_nifti(place)):
         return [case.images for case in open_dataset(place).cases]
-    if place.is_dir():
-        return [(path,) for path in scans_in(place)]
     return [(place,)]
 
 
-def _refuse_scans(targets: dict[Path, tuple[Path, ...]], task: Task) -> None:
-    problems: list[Problem] = []
-    for images in progress(targets.values(), "checking", len(targets)):
-        facts, wrong = examine_case(Case(nifti.stem(images[0]), images, None, ""), None)
-        problems += wrong
-        if facts is not None and facts.channels != len(task.channels):
-            problems.append(channel_problem(str(images[0]), facts.channels, task))
+def _refuse_scans(targets: dict[Path, tuple[Path, ...]], model: TrainedModel) -> None:
+    cases = [Case(nifti.stem(images[0]), images, None, "", "test") for images in targets.values()]
+    declared = Declared(channels=len(model.task.channels))
+    found: list[Problem] = []
+    looks = in_parallel(lambda case: examine_case(case, declared), cases)
+    for case, (facts, wrong) in zip(cases, progress(looks, "checking", len(cases)), strict=True):
+        found += wrong
+        if facts is not None:
+            found += _misfits(str(case.images[0]), facts, model)
+    problems = [problem for problem in found if not is_warning(problem)]
     if problems:
-        raise UserError(f"Nothing was predicted: {len(problems)} scan(s) cannot be used.", problems)
+        places = len({problem.where for problem in problems})
+        raise UserError(f"Nothing was predicted: {places} scan(s) cannot be used.", problems)
+    tell_warnings(found)
+
+
+def _misfits(where: str, facts: CaseFacts, model: TrainedModel) -> list[Problem]:
+    """Find what is wrong with a sound scan for this model: channels, slices for volumes, voxels of another unit."""
+    spacing, problems = build_grid(model.recipe).spacing_mm, []
+    if facts.channels != len(model.task.channels):
+        problems.append(channel_problem(where, facts.channels, model.task))
+    if facts.flat and model.recipe.data.dimensions == 3:
+        message, remedy = "is a 2-D image, and the model was trained on volumes", "give volumes"
+        problems.append(Problem(where, "mixed-dimensions", message, remedy))
+    if min(spacing) > 0:  # a model of slices keeps their own distance
+        ratio = math.prod(facts.spacing_mm) / math.prod(spacing)
+        if about := voxel_size_problem(facts, ratio, "the voxel that the model was trained on"):
+            problems.append(Problem(where, *about))
+    return problems

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from pipeline import __version__, config
 from pipeline.data import nifti
-from pipeline.data.inspection import examine_pair
+from pipeline.data.check import read_facts
+from pipeline.data.inspection import case_files, examine_pair
 from pipeline.data.layouts import Dataset, open_dataset, scans_in
 from pipeline.engines.evaluator import SegmentationEvaluator
 from pipeline.errors import Problem, UserError, nearest
@@ -56,16 +57,18 @@ def validate(run: Path, source: Path | None = None, which: Which = "last", plugi
     dataset = _validation_dataset(run, source)
     index = check_dataset(replace(dataset, labels=model.task.labels))
     _refuse_channels(index, model.task)
+    task = replace(model.task, ignore=index.ignore)
     if source is None:
+        _refuse_changed(run, index)
         chose = ("These cases chose this checkpoint: its figures flatter. Those of `last` do not.",)
         notes, folder = (chose, run / "validation" / "best") if which == "best" else ((), run)
-        return write_scores(folder, score(model.predictor, dataset.cases, model.task), which, model.step, notes)
+        return write_scores(folder, score(model.predictor, dataset.cases, task), which, model.step, notes)
     cases = _unseen(run, index)
     left_out = len(dataset.cases) - len(cases)
     notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
     place = source.resolve()
     folder = run / "validation" / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
-    return write_scores(folder, score(model.predictor, cases, model.task), which, model.step, notes)
+    return write_scores(folder, score(model.predictor, cases, task), which, model.step, notes)
 
 
 def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
@@ -87,7 +90,9 @@ def _validation_dataset(run: Path, source: Path | None) -> Dataset:
     if source is None:
         # The run's folder knows better than its checkpoint, which may be from before the dataset was moved.
         told = config.read(run / CONFIG)
-        dataset = open_dataset(Path(told["dataset"]), Path(told["root"]) if told["root"] else None)
+        layout = told.get("layout", {"name": "auto", "options": {}})
+        root = Path(told["root"]) if told["root"] else None
+        dataset = open_dataset(Path(told["dataset"]), root, layout["name"], layout["options"])
         wanted = json.loads((run / SPLIT).read_text(encoding="utf-8"))["validation"]
         missing = [name for name in wanted if name not in {case.id for case in dataset.cases}]
         if missing:
@@ -105,6 +110,20 @@ def _validation_dataset(run: Path, source: Path | None) -> Dataset:
     return replace(dataset, cases=cases)
 
 
+def _refuse_changed(run: Path, index: Index) -> None:
+    """Refuse files that are not those that the run was started with."""
+    known = read_facts(run / INDEX)
+    problems = [
+        Problem(str(path), "file-changed", "is not the file that the run was started with", "bring it back", case.id)
+        for case in index.dataset.cases
+        if case.id in known
+        for path, old, new in zip(case_files(case), known[case.id].sha256, index.facts[case.id].sha256, strict=False)
+        if old != new
+    ]
+    if problems:
+        raise UserError(f"The dataset of {run} has changed.", problems)
+
+
 def _refuse_channels(index: Index, task: Task) -> None:
     wrong = [facts for facts in index.facts.values() if facts.channels != len(task.channels)]
     problems = [channel_problem(facts.case, facts.channels, task) for facts in wrong]
@@ -115,7 +134,7 @@ def _refuse_channels(index: Index, task: Task) -> None:
 def score(predictor: Predictor, cases: Sequence[Case], task: Task) -> list[CaseResult]:
     """Predict and score cases on their own grids."""
     device = next(predictor.network.parameters()).device
-    evaluator = SegmentationEvaluator(predictor, cases, task.labels, device)
+    evaluator = SegmentationEvaluator(predictor, cases, task.labels, device, task.ignore)
     evaluator.run()
     return evaluator.results
 

@@ -12,6 +12,7 @@ import torch
 
 from pipeline import __version__, config
 from pipeline.checkpoints import Which, checkpoint_path, load_checkpoint, save_checkpoint
+from pipeline.data.check import read_facts
 from pipeline.data.loaders import step_loader
 from pipeline.data.splits import Split, split_cases
 from pipeline.engines.devices import find_hardware
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 # What a resumed run may have otherwise and still be the same run; the dataset's content is compared by its hashes.
-HARMLESS = ("dataset", "root", "tensorboard", "checkpoint_every", "data.workers", "data.cache")
+HARMLESS = ("dataset", "root", "tensorboard", "checkpoint_every", "data.workers", "data.cache", "layout.name")
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -71,7 +72,8 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Scores:
     if (run / CONFIG).exists() and not resume:
         remedy = "add --resume to go on with it, or name another --output"
         raise UserError("Nothing was started.", [Problem(str(run), "run-exists", "this folder holds a run", remedy)])
-    index = check(recipe.dataset, recipe.root)
+    known = read_facts(run / INDEX) if resume and (run / INDEX).exists() else {}
+    index = check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options, known)
     split = split_cases(index.dataset, recipe.data.validation_fraction, recipe.seed)
     _refuse_unfit(recipe, index, split)
     taught = [case.id for case in split.labelled + split.unlabelled]
@@ -125,7 +127,7 @@ class _Training:
     results: list[CaseResult] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.task = Task(self.index.labels, self.index.channels)
+        self.task = Task(self.index.labels, self.index.channels, self.index.ignore)
         self.step = build.build_step(self.recipe, self.task)
 
     def open_folder(self) -> None:
@@ -250,13 +252,18 @@ def _refuse_other_scans(run: Path, index: Index, split: Split) -> None:
             case,
         )
         for case in sorted(old.keys() | new.keys())
-        if old.get(case) != new.get(case)
+        if _content(old.get(case)) != _content(new.get(case))
     ]
     if not problems and json.loads((run / SPLIT).read_text(encoding="utf-8")) != split.as_dict():
         message = "its cases are in other lists, in another order or of other patients"
         problems = [Problem(str(run / SPLIT), "split-changed", message, "bring the dataset back as it was")]
     if problems:
         raise UserError(f"The dataset of {run} has changed; nothing was resumed.", problems)
+
+
+def _content(row: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what an index says of a case's content; a copied file has other stamps and is still the same."""
+    return row and {key: value for key, value in row.items() if key != "stamps"}
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -1,0 +1,113 @@
+"""Every code that a check can report: stable names, since scripts and papers refer to them.
+
+``docs/checks.md`` holds the same table; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.errors import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What a code stands for.
+
+    Attributes:
+        meaning: What is wrong.
+        warning: Whether the dataset can be used all the same; ``--strict`` makes an error of it.
+        fixes: Names of the repairs that ``--fix`` knows for it.
+    """
+
+    meaning: str
+    warning: bool = False
+    fixes: tuple[str, ...] = ()
+
+
+CODES: dict[str, Code] = {
+    # The dataset and its list.
+    "missing-dataset": Code("The dataset's path leads nowhere."),
+    "no-dataset": Code("The folder or file has none of the known layouts."),
+    "ambiguous-layout": Code("The folder or file could be read as more than one layout."),
+    "bad-layout": Code("The layout that was asked for does not exist, or has no such option."),
+    "bad-json": Code("The list is no JSON object, or holds a key twice."),
+    "bad-table": Code("The table has no column `image`, a column twice, or a row of another length."),
+    "bad-entry": Code("An entry of the list names no image, or a label that is no path."),
+    "bad-labels": Code("The declared labels are no values and names."),
+    "bad-pattern": Code("The pattern for patients is no regular expression, or does not fit a case."),
+    "outside-root": Code("A path leads out of the dataset's folder."),
+    "no-cases": Code("The list has no entries."),
+    "no-scans": Code("The folder holds no scan."),
+    "no-folder": Code("A folder is expected and there is none."),
+    "missing-label": Code("A training or validation scan has no label."),
+    "unwanted-label": Code("A scan that trains without a label has one."),
+    "label-without-image": Code("No image has the label's name."),
+    "missing-channel": Code("A scan has no file for one of the channels."),
+    "label-is-image": Code("One file is image and label of a case."),
+    "scan-twice": Code("One file is in two entries."),
+    "id-twice": Code("Two cases have one id."),
+    "name-twice": Code("Two files differ in their suffix alone, or two predictions would have one name."),
+    "scan-leaks": Code("Two files hold the same voxels, so that one scan could teach and test."),
+    # The file.
+    "missing-file": Code("There is no such file."),
+    "not-a-file": Code("The path is a folder, a pipe or a device."),
+    "unreadable": Code("The file cannot be read."),
+    "empty-file": Code("The file has 0 bytes."),
+    "unsupported-file": Code("The file is no `.nii` or `.nii.gz`."),
+    "lfs-pointer": Code("The file is a git-LFS pointer."),
+    "web-page": Code("The file is a web page or XML."),
+    "misnamed": Code("A gzip file without `.gz` in its name, or the reverse."),
+    "truncated-gzip": Code("The gzip stream ends too early."),
+    "corrupt-gzip": Code("The gzip stream is damaged, or its checksum or length is wrong, or data follows it."),
+    "truncated": Code("The file holds fewer bytes than its header promises."),
+    "trailing-bytes": Code("Data other than zeros follows the voxels."),
+    "padding": Code("Zeros follow the voxels.", warning=True),
+    "too-large": Code("The volume takes over 4 GiB unpacked."),
+    # The header.
+    "not-nifti": Code("The content is no NIfTI file of one part."),
+    "header-size": Code("The header names a wrong size for itself.", warning=True),
+    "bad-dimensions": Code("The header has no sensible number of axes or voxels."),
+    "too-many-axes": Code("The volume has a fifth axis."),
+    "too-few-axes": Code("The volume has one axis."),
+    "bad-datatype": Code("The voxels are complex, coloured, or of an unknown or inconsistent type."),
+    "bad-offset": Code("The voxels begin inside the header, or nowhere."),
+    "bad-extension": Code("A header extension has a senseless size."),
+    "bad-scaling": Code("The slope or intercept is not finite."),
+    # The grid.
+    "bad-affine": Code("The affine is not finite, or its voxels have no volume, or the qform is no rotation."),
+    "forms-differ": Code("The qform and the sform lie over 0.1 voxel apart.", fixes=("use-sform", "use-qform")),
+    "no-orientation": Code("Neither qform nor sform is set, so left and right are a guess.", warning=True),
+    "sheared": Code("The axes do not stand at right angles; ITK cannot open the file.", warning=True),
+    "shapes-differ": Code("A label or a channel has another shape than its scan."),
+    "axes-differ": Code("A label or channel has its scan's grid with axes renamed.", fixes=("reorient", "copy-affine")),
+    "affines-differ": Code("A label or a channel lies over 0.1 voxel from its scan.", fixes=("copy-affine",)),
+    "voxel-size": Code("A voxel is over 1000 times larger or smaller than the median voxel."),
+    "mixed-dimensions": Code("A 2-D file stands among volumes."),
+    "small-scan": Code("The scan is less than half as long as the median along an axis; it is padded.", warning=True),
+    # The voxels.
+    "not-finite": Code("The scan has voxels that are NaN or infinite.", fixes=("fill-nonfinite",)),
+    "constant-image": Code("A scan with a label has one value everywhere."),
+    "constant-scan": Code("A scan without a label has one value everywhere.", warning=True),
+    "undeclared-channels": Code("A file has a fourth axis, and nothing says that it holds channels."),
+    "channel-count": Code("A scan has another number of channels than is declared, or than most."),
+    "label-channels": Code("A label has a fourth axis."),
+    "label-not-finite": Code("A label has values that are NaN or infinite."),
+    "label-not-integer": Code("A label has values that are no integers.", fixes=("round-labels",)),
+    "label-too-large": Code("A label has a value above 16777216."),
+    "label-too-many": Code("A label has over 250 different values."),
+    "label-negative": Code("A label has a value below 0 that is not the declared ignore value."),
+    "label-out-of-range": Code("A label has values that nobody declared."),
+    "swapped": Code("The image looks like a mask and the label like a scan."),
+    "empty-mask": Code("A mask has no foreground.", warning=True),
+    # Later on.
+    "too-few-labels": Code("There are too few masks to train on some and validate on others."),
+    "file-changed": Code("A file is not the one that was checked."),
+}
+
+
+def is_warning(problem: Problem) -> bool:
+    """Tell whether a dataset with this problem can be used all the same."""
+    return problem.code in CODES and CODES[problem.code].warning

@@ -1,0 +1,204 @@
+"""Read a file's bytes once, hash them, and unpack a gzip to its end, so that no wrong checksum is missed.
+
+``nibabel.load`` and MONAI's reader stop where the voxels end, and so accept a gzip whose checksum is wrong or missing.
+Here nothing is unpacked beyond what a verified header promises, so a small file cannot fill the memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from codecs import BOM_UTF8
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from isal.isal_zlib import decompressobj, error
+
+from pipeline.errors import Problem, UserError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SUFFIXES = (".nii.gz", ".nii")
+# Formats that hold scans too: left out in silence, they would be scans that nobody looked at.
+OTHER_FORMATS = (".img", ".img.gz", ".hdr", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".dcm", ".gz")
+GZIP_MAGIC, GZIP = b"\x1f\x8b", 31
+# Deflate cannot shrink further than this, so a header that promises more is wrong before anything is unpacked.
+DEFLATE_MAX_RATIO = 1032
+# Unpacked bytes of one file: a float32 volume of 1024 voxels along each axis.
+MAX_BYTES = 1 << 32
+# Packed bytes that hold any header, and the bytes of the longest.
+PACKED_HEAD, HEAD = 1 << 17, 540
+BLOCK = 1 << 20
+AGAIN, BY_ITS_TOOL = "copy or download the file again", "write the file again with its own tool"
+
+
+@dataclass(frozen=True)
+class Container:
+    """A file's verified content.
+
+    Attributes:
+        sha256: Of the file's bytes.
+        body: The NIfTI bytes that its header promises.
+        notes: Warnings.
+    """
+
+    sha256: str
+    body: bytes
+    notes: tuple[Problem, ...]
+
+
+def fault(path: Path, code: str, message: str, remedy: str) -> UserError:
+    """Return the error of one thing that is wrong with a file."""
+    return UserError(f"{path} cannot be used.", [Problem(str(path), code, message, remedy)])
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without ``.nii`` or ``.nii.gz``.
+
+    >>> from pathlib import Path
+    >>> stem(Path("scans/case.01.nii.gz"))
+    'case.01'
+    """
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def is_nifti(path: Path) -> bool:
+    """Tell by its name whether a path is a NIfTI file that is not hidden."""
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+
+
+def is_other_scan(path: Path) -> bool:
+    """Tell by its name whether a path is a scan in a format that is not read here, and not hidden."""
+    return path.name.lower().endswith(OTHER_FORMATS) and not is_nifti(path) and not path.name.startswith(".")
+
+
+def read_container(path: Path, promised: Callable[[bytes], int]) -> Container:
+    """Read a file whole.
+
+    Args:
+        path: A ``.nii`` or ``.nii.gz`` file.
+        promised: From the first bytes of the NIfTI file, how many bytes its header and voxels take.
+
+    Raises:
+        UserError: The file is missing, empty, cut, damaged, too large, or something else under a NIfTI file's name.
+    """
+    raw = _read_bytes(path)
+    _refuse_other_content(path, raw)
+    packed = raw.startswith(GZIP_MAGIC)
+    size = promised(_head(path, raw) if packed else raw[:HEAD])
+    if size > len(raw) * (DEFLATE_MAX_RATIO if packed else 1):
+        raise _truncated(path, size, len(raw))
+    if size > MAX_BYTES:
+        message = f"takes {size / 2**30:.3g} GiB unpacked, over {MAX_BYTES / 2**30:g} GiB"
+        raise fault(path, "too-large", message, "crop the volume, or save it with fewer bits a voxel")
+    body, padding = _unpack(path, raw, size) if packed else (raw, _padding(path, raw[size:]))
+    if len(body) < size:
+        raise _truncated(path, size, len(body))
+    return Container(hashlib.sha256(raw).hexdigest(), body, _notes(path, padding))
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.name.lower().endswith(SUFFIXES):
+        raise fault(path, "unsupported-file", "is no .nii or .nii.gz file", "convert it to NIfTI, for example by ITK")
+    if not path.exists():
+        raise fault(path, "missing-file", "there is no such file", _whereabouts(path))
+    if not path.is_file():
+        raise fault(path, "not-a-file", "is a folder or a device, not a file", "name the NIfTI file itself")
+    try:
+        raw = path.read_bytes()
+    except OSError as denial:
+        raise fault(
+            path, "unreadable", f"cannot be read: {denial.strerror}", "check its permissions and the disk"
+        ) from None
+    if not raw:
+        raise fault(path, "empty-file", "has 0 bytes", AGAIN)
+    return raw
+
+
+def _whereabouts(path: Path) -> str:
+    """Return what to do about a missing file: the nearest name in its folder, where there is one."""
+    others = path.parent.iterdir() if path.parent.is_dir() else ()
+    names = [other.name for other in others if is_nifti(other) and other.is_file()]
+    hint = nearest(path.name, names) if names else ""
+    return hint if hint.startswith("did") else "check the path, or take the case out of the list"
+
+
+def _refuse_other_content(path: Path, raw: bytes) -> None:
+    """Refuse what is no NIfTI file at all, or a gzip without its suffix and the reverse."""
+    named_gzip, is_gzip = path.name.lower().endswith(".gz"), raw.startswith(GZIP_MAGIC)
+    if raw.startswith(b"version https://git-lfs"):
+        raise fault(path, "lfs-pointer", "is a git-LFS pointer, not the scan", "run `git lfs pull` in its repository")
+    if raw[:64].removeprefix(BOM_UTF8).lstrip()[:1] == b"<":
+        raise fault(path, "web-page", "is a web page or XML, not a scan", "download the file again, logged in")
+    if named_gzip != is_gzip:
+        kind, name = ("gzip", f"{stem(path)}.nii.gz") if is_gzip else ("not gzip", f"{stem(path)}.nii")
+        raise fault(path, "misnamed", f"is {kind}, against its name", f"rename it to {name}, if it is a NIfTI file")
+
+
+def _head(path: Path, raw: bytes) -> bytes:
+    member = decompressobj(wbits=GZIP)
+    head = _inflate(path, member, memoryview(raw)[:PACKED_HEAD], HEAD)
+    if len(head) < HEAD and not member.eof:
+        raise _cut(path)
+    return head
+
+
+def _unpack(path: Path, raw: bytes, size: int) -> tuple[bytes, bool]:
+    """Return ``size`` bytes and whether zeros follow them, in the last gzip member or behind it.
+
+    A gzip may have several members, one behind the other; each ends in a checksum, which is verified.
+    """
+    parts: list[bytes] = []
+    missing, padding, rest = size, False, raw
+    while rest.startswith(GZIP_MAGIC):
+        member = decompressobj(wbits=GZIP)
+        part = _inflate(path, member, rest, missing) if missing else b""
+        pending = member.unconsumed_tail if missing else rest
+        while not member.eof:
+            block = _inflate(path, member, pending, BLOCK)
+            pending = member.unconsumed_tail
+            if not block and not member.eof:
+                raise _cut(path)
+            # A decoder may hold back what it was asked for: what is still missing comes first.
+            part, block = part + block[: missing - len(part)], block[max(0, missing - len(part)) :]
+            padding |= _padding(path, block)
+        missing -= len(part)
+        parts.append(part)
+        rest = member.unused_data
+    if rest.strip(b"\0"):
+        raise fault(path, "corrupt-gzip", "has data behind the gzip stream", AGAIN)
+    return parts[0] if len(parts) == 1 else b"".join(parts), padding or bool(rest)
+
+
+def _inflate(path: Path, member: Any, data: bytes | memoryview[int], most: int) -> bytes:
+    try:
+        block: bytes = member.decompress(data, most)
+    except (error, EOFError) as damage:  # type: ignore[misc] # the stubs take the exception for an instance
+        message = f"the gzip stream is damaged: {damage}"
+        raise fault(path, "corrupt-gzip", message, AGAIN) from None
+    return block
+
+
+def _padding(path: Path, block: bytes) -> bool:
+    """Tell whether there are bytes behind the voxels; they must be zeros, for anything else is somebody's data."""
+    if block.strip(b"\0"):
+        raise fault(path, "trailing-bytes", "has data behind the voxels", BY_ITS_TOOL)
+    return bool(block)
+
+
+def _cut(path: Path) -> UserError:
+    return fault(path, "truncated-gzip", "the gzip stream ends too early", AGAIN)
+
+
+def _truncated(path: Path, promised: int, got: int) -> UserError:
+    message = f"the header promises {promised} bytes and the file holds {got}"
+    return fault(path, "truncated", message, AGAIN)
+
+
+def _notes(path: Path, padding: bool) -> tuple[Problem, ...]:
+    message, remedy = "has zeros behind the voxels", "nothing, if a tool of yours pads files"
+    return (Problem(str(path), "padding", message, remedy),) if padding else ()

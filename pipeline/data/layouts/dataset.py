@@ -1,0 +1,216 @@
+"""What every layout makes: a dataset, and what a dataset may say of itself."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import Problem, UserError
+from pipeline.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.types import Case
+
+LAYOUTS = Registry("layout", "ways in which a dataset may lie on disk")
+
+# An annotation is one byte a voxel, and two of its values are not classes.
+MAX_CLASSES = 250
+LABELS_REMEDY = f'write {{"0": "background", "1": "liver"}}: at most {MAX_CLASSES} values, none below 0'
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Cases, and what the dataset itself says about them.
+
+    Attributes:
+        source: The folder or list that it was read from.
+        layout: The registered name of the layout.
+        cases: Labelled and unlabelled cases, each id once.
+        channels: Names of the image channels, or None where nothing declares them.
+        labels: Label values and their names, background included, or None where nothing declares them.
+        ignore: The label value of voxels that nobody has annotated; None where there is none.
+        regions: Names of structures that are unions of labels, and the values of each.
+        problems: What is wrong with the list or the folders; the cases are those that could be read all the same.
+    """
+
+    source: Path
+    layout: str
+    cases: tuple[Case, ...]
+    channels: tuple[str, ...] | None = None
+    labels: Mapping[int, str] | None = None
+    ignore: int | None = None
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout(ABC):
+    """One way in which a dataset may lie on disk. Its options say what a dataset does not say itself.
+
+    Attributes:
+        labels: Label names and values, such as ``{liver: 1}``.
+        channel_names: Names of the channels.
+        ignore: The label value of voxels that nobody has annotated.
+        patient: A regular expression; its first group in a case's id, or else the whole match, is the patient.
+    """
+
+    labels: dict[str, int] | None = None
+    channel_names: tuple[str, ...] | None = None
+    ignore: int | None = None
+    patient: str | None = None
+
+    @classmethod
+    @abstractmethod
+    def detect(cls, source: Path) -> str | None:
+        """Say in a few words what there is of this layout in a file or folder; None where there is nothing."""
+
+    @abstractmethod
+    def read(self, source: Path, root: Path | None) -> Dataset:
+        """Read a dataset that :meth:`detect` has found, or that the user says has this layout.
+
+        Args:
+            source: The file or folder.
+            root: The folder that a list's paths are relative to, where it is not the list's own.
+
+        Raises:
+            UserError: There is nothing to read. What is wrong with single entries goes into ``Dataset.problems``.
+        """
+
+    def declare(self, dataset: Dataset) -> Dataset:
+        """Add what the options say to a dataset."""
+        problems = list(dataset.problems)
+        declared: dict[str, Any] = {}
+        if self.labels is not None:
+            try:
+                declared |= read_labels(self.labels, self.ignore)
+            except BadEntryError as error:
+                problems.append(Problem("layout.options.labels", *error.args))
+        if self.channel_names is not None:
+            declared["channels"] = self.channel_names
+        if self.ignore is not None:
+            named = dataset.labels and {v: n for v, n in dataset.labels.items() if v != self.ignore}
+            declared = {"labels": named} | declared | {"ignore": self.ignore}
+        cases, wrong = self._with_patients(dataset)
+        return replace(dataset, **declared, cases=cases, problems=(*problems, *wrong))
+
+    def _with_patients(self, dataset: Dataset) -> tuple[tuple[Case, ...], list[Problem]]:
+        if self.patient is None:
+            return dataset.cases, []
+        remedy = r"give a regular expression, such as '(.+)_\d+$' for the part before the last number"
+        try:
+            pattern = re.compile(self.patient)
+        except re.error as error:
+            return dataset.cases, [Problem(self.patient, "bad-pattern", f"is no pattern: {error}", remedy)]
+        found = {case.id: pattern.search(case.id) for case in dataset.cases}
+        problems = [
+            Problem(str(case.images[0]), "bad-pattern", f"{self.patient} is not in {case.id}", remedy, case.id)
+            for case in dataset.cases
+            if found[case.id] is None
+        ]
+        patients = {name: (match[1] if pattern.groups else match[0]) for name, match in found.items() if match}
+        return tuple(replace(case, patient=patients.get(case.id) or case.id) for case in dataset.cases), problems
+
+
+class BadEntryError(Exception):
+    """Code, message and remedy of what is wrong with one entry; the caller knows where it stands."""
+
+
+def no_dataset(source: Path, code: str, message: str, remedy: str) -> UserError:
+    """Return the error of a dataset that cannot be read at all."""
+    return UserError("The dataset cannot be opened.", [Problem(str(source), code, message, remedy)])
+
+
+def repeats(source: Path, cases: Sequence[Case]) -> list[Problem]:
+    """Find files that are in two entries, and ids that two cases have."""
+    first: dict[Path, Case] = {}
+    problems = []
+    for case in cases:
+        other = first.setdefault(case.images[0], case)
+        if other is not case:
+            message = f"{case.images[0].name} is there twice, under {other.role} and {case.role}"
+            problems.append(Problem(str(source), "scan-twice", message, "keep it in one list", case.id))
+    for name, count in Counter(case.id for case in first.values()).items():
+        if count > 1:
+            message = f"{count} scans have the name {name}"
+            problems.append(Problem(str(source), "id-twice", message, 'give each of these entries an "id"', name))
+    return problems
+
+
+def inside(root: Path, name: str) -> Path:
+    """Return the path of an entry, judged by its text: links inside the root are the user's own doing.
+
+    Raises:
+        BadEntryError: It leads out of the root.
+    """
+    path = root / name
+    if path.is_relative_to(root) and ".." not in path.parts:
+        return path
+    raise BadEntryError("outside-root", f"names {name}, outside {root}", "name a folder above all files: root=DIR")
+
+
+def read_labels(named: Any, ignore: Any = None) -> dict[str, Any]:
+    """Read label values and names: the Decathlon's ``{"1": "liver"}`` or nnU-Net's ``{"liver": 1}`` and regions.
+
+    A region is a name with several values, ``{"tumour": [1, 2], "core": 2}``: a union, which a network of exclusive
+    classes learns as its parts. A value is named after the smallest region that holds it.
+
+    Args:
+        named: What the dataset gives; None or ``{}`` declares nothing.
+        ignore: The value of voxels that nobody has annotated; a label of the name ``ignore`` says the same.
+
+    Returns:
+        ``labels``, ``ignore`` and ``regions`` of a :class:`Dataset`.
+
+    Raises:
+        BadEntryError: It is neither, or one value has two names, or a value is below 0.
+
+    >>> read_labels({"background": 0, "tumour": [1, 2], "core": 2, "ignore": 3})["labels"]
+    {0: 'background', 1: 'tumour', 2: 'core'}
+    """
+    if ignore is not None and (isinstance(ignore, bool) or not isinstance(ignore, int)):
+        raise BadEntryError("bad-labels", f"has the ignore value {ignore!r}", "give a whole number")
+    if named is None or named == {}:
+        return {"labels": None, "ignore": ignore, "regions": {}}
+    try:
+        groups = _groups(named)
+    except (AttributeError, TypeError, ValueError):
+        raise BadEntryError("bad-labels", f"is {named}", LABELS_REMEDY) from None
+    ignored = groups.pop("ignore", () if ignore is None else (ignore,))
+    regions = {name: values for name, values in groups.items() if len(values) > 1}
+    names: dict[int, str] = {0: "background"}
+    for name, values in sorted(groups.items(), key=lambda group: -len(group[1])):
+        names |= dict.fromkeys(values, name)
+    for value in sorted(names):
+        if list(names.values()).count(names[value]) > 1:
+            names[value] = f"{names[value]} {value}"
+    singles = [values for values in groups.values() if len(values) == 1]
+    names = {value: name for value, name in sorted(names.items()) if value not in ignored}
+    if len(set(singles)) < len(singles) or len(ignored) > 1 or min(names) < 0 or len(names) > MAX_CLASSES:
+        raise BadEntryError("bad-labels", f"is {named}", LABELS_REMEDY)
+    return {"labels": names, "ignore": ignored[0] if ignored else None, "regions": regions}
+
+
+def _groups(named: Any) -> dict[str, tuple[int, ...]]:
+    """Return the values of each name, whichever way round they are given."""
+    if all(key.lstrip("-").isdigit() for key in named):
+        if len({int(key) for key in named}) < len(named) or not all(isinstance(n, str) for n in named.values()):
+            raise ValueError("a value twice, or a name that is no text")
+        names = [str(name) for name in named.values()]
+        # Two values of one name stay two classes: the second gets its value behind its name.
+        return {
+            (name if names.index(name) == place else f"{name} {key}"): (int(key),)
+            for place, (key, name) in enumerate(named.items())
+        }
+    groups = {
+        str(name): tuple(map(int, values)) if isinstance(values, list) else (int(values),)
+        for name, values in named.items()
+    }
+    if not all(groups.values()) or any(isinstance(values, bool) for values in named.values()):
+        raise ValueError("a name without a value")
+    return groups
