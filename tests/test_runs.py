@@ -528,7 +528,7 @@ def test_every_unsound_scan_is_named_before_any_mask_is_written(trained, scan, t
 def test_folder_without_scans_is_refused(trained, tmp_path):
     with pytest.raises(UserError) as raised:
         runs.predict(trained, [tmp_path], tmp_path / "masks")
-    assert problems_of(raised) == [("no-scans", str(tmp_path))]
+    assert problems_of(raised) == [("no-dataset", str(tmp_path))]
 
 
 def test_prediction_of_a_run_does_not_need_its_dataset(trained, scan, tmp_path, monkeypatch):

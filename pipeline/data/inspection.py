@@ -57,28 +57,28 @@ class CaseFacts:
     Attributes:
         case: The case's id.
         sha256: Of each image file, then of the label file.
-        stamps: Size, time of change in ns and inode of the same files: what tells that a file is still the same.
-        content: A hash of the image's voxels as they are stored, whatever file they are packed in.
         shape: Voxels along the axes of the file.
         spacing_mm: Voxel size along the same axes.
         affine: Voxel indices to mm, row by row.
         channels: Number of image channels.
-        flat: Whether the file has two axes.
         label_voxels: Voxels of each value of the mask; None without a mask.
         intensities: One entry a channel.
+        flat: Whether the file has two axes.
+        content: A hash of the image's voxels as they are stored, whatever file they are packed in.
+        stamps: Size, time of change in ns and inode of the same files: what tells that a file is still the same.
     """
 
     case: str
     sha256: tuple[str, ...]
-    stamps: tuple[tuple[int, ...], ...]
-    content: str
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     affine: tuple[tuple[float, ...], ...]
     channels: int
-    flat: bool
     label_voxels: Mapping[int, int] | None
     intensities: tuple[ChannelStatistics, ...] = ()
+    flat: bool = False
+    content: str = ""
+    stamps: tuple[tuple[int, ...], ...] = ()
 
 
 def case_files(case: Case) -> tuple[Path, ...]:
