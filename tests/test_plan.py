@@ -101,7 +101,7 @@ def test_what_the_user_chose_stays():
         "unlabelled_batch_size": 5,
         "workers": 3,
     }
-    given = recipe(data=chosen, augmentation={"flip_axes": ()}, precision="float32", on=("all",))
+    given = recipe(data=chosen, augmentation={"flip_axes": ()}, precision="float32", on=("all",), layout="folder")
     plan = resolve(given, MANY, GPU)
     assert {key: getattr(plan.data, key) for key in chosen} == chosen
     assert (plan.precision, plan.augmentation.flip_axes, plan.device) == ("float32", (), "cuda:1")

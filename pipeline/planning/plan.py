@@ -78,6 +78,7 @@ def resolve(recipe: Recipe, index: Index, hardware: Hardware) -> Recipe:
     return recipe.model_copy(
         update={
             "device": hardware.device,
+            "layout": recipe.layout.model_copy(update={"name": index.dataset.layout}),
             "precision": _or_auto(recipe.precision, lambda: choose_precision(hardware)),
             "data": data.model_copy(update=choices),
             "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),

@@ -79,7 +79,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Scores:
     taught = [case.id for case in split.labelled + split.unlabelled]
     # Held-out cases choose nothing, not even the size of a patch.
     visible = replace(index, facts={name: index.facts[name] for name in taught})
-    recipe = _settled(resolve(recipe, visible, find_hardware(recipe.device)), index.dataset.layout)
+    recipe = _absolute(resolve(recipe, visible, find_hardware(recipe.device)))
     training = _Training(run, recipe, index, split)
     training.open_folder()
     if training.done < recipe.max_steps:
@@ -104,14 +104,14 @@ def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
         raise UserError("The recipe does not fit the dataset.", problems)
 
 
-def _settled(recipe: Recipe, layout: str) -> Recipe:
-    """Let a run's own recipe name the same files, in the layout that was found, wherever it is read from."""
+def _absolute(recipe: Recipe) -> Recipe:
+    """Let a run's own recipe name the same files wherever it is read from."""
     root = recipe.root and recipe.root.resolve()
     plugins = tuple(path.resolve() for path in recipe.plugins)
     cache = recipe.data.cache.resolve() if isinstance(recipe.data.cache, Path) else recipe.data.cache
     data = recipe.data.model_copy(update={"cache": cache})
     places = {"dataset": recipe.dataset.resolve(), "root": root, "plugins": plugins, "data": data}
-    return recipe.model_copy(update=places | {"layout": recipe.layout.model_copy(update={"name": layout})})
+    return recipe.model_copy(update=places)
 
 
 @dataclass
