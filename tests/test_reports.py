@@ -66,10 +66,10 @@ def rows_of(path):
 
 def test_zeros_of_missed_and_invented_structures_are_in_the_mean():
     first, second, _ = summarise(RESULTS).classes
-    assert (first.n, first.missed, first.false_positive, first.absent) == (3, 1, 0, 0)
-    assert (second.n, second.missed, second.false_positive, second.absent) == (2, 0, 1, 1)
-    assert first.mean == pytest.approx(1.6 / 3)
-    assert second.mean == 0.25
+    assert (first.dice.n, first.missed, first.false_positive, first.absent) == (3, 1, 0, 0)
+    assert (second.dice.n, second.missed, second.false_positive, second.absent) == (2, 0, 1, 1)
+    assert first.dice.mean == pytest.approx(1.6 / 3)
+    assert second.dice.mean == 0.25
 
 
 def test_statistics_equal_those_of_numpy():
@@ -78,8 +78,10 @@ def test_statistics_equal_those_of_numpy():
         numbers = rng.uniform(size=n)
         (row,) = summarise([result(str(i), 1, float(x)) for i, x in enumerate(numbers)]).classes
         expected = (numbers.mean(), np.median(numbers), numbers.std(ddof=1), numbers.min(), numbers.max())
-        assert (row.mean, row.median, row.std, row.min, row.max) == pytest.approx(expected)
-        assert row.reasons == {}
+        found = row.dice
+        assert (found.mean, found.median, found.std, found.min, found.max) == pytest.approx(expected)
+        assert (found.q1, found.q3) == pytest.approx(np.percentile(numbers, [25, 75]))
+        assert found.reasons == {}
 
 
 def test_the_mean_weighs_classes_alike_and_names_those_it_leaves_out():
@@ -108,15 +110,17 @@ def test_a_case_without_a_number_is_counted_and_named():
 )
 def test_a_reason_stands_beside_every_null_and_beside_nothing_else(results):
     summary = summarise(results).as_dict()
-    for block in (summary, *summary["classes"]):
+    classes = summary["classes"]
+    inner = [block for row in classes for block in (*row["metrics"].values(), row["lesions"])]
+    for block in (summary, *summary["means"].values(), *inner):
         assert set(block["reasons"]) == {name for name, value in block.items() if value is None}
         assert all(block["reasons"].values())
 
 
 def test_one_number_has_a_mean_and_no_spread():
     (row,) = summarise(RESULTS[:1]).classes
-    assert (row.mean, row.std) == (0.9, None)
-    assert "needs two" in row.reasons["std"]
+    assert (row.dice.mean, row.dice.std, row.dice.interval) == (0.9, None, None)
+    assert "needs two" in row.dice.reasons["std"]
 
 
 def test_a_result_given_twice_is_refused():
@@ -131,7 +135,7 @@ def test_a_summary_survives_json(tmp_path):
     summary = summarise(RESULTS).as_dict()
     write_json(tmp_path / "summary.json", summary)
     text = (tmp_path / "summary.json").read_text()
-    assert json.loads(text) == summary
+    assert json.loads(text) == json.loads(json.dumps(summary))
     assert "NaN" not in text
     assert text.endswith("}\n")
 

@@ -2,57 +2,100 @@
 
 A summary as JSON:
 
-    {"n_cases": 9,
+    {"n_cases": 9, "n_patients": 9,
      "mean_dice": 0.81,                      the mean over classes of their means
+     "means": {                              the same of every metric of which more, or less, is better
+       "dice": {"value": 0.81, "interval": [0.78, 0.84], "reasons": {}}, ...},
      "classes": [                            by rising label
        {"label": 1, "name": "organ",
-        "n": 9,                              cases with a number: scored, missed and false positives
-        "mean": 0.9, "median": 0.91, "std": 0.03, "min": 0.85, "max": 0.95,
-        "absent": 0,                         cases where it is in neither map: they have no number
-        "missed": 0, "false_positive": 0,    how many of the n are zeros of either kind
-        "reasons": {}}, ...],
+        "scored": 8,                         cases where it is in both maps
+        "absent": 1,                         in neither: they have no number
+        "missed": 0, "false_positive": 0,    in one alone: they have the worst number that there is
+        "metrics": {
+          "dice": {"n": 8,                   cases with a number: scored, missed and false positives
+            "mean": 0.9, "interval": [0.88, 0.92], "median": 0.91, "std": 0.03,
+            "q1": 0.89, "q3": 0.93, "min": 0.85, "max": 0.95, "reasons": {}},
+          "iou": ..., "precision": ..., "recall": ..., "surface_dice": ..., "hd95_mm": ..., "assd_mm": ...,
+          "volume_difference": ...},         signed: its mean is a bias
+        "lesions": {"truth": 8, "found": 8, "missed": 0, "false": 1,    over all cases
+          "recall": 1.0,                     found of true
+          "f1": 0.94,                        2 found / (2 found + missed + false)
+          "reasons": {}}}, ...],
      "worst_cases": [{"case": "a07", "mean_dice": 0.4}, ...],    at most five, the worst first
      "classes_left_out": [],                 names of the classes without a number in any case
      "cases_left_out": [],                   ids of the cases without a number in any class
      "reasons": {}}
 
 A number that cannot be computed is null, and ``reasons`` beside it says why under the same name;
-a name is in ``reasons`` exactly when its value is null. Nothing is ever NaN.
+a name is in ``reasons`` exactly when its value is null. Nothing is ever NaN. Every interval is a 95 % bootstrap
+interval of the mean, over patients.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from statistics import fmean, median, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from pipeline.reports.intervals import ONE_PATIENT, Statistics, describe, mean_interval, mean_of_means
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pipeline.reports.intervals import Interval, Numbers
     from pipeline.types import CaseResult
 
 K = TypeVar("K")
 
 WORST = 5
+# Metrics of which a better value means a better mask: none of them gains by deleting a structure that is there.
+HEADLINES = ("dice", "iou", "precision", "recall", "surface_dice", "hd95_mm", "assd_mm")
+METRICS = (*HEADLINES, "volume_difference")
+NO_CLASS = "no class has a number in any case"
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """The mean of a metric over classes of their means; the module says what each field means."""
+
+    value: float | None
+    interval: Interval | None
+    reasons: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class LesionSummary:
+    """The lesions of one class in all cases; the module says what each field means."""
+
+    truth: int
+    found: int
+    missed: int
+    false: int
+    recall: float | None
+    f1: float | None
+    reasons: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class ClassSummary:
-    """The Dice of one class over all cases; the module says what each field means."""
+    """One class over all cases; the module says what each field means."""
 
     label: int
     name: str
-    n: int
-    mean: float | None
-    median: float | None
-    std: float | None
-    min: float | None
-    max: float | None
+    scored: int
     absent: int
     missed: int
     false_positive: int
-    reasons: dict[str, str]
+    metrics: dict[str, Statistics]
+    lesions: LesionSummary
+
+    @property
+    def dice(self) -> Statistics:
+        """Its Dice, which the tables show first."""
+        return self.metrics["dice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +111,9 @@ class Summary:
     """All classes and all cases; the module says what each field means."""
 
     n_cases: int
+    n_patients: int
     mean_dice: float | None
+    means: dict[str, Mean]
     classes: list[ClassSummary]
     worst_cases: list[CaseMean]
     classes_left_out: list[str]
@@ -83,8 +128,7 @@ class Summary:
 def summarise(results: Sequence[CaseResult]) -> Summary:
     """Summarise the results of any number of cases.
 
-    ``mean_dice`` weighs every class alike, however few cases have it: the mean over classes of
-    their means. ``std`` is that of a sample (``n - 1``).
+    A mean over classes weighs every class alike, however few cases have it.
 
     Raises:
         ValueError: A class of a case comes twice, which would count it twice.
@@ -92,44 +136,69 @@ def summarise(results: Sequence[CaseResult]) -> Summary:
     _refuse_repeats(results)
     classes = [_class_summary(group) for _, group in sorted(_grouped(results, _class_of).items())]
     by_case = _grouped(results, lambda result: result.case)
-    ranked = sorted((fmean(numbers), case) for case, group in by_case.items() if (numbers := _numbers(group)))
-    means = [row.mean for row in classes if row.mean is not None]
+    ranked = sorted((fmean(numbers), case) for case, group in by_case.items() if (numbers := _dice_of(group)))
+    means = {metric: _mean(by_case, [(row.label, row.name) for row in classes], metric) for metric in HEADLINES}
+    mean_dice = means["dice"].value
     return Summary(
         n_cases=len(by_case),
-        mean_dice=fmean(means) if means else None,
+        n_patients=len({_patient_of(result) for result in results}),
+        mean_dice=mean_dice,
+        means=means,
         classes=classes,
         worst_cases=[CaseMean(case, mean) for mean, case in ranked[:WORST]],
-        classes_left_out=[row.name for row in classes if row.mean is None],
-        cases_left_out=[case for case, group in by_case.items() if not _numbers(group)],
-        reasons={} if means else {"mean_dice": "no class has a number in any case"},
+        classes_left_out=[row.name for row in classes if not row.dice.n],
+        cases_left_out=[case for case, group in by_case.items() if not _dice_of(group)],
+        reasons={} if mean_dice is not None else {"mean_dice": NO_CLASS},
     )
+
+
+def table_of(
+    by_case: dict[str, list[CaseResult]], classes: Sequence[tuple[int, str]], metric: str
+) -> tuple[Numbers, list[str]]:
+    """Return a metric as ``[cases, classes]``, NaN where there is no number, and the patient of each row."""
+    columns = {key: place for place, key in enumerate(classes)}
+    values = np.full((len(by_case), len(columns)), np.nan)
+    for row, group in enumerate(by_case.values()):
+        for result in group:
+            value = getattr(result, metric)
+            values[row, columns[_class_of(result)]] = np.nan if value is None else value
+    return values, [_patient_of(group[0]) for group in by_case.values()]
+
+
+def _mean(by_case: dict[str, list[CaseResult]], classes: Sequence[tuple[int, str]], metric: str) -> Mean:
+    values, patients = table_of(by_case, classes, metric)
+    if not np.isfinite(values).any():
+        return Mean(None, None, {"value": NO_CLASS, "interval": NO_CLASS})
+    interval = mean_interval(values, patients)
+    return Mean(mean_of_means(values), interval, {} if interval else {"interval": ONE_PATIENT})
 
 
 def _class_summary(group: Sequence[CaseResult]) -> ClassSummary:
     """Summarise the results of one class."""
-    numbers = _numbers(group)
     outcomes = Counter(result.outcome for result in group)
+    patients = [_patient_of(result) for result in group]
     return ClassSummary(
         label=group[0].label,
         name=group[0].name,
-        n=len(numbers),
-        mean=fmean(numbers) if numbers else None,
-        median=median(numbers) if numbers else None,
-        std=stdev(numbers) if len(numbers) > 1 else None,
-        min=min(numbers, default=None),
-        max=max(numbers, default=None),
+        scored=outcomes["scored"],
         absent=outcomes["absent"],
         missed=outcomes["missed"],
         false_positive=outcomes["false_positive"],
-        reasons=_reasons(len(numbers)),
+        metrics={name: describe([getattr(result, name) for result in group], patients) for name in METRICS},
+        lesions=_lesions(group),
     )
 
 
-def _reasons(n: int) -> dict[str, str]:
-    """Say why a class with ``n`` numbers lacks some of its statistics."""
-    if n == 0:
-        return dict.fromkeys(("mean", "median", "std", "min", "max"), "no case has this class, true or predicted")
-    return {"std": "only one case has a number; a standard deviation needs two"} if n == 1 else {}
+def _lesions(group: Sequence[CaseResult]) -> LesionSummary:
+    truth, found, missed, false = (
+        sum(getattr(result, f"lesions_{name}") for result in group) for name in ("truth", "found", "missed", "false")
+    )
+    recall = found / truth if truth else None
+    f1 = 2 * found / (2 * found + missed + false) if truth or false else None
+    reasons = {} if truth else {"recall": "no case has a true lesion"}
+    return LesionSummary(
+        truth, found, missed, false, recall, f1, reasons | ({} if f1 is not None else {"f1": "no case has a lesion"})
+    )
 
 
 def _refuse_repeats(results: Sequence[CaseResult]) -> None:
@@ -152,5 +221,9 @@ def _class_of(result: CaseResult) -> tuple[int, str]:
     return result.label, result.name
 
 
-def _numbers(group: Sequence[CaseResult]) -> list[float]:
+def _patient_of(result: CaseResult) -> str:
+    return result.patient or result.case
+
+
+def _dice_of(group: Sequence[CaseResult]) -> list[float]:
     return [result.dice for result in group if result.dice is not None]

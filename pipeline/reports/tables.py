@@ -56,9 +56,9 @@ def number(value: float | None) -> str:
 
 
 def _cells(row: ClassSummary) -> list[str]:
-    spread = [number(row.median), number(row.min), number(row.max)]
+    spread = [number(row.dice.median), number(row.dice.min), number(row.dice.max)]
     counts = [str(row.absent), str(row.missed), str(row.false_positive)]
-    return [str(row.n), f"{number(row.mean)} ± {number(row.std)}", *spread, *counts]
+    return [str(row.dice.n), f"{number(row.dice.mean)} ± {number(row.dice.std)}", *spread, *counts]
 
 
 def _caption(summary: Summary) -> Text | None:
