@@ -158,6 +158,26 @@ def evaluate(
 
 
 @app.command
+def compare(
+    run_a: tyro.conf.Positional[Annotated[Path, _place("RUN_A", "A run, or the folder of an evaluation.")]],
+    run_b: tyro.conf.Positional[Annotated[Path, _place("RUN_B", "Another, scored on the same cases.")]],
+    *,
+    output: Annotated[Path, tyro.conf.arg(help="Folder for compare.json and compare.csv.", metavar="DIR")],
+) -> None:
+    """Say whether one run is better than another on the cases that both were scored on.
+
+    Example: fewmask compare runs/supervised runs/semisupervised --output comparison/
+    """
+    from pipeline import runs
+    from pipeline.reports.tables import comparison_table, plain
+
+    comparison = runs.compare(run_a, run_b, _folder(output))
+    OUT.print(comparison_table(comparison))
+    _say(plain(comparison.conclusion).plain)
+    _say(f"Wrote {output / 'compare.json'} and compare.csv.")
+
+
+@app.command
 def phantom(
     folder: tyro.conf.Positional[Annotated[Path, _place("DIR", "An empty or new folder.")]],
     *,

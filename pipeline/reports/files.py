@@ -7,13 +7,14 @@ import json
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
+from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write
 from pipeline.types import CaseResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-    from typing import TextIO
+    from typing import Any, TextIO
 
 # What a spreadsheet takes for the start of a formula, wide forms included (OWASP, "CSV Injection").
 FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
@@ -30,11 +31,48 @@ def write_cases_csv(path: Path, results: Iterable[CaseResult]) -> None:
         path: The file to write; its folder must exist.
         results: The rows, in their order.
     """
+    write_csv(path, [field.name for field in fields(CaseResult)], map(asdict, results))
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows under a header, whole or not at all; text and numbers as :func:`write_cases_csv` says."""
     with atomic_write(path) as partial, _open_text(partial) as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(CaseResult)], lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        for result in results:
-            writer.writerow({key: _inert(value) for key, value in asdict(result).items()})
+        for row in rows:
+            writer.writerow({key: _inert(value) for key, value in row.items()})
+
+
+def read_cases_csv(path: Path) -> list[CaseResult]:
+    """Read what :func:`write_cases_csv` wrote, or what a spreadsheet saved of it.
+
+    Raises:
+        UserError: The file is not there, or it is no such table.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [_result(row) for row in csv.DictReader(file)]
+    except OSError as error:
+        message, remedy = f"cannot be read: {error.strerror}", "name a folder that `validate` or `evaluate` wrote"
+        raise UserError("There are no scores.", [Problem(str(path), "no-scores", message, remedy)]) from None
+    except (KeyError, ValueError, csv.Error) as error:
+        message, remedy = f"is no table of scores of this version: {error}", "validate or evaluate again"
+        raise UserError("The scores cannot be read.", [Problem(str(path), "bad-scores", message, remedy)]) from None
+
+
+def _result(row: Mapping[str, str]) -> CaseResult:
+    values: dict[str, Any] = {field.name: _value(row[field.name], str(field.type)) for field in fields(CaseResult)}
+    return CaseResult(**values)
+
+
+def _value(text: str | None, kind: str) -> str | int | float | None:
+    if text is None:
+        raise ValueError("a row is too short")
+    if kind == "int":
+        return int(text)
+    if kind.startswith("float"):
+        return float(text) if text or "None" not in kind else None
+    return text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA_STARTS) else text
 
 
 def write_json(path: Path, content: object) -> None:

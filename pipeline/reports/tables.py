@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from pipeline.reports.comparison import Comparison
     from pipeline.reports.summary import ClassSummary, Summary
 
 COLUMNS = ("n", "mean ± std", "median", "min", "max", "absent", "missed", "false")
@@ -38,6 +39,24 @@ def results_table(summary: Summary) -> Table:
         table.add_row(plain(row.name), *_cells(row))
     table.add_section()
     table.add_row("all classes", "", number(summary.mean_dice), style="bold")
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Lay out a comparison: one row a metric, the means over classes of both sides and their difference."""
+    counts = ", ".join(f"{len(getattr(comparison, side))} {side}" for side in ("better", "worse", "equal"))
+    table = Table(
+        title=plain(f"A {comparison.a}, B {comparison.b}"),
+        caption=f"Dice of {comparison.n_cases} cases with B: {counts}; structures that changed sides: "
+        f"{len(comparison.changed)}",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("metric")
+    for column in ("A", "B", "B - A", "95 % interval"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for metric, row in comparison.means.items():
+        interval = "–" if row.interval is None else f"{row.interval[0]:+.3f} to {row.interval[1]:+.3f}"
+        table.add_row(metric, number(row.mean_a), number(row.mean_b), number(row.difference), interval)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Check, train, validate, predict and evaluate: the one package that wires the parts together.
+"""Check, train, validate, predict, evaluate and compare: the one package that wires the parts together.
 
 Each is loaded when it is first asked for: looking at a dataset needs no torch, which takes seconds to load.
 """
@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.runs.checking import check
+    from pipeline.runs.comparing import compare
     from pipeline.runs.prediction import predict
     from pipeline.runs.scoring import evaluate, validate
     from pipeline.runs.training import read_recipe, train
 
-__all__ = ["check", "evaluate", "predict", "read_recipe", "train", "validate"]
+__all__ = ["check", "compare", "evaluate", "predict", "read_recipe", "train", "validate"]
 
 HOMES = {
     "check": "checking",
+    "compare": "comparing",
     "evaluate": "scoring",
     "predict": "prediction",
     "read_recipe": "training",

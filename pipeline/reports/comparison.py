@@ -1,0 +1,293 @@
+"""Two sets of results of the same cases, pair by pair.
+
+A comparison as JSON:
+
+    {"a": "runs/one", "b": "runs/two",
+     "conclusion": "two is better: …",       one sentence, made of the figures below
+     "verdict": "b_better",                  or a_better; mixed: interval and test disagree; not_shown; too_few
+     "n_cases": 40, "n_patients": 40,
+     "means": {                              over classes, of every metric of which more, or less, is better
+       "dice": {"n": 80,                     pairs of a case and a class
+         "mean_a": 0.86, "mean_b": 0.88,
+         "difference": 0.02,                 b - a
+         "interval": [0.01, 0.03],           95 % bootstrap of the difference, over patients
+         "reasons": {}}, ...},
+     "classes": [{"label": 1, "name": "organ", "metrics": {"dice": {as above}, ...}}, ...],
+     "wilcoxon": {"n": 38,                   patients whose mean Dice differs
+       "p_value": 0.003, "reasons": {}},     two-sided, of the patients' mean differences of Dice
+     "better": [], "worse": [], "equal": [], ids of the cases whose mean Dice is so with b
+     "changed": [                            structures that changed sides
+       {"case": "a07", "label": 1, "name": "organ", "a": "missed", "b": "scored"}, ...]}
+
+``null`` and ``reasons`` are as in ``summary.json``. A class that neither run has in a case makes no pair. Where one run
+is right that a class is not there and the other invents it, the one that is right counts with the best value (1, or
+0 mm): leaving the pair out would forgive the invention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from pipeline.errors import Problem, UserError
+from pipeline.reports.intervals import ONE_PATIENT, mean_interval, mean_of_means
+from pipeline.reports.summary import HEADLINES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.reports.intervals import Interval, Numbers
+    from pipeline.types import CaseResult
+
+    Side: TypeAlias = dict[tuple[str, int], CaseResult]
+
+Verdict: TypeAlias = Literal["a_better", "b_better", "mixed", "not_shown", "too_few"]
+
+ALPHA = 0.05
+# With fewer patients no outcome of the test has a p-value below ALPHA: 2 / 2^5 = 0.0625.
+FEWEST = 6
+BEST = {"hd95_mm": 0.0, "assd_mm": 0.0}
+# A Dice is a quotient of counts: less than this is rounding.
+EQUAL = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A metric of both sides over the same pairs; the module says what each field means."""
+
+    n: int
+    mean_a: float | None
+    mean_b: float | None
+    difference: float | None
+    interval: Interval | None
+    reasons: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassDifference:
+    """The differences of one class."""
+
+    label: int
+    name: str
+    metrics: dict[str, Difference]
+
+
+@dataclass(frozen=True, slots=True)
+class Wilcoxon:
+    """The signed-rank test of the patients' mean differences of Dice."""
+
+    n: int
+    p_value: float | None
+    reasons: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A structure that is found by one side and not by the other."""
+
+    case: str
+    label: int
+    name: str
+    a: str
+    b: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Both sides over all cases; the module says what each field means."""
+
+    a: str
+    b: str
+    conclusion: str
+    verdict: Verdict
+    n_cases: int
+    n_patients: int
+    means: dict[str, Difference]
+    classes: list[ClassDifference]
+    wilcoxon: Wilcoxon
+    better: list[str]
+    worse: list[str]
+    equal: list[str]
+    changed: list[Change]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain dictionaries and lists, for a JSON file."""
+        return asdict(self)
+
+
+def compare_results(a: Sequence[CaseResult], b: Sequence[CaseResult], name_a: str, name_b: str) -> Comparison:
+    """Compare two sets of results, case by case and class by class.
+
+    Args:
+        a: One row a class of a case.
+        b: Of the same cases, classes and true masks.
+        name_a: What the first side is called in the conclusion.
+        name_b: What the second side is called.
+
+    Raises:
+        UserError: The sides do not have the same cases, classes or true masks; all that differ are named.
+    """
+    first, second = ({(row.case, row.label): row for row in side} for side in (a, b))
+    _refuse_unequal(first, second, name_a, name_b)
+    classes = sorted({(row.label, row.name) for row in a})
+    cases = {row.case: row.patient or row.case for row in a}
+    tables = {
+        metric: _tables(first, second, list(cases), [label for label, _ in classes], metric) for metric in HEADLINES
+    }
+    patients = list(cases.values())
+    means = {metric: _difference(x, y, patients) for metric, (x, y) in tables.items()}
+    change = {case: float(value) for case, value in zip(cases, _row_means(*tables["dice"]), strict=True)}
+    wilcoxon = _wilcoxon(list(change.values()), patients)
+    verdict = _verdict(means["dice"], wilcoxon)
+    return Comparison(
+        a=name_a,
+        b=name_b,
+        conclusion=_conclusion(verdict, means["dice"], wilcoxon, (name_a, name_b), len(set(patients))),
+        verdict=verdict,
+        n_cases=len(cases),
+        n_patients=len(set(patients)),
+        means=means,
+        classes=[
+            ClassDifference(
+                label,
+                name,
+                {metric: _difference(x[:, [n]], y[:, [n]], patients) for metric, (x, y) in tables.items()},
+            )
+            for n, (label, name) in enumerate(classes)
+        ],
+        wilcoxon=wilcoxon,
+        better=[case for case, value in change.items() if value > EQUAL],
+        worse=[case for case, value in change.items() if value < -EQUAL],
+        equal=[case for case, value in change.items() if not abs(value) > EQUAL],
+        changed=[
+            Change(row.case, row.label, row.name, row.outcome, second[key].outcome)
+            for key, row in first.items()
+            if row.outcome != second[key].outcome
+        ],
+    )
+
+
+def paired_rows(a: Sequence[CaseResult], b: Sequence[CaseResult]) -> list[dict[str, Any]]:
+    """Return one flat row a class of a case, with both sides of every metric, for a table."""
+    second = {(row.case, row.label): row for row in b}
+    rows = []
+    for one in a:
+        two = second[one.case, one.label]
+        row: dict[str, Any] = {key: getattr(one, key) for key in ("case", "patient", "label", "name")}
+        for key in ("outcome", *HEADLINES):
+            row |= {f"{key}_a": getattr(one, key), f"{key}_b": getattr(two, key)}
+        rows.append(row)
+    return rows
+
+
+def _refuse_unequal(first: Side, second: Side, name_a: str, name_b: str) -> None:
+    sides = ((first, second, name_a, name_b), (second, first, name_b, name_a))
+    problems = [
+        Problem(name, "case-unpaired", f"has {case}, {other} has not", "validate both on the same cases", case)
+        for here, there, name, other in sides
+        for case in sorted({case for case, _ in here} - {case for case, _ in there})
+    ]
+    if not problems:
+        problems = [
+            Problem(
+                name, "class-unpaired", f"has label {label} in {case}, {other} has not", "score the same labels", case
+            )
+            for here, there, name, other in sides
+            for case, label in sorted(here.keys() - there.keys())
+        ]
+    problems += [
+        Problem(
+            name_b,
+            "truth-differs",
+            f"{case} has {second[case, label].voxels_truth} true voxels of {row.name}, in {name_a} {row.voxels_truth}",
+            "validate both against the same masks",
+            case,
+        )
+        for (case, label), row in first.items()
+        if (case, label) in second and second[case, label].voxels_truth != row.voxels_truth
+    ]
+    if not first and not second:
+        problems = [Problem(name_a, "no-cases", "has no cases, nor has the other", "validate both")]
+    if problems:
+        raise UserError(f"{name_a} and {name_b} cannot be compared.", problems)
+
+
+def _tables(first: Side, second: Side, cases: list[str], labels: list[int], metric: str) -> tuple[Numbers, Numbers]:
+    """Return the metric of both sides as ``[cases, classes]``, NaN where there is no pair."""
+    best = BEST.get(metric, 1.0)
+    tables = np.full((2, len(cases), len(labels)), np.nan)
+    for row, case in enumerate(cases):
+        for column, label in enumerate(labels):
+            pair = [getattr(side[case, label], metric) for side in (first, second) if (case, label) in side]
+            if any(value is not None for value in pair):
+                tables[:, row, column] = [best if value is None else value for value in pair]
+    return tables[0], tables[1]
+
+
+def _difference(a: Numbers, b: Numbers, patients: Sequence[str]) -> Difference:
+    pairs = int(np.isfinite(a).sum())
+    if not pairs:
+        reason = "neither side has this class in any case"
+        return Difference(
+            0, None, None, None, None, dict.fromkeys(("mean_a", "mean_b", "difference", "interval"), reason)
+        )
+    interval = mean_interval(b - a, patients)
+    reasons = {} if interval else {"interval": ONE_PATIENT}
+    return Difference(pairs, mean_of_means(a), mean_of_means(b), mean_of_means(b - a), interval, reasons)
+
+
+def _row_means(a: Numbers, b: Numbers) -> Numbers:
+    """Return each case's mean difference over its pairs; NaN where it has none."""
+    pairs = np.isfinite(a).sum(axis=1)
+    means: Numbers = np.where(pairs > 0, np.nansum(b - a, axis=1) / np.maximum(pairs, 1), np.nan)
+    return means
+
+
+def _wilcoxon(changes: Sequence[float], patients: Sequence[str]) -> Wilcoxon:
+    """Test one number a patient, the mean of its cases: the test takes its numbers to be independent."""
+    from scipy.stats import wilcoxon
+
+    by_patient: dict[str, list[float]] = {}
+    for change, patient in zip(changes, patients, strict=True):
+        if np.isfinite(change):
+            by_patient.setdefault(patient, []).append(change)
+    means = [float(np.mean(values)) for values in by_patient.values()]
+    moved = [mean for mean in means if abs(mean) > EQUAL]
+    if not moved:
+        return Wilcoxon(0, None, {"p_value": "no patient differs"})
+    return Wilcoxon(len(moved), float(wilcoxon(moved).pvalue), {})
+
+
+def _verdict(dice: Difference, wilcoxon: Wilcoxon) -> Verdict:
+    if wilcoxon.p_value is None or dice.interval is None or dice.difference is None:
+        return "not_shown" if dice.difference == 0 else "too_few"
+    apart, unlikely = not dice.interval[0] <= 0 <= dice.interval[1], wilcoxon.p_value < ALPHA
+    if apart and unlikely:
+        return "b_better" if dice.difference > 0 else "a_better"
+    if wilcoxon.n < FEWEST:
+        return "too_few"
+    return "mixed" if apart or unlikely else "not_shown"
+
+
+def _conclusion(verdict: Verdict, dice: Difference, wilcoxon: Wilcoxon, names: tuple[str, str], patients: int) -> str:
+    """Say the verdict in one sentence with the figures that it rests on."""
+    if dice.difference is None or dice.mean_a is None or dice.mean_b is None:
+        return "Neither has any structure in any case, so there is nothing to compare."
+    a, b = names
+    claims = {
+        "a_better": f"{a} is better than {b}",
+        "b_better": f"{b} is better than {a}",
+        "mixed": f"The evidence for a difference between {a} and {b} is mixed",
+        "not_shown": f"No difference between {a} and {b} is shown",
+        "too_few": f"There are too few patients that differ to tell {a} from {b}",
+    }
+    interval = f", 95 % interval {dice.interval[0]:+.4f} to {dice.interval[1]:+.4f}" if dice.interval else ""
+    test = "no patient differs" if wilcoxon.p_value is None else f"Wilcoxon {_p(wilcoxon.p_value)}"
+    change = f"{dice.mean_a:.4f} to {dice.mean_b:.4f} ({dice.difference:+.4f}{interval}; {test}; {patients} patients)"
+    return f"{claims[verdict]}: from {a} to {b} the mean Dice goes from {change}."
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"

@@ -1,0 +1,167 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from runs_fixtures import fewmask
+from scipy import stats
+
+from pipeline.errors import UserError
+from pipeline.reports.comparison import compare_results
+from pipeline.reports.files import read_cases_csv, write_cases_csv
+from pipeline.runs import compare
+from pipeline.types import CaseResult
+
+
+def row(case, dice, label=1, outcome=None, patient=None, voxels=10):
+    outcome = outcome or ("absent" if dice is None else "missed" if dice == 0 else "scored")
+    return CaseResult(
+        case=case,
+        patient=patient or case,
+        label=label,
+        name=f"class {label}",
+        outcome=outcome,
+        voxels_truth=voxels,
+        voxels_predicted=10,
+        dice=dice,
+        iou=dice,
+        hd95_mm=None if dice is None else 10 * (1 - dice),
+    )
+
+
+def sides(rng, n=20, shift=0.05, noise=0.02, classes=(1, 2)):
+    a, b = [], []
+    for case in range(n):
+        for label in classes:
+            dice = rng.uniform(0.6, 0.85)
+            a.append(row(f"c{case:02d}", dice, label))
+            b.append(row(f"c{case:02d}", dice + shift + rng.normal(0, noise), label))
+    return a, b
+
+
+def compared(a, b):
+    return compare_results(a, b, "one", "two")
+
+
+def test_differences_are_those_of_the_pairs_and_the_test_is_scipys():
+    a, b = sides(np.random.default_rng(0))
+    found = compared(a, b)
+    change = np.array([y.dice - x.dice for x, y in zip(a, b, strict=True)]).reshape(-1, 2)
+    dice = found.means["dice"]
+    assert dice.difference == pytest.approx(change.mean())
+    assert dice.mean_b - dice.mean_a == pytest.approx(dice.difference)
+    assert dice.interval[0] < dice.difference < dice.interval[1]
+    assert found.wilcoxon.p_value == pytest.approx(stats.wilcoxon(change.mean(axis=1)).pvalue)
+    assert [row.metrics["dice"].difference for row in found.classes] == pytest.approx(list(change.mean(axis=0)))
+    assert found.means["hd95_mm"].difference == pytest.approx(-10 * change.mean())
+
+
+@pytest.mark.parametrize(
+    ("shift", "noise", "n", "verdict", "says"),
+    [
+        (0.05, 0.02, 20, "b_better", "two is better than one: from one to two the mean Dice goes from"),
+        (-0.05, 0.02, 20, "a_better", "one is better than two: from one to two the mean Dice goes from"),
+        (0.0, 0.05, 20, "not_shown", "No difference between one and two is shown"),
+        (0.05, 0.01, 4, "too_few", "There are too few patients that differ to tell one from two"),
+        (0.0, 0.0, 20, "not_shown", "no patient differs"),
+    ],
+)
+def test_conclusion_is_one_sentence_with_the_figures_below_it(shift, noise, n, verdict, says):
+    found = compared(*sides(np.random.default_rng(1), n, shift, noise))
+    assert found.verdict == verdict
+    assert says in found.conclusion
+    dice = found.means["dice"]
+    figures = f"{dice.mean_a:.4f} to {dice.mean_b:.4f} ({dice.difference:+.4f}"
+    assert figures in found.conclusion
+    assert f"{dice.interval[0]:+.4f} to {dice.interval[1]:+.4f}" in found.conclusion
+    assert found.conclusion.endswith(f"{n} patients).")
+
+
+def test_evidence_that_disagrees_is_called_mixed():
+    values = [0.01] * 15 + [-0.9]
+    a = [row(f"c{n}", 0.95 if value < 0 else 0.5) for n, value in enumerate(values)]
+    b = [row(f"c{n}", x.dice + value) for n, (x, value) in enumerate(zip(a, values, strict=True))]
+    assert compared(a, b).verdict == "mixed"
+
+
+def test_swapping_the_sides_swaps_the_verdict_and_the_signs():
+    a, b = sides(np.random.default_rng(2))
+    there, back = compared(a, b), compared(b, a)
+    assert (there.verdict, back.verdict) == ("b_better", "a_better")
+    assert there.means["dice"].difference == pytest.approx(-back.means["dice"].difference)
+    assert (there.better, there.worse) == (back.worse, back.better)
+
+
+def test_cases_of_one_patient_are_one_observation():
+    a, b = sides(np.random.default_rng(3), classes=(1,))
+    grouped = [[row(x.case, x.dice, patient=f"p{n // 10}") for n, x in enumerate(side)] for side in (a, b)]
+    found = compared(*grouped)
+    assert (found.n_patients, found.wilcoxon.n, found.verdict) == (2, 2, "too_few")
+
+
+def test_structures_that_changed_sides_are_named():
+    a = [row("x", 0.0), row("y", 0.8), row("z", 0.7)]
+    b = [row("x", 0.9), row("y", 0.0), row("z", 0.7)]
+    found = compared(a, b)
+    assert [(c.case, c.a, c.b) for c in found.changed] == [("x", "missed", "scored"), ("y", "scored", "missed")]
+    assert (found.better, found.worse, found.equal) == (["x"], ["y"], ["z"])
+
+
+def test_an_invention_is_not_forgiven_by_leaving_its_pair_out():
+    a = [row("x", 0.8), row("y", None, voxels=0)]
+    b = [row("x", 0.8), row("y", 0.0, outcome="false_positive", voxels=0)]
+    found = compared(a, b)
+    assert (found.means["dice"].n, found.means["dice"].difference, found.worse) == (2, -0.5, ["y"])
+    assert found.means["hd95_mm"].difference == 5.0
+
+
+@pytest.mark.parametrize(
+    ("change", "codes"),
+    [
+        (lambda rows: rows[:-2], {"case-unpaired"}),
+        (lambda rows: [*rows, row("extra", 0.5)], {"case-unpaired"}),
+        (lambda rows: rows[:-1], {"class-unpaired"}),
+        (lambda rows: [*rows[:-1], row("c02", 0.5, 2, voxels=11)], {"truth-differs"}),
+    ],
+)
+def test_sides_of_other_cases_classes_or_masks_are_refused_by_name(change, codes):
+    a, b = sides(np.random.default_rng(4), n=3)
+    with pytest.raises(UserError) as raised:
+        compared(a, change(b))
+    assert {problem.code for problem in raised.value.problems} == codes
+    assert any(name in str(raised.value) for name in ("c02", "extra"))
+
+
+def test_scores_survive_their_file(tmp_path):
+    rows = [row("=cmd", 0.1 + 0.2), row("'quoted", None), row('é,"x"\n', 0.0)]
+    write_cases_csv(tmp_path / "cases.csv", rows)
+    assert read_cases_csv(tmp_path / "cases.csv") == rows
+
+
+@pytest.mark.parametrize("text", ["", "case,dice\na,0.5\n", "\0"])
+def test_a_table_that_is_none_is_refused(tmp_path, text):
+    (tmp_path / "cases.csv").write_text(text + "x")
+    with pytest.raises(UserError, match=r"bad-scores|no-cases"):
+        compare(tmp_path, tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_writes_what_it_says(tmp_path):
+    a, b = sides(np.random.default_rng(5))
+    for name, rows in (("one", a), ("two", b)):
+        (tmp_path / name).mkdir()
+        write_cases_csv(tmp_path / name / "cases.csv", rows)
+    done = fewmask("compare", tmp_path / "one", tmp_path / "two", "--output", tmp_path / "out", COLUMNS="120")
+    content = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert done.returncode == 0, done.stderr
+    assert content["conclusion"] in done.stdout
+    with (tmp_path / "out" / "compare.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    change = [float(r["dice_b"]) - float(r["dice_a"]) for r in rows]
+    assert np.mean(change) == pytest.approx(content["means"]["dice"]["difference"])
+
+
+def test_command_refuses_a_folder_without_scores(tmp_path):
+    done = fewmask("compare", tmp_path, tmp_path, "--output", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no-scores" in done.stderr
