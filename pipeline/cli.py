@@ -93,7 +93,10 @@ def train(
 
     run = _folder(output or Path("runs") / config.stem)
     scores = runs.train(runs.read_recipe(config, overrides), run, resume=resume)
-    _show(scores.summary, scores.folder, "last")
+    if scores is None:
+        _say(f"Trained {run}; the dataset has no labels to score its segments against.")
+    else:
+        _show(scores.summary, scores.folder, "last", scores.notes)
 
 
 @app.command
@@ -117,9 +120,7 @@ def validate(
     from pipeline import runs
 
     scores = runs.validate(run, dataset, checkpoint, plugins)
-    _show(scores.summary, scores.folder, checkpoint)
-    for note in scores.notes:
-        _say(f"Note: {note}")
+    _show(scores.summary, scores.folder, checkpoint, scores.notes)
 
 
 @app.command
@@ -228,7 +229,7 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _show(summary: object, folder: Path, checkpoint: str = "") -> None:
+def _show(summary: object, folder: Path, checkpoint: str = "", notes: tuple[str, ...] = ()) -> None:
     from pipeline.reports.tables import results_table
 
     OUT.print(results_table(summary))  # type: ignore[arg-type]
@@ -236,6 +237,8 @@ def _show(summary: object, folder: Path, checkpoint: str = "") -> None:
         (f"Scored the {checkpoint} checkpoint. " if checkpoint else "")
         + f"Wrote {folder / 'summary.json'} and cases.csv."
     )
+    for note in notes:
+        _say(f"Note: {note}")
 
 
 def _show_findings(problems: Sequence[Problem], warnings: Sequence[Problem], dataset: Path) -> None:

@@ -190,7 +190,7 @@ def _component_problems(raw: Mapping[str, Any], losses: Registry, networks: Regi
         for path, registry, name, options in choices
         if isinstance(name, str) and isinstance(options, dict)
         for problem in _choice_problems(path, registry, name, options)
-    ] + _label_problems(terms, losses)
+    ] + (_label_problems(terms, losses) if raw.get("segments") is None else _segment_problems(terms, losses))
 
 
 def _label_problems(terms: Any, losses: Registry) -> list[Problem]:
@@ -209,6 +209,22 @@ def _label_problems(terms: Any, losses: Registry) -> list[Problem]:
         and term["loss"] in losses
         and getattr(losses[term["loss"]], "reference", None) == "label"
     ]
+
+
+def _segment_problems(terms: Any, losses: Registry) -> list[Problem]:
+    """Find terms that would be absent from a training without labels, in which every scan counts as unlabelled."""
+    problems = []
+    for index, term in enumerate(terms if isinstance(terms, list) else []):
+        if not isinstance(term, dict) or not isinstance(term.get("loss"), str) or term["loss"] not in losses:
+            continue
+        if getattr(losses[term["loss"]], "reference", None) == "label":
+            message = f"{term['loss']} compares with labels, and a recipe with segments trains without them"
+            remedy = "take a loss that compares with the image, or leave out segments"
+            problems.append(Problem(f"objective.{index}.loss", "no-labels", message, remedy))
+        elif term.get("on", "labelled") == "labelled":
+            message = "no scan counts as labelled in a recipe with segments"
+            problems.append(Problem(f"objective.{index}.on", "no-labels", message, "write `on: all`"))
+    return problems
 
 
 def _choice_problems(path: str, registry: Registry, name: str, options: dict[str, Any]) -> list[Problem]:

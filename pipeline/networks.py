@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from monai.networks.nets import DynUNet, SegResNet, UNet
+from torch import nn
 
 from pipeline.registry import Registry
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
 
 NETWORKS = Registry("network", "image in, logits out", given=frozenset({"spatial_dims", "in_channels", "out_channels"}))
 
@@ -119,3 +120,36 @@ def segresnet(
         blocks_up=blocks_up,
     )
     return network
+
+
+@NETWORKS.register("wnet")
+class WNet(nn.Module):
+    """Two U-Nets end to end, image to segments and segments to image (Xia & Kulis 2017, arXiv 1711.08506).
+
+    It answers with the logits of the segments, as every network does with those of its classes; the second U-Net works
+    only where :meth:`reconstruct` asks for it. Both are the U-Net of ``dynunet`` without deep supervision, instead of
+    the paper's separable convolutions with batch norm, which would tell the scans of a small batch from each other.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Image channels.
+        out_channels: Segments.
+        channels: Features of each level of both; a patch must be divisible by ``2 ** (len(channels) - 1)``.
+    """
+
+    def __init__(
+        self, spatial_dims: int, in_channels: int, out_channels: int, *, channels: tuple[int, ...] = (16, 32, 64, 128)
+    ) -> None:
+        super().__init__()
+        self.encoder = dynunet(spatial_dims, in_channels, out_channels, channels=channels, deep_supervision=False)
+        self.decoder = dynunet(spatial_dims, out_channels, in_channels, channels=channels, deep_supervision=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the logits ``[B, out_channels, …]`` of an image ``[B, in_channels, …]``."""
+        logits: Tensor = self.encoder(image)
+        return logits
+
+    def reconstruct(self, logits: Tensor) -> Tensor:
+        """Return the image ``[B, in_channels, …]`` that the soft segmentation, ``softmax(logits)``, tells."""
+        image: Tensor = self.decoder(logits.softmax(dim=1))
+        return image

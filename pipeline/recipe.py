@@ -164,6 +164,10 @@ class Recipe(Section):
     root: Path | None = Field(default=None, description="the folder that a list's paths are relative to")
     layout: Annotated[Layout, BeforeValidator(_as_choice)] = Layout()
     plugins: tuple[Path, ...] = Field(default=(), description="a list of Python files that register components")
+    segments: Annotated[int, Field(ge=2, le=250)] | None = Field(
+        default=None,
+        description="the number of segments of a training without labels, 2 to 250, or null to train on labels",
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         default=0, description="a whole number, the one source of randomness"
     )
@@ -185,6 +189,9 @@ class Recipe(Section):
     optimizer: Optimizer = Optimizer()
     objective: Annotated[tuple[Term, ...], Field(min_length=1)] = Field(
         description="a list of terms, each with its loss"
+    )
+    alternate: bool = Field(
+        default=False, description="true to update the weights for each term in turn, or false for all of them at once"
     )
 
     @field_validator("objective")

@@ -47,6 +47,13 @@ def same(first, second):
     )
 
 
+def test_an_epoch_is_one_pass_over_the_first_stream():
+    assert batches(labelled=5, sizes=(2, 3)).epoch_length == 3
+    assert batches(labelled=4, sizes=(2, 3)).epoch_length == 2
+    alone = StepBatches({"unlabelled": Stream(cases(7, "u"), 3, 1)}, read, sample_transforms((6, 6, 6), STRONG), 0)
+    assert alone.epoch_length == 3
+
+
 def test_a_step_holds_one_batch_of_each_stream():
     step = batches()[0]
     assert set(step) == {"labelled", "unlabelled"}

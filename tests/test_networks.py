@@ -7,6 +7,7 @@ OPTIONS = {
     "unet": {"channels": [4, 8, 8]},
     "dynunet": {"channels": [4, 4, 8, 8]},
     "segresnet": {"init_filters": 8, "blocks_down": [1, 1, 1], "blocks_up": [1, 1]},
+    "wnet": {"channels": [4, 4, 8]},
 }
 
 
@@ -86,3 +87,21 @@ def test_dropout_is_off_unless_asked_for(name, option):
 @pytest.mark.parametrize(("residual", "kind"), [(True, "UnetResBlock"), (False, "UnetBasicBlock")])
 def test_blocks_of_dynunet_are_residual_where_asked_for(residual, kind):
     assert kind in {type(module).__name__ for module in build("dynunet", residual=residual).modules()}
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_wnet_makes_an_image_of_the_soft_segmentation_alone(dimensions):
+    network, image = build("wnet", dimensions).eval(), torch.randn(2, 2, *(16,) * dimensions)
+    with torch.no_grad():
+        logits = network(image)
+        made = network.reconstruct(logits)
+        assert made.shape == image.shape
+        # A softmax does not know of a shift of all logits, and neither may the decoder.
+        torch.testing.assert_close(network.reconstruct(logits + 3), made, atol=1e-4, rtol=1e-3)
+        assert not torch.allclose(network.reconstruct(logits.flip(1)), made, atol=1e-2)
+
+
+def test_wnet_reconstructs_through_the_encoder():
+    network, image = build("wnet"), torch.randn(1, 2, 8, 8, 8)
+    network.reconstruct(network(image)).square().mean().backward()
+    assert [key for key, p in network.named_parameters() if p.grad is None or not (p.grad.abs().max() > 0)] == []

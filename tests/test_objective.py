@@ -170,3 +170,34 @@ def test_each_term_of_the_semisupervised_recipe_reaches_every_parameter(name, ne
 def test_unlabelled_term_of_the_semisupervised_recipe_needs_no_label():
     _, objective = shipped("ncut")
     assert objective.kinds_at(1.0) == {"unlabelled"}
+
+
+# What a network answers with
+
+
+class Remade(ImageLoss):
+    """The mean of the reconstruction."""
+
+    output = "reconstruction"
+
+    def forward(self, reconstruction, image, mask=None):
+        return reconstruction.mean()
+
+
+def test_term_judges_the_answer_that_its_loss_names():
+    terms = [Term("a", Pictured(), "unlabelled"), Term("b", Remade(), "unlabelled", 2.0)]
+    remade = {"unlabelled": torch.full((1, 1, 2, 2), 3.0)}
+    total, values = Objective(terms)(LOGITS, BATCHES, 0, remade)
+    assert {name: value.item() for name, value in values.items()} == {"a": 140, "b": 3}
+    assert total.item() == 146
+
+
+def test_objective_says_which_answers_it_judges():
+    objective = Objective([Term("a", Pictured(), "all"), Term("b", Remade(), "all", ramp=0.5)])
+    assert objective.outputs_at(0.0) == {"logits"}
+    assert objective.outputs_at(0.1) == {"logits", "reconstruction"}
+
+
+def test_parts_of_an_objective_have_one_term_each():
+    objective = Objective([Term("a", Pictured(), "all"), Term("b", Remade(), "all")])
+    assert [part.names for part in objective.parts()] == [("a",), ("b",)]

@@ -136,6 +136,11 @@ def test_a_step_s_samples_are_shared_where_unlabelled_scans_take_part(on, hardwa
     assert (plan.data.batch_size, plan.data.unlabelled_batch_size) == (expected, expected)
 
 
+def test_a_step_s_samples_are_all_unlabelled_where_there_are_segments_to_find():
+    plan = resolve(recipe(on=("all",), data={"dimensions": 3}, segments=4), MANY, CPU)
+    assert plan.data.unlabelled_batch_size == 4
+
+
 @pytest.mark.parametrize(
     ("hardware", "workers"),
     [(CPU, 0), (Hardware("cuda", True, 16), 8), (Hardware("cuda", True, 4), 3), (Hardware("cuda", True, 1), 0)],

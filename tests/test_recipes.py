@@ -18,7 +18,7 @@ def parse(path, *overrides):
 
 
 def test_there_are_recipes():
-    assert {path.name for path in RECIPES} >= {"supervised.yaml", "semisupervised.yaml"}
+    assert {path.name for path in RECIPES} >= {"supervised.yaml", "semisupervised.yaml", "unsupervised.yaml"}
     assert {path.suffix for path in CONFIGS.iterdir()} == {".yaml"}
 
 
@@ -66,3 +66,12 @@ def test_recipes_differ_in_their_objective_alone():
     assert shared == supervised.pop("objective")
     semi["data"].pop("unlabelled_batch_size")
     assert semi == supervised
+
+
+def test_unsupervised_recipe_takes_cut_and_reconstruction_in_turn_and_no_label():
+    recipe = parse(CONFIGS / "unsupervised.yaml", "dataset=d")
+    assert [term.loss for term in recipe.objective] == ["ncut", "reconstruction"]
+    assert {LOSSES[term.loss].reference for term in recipe.objective} == {"image"}
+    assert {term.on for term in recipe.objective} == {"all"}
+    assert recipe.alternate
+    assert recipe.segments

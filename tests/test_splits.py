@@ -110,3 +110,35 @@ def test_too_few_labels_to_teach_and_to_test_are_an_error(cases, message):
     assert (problem.where, problem.code) == ("data", "too-few-labels")
     assert message in problem.message
     assert "label one more scan" in problem.remedy
+
+
+# Where labels do not teach
+
+
+def test_masks_that_do_not_teach_validate_and_are_out_of_reach_of_the_training():
+    split = split_cases(MANY, 0.2, seed=3, labels_teach=False)
+    assert split.labelled == ()
+    assert len(split.unlabelled) == 16 + 3
+    assert all(case.label is None for case in split.unlabelled)
+    assert split.validation == split_cases(MANY, 0.2, seed=3).validation
+    assert all(case.label for case in split.validation)
+
+
+def test_dataset_without_masks_can_be_trained_on_where_labels_do_not_teach():
+    bare = dataset(*(case(f"u{n}", label=False) for n in range(3)))
+    assert split_cases(bare, 0.2, seed=0, labels_teach=False).as_dict() == {
+        "labelled": [],
+        "unlabelled": ["u0", "u1", "u2"],
+        "validation": [],
+    }
+
+
+def test_the_only_labelled_patient_validates_where_labels_do_not_teach():
+    few = dataset(case("a"), case("b", patient="a", label=False), case("u", label=False))
+    split = split_cases(few, 0.2, seed=0, labels_teach=False)
+    assert split.as_dict() == {"labelled": [], "unlabelled": ["u"], "validation": ["a"]}
+
+
+def test_nothing_to_train_on_is_refused_where_labels_do_not_teach():
+    with pytest.raises(UserError, match="no case is left to train on"):
+        split_cases(dataset(case("a")), 0.2, seed=0, labels_teach=False)

@@ -7,7 +7,7 @@ from torch import nn
 
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import UserError
-from pipeline.losses import LabelLoss, NCutLoss
+from pipeline.losses import LabelLoss, NCutLoss, ReconstructionLoss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.objective import Objective, Term
 from pipeline.networks import NETWORKS
@@ -32,7 +32,9 @@ def make_batch(cases=("a", "b"), size=(8, 8), labelled=True):
     return {"image": image, "label": label, "mask": torch.ones_like(image, dtype=torch.bool), "case": list(cases)}
 
 
-def make_step(network=None, terms=None, *, max_steps=10, precision=torch.float32, rate=1e-2, warmup=0.0, seed=0):
+def make_step(
+    network=None, terms=None, *, max_steps=10, precision=torch.float32, rate=1e-2, warmup=0.0, seed=0, alternate=False
+):
     torch.manual_seed(0)
     network = network or nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), nn.ReLU(), nn.Conv2d(4, 2, 1))
     return TrainingStep(
@@ -44,6 +46,7 @@ def make_step(network=None, terms=None, *, max_steps=10, precision=torch.float32
         precision,
         clip_norm=12.0,
         seed=seed,
+        alternate=alternate,
     )
 
 
@@ -216,6 +219,7 @@ OPTIONS = {
     "unet": {"channels": [4, 8, 8]},
     "dynunet": {"channels": [4, 4, 8, 8]},
     "segresnet": {"init_filters": 8, "blocks_down": [1, 1, 1], "blocks_up": [1, 1]},
+    "wnet": {"channels": [4, 4, 8]},
 }
 
 
@@ -229,3 +233,86 @@ def test_every_network_trains_a_step_of_both_kinds_of_scans(name, size):
     output = step(at(1), {"labelled": make_batch("ab", size), "unlabelled": make_batch("c", size, labelled=False)})
     assert set(output) == {"loss", "dice", "ncut"}
     assert not same(before, weights(step))
+
+
+# Terms in turn
+
+
+def make_wnet_step(*terms, ramp=0.0, alternate=True, **options):
+    torch.manual_seed(0)
+    network = NETWORKS.build("wnet", OPTIONS["wnet"], spatial_dims=2, in_channels=1, out_channels=3)
+    every = {
+        "ncut": Term("ncut", NCutLoss(radius=2), "all"),
+        "reconstruction": Term("reconstruction", ReconstructionLoss(), "all", 0.5, ramp),
+    }
+    return make_step(network, [every[term] for term in terms], alternate=alternate, **options)
+
+
+def changed(step, before):
+    """Parts of a W-Net of which every weight, or no weight, has changed."""
+    moved = {key: not torch.equal(before[key], value) for key, value in step.network.state_dict().items()}
+    parts = {part: {value for key, value in moved.items() if key.startswith(part)} for part in ("encoder", "decoder")}
+    return {part: values.pop() if len(values) == 1 else values for part, values in parts.items()}
+
+
+UNLABELLED = {"unlabelled": make_batch("ab", labelled=False)}
+
+
+def test_cut_updates_the_encoder_alone():
+    step = make_wnet_step("ncut", "reconstruction", ramp=1.0)  # At the first step the second term weighs nothing.
+    before = weights(step)
+    assert set(step(at(1), UNLABELLED)) == {"loss", "ncut"}
+    assert changed(step, before) == {"encoder": True, "decoder": False}
+
+
+def test_reconstruction_updates_encoder_and_decoder():
+    step = make_wnet_step("reconstruction")
+    before = weights(step)
+    assert set(step(at(1), UNLABELLED)) == {"loss", "reconstruction"}
+    assert changed(step, before) == {"encoder": True, "decoder": True}
+
+
+def test_terms_in_turn_are_the_updates_one_after_the_other():
+    both = make_wnet_step("ncut", "reconstruction")
+    output = both(at(1), UNLABELLED)
+    apart = make_wnet_step("ncut")
+    first = apart(at(1), UNLABELLED)
+    apart.objective = make_wnet_step("reconstruction").objective
+    second = apart(at(1), UNLABELLED)
+    assert same(weights(both), weights(apart))
+    assert output["ncut"] == first["ncut"]
+    assert output["reconstruction"] == second["reconstruction"]
+    assert output["loss"] == pytest.approx(output["ncut"] + 0.5 * output["reconstruction"])
+
+
+def test_terms_at_once_are_one_update_of_their_sum():
+    at_once, in_turn = (make_wnet_step("ncut", "reconstruction", alternate=value) for value in (False, True))
+    output, other = at_once(at(1), UNLABELLED), in_turn(at(1), UNLABELLED)
+    assert output["ncut"] == other["ncut"]
+    # The second update in turn meets an encoder that the first has changed.
+    assert output["reconstruction"] != other["reconstruction"]
+    assert at_once.optimizer.state_dict()["state"][0]["step"] == 1
+    assert in_turn.optimizer.state_dict()["state"][0]["step"] == 2
+
+
+def test_decoder_works_for_a_reconstruction_alone():
+    seen = []
+    step = make_wnet_step("ncut", "reconstruction", ramp=0.5)
+    step.network.decoder.register_forward_hook(lambda *_: seen.append(1))
+    step(at(1), UNLABELLED)
+    assert seen == []
+    step(at(2), UNLABELLED)
+    assert seen == [1]
+
+
+def test_training_in_turn_resumes_to_the_last_bit(tmp_path):
+    def run(step, first, last):
+        for n in range(first, last + 1):
+            step(at(n), UNLABELLED)
+        return step
+
+    whole = run(make_wnet_step("ncut", "reconstruction"), 1, 5)
+    torch.save(run(make_wnet_step("ncut", "reconstruction"), 1, 2).state_dict(), tmp_path / "state.pt")
+    resumed = make_wnet_step("ncut", "reconstruction")
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert same(weights(run(resumed, 3, 5)), weights(whole))

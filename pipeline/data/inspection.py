@@ -80,6 +80,11 @@ class CaseFacts:
     content: str = ""
     stamps: tuple[tuple[int, ...], ...] = ()
 
+    def without_mask(self) -> CaseFacts:
+        """Return what the scan alone tells."""
+        scan = tuple(replace(channel, foreground=None) for channel in self.intensities)
+        return replace(self, label_voxels=None, intensities=scan)
+
 
 def case_files(case: Case) -> tuple[Path, ...]:
     """Return the files of a case: its images, then its label."""

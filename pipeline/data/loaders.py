@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,12 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         seed: int,
     ) -> None:
         self.streams, self.read, self.transforms, self.seed = dict(streams), read, transforms, seed
+
+    @property
+    def epoch_length(self) -> int:
+        """Steps of one pass over the cases of the first stream."""
+        first = next(iter(self.streams.values()))
+        return math.ceil(len(first.cases) / first.batch_size)
 
     def __getitem__(self, step: int) -> dict[str, dict[str, Any]]:
         return {name: self._batch(stream, step) for name, stream in self.streams.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ class Split:
 
     Attributes:
         labelled: Training cases with a mask.
-        unlabelled: Training cases without one.
+        unlabelled: Training cases without one, or whose mask no one is to learn from.
         validation: Cases with a mask that no weight is ever learnt from.
     """
 
@@ -33,7 +33,7 @@ class Split:
         return {name: [case.id for case in getattr(self, name)] for name in self.__dataclass_fields__}
 
 
-def split_cases(dataset: Dataset, fraction: float, seed: int) -> Split:
+def split_cases(dataset: Dataset, fraction: float, seed: int, *, labels_teach: bool = True) -> Split:
     """Split a dataset by its own ``validation`` list or, without one, by a seeded draw of labelled patients.
 
     No patient is on both sides: scans of a held-out patient are not trained on, labelled or not.
@@ -42,28 +42,35 @@ def split_cases(dataset: Dataset, fraction: float, seed: int) -> Split:
         dataset: The dataset.
         fraction: Share of labelled patients to hold out; at least one is, and at least one is not.
         seed: Of the draw.
+        labels_teach: Whether masks are learnt from. Where they are not, masks only validate: training cases lose
+            theirs, so that nothing can look at it, and a dataset without any mask has no validation cases.
 
     Raises:
-        UserError: Nothing labelled is left to train on, or nothing to validate on.
+        UserError: Nothing is left to train on, or, where labels teach, nothing to validate on.
     """
     training = [case for case in dataset.cases if case.role in (None, "training")]
     validation = tuple(case for case in dataset.cases if case.role == "validation")
     if not validation:
-        held_out = _draw_patients(dataset, [case for case in training if case.label], fraction, seed)
-        validation = tuple(case for case in training if case.label and case.patient in held_out)
+        labelled = [case for case in training if case.label]
+        held_out = _draw_patients(dataset, labelled, fraction, seed, to_teach=1 if labels_teach else 0)
+        validation = tuple(case for case in labelled if case.patient in held_out)
     tested = {case.patient for case in validation}
     kept = [case for case in training if case.patient not in tested]
+    if not labels_teach:
+        kept = [replace(case, label=None) for case in kept]
     split = Split(tuple(c for c in kept if c.label), tuple(c for c in kept if not c.label), validation)
-    if not split.labelled:
+    if labels_teach and not split.labelled:
         raise _too_few(dataset, "no labelled case is left to train on")
+    if not kept:
+        raise _too_few(dataset, "no case is left to train on")
     return split
 
 
-def _draw_patients(dataset: Dataset, labelled: list[Case], fraction: float, seed: int) -> set[str]:
+def _draw_patients(dataset: Dataset, labelled: list[Case], fraction: float, seed: int, to_teach: int) -> set[str]:
     patients = sorted({case.patient for case in labelled})
-    if len(patients) < 2:
+    if len(patients) < 2 * to_teach:
         raise _too_few(dataset, f"{len(patients)} labelled patient(s), and one must be held out to validate on")
-    count = min(max(1, round(fraction * len(patients))), len(patients) - 1)
+    count = min(max(1, round(fraction * len(patients))), len(patients) - to_teach)
     return {patients[i] for i in np.random.default_rng([seed, 0x5711]).permutation(len(patients))[:count]}
 
 

@@ -1,4 +1,4 @@
-"""One step of training: a labelled and perhaps an unlabelled batch in, one update of the weights out."""
+"""One step of training: a labelled and perhaps an unlabelled batch in, an update of the weights out."""
 
 from __future__ import annotations
 
@@ -53,6 +53,8 @@ class TrainingStep:
         precision: Type of the network's arithmetic; float32 switches autocast off.
         clip_norm: Largest norm of the gradient.
         seed: Of whatever the network draws at random, such as dropout.
+        alternate: Whether each term of the objective has a forward pass and an update of its own, in their order, as
+            W-Net is trained; else one update follows from their sum. A weight without a gradient stays as it is.
     """
 
     network: nn.Module
@@ -63,6 +65,7 @@ class TrainingStep:
     precision: torch.dtype
     clip_norm: float
     seed: int
+    alternate: bool = False
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,11 +77,11 @@ class TrainingStep:
         return next(self.network.parameters()).device
 
     def __call__(self, engine: Engine, batches: dict[str, Batch]) -> dict[str, float]:
-        """Update the weights once; return the total as ``loss`` and each term's own value by its name.
+        """Update the weights; return the total as ``loss`` and each term's own value by its name.
 
         Raises:
-            UserError: The total or its gradient is NaN or infinite; the weights stay as they were. It names the cases
-                of the batch.
+            UserError: The total or its gradient is NaN or infinite; that update is not made. It names the cases of the
+                batch.
         """
         step = engine.state.iteration
         progress = (step - 1) / self.max_steps
@@ -88,8 +91,15 @@ class TrainingStep:
             # A warm-up that began at 0 would waste the first step.
             group["lr"] = self.schedule(max(progress, 1 / self.max_steps))
         self.network.train()
+        output = {"loss": 0.0}
+        for objective in self.objective.parts() if self.alternate else (self.objective,):
+            update = self._update(objective, batches, step, progress)
+            output |= update | {"loss": output["loss"] + update["loss"]}
+        return output
+
+    def _update(self, objective: Objective, batches: dict[str, Batch], step: int, progress: float) -> dict[str, float]:
         self.optimizer.zero_grad(set_to_none=True)
-        total, values = self.losses(batches, progress)
+        total, values = self.losses(objective, batches, progress)
         if not values:  # Every term is still at the foot of its ramp.
             return {"loss": 0.0}
         if not math.isfinite(float(total.detach())):
@@ -104,13 +114,19 @@ class TrainingStep:
         self.scaler.update()
         return {"loss": float(total.detach())} | {name: float(value) for name, value in values.items()}
 
-    def losses(self, batches: dict[str, Batch], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the objective's total and terms; batches that no term looks at cost nothing."""
-        kinds = self.objective.kinds_at(progress)
+    def losses(
+        self, objective: Objective, batches: dict[str, Batch], progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return an objective's total and terms; batches and answers that no term looks at cost nothing."""
+        kinds = objective.kinds_at(progress)
         used = {kind: _to_device(batch, self._device) for kind, batch in batches.items() if kind in kinds}
         with torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32):
             logits = {kind: self.network(batch["image"]) for kind, batch in used.items()}
-        return self.objective(logits, used, progress)
+            reconstructions: dict[str, Tensor] = {}
+            if "reconstruction" in objective.outputs_at(progress):
+                reconstruct: Any = self.network.reconstruct
+                reconstructions = {kind: reconstruct(answer) for kind, answer in logits.items()}
+        return objective(logits, used, progress, reconstructions)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next update depends on."""

@@ -5,5 +5,15 @@ from pipeline.losses.base import LOSSES, ImageLoss, LabelLoss
 from pipeline.losses.class_mean_ncut import ClassMeanNCutLoss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.ncut import NCutLoss
+from pipeline.losses.reconstruction import ReconstructionLoss
 
-__all__ = ["LOSSES", "BalancedCELoss", "ClassMeanNCutLoss", "DiceLoss", "ImageLoss", "LabelLoss", "NCutLoss"]
+__all__ = [
+    "LOSSES",
+    "BalancedCELoss",
+    "ClassMeanNCutLoss",
+    "DiceLoss",
+    "ImageLoss",
+    "LabelLoss",
+    "NCutLoss",
+    "ReconstructionLoss",
+]

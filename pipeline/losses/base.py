@@ -14,7 +14,7 @@ from pipeline.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.types import Reference
+    from pipeline.types import Output, Reference
 
 LOSSES = Registry("loss", "Terms of an objective: logits in, one number out.")
 
@@ -23,6 +23,8 @@ Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 class SegmentationLoss(_Loss):
     """Base of all losses: reads logits as class probabilities.
+
+    A loss says what it is compared with, ``reference``, and which of the network's answers it judges, ``output``.
 
     Args:
         softmax: Whether the input is logits; False where probabilities are given.
@@ -33,6 +35,7 @@ class SegmentationLoss(_Loss):
     """
 
     reference: ClassVar[Reference]
+    output: ClassVar[Output] = "logits"
 
     def __init__(self, *, softmax: bool = True, reduction: Reduction = "mean") -> None:
         if reduction not in get_args(Reduction):
@@ -49,7 +52,7 @@ class SegmentationLoss(_Loss):
         Raises:
             ValueError: The logits are not ``[B, K, H, W]`` or ``[B, K, H, W, D]``.
         """
-        wide = _widen(logits)
+        wide = widen(logits)
         if wide.shape[1] == 1:
             foreground = wide.sigmoid() if self.softmax else wide
             return torch.cat([1 - foreground, foreground], dim=1)
@@ -67,7 +70,7 @@ class SegmentationLoss(_Loss):
         if not self.softmax:
             given = self.probabilities(logits)
             return given.clamp(min=torch.finfo(given.dtype).tiny).log()
-        wide = _widen(logits)
+        wide = widen(logits)
         if wide.shape[1] == 1:
             return torch.cat([F.logsigmoid(-wide), F.logsigmoid(wide)], dim=1)
         return wide.log_softmax(dim=1)
@@ -159,10 +162,15 @@ class ImageLoss(SegmentationLoss):
         if image.ndim != p.ndim or image.shape[0] != batch or list(image.shape[2:]) != size:
             given, expected = tuple(image.shape), ", ".join(map(str, [batch, "C", *size]))
             raise ValueError(f"the image has shape {given}; expected ({expected}), as the logits have")
-        inside = self._read_mask(mask, p)
+        inside = self.read_mask(mask, p)
         return p.where(inside, 0), image.detach().to(p.dtype).where(inside, 0), inside
 
-    def _read_mask(self, mask: Tensor | None, like: Tensor) -> Tensor:
+    def read_mask(self, mask: Tensor | None, like: Tensor) -> Tensor:
+        """Return the boolean mask ``[B, 1, ...]``, True everywhere where none is given.
+
+        Raises:
+            ValueError: The mask does not have the shape of ``like`` ``[B, K, ...]``.
+        """
         batch, _, *size = like.shape
         shapes = [(batch, 1, *size), (batch, *size)]
         if mask is None:
@@ -179,7 +187,12 @@ def require_positive(**options: float) -> None:
             raise ValueError(f"{name} is {value!r}; expected a finite number above 0")
 
 
-def _widen(logits: Tensor) -> Tensor:
+def widen(logits: Tensor) -> Tensor:
+    """Return a network's answer in float32 or wider.
+
+    Raises:
+        ValueError: It is not ``[B, K, H, W]`` or ``[B, K, H, W, D]``.
+    """
     if logits.ndim not in (4, 5):
         given = tuple(logits.shape)
         raise ValueError(f"logits have shape {given}; expected [B, K, H, W] or [B, K, H, W, D]")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.losses.base import SegmentationLoss
-    from pipeline.types import Scans
+    from pipeline.types import Output, Scans
 
 Batch = dict[str, Any]
 
@@ -64,8 +64,20 @@ class Objective:
         scans = {term.on for term in self.terms if term.weight_at(progress) > 0}
         return frozenset({"labelled", "unlabelled"} if "all" in scans else scans)
 
+    def outputs_at(self, progress: float) -> frozenset[Output]:
+        """Return which of a network's answers any term with a weight above 0 judges: ``logits``, ``reconstruction``."""
+        return frozenset(term.loss.output for term in self.terms if term.weight_at(progress) > 0)
+
+    def parts(self) -> tuple[Objective, ...]:
+        """Return one objective a term, for a training that takes the terms in turn."""
+        return tuple(Objective([term]) for term in self.terms)
+
     def __call__(
-        self, logits: Mapping[str, Tensor], batches: Mapping[str, Batch], progress: float
+        self,
+        logits: Mapping[str, Tensor],
+        batches: Mapping[str, Batch],
+        progress: float,
+        reconstructions: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total and each term's own value before its weight.
 
@@ -75,14 +87,17 @@ class Objective:
             logits: By kind of scan, ``[B, K, …]`` or with heads ``[B, heads, K, …]``.
             batches: By kind of scan, each with ``image``, ``label`` and ``mask``.
             progress: Share of the training that is done.
+            reconstructions: By kind of scan, ``[B, C, …]``; needed where a term judges them.
         """
+        answers = {"logits": logits, "reconstruction": reconstructions or {}}
         values: dict[str, Tensor] = {}
         total = next(iter(logits.values()), torch.empty(0)).new_zeros((), dtype=torch.float32)
         for term in self.terms:
-            kinds = [kind for kind in ("labelled", "unlabelled") if term.on in (kind, "all") and kind in logits]
+            given = answers[term.loss.output]
+            kinds = [kind for kind in ("labelled", "unlabelled") if term.on in (kind, "all") and kind in given]
             weight = term.weight_at(progress)
             if kinds and weight > 0:
-                value = _evaluate(term.loss, [logits[kind] for kind in kinds], [batches[kind] for kind in kinds])
+                value = _evaluate(term.loss, [given[kind] for kind in kinds], [batches[kind] for kind in kinds])
                 total = total + weight * value
                 values[term.name] = value.detach()
         return total, values

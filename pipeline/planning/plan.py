@@ -62,7 +62,8 @@ def resolve(recipe: Recipe, index: Index, hardware: Hardware) -> Recipe:
     spacing = _or_auto(data.spacing_mm, lambda: choose_spacing(facts, orientation)[:axes])
     shape = median_shape(facts, orientation, spacing)[:axes]
     samples, limit = _budget(axes, hardware)
-    semi = any(term.on != "labelled" and term.weight > 0 for term in recipe.objective)
+    # Where there are segments to find, every scan is unlabelled, and one batch has the whole step.
+    semi = recipe.segments is None and any(term.on != "labelled" and term.weight > 0 for term in recipe.objective)
     share = max(1, samples // 2 if semi else samples)
     choices: dict[str, Any] = {
         "dimensions": axes,

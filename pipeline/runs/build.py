@@ -68,16 +68,30 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
     """
     network, choice = build_network(recipe, task), recipe.optimizer
     _refuse_patch(network, recipe, len(task.channels))
+    objective = build_objective(recipe)
+    _refuse_outputs(network, recipe, objective)
     return TrainingStep(
         network,
-        build_objective(recipe),
+        objective,
         torch.optim.AdamW(network.parameters(), lr=choice.learning_rate, weight_decay=choice.weight_decay),
         Schedule(choice.learning_rate, choice.warmup),
         recipe.max_steps,
         precision_of(recipe),
         choice.clip_norm,
         recipe.seed,
+        recipe.alternate,
     )
+
+
+def _refuse_outputs(network: torch.nn.Module, recipe: Recipe, objective: Objective) -> None:
+    message = f"judges a reconstruction, and the network {recipe.network.name} makes none"
+    problems = [
+        Problem(f"objective.{n}.loss", "no-decoder", f"{term.name} {message}", "use network=wnet, or leave it out")
+        for n, term in enumerate(objective.terms)
+        if term.loss.output == "reconstruction" and not hasattr(network, "reconstruct")
+    ]
+    if problems:
+        raise UserError("The objective does not fit the network.", problems)
 
 
 def _refuse_patch(network: torch.nn.Module, recipe: Recipe, channels: int) -> None:
@@ -114,7 +128,9 @@ def _first_line(error: Exception) -> str:
 def build_batches(recipe: Recipe, split: Split, cache: Cache) -> StepBatches:
     """Build the batches of all steps; unlabelled ones only where a term of the objective looks at them."""
     data = recipe.data
-    streams = {"labelled": Stream(split.labelled, resolved(data.batch_size), 1)}
+    streams = {}
+    if split.labelled:
+        streams["labelled"] = Stream(split.labelled, resolved(data.batch_size), 1)
     if split.unlabelled and any(term.on != "labelled" and term.weight > 0 for term in recipe.objective):
         streams["unlabelled"] = Stream(split.unlabelled, resolved(data.unlabelled_batch_size), 2)
     strength = Strength(**recipe.augmentation.model_dump())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__, config
 from pipeline.data import nifti
@@ -19,6 +19,7 @@ from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
 from pipeline.runs.checking import check_dataset, progress
 from pipeline.runs.models import CONFIG, INDEX, SPLIT, channel_problem, load_model
+from pipeline.runs.segments import MATCHED, describe, labels_of, match
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,19 @@ if TYPE_CHECKING:
     from pipeline.data.check import Index
     from pipeline.engines.predictor import Predictor
     from pipeline.types import Case, CaseResult, Task
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Cases that were predicted and scored.
+
+    Attributes:
+        results: One a class of a case.
+        matching: How segments were matched to labels, as ``summary.json`` has it; empty for a run that learnt labels.
+    """
+
+    results: list[CaseResult]
+    matching: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,20 +69,23 @@ def validate(run: Path, source: Path | None = None, which: Which = "last", plugi
     """
     model = load_model(run, which, plugins)
     dataset = _validation_dataset(run, source)
-    index = check_dataset(replace(dataset, labels=model.task.labels))
+    segments = model.recipe.segments is not None
+    # Segments have names of their own: what they are scored against, the dataset says.
+    index = check_dataset(dataset if segments else replace(dataset, labels=model.task.labels))
     _refuse_channels(index, model.task)
-    task = replace(model.task, ignore=index.ignore)
+    truth = labels_of(index) if segments else replace(model.task, ignore=index.ignore)
     if source is None:
         _refuse_changed(run, index)
         chose = ("These cases chose this checkpoint: its figures flatter. Those of `last` do not.",)
         notes, folder = (chose, run / "validation" / "best") if which == "best" else ((), run)
-        return write_scores(folder, score(model.predictor, dataset.cases, task), which, model.step, notes)
+        scored = score(model.predictor, dataset.cases, truth, matched=segments)
+        return write_scores(folder, scored, which, model.step, notes)
     cases = _unseen(run, index)
     left_out = len(dataset.cases) - len(cases)
     notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
     place = source.resolve()
     folder = run / "validation" / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
-    return write_scores(folder, score(model.predictor, cases, task), which, model.step, notes)
+    return write_scores(folder, score(model.predictor, cases, truth, matched=segments), which, model.step, notes)
 
 
 def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
@@ -100,6 +117,9 @@ def _validation_dataset(run: Path, source: Path | None) -> Dataset:
                 Problem(name, "case-gone", f"is no longer in {dataset.source}", "bring it back") for name in missing
             ]
             raise UserError("The run's validation cases are not all there.", problems)
+        if not wanted:
+            message, remedy = "has no labelled case of its own", "name a dataset with labels: --dataset DATASET"
+            raise UserError("There is nothing to validate on.", [Problem(str(run), "no-labels", message, remedy)])
         return replace(dataset, cases=tuple(case for case in dataset.cases if case.id in wanted))
     dataset = open_dataset(source)
     held_out = tuple(case for case in dataset.cases if case.role == "validation")
@@ -131,23 +151,33 @@ def _refuse_channels(index: Index, task: Task) -> None:
         raise UserError("The scans do not fit the model.", problems)
 
 
-def score(predictor: Predictor, cases: Sequence[Case], task: Task) -> list[CaseResult]:
-    """Predict and score cases on their own grids."""
+def score(predictor: Predictor, cases: Sequence[Case], truth: Task, *, matched: bool) -> Scored:
+    """Predict and score cases on their own grids.
+
+    Args:
+        predictor: Answers with the labels of the masks, or with segments.
+        cases: With masks.
+        truth: What the masks tell.
+        matched: Whether the predictor answers with segments, which are first matched to the labels of these cases.
+    """
+    matching = {}
+    if matched:
+        predictor, matches = match(predictor, cases, truth)
+        matching = describe(matches, truth)
     device = next(predictor.network.parameters()).device
-    evaluator = SegmentationEvaluator(predictor, cases, task.labels, device, task.ignore)
+    evaluator = SegmentationEvaluator(predictor, cases, truth.labels, device, truth.ignore)
     evaluator.run()
-    return evaluator.results
+    return Scored(evaluator.results, matching)
 
 
-def write_scores(
-    folder: Path, results: list[CaseResult], which: Which, step: int, notes: tuple[str, ...] = ()
-) -> Scores:
+def write_scores(folder: Path, scored: Scored, which: Which, step: int, notes: tuple[str, ...] = ()) -> Scores:
     """Write ``cases.csv`` and ``summary.json`` into a folder."""
+    notes += (MATCHED,) if scored.matching else ()
     folder.mkdir(parents=True, exist_ok=True)
-    summary = summarise(results)
-    write_cases_csv(folder / "cases.csv", results)
+    summary = summarise(scored.results)
+    write_cases_csv(folder / "cases.csv", scored.results)
     about = {"checkpoint": which, "step": step, "notes": list(notes), "version": __version__}
-    write_json(folder / "summary.json", about | summary.as_dict())
+    write_json(folder / "summary.json", about | scored.matching | summary.as_dict())
     return Scores(summary, folder, notes)
 
 

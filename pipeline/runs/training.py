@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +28,9 @@ from pipeline.reports.summary import summarise
 from pipeline.runs import build
 from pipeline.runs.checking import PROGRESS, check, progress
 from pipeline.runs.models import CONFIG, INDEX, SPLIT
-from pipeline.runs.scoring import Scores, score, validate, write_scores
+from pipeline.runs.scoring import Scored, Scores, score, validate, write_scores
+from pipeline.runs.segments import labels_of, task_of
 from pipeline.strict_yaml import read_yaml
-from pipeline.types import CaseResult, Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,14 +55,19 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return config.parse(raw, str(path), LOSSES, NETWORKS)
 
 
-def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Scores:
+def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Scores | None:
     """Check the dataset, train, and validate the last weights.
+
+    A recipe with ``segments`` learns from no mask, and where the dataset has none, there is nothing to validate on.
 
     Args:
         recipe: What to do.
         run: The run's folder: ``config.yaml``, ``split.json``, ``index.json``, ``history.csv``, ``validation.csv``,
             ``checkpoints/``, ``cache/``, ``cases.csv``, ``summary.json``.
         resume: Go on with the run that is there; starts one where there is none.
+
+    Returns:
+        The scores of the last weights; None without a validation case.
 
     Raises:
         UserError: The recipe or the dataset has problems, or the folder holds a run and ``resume`` is off, or the run
@@ -74,18 +78,20 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Scores:
         raise UserError("Nothing was started.", [Problem(str(run), "run-exists", "this folder holds a run", remedy)])
     known = read_facts(run / INDEX) if resume and (run / INDEX).exists() else {}
     index = check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options, known)
-    split = split_cases(index.dataset, recipe.data.validation_fraction, recipe.seed)
+    labels_teach = recipe.segments is None
+    split = split_cases(index.dataset, recipe.data.validation_fraction, recipe.seed, labels_teach=labels_teach)
     _refuse_unfit(recipe, index, split)
     taught = [case.id for case in split.labelled + split.unlabelled]
     # Held-out cases choose nothing, not even the size of a patch.
-    visible = replace(index, facts={name: index.facts[name] for name in taught})
+    facts = {name: index.facts[name] if labels_teach else index.facts[name].without_mask() for name in taught}
+    visible = replace(index, facts=facts)
     recipe = _absolute(resolve(recipe, visible, find_hardware(recipe.device)))
     training = _Training(run, recipe, index, split)
     training.open_folder()
     if training.done < recipe.max_steps:
         training.run_to_end()
-        return write_scores(run, training.results, "last", training.done)
-    return validate(run)
+        return write_scores(run, training.scored, "last", training.done) if training.scored else None
+    return validate(run) if split.validation else None
 
 
 def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
@@ -97,7 +103,7 @@ def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
         for n, term in enumerate(recipe.objective)
         if term.on == "unlabelled" and not split.unlabelled
     ]
-    if len(index.labels) < 2:
+    if len(index.labels) < 2 and recipe.segments is None:
         source = str(index.dataset.source)
         problems.append(Problem(source, "no-foreground", "every mask is empty", "give masks with values above 0"))
     if problems:
@@ -124,10 +130,10 @@ class _Training:
     split: Split
     done: int = 0
     best: float | None = None
-    results: list[CaseResult] = field(default_factory=list)
+    scored: Scored | None = None
 
     def __post_init__(self) -> None:
-        self.task = Task(self.index.labels, self.index.channels, self.index.ignore)
+        self.task = task_of(self.recipe, self.index)
         self.step = build.build_step(self.recipe, self.task)
 
     def open_folder(self) -> None:
@@ -173,7 +179,7 @@ class _Training:
             step=self.step,
             loader=step_loader(batches, self.done, recipe.max_steps, workers, pinned),
             max_steps=recipe.max_steps,
-            epoch_length=math.ceil(len(self.split.labelled) / build.resolved(recipe.data.batch_size)),
+            epoch_length=batches.epoch_length,
             device=torch.device(recipe.device),
             handlers=self._handlers(),
             done=self.done,
@@ -187,19 +193,21 @@ class _Training:
     def _handlers(self) -> list[Any]:
         bar = ProgressBar(PROGRESS, self.recipe.max_steps)
         validations = CsvLog(self.run / "validation.csv", ["step", "mean_dice"], self.done)
+        validate = EveryNSteps(self.recipe.validate_every, lambda step: self._validate(step, validations, bar))
         handlers: list[Any] = [
             History(CsvLog(self.run / "history.csv", ["step", "loss", *self.step.objective.names], self.done)),
             bar,
             # Validation first: a checkpoint of the same step then knows the best score.
-            EveryNSteps(self.recipe.validate_every, lambda step: self._validate(step, validations, bar)),
+            *([validate] if self.split.validation else []),
             EveryNSteps(self.recipe.checkpoint_every, lambda step: self._save("last", step)),
         ]
         return handlers + (tensorboard_handlers(self.run / "tensorboard") if self.recipe.tensorboard else [])
 
     def _validate(self, step: int, log: CsvLog, bar: ProgressBar) -> None:
         predictor = build.build_predictor(self.recipe, self.task, self.step.network)
-        self.results = score(predictor, self.split.validation, self.task)
-        mean = summarise(self.results).mean_dice
+        matched = self.recipe.segments is not None
+        self.scored = score(predictor, self.split.validation, labels_of(self.index), matched=matched)
+        mean = summarise(self.scored.results).mean_dice
         log.append({"step": step, "mean_dice": mean})
         bar.report(step, mean)
         if mean is not None and (self.best is None or mean > self.best):

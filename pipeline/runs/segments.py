@@ -1,0 +1,69 @@
+"""Runs that train without labels: what their segments are called, and which labels they are scored as."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data import nifti
+from pipeline.metrics.matching import match_segments
+from pipeline.types import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.data.check import Index
+    from pipeline.engines.predictor import Predictor
+    from pipeline.metrics.matching import SegmentMatch
+    from pipeline.recipe import Recipe
+    from pipeline.types import Case
+
+MATCHED = (
+    "The segments were matched to the labels of these very cases: the figures say how well segments fit labels once "
+    "somebody has named them, and flatter."
+)
+
+
+def labels_of(index: Index) -> Task:
+    """Return what the masks of a dataset tell."""
+    return Task(index.labels, index.channels, index.ignore)
+
+
+def task_of(recipe: Recipe, index: Index) -> Task:
+    """Return what a run is to find: the dataset's labels or, where it trains without them, segments 1 to K.
+
+    No segment has the value 0, since none is known to be background.
+    """
+    if recipe.segments is None:
+        return labels_of(index)
+    return Task({value: f"segment {value}" for value in range(1, recipe.segments + 1)}, index.channels)
+
+
+def match(predictor: Predictor, cases: Sequence[Case], truth: Task) -> tuple[Predictor, list[SegmentMatch]]:
+    """Match a predictor's segments to the labels of cases, and return one that answers with these labels.
+
+    Voxels that nobody has annotated count nowhere. A segment without a label counts as background. The cases are
+    predicted once here and again when they are scored: keeping the label maps of all of them would take more memory
+    than a network.
+    """
+    pairs = ((_truth_of(case), predictor(case.images)) for case in cases)
+    matches = match_segments(pairs, [value for value in truth.labels if value != truth.ignore], predictor.label_values)
+    return replace(predictor, label_values=tuple(match.label or 0 for match in matches)), matches
+
+
+def _truth_of(case: Case) -> Any:
+    if case.label is None:
+        raise ValueError(f"case {case.id} has no label to be matched with")
+    return nifti.load(case.label).labels
+
+
+def describe(matches: Sequence[SegmentMatch], truth: Task) -> dict[str, Any]:
+    """Return a matching as ``summary.json`` has it; what is null in it has a reason of the same name."""
+    return {"matched": True, "segments": [asdict(match) | _name(match, truth) for match in matches]}
+
+
+def _name(match: SegmentMatch, truth: Task) -> dict[str, Any]:
+    if match.label is not None:
+        return {"name": truth.labels[match.label], "reasons": {}}
+    why = "no label is left for it; it counts as background" if match.voxels else "it is in no case"
+    return {"name": None, "reasons": dict.fromkeys(("label", "overlap", "name"), why)}
