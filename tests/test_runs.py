@@ -234,6 +234,7 @@ def test_best_checkpoint_is_that_of_the_best_validation(trained):
 @pytest.mark.parametrize(("scores", "best"), [([None, 0.2, None], 2), ([0.3, None, 0.2], 1), ([0.1, 0.1, 0.4], 3)])
 def test_validation_without_a_score_never_makes_the_best_checkpoint(dataset, tmp_path, monkeypatch, scores, best):
     from pipeline.runs import training
+    from pipeline.runs.scoring import Scored
     from pipeline.types import CaseResult
 
     left = iter(scores)
@@ -242,7 +243,7 @@ def test_validation_without_a_score_never_makes_the_best_checkpoint(dataset, tmp
         dice = next(left)
         outcome = "absent" if dice is None else "scored"
         row = {"case": "a", "label": 1, "name": "organ", "dice": dice, "outcome": outcome}
-        return [CaseResult(**row, voxels_truth=1, voxels_predicted=1)]
+        return Scored([CaseResult(**row, voxels_truth=1, voxels_predicted=1)])
 
     monkeypatch.setattr(training, "score", score)
     run = train(tmp_path, dataset, "run", "max_steps=3", "validate_every=1", objective=SUPERVISED)
