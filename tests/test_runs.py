@@ -239,7 +239,7 @@ def test_validation_without_a_score_never_makes_the_best_checkpoint(dataset, tmp
 
     left = iter(scores)
 
-    def score(*_):
+    def score(*_, **__):
         dice = next(left)
         outcome = "absent" if dice is None else "scored"
         row = {"case": "a", "label": 1, "name": "organ", "dice": dice, "outcome": outcome}
