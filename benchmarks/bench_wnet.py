@@ -105,7 +105,7 @@ def _datasets(options: argparse.Namespace) -> list[tuple[str, Path, float]]:
 
 def _wnet(data: str, seed: int, run: Path) -> Outcome:
     summary = json.loads((run / "summary.json").read_text())
-    dice = {row["name"]: row["mean"] for row in summary["classes"]}
+    dice = {row["name"]: row["metrics"]["dice"]["mean"] for row in summary["classes"]}
     voxels = [row["voxels"] for row in summary["segments"]]
     return _outcome(data, "W-Net", seed, dice, summary["mean_dice"], voxels)
 
@@ -160,7 +160,7 @@ def _score(
         for result in score_case(case.id, mask.labels, names[segments], labels, mask.spacing_mm)
     ]
     summary = summarise(results)
-    dice = {row.name: row.mean or 0.0 for row in summary.classes}
+    dice = {row.name: row.metrics["dice"].mean or 0.0 for row in summary.classes}
     return _outcome(data, method, seed, dice, summary.mean_dice or 0.0, [match.voxels for match in matches])
 
 

@@ -137,7 +137,7 @@ def test_scores_are_those_of_the_segments_once_renamed(run, place, phantom):
     for row in summary["classes"]:
         both = np.sum((truth == row["label"]) & (renamed == row["label"]))
         size = np.sum(truth == row["label"]) + np.sum(renamed == row["label"])
-        assert row["mean"] == pytest.approx(2 * both / size)
+        assert row["metrics"]["dice"]["mean"] == pytest.approx(2 * both / size)
 
 
 def test_validation_elsewhere_is_matched_there(run, place):
