@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from pipeline.metrics.lesions import count_lesions
-from pipeline.metrics.overlap import Overlap, encode, joint_counts
+from pipeline.metrics.overlap import Overlap, chunks, encode, joint_counts
 from pipeline.metrics.surface import flat_axes, surface_distances
 from pipeline.types import CaseResult
 
@@ -165,13 +165,13 @@ def _encoded(truth: Labels, prediction: Labels, known: Counts, ignore: int | Non
 
 
 def _foreground_box(truth: Labels, prediction: Labels) -> Box:
-    """Look at one plane after the other, so that no copy of the whole is made."""
+    """Look at a few planes at a time, so that no copy of the whole is made."""
     planes: Mask = np.zeros(len(truth), bool)
     shadow: Mask = np.zeros(truth.shape[1:], bool)
-    for n, (true, predicted) in enumerate(zip(truth, prediction, strict=True)):
-        plane = (true != 0) | (predicted != 0)
-        planes[n] = plane.any()
-        shadow |= plane
+    for part in chunks(truth):
+        block = (truth[part] != 0) | (prediction[part] != 0)
+        planes[part] = block.any(axis=(1, 2))
+        shadow |= block.any(axis=0)
     return tuple(_extent(line) for line in (planes, np.any(shadow, axis=1), np.any(shadow, axis=0)))
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from pipeline.types import Outcome
@@ -75,6 +77,12 @@ class Overlap:
         return part / whole if whole else 0.0
 
 
+def chunks(array: NDArray[Any]) -> Iterator[slice]:
+    """Yield slices of the first axis, each of ``CHUNK`` voxels or of one plane."""
+    planes = max(1, CHUNK * len(array) // max(1, array.size))
+    return (slice(start, start + planes) for start in range(0, len(array), planes))
+
+
 def encode(values: Labels, known: Counts) -> Codes:
     """Return the place of each value in ``known``; ``len(known)`` for one that is not in it.
 
@@ -89,11 +97,10 @@ def encode(values: Labels, known: Counts) -> Codes:
     table = np.full(min(int(known[-1]) + 1, TABLE) + 1, len(known), codes.dtype)
     low = known[known < TABLE]
     table[low] = np.arange(len(low))
-    rows = max(1, CHUNK * len(values) // max(1, values.size))
-    for start in range(0, len(values), rows):
-        part = values[start : start + rows]
+    for rows in chunks(values):
+        part = values[rows]
         inside = bool(part.size) and part.min() >= 0 and part.max() < len(table)
-        codes[start : start + rows] = table[part] if inside else _searched(part, known)
+        codes[rows] = table[part] if inside else _searched(part, known)
     return codes
 
 

@@ -9,13 +9,13 @@ The definition is that of Nikolov et al. 2021, https://doi.org/10.2196/26151, an
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import edt
 import numpy as np
+from scipy.spatial import cKDTree
 
 from pipeline.metrics.surfels import surfel_areas
 
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 
     Mask: TypeAlias = NDArray[np.bool_]
     Codes: TypeAlias = NDArray[np.uint8]
+    Corners: TypeAlias = NDArray[np.intp]
     Spacing: TypeAlias = tuple[float, float, float]
 
-# Distances come from single precision: one that equals the tolerance is within it.
+# A distance that equals the tolerance is within it, whatever its last digits say.
 ROUNDING = 1e-6
-# Voxels that are worth a thread of their own.
-VOXELS_A_THREAD = 1 << 20
+# A share that equals the percentage is enough, in whatever order the areas were summed.
+TIE = 1e-12
+# Pieces of surface in so many voxels above which a distance transform is cheaper than a tree.
+DENSE = 4
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Surface:
     def percentile_mm(self, percent: float) -> float:
         """Return the distance within which ``percent`` of the surface lies."""
         shares = np.cumsum(self.areas_mm2) / self.area_mm2
-        place = int(np.searchsorted(shares, percent / 100))
+        place = int(np.searchsorted(shares, percent / 100 - TIE))
         return float(self.distances_mm[min(place, len(shares) - 1)])
 
     def area_within(self, tolerance_mm: float) -> float:
@@ -77,7 +80,7 @@ class SurfaceDistances:
     def assd_mm(self) -> float:
         """The mean distance over both surfaces together."""
         both = (self.truth, self.prediction)
-        moments = sum(float(surface.distances_mm @ surface.areas_mm2) for surface in both)
+        moments = sum(float((surface.distances_mm * surface.areas_mm2).sum()) for surface in both)
         return moments / sum(surface.area_mm2 for surface in both)
 
     def surface_dice(self, tolerance_mm: float) -> float:
@@ -143,22 +146,35 @@ def _neighbourhoods(mask: Mask) -> Codes:
 
 def _measure(here: Codes, there: Codes, spacing_mm: Spacing, areas: NDArray[np.float64]) -> Surface:
     """Look up the distance to the other surface at every piece of one."""
-    squares, unit = _squared_distances(there, spacing_mm)
-    pieces = np.flatnonzero(_on_surface(here))
-    distances = np.sqrt(squares.reshape(-1)[pieces].astype(np.float64)) * unit
+    pieces, goal = np.flatnonzero(_on_surface(here)), _on_surface(there)
+    distances = np.zeros(len(pieces))
+    apart = ~goal.reshape(-1)[pieces]  # The others lie on the other surface too.
+    if apart.any():
+        distances[apart] = _distances(pieces[apart], goal, spacing_mm)
     weights = areas[here.reshape(-1)[pieces]]
     order = np.argsort(distances, kind="stable")
     return Surface(distances[order], weights[order])
 
 
-def _squared_distances(codes: Codes, spacing_mm: Spacing) -> tuple[NDArray[np.float32], float]:
-    """Return how far each corner is from a surface, squared, in units of the shortest side of a voxel.
+def _distances(corners: Corners, goal: Mask, spacing_mm: Spacing) -> NDArray[np.float64]:
+    """Return how far corners of the grid, by their flat index, are from the nearest one of a surface.
 
-    In those units a cubic grid has whole numbers, which single precision holds exactly.
+    A tree over the surface is exact and needs memory for the surface alone. Where there is as much surface as there is
+    volume, as in noise, a distance transform of the whole box is cheaper.
     """
-    unit = min(spacing_mm)
-    threads = min(os.cpu_count() or 1, math.ceil(codes.size / VOXELS_A_THREAD))
-    return edt.edtsq(~_on_surface(codes), anisotropy=[size / unit for size in spacing_mm], parallel=threads), unit
+    surface = np.flatnonzero(goal)
+    if (len(surface) + len(corners)) * DENSE > goal.size:
+        unit = min(spacing_mm)  # Squares on a cubic grid are whole numbers then, which single precision holds exactly.
+        squares = edt.edtsq(~goal, anisotropy=[size / unit for size in spacing_mm], parallel=os.cpu_count() or 1)
+        rooted: NDArray[np.float64] = np.sqrt(squares.reshape(-1)[corners].astype(np.float64)) * unit
+        return rooted
+    tree = cKDTree(_places_mm(surface, goal.shape, spacing_mm), leafsize=32, compact_nodes=False, balanced_tree=False)
+    found: NDArray[np.float64] = tree.query(_places_mm(corners, goal.shape, spacing_mm), workers=-1)[0]
+    return found
+
+
+def _places_mm(corners: Corners, shape: tuple[int, ...], spacing_mm: Spacing) -> NDArray[np.float64]:
+    return np.stack(np.unravel_index(corners, shape), axis=1) * np.array(spacing_mm, np.float64)
 
 
 def _on_surface(codes: Codes) -> Mask:

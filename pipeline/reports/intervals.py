@@ -8,12 +8,13 @@ are drawn in the order of their names, so that equal results give equal interval
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 RESAMPLES = 2000
 SEED = 20210
-# Resamples drawn together, which keeps thousands of patients in a few megabytes.
-TOGETHER = 100
+# Resamples looked at together, which keeps thousands of patients in a few megabytes.
+TOGETHER = 500
 
 NO_NUMBER = "no case has this class, true or predicted"
 ONE_NUMBER = "only one case has a number; a standard deviation needs two"
@@ -111,17 +112,20 @@ def mean_interval(values: Numbers, patients: Sequence[str]) -> Interval | None:
     filled = counts.any(axis=1)
     if filled.sum() < 2:
         return None
-    means = np.concatenate([_means(draw @ sums[filled], draw @ counts[filled]) for draw in _draws(int(filled.sum()))])
+    draws, both = _draws(int(filled.sum())), np.hstack([sums, counts])[filled]
+    parts = (draws[n : n + TOGETHER] @ both for n in range(0, RESAMPLES, TOGETHER))
+    means = np.concatenate([_means(*np.hsplit(part, 2)) for part in parts])
     low, high = np.quantile(means[np.isfinite(means)], ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return float(low), float(high)
 
 
-def _draws(n: int) -> Iterator[Numbers]:
-    """Yield how often each of ``n`` patients is in each resample, ``[TOGETHER, n]`` at a time."""
-    generator, offsets = np.random.default_rng(SEED), np.arange(TOGETHER)[:, None] * n
-    for _ in range(RESAMPLES // TOGETHER):
-        drawn = generator.integers(n, size=(TOGETHER, n)) + offsets
-        yield np.bincount(drawn.reshape(-1), minlength=TOGETHER * n).reshape(TOGETHER, n).astype(np.float64)
+@lru_cache(maxsize=8)
+def _draws(n: int) -> NDArray[np.uint8]:
+    """Return how often each of ``n`` patients is in each resample, ``[RESAMPLES, n]``."""
+    generator, draws = np.random.default_rng(SEED), np.zeros((RESAMPLES, n), np.uint8)
+    for draw in draws:
+        draw[:] = np.bincount(generator.integers(n, size=n), minlength=n)
+    return draws
 
 
 def _means(sums: Numbers, counts: NDArray[Any]) -> Numbers:
