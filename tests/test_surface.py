@@ -41,7 +41,8 @@ def test_areas_of_all_neighbourhoods_are_those_of_surface_distance(spacing):
 @pytest.mark.parametrize("flat", [False, True], ids=["3d", "2d"])
 def test_surfaces_agree_with_surface_distance_on_random_pairs(flat):
     rng = np.random.default_rng(0)
-    for _ in range(500):
+    ties = 0
+    for _ in range(600):
         masks, spacing = random_pair(rng, flat)
         tolerance = rng.uniform(0.3, 6)
         ours = surface_distances(*masks, spacing)
@@ -49,4 +50,16 @@ def test_surfaces_agree_with_surface_distance_on_random_pairs(flat):
             theirs = peer_scores(*(mask[:, :, 0] for mask in masks), spacing[:2], tolerance)
         else:
             theirs = peer_scores(*masks, spacing, tolerance)
-        assert (ours.hd95_mm, ours.assd_mm, ours.surface_dice(tolerance)) == pytest.approx(theirs, rel=1e-6, abs=1e-6)
+        assert (ours.assd_mm, ours.surface_dice(tolerance)) == pytest.approx(theirs[1:], rel=1e-6, abs=1e-6)
+        if ours.hd95_mm != pytest.approx(theirs[0], rel=1e-6, abs=1e-6):
+            # Exactly 95 % lie within our distance; summed in single pieces it may be a hair less, and theirs goes on.
+            assert has_tie(ours)
+            ties += 1
+    assert ties <= 3
+
+
+def has_tie(found):
+    shares = [
+        s.areas_mm2[s.distances_mm <= found.hd95_mm + 1e-9].sum() / s.area_mm2 for s in (found.truth, found.prediction)
+    ]
+    return min(abs(share - 0.95) for share in shares) < 1e-12

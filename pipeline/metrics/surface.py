@@ -174,7 +174,8 @@ def _distances(corners: Corners, goal: Mask, spacing_mm: Spacing) -> NDArray[np.
 
 
 def _places_mm(corners: Corners, shape: tuple[int, ...], spacing_mm: Spacing) -> NDArray[np.float64]:
-    return np.stack(np.unravel_index(corners, shape), axis=1) * np.array(spacing_mm, np.float64)
+    places: NDArray[np.float64] = np.stack(np.unravel_index(corners, shape), axis=1) * np.array(spacing_mm)
+    return places
 
 
 def _on_surface(codes: Codes) -> Mask:
