@@ -54,29 +54,39 @@ def noise_sigma(channel: np.ndarray, mask: np.ndarray) -> float:
     return float(sigma) if sigma > 0 else 1.0
 
 
-def ncut(
-    p: np.ndarray,
-    image: np.ndarray,
-    mask: np.ndarray,
-    radius: float,
-    sigma_space: float,
-    sigma_intensity: float | None,
-) -> float:
+def ncut(p: np.ndarray, image: np.ndarray, mask: np.ndarray, radius: float, sigma_space: float, **options) -> float:
     """Pairwise soft N-cut of one case, not normalised: p [K, ...], image [C, ...], mask [...]."""
-    voxels = np.argwhere(mask)
-    space = ((voxels[:, None] - voxels[None]) ** 2).sum(axis=-1).astype(float)
-    contrast = np.zeros_like(space)
-    for channel in image:
-        sigma = noise_sigma(channel, mask) if sigma_intensity is None else sigma_intensity
-        values = channel[mask]
-        contrast += ((values[:, None] - values[None]) / sigma) ** 2
-    weights = np.exp(-contrast - space / sigma_space**2) * (np.sqrt(space) < radius)
+    weights = _pair_weights(image, mask, radius, sigma_space, **options)
     cost = float(len(p))
     for k in range(len(p)):
         soft = p[k][mask]
         total = soft @ weights.sum(axis=1)
         cost -= soft @ weights @ soft / total if total > 0 else 0.0
     return float(cost)
+
+
+def ncut_gradient(p: np.ndarray, image: np.ndarray, mask: np.ndarray, *args: float, **options) -> np.ndarray:
+    """Gradient of :func:`ncut` with respect to p: -(2 W p_k - R_k W 1) / D_k inside the mask, 0 outside."""
+    weights = _pair_weights(image, mask, *args, **options)
+    gradient = np.zeros_like(p)
+    for k in range(len(p)):
+        soft, degree = p[k][mask], weights.sum(axis=1)
+        total = soft @ degree
+        gradient[k][mask] = -(2 * weights @ soft - (soft @ weights @ soft / total) * degree) / total
+    return gradient
+
+
+def _pair_weights(image, mask, radius, sigma_space, sigma_intensity=None, spacing=1.0) -> np.ndarray:
+    """Weights of all pairs of voxels inside the mask; an automatic intensity sigma for None."""
+    voxels = np.argwhere(mask)
+    steps = (voxels[:, None] - voxels[None]) * np.asarray(spacing, dtype=float)
+    space = (steps**2).sum(axis=-1)
+    contrast = np.zeros_like(space)
+    for channel in image:
+        sigma = noise_sigma(channel, mask) if sigma_intensity is None else sigma_intensity
+        values = channel[mask]
+        contrast += ((values[:, None] - values[None]) / sigma) ** 2
+    return np.exp(-contrast - space / sigma_space**2) * (np.sqrt(space) < radius)
 
 
 def class_mean_ncut(

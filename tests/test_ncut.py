@@ -20,13 +20,13 @@ def draw(size, classes=3, batch=2, channels=1, seed=0):
     return logits, torch.randn(batch, channels, *size, generator=generator, dtype=torch.float64)
 
 
-def oracle(logits, image, radius, sigma_space=None, sigma_intensity=None, mask=None):
+def oracle(logits, image, radius, sigma_space=None, mask=None, **options):
     """J of each case, not normalised."""
     p, inside = softmax(logits.numpy()), np.ones((len(image), *image.shape[2:]), dtype=bool)
     inside = inside if mask is None else mask.numpy().reshape(inside.shape).astype(bool)
     sigma_space = 0.8 * radius if sigma_space is None else sigma_space
     cases = zip(p, image.numpy(), inside, strict=True)
-    return [ncut(*case, radius, sigma_space, sigma_intensity) for case in cases]
+    return [ncut(*case, radius, sigma_space, **options) for case in cases]
 
 
 W1 = math.exp(-1)  # neighbours, with sigma_space = 1
@@ -89,17 +89,6 @@ def test_agrees_with_the_oracle_inside_a_mask(size, channel):
     np.testing.assert_allclose(loss(logits, image, mask if channel else mask[:, 0].int()), expected, atol=1e-9)
 
 
-def test_blocks_of_voxels_make_no_difference(monkeypatch):
-    logits, image = draw((5, 6, 4))
-    logits.requires_grad_()
-    whole = NCutLoss(radius=3)(logits, image)
-    (gradient,) = torch.autograd.grad(whole, logits)
-    monkeypatch.setattr(pipeline.losses.ncut, "BLOCK", 17)
-    blocks = NCutLoss(radius=3)(logits, image)
-    torch.testing.assert_close(blocks, whole)
-    torch.testing.assert_close(torch.autograd.grad(blocks, logits)[0], gradient)
-
-
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_reduction_is_over_cases(reduction, normalize):
@@ -153,6 +142,63 @@ def test_auto_sigma_makes_scale_and_shift_immaterial(scale, shift):
     changed = image.clone()
     changed[:, 0] = changed[:, 0] * scale + shift
     torch.testing.assert_close(NCutLoss()(logits, changed), NCutLoss()(logits, image))
+
+
+def test_noise_of_a_large_scan_is_that_of_a_sample(monkeypatch):
+    noise = torch.randn(1, 1, 64, 50, 30, generator=torch.Generator().manual_seed(0))
+    inside = torch.rand(noise.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    whole = pipeline.losses.ncut.noise_sigma(noise, inside).item()
+    monkeypatch.setattr(pipeline.losses.ncut, "NOISE_VOXELS", 9000)
+    sample = pipeline.losses.ncut.noise_sigma(noise, inside).item()
+    assert sample != whole
+    assert sample == pytest.approx(whole, rel=0.03) == pytest.approx(2.5, rel=0.03)
+
+
+@pytest.mark.parametrize(("size", "spacing"), [((6, 7), (2.0, 0.7)), ((5, 4, 6), (1.0, 3.0, 0.8))])
+def test_distances_are_in_mm_with_a_spacing(size, spacing):
+    logits, image = draw(size)
+    expected = oracle(logits, image, 2.9, 2.0, spacing=spacing)
+    loss = NCutLoss(radius=2.9, sigma_space=2.0, spacing_mm=spacing, normalize=False, reduction="none")
+    np.testing.assert_allclose(loss(logits, image), expected, atol=1e-9)
+
+
+def test_in_mm_another_grid_of_the_same_scan_costs_about_the_same():
+    grid = torch.meshgrid(*(torch.arange(-8.0, 8.0) + 0.5,) * 3, indexing="ij")
+    ball = (sum(axis**2 for axis in grid) < 30).double()[None, None]
+    image = ball + 0.3 * torch.randn(ball.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def cost(step, unit):
+        spacing = (1.0, 1.0, float(step)) if unit == "mm" else None
+        loss = NCutLoss(radius=4.0, sigma_intensity=0.75, spacing_mm=spacing, softmax=False)
+        return loss(ball[..., ::step], image[..., ::step]).item()
+
+    assert cost(2, "mm") == pytest.approx(cost(1, "mm"), rel=0.1)
+    assert cost(2, "voxel") > 1.3 * cost(1, "voxel")
+
+
+def test_the_seed_decides_which_offsets_are_drawn():
+    logits, image = draw((8, 8, 8))
+    loss, costs = NCutLoss(offsets=24), []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        costs.append(loss(logits, image).item())
+    assert costs[0] == costs[1] != costs[2]
+    assert costs[0] == pytest.approx(NCutLoss()(logits, image).item(), abs=0.05)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_24_offsets_of_125_point_where_all_do(seed):
+    grid = torch.meshgrid(*(torch.arange(-10.0, 10.0) + 0.5,) * 3, indexing="ij")
+    ball = (sum(axis**2 for axis in grid) < 40).float()[None, None]
+    generator = torch.Generator().manual_seed(seed)
+    image = ball + 0.3 * torch.randn(ball.shape, generator=generator)
+    logits = 3 * torch.cat([1 - ball, ball, 0 * ball], dim=1) + torch.randn(1, 3, *ball.shape[2:], generator=generator)
+    logits.requires_grad_()
+    torch.manual_seed(seed)
+    exact, drawn = (
+        torch.autograd.grad(NCutLoss(offsets=offsets)(logits, image), logits)[0].flatten() for offsets in ("all", 24)
+    )
+    assert torch.cosine_similarity(exact, drawn, dim=0) >= 0.97
 
 
 @pytest.mark.parametrize("contrast", [1.0, 50.0])
@@ -283,6 +329,8 @@ def test_a_radius_within_the_voxel_joins_nothing():
         ({"radius": math.inf}, "radius is inf"),
         ({"sigma_space": -1.0}, "sigma_space is -1.0"),
         ({"sigma_intensity": 0.0}, "sigma_intensity is 0.0"),
+        ({"spacing_mm": (1.0, 0.0)}, r"spacing_mm\[1\] is 0.0"),
+        ({"offsets": 0}, "offsets is 0"),
         ({"reduction": "max"}, "reduction is 'max'"),
     ],
 )
@@ -308,3 +356,10 @@ def test_wrong_options_are_refused(options, message):
 def test_shapes_that_do_not_fit_are_refused(image, mask, message):
     with pytest.raises(ValueError, match=message):
         NCutLoss()(torch.zeros(2, 3, 4, 5), torch.zeros(image), None if mask is None else torch.ones(mask))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), "data"])
+def test_a_spacing_that_does_not_fit_is_refused(spacing):
+    logits, image = draw((4, 5))
+    with pytest.raises(ValueError, match=r"spacing_mm is .*; expected 2 numbers, one for each axis of the scan"):
+        NCutLoss(spacing_mm=spacing)(logits, image)

@@ -134,6 +134,13 @@ def test_loss_that_stands_twice_gets_a_number():
     assert build_objective(recipe).names == ("dice", "dice_2", "ncut")
 
 
+def test_loss_in_mm_gets_the_spacing_of_the_scans():
+    objective = [{"loss": "ncut", "options": {"spacing_mm": "data"}}]
+    recipe = {"dataset": "d", "objective": objective, "data": {"spacing_mm": [1.0, 1.0, 2.5]}}
+    (term,) = build_objective(config.parse(recipe, "recipe", LOSSES, NETWORKS)).terms
+    assert term.loss.spacing_mm == (1.0, 1.0, 2.5)
+
+
 # The shipped recipe
 
 

@@ -162,8 +162,10 @@ class ImageLoss(SegmentationLoss):
         if image.ndim != p.ndim or image.shape[0] != batch or list(image.shape[2:]) != size:
             given, expected = tuple(image.shape), ", ".join(map(str, [batch, "C", *size]))
             raise ValueError(f"the image has shape {given}; expected ({expected}), as the logits have")
-        inside = self.read_mask(mask, p)
-        return p.where(inside, 0), image.detach().to(p.dtype).where(inside, 0), inside
+        inside, image = self.read_mask(mask, p), image.detach().to(p.dtype)
+        if mask is None:  # nothing to blank out, and no copy
+            return p, image, inside
+        return p.where(inside, 0), image.where(inside, 0), inside
 
     def read_mask(self, mask: Tensor | None, like: Tensor) -> Tensor:
         """Return the boolean mask ``[B, 1, ...]``, True everywhere where none is given.

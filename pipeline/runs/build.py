@@ -50,13 +50,19 @@ def build_network(recipe: Recipe, task: Task) -> torch.nn.Module:
 
 
 def build_objective(recipe: Recipe) -> Objective:
-    """Build the objective; a loss that stands twice gets a number behind its name."""
+    """Build the objective; a loss that stands twice gets a number behind its name.
+
+    A loss whose option ``spacing_mm`` is ``data`` gets the spacing of the recipe's scans.
+    """
     seen: Counter[str] = Counter()
     terms = []
     for term in recipe.objective:
         seen[term.loss] += 1
         name = term.loss if seen[term.loss] == 1 else f"{term.loss}_{seen[term.loss]}"
-        terms.append(Term(name, LOSSES.build(term.loss, term.options), term.on, term.weight, term.ramp))
+        options = dict(term.options)
+        if options.get("spacing_mm") == "data":
+            options["spacing_mm"] = resolved(recipe.data.spacing_mm)
+        terms.append(Term(name, LOSSES.build(term.loss, options), term.on, term.weight, term.ramp))
     return Objective(terms)
 
 
