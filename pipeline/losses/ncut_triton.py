@@ -53,7 +53,7 @@ def _kernel() -> Any:
         total = [tl.load(row + u, mask=ours) for row in q]
         for n in range(pairs):
             v = u + tl.load(shifts + n)
-            exponent = tl.zeros((block,), tl.float32) + tl.load(exponents + n)
+            exponent = tl.load(exponents + n)
             for c in tl.static_range(len(features)):
                 difference = here[c] - tl.load(features[c] + v, mask=ours)
                 exponent -= difference * difference
