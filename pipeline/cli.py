@@ -26,6 +26,7 @@ Plugins = Annotated[
     tyro.conf.UseAppendAction[tuple[Path, ...]],
     tyro.conf.arg(name="plugin", help="Python file that registers the run's network, where it is not one of ours."),
 ]
+Tolerance = Annotated[float, tyro.conf.arg(help="Of the surface Dice, in mm.")]
 Root = Annotated[Path | None, tyro.conf.arg(help="Folder that the paths in a list are relative to.", metavar="DIR")]
 
 
@@ -112,6 +113,7 @@ def validate(
     ] = None,
     checkpoint: Checkpoint = "last",
     plugins: Plugins = (),
+    tolerance_mm: Tolerance = 1.0,
 ) -> None:
     """Score a run in the scans' own grids: a table here, cases.csv and summary.json in the run.
 
@@ -119,7 +121,7 @@ def validate(
     """
     from pipeline import runs
 
-    scores = runs.validate(run, dataset, checkpoint, plugins)
+    scores = runs.validate(run, dataset, checkpoint, plugins, tolerance_mm)
     _show(scores.summary, scores.folder, checkpoint, scores.notes)
 
 
@@ -129,6 +131,9 @@ def predict(
     scans: tyro.conf.Positional[Annotated[tuple[Path, ...], _place("SCAN", "Scans, folders of scans, or datasets.")]],
     *,
     output: Annotated[Path, tyro.conf.arg(help="Folder for the masks, which are named as the scans.", metavar="DIR")],
+    annotate_next: Annotated[
+        bool, tyro.conf.arg(help="Also write annotate_next.csv: the scans by predicted Dice, the worst first.")
+    ] = False,
     checkpoint: Checkpoint = "last",
     plugins: Plugins = (),
 ) -> None:
@@ -138,7 +143,7 @@ def predict(
     """
     from pipeline import runs
 
-    masks = runs.predict(run, scans, _folder(output), checkpoint, plugins)
+    masks = runs.predict(run, scans, _folder(output), checkpoint, plugins, rank=annotate_next)
     _say(f"Wrote {len(masks)} mask(s) to {output} with the {checkpoint} checkpoint.")
 
 
@@ -148,6 +153,8 @@ def evaluate(
     labels: tyro.conf.Positional[Annotated[Path, _place("LABELS", "A folder of true masks of the same names.")]],
     *,
     output: Annotated[Path, tyro.conf.arg(help="Folder for cases.csv and summary.json.", metavar="DIR")],
+    ignore: Annotated[int | None, tyro.conf.arg(help="Label value of voxels that are not scored.")] = None,
+    tolerance_mm: Tolerance = 1.0,
 ) -> None:
     """Score masks that any tool has made.
 
@@ -155,7 +162,7 @@ def evaluate(
     """
     from pipeline import runs
 
-    _show(runs.evaluate(predictions, labels, _folder(output)), output)
+    _show(runs.evaluate(predictions, labels, _folder(output), ignore, tolerance_mm), output)
 
 
 @app.command

@@ -83,6 +83,7 @@ class CaseResult:
         surface_dice: Share of both surfaces that lies within a tolerance of the other, in [0, 1]; 0 likewise.
         volume_difference: Predicted less true volume, by the mean of the two, in [-2, 2]; -2 where missed, 2 where
             false positive.
+        dice_expected: What the network itself expects its Dice to be, in [0, 1]; None also where there was no network.
     """
 
     case: str
@@ -106,3 +107,4 @@ class CaseResult:
     assd_mm: float | None = None
     surface_dice: float | None = None
     volume_difference: float | None = None
+    dice_expected: float | None = None

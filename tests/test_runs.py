@@ -551,6 +551,26 @@ def test_scans_of_a_list_are_predicted(trained, dataset, tmp_path):
 # Evaluate
 
 
+def test_validation_tells_whether_the_networks_probabilities_can_be_trusted(trained):
+    summary = json.loads((trained / "summary.json").read_text())
+    assert 0 <= summary["calibration"]["ece"] <= 1
+    assert summary["expected_dice"]["n"] == 2
+    assert summary["tolerance_mm"] == 1.0
+
+
+def test_scans_are_ranked_by_their_predicted_dice_where_asked_for(trained, dataset, tmp_path):
+    runs.predict(trained, [dataset / "imagesTs"], tmp_path / "ranked", rank=True)
+    runs.predict(trained, [dataset / "imagesTs"], tmp_path / "plain")
+    with (tmp_path / "ranked" / "annotate_next.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    predicted = [float(row["dice_predicted"]) for row in rows]
+    assert [row["rank"] for row in rows] == ["1", "2"]
+    assert predicted == sorted(predicted)
+    assert not (tmp_path / "plain" / "annotate_next.csv").exists()
+    masks = files_in(tmp_path / "plain").values()
+    assert sorted(masks) == sorted(v for k, v in files_in(tmp_path / "ranked").items() if k.suffix != ".csv")
+
+
 def test_masks_evaluated_against_themselves_score_one(dataset, tmp_path):
     summary = runs.evaluate(dataset / "labelsTr", dataset / "labelsTr", tmp_path / "scores")
     assert (summary.n_cases, summary.mean_dice) == (4, 1.0)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ignite.engine import Events
 from monai.engines import Evaluator
 
 from pipeline.data import nifti
-from pipeline.metrics.case import score_case
+from pipeline.metrics.calibration import Reliability, expected_dice
+from pipeline.metrics.case import TOLERANCE_MM, score_case
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +33,7 @@ class SegmentationEvaluator(Evaluator):
         labels: Label values and names, background included.
         device: Where the network lies.
         ignore: Voxels of the mask with this value are not scored.
+        tolerance_mm: Of the surface Dice.
     """
 
     def __init__(
@@ -40,18 +43,35 @@ class SegmentationEvaluator(Evaluator):
         labels: Mapping[int, str],
         device: torch.device,
         ignore: int | None = None,
+        tolerance_mm: float = TOLERANCE_MM,
     ) -> None:
         super().__init__(device=device, val_data_loader=list(cases), iteration_update=self._score, decollate=False)
-        self.predictor, self.labels, self.ignore = predictor, labels, ignore
+        self.predictor, self.labels, self.ignore, self.tolerance_mm = predictor, labels, ignore, tolerance_mm
         self.results: list[CaseResult] = []
-        self.add_event_handler(Events.STARTED, lambda: self.results.clear())
+        self.reliability = Reliability()
+        self.add_event_handler(Events.STARTED, self._forget)
         self.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.results.extend(self.state.output))
+
+    def _forget(self) -> None:
+        self.results.clear()
+        self.reliability = Reliability()
 
     def _score(self, _: Engine, case: Case) -> list[CaseResult]:
         if case.label is None:
             raise ValueError(f"case {case.id} has no label to be scored against")
         truth = nifti.load(case.label)
-        prediction = self.predictor(case.images)
-        return score_case(
-            case.id, truth.labels, prediction, self.labels, truth.spacing_mm, ignore=self.ignore, patient=case.patient
+        found = self.predictor.segment(case.images)
+        expected = expected_dice(
+            found.labels, found.logits, self.predictor.label_values, self.reliability, truth.labels, self.ignore
         )
+        results = score_case(
+            case.id,
+            truth.labels,
+            found.labels,
+            self.labels,
+            truth.spacing_mm,
+            patient=case.patient,
+            ignore=self.ignore,
+            tolerance_mm=self.tolerance_mm,
+        )
+        return [replace(result, dice_expected=expected.get(result.label)) for result in results]

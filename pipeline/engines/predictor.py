@@ -24,6 +24,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Segmentation:
+    """What a predictor answers, on the scan's own grid.
+
+    Attributes:
+        labels: Label values ``[X, Y, Z]``.
+        logits: ``[K, X, Y, Z]``, in the order of the predictor's label values.
+    """
+
+    labels: NDArray[np.integer[Any]]
+    logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Predictor:
     """Segments one scan at a time, with a sliding window.
 
@@ -47,8 +60,12 @@ class Predictor:
     windows: int = 4
     ranges: tuple[IntensityRange | None, ...] = ()
 
-    def __call__(self, images: Sequence[Path]) -> NDArray[np.int64]:
-        """Return label values ``[X, Y, Z]`` on the grid of the scan's files.
+    def __call__(self, images: Sequence[Path]) -> NDArray[np.integer[Any]]:
+        """Return label values ``[X, Y, Z]`` on the grid of the scan's files; all else as :meth:`segment`."""
+        return self.segment(images).labels
+
+    def segment(self, images: Sequence[Path]) -> Segmentation:
+        """Segment a scan on the grid of its files, and keep what the network was thinking.
 
         Args:
             images: One file with all channels, or one a channel.
@@ -69,8 +86,8 @@ class Predictor:
                 [Problem(str(images[0]), "nan-logits", message, "use precision=float32")],
             )
         # The header of the file, not the inverse's own affine, says where these voxels lie; so only the shape counts.
-        labels: NDArray[np.int64] = np.array(self.label_values)[native.argmax(0).numpy()]
-        return labels
+        values = np.array(self.label_values, np.min_scalar_type(max(self.label_values)))
+        return Segmentation(values[native.argmax(0).numpy()], native.numpy())
 
     @torch.no_grad()
     def _logits(self, image: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ def score_case(
         labels: The name of each value. Background is 0, listed or not, and is not scored.
         spacing_mm: Size of a voxel along each axis.
         patient: Whose scan it is; the case's id by default.
-        ignore: Voxels with this value in the truth are background in both maps, whatever is predicted there.
+        ignore: Voxels with this value in the truth are background in both maps, whatever is predicted there; where it
+            is predicted, nothing is.
         tolerance_mm: Of the surface Dice.
 
     Returns:
@@ -159,8 +160,9 @@ def _encoded(truth: Labels, prediction: Labels, known: Counts, ignore: int | Non
     truth, prediction = truth[box], prediction[box]
     codes = encode(truth, known), encode(prediction, known)
     if ignore is not None:
-        for array in codes:
-            array[truth == ignore] = 0
+        ignored = truth == ignore
+        codes[0][ignored] = 0
+        codes[1][ignored | (prediction == ignore)] = 0
     return codes
 
 
@@ -204,7 +206,7 @@ def _refuse_unknown(
         return
     counted = truth != ignore if ignore is not None else np.ones(truth.shape, dtype=bool)
     for what, array in (("truth", truth), ("prediction", prediction)):
-        unknown = np.setdiff1d(array[counted], known).tolist()
+        unknown = np.setdiff1d(array[counted], [*known, ignore] if ignore is not None else known).tolist()
         if unknown:
             raise ValueError(
                 f"case {case!r}: the {what} holds {unknown}; the labels are {known.tolist()}, "

@@ -21,6 +21,11 @@ A summary as JSON:
           "recall": 1.0,                     found of true
           "f1": 0.94,                        2 found / (2 found + missed + false)
           "reasons": {}}}, ...],
+     "expected_dice": {                      the Dice that the network expects of its masks, against theirs
+       "n": 17,                              pairs of a case and a class
+       "pearson": 0.7, "spearman": 0.6,      correlations
+       "bias": 0.02,                         mean of expected less found
+       "reasons": {}},
      "worst_cases": [{"case": "a07", "mean_dice": 0.4}, ...],    at most five, the worst first
      "classes_left_out": [],                 names of the classes without a number in any case
      "cases_left_out": [],                   ids of the cases without a number in any class
@@ -99,6 +104,17 @@ class ClassSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """How the expected Dice goes together with the Dice that was found; the module says what each field means."""
+
+    n: int
+    pearson: float | None
+    spearman: float | None
+    bias: float | None
+    reasons: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class CaseMean:
     """The mean Dice of one case over the classes that have a number in it."""
 
@@ -115,6 +131,7 @@ class Summary:
     mean_dice: float | None
     means: dict[str, Mean]
     classes: list[ClassSummary]
+    expected_dice: Agreement
     worst_cases: list[CaseMean]
     classes_left_out: list[str]
     cases_left_out: list[str]
@@ -145,6 +162,7 @@ def summarise(results: Sequence[CaseResult]) -> Summary:
         mean_dice=mean_dice,
         means=means,
         classes=classes,
+        expected_dice=_agreement(results),
         worst_cases=[CaseMean(case, mean) for mean, case in ranked[:WORST]],
         classes_left_out=[row.name for row in classes if not row.dice.n],
         cases_left_out=[case for case, group in by_case.items() if not _dice_of(group)],
@@ -199,6 +217,22 @@ def _lesions(group: Sequence[CaseResult]) -> LesionSummary:
     return LesionSummary(
         truth, found, missed, false, recall, f1, reasons | ({} if f1 is not None else {"f1": "no case has a lesion"})
     )
+
+
+def _agreement(results: Sequence[CaseResult]) -> Agreement:
+    pairs = [(r.dice_expected, r.dice) for r in results if r.dice_expected is not None and r.dice is not None]
+    if not pairs:
+        return Agreement(0, None, None, None, dict.fromkeys(("pearson", "spearman", "bias"), "nothing was expected"))
+    expected, found = np.array(pairs).T
+    bias = float((expected - found).mean())
+    if len(pairs) < 3 or not expected.std() or not found.std():
+        reason = "fewer than three pairs, or all alike"
+        return Agreement(len(pairs), None, None, bias, dict.fromkeys(("pearson", "spearman"), reason))
+    from scipy.stats import rankdata
+
+    ranks = rankdata(expected), rankdata(found)
+    pearson, spearman = (float(np.corrcoef(*sides)[0, 1]) for sides in ((expected, found), ranks))
+    return Agreement(len(pairs), pearson, spearman, bias, {})
 
 
 def _refuse_repeats(results: Sequence[CaseResult]) -> None:

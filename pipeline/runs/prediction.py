@@ -13,6 +13,8 @@ from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.layouts import open_dataset
 from pipeline.data.layouts.folders import CHANNEL
 from pipeline.errors import Problem, UserError
+from pipeline.metrics.calibration import expected_dice
+from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
 from pipeline.runs.build import build_grid
 from pipeline.runs.checking import progress, tell_warnings
 from pipeline.runs.models import TrainedModel, channel_problem, load_model
@@ -27,7 +29,13 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: Path, scans: Sequence[Path], output: Path, which: Which = "last", plugins: Sequence[Path] = ()
+    run: Path,
+    scans: Sequence[Path],
+    output: Path,
+    which: Which = "last",
+    plugins: Sequence[Path] = (),
+    *,
+    rank: bool = False,
 ) -> list[Path]:
     """Write a label map for each scan, named as the scan and on exactly its grid.
 
@@ -37,6 +45,7 @@ def predict(
         output: Where the masks go; made where it is not there.
         which: The checkpoint.
         plugins: As for :func:`load_model`.
+        rank: Also write ``annotate_next.csv``: the scans by their predicted Dice, the worst first.
 
     Returns:
         The masks' paths.
@@ -49,8 +58,14 @@ def predict(
     model = load_model(run, which, plugins)
     _refuse_scans(targets, model)
     output.mkdir(parents=True, exist_ok=True)
+    ranking = annotate_next(run, which, model.task) if rank else None
     for path, images in progress(targets.items(), "predicting", len(targets)):
-        nifti.save_labels(path, model.predictor(images), nifti.load(images[0]))
+        found = model.predictor.segment(images)
+        nifti.save_labels(path, found.labels, nifti.load(images[0]))
+        if ranking is not None:
+            ranking.add(images[0], path, expected_dice(found.labels, found.logits, model.predictor.label_values))
+    if ranking is not None:
+        ranking.write(output / ANNOTATE_NEXT)
     return list(targets)
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__, config
 from pipeline.data import nifti
-from pipeline.data.check import read_facts
+from pipeline.data.check import THREADS, read_facts
 from pipeline.data.inspection import case_files, examine_pair
 from pipeline.data.layouts import Dataset, open_dataset, scans_in
+from pipeline.data.layouts.dataset import BadEntryError, read_labels
+from pipeline.data.layouts.lists import read_json
 from pipeline.engines.evaluator import SegmentationEvaluator
 from pipeline.errors import Problem, UserError, nearest
-from pipeline.metrics.case import score_case
+from pipeline.metrics.case import TOLERANCE_MM, score_case
 from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
 from pipeline.runs.checking import check_dataset, progress
@@ -36,11 +39,15 @@ class Scored:
 
     Attributes:
         results: One a class of a case.
+        calibration: Whether the network's probabilities can be trusted, as ``summary.json`` has it.
         matching: How segments were matched to labels, as ``summary.json`` has it; empty for a run that learnt labels.
+        tolerance_mm: Of the surface Dice.
     """
 
     results: list[CaseResult]
+    calibration: dict[str, Any] = field(default_factory=dict)
     matching: dict[str, Any] = field(default_factory=dict)
+    tolerance_mm: float = TOLERANCE_MM
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,13 @@ class Scores:
     notes: tuple[str, ...]
 
 
-def validate(run: Path, source: Path | None = None, which: Which = "last", plugins: Sequence[Path] = ()) -> Scores:
+def validate(
+    run: Path,
+    source: Path | None = None,
+    which: Which = "last",
+    plugins: Sequence[Path] = (),
+    tolerance_mm: float = TOLERANCE_MM,
+) -> Scores:
     """Score a run's checkpoint on its own validation cases, or on the labelled cases of another dataset.
 
     Scans that the run was trained on are left out of another dataset, whatever they are called there. Results of
@@ -78,14 +91,15 @@ def validate(run: Path, source: Path | None = None, which: Which = "last", plugi
         _refuse_changed(run, index)
         chose = ("These cases chose this checkpoint: its figures flatter. Those of `last` do not.",)
         notes, folder = (chose, run / "validation" / "best") if which == "best" else ((), run)
-        scored = score(model.predictor, dataset.cases, truth, matched=segments)
+        scored = score(model.predictor, dataset.cases, truth, matched=segments, tolerance_mm=tolerance_mm)
         return write_scores(folder, scored, which, model.step, notes)
     cases = _unseen(run, index)
     left_out = len(dataset.cases) - len(cases)
     notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
     place = source.resolve()
     folder = run / "validation" / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
-    return write_scores(folder, score(model.predictor, cases, truth, matched=segments), which, model.step, notes)
+    scored = score(model.predictor, cases, truth, matched=segments, tolerance_mm=tolerance_mm)
+    return write_scores(folder, scored, which, model.step, notes)
 
 
 def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
@@ -151,7 +165,9 @@ def _refuse_channels(index: Index, task: Task) -> None:
         raise UserError("The scans do not fit the model.", problems)
 
 
-def score(predictor: Predictor, cases: Sequence[Case], truth: Task, *, matched: bool) -> Scored:
+def score(
+    predictor: Predictor, cases: Sequence[Case], truth: Task, *, matched: bool, tolerance_mm: float = TOLERANCE_MM
+) -> Scored:
     """Predict and score cases on their own grids.
 
     Args:
@@ -159,15 +175,16 @@ def score(predictor: Predictor, cases: Sequence[Case], truth: Task, *, matched: 
         cases: With masks.
         truth: What the masks tell.
         matched: Whether the predictor answers with segments, which are first matched to the labels of these cases.
+        tolerance_mm: Of the surface Dice.
     """
     matching = {}
     if matched:
         predictor, matches = match(predictor, cases, truth)
         matching = describe(matches, truth)
     device = next(predictor.network.parameters()).device
-    evaluator = SegmentationEvaluator(predictor, cases, truth.labels, device, truth.ignore)
+    evaluator = SegmentationEvaluator(predictor, cases, truth.labels, device, truth.ignore, tolerance_mm)
     evaluator.run()
-    return Scored(evaluator.results, matching)
+    return Scored(evaluator.results, evaluator.reliability.as_dict(), matching, tolerance_mm)
 
 
 def write_scores(folder: Path, scored: Scored, which: Which, step: int, notes: tuple[str, ...] = ()) -> Scores:
@@ -176,18 +193,25 @@ def write_scores(folder: Path, scored: Scored, which: Which, step: int, notes: t
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarise(scored.results)
     write_cases_csv(folder / "cases.csv", scored.results)
-    about = {"checkpoint": which, "step": step, "notes": list(notes), "version": __version__}
+    about: dict[str, Any] = {"checkpoint": which, "step": step, "notes": list(notes), "version": __version__}
+    about |= {"tolerance_mm": scored.tolerance_mm, "calibration": scored.calibration}
     write_json(folder / "summary.json", about | scored.matching | summary.as_dict())
     return Scores(summary, folder, notes)
 
 
-def evaluate(predictions: Path, labels: Path, output: Path) -> Summary:
+def evaluate(
+    predictions: Path, labels: Path, output: Path, ignore: int | None = None, tolerance_mm: float = TOLERANCE_MM
+) -> Summary:
     """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
 
     Args:
-        predictions: Masks; those without a counterpart are left out.
-        labels: True masks; each must have a prediction.
+        predictions: Masks; those without a counterpart are left out. Other files, such as those that nnU-Net writes
+            beside its masks, are too.
+        labels: True masks; each must have a prediction. A ``dataset.json`` in or above this folder, or in that of the
+            predictions, names the labels.
         output: Where ``cases.csv`` and ``summary.json`` go; made where it is not there.
+        ignore: Voxels with this true value count nowhere; by default the one that ``dataset.json`` calls ``ignore``.
+        tolerance_mm: Of the surface Dice.
 
     Raises:
         UserError: A prediction is missing, a file is unsound, or grids differ; nothing is written then.
@@ -204,6 +228,7 @@ def evaluate(predictions: Path, labels: Path, output: Path) -> Summary:
         if name not in predicted
     ]
     pairs = {name: (path, predicted[name]) for name, path in truth.items() if name in predicted}
+    declared = _declared_labels(labels, predictions)
     values = {0}
     for true, guess in progress(pairs.values(), "checking", len(pairs)):
         found, wrong = examine_pair(true, guess)
@@ -215,13 +240,34 @@ def evaluate(predictions: Path, labels: Path, output: Path) -> Summary:
         )
     if problems:
         raise UserError("Nothing was evaluated.", problems)
-    names = {value: f"label {value}" if value else "background" for value in sorted(values)}
-    results = []
-    for name, paths in progress(pairs.items(), "scoring", len(pairs)):
-        one, other = (nifti.load(path) for path in paths)
-        results += score_case(name, one.labels, other.labels, names, one.spacing_mm)
+    known = {0: "background"} | (declared["labels"] or {})
+    names = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
+    ignored = declared["ignore"] if ignore is None else ignore
+
+    def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
+        case, (true, guess) = pair[0], (nifti.load(path) for path in pair[1])
+        maps = true.labels, guess.labels
+        return score_case(case, *maps, names, true.spacing_mm, ignore=ignored, tolerance_mm=tolerance_mm)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        by_case = progress(pool.map(scored, pairs.items()), "scoring", len(pairs))
+        results = [result for rows in by_case for result in rows]
     output.mkdir(parents=True, exist_ok=True)
     write_cases_csv(output / "cases.csv", results)
     summary = summarise(results)
-    write_json(output / "summary.json", {"version": __version__} | summary.as_dict())
+    about = {"version": __version__, "tolerance_mm": tolerance_mm}
+    write_json(output / "summary.json", about | summary.as_dict())
     return summary
+
+
+def _declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
+    """Read what a ``dataset.json`` of the Decathlon or of nnU-Net says of labels; nothing where there is none."""
+    places = (folder / "dataset.json" for folder in (labels, labels.resolve().parent, predictions))
+    listing = next((path for path in places if path.is_file()), None)
+    if listing is None:
+        return read_labels(None)
+    try:
+        return read_labels(read_json(listing).get("labels"))
+    except BadEntryError as error:
+        code, message, remedy = error.args
+        raise UserError("Nothing was evaluated.", [Problem(f"{listing}: labels", code, message, remedy)]) from None

@@ -1,0 +1,67 @@
+"""Which scan without a mask should get one next: the one of which the worst Dice is predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from pipeline.metrics.calibration import DiceCurve, fit_dice_curve
+from pipeline.reports.files import read_cases_csv, write_csv
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.checkpoints import Which
+    from pipeline.types import Task
+
+ANNOTATE_NEXT = "annotate_next.csv"
+COLUMNS = ("rank", "scan", "mask", "dice_predicted", "weakest", "weakest_dice_predicted")
+
+
+@dataclass
+class AnnotateNext:
+    """Scans by their predicted Dice.
+
+    Attributes:
+        names: The name of each foreground label.
+        curves: From what the network expects to what it is found to have; none where the run has too few cases.
+    """
+
+    names: Mapping[int, str]
+    curves: Mapping[int, DiceCurve]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, scan: Path, mask: Path, expected: Mapping[int, float]) -> None:
+        """Add a scan by the Dice that the network expects of each label."""
+        predicted = {
+            label: self.curves[label](dice) if label in self.curves else dice for label, dice in expected.items()
+        }
+        weakest = min(predicted, key=lambda label: predicted[label])
+        values = (None, scan, mask.name, fmean(predicted.values()), self.names[weakest], predicted[weakest])
+        self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+
+    def write(self, path: Path) -> None:
+        """Write the list, the scan of which the worst mean Dice is predicted first."""
+        ranked = sorted(self.rows, key=lambda row: (row["dice_predicted"], str(row["scan"])))
+        write_csv(path, COLUMNS, [row | {"rank": n, "scan": str(row["scan"])} for n, row in enumerate(ranked, 1)])
+
+
+def annotate_next(run: Path, which: Which, task: Task) -> AnnotateNext:
+    """Start a list, with what the validation of a run's checkpoint taught about its expectations.
+
+    The validation cases choose nothing that their own figures rest on: the curves are for scans without a mask.
+    """
+    scores = (run if which == "last" else run / "validation" / which) / "cases.csv"
+    rows = read_cases_csv(scores) if scores.exists() else []
+    names = {label: name for label, name in task.labels.items() if label != 0}
+    pairs: dict[int, list[tuple[float, float]]] = {label: [] for label in names}
+    for row in rows:
+        if row.dice_expected is not None and row.dice is not None and row.label in pairs:
+            pairs[row.label].append((row.dice_expected, row.dice))
+    return AnnotateNext(names, {label: _curve(known) for label, known in pairs.items()})
+
+
+def _curve(pairs: Sequence[tuple[float, float]]) -> DiceCurve:
+    return fit_dice_curve([expected for expected, _ in pairs], [found for _, found in pairs])

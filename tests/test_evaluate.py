@@ -1,0 +1,98 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from runs_fixtures import fewmask
+
+from pipeline import runs
+from pipeline.errors import UserError
+
+AFFINE = np.diag([2.0, 1.0, 1.5, 1.0])
+
+
+@pytest.fixture
+def folders(tmp_path, make_scan):
+    """True masks, and predictions as nnU-Net leaves them: masks, probabilities and three JSON files."""
+    rng = np.random.default_rng(0)
+    for n in range(3):
+        truth = np.zeros((9, 10, 11), np.uint8)
+        truth[2:6, 2:7, 3:8], truth[6:8, 7:9, 8:10] = 1, 2
+        truth[:2] = 3
+        guess = np.where(rng.random(truth.shape) < 0.05, 1, truth % 3).astype(np.uint8)
+        make_scan(f"labelsTr/case_{n}.nii.gz", truth, AFFINE)
+        make_scan(f"fold_0/case_{n}.nii", guess, AFFINE)
+        np.savez(tmp_path / "fold_0" / f"case_{n}.npz", probabilities=np.zeros(2))
+    labels = {"background": 0, "liver": 1, "tumour": 2, "ignore": 3}
+    for name in ("plans.json", "predict_from_raw_data_args.json"):
+        (tmp_path / "fold_0" / name).write_text("{}")
+    (tmp_path / "fold_0" / "dataset.json").write_text(json.dumps({"labels": labels}))
+    return tmp_path / "fold_0", tmp_path / "labelsTr"
+
+
+def rows_of(folder):
+    with (folder / "cases.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_folder_of_nnunet_is_scored_with_its_names_and_without_what_it_ignores(folders, tmp_path):
+    summary = runs.evaluate(*folders, tmp_path / "scores")
+    rows = rows_of(tmp_path / "scores")
+    assert [(row["case"], row["name"]) for row in rows[:3]] == [
+        ("case_0", "liver"),
+        ("case_0", "tumour"),
+        ("case_1", "liver"),
+    ]
+    assert summary.n_cases == 3
+    # The slabs that nobody annotated hold voxels of the predicted liver; counted, they would be false.
+    with_them = runs.evaluate(*folders, tmp_path / "other", ignore=99)
+    assert with_them.classes[0].metrics["precision"].mean < summary.classes[0].metrics["precision"].mean
+
+
+def test_a_mask_that_predicts_the_ignored_value_predicts_nothing_there(folders, tmp_path, make_scan):
+    guess = np.full((9, 10, 11), 3, np.uint8)
+    for n in range(3):
+        make_scan(f"fold_0/case_{n}.nii", guess, AFFINE)
+    summary = runs.evaluate(*folders, tmp_path / "scores")
+    assert [row.missed for row in summary.classes] == [3, 3]
+
+
+def test_tolerance_is_in_mm_and_told(folders, tmp_path):
+    done = [
+        fewmask("evaluate", *folders, "--output", tmp_path / str(tolerance), "--tolerance-mm", tolerance)
+        for tolerance in (0.1, 5.0)
+    ]
+    assert [d.returncode for d in done] == [0, 0], done[0].stderr
+    strict, lax = (json.loads((tmp_path / str(tolerance) / "summary.json").read_text()) for tolerance in (0.1, 5.0))
+    assert (strict["tolerance_mm"], lax["tolerance_mm"]) == (0.1, 5.0)
+    assert strict["means"]["surface_dice"]["value"] < lax["means"]["surface_dice"]["value"]
+    assert strict["means"]["dice"] == lax["means"]["dice"]
+
+
+def test_distances_are_in_mm_on_the_masks_own_grid(tmp_path, make_scan):
+    truth = np.zeros((9, 10, 11), np.uint8)
+    truth[2:5, 2:5, 2:5] = 1
+    make_scan("labels/a.nii.gz", truth, AFFINE)
+    make_scan("masks/a.nii.gz", np.roll(truth, 1, axis=0), AFFINE)
+    runs.evaluate(tmp_path / "masks", tmp_path / "labels", tmp_path / "scores")
+    (row,) = rows_of(tmp_path / "scores")
+    assert float(row["hd95_mm"]) == 2.0
+    assert float(row["volume_truth_ml"]) == pytest.approx(27 * 3 / 1000)
+
+
+@pytest.mark.parametrize("labels", [{"liver": -1}, {"1": "liver", "01": "spleen"}, ["liver"]])
+def test_labels_that_make_no_sense_are_refused_by_their_file(folders, tmp_path, labels):
+    (folders[0] / "dataset.json").write_text(json.dumps({"labels": labels}))
+    with pytest.raises(UserError, match=r"fold_0.dataset\.json"):
+        runs.evaluate(*folders, tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
+
+
+def test_masks_on_another_grid_or_there_twice_are_refused(folders, tmp_path, make_scan):
+    make_scan("fold_0/case_1.nii", np.zeros((9, 10, 12), np.uint8), AFFINE)
+    with pytest.raises(UserError, match="shapes-differ"):
+        runs.evaluate(*folders, tmp_path / "scores")
+    make_scan("fold_0/case_2.nii.gz", np.zeros((9, 10, 11), np.uint8), AFFINE)
+    with pytest.raises(UserError, match="case_2"):
+        runs.evaluate(*folders, tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
