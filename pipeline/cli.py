@@ -45,7 +45,13 @@ def check(
         tyro.conf.arg(name="layout-option", help="An option of the layout, such as ignore=255.", metavar="KEY=VALUE"),
     ] = (),
     strict: Annotated[bool, tyro.conf.arg(help="Count warnings as problems.")] = False,
-    output: Annotated[Path, tyro.conf.arg(help="Folder for check.json.", metavar="DIR")] = Path(),
+    fixes: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(name="fix", help="Write a repaired copy to --output; docs/checks.md lists the repairs."),
+    ] = (),
+    output: Annotated[
+        Path, tyro.conf.arg(help="Folder for check.json, and for the copy that --fix makes.", metavar="DIR")
+    ] = Path(),
     plugins: Plugins = (),
 ) -> None:
     """Look at every file of a dataset and report everything that is wrong with it.
@@ -54,11 +60,20 @@ def check(
     """
     from pipeline.config import read_options
     from pipeline.data.layouts import read_dataset
+    from pipeline.data.repairs import refuse_unknown
     from pipeline.plugins import load_plugins
-    from pipeline.runs.checking import survey, write_report
+    from pipeline.runs.checking import repair, survey, write_report
 
     load_plugins(plugins)
+    if fixes:
+        refuse_unknown(fixes, output)
     look = survey(read_dataset(dataset, root, layout, read_options(layout_options)), strict=strict)
+    if fixes:
+        look, log = repair(look, fixes, _folder(output))
+        for line in log:
+            _say(f"{line.fix}: {line.file}: {line.done}")
+        _say(f"Wrote the repaired copy {output / 'dataset.json'} and {output / 'repairs.json'}.")
+        dataset = output
     report = write_report(look, _folder(output))
     _show_findings(look.problems, look.warnings, dataset)
     if look.problems:

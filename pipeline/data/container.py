@@ -140,10 +140,14 @@ def _refuse_other_content(path: Path, raw: bytes) -> None:
 
 
 def _head(path: Path, raw: bytes) -> bytes:
-    member = decompressobj(wbits=GZIP)
-    head = _inflate(path, member, memoryview(raw)[:PACKED_HEAD], HEAD)
-    if len(head) < HEAD and not member.eof:
-        raise _cut(path)
+    """Return the first bytes of the NIfTI file, which may be in several gzip members."""
+    head, rest = b"", raw[:PACKED_HEAD]
+    while len(head) < HEAD and rest.startswith(GZIP_MAGIC):
+        member = decompressobj(wbits=GZIP)
+        head += _inflate(path, member, rest, HEAD - len(head))
+        if len(head) < HEAD and not member.eof:
+            raise _cut(path)
+        rest = member.unused_data
     return head
 
 
@@ -174,7 +178,7 @@ def _unpack(path: Path, raw: bytes, size: int) -> tuple[bytes, bool]:
     return parts[0] if len(parts) == 1 else b"".join(parts), padding or bool(rest)
 
 
-def _inflate(path: Path, member: Any, data: bytes | memoryview[int], most: int) -> bytes:
+def _inflate(path: Path, member: Any, data: bytes, most: int) -> bytes:
     try:
         block: bytes = member.decompress(data, most)
     except (error, EOFError) as damage:  # type: ignore[misc] # the stubs take the exception for an instance

@@ -222,22 +222,21 @@ def count_labels(scan: nifti.Scan) -> tuple[dict[int, int], list[Problem]]:
         message, remedy = f"has the label {max((low, high), key=abs):g}", f"number the labels from 0 to {MAX_LABEL}"
         return {}, [Problem(where, "label-too-large", message, remedy)]
     if voxels.dtype.kind == "f":
-        broken = _fractions(voxels)
+        broken = _fraction_problems(where, voxels)
         if broken:
-            return {}, [Problem(where, "label-not-integer", *broken)]
+            return {}, broken
     return _histogram(voxels, int(low), int(high)), []
 
 
-def _fractions(voxels: NDArray[Any]) -> tuple[str, str] | None:
-    """Return message and remedy where a mask of floats holds fractions."""
+def _fraction_problems(where: str, voxels: NDArray[Any]) -> list[Problem]:
     away = np.abs(voxels - np.rint(voxels))
     if not away.any():
-        return None
-    worst = voxels.flat[int(away.argmax())]
-    message = f"has labels that are no integers, such as {worst:.6g}"
+        return []
+    message = f"has labels that are no integers, such as {voxels.flat[int(away.argmax())]:.6g}"
     if away.max() <= ROUNDING:
-        return message, "use --fix round-labels, which rounds by at most 0.001"
-    return message, "save the mask with nearest-neighbour interpolation, as integers"
+        return [Problem(where, "label-rounding", message, "use --fix round-labels, which rounds by at most 0.001")]
+    remedy = "save the mask with nearest-neighbour interpolation, as integers"
+    return [Problem(where, "label-not-integer", message, remedy)]
 
 
 def _histogram(voxels: NDArray[Any], low: int, high: int) -> dict[int, int]:

@@ -151,6 +151,7 @@ def save_volume(path: Path, voxels: NDArray[Any], header: Header) -> None:
     image.set_qform(header.qform, int(header.qform is not None), update_affine=False)
     image.header["sform_code"], image.header["qform_code"] = header.sform_code, header.qform_code
     data = image.to_bytes()
+    if path.name.lower().endswith(".gz"):
+        data = gzip.compress(data, compresslevel=6, mtime=0)  # mtime=0: the same mask is the same file
     with atomic_write(path) as temporary:
-        # mtime=0: the same mask is the same file.
-        temporary.write_bytes(gzip.compress(data, compresslevel=6, mtime=0) if path.name.endswith(".gz") else data)
+        temporary.write_bytes(data)

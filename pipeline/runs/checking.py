@@ -11,6 +11,7 @@ from rich.progress import track
 from pipeline import __version__
 from pipeline.data.check import Check, Index
 from pipeline.data.layouts import Dataset, read_dataset
+from pipeline.data.repairs import Repair, log_rows, repair_dataset
 from pipeline.reports.files import write_json
 
 if TYPE_CHECKING:
@@ -91,6 +92,23 @@ def write_report(look: Check, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / REPORT, content)
     return folder / REPORT
+
+
+def repair(look: Check, names: Sequence[str], folder: Path) -> tuple[Check, list[Repair]]:
+    """Write a repaired copy of a dataset, its list and a log of the repairs, and look at the copy.
+
+    Args:
+        look: A finished check of the dataset.
+        names: Of the repairs.
+        folder: Empty or new; gets ``dataset.json``, ``repairs.json`` and the files.
+
+    Raises:
+        UserError: Nothing can be repaired.
+    """
+    content, log = repair_dataset(look, names, folder)
+    write_json(folder / "repairs.json", log_rows(log))
+    write_json(folder / "dataset.json", content)
+    return survey(read_dataset(folder / "dataset.json"), strict=look.strict), log
 
 
 def tell_warnings(warnings: Sequence[Problem]) -> None:

@@ -95,7 +95,7 @@ class Bids(Layout):
             raise no_dataset(place, "no-folder", "is no folder", "name one that is under derivatives/")
         labels: dict[str, Path] = {}
         problems: list[Problem] = []
-        for path in sorted(place.rglob("sub-*")) if place.is_dir() else ():
+        for path in sorted(place.rglob("*")) if place.is_dir() else ():
             name, _, suffix = stem(path).rpartition("_")
             if suffix in LABEL_SUFFIXES and is_nifti(path):
                 other = labels.setdefault(DERIVED.sub("", name), path)
