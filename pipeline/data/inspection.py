@@ -246,8 +246,7 @@ def _histogram(voxels: NDArray[Any], low: int, high: int) -> dict[int, int]:
         return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
     total = np.zeros(high - low + 1, np.int64)
     for start in range(0, flat.size, CHUNK):
-        codes = flat[start : start + CHUNK].astype(np.int32, copy=False) - np.int32(low)
-        total += np.bincount(codes, minlength=len(total))
+        total += np.bincount(flat[start : start + CHUNK].astype(np.intp) - low, minlength=len(total))
     return {low + int(place): int(total[place]) for place in np.flatnonzero(total)}
 
 
