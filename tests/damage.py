@@ -449,6 +449,11 @@ def replace_key(key, value):
     return damage
 
 
+def lose_pair(made):
+    made.images[3].unlink()
+    made.labels[3].unlink()
+
+
 def strange_participants(made):
     (made.folder / "participants.tsv").write_text("participant_id\tage\nsub-0\t3\nsub-1\t4\nsub-2\t5\n")
 
@@ -478,6 +483,7 @@ DATASETS = {
     "both suffixes": (("folder", "nnunet"), 65, both_suffixes, ("name-twice",)),
     "label of another name": (("folder", "nnunet", "bids"), 66, orphan, ("label-without-image", "missing-label")),
     "channel missing": (("nnunet",), 66, second_channel, ("missing-channel",)),
+    "fewer pairs than were declared": (("nnunet",), 66, lose_pair, ("case-count",)),
     "file ending of another format": (("nnunet",), 26, replace_key("file_ending", ".nrrd"), ("unsupported-file",)),
     "label not declared": (
         ("nnunet",),

@@ -25,7 +25,9 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from pipeline.data.inspection import changed_files
 from pipeline.data.transforms import ANNOTATION, IMAGE, Grid, case_files, case_transforms, class_locations
+from pipeline.errors import UserError
 from pipeline.files import atomic_write
 
 if TYPE_CHECKING:
@@ -111,6 +113,8 @@ class Cache:
             return True
 
     def _prepare(self, case: Case) -> dict[str, NDArray[Any]]:
+        if problems := changed_files(case, self.index.facts[case.id]):
+            raise UserError("The dataset has changed since it was checked.", problems)
         values = list(self.index.labels)
         prepared = case_transforms(self.grid, values, self.ranges, self.index.ignore)(case_files(case))
         image, annotation = (np.ascontiguousarray(prepared[key].numpy()) for key in (IMAGE, ANNOTATION))

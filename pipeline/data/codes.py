@@ -45,6 +45,7 @@ CODES: dict[str, Code] = {
     "missing-label": Code("A training or validation scan has no label."),
     "unwanted-label": Code("A scan that trains without a label has one."),
     "label-without-image": Code("No image has the label's name."),
+    "case-count": Code("nnU-Net's `numTraining` is not the number of pairs in its folders."),
     "missing-channel": Code("A scan has no file for one of the channels."),
     "label-is-image": Code("One file is image and label of a case."),
     "scan-twice": Code("One file is in two entries."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from codecs import BOM_UTF8
 from dataclasses import dataclass
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from isal.isal_zlib import decompressobj, error
@@ -104,12 +105,13 @@ def read_container(path: Path, promised: Callable[[bytes], int]) -> Container:
 def _read_bytes(path: Path) -> bytes:
     if not path.name.lower().endswith(SUFFIXES):
         raise fault(path, "unsupported-file", "is no .nii or .nii.gz file", "convert it to NIfTI, for example by ITK")
-    if not path.exists():
-        raise fault(path, "missing-file", "there is no such file", _whereabouts(path))
-    if not path.is_file():
-        raise fault(path, "not-a-file", "is a folder or a device, not a file", "name the NIfTI file itself")
     try:
+        # Before it is opened, since opening a pipe waits for somebody to write.
+        if not S_ISREG(path.stat().st_mode):
+            raise fault(path, "not-a-file", "is a folder or a device, not a file", "name the NIfTI file itself")
         raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise fault(path, "missing-file", "there is no such file", _whereabouts(path)) from None
     except OSError as denial:
         raise fault(
             path, "unreadable", f"cannot be read: {denial.strerror}", "check its permissions and the disk"

@@ -93,8 +93,28 @@ def case_files(case: Case) -> tuple[Path, ...]:
 
 def stamps(paths: Sequence[Path]) -> tuple[tuple[int, ...], ...]:
     """Return size, time of change in ns and inode of files; nothing for one that is not there."""
-    found = [path.stat() if path.exists() else None for path in paths]
-    return tuple((s.st_size, s.st_mtime_ns, s.st_ino) if s else () for s in found)
+    return tuple(map(_stamp, paths))
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        about = path.stat()
+    except OSError:
+        return ()
+    return about.st_size, about.st_mtime_ns, about.st_ino
+
+
+def changed_files(case: Case, facts: CaseFacts) -> list[Problem]:
+    """Find files of a case that are not those that were checked: told by their stamps, and then by their content."""
+    files = case_files(case)
+    if facts.stamps == stamps(files):
+        return []
+    problems = []
+    for path, digest in zip(files, facts.sha256, strict=True):
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            message, remedy = "is not the file that was checked", "bring it back, or start a new run"
+            problems.append(Problem(str(path), "file-changed", message, remedy, case.id))
+    return problems
 
 
 def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list[Problem]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__, config
 from pipeline.data import nifti
 from pipeline.data.check import THREADS, read_facts
-from pipeline.data.inspection import case_files, examine_pair
+from pipeline.data.inspection import changed_files, examine_pair
 from pipeline.data.layouts import Dataset, open_dataset, scans_in
 from pipeline.data.layouts.dataset import BadEntryError, read_labels
 from pipeline.data.layouts.lists import read_json
@@ -82,13 +82,14 @@ def validate(
     """
     model = load_model(run, which, plugins)
     dataset = _validation_dataset(run, source)
+    if source is None:
+        _refuse_changed(run, dataset)
     segments = model.recipe.segments is not None
     # Segments have names of their own: what they are scored against, the dataset says.
     index = check_dataset(dataset if segments else replace(dataset, labels=model.task.labels))
     _refuse_channels(index, model.task)
     truth = labels_of(index) if segments else replace(model.task, ignore=index.ignore)
     if source is None:
-        _refuse_changed(run, index)
         chose = ("These cases chose this checkpoint: its figures flatter. Those of `last` do not.",)
         notes, folder = (chose, run / "validation" / "best") if which == "best" else ((), run)
         scored = score(model.predictor, dataset.cases, truth, matched=segments, tolerance_mm=tolerance_mm)
@@ -144,16 +145,11 @@ def _validation_dataset(run: Path, source: Path | None) -> Dataset:
     return replace(dataset, cases=cases)
 
 
-def _refuse_changed(run: Path, index: Index) -> None:
+def _refuse_changed(run: Path, dataset: Dataset) -> None:
     """Refuse files that are not those that the run was started with."""
     known = read_facts(run / INDEX)
-    problems = [
-        Problem(str(path), "file-changed", "is not the file that the run was started with", "bring it back", case.id)
-        for case in index.dataset.cases
-        if case.id in known
-        for path, old, new in zip(case_files(case), known[case.id].sha256, index.facts[case.id].sha256, strict=False)
-        if old != new
-    ]
+    cases = [case for case in dataset.cases if case.id in known]
+    problems = [problem for case in cases for problem in changed_files(case, known[case.id])]
     if problems:
         raise UserError(f"The dataset of {run} has changed.", problems)
 

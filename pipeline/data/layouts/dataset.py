@@ -148,6 +148,8 @@ def inside(root: Path, name: str) -> Path:
     Raises:
         BadEntryError: It leads out of the root.
     """
+    if "\0" in name:
+        raise BadEntryError("bad-entry", f"names {name!r}, which no file can be called", "correct the name")
     path = root / name
     if path.is_relative_to(root) and ".." not in path.parts:
         return path

@@ -55,6 +55,10 @@ class NnUNet(Layout):
             found, wrong = _read_side(folder, end, role, len(channels or ()) or None)
             cases += found
             problems += wrong
+        told, pairs = content.get("numTraining"), sum(case.label is not None and case.role != "test" for case in cases)
+        if told not in (None, pairs) and not problems:
+            message = f"says numTraining {told}, and there are {pairs} pairs"
+            problems.append(Problem(str(about), "case-count", message, "find the lost files, or correct it"))
         if not cases and not problems:
             raise no_dataset(folder, "no-scans", "holds no scan under imagesTr/", "put the scans there")
         return Dataset(about, "nnunet", tuple(cases), channels, **declared, problems=tuple(problems))
