@@ -242,6 +242,19 @@ def test_the_majority_says_how_many_channels_there_are_where_nothing_declares_th
     assert problem.message == "has 1 channel(s), most scans have 2"
 
 
+def test_a_value_of_one_mask_alone_is_worth_a_warning(tmp_path, make_scan):
+    rng = np.random.default_rng(0)
+    for name in "abcde":
+        make_scan(f"images/{name}.nii", rng.normal(size=SHAPE).astype(np.float32))
+        make_scan(f"labels/{name}.nii", (np.indices(SHAPE)[0] > 3) * np.uint8(7 if name == "d" else 1))
+    check = run_check(tmp_path)
+    assert [(w.code, w.case, "label 7" in w.message) for w in check.warnings] == [("rare-label", "d", True)]
+    assert check.problems == []
+    (tmp_path / "images" / "a.nii").unlink()
+    (tmp_path / "labels" / "a.nii").unlink()
+    assert run_check(tmp_path).warnings == []
+
+
 def copies(tmp_path, make_scan, content):
     """Write ``content`` as a list, of files that are all copies of one scan or of its mask."""
     make_scan("scan.nii.gz", np.random.default_rng(0).integers(1, 99, SHAPE, dtype=np.int16))

@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 # Each holds the voxels of one case, so more of them cost memory; gzip, hashes and NumPy release the interpreter lock.
 THREADS = min(4, os.cpu_count() or 1)
+# From so many on, a value that only one mask has is worth a look.
+MANY_MASKS = 5
 # The largest sensible ratio between a voxel's volume and the median's: a factor of 10 along each axis.
 MAX_VOLUME_RATIO = 1000.0
 
@@ -117,6 +119,7 @@ class Check:
         strict: Count warnings as problems.
         known: Facts of an earlier check, by case: files that are as they were then are not read again.
         facts: What was found of the sound cases.
+        seen: What was found of all cases that could be read: cases are compared whatever else is wrong with them.
         problems: What keeps the dataset from being used.
         warnings: What does not.
     """
@@ -125,6 +128,7 @@ class Check:
     strict: bool = False
     known: Mapping[str, CaseFacts] = field(default_factory=dict)
     facts: dict[str, CaseFacts] = field(default_factory=dict, init=False)
+    seen: dict[str, CaseFacts] = field(default_factory=dict, init=False)
     problems: list[Problem] = field(default_factory=list, init=False)
     warnings: list[Problem] = field(default_factory=list, init=False)
 
@@ -134,11 +138,13 @@ class Check:
     def __iter__(self) -> Iterator[str]:
         cases = self.dataset.cases
         found: list[Problem] = list(self.dataset.problems)
-        self.facts = {}
+        self.facts, self.seen = {}, {}
         for case, (facts, problems) in zip(cases, in_parallel(self._examine, cases), strict=True):
             found += problems
             if facts is not None:
-                self.facts[case.id] = facts
+                self.seen[case.id] = facts
+                if all(map(is_warning, problems)):
+                    self.facts[case.id] = facts
             yield case.id
         found += self._across_cases()
         self.problems = [problem for problem in found if self.strict or not is_warning(problem)]
@@ -188,45 +194,57 @@ class Check:
 
     def _across_cases(self) -> list[Problem]:
         """Find what no file shows alone."""
-        if not self.facts:
+        if not self.seen:
             return []
         images = {case.id: str(case.images[0]) for case in self.dataset.cases}
         found = [*self._channel_counts(), *self._dimensions(), *self._voxel_sizes(), *self._lengths()]
+        found += self._rare_labels()
         return [Problem(images[name], code, text, remedy, name) for name, code, text, remedy in found] + self._leaks()
 
     def _channel_counts(self) -> Iterator[tuple[str, str, str, str]]:
         declared = self.dataset.channels
-        common = Counter(facts.channels for facts in self.facts.values()).most_common(1)[0][0]
+        common = Counter(facts.channels for facts in self.seen.values()).most_common(1)[0][0]
         expected = len(declared) if declared is not None else common
         source = "the dataset declares" if declared is not None else "most scans have"
         remedy = "give every scan the same channels, or correct channel_names in the list"
-        for name, facts in self.facts.items():
+        for name, facts in self.seen.items():
             if facts.channels != expected:
                 yield name, "channel-count", f"has {facts.channels} channel(s), {source} {expected}", remedy
 
     def _dimensions(self) -> Iterator[tuple[str, str, str, str]]:
-        flat = [name for name, facts in self.facts.items() if facts.flat]
-        if 2 * sum(min(facts.shape) == 1 for facts in self.facts.values()) > len(self.facts):
+        flat = [name for name, facts in self.seen.items() if facts.flat]
+        if 2 * sum(min(facts.shape) == 1 for facts in self.seen.values()) > len(self.seen):
             return  # a dataset of slices
         for name in flat:
             message, remedy = "is a 2-D image among volumes", "leave it out, or train on 2-D images alone"
             yield name, "mixed-dimensions", message, remedy
 
     def _voxel_sizes(self) -> Iterator[tuple[str, str, str, str]]:
-        volumes = {name: float(np.prod(facts.spacing_mm)) for name, facts in self.facts.items()}
+        volumes = {name: float(np.prod(facts.spacing_mm)) for name, facts in self.seen.items()}
         median = float(np.median(list(volumes.values())))
         for name, volume in volumes.items():
-            if about := voxel_size_problem(self.facts[name], volume / median, "the median voxel of the dataset"):
+            if about := voxel_size_problem(self.seen[name], volume / median, "the median voxel of the dataset"):
                 yield name, *about
 
     def _lengths(self) -> Iterator[tuple[str, str, str, str]]:
         # Sorted, since the axes of files may stand in any order.
-        lengths = {name: np.sort(np.multiply(f.shape, f.spacing_mm)) for name, f in self.facts.items()}
+        lengths = {name: np.sort(np.multiply(f.shape, f.spacing_mm)) for name, f in self.seen.items()}
         median = np.median(list(lengths.values()), axis=0)
         for name, length in lengths.items():
-            if (2 * length < median).any() and min(self.facts[name].shape) > 1:
+            if (2 * length < median).any() and min(self.seen[name].shape) > 1:
                 message = f"is {_triple(length)} mm large, where the median is {_triple(median)}: it will be padded"
                 yield name, "small-scan", message, "nothing, if it shows what it has to show"
+
+    def _rare_labels(self) -> Iterator[tuple[str, str, str, str]]:
+        """Find values that one of many masks has alone, where nothing says which values there are."""
+        masks = {name: facts.label_voxels for name, facts in self.seen.items() if facts.label_voxels}
+        if self.dataset.labels is not None or len(masks) < MANY_MASKS:
+            return
+        holders = Counter(value for voxels in masks.values() for value in voxels if value != self.dataset.ignore)
+        for name, voxels in masks.items():
+            for value in (value for value in voxels if holders[value] == 1):
+                message = f"has the label {value}, which no other of {len(masks)} masks has"
+                yield name, "rare-label", message, "correct the mask, or declare the labels"
 
     def _leaks(self) -> list[Problem]:
         """Find copies of one scan in two roles, or under two patients where a draw may part them."""
@@ -234,9 +252,9 @@ class Check:
         first: dict[str, Case] = {}
         problems = []
         for case in self.dataset.cases:
-            if case.id not in self.facts:
+            if case.id not in self.seen:
                 continue
-            other = first.setdefault(self.facts[case.id].content, case)
+            other = first.setdefault(self.seen[case.id].content, case)
             parted = drawn and case.role != "test" and other.patient != case.patient
             if other.role != case.role or parted:
                 message = f"is the same scan as {other.images[0]}, so it could teach and test"

@@ -103,6 +103,7 @@ CODES: dict[str, Code] = {
     "label-negative": Code("A label has a value below 0 that is not the declared ignore value."),
     "label-out-of-range": Code("A label has values that nobody declared."),
     "swapped": Code("The image looks like a mask and the label like a scan."),
+    "rare-label": Code("One of many masks has a value that no other has, and nothing declares it.", warning=True),
     "empty-mask": Code("A mask has no foreground.", warning=True),
     # Later on.
     "too-few-labels": Code("There are too few masks to train on some and validate on others."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from codecs import BOM_UTF8
 from dataclasses import dataclass
+from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ from pipeline.errors import Problem, UserError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 SUFFIXES = (".nii.gz", ".nii")
 # Formats that hold scans too: left out in silence, they would be scans that nobody looked at.
@@ -122,10 +122,13 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _whereabouts(path: Path) -> str:
-    """Return what to do about a missing file: the nearest name in its folder, where there is one."""
-    others = path.parent.iterdir() if path.parent.is_dir() else ()
-    names = [other.name for other in others if is_nifti(other) and other.is_file()]
-    hint = nearest(path.name, names) if names else ""
+    """Return what to do about a missing file: the nearest name of a file or folder, where there is one."""
+    place, name = path.parent, path.name
+    while not place.is_dir() and place != place.parent:
+        place, name = place.parent, place.name  # the first folder of the path that there is not
+    wanted: Callable[[Path], bool] = is_nifti if place == path.parent else Path.is_dir
+    names = [other.name for other in place.iterdir() if wanted(other) and other.exists()]
+    hint = nearest(name, names) if names else ""
     return hint if hint.startswith("did") else "check the path, or take the case out of the list"
 
 

@@ -125,7 +125,7 @@ def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list
         declared: What the dataset says of itself.
 
     Returns:
-        The facts, or None where a file cannot be used, and every problem and warning found.
+        The facts, or None where an image cannot be read, and every problem and warning found.
     """
     stamped = stamps(case_files(case))
     scans, problems = _load_all(case_files(case))
@@ -143,8 +143,9 @@ def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list
             problems += _grid_problems(first, image, "channel")
         problems += _grid_problems(first, label, "label") if label is not None else []
     problems = [replace(problem, case=case.id) for problem in problems]
-    if first is None or not all(map(is_warning, problems)):
+    if first is None or len(images) < len(case.images):
         return None, problems
+    sound = all(map(is_warning, problems))
     return (
         CaseFacts(
             case=case.id,
@@ -157,13 +158,17 @@ def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list
             channels=sum(image.channels for image in images),
             flat=len(first.header.dims) == 2,
             label_voxels=counts,
-            intensities=channel_statistics(
-                (channel for image in images for channel in image.voxels),
-                None if label is None else _annotated(label.labels, declared.ignore),
-            ),
+            intensities=_intensities(images, label, declared.ignore) if sound else (),
         ),
         problems,
     )
+
+
+def _intensities(
+    images: Sequence[nifti.Scan], label: nifti.Scan | None, ignore: int | None
+) -> tuple[ChannelStatistics, ...]:
+    labels = None if label is None else _annotated(label.labels, ignore)
+    return channel_statistics((channel for image in images for channel in image.voxels), labels)
 
 
 def _annotated(labels: NDArray[Any], ignore: int | None) -> NDArray[Any]:

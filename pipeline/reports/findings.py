@@ -34,7 +34,7 @@ def findings_table(problems: Sequence[Problem], base: Path) -> Table:
     for problem in problems:
         shown[problem.code] += 1
         if shown[problem.code] <= MAX_ROWS:
-            where = problem.where.removeprefix(f"{base}/")
+            where = problem.where.removeprefix(f"{base}/").removeprefix(f"{base.resolve()}/")
             table.add_row(*map(plain, (problem.case, where, problem.code, problem.message, problem.remedy)))
     for code, count in shown.items():
         if count > MAX_ROWS:

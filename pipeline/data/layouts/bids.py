@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.container import is_nifti, stem
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
+from pipeline.data.layouts.folders import namesake
 from pipeline.data.layouts.tables import read_table
 from pipeline.errors import Problem, nearest
 from pipeline.types import Case
@@ -62,7 +63,7 @@ class Bids(Layout):
                 where, message = str(next(iter(found.values()))), f"has no {gone[0]} beside it"
                 problems.append(Problem(where, "missing-channel", message, "add the file, or name one suffix", name))
         problems += [
-            Problem(str(path), "label-without-image", f"no {suffixes[0]} image has this name", nearest(name, scans))
+            Problem(str(path), "label-without-image", f"no {suffixes[0]} image has this name", namesake(name, scans))
             for name, path in labels.items()
             if name not in scans
         ]

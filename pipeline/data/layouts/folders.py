@@ -13,6 +13,7 @@ from pipeline.errors import Problem, UserError, nearest
 from pipeline.types import Case
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 # nnU-Net's way to write the channels of a scan into the names of its files.
@@ -39,7 +40,7 @@ class Folder(Layout):
         marks, wrong = list_scans(source / "labels") if (source / "labels").is_dir() else ([], [])
         images, labels = ({stem(path): path for path in found} for found in (paths, marks))
         problems += wrong + [
-            Problem(str(path), "label-without-image", "no image has this name", nearest(name, images))
+            Problem(str(path), "label-without-image", "no image has this name", namesake(name, images.keys() - labels))
             for name, path in labels.items()
             if name not in images
         ]
@@ -85,6 +86,13 @@ def _by_channel(paths: list[Path]) -> dict[str, tuple[Path, ...]]:
     for name, path in zip(names, paths, strict=True):
         grouped[name] = (*grouped.get(name, ()), path)
     return grouped
+
+
+def namesake(name: str, others: Iterable[str]) -> str:
+    """Return what to do about a label without an image or the reverse: the nearest of those that lack one, too."""
+    lone = sorted(others)
+    hint = nearest(name, lone) if lone else ""
+    return hint if hint.startswith("did") else "rename it after what it belongs to, or take it away"
 
 
 def list_scans(place: Path) -> tuple[list[Path], list[Problem]]:

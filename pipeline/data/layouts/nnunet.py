@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.data.container import SUFFIXES, stem
 from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset, read_labels
-from pipeline.data.layouts.folders import CHANNEL, list_scans
+from pipeline.data.layouts.folders import CHANNEL, list_scans, namesake
 from pipeline.data.layouts.lists import list_in, read_channels, read_json
 from pipeline.errors import Problem, nearest
 from pipeline.types import Case
@@ -78,11 +78,13 @@ def _read_side(folder: Path, end: str, role: Role | None, channels: int | None) 
     marks, wrong = list_scans(folder / f"labels{end}") if (folder / f"labels{end}").is_dir() else ([], [])
     labels, problems = {stem(path): path for path in marks}, problems + wrong
     grouped: dict[str, dict[int, Path]] = {}
+    misnamed: set[str] = set()
     for path in paths:
         match = CHANNEL.fullmatch(stem(path))
         if match is None:
             message, remedy = "has no channel in its name", f"rename it to {stem(path)}_0000"
             problems.append(Problem(str(path), "missing-channel", message, remedy))
+            misnamed.add(stem(path))
         else:
             grouped.setdefault(match[1], {})[int(match[2])] = path
     for name, files in grouped.items():
@@ -94,11 +96,11 @@ def _read_side(folder: Path, end: str, role: Role | None, channels: int | None) 
             problems.append(Problem(where, "missing-channel", message, _channel_remedy(name, grouped), name))
     for name in sorted(grouped.keys() - labels.keys()) if labelled else ():
         message = f"has no label in labels{end}/"
-        hint = nearest(name, labels) if labels else ""
+        hint = namesake(name, labels.keys() - grouped.keys() - misnamed)
         remedy = hint if hint.startswith("did") else "give it its label, or move it to imagesTs/, which trains without"
         problems.append(Problem(str(next(iter(grouped[name].values()))), "missing-label", message, remedy, name))
-    for name in sorted(labels.keys() - grouped.keys()):
-        hint = nearest(name, grouped) if grouped else "put its image there"
+    for name in sorted(labels.keys() - grouped.keys() - misnamed):
+        hint = namesake(name, grouped.keys() - labels.keys())
         problems.append(Problem(str(labels[name]), "label-without-image", "no image has this name", hint))
     return [
         Case(name, tuple(files[n] for n in sorted(files)), labels.get(name), name, role)
