@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.data.check import Check
 from pipeline.data.codes import CODES
-from pipeline.data.inspection import examine_pair, grid_distance
+from pipeline.data.grids import grid_distance
+from pipeline.data.inspection import examine_pair
 from pipeline.data.layouts import open_dataset
 from pipeline.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Compare the grids of two files: how far apart they lie, and whether one is the other with its axes renamed."""
+"""Compare grids: how far apart two lie, whether one is the other with its axes renamed, and what is wrong with that."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.data.header import is_sheared
+from pipeline.errors import Problem
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from pipeline.data.nifti import Scan
 
     Affine = NDArray[np.float64]
 
@@ -64,3 +69,53 @@ def renaming(
 def rename_axes(voxels: NDArray[Any], order: tuple[int, int, int], backwards: tuple[bool, bool, bool]) -> NDArray[Any]:
     """Return voxels ``[X, Y, Z]`` as :func:`renaming` says."""
     return voxels.transpose(order)[tuple(slice(None, None, -1 if turned else 1) for turned in backwards)]
+
+
+def orientation_problems(scan: Scan) -> list[Problem]:
+    """Find what is odd or wrong with the way a scan's header places its voxels."""
+    where, notes = str(scan.path), []
+    if scan.header.sform is None and scan.header.qform is None:
+        message = "has neither qform nor sform, so that left and right are a guess"
+        notes.append(Problem(where, "no-orientation", message, "convert the scan from its source again"))
+    elif is_sheared(scan.affine):
+        message = "has axes that do not stand at right angles, which ITK cannot open"
+        notes.append(Problem(where, "sheared", message, "resample the scan to a grid with right angles"))
+    return notes + _form_problems(scan)
+
+
+def _form_problems(scan: Scan) -> list[Problem]:
+    sform, qform = scan.header.sform, scan.header.qform
+    if sform is None or qform is None:
+        return []
+    distance = grid_distance(sform, qform, scan.shape) if abs(np.linalg.det(qform)) > 0 else np.inf
+    if distance <= TOLERANCE_VOXELS:
+        return []
+    message = f"has a qform and an sform up to {distance:.3g} voxels apart"
+    remedy = "find out which is right, and use --fix use-sform or --fix use-qform"
+    return [Problem(str(scan.path), "forms-differ", message, remedy)]
+
+
+def grid_problems(image: Scan, other: Scan, kind: str) -> list[Problem]:
+    """Find out whether another file of a case lies on its image's grid; ``kind`` says what the file is."""
+    where, name = str(other.path), image.path.name
+    if renamed := _renamed(image, other):
+        message = f"has the grid of {name} with its axes in another order or direction: {renamed}"
+        remedy = "use --fix reorient to reorder the voxels, or --fix copy-affine if only the affine is wrong"
+        return [Problem(where, "axes-differ", message, remedy)]
+    if other.shape != image.shape:
+        message = f"has shape {other.shape}, {name} has {image.shape}"
+        return [Problem(where, "shapes-differ", message, f"resample the {kind} to the grid of {name}")]
+    distance = grid_distance(image.affine, other.affine, image.shape)
+    if distance > TOLERANCE_VOXELS:
+        message = f"lies up to {distance:.3g} voxels away from {name}: their affines differ"
+        remedy = f"resample the {kind} to that grid, or use --fix copy-affine if only the affine is wrong"
+        return [Problem(where, "affines-differ", message, remedy)]
+    return _form_problems(other)
+
+
+def _renamed(image: Scan, other: Scan) -> str:
+    """Say which axis stands where, and with a minus which runs backwards; "" where nothing is renamed."""
+    found = renaming(image.affine, image.shape, other.affine, other.shape)
+    if found is None or found == ((0, 1, 2), (False, False, False)):
+        return ""
+    return " ".join(("-" if turned else "") + "ijk"[axis] for axis, turned in zip(*found, strict=True))

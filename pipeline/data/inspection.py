@@ -11,8 +11,7 @@ import numpy as np
 
 from pipeline.data import nifti
 from pipeline.data.codes import is_warning
-from pipeline.data.grids import TOLERANCE_VOXELS, grid_distance, renaming
-from pipeline.data.header import is_sheared
+from pipeline.data.grids import grid_problems, orientation_problems
 from pipeline.data.layouts.dataset import MAX_CLASSES
 from pipeline.data.statistics import ChannelStatistics, channel_statistics
 from pipeline.errors import Problem, UserError
@@ -138,10 +137,10 @@ def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list
         counts, wrong = count_labels(label)
         problems += wrong or _label_problems(label, counts, declared, images[0] if images else None)
     if first is not None:
-        problems += _orientation_notes(first)
+        problems += orientation_problems(first)
         for image in images[1:]:
-            problems += _grid_problems(first, image, "channel")
-        problems += _grid_problems(first, label, "label") if label is not None else []
+            problems += grid_problems(first, image, "channel")
+        problems += grid_problems(first, label, "label") if label is not None else []
     problems = [replace(problem, case=case.id) for problem in problems]
     if first is None or len(images) < len(case.images):
         return None, problems
@@ -185,7 +184,7 @@ def examine_pair(truth: Path, prediction: Path) -> tuple[set[int], list[Problem]
         values |= set(counts)
         problems += wrong or _label_problems(scan, counts, Declared(), None)
     if len(scans) == 2:
-        problems += _grid_problems(scans[truth], scans[prediction], "prediction")
+        problems += grid_problems(scans[truth], scans[prediction], "prediction")
     problems = [problem for problem in problems if not is_warning(problem)]
     return (set() if problems else values), problems
 
@@ -306,51 +305,3 @@ def _is_fewer_valued(image: nifti.Scan, values: int) -> bool:
     """Tell whether a scan has fewer different values than its mask, and few enough for a mask."""
     distinct = np.unique(image.voxels).size
     return distinct < values and distinct <= MAX_CLASSES
-
-
-def _orientation_notes(scan: nifti.Scan) -> list[Problem]:
-    where, notes = str(scan.path), []
-    if scan.header.sform is None and scan.header.qform is None:
-        message = "has neither qform nor sform, so that left and right are a guess"
-        notes.append(Problem(where, "no-orientation", message, "convert the scan from its source again"))
-    elif is_sheared(scan.affine):
-        message = "has axes that do not stand at right angles, which ITK cannot open"
-        notes.append(Problem(where, "sheared", message, "resample the scan to a grid with right angles"))
-    return notes + _form_problems(scan)
-
-
-def _form_problems(scan: nifti.Scan) -> list[Problem]:
-    sform, qform = scan.header.sform, scan.header.qform
-    if sform is None or qform is None:
-        return []
-    distance = grid_distance(sform, qform, scan.shape) if abs(np.linalg.det(qform)) > 0 else np.inf
-    if distance <= TOLERANCE_VOXELS:
-        return []
-    message = f"has a qform and an sform up to {distance:.3g} voxels apart"
-    remedy = "find out which is right, and use --fix use-sform or --fix use-qform"
-    return [Problem(str(scan.path), "forms-differ", message, remedy)]
-
-
-def _grid_problems(image: nifti.Scan, other: nifti.Scan, kind: str) -> list[Problem]:
-    where, name = str(other.path), image.path.name
-    if renamed := _renamed(image, other):
-        message = f"has the grid of {name} with its axes in another order or direction: {renamed}"
-        remedy = "use --fix reorient to reorder the voxels, or --fix copy-affine if only the affine is wrong"
-        return [Problem(where, "axes-differ", message, remedy)]
-    if other.shape != image.shape:
-        message = f"has shape {other.shape}, {name} has {image.shape}"
-        return [Problem(where, "shapes-differ", message, f"resample the {kind} to the grid of {name}")]
-    distance = grid_distance(image.affine, other.affine, image.shape)
-    if distance > TOLERANCE_VOXELS:
-        message = f"lies up to {distance:.3g} voxels away from {name}: their affines differ"
-        remedy = f"resample the {kind} to that grid, or use --fix copy-affine if only the affine is wrong"
-        return [Problem(where, "affines-differ", message, remedy)]
-    return _form_problems(other)
-
-
-def _renamed(image: nifti.Scan, other: nifti.Scan) -> str:
-    """Say which axis stands where, and with a minus which runs backwards; "" where nothing is renamed."""
-    found = renaming(image.affine, image.shape, other.affine, other.shape)
-    if found is None or found == ((0, 1, 2), (False, False, False)):
-        return ""
-    return " ".join(("-" if turned else "") + "ijk"[axis] for axis, turned in zip(*found, strict=True))
