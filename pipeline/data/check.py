@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 # Each holds the voxels of one case, so more of them cost memory; gzip, hashes and NumPy release the interpreter lock.
 THREADS = min(4, os.cpu_count() or 1)
+# A packed file of this size may unpack to gigabytes.
+LARGE_BYTES = 1 << 28
 # From so many on, a value that only one mask has is worth a look.
 MANY_MASKS = 5
 # The largest sensible ratio between a voxel's volume and the median's: a factor of 10 along each axis.
@@ -83,8 +85,9 @@ class Index:
 
 
 def in_parallel(function: Callable[[Case], T], cases: Sequence[Case]) -> Iterator[T]:
-    """Yield what a function makes of each case, in their order, a few cases at a time."""
-    with ThreadPoolExecutor(THREADS) as pool:
+    """Yield what a function makes of each case, in their order: a few cases at a time, large ones one by one."""
+    sizes = (stamp[0] for case in cases for stamp in stamps(case_files(case)) if stamp)
+    with ThreadPoolExecutor(1 if max(sizes, default=0) > LARGE_BYTES else THREADS) as pool:
         yield from pool.map(function, cases)
 
 
