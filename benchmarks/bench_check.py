@@ -18,6 +18,7 @@ import json
 import os
 import resource
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -31,8 +32,7 @@ import numpy as np
 from monai.transforms import LoadImage
 
 from pipeline.data import nifti
-from pipeline.data.layouts import open_dataset, read_dataset
-from pipeline.runs.checking import survey
+from pipeline.data.layouts import open_dataset
 
 # What nnUNetv2_extract_fingerprint --verify_dataset_integrity does to each case, without its pools of processes.
 PEER = """
@@ -116,7 +116,7 @@ def write_cases(source, folder, count):
     for number, case in zip(range(count), cycle(labelled), strict=False):
         image = place / "imagesTr" / f"case_{number:05d}_0000.nii.gz"
         body = bytearray(gzip.decompress(case.images[0].read_bytes()))
-        body[-1] = number // len(labelled) + (body[-1] if number < len(labelled) else 0)
+        body[-struct.unpack_from("<h", body, 72)[0] // 8] ^= number // len(labelled)  # the last voxel's lowest byte
         image.write_bytes(gzip.compress(bytes(body), 6) if number >= len(labelled) else case.images[0].read_bytes())
         shutil.copy(case.label, place / "labelsTr" / f"case_{number:05d}.nii.gz")
     about = {"channel_names": {"0": "MRI"}, "numTraining": count, "file_ending": ".nii.gz"}
@@ -145,7 +145,6 @@ def time_checks(source, peer, count, rounds):
         where = {f"nnUNet_{key}": str(folder / key) for key in ("raw", "preprocessed", "results")}
         (folder / "peer.py").write_text(PEER)
         (folder / "ours.py").write_text(OURS)
-        assert len(survey(read_dataset(place)).facts) == count
         inside = alternate(
             rounds,
             ours=lambda: told_seconds(run(sys.executable, folder / "ours.py", place)),
