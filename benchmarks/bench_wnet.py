@@ -62,7 +62,7 @@ class Outcome:
 def main() -> None:
     """Run what is not done yet, and print the table."""
     options = _options()
-    overrides = ["max_steps=3", "data.patch_size=[16,16,16]"] if options.quick else []
+    overrides = ["max_steps=3", "data.patch_size=[16,16,16]"] if options.quick else options.overrides
     seeds = range(1 if options.quick else options.seeds)
     outcomes = []
     for data, source, fraction in _datasets(options):
@@ -81,6 +81,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="keys of the recipe to set, such as data.dimensions=2")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--hippocampus", type=Path, help="a dataset with a validation list, besides the phantom")
     parser.add_argument("--no-phantom", action="store_true", help="leave the phantom out")
