@@ -69,8 +69,8 @@ def main() -> None:
         more = [f"dataset={source}", f"data.validation_fraction={fraction}", *overrides]
         for seed in seeds:
             run = options.output / f"{data}-{seed}"
-            recipe = runs.read_recipe(RECIPE, [*more, f"seed={seed}"])
-            runs.train(recipe, run, resume=True)
+            if not (run / "summary.json").exists():
+                runs.train(runs.read_recipe(RECIPE, [*more, f"seed={seed}"]), run, resume=True)
             outcomes.append(_wnet(data, seed, run))
             outcomes += _peers(data, seed, run, source, outcomes[-1].segments)
             print(*outcomes[-3:], sep="\n", flush=True)
