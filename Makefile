@@ -12,6 +12,7 @@ demo: .venv/installed
 	&& fewmask predict demo/run demo/data/imagesTs --output demo/masks \
 	&& { set +x; } 2>/dev/null && printf '%s\n' "" "Done in $$(($$(date +%s) - start)) s. Look at:" \
 	   "  demo/data/dataset.json     the phantom dataset" \
+	   "  demo/run/report.html       open it in a browser: how good, how sure, where it fails" \
 	   "  demo/run/summary.json      validation: Dice by class; cases.csv by case" \
 	   "  demo/run/history.csv       every term of the loss at every step" \
 	   "  demo/run/checkpoints/      last.pt and best.pt" \

@@ -13,11 +13,14 @@ from pipeline.metrics.calibration import Reliability, expected_dice
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    import numpy as np
     import torch
     from ignite.engine import Engine
+    from numpy.typing import NDArray
 
+    from pipeline.data.nifti import Scan
     from pipeline.engines.predictor import Predictor
     from pipeline.types import Case, CaseResult
 
@@ -34,6 +37,7 @@ class SegmentationEvaluator(Evaluator):
         device: Where the network lies.
         ignore: Voxels of the mask with this value are not scored.
         tolerance_mm: Of the surface Dice.
+        watch: Called with each case, its true mask and its prediction, both on the scan's own grid.
     """
 
     def __init__(
@@ -44,9 +48,11 @@ class SegmentationEvaluator(Evaluator):
         device: torch.device,
         ignore: int | None = None,
         tolerance_mm: float = TOLERANCE_MM,
+        watch: Callable[[Case, Scan, NDArray[np.int64]], None] = lambda *_: None,
     ) -> None:
         super().__init__(device=device, val_data_loader=list(cases), iteration_update=self._score, decollate=False)
-        self.predictor, self.labels, self.ignore, self.tolerance_mm = predictor, labels, ignore, tolerance_mm
+        self.predictor, self.labels, self.ignore = predictor, labels, ignore
+        self.tolerance_mm, self.watch = tolerance_mm, watch
         self.results: list[CaseResult] = []
         self.reliability = Reliability()
         self.add_event_handler(Events.STARTED, self._forget)
@@ -61,6 +67,7 @@ class SegmentationEvaluator(Evaluator):
             raise ValueError(f"case {case.id} has no label to be scored against")
         truth = nifti.load(case.label)
         found = self.predictor.segment(case.images)
+        self.watch(case, truth, found.labels)
         expected = expected_dice(
             found.labels, found.logits, self.predictor.label_values, self.reliability, truth.labels, self.ignore
         )

@@ -12,10 +12,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from ignite.engine import Engine
     from rich.console import Console
+    from rich.progress import Task as ProgressTask
 
 
 class CsvLog:
@@ -97,8 +100,20 @@ class EveryNSteps:
             self.act(self.last_call)
 
 
+class Throughput(ProgressColumn):
+    """Steps a second, or seconds a step where that is more."""
+
+    def render(self, task: ProgressTask) -> Text:
+        """Return the pace of the last two minutes."""
+        if not task.speed:
+            return Text("")
+        return Text(f"{task.speed:.1f} steps/s" if task.speed >= 1 else f"{1 / task.speed:.1f} s/step")
+
+
 class ProgressBar:
-    """Shows steps, time and the terms of the loss in one line of the terminal, and a line a validation above it.
+    """Shows steps, pace, time left, the last validation Dice and the terms of the loss in one line of the terminal.
+
+    Above it, each validation writes a line that stays.
 
     Args:
         console: Where to draw; no bar is drawn where it is no terminal, but the lines are written.
@@ -111,14 +126,18 @@ class ProgressBar:
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
+            Throughput(),
             TimeElapsedColumn(),
+            TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.fields[dice]}{task.description}"),
             console=console,
+            # A validation is a pause of many steps: over a shorter time the pace would jump.
+            speed_estimate_period=120,
             transient=True,
             disable=not console.is_terminal,
         )
-        self.terms = ""
+        self.terms = self.dice = ""
 
     def attach(self, engine: Engine) -> None:
         """Draw from the start of the training to its end, however it ends."""
@@ -130,17 +149,19 @@ class ProgressBar:
     def report(self, step: int, mean_dice: float | None) -> None:
         """Write what a validation found."""
         score = "no class to score" if mean_dice is None else f"{mean_dice:.4f}"
+        if mean_dice is not None:
+            self.dice = f"Dice {score}  "
         self.bar.console.print(
             f"step {step}/{self.total}  validation Dice {score}  {self.terms}", highlight=False, soft_wrap=True
         )
 
     def _start(self, engine: Engine) -> None:
-        self.task = self.bar.add_task("", total=self.total, completed=engine.state.iteration)
+        self.task = self.bar.add_task("", total=self.total, completed=engine.state.iteration, dice="")
         self.bar.start()
 
     def _advance(self, engine: Engine) -> None:
         self.terms = "  ".join(f"{name} {value:.3f}" for name, value in engine.state.output.items())
-        self.bar.update(self.task, completed=engine.state.iteration, description=self.terms)
+        self.bar.update(self.task, completed=engine.state.iteration, description=self.terms, dice=self.dice)
 
     def _finish(self, engine: Engine) -> None:
         self.bar.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,10 @@ from pipeline.errors import Problem, UserError, nearest
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
+from pipeline.reports.volumes import Gallery
 from pipeline.runs.checking import check_dataset, progress
 from pipeline.runs.models import CONFIG, INDEX, SPLIT, channel_problem, load_model
+from pipeline.runs.reporting import add_case, report_masks, report_run
 from pipeline.runs.segments import MATCHED, describe, labels_of, match
 
 if TYPE_CHECKING:
@@ -42,12 +45,14 @@ class Scored:
         calibration: Whether the network's probabilities can be trusted, as ``summary.json`` has it.
         matching: How segments were matched to labels, as ``summary.json`` has it; empty for a run that learnt labels.
         tolerance_mm: Of the surface Dice.
+        gallery: The scans with both masks, for the report; None where nobody asked for it.
     """
 
     results: list[CaseResult]
     calibration: dict[str, Any] = field(default_factory=dict)
     matching: dict[str, Any] = field(default_factory=dict)
     tolerance_mm: float = TOLERANCE_MM
+    gallery: Gallery | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Scores:
 
     Attributes:
         summary: Of all cases.
-        folder: Where ``cases.csv`` and ``summary.json`` were written.
+        folder: Where ``cases.csv``, ``summary.json`` and ``report.html`` were written.
         notes: What a reader of the figures has to know.
     """
 
@@ -92,15 +97,17 @@ def validate(
     if source is None:
         chose = ("These cases chose this checkpoint: its figures flatter. Those of `last` do not.",)
         notes, folder = (chose, run / "validation" / "best") if which == "best" else ((), run)
-        scored = score(model.predictor, dataset.cases, truth, matched=segments, tolerance_mm=tolerance_mm)
-        return write_scores(folder, scored, which, model.step, notes)
+        scored = score(
+            model.predictor, dataset.cases, truth, matched=segments, tolerance_mm=tolerance_mm, pictures=True
+        )
+        return write_scores(folder, run, scored, which, model.step, notes)
     cases = _unseen(run, index)
     left_out = len(dataset.cases) - len(cases)
     notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
     place = source.resolve()
     folder = run / "validation" / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
-    scored = score(model.predictor, cases, truth, matched=segments, tolerance_mm=tolerance_mm)
-    return write_scores(folder, scored, which, model.step, notes)
+    scored = score(model.predictor, cases, truth, matched=segments, tolerance_mm=tolerance_mm, pictures=True)
+    return write_scores(folder, run, scored, which, model.step, notes)
 
 
 def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
@@ -162,7 +169,13 @@ def _refuse_channels(index: Index, task: Task) -> None:
 
 
 def score(
-    predictor: Predictor, cases: Sequence[Case], truth: Task, *, matched: bool, tolerance_mm: float = TOLERANCE_MM
+    predictor: Predictor,
+    cases: Sequence[Case],
+    truth: Task,
+    *,
+    matched: bool,
+    tolerance_mm: float = TOLERANCE_MM,
+    pictures: bool = False,
 ) -> Scored:
     """Predict and score cases on their own grids.
 
@@ -172,19 +185,24 @@ def score(
         truth: What the masks tell.
         matched: Whether the predictor answers with segments, which are first matched to the labels of these cases.
         tolerance_mm: Of the surface Dice.
+        pictures: Whether the scans and both masks are kept, on the disk, for a report.
     """
     matching = {}
     if matched:
         predictor, matches = match(predictor, cases, truth)
         matching = describe(matches, truth)
     device = next(predictor.network.parameters()).device
-    evaluator = SegmentationEvaluator(predictor, cases, truth.labels, device, truth.ignore, tolerance_mm)
+    gallery = Gallery(len(cases), truth.labels, truth.ignore) if pictures else None
+    watch = partial(add_case, gallery) if gallery else lambda *_: None
+    evaluator = SegmentationEvaluator(predictor, cases, truth.labels, device, truth.ignore, tolerance_mm, watch)
     evaluator.run()
-    return Scored(evaluator.results, evaluator.reliability.as_dict(), matching, tolerance_mm)
+    return Scored(evaluator.results, evaluator.reliability.as_dict(), matching, tolerance_mm, gallery)
 
 
-def write_scores(folder: Path, scored: Scored, which: Which, step: int, notes: tuple[str, ...] = ()) -> Scores:
-    """Write ``cases.csv`` and ``summary.json`` into a folder."""
+def write_scores(
+    folder: Path, run: Path, scored: Scored, which: Which, step: int, notes: tuple[str, ...] = ()
+) -> Scores:
+    """Write ``cases.csv``, ``summary.json`` and ``report.html`` of a run into a folder."""
     notes += (MATCHED,) if scored.matching else ()
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarise(scored.results)
@@ -192,6 +210,8 @@ def write_scores(folder: Path, scored: Scored, which: Which, step: int, notes: t
     about: dict[str, Any] = {"checkpoint": which, "step": step, "notes": list(notes), "version": __version__}
     about |= {"tolerance_mm": scored.tolerance_mm, "calibration": scored.calibration}
     write_json(folder / "summary.json", about | scored.matching | summary.as_dict())
+    facts = {"Checkpoint": f"{which}, step {step}"}
+    report_run(folder, run, scored.results, summary, scored.gallery, facts, notes)
     return Scores(summary, folder, notes)
 
 
@@ -205,7 +225,7 @@ def evaluate(
             beside its masks, are too.
         labels: True masks; each must have a prediction. A ``dataset.json`` in or above this folder, or in that of the
             predictions, names the labels.
-        output: Where ``cases.csv`` and ``summary.json`` go; made where it is not there.
+        output: Where ``cases.csv``, ``summary.json`` and ``report.html`` go; made where it is not there.
         ignore: Voxels with this true value count nowhere; by default the one that ``dataset.json`` calls ``ignore``.
         tolerance_mm: Of the surface Dice.
 
@@ -239,10 +259,12 @@ def evaluate(
     known = {0: "background"} | (declared["labels"] or {})
     names = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
     ignored = declared["ignore"] if ignore is None else ignore
+    gallery = Gallery(len(pairs), names, ignored)
 
     def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
         case, (true, guess) = pair[0], (nifti.load(path) for path in pair[1])
         maps = true.labels, guess.labels
+        gallery.add(case, None, *maps, true.affine)
         return score_case(case, *maps, names, true.spacing_mm, ignore=ignored, tolerance_mm=tolerance_mm)
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -253,6 +275,7 @@ def evaluate(
     summary = summarise(results)
     about = {"version": __version__, "tolerance_mm": tolerance_mm}
     write_json(output / "summary.json", about | summary.as_dict())
+    report_masks(output, predictions, labels, results, summary, gallery)
     return summary
 
 

@@ -28,6 +28,7 @@ from pipeline.reports.summary import summarise
 from pipeline.runs import build
 from pipeline.runs.checking import PROGRESS, check, progress
 from pipeline.runs.models import CONFIG, INDEX, SPLIT
+from pipeline.runs.reporting import HISTORY, VALIDATION, TrainingPicture
 from pipeline.runs.scoring import Scored, Scores, score, validate, write_scores
 from pipeline.runs.segments import labels_of, task_of
 from pipeline.strict_yaml import read_yaml
@@ -63,7 +64,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Scores | None:
     Args:
         recipe: What to do.
         run: The run's folder: ``config.yaml``, ``split.json``, ``index.json``, ``history.csv``, ``validation.csv``,
-            ``checkpoints/``, ``cache/``, ``cases.csv``, ``summary.json``.
+            ``training.png``, ``checkpoints/``, ``cache/``, ``cases.csv``, ``summary.json``, ``report.html``.
         resume: Go on with the run that is there; starts one where there is none.
 
     Returns:
@@ -90,7 +91,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Scores | None:
     training.open_folder()
     if training.done < recipe.max_steps:
         training.run_to_end()
-        return write_scores(run, training.scored, "last", training.done) if training.scored else None
+        return write_scores(run, run, training.scored, "last", training.done) if training.scored else None
     return validate(run) if split.validation else None
 
 
@@ -191,14 +192,15 @@ class _Training:
         self.done = recipe.max_steps
 
     def _handlers(self) -> list[Any]:
-        bar = ProgressBar(PROGRESS, self.recipe.max_steps)
-        validations = CsvLog(self.run / "validation.csv", ["step", "mean_dice"], self.done)
+        bar, picture = ProgressBar(PROGRESS, self.recipe.max_steps), TrainingPicture(self.run)
+        validations = CsvLog(self.run / VALIDATION, ["step", "mean_dice"], self.done)
         validate = EveryNSteps(self.recipe.validate_every, lambda step: self._validate(step, validations, bar))
         handlers: list[Any] = [
-            History(CsvLog(self.run / "history.csv", ["step", "loss", *self.step.objective.names], self.done)),
+            History(CsvLog(self.run / HISTORY, ["step", "loss", *self.step.objective.names], self.done)),
             bar,
             # Validation first: a checkpoint of the same step then knows the best score.
             *([validate] if self.split.validation else []),
+            EveryNSteps(self.recipe.validate_every, lambda _: picture.redraw()),
             EveryNSteps(self.recipe.checkpoint_every, lambda step: self._save("last", step)),
         ]
         return handlers + (tensorboard_handlers(self.run / "tensorboard") if self.recipe.tensorboard else [])
@@ -206,7 +208,8 @@ class _Training:
     def _validate(self, step: int, log: CsvLog, bar: ProgressBar) -> None:
         predictor = build.build_predictor(self.recipe, self.task, self.step.network)
         matched = self.recipe.segments is not None
-        self.scored = score(predictor, self.split.validation, labels_of(self.index), matched=matched)
+        last = step == self.recipe.max_steps  # whose masks the report shows
+        self.scored = score(predictor, self.split.validation, labels_of(self.index), matched=matched, pictures=last)
         mean = summarise(self.scored.results).mean_dice
         log.append({"step": step, "mean_dice": mean})
         bar.report(step, mean)

@@ -1,0 +1,74 @@
+"""The picture of a training that is still going on."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+from pipeline.files import atomic_write
+from pipeline.reports.charts import thinned
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    Points = Sequence[tuple[float, float]]
+
+# Okabe and Ito's colours, the same as the page's.
+COLOURS = ("#00598f", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5c646c")
+
+
+def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Read a CSV log of a training: for each column but ``step``, the steps that have a number and the numbers.
+
+    A file that is not there has no curves; fields that are empty or no number, as the last line of a run that was
+    killed may have, are left out.
+    """
+    if not path.exists():
+        return {}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    with path.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            for name, text in row.items():
+                if name and name != "step":
+                    curves.setdefault(name, []).extend(_point(row.get("step"), text))
+    return curves
+
+
+def _point(step: str | None, text: str | None) -> list[tuple[float, float]]:
+    try:
+        point = float(step or ""), float(text or "")
+    except ValueError:
+        return []
+    return [point] if abs(point[1]) < float("inf") else []
+
+
+def draw_training(path: Path, terms: Mapping[str, Points], dice: Points) -> None:
+    """Draw the terms of the loss, on a logarithmic axis, above the validation Dice.
+
+    Args:
+        path: The PNG file; replaced whole.
+        terms: Steps and values of each term.
+        dice: Steps and mean Dice of the validations.
+    """
+    # Without pyplot, which would choose a screen and keep every figure.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for n, (name, points) in enumerate(terms.items()):
+        drawn = [point for point in thinned(points) if point[1] > 0]
+        upper.plot(*zip(*drawn, strict=True), label=name, color=COLOURS[n % 7], lw=1.6) if drawn else None
+    upper.set(yscale="log", ylabel="loss, before weights")
+    if dice:
+        lower.plot(*zip(*dice, strict=True), color=COLOURS[0], marker="o", ms=4, lw=1.6)
+        lower.set_title(f"last {dice[-1][1]:.4f}, best {max(value for _, value in dice):.4f}", loc="right", fontsize=9)
+    lower.set(xlabel="step", ylabel="validation Dice")
+    for axes in (upper, lower):
+        axes.grid(color="#e2dfd9", lw=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    if upper.lines:
+        upper.legend(frameon=False, ncols=4, fontsize=9)
+    with atomic_write(path) as partial:
+        FigureCanvasAgg(figure).print_png(partial)

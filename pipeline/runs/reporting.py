@@ -1,0 +1,124 @@
+"""Tell the reports where their figures come from, and keep the picture of a training fresh."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import __version__, config
+from pipeline.data import nifti
+from pipeline.reports.page import Origin, write_report
+from pipeline.reports.plots import draw_training, read_curves
+from pipeline.runs.checking import PROGRESS
+from pipeline.runs.models import CONFIG, INDEX, SPLIT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from pipeline.data.nifti import Scan
+    from pipeline.reports.summary import Summary
+    from pipeline.reports.volumes import Gallery
+    from pipeline.types import Case, CaseResult
+
+HISTORY, VALIDATION = "history.csv", "validation.csv"
+LIBRARIES = ("torch", "monai", "numpy")
+
+
+def add_case(gallery: Gallery, case: Case, truth: Scan, prediction: NDArray[Any]) -> None:
+    """Add a scored case to a gallery: the scan's first channel and both masks."""
+    image = nifti.load(case.images[0])
+    gallery.add(case.id, image.voxels[0], truth.labels, prediction, image.affine)
+
+
+def report_run(
+    folder: Path,
+    run: Path,
+    results: Sequence[CaseResult],
+    summary: Summary,
+    gallery: Gallery | None,
+    facts: Mapping[str, str],
+    notes: Sequence[str],
+) -> None:
+    """Write ``report.html`` of a run's validation.
+
+    Args:
+        folder: Where it goes.
+        run: The run, whose curves and recipe it shows.
+        results: One row a class of a case.
+        summary: Of the same results.
+        gallery: The pictures of the cases.
+        facts: Names and values that the reader is told beside the run's own.
+        notes: What a reader of the figures has to know.
+    """
+    split = json.loads((run / SPLIT).read_text(encoding="utf-8"))
+    taught = f"{len(split['labelled'])} scans with masks, {len(split['unlabelled'])} without"
+    told = config.read(run / CONFIG)
+    fingerprint = f"sha256 {hashlib.sha256((run / INDEX).read_bytes()).hexdigest()} of {INDEX}"
+    own = {"Trained on": taught, "Dataset": str(told["dataset"]), "Data fingerprint": fingerprint}
+    origin = Origin(
+        title=run.resolve().name,
+        facts={**facts, **own, **_versions()},
+        notes=notes,
+        config=(run / CONFIG).read_text(encoding="utf-8"),
+        history=read_curves(run / HISTORY),
+        validation=read_curves(run / VALIDATION).get("mean_dice", []),
+    )
+    write_report(folder / "report.html", results, summary, origin, gallery)
+
+
+def report_masks(
+    folder: Path,
+    predictions: Path,
+    labels: Path,
+    results: Sequence[CaseResult],
+    summary: Summary,
+    gallery: Gallery | None,
+) -> None:
+    """Write ``report.html`` of masks from any tool."""
+    origin = Origin(
+        title=f"{predictions.resolve().name} against {labels.resolve().name}",
+        facts={"Predictions": str(predictions), "Labels": str(labels)} | _versions(),
+    )
+    write_report(folder / "report.html", results, summary, origin, gallery)
+
+
+def _versions() -> dict[str, str]:
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    return {
+        "Command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "Written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "Version": f"fewmask {__version__}, Python {platform.python_version()}, {libraries}",
+    }
+
+
+class TrainingPicture:
+    """``training.png`` of a run, which no training fails for.
+
+    Args:
+        run: The run's folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.failed = run, False
+
+    def redraw(self) -> None:
+        """Draw what the logs hold; a first failure is told, and none is raised."""
+        try:
+            dice = read_curves(self.run / VALIDATION).get("mean_dice", [])
+            draw_training(self.run / "training.png", read_curves(self.run / HISTORY), dice)
+        except Exception as error:  # a picture is not worth a night of training
+            if not self.failed:
+                PROGRESS.print(
+                    f"training.png cannot be drawn, and the training goes on: {error}", markup=False, soft_wrap=True
+                )
+            self.failed = True

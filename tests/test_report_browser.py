@@ -1,0 +1,285 @@
+"""The page in a browser: it opens without an error or a request, and does what its controls say."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from report_fixtures import HOSTILE, make_report
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: install it, or name it in CHROMIUM"),
+    # One browser serves the whole file.
+    pytest.mark.xdist_group("browser"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """A function that opens a file and returns its page, whose troubles must be none at the end of the test."""
+    contexts, troubles = [], []
+
+    def open_(path: Path, **options):
+        context = browser.new_context(viewport={"width": 1200, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
+        page.on(
+            "request",
+            lambda request: (
+                request.url == path.as_uri() or request.url.startswith("data:") or troubles.append(request.url)
+            ),
+        )
+        page.goto(path.as_uri())
+        page.wait_for_function("document.querySelectorAll('#table tbody tr').length > 0")
+        page.wait_for_function("!document.getElementById('viewer') || state.volume !== null")
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    names = [f"case_{n:02d}" for n in range(20)]
+    return make_report(tmp_path_factory.mktemp("report"), names)
+
+
+def first_column(page):
+    return page.locator("#table tbody tr td:nth-child(1)").all_inner_texts()
+
+
+def pixels(page, plane=0):
+    """What a canvas shows, as one string."""
+    return page.locator("#planes canvas").nth(plane).evaluate("canvas => canvas.toDataURL()")
+
+
+def test_page_opens_without_an_error_or_a_request_and_shows_the_worst_case(open_page, report):
+    page = open_page(report)
+    assert page.locator("#viewer-title").inner_text() == "case_00"
+    page.wait_for_function("document.querySelectorAll('#strip button').length === 12")
+    assert page.locator("#table tbody tr").count() == 40
+
+
+def test_columns_sort_both_ways(open_page, report):
+    page = open_page(report)
+    dice = page.locator("#table th button", has_text="Dice").first
+    column = 1 + page.evaluate("COLUMNS.findIndex((c) => c.title === 'Dice')")
+    numbers = lambda: [float(text) for text in page.locator(f"#table tbody td:nth-child({column})").all_inner_texts()]  # noqa: E731
+    assert numbers() == sorted(numbers())
+    dice.click()
+    assert numbers() == sorted(numbers(), reverse=True)
+    assert page.locator("#table th[aria-sort='descending']").inner_text().startswith("Dice")
+    page.locator("#table th button", has_text="Case").click()
+    assert first_column(page) == sorted(first_column(page))
+
+
+def test_filters_narrow_the_table(open_page, report):
+    page = open_page(report)
+    page.locator("#filter").fill("CASE_1")
+    assert {name[:6] for name in first_column(page)} == {"case_1"}
+    assert page.locator("#count").inner_text() == "20 of 40 rows"
+    page.locator("#class-filter").select_option(label="nodule")
+    assert page.locator("#count").inner_text() == "10 of 40 rows"
+
+
+def test_a_row_brings_its_case(open_page, report):
+    page = open_page(report)
+    page.locator("#table td button", has_text="case_07").first.click()
+    page.wait_for_function("document.getElementById('viewer-title').textContent === 'case_07'")
+    assert page.evaluate("document.activeElement.id") == "viewer"
+
+
+def test_a_dot_of_a_figure_brings_its_case(open_page, report):
+    page = open_page(report)
+    place = page.evaluate("DATA.cases.findIndex((entry) => entry.id === 'case_11')")
+    page.locator(f"svg circle[data-case='{place}']").first.click(force=True)
+    page.wait_for_function("document.getElementById('viewer-title').textContent === 'case_11'")
+
+
+def test_slices_scroll_by_slider_key_and_wheel(open_page, report):
+    page = open_page(report)
+    slider = page.locator("#planes input").first
+    start = int(slider.input_value())
+    before = pixels(page)
+    slider.fill(str(start - 1))
+    assert pixels(page) != before
+    page.locator("#viewer").focus()
+    page.keyboard.press("ArrowUp")
+    assert int(slider.input_value()) == start
+    assert pixels(page) == before
+    page.locator("#planes canvas").first.hover()
+    page.mouse.wheel(0, -100)
+    page.wait_for_function(f"state.at[2] === {start + 1}")
+
+
+def test_the_wheel_belongs_to_the_page_until_the_viewer_is_used(open_page, report):
+    page = open_page(report)
+    page.locator("#planes canvas").first.hover()
+    at = page.evaluate("state.at[2]")
+    page.mouse.wheel(0, 200)
+    page.wait_for_timeout(100)
+    assert page.evaluate("state.at[2]") == at
+
+
+def test_masks_are_switched_one_by_one_by_box_and_by_key(open_page, report):
+    page = open_page(report)
+    both = pixels(page)
+    page.locator("#truth").uncheck()
+    without_truth = pixels(page)
+    page.locator("#viewer").focus()
+    page.keyboard.press("p")
+    bare = pixels(page)
+    page.keyboard.press("t")
+    without_prediction = pixels(page)
+    assert len({both, without_truth, without_prediction, bare}) == 4
+    page.keyboard.press("p")
+    assert pixels(page) == both
+    page.keyboard.press("e")
+    assert pixels(page) != both
+    assert page.locator("#error-key").is_visible()
+
+
+def test_a_class_can_be_hidden(open_page, report):
+    page = open_page(report)
+    before = pixels(page)
+    page.locator("#case-table input").nth(1).uncheck()
+    assert pixels(page) != before
+
+
+def test_keys_choose_plane_and_case(open_page, report):
+    page = open_page(report)
+    page.locator("#viewer").focus()
+    for key, plane in (("c", 1), ("s", 2), ("a", 0)):
+        page.keyboard.press(key)
+        assert (
+            page.evaluate("[...document.querySelectorAll('.plane')].findIndex((p) => p.classList.contains('active'))")
+            == plane
+        )
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.getElementById('viewer-title').textContent === 'case_01'")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("document.getElementById('viewer-title').textContent === 'case_00'")
+    assert page.locator("#previous").is_disabled()
+
+
+def test_keyboard_reaches_every_control_in_a_visible_way(open_page, report):
+    page = open_page(report)
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        name, outline = page.evaluate(
+            "[document.activeElement.id, getComputedStyle(document.activeElement).outlineStyle]"
+        )
+        assert outline != "none", name
+        reached.add(name)
+    assert {"theme", "viewer", "truth", "prediction", "errors", "opacity", "brightness", "contrast", "next"} <= reached
+
+
+def test_right_is_on_the_left_and_millimetres_are_square(open_page, report):
+    page = open_page(report)
+    # The voxel one step to the patient's right is seen one step to the left, and a coronal voxel is 3 mm by 1 mm.
+    step = page.evaluate("""() => {
+      const canvas = stages[1].canvas, frame = canvas.getBoundingClientRect(), plane = PLANES[1];
+      const at = (x, y) =>
+        voxelAt(canvas, state.volume, plane, state.at, { clientX: frame.left + x, clientY: frame.top + y });
+      const place = placeOf(canvas, state.volume, plane), ratio = canvas.width / frame.width;
+      const w = place.width / ratio / state.volume.shape[0], h = place.height / ratio / state.volume.shape[2];
+      const x = place.left / ratio, y = place.top / ratio;
+      const [right, left, below] = [at(x + w / 2, y + h / 2), at(x + 3.5 * w, y + h / 2), at(x + w / 2, y + 1.5 * h)];
+      return { right, left, below, aspect: h / w };
+    }""")
+    assert step["right"][0] - step["left"][0] == 3
+    assert step["right"][2] - step["below"][2] == 1
+    assert step["aspect"] == pytest.approx(3)
+    assert page.evaluate("state.volume.shape") == [12, 14, 10]
+
+
+def test_canvas_shows_the_voxels_that_were_packed(open_page, report):
+    page = open_page(report)
+    # With the fill alone and at full strength, a voxel has the colour of its class.
+    page.evaluate("Object.assign(view, { truthStyle: 'fill', prediction: false, opacity: 100 }); redraw();")
+    found = page.evaluate("""() => {
+      const { canvas } = stages[0], { volume, at } = state, plane = PLANES[0], wrong = [];
+      const { left, top, width, height } = placeOf(canvas, volume, plane);
+      const all = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+      let seen = 0;
+      for (let x = 0; x < volume.shape[0]; x++) for (let y = 0; y < volume.shape[1]; y++) {
+        const label = volume.truth[x + volume.shape[0] * (y + volume.shape[1] * at[2])];
+        if (!label || x === at[0] || y === at[1]) continue;
+        const px = Math.floor(left + width * (1 - (x + .4) / volume.shape[0]));
+        const py = Math.floor(top + height * (1 - (y + .4) / volume.shape[1]));
+        const rgb = [...all.slice(4 * (py * canvas.width + px)).slice(0, 3)];
+        seen++;
+        if (String(rgb) !== String(colourOf(label))) wrong.push([x, y, label, rgb]);
+      }
+      return { seen, wrong };
+    }""")
+    assert found["seen"] > 10
+    assert found["wrong"] == []
+
+
+def test_theme_follows_the_system_and_the_button(open_page, report):
+    backgrounds = []
+    for scheme in ("light", "dark"):
+        page = open_page(report, color_scheme=scheme)
+        backgrounds.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert backgrounds[0] != backgrounds[1]
+    page.locator("#theme").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == backgrounds[0]
+
+
+def test_a_phone_needs_no_sideways_scrolling(open_page, report):
+    page = open_page(report)
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert pixels(page) != pixels(page, 1)
+
+
+def test_hostile_names_stay_inert_and_are_shown(open_page, tmp_path):
+    page = open_page(make_report(tmp_path, HOSTILE, {0: "background", 1: HOSTILE[1], 2: HOSTILE[2]}))
+    page.locator("#more").click()
+    shown = set(
+        page.evaluate("[...document.querySelectorAll('#table tbody td:first-child')].map((cell) => cell.textContent)")
+    )
+    assert shown == set(page.evaluate("DATA.cases.map((entry) => entry.id)"))
+    assert len(shown) == 100
+    for n in range(0, 100, 9):
+        page.evaluate("(n) => look(n)", n)
+        name = page.evaluate("(n) => DATA.cases[DATA.volumes[n].case].id", n)
+        page.wait_for_function("(name) => document.getElementById('viewer-title').textContent === name", arg=name)
+    assert page.evaluate("document.querySelectorAll('body img, body iframe, body a:not([href^=\"#\"])').length") == 0
+
+
+def test_two_hundred_cases_of_hippocampus_size_are_under_25_mb(open_page, tmp_path):
+    path = make_report(tmp_path, [f"hippocampus_{n:03d}" for n in range(200)], shape=(35, 51, 36))
+    assert path.stat().st_size < 25_000_000
+    page = open_page(path)
+    assert page.evaluate("DATA.volumes.length") == 200
+    page.evaluate("look(199)")
+    assert page.locator("#viewer-title").inner_text() == "hippocampus_199"
+    assert page.evaluate("state.volume.shape") == [35, 51, 36]

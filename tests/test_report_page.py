@@ -1,0 +1,164 @@
+"""The page as HTML: what is in it, and that nothing in it can act."""
+
+import base64
+import hashlib
+import json
+import re
+import zlib
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from report_fixtures import HOSTILE, blob_case, make_report, result
+
+from pipeline.reports.columns import METRICS
+from pipeline.reports.page import Origin, as_json, rank, verdict, write_report
+from pipeline.reports.summary import summarise
+from pipeline.reports.volumes import Gallery
+from pipeline.types import CaseResult
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text of each."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append([tag, dict(attrs), ""])
+        self.open.append(self.elements[-1])
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        for element in self.open:
+            element[2] += data
+
+    def all(self, tag):
+        return [element for element in self.elements if element[0] == tag]
+
+    def by_id(self, name):
+        (found,) = [element for element in self.elements if element[1].get("id") == name]
+        return found
+
+    @property
+    def data(self):
+        return json.loads(self.by_id("data")[2])
+
+
+def page_of(path):
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_the_one_script_and_the_one_style_are_those_that_the_policy_names(tmp_path):
+    page = page_of(make_report(tmp_path, ["a", "b"]))
+    (policy,) = [meta[1]["content"] for meta in page.all("meta") if "http-equiv" in meta[1]]
+    scripts = [element for element in page.all("script") if "type" not in element[1]]
+    assert len(scripts) == len(page.all("style")) == 1
+    for rule, element in (("script-src", scripts[0]), ("style-src", page.all("style")[0])):
+        digest = base64.b64encode(hashlib.sha256(element[2].encode()).digest()).decode()
+        assert f"{rule} 'sha256-{digest}';" in policy
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+    assert "http" not in policy
+
+
+def test_nothing_is_loaded_and_no_attribute_acts(tmp_path):
+    page = page_of(make_report(tmp_path, HOSTILE))
+    for tag, attributes, _ in page.elements:
+        assert tag not in {"iframe", "object", "embed", "form", "base", "img", "video", "audio"}
+        assert not [name for name in attributes if name.startswith("on") or name in {"style", "srcdoc", "src"}], tag
+        assert re.fullmatch(r"#[a-z-]+|data:,", attributes.get("href", "#a"))
+
+
+def test_hostile_names_add_no_element_and_change_none(tmp_path):
+    tame = [f"case {n:03d}" for n in range(len(HOSTILE))]
+    hostile, quiet = (page_of(make_report(tmp_path, names, labels)) for names, labels in (
+        (HOSTILE, {0: "background", 1: HOSTILE[0], 2: HOSTILE[1]}),
+        (tame, {0: "background", 1: "organ", 2: "nodule"}),
+    ))  # fmt: skip
+    kinds = [sorted(element[0] for element in page.elements) for page in (hostile, quiet)]
+    assert kinds[0] == kinds[1]
+    assert len(HOSTILE) == len(set(HOSTILE)) == 100
+    # The page carries every name as it is, and lone surrogates as their escapes.
+    assert {case["id"] for case in hostile.data["cases"]} == set(HOSTILE)
+    assert [entry["name"] for entry in hostile.data["classes"]] == HOSTILE[:2]
+
+
+def test_json_cannot_end_its_element():
+    text = str(as_json({"</script><!--": "&\u2028"}))
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"</script><!--": "&\u2028"}
+
+
+def test_a_case_comes_back_out_of_the_page(tmp_path):
+    image, truth, prediction, affine = blob_case(0)
+    page = page_of(make_report(tmp_path, ["a"]))
+    (about,) = page.data["volumes"]
+    packed = zlib.decompress(base64.b64decode(page.by_id("volume-0")[2]))
+    grey, *masks = np.frombuffer(packed, np.uint8).reshape(3, *reversed(about["shape"])).transpose(0, 3, 2, 1)
+    np.testing.assert_array_equal(masks, [truth, prediction])
+    assert np.corrcoef(grey.ravel(), image.ravel())[0, 1] > 0.97
+    assert about["spacing_mm"] == pytest.approx(np.diag(affine)[:3])
+
+
+def test_rows_hold_every_number_of_the_results_and_the_worst_case_comes_first(tmp_path):
+    page = page_of(make_report(tmp_path, ["good", "bad"], dice={"good": 0.9, "bad": 0.2}))
+    data = page.data
+    assert [case["id"] for case in data["cases"]] == ["bad", "good"]
+    keys = [metric["key"] for metric in data["metrics"]]
+    case, place, outcome, values = data["rows"][0]
+    assert (data["cases"][case]["id"], data["classes"][place]["name"], outcome) == ("good", "organ", "scored")
+    assert dict(zip(keys, values, strict=True))["dice"] == 0.9
+
+
+def test_ranking_is_by_the_mean_over_classes_and_cases_without_a_number_are_last():
+    rows = [result("b", 1, 0.5), result("b", 2, 0.7), result("n", 1, None, "absent"), result("a", 1, 0.4)]
+    assert list(rank(rows)) == ["a", "b", "n"]
+    assert rank(rows)["b"] == pytest.approx(0.6)
+
+
+def test_verdict_says_what_the_summary_holds():
+    rows = [result("a", 1, 0.9), result("b", 1, 0.7), result("a", 2, 0.0, "missed"), result("b", 2, 0.8)]
+    told = {question: (figure, text) for question, figure, text in verdict(summarise(rows), rank(rows))}
+    assert told["How good?"][0] == "0.600"
+    assert told["Where does it fail?"][0] == "1 failure"
+    assert "1 structure missed, 0 invented" in told["Where does it fail?"][1]
+    assert told["What to look at?"][0] == "a"
+
+
+def test_a_report_without_any_number_opens(tmp_path):
+    rows = [result("a", 1, None, "absent")]
+    write_report(tmp_path / "r.html", rows, summarise(rows), Origin("empty"))
+    assert "No class has a number" in (tmp_path / "r.html").read_text()
+    write_report(tmp_path / "none.html", [], summarise([]), Origin("nothing"))
+    assert page_of(tmp_path / "none.html").data["rows"] == []
+
+
+def test_cases_that_do_not_fit_are_the_best_and_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.reports.volumes.PAGE_BYTES", 50_000)
+    monkeypatch.setattr("pipeline.reports.volumes.LEAST_BYTES", 24_000)
+    page = page_of(make_report(tmp_path, list("abc"), dice={"a": 0.9, "b": 0.1, "c": 0.5}))
+    assert [page.data["cases"][volume["case"]]["id"] for volume in page.data["volumes"]] == ["b", "c"]
+    assert any("the 1 best cases have no picture" in element[2] for element in page.all("p"))
+
+
+def test_every_field_that_is_a_number_has_a_column():
+    keys = {metric.key for metric in METRICS}
+    fields = {name for name, kind in CaseResult.__annotations__.items() if "float" in kind or "int" in kind} - {"label"}
+    assert fields == keys
+
+
+def test_an_error_while_writing_leaves_the_old_page(tmp_path):
+    path = make_report(tmp_path, ["a"])
+    before = path.read_bytes()
+    broken = Gallery(1, {1: "organ"})
+    broken.add("a", *blob_case(0))
+    broken.spool.close()
+    with pytest.raises(ValueError, match="closed"):
+        write_report(path, [result("a", 1, 0.5)], summarise([result("a", 1, 0.5)]), Origin("x"), broken)
+    assert path.read_bytes() == before
