@@ -116,7 +116,7 @@ def refuse_constant(text):
 
 def test_a_run_holds_what_its_documentation_says(trained):
     found = {path.name for path in trained.iterdir()}
-    tables = {"history.csv", "validation.csv", "cases.csv", "summary.json"}
+    tables = {"history.csv", "validation.csv", "cases.csv", "summary.json", "report.html", "training.png"}
     assert found == tables | {"config.yaml", "split.json", "index.json", "checkpoints", "cache"}
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
 
