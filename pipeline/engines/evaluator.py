@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 from monai.engines import Evaluator
@@ -48,7 +48,7 @@ class SegmentationEvaluator(Evaluator):
         device: torch.device,
         ignore: int | None = None,
         tolerance_mm: float = TOLERANCE_MM,
-        watch: Callable[[Case, Scan, NDArray[np.int64]], None] = lambda *_: None,
+        watch: Callable[[Case, Scan, NDArray[np.integer[Any]]], None] = lambda *_: None,
     ) -> None:
         super().__init__(device=device, val_data_loader=list(cases), iteration_update=self._score, decollate=False)
         self.predictor, self.labels, self.ignore = predictor, labels, ignore
