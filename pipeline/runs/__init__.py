@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.runs.checking import check
     from pipeline.runs.comparing import compare
+    from pipeline.runs.evaluating import evaluate
     from pipeline.runs.prediction import predict
-    from pipeline.runs.scoring import evaluate, validate
+    from pipeline.runs.scoring import validate
     from pipeline.runs.training import read_recipe, train
 
 __all__ = ["check", "compare", "evaluate", "predict", "read_recipe", "train", "validate"]
@@ -18,7 +19,7 @@ __all__ = ["check", "compare", "evaluate", "predict", "read_recipe", "train", "v
 HOMES = {
     "check": "checking",
     "compare": "comparing",
-    "evaluate": "scoring",
+    "evaluate": "evaluating",
     "predict": "prediction",
     "read_recipe": "training",
     "train": "training",

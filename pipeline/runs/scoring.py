@@ -1,30 +1,26 @@
-"""Validate a run, and evaluate masks from anywhere."""
+"""Validate a run: predict its cases, score them, and write what was found."""
 
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__, config
-from pipeline.data import nifti
-from pipeline.data.check import THREADS, read_facts
-from pipeline.data.inspection import changed_files, examine_pair
-from pipeline.data.layouts import Dataset, open_dataset, scans_in
-from pipeline.data.layouts.dataset import BadEntryError, read_labels
-from pipeline.data.layouts.lists import read_json
+from pipeline.data.check import read_facts
+from pipeline.data.inspection import changed_files
+from pipeline.data.layouts import Dataset, open_dataset
 from pipeline.engines.evaluator import SegmentationEvaluator
-from pipeline.errors import Problem, UserError, nearest
-from pipeline.metrics.case import TOLERANCE_MM, score_case
+from pipeline.errors import Problem, UserError
+from pipeline.metrics.case import TOLERANCE_MM
 from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
-from pipeline.runs.checking import check_dataset, progress
+from pipeline.runs.checking import check_dataset
 from pipeline.runs.models import CONFIG, INDEX, SPLIT, channel_problem, load_model
-from pipeline.runs.reporting import add_case, report_masks, report_run
+from pipeline.runs.reporting import add_case, report_run
 from pipeline.runs.segments import MATCHED, describe, labels_of, match
 
 if TYPE_CHECKING:
@@ -213,80 +209,3 @@ def write_scores(
     facts = {"Checkpoint": f"{which}, step {step}"}
     report_run(folder, run, scored.results, summary, scored.gallery, facts, notes)
     return Scores(summary, folder, notes)
-
-
-def evaluate(
-    predictions: Path, labels: Path, output: Path, ignore: int | None = None, tolerance_mm: float = TOLERANCE_MM
-) -> Summary:
-    """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
-
-    Args:
-        predictions: Masks; those without a counterpart are left out. Other files, such as those that nnU-Net writes
-            beside its masks, are too.
-        labels: True masks; each must have a prediction. A ``dataset.json`` in or above this folder, or in that of the
-            predictions, names the labels.
-        output: Where ``cases.csv``, ``summary.json`` and ``report.html`` go; made where it is not there.
-        ignore: Voxels with this true value count nowhere; by default the one that ``dataset.json`` calls ``ignore``.
-        tolerance_mm: Of the surface Dice.
-
-    Raises:
-        UserError: A prediction is missing, a file is unsound, or grids differ; nothing is written then.
-    """
-    truth, predicted = ({nifti.stem(path): path for path in scans_in(folder)} for folder in (labels, predictions))
-    problems = [
-        Problem(
-            str(path),
-            "no-prediction",
-            f"has no counterpart in {predictions}",
-            nearest(name, predicted) if predicted else "predict it",
-        )
-        for name, path in truth.items()
-        if name not in predicted
-    ]
-    pairs = {name: (path, predicted[name]) for name, path in truth.items() if name in predicted}
-    declared = _declared_labels(labels, predictions)
-    values = {0}
-    for true, guess in progress(pairs.values(), "checking", len(pairs)):
-        found, wrong = examine_pair(true, guess)
-        values |= found
-        problems += wrong
-    if not truth:
-        problems.append(
-            Problem(str(labels), "no-scans", "holds no .nii or .nii.gz file", "name the folder of true masks")
-        )
-    if problems:
-        raise UserError("Nothing was evaluated.", problems)
-    known = {0: "background"} | (declared["labels"] or {})
-    names = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
-    ignored = declared["ignore"] if ignore is None else ignore
-    gallery = Gallery(len(pairs), names, ignored)
-
-    def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
-        case, (true, guess) = pair[0], (nifti.load(path) for path in pair[1])
-        maps = true.labels, guess.labels
-        gallery.add(case, None, *maps, true.affine)
-        return score_case(case, *maps, names, true.spacing_mm, ignore=ignored, tolerance_mm=tolerance_mm)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        by_case = progress(pool.map(scored, pairs.items()), "scoring", len(pairs))
-        results = [result for rows in by_case for result in rows]
-    output.mkdir(parents=True, exist_ok=True)
-    write_cases_csv(output / "cases.csv", results)
-    summary = summarise(results)
-    about = {"version": __version__, "tolerance_mm": tolerance_mm}
-    write_json(output / "summary.json", about | summary.as_dict())
-    report_masks(output, predictions, labels, results, summary, gallery)
-    return summary
-
-
-def _declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
-    """Read what a ``dataset.json`` of the Decathlon or of nnU-Net says of labels; nothing where there is none."""
-    places = (folder / "dataset.json" for folder in (labels, labels.resolve().parent, predictions))
-    listing = next((path for path in places if path.is_file()), None)
-    if listing is None:
-        return read_labels(None)
-    try:
-        return read_labels(read_json(listing).get("labels"))
-    except BadEntryError as error:
-        code, message, remedy = error.args
-        raise UserError("Nothing was evaluated.", [Problem(f"{listing}: labels", code, message, remedy)]) from None

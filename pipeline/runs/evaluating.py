@@ -1,0 +1,109 @@
+"""Evaluate masks from anywhere against true ones."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from pipeline import __version__
+from pipeline.data import nifti
+from pipeline.data.check import THREADS
+from pipeline.data.inspection import examine_pair
+from pipeline.data.layouts import scans_in
+from pipeline.data.layouts.dataset import BadEntryError, read_labels
+from pipeline.data.layouts.lists import read_json
+from pipeline.errors import Problem, UserError, nearest
+from pipeline.metrics.case import TOLERANCE_MM, score_case
+from pipeline.reports.files import write_cases_csv, write_json
+from pipeline.reports.summary import Summary, summarise
+from pipeline.reports.volumes import Gallery
+from pipeline.runs.checking import progress
+from pipeline.runs.reporting import report_masks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.types import CaseResult
+
+
+def evaluate(
+    predictions: Path, labels: Path, output: Path, ignore: int | None = None, tolerance_mm: float = TOLERANCE_MM
+) -> Summary:
+    """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
+
+    Args:
+        predictions: Masks; those without a counterpart are left out. Other files, such as those that nnU-Net writes
+            beside its masks, are too.
+        labels: True masks; each must have a prediction. A ``dataset.json`` in or above this folder, or in that of the
+            predictions, names the labels.
+        output: Where ``cases.csv``, ``summary.json`` and ``report.html`` go; made where it is not there.
+        ignore: Voxels with this true value count nowhere; by default the one that ``dataset.json`` calls ``ignore``.
+        tolerance_mm: Of the surface Dice.
+
+    Raises:
+        UserError: A prediction is missing, a file is unsound, or grids differ; nothing is written then.
+    """
+    pairs, values = _checked_pairs(predictions, labels)
+    declared = _declared_labels(labels, predictions)
+    known = {0: "background"} | (declared["labels"] or {})
+    names = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
+    ignored = declared["ignore"] if ignore is None else ignore
+    gallery = Gallery(len(pairs), names, ignored)
+
+    def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
+        case, (true, guess) = pair[0], (nifti.load(path) for path in pair[1])
+        maps = true.labels, guess.labels
+        gallery.add(case, None, *maps, true.affine)
+        return score_case(case, *maps, names, true.spacing_mm, ignore=ignored, tolerance_mm=tolerance_mm)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        by_case = progress(pool.map(scored, pairs.items()), "scoring", len(pairs))
+        results = [result for rows in by_case for result in rows]
+    output.mkdir(parents=True, exist_ok=True)
+    write_cases_csv(output / "cases.csv", results)
+    summary = summarise(results)
+    about = {"version": __version__, "tolerance_mm": tolerance_mm}
+    write_json(output / "summary.json", about | summary.as_dict())
+    report_masks(output, predictions, labels, results, summary, gallery)
+    return summary
+
+
+def _checked_pairs(predictions: Path, labels: Path) -> tuple[dict[str, tuple[Path, Path]], set[int]]:
+    """Return the true and the predicted mask of each case, and every label value in them, once all are sound."""
+    truth, predicted = ({nifti.stem(path): path for path in scans_in(folder)} for folder in (labels, predictions))
+    problems = [
+        Problem(
+            str(path),
+            "no-prediction",
+            f"has no counterpart in {predictions}",
+            nearest(name, predicted) if predicted else "predict it",
+        )
+        for name, path in truth.items()
+        if name not in predicted
+    ]
+    pairs = {name: (path, predicted[name]) for name, path in truth.items() if name in predicted}
+    values = {0}
+    for true, guess in progress(pairs.values(), "checking", len(pairs)):
+        found, wrong = examine_pair(true, guess)
+        values |= found
+        problems += wrong
+    if not truth:
+        problems.append(
+            Problem(str(labels), "no-scans", "holds no .nii or .nii.gz file", "name the folder of true masks")
+        )
+    if problems:
+        raise UserError("Nothing was evaluated.", problems)
+    return pairs, values
+
+
+def _declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
+    """Read what a ``dataset.json`` of the Decathlon or of nnU-Net says of labels; nothing where there is none."""
+    places = (folder / "dataset.json" for folder in (labels, labels.resolve().parent, predictions))
+    listing = next((path for path in places if path.is_file()), None)
+    if listing is None:
+        return read_labels(None)
+    try:
+        return read_labels(read_json(listing).get("labels"))
+    except BadEntryError as error:
+        code, message, remedy = error.args
+        raise UserError("Nothing was evaluated.", [Problem(f"{listing}: labels", code, message, remedy)]) from None
