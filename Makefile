@@ -15,7 +15,7 @@ demo: .venv/installed
 	   "  demo/run/report.html       open it in a browser: how good, how sure, where it fails" \
 	   "  demo/run/summary.json      validation: Dice by class; cases.csv by case" \
 	   "  demo/run/history.csv       every term of the loss at every step" \
-	   "  demo/run/checkpoints/      last.pt and best.pt" \
+	   "  demo/run/checkpoints/      the last and the best weights" \
 	   "  demo/masks/                a mask for every scan that had none"
 
 test: lint

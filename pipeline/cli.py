@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import tyro
 from rich.console import Console
 
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, printable
+from pipeline.interruption import Stopped, stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +21,8 @@ OUT = Console()
 ERR = Console(stderr=True)
 
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+# Options of `train` that are followed by a value.
+VALUED = ("--output", "--allow-change")
 
 app = tyro.extras.SubcommandApp()
 Checkpoint = Annotated[Literal["last", "best"], tyro.conf.arg(help="Which checkpoint of the run to use.")]
@@ -100,6 +104,10 @@ def train(
         tyro.conf.arg(help="The run's folder; by default runs/ and the recipe's name.", metavar="RUN"),
     ] = None,
     resume: Annotated[bool, tyro.conf.arg(help="Go on with the run that the folder holds.")] = False,
+    allow_change: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(help="Key of the recipe that a resumed run may have otherwise from here on.", metavar="KEY"),
+    ] = (),
 ) -> None:
     """Train a network as a recipe says, and validate it.
 
@@ -108,7 +116,7 @@ def train(
     from pipeline import runs
 
     run = _folder(output or Path("runs") / config.stem)
-    scores = runs.train(runs.read_recipe(config, overrides), run, resume=resume)
+    scores = runs.train(runs.read_recipe(config, overrides), run, resume=resume, allow_change=allow_change)
     if scores is None:
         _say(f"Trained {run}; the dataset has no labels to score its segments against.")
     else:
@@ -274,7 +282,7 @@ def _show_findings(problems: Sequence[Problem], warnings: Sequence[Problem], dat
 
 def _say(text: str) -> None:
     """Print text as it is: names and paths may hold what a console would take for markup."""
-    OUT.print(text, **PLAIN)
+    OUT.print(printable(text), **PLAIN)
 
 
 def _overrides_first(arguments: list[str]) -> list[str]:
@@ -286,22 +294,33 @@ def _overrides_first(arguments: list[str]) -> list[str]:
     if arguments[:1] != ["train"]:
         return arguments
     pairs = list(pairwise(arguments))
-    options = [word for before, word in pairs if word.startswith("-") or before == "--output"]
-    words = [word for before, word in pairs if not (word.startswith("-") or before == "--output")]
+    options = [word for before, word in pairs if word.startswith("-") or before in VALUED]
+    words = [word for before, word in pairs if not (word.startswith("-") or before in VALUED)]
     return ["train", *sorted(words, key=lambda word: "=" in word), *options]
 
 
 def main() -> None:
     """Run the command that the arguments name; a user's mistake ends in one message and exit code 2."""
     try:
-        app.cli(
-            args=_overrides_first(sys.argv[1:]),
-            prog="fewmask",
-            description="Few masks, many scans: from a folder of NIfTI volumes to a segmenter.",
-        )
+        with stoppable():
+            app.cli(
+                args=_overrides_first(sys.argv[1:]),
+                prog="fewmask",
+                description="Few masks, many scans: from a folder of NIfTI volumes to a segmenter.",
+            )
     except UserError as error:
-        ERR.print(f"error: {error}", **PLAIN)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno is None or error.errno == errno.EPIPE:
+            raise
+        _fail(f"{error.filename or 'the disk'}: {error.strerror}; check its permissions and free space")
+    except MemoryError:
+        _fail("this machine has too little memory; close other programs, or lower data.batch_size and data.workers")
+    except Stopped as stop:
         ERR.print("stopped; `train` goes on with --resume")
-        sys.exit(130)
+        sys.exit(stop.code)
+
+
+def _fail(message: str) -> NoReturn:
+    ERR.print(printable(f"error: {message}"), **PLAIN)
+    sys.exit(2)

@@ -50,7 +50,18 @@ class UserError(Exception):
         self.problems = tuple(problems)
 
     def __str__(self) -> str:
-        return "\n".join([self.summary, *(f"  - {problem}" for problem in self.problems)])
+        return printable("\n".join([self.summary, *(f"  - {problem}" for problem in self.problems)]))
+
+
+def printable(text: str) -> str:
+    r"""Return text that a terminal shows and never obeys; only line breaks stay what they are.
+
+    Names in it come from files, and may hold escape sequences.
+
+    >>> printable("a\x1b[2Jb")
+    'a�[2Jb'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -5,43 +5,100 @@ A bottom layer beside ``types``: every other module may import it.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import secrets
-from contextlib import contextmanager
+import shutil
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
+
+from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# Marks a file that is being written. Hidden, so that no reader of a folder takes it for a scan.
+PARTIAL = ".partial-"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LOCK = ".lock"
+
+
+class WriteError(UserError, OSError):
+    """A disk that is full or fails, or a folder that may not be written to; ``errno`` says which."""
+
+    def __init__(self, path: Path, error: OSError, needed: int) -> None:
+        UserError.__init__(self, "A file could not be written.", [_problem(path, error, needed)])
+        self.errno, self.strerror = error.errno, error.strerror or str(error)
+
+
+def _problem(path: Path, error: OSError, needed: int) -> Problem:
+    kept = "what was there before is unharmed"
+    reason = error.strerror or str(error)
+    if error.errno in FULL or error.errno is None:  # NumPy says how many items it wrote, and not why.
+        message = f"needs {_size(needed)}, and its disk has {_size(_free(path.parent))} free: {reason}"
+        return Problem(str(path), "disk-full", message, f"free some space, or use another disk; {kept}")
+    message = f"{_size(needed)} could not be written: {reason}"
+    return Problem(str(path), "cannot-write", message, f"check the disk and the folder's permissions; {kept}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count} bytes"
+
+
+def _free(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
+
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, size: int = 0, *, private: bool = False) -> Iterator[Path]:
     """Give a temporary path to write to, and move it to ``path`` once the block ends without an error.
 
     The temporary file is hidden, lies in the folder of ``path`` (a rename across disks is no
     rename) and ends like it, so that writers that go by the extension work. Whatever ends the
-    block early, ``path`` is as it was and the temporary file is gone.
+    block early, ``path`` is as it was and the temporary file is gone; only a killed process leaves it, and
+    :func:`sweep` then takes it away.
 
     Args:
         path: Where the file is to be; replaced if it is there. Its folder must exist.
+        size: Bytes that will be written, where they are known, for the message of a full disk.
+        private: Whether the owner alone may read the file.
 
     Yields:
-        The path to write. The caller creates the file, so it gets the usual permissions.
+        The path to write.
 
     Raises:
         FileNotFoundError: The folder of ``path`` does not exist, or the block wrote no file.
+        WriteError: The disk is full or fails. The message says how much was needed.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}; create it first")
-    partial = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    partial = path.with_name(f"{PARTIAL}{secrets.token_hex(4)}.{path.name}")
     try:
+        if private:
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield partial
         flush_to_disk(partial)
         partial.replace(path)
         flush_to_disk(path.parent)
+    except OSError as error:
+        if isinstance(error, (UserError, FileNotFoundError)) or error.filename not in (None, str(partial), partial):
+            raise  # Not of this file.
+        raise WriteError(path, error, max(size, _length(partial))) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # On a disk that fails, what went wrong first is what matters.
+            partial.unlink(missing_ok=True)
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def flush_to_disk(path: Path) -> None:
@@ -49,5 +106,38 @@ def flush_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path, name: str = "*") -> None:
+    """Take away what killed processes left half-written in a folder; no other process may be writing the same files.
+
+    Args:
+        folder: Looked at without its subfolders; nothing happens where it is not there.
+        name: Pattern of the names that the files would have had.
+    """
+    for path in folder.glob(f"{PARTIAL}*.{name}"):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone. The lock ends with the process, however that ends.
+
+    Raises:
+        UserError: Another process holds it.
+    """
+    # A lock of the process, not of the open file, which workers would inherit and keep.
+    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            message, remedy = "another process is training in this folder", "wait for it, or name another --output"
+            raise UserError("Nothing was started.", [Problem(str(folder), "run-is-busy", message, remedy)]) from None
+        yield
     finally:
         os.close(descriptor)

@@ -1,14 +1,17 @@
 """What the tests of whole runs share: a tiny recipe and a phantom that takes a second to train on."""
 
+import hashlib
 import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import torch
 import yaml
 
 from pipeline import runs
+from pipeline.checkpoints import newest_checkpoint
 from pipeline.data.phantom import write_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +38,36 @@ TINY = {
     ],
 }
 
+# A loss that stops the process at a step, once, in the way that its environment asks for.
+MORTAL = """
+import os
+import signal
+from pathlib import Path
+
+from pipeline.losses import LOSSES, LabelLoss
+
+
+class Interrupted(Exception):
+    pass
+
+
+@LOSSES.register("mortal")
+class MortalLoss(LabelLoss):
+    \"\"\"The mean probability of a wrong class, until the process is killed.\"\"\"
+
+    calls, stop = 0, Interrupted
+
+    def forward(self, logits, labels):
+        how, at = os.environ.get("DIE", "no 0").split()
+        MortalLoss.calls += 1
+        if MortalLoss.calls == int(at):
+            if how == "raise":
+                raise Interrupted
+            os.kill(os.getpid(), getattr(signal, how))
+        p = self.probabilities(logits)
+        return 1 - (p * self.one_hot(labels, like=p)).sum(dim=1).mean()
+"""
+
 numbers = itertools.count()
 
 
@@ -53,6 +86,43 @@ def train(folder, dataset, run, *overrides, resume=False, **changes):
     """Train the tiny recipe, changed as asked for, and return the run's folder."""
     runs.train(runs.read_recipe(write_recipe(folder, dataset, **changes), overrides), folder / run, resume=resume)
     return folder / run
+
+
+def state_of(run, which="last"):
+    """Return what the newest checkpoint of a run holds."""
+    return newest_checkpoint(run, which).state
+
+
+def digest(value):
+    """Return the SHA-256 of all that a checkpoint holds and another run of the same recipe must hold too."""
+    found = hashlib.sha256()
+
+    def add(value):
+        if isinstance(value, dict):
+            for key in value:
+                found.update(repr(key).encode())
+                add(value[key])
+        elif isinstance(value, torch.Tensor):
+            found.update(f"{value.dtype} {tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes())
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                add(item)
+        else:
+            found.update(repr(value).encode())
+
+    add({key: item for key, item in value.items() if key != "recipe"})
+    return found.hexdigest()
+
+
+def assert_same_run(one, other):
+    for name in ("history.csv", "validation.csv", "cases.csv", "summary.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    for which in ("last", "best"):
+        assert digest(state_of(one, which)) == digest(state_of(other, which)), which
+
+
+def with_mortal(path):
+    return {"plugins": [str(path)], "objective": [{"loss": "mortal"}, *TINY["objective"][1:]]}
 
 
 def fewmask(*words, **environment):

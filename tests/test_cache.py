@@ -287,7 +287,9 @@ def test_a_crop_reads_only_its_own_pages(tmp_path, make_scan):
 
 def test_only_entries_that_nothing_has_used_for_so_long_are_deleted(cache):
     fill(cache)
-    old, fresh, partial = (cache.folder / name for name in (*sorted(written(cache))[:2], f".0a0b0c0d.{'0' * 32}.npz"))
+    old, fresh, partial = (
+        cache.folder / name for name in (*sorted(written(cache))[:2], f".partial-0a0b0c0d.{'0' * 32}.npz")
+    )
     other = cache.folder / "notes.txt"
     for path in (partial, other):
         path.write_text("mine")

@@ -1,6 +1,8 @@
 """The command line: what a person types, and what comes back."""
 
+import errno
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -43,7 +45,7 @@ SCORES = Scores(summarise([]), Path("run"), ())
 def trains(monkeypatch):
     """What ``train`` was called with; nothing is trained."""
     calls = []
-    monkeypatch.setattr(runs, "train", lambda *args, resume: calls.append((*args, resume)) or SCORES)
+    monkeypatch.setattr(runs, "train", lambda *args, **options: calls.append((*args, options)) or SCORES)
     monkeypatch.setattr(cli, "_show", lambda *_: None)
     return calls
 
@@ -86,6 +88,7 @@ def test_line_that_is_no_command_exits_2(run, words):
 # Overrides
 
 RECIPE, OUTPUT, SEED, STEPS = "{recipe}", ("--output", "o=x"), "seed=9", "max_steps=5"
+ALLOWED = ("seed", "data")
 
 
 @pytest.mark.parametrize(
@@ -100,14 +103,16 @@ RECIPE, OUTPUT, SEED, STEPS = "{recipe}", ("--output", "o=x"), "seed=9", "max_st
         ["--output=o=x", SEED, STEPS, RECIPE],
         ["--resume", RECIPE, SEED, *OUTPUT, STEPS],
         [RECIPE, SEED, STEPS, *OUTPUT, "--resume"],
+        ["--allow-change", "seed", RECIPE, SEED, "--allow-change", "data", STEPS, *OUTPUT, "--resume"],
     ],
 )
 def test_key_and_value_may_stand_anywhere_on_the_line(run, trains, dataset, tmp_path, words):
     recipe = write_recipe(tmp_path, dataset)
     code, _, err = run("train", *(word.format(recipe=recipe) for word in words))
     assert (code, err) == (0, "")
-    ((made, output, resume),) = trains
-    assert (made.seed, made.max_steps, str(output), resume) == (9, 5, "o=x", "--resume" in words)
+    ((made, output, options),) = trains
+    assert (made.seed, made.max_steps, str(output)) == (9, 5, "o=x")
+    assert options == {"resume": "--resume" in words, "allow_change": ALLOWED if "--allow-change" in words else ()}
 
 
 def test_recipe_in_a_folder_with_an_equals_sign_is_found(run, trains, dataset, tmp_path):
@@ -187,14 +192,34 @@ def test_training_that_diverges_is_one_message(run, dataset, tmp_path):
     assert "not finite at step 2" in error_of(run("train", recipe, "--output", tmp_path / "run"))
 
 
-def test_keyboard_interrupt_says_how_to_go_on(run, monkeypatch, dataset, tmp_path):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runs, "train", stop)
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_says_how_to_go_on(run, monkeypatch, dataset, tmp_path, number, expected):
+    monkeypatch.setattr(runs, "train", lambda *_, **__: signal.raise_signal(number))
     code, _, err = run("train", write_recipe(tmp_path, dataset))
-    assert code == 130
-    assert "--resume" in err
+    assert (code, err) == (expected, "stopped; `train` goes on with --resume\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "error: /x: Permission denied; check"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: the disk: No space left on device; check"),
+        (MemoryError(), "error: this machine has too little memory"),
+    ],
+)
+def test_machine_that_gives_out_is_one_message(run, monkeypatch, dataset, tmp_path, error, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(runs, "train", fail)
+    assert error_of(run("train", write_recipe(tmp_path, dataset))).startswith(message)
+
+
+def test_escape_sequences_in_names_reach_no_terminal(run, tmp_path):
+    code, _, err = run("check", tmp_path / "a\x1b[2J\rb")
+    assert code == 2
+    assert "\x1b" not in err
+    assert "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}b" in err
 
 
 # What works

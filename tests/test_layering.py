@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline"
 LAYERS = (
-    {"errors", "types", "files"},
+    {"errors", "types", "files", "interruption"},
     {"registry", "recipe", "config", "strict_yaml", "plugins"},
     {"data"},
     {"planning", "networks", "losses", "metrics"},
@@ -30,6 +30,7 @@ LIGHT = (
     "types",
     "errors",
     "files",
+    "interruption",
     "registry",
     "plugins",
     "reports",

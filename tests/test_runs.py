@@ -11,47 +11,28 @@ import pytest
 import torch
 import yaml
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
-from runs_fixtures import TINY, fewmask, files_in, make_phantom, train, write_recipe
+from runs_fixtures import (
+    MORTAL,
+    TINY,
+    assert_same_run,
+    fewmask,
+    files_in,
+    make_phantom,
+    state_of,
+    train,
+    with_mortal,
+    write_recipe,
+)
 from scipy.spatial.transform import Rotation
 
 from pipeline import runs
-from pipeline.checkpoints import load_checkpoint
 from pipeline.errors import UserError
 from pipeline.planning.plan import Hardware
 from pipeline.runs import models
 
+ENDS = ("", ".sha256")
 SUPERVISED = [{"loss": "dice"}]
 FLAT = TINY["data"] | {"dimensions": 2, "spacing_mm": [2.5, 2.5], "patch_size": [16, 16]}
-
-# A loss that stops the process at a step, once, in the way that its environment asks for.
-MORTAL = """
-import os
-import signal
-from pathlib import Path
-
-from pipeline.losses import LOSSES, LabelLoss
-
-
-class Interrupted(Exception):
-    pass
-
-
-@LOSSES.register("mortal")
-class MortalLoss(LabelLoss):
-    \"\"\"The mean probability of a wrong class, until the process is killed.\"\"\"
-
-    calls, stop = 0, Interrupted
-
-    def forward(self, logits, labels):
-        how, at = os.environ.get("DIE", "no 0").split()
-        MortalLoss.calls += 1
-        if MortalLoss.calls == int(at):
-            if how == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise Interrupted
-        p = self.probabilities(logits)
-        return 1 - (p * self.one_hot(labels, like=p)).sum(dim=1).mean()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -81,26 +62,18 @@ def uninterrupted(folder, dataset, mortal):
     return train(folder, dataset, "uninterrupted", **with_mortal(mortal))
 
 
-def with_mortal(path):
-    return {"plugins": [str(path)], "objective": [{"loss": "mortal"}, *TINY["objective"][1:]]}
-
-
 def history(run):
     with (run / "history.csv").open(newline="") as stream:
         return list(csv.DictReader(stream))
 
 
+def validations(run):
+    with (run / "validation.csv").open(newline="") as stream:
+        return {int(row["step"]): float(row["mean_dice"]) for row in csv.DictReader(stream)}
+
+
 def weights(run, which="last"):
-    return load_checkpoint(run / "checkpoints" / f"{which}.pt")["network"]
-
-
-def assert_same_run(one, other):
-    for name in ("history.csv", "validation.csv", "cases.csv", "summary.json"):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    for which in ("last", "best"):
-        first, second = weights(one, which), weights(other, which)
-        assert first.keys() == second.keys()
-        assert all(torch.equal(first[key], second[key]) for key in first)
+    return state_of(run, which)["network"]
 
 
 def problems_of(raised):
@@ -117,8 +90,10 @@ def refuse_constant(text):
 def test_a_run_holds_what_its_documentation_says(trained):
     found = {path.name for path in trained.iterdir()}
     tables = {"history.csv", "validation.csv", "cases.csv", "summary.json", "report.html", "training.png"}
-    assert found == tables | {"config.yaml", "split.json", "index.json", "checkpoints", "cache"}
-    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert found == tables | {"config.yaml", "split.json", "index.json", "checkpoints", "cache", ".lock"}
+    (best,) = {step for step, score in validations(trained).items() if score == max(validations(trained).values())}
+    checkpoints = {f"{name}.pt{end}" for name in ("last-000004", "last-000006", f"best-{best:06d}") for end in ENDS}
+    assert {path.name for path in (trained / "checkpoints").iterdir()} >= checkpoints
 
 
 def test_history_has_a_row_a_step_and_a_column_a_term(trained):
@@ -207,7 +182,7 @@ def test_training_that_diverges_names_the_cases_and_keeps_its_last_checkpoint(fo
         train(tmp_path, dataset, "run", **changes)
     assert [problem.code for problem in raised.value.problems] == ["diverged"]
     assert len(history(tmp_path / "run")) == 1
-    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == 1
+    assert state_of(tmp_path / "run")["step"] == 1
 
 
 @pytest.mark.parametrize("network", ["dynunet", "segresnet"])
@@ -225,9 +200,8 @@ def test_other_networks_train_and_predict(dataset, tmp_path, network):
 
 
 def test_best_checkpoint_is_that_of_the_best_validation(trained):
-    with (trained / "validation.csv").open(newline="") as stream:
-        scores = {int(row["step"]): float(row["mean_dice"]) for row in csv.DictReader(stream)}
-    best = load_checkpoint(trained / "checkpoints" / "best.pt")
+    scores = validations(trained)
+    best = state_of(trained, "best")
     assert scores[best["step"]] == max(scores.values()) == best["best"]
 
 
@@ -247,7 +221,7 @@ def test_validation_without_a_score_never_makes_the_best_checkpoint(dataset, tmp
 
     monkeypatch.setattr(training, "score", score)
     run = train(tmp_path, dataset, "run", "max_steps=3", "validate_every=1", objective=SUPERVISED)
-    assert load_checkpoint(run / "checkpoints" / "best.pt")["step"] == best
+    assert state_of(run, "best")["step"] == best
 
 
 # Stop and go on
@@ -256,10 +230,10 @@ def test_validation_without_a_score_never_makes_the_best_checkpoint(dataset, tmp
 def test_run_that_is_killed_and_resumed_is_the_run_that_was_not(folder, dataset, mortal, uninterrupted, tmp_path):
     recipe = write_recipe(tmp_path, dataset, **with_mortal(mortal))
     run = tmp_path / "killed"
-    killed = fewmask("train", recipe, "--output", run, DIE="kill 4")
+    killed = fewmask("train", recipe, "--output", run, DIE="SIGKILL 4")
     assert killed.returncode == -signal.SIGKILL
     assert [row["step"] for row in history(run)] == ["1", "2", "3"]
-    assert load_checkpoint(run / "checkpoints" / "last.pt")["step"] == 2
+    assert state_of(run)["step"] == 2
     runs.train(runs.read_recipe(recipe), run, resume=True)
     assert_same_run(run, uninterrupted)
 
@@ -411,8 +385,6 @@ def test_scores_of_the_best_checkpoint_say_that_these_cases_chose_it(trained):
 def test_validate_without_the_runs_own_cases_says_which_are_gone(trained, dataset, tmp_path):
     listing = json.loads((dataset / "dataset.json").read_text())
     wanted = json.loads((trained / "split.json").read_text())["validation"][0]
-    recipe = load_checkpoint(trained / "checkpoints" / "last.pt")["recipe"]
-    assert str(dataset) in recipe
     kept = [entry for entry in listing["training"] if wanted not in entry["image"]]
     text = (dataset / "dataset.json").read_text()
     try:
@@ -534,8 +506,8 @@ def test_folder_without_scans_is_refused(trained, tmp_path):
 
 def test_prediction_of_a_run_does_not_need_its_dataset(trained, scan, tmp_path, monkeypatch):
     (tmp_path / "moved" / "checkpoints").mkdir(parents=True)
-    checkpoint = tmp_path / "moved" / "checkpoints" / "last.pt"
-    checkpoint.write_bytes((trained / "checkpoints" / "last.pt").read_bytes())
+    checkpoint = tmp_path / "moved" / "checkpoints" / "last-000006.pt"
+    checkpoint.write_bytes((trained / "checkpoints" / "last-000006.pt").read_bytes())
     (mask,) = runs.predict(tmp_path / "moved", [scan], tmp_path / "masks")
     (expected,) = runs.predict(trained, [scan], tmp_path / "expected")
     assert mask.read_bytes() == expected.read_bytes()

@@ -8,10 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from runs_fixtures import fewmask, make_phantom, train, write_recipe
+from runs_fixtures import fewmask, make_phantom, state_of, train, write_recipe
 
 from pipeline import runs
-from pipeline.checkpoints import checkpoint_path, load_checkpoint
 from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
 
@@ -27,7 +26,7 @@ WNET = {
 
 
 def network_of(run):
-    return load_checkpoint(checkpoint_path(run, "last"))["network"]
+    return state_of(run)["network"]
 
 
 def same(first, second):
@@ -96,7 +95,7 @@ def test_resumed_run_ends_with_the_same_weights_and_history(run, place, phantom,
     with pytest.raises(KeyboardInterrupt):
         train(place, phantom, "resumed", **WNET)
     monkeypatch.undo()
-    assert load_checkpoint(checkpoint_path(place / "resumed", "last"))["step"] == 4
+    assert state_of(place / "resumed")["step"] == 4
     resumed = train(place, phantom, "resumed", resume=True, **WNET)
     assert same(network_of(resumed), network_of(run))
     for name in ("history.csv", "validation.csv", "cases.csv"):

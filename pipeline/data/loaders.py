@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
+import signal
+import threading
+import traceback
 from dataclasses import dataclass
+from multiprocessing import RawArray
+from os import getpid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from pipeline.errors import Problem, UserError
+from pipeline.interruption import window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from monai.transforms import Compose
     from numpy.typing import NDArray
 
     from pipeline.types import Case
+
+MAX_WORKERS = 256
+# Batches that PyTorch lets each worker hold ready, and one that is on its way.
+AHEAD = 3
+SHARED_MEMORY = Path("/dev/shm")
+# PyTorch has no class for it.
+DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,8 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         seed: int,
     ) -> None:
         self.streams, self.read, self.transforms, self.seed = dict(streams), read, transforms, seed
+        # Shared with the workers: the process of each, and the step and the place in it that it is at.
+        self._at = RawArray("q", 3 * MAX_WORKERS)
 
     @property
     def epoch_length(self) -> int:
@@ -73,26 +93,144 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         return math.ceil(len(first.cases) / first.batch_size)
 
     def __getitem__(self, step: int) -> dict[str, dict[str, Any]]:
-        return {name: self._batch(stream, step) for name, stream in self.streams.items()}
+        places = self._places(step)
+        samples = [self._sample(n, step, *place) for n, place in enumerate(places)]
+        batches = {}
+        for name, stream in self.streams.items():
+            rows, samples = samples[: stream.batch_size], samples[stream.batch_size :]
+            batch: dict[str, Any] = {key: torch.stack([torch.as_tensor(row[key]) for row in rows]) for key in rows[0]}
+            batches[name] = batch | {"case": [stream.pick(self.seed, step, n).id for n in range(stream.batch_size)]}
+        return batches
 
-    def _batch(self, stream: Stream, step: int) -> dict[str, Any]:
-        cases = [stream.pick(self.seed, step, slot) for slot in range(stream.batch_size)]
-        samples = [self._sample(case, stream.sample_seed(self.seed, step, slot)) for slot, case in enumerate(cases)]
-        batch: dict[str, Any] = {key: torch.stack([torch.as_tensor(s[key]) for s in samples]) for key in samples[0]}
-        return batch | {"case": [case.id for case in cases]}
+    def _places(self, step: int) -> list[tuple[Case, int]]:
+        """Return case and seed of each sample of a step, stream after stream."""
+        return [
+            (stream.pick(self.seed, step, slot), stream.sample_seed(self.seed, step, slot))
+            for stream in self.streams.values()
+            for slot in range(stream.batch_size)
+        ]
 
-    def _sample(self, case: Case, seed: int) -> dict[str, Any]:
+    def cases_at(self, process: int) -> list[str]:
+        """Return the case that a worker, known by its process number, was preparing when it died."""
+        at = np.frombuffer(self._at, dtype=np.int64).reshape(MAX_WORKERS, 3)
+        return [self._places(int(step))[int(place)][0].id for pid, step, place in at if pid == process]
+
+    def _sample(self, place: int, step: int, case: Case, seed: int) -> dict[str, Any]:
+        worker = get_worker_info()
+        if worker is not None and worker.id < MAX_WORKERS:
+            self._at[3 * worker.id : 3 * worker.id + 3] = [getpid(), step, place]
         self.transforms.set_random_state(seed=seed)
         sample = self.transforms(self.read(case))
         return {key: sample[key] for key in ("image", "label", "mask")}
 
 
-def step_loader(batches: StepBatches, first: int, last: int, workers: int, pin_memory: bool) -> DataLoader[Any]:
-    """Return a loader of the batches of steps ``first`` to ``last - 1``; pinned memory copies faster to a GPU."""
-    return DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(first, last),
-        num_workers=workers,
-        pin_memory=pin_memory,
-    )
+@dataclass(frozen=True)
+class _Failure:
+    """What went wrong, as plain text: an exception itself may not survive the way from a worker."""
+
+    summary: str
+    problems: tuple[Problem, ...]
+
+
+class _Guarded(Dataset[Any]):
+    """Batches, or what went wrong with them."""
+
+    def __init__(self, batches: StepBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Any:
+        try:
+            return self.batches[step]
+        except UserError as error:
+            return _Failure(error.summary, error.problems)
+        except Exception as error:
+            origin = error.__cause__ or error  # MONAI's own says only which transform failed.
+            cases = ", ".join(sorted({case.id for case, _ in self.batches._places(step)}))
+            place = traceback.extract_tb(origin.__traceback__)[-1]
+            message = f"{type(origin).__name__}: {origin} ({place.filename}, line {place.lineno})"
+            problem = Problem(f"one of {cases}", "sample-failed", message, "look at these scans with `fewmask check`")
+            return _Failure(f"The batch of step {step + 1} could not be prepared.", (problem,))
+
+
+@dataclass(frozen=True)
+class StepLoader:
+    """Iterates over the batches of steps ``first`` to ``last - 1``.
+
+    Attributes:
+        batches: Of every step.
+        first: The first step to load.
+        last: The step behind the last.
+        workers: Processes that prepare batches; 0 prepares them in this one. The batches are the same.
+        pin_memory: Pinned memory copies faster to a GPU.
+    """
+
+    batches: StepBatches
+    first: int
+    last: int
+    workers: int
+    pin_memory: bool
+
+    def __iter__(self) -> Iterator[dict[str, dict[str, Any]]]:
+        """Yield each step's batches.
+
+        Raises:
+            UserError: A batch could not be prepared.
+            WorkerDiedError: A worker was killed.
+        """
+        source = iter(
+            DataLoader(
+                _Guarded(self.batches),
+                batch_size=None,
+                sampler=range(self.first, self.last),
+                num_workers=self.workers,
+                pin_memory=self.pin_memory,
+                worker_init_fn=_leave_interrupts_to_the_parent,
+            )
+        )
+        if self.workers and threading.current_thread() is threading.main_thread():
+            # PyTorch's own would raise wherever the main process is, even half-way through an update of the weights;
+            # without it, the death of a worker shows where its batch is waited for, within five seconds.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        while True:
+            try:
+                with window():
+                    item = next(source, None)
+            except RuntimeError as error:
+                if DEAD_WORKER.search(str(error)):
+                    raise WorkerDiedError(self.batches, error) from None
+                raise
+            if item is None:
+                return
+            if isinstance(item, _Failure):
+                raise UserError(item.summary, item.problems)
+            yield item
+
+
+def _leave_interrupts_to_the_parent(_: int) -> None:
+    # A terminal sends ctrl-c to every process of the command.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class WorkerDiedError(UserError):
+    """A process that prepares batches was killed, as the system does where memory runs out."""
+
+    def __init__(self, batches: StepBatches, error: RuntimeError) -> None:
+        listed = DEAD_WORKER.search(str(error))
+        processes = re.findall(r"\d+", listed[1]) if listed else []
+        cases = sorted({case for process in processes for case in batches.cases_at(int(process))})
+        message = f"{str(error).partition('. ')[0]}, while it prepared {', '.join(cases) or 'nothing yet'}"
+        remedy = "free some memory, or lower data.workers (0 is slower and gives the same result)"
+        super().__init__(
+            "A process that prepares batches died.", [Problem("data.workers", "worker-died", message, remedy)]
+        )
+
+
+def fits_shared_memory(batches: StepBatches, step: int, workers: int, folder: Path = SHARED_MEMORY) -> bool:
+    """Tell whether the batches that workers hold ready fit the memory that they pass them through."""
+    if not workers or not folder.is_dir():
+        return True
+    one = _Guarded(batches)[step]
+    if isinstance(one, _Failure):  # The loader will meet it again, and say so.
+        return True
+    tensors = [value for batch in one.values() for value in batch.values() if isinstance(value, torch.Tensor)]
+    return workers * AHEAD * sum(tensor.nbytes for tensor in tensors) <= shutil.disk_usage(folder).free

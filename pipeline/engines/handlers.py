@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from pipeline.errors import Problem, UserError
-from pipeline.files import atomic_write
+from pipeline.files import WriteError, atomic_write, flush_to_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,25 +43,43 @@ class CsvLog:
     """
 
     def __init__(self, path: Path, fields: Sequence[str], done: int) -> None:
-        self.path, self.fields = path, list(fields)
-        rows = [row for row in self._rows() if int(row["step"]) <= done]
+        rows = [row for row in self._rows_of(path) if int(row["step"]) <= done]
+        # A run that goes on with another objective keeps the columns that it had.
+        self.path, self.fields = path, list(dict.fromkeys([*fields, *(rows[0] if rows else ())]))
         with atomic_write(path) as temporary, temporary.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, self.fields)
             writer.writeheader()
             writer.writerows(rows)
 
-    def _rows(self) -> list[dict[str, str]]:
-        if not self.path.exists():
+    @classmethod
+    def last_step(cls, path: Path, done: int) -> int:
+        """Return the last step up to ``done`` that a file has a row of, or 0."""
+        return max((int(row["step"]) for row in cls._rows_of(path) if int(row["step"]) <= done), default=0)
+
+    @staticmethod
+    def _rows_of(path: Path) -> list[dict[str, str]]:
+        if not path.exists():
             return []
-        with self.path.open(newline="") as stream:
+        with path.open(newline="") as stream:
             # The last line of a run that was killed may be cut.
             return [row for row in csv.DictReader(stream) if None not in row.values()]
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row; a missing value is an empty field."""
         # Opened anew each time: it costs microseconds, and after a kill every finished row is in the file.
-        with self.path.open("a", newline="") as stream:
-            csv.DictWriter(stream, self.fields).writerow(row)
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, self.fields).writerow(row)
+        before = self.path.stat().st_size
+        try:
+            with self.path.open("a", newline="") as stream:
+                stream.write(text.getvalue())
+        except OSError as error:
+            os.truncate(self.path, before)
+            raise WriteError(self.path, error, len(text.getvalue())) from None
+
+    def flush(self) -> None:
+        """Wait until the disk holds every row."""
+        flush_to_disk(self.path)
 
 
 class History:
@@ -162,6 +182,10 @@ class ProgressBar:
     def _advance(self, engine: Engine) -> None:
         self.terms = "  ".join(f"{name} {value:.3f}" for name, value in engine.state.output.items())
         self.bar.update(self.task, completed=engine.state.iteration, description=self.terms, dice=self.dice)
+
+    def close(self) -> None:
+        """Leave the terminal as it was, where the training ends without an event."""
+        self.bar.stop()
 
     def _finish(self, engine: Engine) -> None:
         self.bar.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,11 @@ import numpy as np
 import torch
 
 from pipeline.errors import Problem, UserError
+from pipeline.interruption import window
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ignite.engine import Engine
     from torch import Tensor, nn
 
@@ -80,8 +84,8 @@ class TrainingStep:
         """Update the weights; return the total as ``loss`` and each term's own value by its name.
 
         Raises:
-            UserError: The total or its gradient is NaN or infinite; that update is not made. It names the cases of the
-                batch.
+            UserError: The total or its gradient is NaN or infinite, and that update is not made; or an update has made
+                weights so. It names the cases of the batch.
         """
         step = engine.state.iteration
         progress = (step - 1) / self.max_steps
@@ -92,19 +96,23 @@ class TrainingStep:
             group["lr"] = self.schedule(max(progress, 1 / self.max_steps))
         self.network.train()
         output = {"loss": 0.0}
-        for objective in self.objective.parts() if self.alternate else (self.objective,):
-            update = self._update(objective, batches, step, progress)
+        for n, objective in enumerate(self.objective.parts() if self.alternate else (self.objective,)):
+            update = self._update(objective, batches, step, progress, first=n == 0)
             output |= update | {"loss": output["loss"] + update["loss"]}
         return output
 
-    def _update(self, objective: Objective, batches: dict[str, Batch], step: int, progress: float) -> dict[str, float]:
+    def _update(
+        self, objective: Objective, batches: dict[str, Batch], step: int, progress: float, *, first: bool
+    ) -> dict[str, float]:
         self.optimizer.zero_grad(set_to_none=True)
-        total, values = self.losses(objective, batches, progress)
-        if not values:  # Every term is still at the foot of its ramp.
-            return {"loss": 0.0}
-        if not math.isfinite(float(total.detach())):
-            raise _diverged(step, values, batches)
-        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        # Up to the first update nothing has changed that lasts, so a step that takes minutes can be left at any moment.
+        with window() if first else nullcontext(), _buffers_kept(self.network):
+            total, values = self.losses(objective, batches, progress)
+            if not values:  # Every term is still at the foot of its ramp.
+                return {"loss": 0.0}
+            if not math.isfinite(float(total.detach())):
+                raise _diverged(step, values, batches)
+            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
         # Clipping makes every weight NaN of one infinite gradient; under float16 the scaler skips such a step itself.
@@ -112,6 +120,8 @@ class TrainingStep:
             raise _diverged(step, values, batches)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if not math.isfinite(float(torch.nn.utils.get_total_norm(self.network.parameters(), math.inf))):
+            raise _diverged(step, values, batches, "the weights are")
         return {"loss": float(total.detach())} | {name: float(value) for name, value in values.items()}
 
     def losses(
@@ -143,6 +153,18 @@ class TrainingStep:
         self.scaler.load_state_dict(state["scaler"])
 
 
+@contextmanager
+def _buffers_kept(network: nn.Module) -> Iterator[None]:
+    """Put running statistics back where they were if the block is left early: a forward pass changes them."""
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    except BaseException:
+        for buffer, value in before:
+            buffer.copy_(value)
+        raise
+
+
 def _to_device(batch: Batch, device: torch.device) -> Batch:
     return {
         key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
@@ -150,9 +172,11 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
     }
 
 
-def _diverged(step: int, values: dict[str, Tensor], batches: dict[str, Batch]) -> UserError:
+def _diverged(
+    step: int, values: dict[str, Tensor], batches: dict[str, Batch], what: str = "the loss or its gradient is"
+) -> UserError:
     cases = sorted({case for batch in batches.values() for case in batch["case"]})
     terms = ", ".join(f"{name} {float(value):g}" for name, value in values.items())
-    message = f"the loss or its gradient is not finite at step {step} ({terms}); cases of this step: {', '.join(cases)}"
+    message = f"{what} not finite at step {step} ({terms}); cases of this step: {', '.join(cases)}"
     remedy = "lower optimizer.learning_rate, or use precision=float32; the last checkpoint is kept"
     return UserError("Training stopped.", [Problem("objective", "diverged", message, remedy)])

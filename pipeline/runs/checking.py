@@ -12,6 +12,7 @@ from pipeline import __version__
 from pipeline.data.check import Check, Index
 from pipeline.data.layouts import Dataset, read_dataset
 from pipeline.data.repairs import Repair, log_rows, repair_dataset
+from pipeline.errors import printable
 from pipeline.reports.files import write_json
 
 if TYPE_CHECKING:
@@ -116,7 +117,12 @@ def tell_warnings(warnings: Sequence[Problem]) -> None:
     if warnings:
         counts = ", ".join(f"{count} {code}" for code, count in Counter(w.code for w in warnings).most_common())
         text = f"{len(warnings)} warning(s): {counts}. `fewmask check` shows them; docs/checks.md explains them."
-        PROGRESS.print(text, markup=False, highlight=False, soft_wrap=True)
+        note(text)
+
+
+def note(text: str) -> None:
+    """Say something beside the progress; text is shown as it is, and obeyed by no terminal."""
+    PROGRESS.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:

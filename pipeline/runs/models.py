@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoints import Which, checkpoint_path, load_checkpoint
+from pipeline.checkpoints import Which, newest_checkpoint
 from pipeline.engines.devices import find_hardware
 from pipeline.errors import Problem, UserError
 from pipeline.networks import NETWORKS
@@ -14,12 +15,12 @@ from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
 from pipeline.recipe import Recipe
 from pipeline.runs import build
+from pipeline.runs.checking import note
 from pipeline.strict_yaml import read_yaml
 from pipeline.types import Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pipeline.engines.predictor import Predictor
 
@@ -49,7 +50,18 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
         UserError: There is no such checkpoint, it is damaged, or its network is not known.
     """
     load_plugins(plugins)
-    state = load_checkpoint(checkpoint_path(run, which))
+    checkpoint = newest_checkpoint(run, which)
+    for problem in checkpoint.damaged:
+        note(f"{problem}\nUsing {checkpoint.path.name} instead.")
+    try:
+        return _build_model(run, checkpoint.state)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        message = f"holds no model of ours: {str(error).splitlines()[0]}"
+        problem = Problem(str(checkpoint.path), "foreign-checkpoint", message, "use a checkpoint that Fewmask wrote")
+        raise UserError("The model cannot be built.", [problem]) from None
+
+
+def _build_model(run: Path, state: dict[str, Any]) -> TrainedModel:
     raw = read_yaml(state["recipe"], str(run))
     if raw["network"]["name"] not in NETWORKS:
         message = f"needs the network {raw['network']['name']!r}, which no loaded file registers"
@@ -71,6 +83,17 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
     network = build.build_network(recipe, task)
     network.load_state_dict(state["network"])
     return TrainedModel(recipe, task, build.build_predictor(recipe, task, network), state["step"])
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """Return a recipe as a checkpoint holds it: without places on this machine, since checkpoints are passed on."""
+    data = recipe.data.model_copy(update={"cache": "run"})
+    return recipe.model_copy(update={"dataset": Path(), "root": None, "plugins": (), "data": data})
+
+
+def task_state(task: Task) -> dict[str, Any]:
+    """Return a task as a checkpoint holds it."""
+    return {"labels": dict(task.labels), "channels": list(task.channels)}
 
 
 def channel_problem(where: str, count: int, task: Task) -> Problem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,37 +10,34 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline import __version__, config
-from pipeline.checkpoints import Which, checkpoint_path, load_checkpoint, save_checkpoint
+from pipeline.checkpoints import Which, checkpoints_of, clear_up, newest_checkpoint, save_checkpoint
 from pipeline.data.check import read_facts
-from pipeline.data.loaders import step_loader
+from pipeline.data.loaders import StepBatches, StepLoader, WorkerDiedError, fits_shared_memory
 from pipeline.data.splits import Split, split_cases
 from pipeline.engines.devices import find_hardware
 from pipeline.engines.handlers import CsvLog, EveryNSteps, History, ProgressBar, tensorboard_handlers
 from pipeline.engines.trainer import SegmentationTrainer
 from pipeline.errors import Problem, UserError
-from pipeline.files import atomic_write
+from pipeline.files import atomic_write, locked, sweep
+from pipeline.interruption import Stopped, shield, stoppable, window
 from pipeline.losses import LOSSES
 from pipeline.networks import NETWORKS
 from pipeline.planning.plan import resolve
 from pipeline.plugins import load_plugins
 from pipeline.reports.files import write_json
 from pipeline.reports.summary import summarise
-from pipeline.runs import build
-from pipeline.runs.checking import PROGRESS, check, progress
-from pipeline.runs.models import CONFIG, INDEX, SPLIT
+from pipeline.runs import build, resuming
+from pipeline.runs.checking import PROGRESS, check, note, progress
+from pipeline.runs.models import CONFIG, INDEX, SPLIT, portable, task_state
 from pipeline.runs.reporting import HISTORY, VALIDATION, TrainingPicture
 from pipeline.runs.scoring import Scored, Scores, score, validate, write_scores
 from pipeline.runs.segments import labels_of, task_of
-from pipeline.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.data.check import Index
     from pipeline.recipe import Recipe
-
-# What a resumed run may have otherwise and still be the same run; the dataset's content is compared by its hashes.
-HARMLESS = ("dataset", "root", "tensorboard", "checkpoint_every", "data.workers", "data.cache", "layout.name")
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -56,7 +53,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return config.parse(raw, str(path), LOSSES, NETWORKS)
 
 
-def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Scores | None:
+def train(recipe: Recipe, run: Path, *, resume: bool = False, allow_change: Sequence[str] = ()) -> Scores | None:
     """Check the dataset, train, and validate the last weights.
 
     A recipe with ``segments`` learns from no mask, and where the dataset has none, there is nothing to validate on.
@@ -66,6 +63,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Scores | None:
         run: The run's folder: ``config.yaml``, ``split.json``, ``index.json``, ``history.csv``, ``validation.csv``,
             ``training.png``, ``checkpoints/``, ``cache/``, ``cases.csv``, ``summary.json``, ``report.html``.
         resume: Go on with the run that is there; starts one where there is none.
+        allow_change: Keys of the recipe, or sections of it, that a resumed run may have otherwise than it had.
 
     Returns:
         The scores of the last weights; None without a validation case.
@@ -73,26 +71,41 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Scores | None:
     Raises:
         UserError: The recipe or the dataset has problems, or the folder holds a run and ``resume`` is off, or the run
             that it holds is another one.
+        Stopped: SIGTERM or SIGINT has come, and what was learnt is saved.
     """
-    if (run / CONFIG).exists() and not resume:
-        remedy = "add --resume to go on with it, or name another --output"
-        raise UserError("Nothing was started.", [Problem(str(run), "run-exists", "this folder holds a run", remedy)])
-    known = read_facts(run / INDEX) if resume and (run / INDEX).exists() else {}
-    index = check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options, known)
-    labels_teach = recipe.segments is None
-    split = split_cases(index.dataset, recipe.data.validation_fraction, recipe.seed, labels_teach=labels_teach)
-    _refuse_unfit(recipe, index, split)
-    taught = [case.id for case in split.labelled + split.unlabelled]
-    # Held-out cases choose nothing, not even the size of a patch.
-    facts = {name: index.facts[name] if labels_teach else index.facts[name].without_mask() for name in taught}
-    visible = replace(index, facts=facts)
-    recipe = _absolute(resolve(recipe, visible, find_hardware(recipe.device)))
-    training = _Training(run, recipe, index, split)
-    training.open_folder()
-    if training.done < recipe.max_steps:
+    with stoppable():
+        if (run / CONFIG).exists() and not resume:
+            message, remedy = "this folder holds a run", "add --resume to go on with it, or name another --output"
+            raise UserError("Nothing was started.", [Problem(str(run), "run-exists", message, remedy)])
+        known = read_facts(run / INDEX) if resume and (run / INDEX).exists() else {}
+        index = check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options, known)
+        labels_teach = recipe.segments is None
+        split = split_cases(index.dataset, recipe.data.validation_fraction, recipe.seed, labels_teach=labels_teach)
+        _refuse_unfit(recipe, index, split)
+        taught = [case.id for case in split.labelled + split.unlabelled]
+        # Held-out cases choose nothing, not even the size of a patch.
+        facts = {name: index.facts[name] if labels_teach else index.facts[name].without_mask() for name in taught}
+        visible = replace(index, facts=facts)
+        recipe = _absolute(resolve(recipe, visible, find_hardware(recipe.device)))
+        training = _Training(run, recipe, index, split)
+        run.mkdir(parents=True, exist_ok=True)
+        with locked(run):
+            return _train_in(training, allow_change)
+
+
+def _train_in(training: _Training, allow_change: Sequence[str]) -> Scores | None:
+    training.open_folder(allow_change)
+    if training.is_done:
+        return validate(training.run) if training.split.validation else None
+    try:
         training.run_to_end()
-        return write_scores(run, run, training.scored, "last", training.done) if training.scored else None
-    return validate(run) if split.validation else None
+    except WorkerDiedError as error:
+        # A machine that is out of memory for a moment should not cost the night; the second time it is an error.
+        note(f"{error}\nGoing on from the last checkpoint.")
+        training = replace(training, done=0, best=None, saved=0)
+        training.open_folder(allow_change)
+        training.run_to_end()
+    return write_scores(training.run, training.run, training.scored, "last", training.done) if training.scored else None
 
 
 def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
@@ -131,20 +144,28 @@ class _Training:
     split: Split
     done: int = 0
     best: float | None = None
+    saved: int = 0
     scored: Scored | None = None
 
     def __post_init__(self) -> None:
         self.task = task_of(self.recipe, self.index)
         self.step = build.build_step(self.recipe, self.task)
 
-    def open_folder(self) -> None:
+    @property
+    def is_done(self) -> bool:
+        """Whether every step is done, and validated."""
+        return self.done >= self.recipe.max_steps and not self._validation_is_due()
+
+    def open_folder(self, allow_change: Sequence[str] = ()) -> None:
         """Write what the run is, or take up what is there."""
         stored = self.run / CONFIG
         if stored.exists():
-            _refuse_changes(config.read(stored), read_yaml(config.dump(self.recipe), str(self.run)), self.run)
-            _refuse_other_scans(self.run, self.index, self.split)
+            resuming.refuse_changes(self.run, self.recipe, allow_change)
+            resuming.refuse_other_scans(self.run, self.index, self.split)
             self._restore()
-        self.run.mkdir(parents=True, exist_ok=True)
+        for folder in (self.run, self.run / "cache"):
+            sweep(folder)
+        clear_up(self.run, self.done)
         write_json(self.run / SPLIT, self.split.as_dict())
         write_json(self.run / INDEX, self.index.as_rows())
         # Last, since a folder with a config.yaml is a run.
@@ -152,33 +173,38 @@ class _Training:
             temporary.write_text(config.dump(self.recipe), encoding="utf-8")
 
     def _restore(self) -> None:
-        path = checkpoint_path(self.run, "last")
-        if path.exists():
-            state = load_checkpoint(path)
-            if state["task"] != self._task_state():
-                message, remedy = "was trained on other labels or channels", "bring the dataset back as it was"
-                raise UserError("Nothing was resumed.", [Problem(str(path), "task-changed", message, remedy)])
-            self.step.load_state_dict(state)
-            self.done, self.best = state["step"], state["best"]
+        if not checkpoints_of(self.run, "last"):
+            return
+        checkpoint = newest_checkpoint(self.run, "last")
+        for problem in checkpoint.damaged:
+            note(str(problem))
+        resuming.restore(self.step, checkpoint, self.task)
+        self.done = self.saved = checkpoint.state["step"]
+        self.best = checkpoint.state["best"]
 
     def run_to_end(self) -> None:
-        """Train from where the run is to its last step."""
+        """Train from where the run is to its last step.
+
+        Raises:
+            Stopped: A signal has come; everything up to the last whole step is saved.
+            WorkerDiedError: A process that prepares batches was killed.
+        """
         recipe, cache = self.recipe, build.build_cache(self.recipe, self.index, self.run)
         batches = build.build_batches(recipe, self.split, cache)
         cases = [case for stream in batches.streams.values() for case in stream.cases]
         for _ in progress(cache.fill(cases), "preparing", len(cases)):
             pass
         if cache.failure is not None:
-            PROGRESS.print(
+            note(
                 f"{cache.folder} cannot hold all prepared scans ({cache.failure.strerror}): the others are prepared "
-                "whenever they are needed. Make room, or name another folder: data.cache=DIR",
-                markup=False,
-                soft_wrap=True,
+                "whenever they are needed. Make room, or name another folder: data.cache=DIR"
             )
-        workers, pinned = build.resolved(recipe.data.workers), recipe.device != "cpu"
+        self.history = CsvLog(self.run / HISTORY, ["step", "loss", *self.step.objective.names], self.done)
+        self.validations = CsvLog(self.run / VALIDATION, ["step", "mean_dice"], self.done)
+        self.bar = ProgressBar(PROGRESS, recipe.max_steps)
         trainer = SegmentationTrainer(
             step=self.step,
-            loader=step_loader(batches, self.done, recipe.max_steps, workers, pinned),
+            loader=self._loader(batches),
             max_steps=recipe.max_steps,
             epoch_length=batches.epoch_length,
             device=torch.device(recipe.device),
@@ -186,104 +212,81 @@ class _Training:
             done=self.done,
         )
         try:
-            trainer.run()
+            with shield():
+                if self._validation_is_due():
+                    self._validate(self.done)
+                    self.saved = 0  # With what it found.
+                    self._save("last", self.done)
+                if self.done < recipe.max_steps:
+                    trainer.run()
+        except Stopped:
+            self.bar.close()
+            self._save("last", self.done)
+            raise
+        except WorkerDiedError:
+            self._save("last", self.done)
+            raise
         except torch.OutOfMemoryError:
             raise build.out_of_memory(recipe) from None
-        self.done = recipe.max_steps
+
+    def _loader(self, batches: StepBatches) -> StepLoader:
+        workers, last = build.resolved(self.recipe.data.workers), self.recipe.max_steps
+        if self.done < last and not fits_shared_memory(batches, self.done, workers):
+            note("/dev/shm is too full for workers; batches are prepared without them, which gives the same result")
+            workers = 0
+        return StepLoader(batches, self.done, last, workers, pin_memory=self.recipe.device != "cpu")
+
+    def _validation_is_due(self) -> bool:
+        """Tell whether the step that is done was to be validated, and a signal came in between."""
+        return (
+            bool(self.split.validation)
+            and self.done > 0
+            and (self.done % self.recipe.validate_every == 0 or self.done == self.recipe.max_steps)
+            and CsvLog.last_step(self.run / VALIDATION, self.done) < self.done
+        )
 
     def _handlers(self) -> list[Any]:
-        bar, picture = ProgressBar(PROGRESS, self.recipe.max_steps), TrainingPicture(self.run)
-        validations = CsvLog(self.run / VALIDATION, ["step", "mean_dice"], self.done)
-        validate = EveryNSteps(self.recipe.validate_every, lambda step: self._validate(step, validations, bar))
+        picture = TrainingPicture(self.run)
         handlers: list[Any] = [
-            History(CsvLog(self.run / HISTORY, ["step", "loss", *self.step.objective.names], self.done)),
-            bar,
+            EveryNSteps(1, self._count),
+            History(self.history),
+            self.bar,
             # Validation first: a checkpoint of the same step then knows the best score.
-            *([validate] if self.split.validation else []),
+            *([EveryNSteps(self.recipe.validate_every, self._validate)] if self.split.validation else []),
             EveryNSteps(self.recipe.validate_every, lambda _: picture.redraw()),
             EveryNSteps(self.recipe.checkpoint_every, lambda step: self._save("last", step)),
         ]
         return handlers + (tensorboard_handlers(self.run / "tensorboard") if self.recipe.tensorboard else [])
 
-    def _validate(self, step: int, log: CsvLog, bar: ProgressBar) -> None:
+    def _count(self, step: int) -> None:
+        self.done = step
+
+    def _validate(self, step: int) -> None:
         predictor = build.build_predictor(self.recipe, self.task, self.step.network)
         matched = self.recipe.segments is not None
         last = step == self.recipe.max_steps  # whose masks the report shows
-        self.scored = score(predictor, self.split.validation, labels_of(self.index), matched=matched, pictures=last)
+        truth = labels_of(self.index)
+        with window():
+            self.scored = score(predictor, self.split.validation, truth, matched=matched, pictures=last)
         mean = summarise(self.scored.results).mean_dice
-        log.append({"step": step, "mean_dice": mean})
-        bar.report(step, mean)
-        if mean is not None and (self.best is None or mean > self.best):
+        self.bar.report(step, mean)
+        if mean is not None and math.isfinite(mean) and (self.best is None or mean > self.best):
             self.best = mean
             self._save("best", step)
-
-    def _task_state(self) -> dict[str, Any]:
-        return {"labels": dict(self.task.labels), "channels": list(self.task.channels)}
+        self.validations.append({"step": step, "mean_dice": mean})
 
     def _save(self, which: Which, step: int) -> None:
+        if step == 0 or (which == "last" and step == self.saved):
+            return
         about = {
             "step": step,
             "best": self.best,
-            "recipe": config.dump(self.recipe),
-            "task": self._task_state(),
+            "recipe": config.dump(portable(self.recipe)),
+            "task": task_state(self.task),
             "version": __version__,
         }
-        save_checkpoint(checkpoint_path(self.run, which), about | self.step.state_dict())
-
-
-def _refuse_changes(stored: dict[str, Any], wanted: dict[str, Any], run: Path) -> None:
-    old, new = _flat(stored), _flat(wanted)
-    for key in HARMLESS:
-        old.pop(key, None)
-        new.pop(key, None)
-    problems = [
-        Problem(
-            key,
-            "changed",
-            f"the run has {old.get(key)!r}, you gave {new.get(key)!r}",
-            "give the run's value, or start a new run",
-        )
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    if problems:
-        raise UserError(f"{run} holds another run; nothing was resumed.", problems)
-
-
-def _refuse_other_scans(run: Path, index: Index, split: Split) -> None:
-    """A step is a function of the seed and the cases: with other cases a resumed run would be neither run."""
-    rows = (json.loads((run / INDEX).read_text(encoding="utf-8")), json.loads(json.dumps(index.as_rows())))
-    old, new = ({row["case"]: row for row in side} for side in rows)
-    problems = [
-        Problem(
-            case,
-            "scans-changed",
-            "is new" if case not in old else "is gone" if case not in new else "has other files than it had",
-            "bring the dataset back as it was, or start a new run",
-            case,
-        )
-        for case in sorted(old.keys() | new.keys())
-        if _content(old.get(case)) != _content(new.get(case))
-    ]
-    if not problems and json.loads((run / SPLIT).read_text(encoding="utf-8")) != split.as_dict():
-        message = "its cases are in other lists, in another order or of other patients"
-        problems = [Problem(str(run / SPLIT), "split-changed", message, "bring the dataset back as it was")]
-    if problems:
-        raise UserError(f"The dataset of {run} has changed; nothing was resumed.", problems)
-
-
-def _content(row: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return what an index says of a case's content; a copied file has other stamps and is still the same."""
-    return row and {key: value for key, value in row.items() if key != "stamps"}
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dictionaries and lists by dotted path."""
-    if not isinstance(value, (dict, list)):
-        return {path: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {
-        key: leaf
-        for name, inner in items
-        for key, leaf in _flat(inner, f"{path}.{name}" if path else str(name)).items()
-    }
+        self.history.flush()
+        self.validations.flush()
+        save_checkpoint(self.run, which, about | self.step.state_dict())
+        if which == "last":
+            self.saved = step

@@ -1,0 +1,98 @@
+"""SIGTERM and SIGINT, turned into an end that loses nothing.
+
+A signal raises :class:`Stopped` where it arrives, so that every ``finally`` runs. Where that would leave something half
+done, a shield holds it back; inside a shield, a window lets it through again while nothing is under way.
+
+A bottom layer beside ``files``; what it does is a property of the process, not of an object.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(SystemExit):
+    """The process was asked to end. Its code is what a shell expects: 143 after SIGTERM, 130 after SIGINT."""
+
+
+class _State:
+    signum: int | None = None
+    shields: int = 0
+
+
+_state = _State()
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Take both signals as requests to end, until the block ends; outside the main thread, leave them as they are.
+
+    The second signal ends the process at once, its children too.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _state.signum = None
+    before = {number: signal.signal(number, _receive) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _receive(signum: int, _: FrameType | None) -> None:
+    if _state.signum is not None:
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(128 + signum)
+    _state.signum = signum
+    if not _state.shields:
+        _stop_if_asked()
+
+
+def _stop_if_asked() -> None:
+    if _state.signum is not None:
+        raise Stopped(128 + _state.signum)
+
+
+@contextmanager
+def shield() -> Iterator[None]:
+    """Hold a signal back until the block ends.
+
+    Raises:
+        Stopped: At the end of the outermost shield, if a signal has come.
+    """
+    _state.shields += 1
+    try:
+        yield
+    finally:
+        _state.shields -= 1
+    if not _state.shields:
+        _stop_if_asked()
+
+
+@contextmanager
+def window() -> Iterator[None]:
+    """Let a signal through a shield for the length of the block.
+
+    Raises:
+        Stopped: If a signal has come, or at the moment it comes.
+    """
+    shields, _state.shields = _state.shields, 0
+    try:
+        _stop_if_asked()
+        yield
+    finally:
+        _state.shields = shields

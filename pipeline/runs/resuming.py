@@ -1,0 +1,120 @@
+"""Whether what a folder holds is the run that is to go on, and taking it up."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pipeline import config
+from pipeline.errors import Problem, UserError, nearest
+from pipeline.runs.models import CONFIG, INDEX, SPLIT, task_state
+from pipeline.strict_yaml import read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pipeline.checkpoints import Checkpoint
+    from pipeline.data.check import Index
+    from pipeline.data.splits import Split
+    from pipeline.engines.steps import TrainingStep
+    from pipeline.recipe import Recipe
+    from pipeline.types import Task
+
+# What a resumed run may have otherwise and still be the same run; the dataset's content is compared by its hashes.
+HARMLESS = ("dataset", "root", "tensorboard", "checkpoint_every", "data.workers", "data.cache", "layout.name")
+
+
+def refuse_changes(run: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> None:
+    """Refuse a recipe that is not the run's own, and show every difference.
+
+    Args:
+        run: The run's folder.
+        recipe: The recipe to go on with.
+        allowed: Keys, or sections, that may differ.
+
+    Raises:
+        UserError: Something else differs, or an allowed key is in neither recipe.
+    """
+    old = _flat(config.read(run / CONFIG))
+    new = _flat(read_yaml(config.dump(recipe), str(run)))
+    keys = old.keys() | new.keys()
+    sections = {".".join(key.split(".")[:n]) for key in keys for n in range(1, len(key.split(".")) + 1)}
+    problems = [
+        Problem("--allow-change", "no-such-key", f"there is no {name!r}", nearest(name, sorted(sections)))
+        for name in allowed
+        if name not in sections
+    ]
+    problems += [
+        Problem(
+            key,
+            "changed",
+            f"the run has {old.get(key)!r}, you gave {new.get(key)!r}",
+            f"give the run's value, or start a new run, or let it change from here on: --allow-change {key}",
+        )
+        for key in sorted(keys)
+        if old.get(key) != new.get(key) and not any(_covers(name, key) for name in (*HARMLESS, *allowed))
+    ]
+    if problems:
+        raise UserError(f"{run} holds another run; nothing was resumed.", problems)
+
+
+def _covers(name: str, key: str) -> bool:
+    return key == name or key.startswith(f"{name}.")
+
+
+def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
+    """Refuse other cases: a step is a function of the seed and the cases, so a resumed run would be neither run."""
+    rows = (json.loads((run / INDEX).read_text(encoding="utf-8")), json.loads(json.dumps(index.as_rows())))
+    old, new = ({row["case"]: row for row in side} for side in rows)
+    problems = [
+        Problem(
+            case,
+            "scans-changed",
+            "is new" if case not in old else "is gone" if case not in new else "has other files than it had",
+            "bring the dataset back as it was, or start a new run",
+            case,
+        )
+        for case in sorted(old.keys() | new.keys())
+        if _content(old.get(case)) != _content(new.get(case))
+    ]
+    if not problems and json.loads((run / SPLIT).read_text(encoding="utf-8")) != split.as_dict():
+        message = "its cases are in other lists, in another order or of other patients"
+        problems = [Problem(str(run / SPLIT), "split-changed", message, "bring the dataset back as it was")]
+    if problems:
+        raise UserError(f"The dataset of {run} has changed; nothing was resumed.", problems)
+
+
+def _content(row: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what an index says of a case's content; a copied file has other stamps and is still the same."""
+    return row and {key: value for key, value in row.items() if key != "stamps"}
+
+
+def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
+    """Bring a training step to where a checkpoint was.
+
+    Raises:
+        UserError: The checkpoint is of another task, or its weights do not fit the network.
+    """
+    where = str(checkpoint.path)
+    if checkpoint.state.get("task") != task_state(task):
+        message, remedy = "was trained on other labels or channels", "bring the dataset back as it was"
+        raise UserError("Nothing was resumed.", [Problem(where, "task-changed", message, remedy)])
+    try:
+        step.load_state_dict(checkpoint.state)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"does not fit the recipe's network or optimizer: {str(error).splitlines()[0]}"
+        remedy = "give the run's own network and optimizer, or start a new run"
+        raise UserError("Nothing was resumed.", [Problem(where, "other-network", message, remedy)]) from None
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dictionaries and lists by dotted path."""
+    if not isinstance(value, (dict, list)):
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {
+        key: leaf
+        for name, inner in items
+        for key, leaf in _flat(inner, f"{path}.{name}" if path else str(name)).items()
+    }

@@ -1,0 +1,105 @@
+"""Signals: what is let through when, and what is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from pipeline.interruption import Stopped, shield, stoppable, window
+
+TWICE = """
+import multiprocessing, os, signal, time
+from pipeline.interruption import stoppable, shield
+child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+with stoppable(), shield():
+    child.start()
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(child.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+"""
+
+
+def ask(number=signal.SIGTERM):
+    signal.raise_signal(number)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signal_ends_with_the_code_that_a_shell_expects(number, code):
+    with pytest.raises(Stopped) as raised, stoppable():
+        ask(number)
+    assert raised.value.code == code
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(Stopped), stoppable():
+        ask()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_shield_holds_a_signal_back_to_its_end():
+    done = []
+    with pytest.raises(Stopped), stoppable():
+        with shield():
+            with shield():
+                ask()
+                done.append("inner")
+            done.append("outer")
+        done.append("never")
+    assert done == ["inner", "outer"]
+
+
+def test_window_lets_a_signal_through_at_once_or_at_its_opening():
+    done = []
+    with pytest.raises(Stopped), stoppable(), shield(), window():
+        ask()
+        done.append("never")
+    with pytest.raises(Stopped), stoppable(), shield():
+        ask()
+        with window():
+            done.append("never")
+    assert done == []
+
+
+def test_shield_stands_again_behind_a_window():
+    with pytest.raises(Stopped), stoppable(), shield():
+        with window():
+            pass
+        ask()
+        assert time
+
+
+def test_without_handlers_nothing_is_held_back():
+    before = signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(ZeroDivisionError))
+    try:
+        with pytest.raises(ZeroDivisionError), shield():
+            ask()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_other_threads_leave_signals_alone():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def look():
+        with stoppable():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_second_signal_ends_at_once_with_every_child():
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 130
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):  # Until init has collected it.
+            os.kill(int(done.stdout), 0)
+            time.sleep(0.05)
