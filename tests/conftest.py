@@ -16,6 +16,45 @@ torch.set_num_threads(1)
 HIPPOCAMPUS = Path(__file__).resolve().parents[2] / "shared" / "data" / "Task04_Hippocampus"
 
 
+# A loss that stops the process at a step, once, in the way that its environment asks for.
+MORTAL = """
+import os
+import signal
+from pathlib import Path
+
+from pipeline.losses import LOSSES, LabelLoss
+
+
+class Interrupted(Exception):
+    pass
+
+
+@LOSSES.register("mortal")
+class MortalLoss(LabelLoss):
+    \"\"\"The mean probability of a wrong class, until the process is killed.\"\"\"
+
+    calls, stop = 0, Interrupted
+
+    def forward(self, logits, labels):
+        how, at = os.environ.get("DIE", "no 0").split()
+        MortalLoss.calls += 1
+        if MortalLoss.calls == int(at):
+            if how == "raise":
+                raise Interrupted
+            os.kill(os.getpid(), getattr(signal, how))
+        p = self.probabilities(logits)
+        return 1 - (p * self.one_hot(labels, like=p)).sum(dim=1).mean()
+"""
+
+
+@pytest.fixture(scope="session")
+def mortal(tmp_path_factory):
+    """A plugin with that loss; one file, since one process may register it once."""
+    path = tmp_path_factory.mktemp("plugins") / "mortal.py"
+    path.write_text(MORTAL)
+    return path
+
+
 @pytest.fixture
 def hippocampus():
     """The folder of the public Decathlon dataset, where this machine has it."""

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from runs_fixtures import (
-    MORTAL,
     ROOT,
     TINY,
     assert_same_run,
@@ -44,13 +43,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dataset(folder):
     return make_phantom(folder / "phantom")
-
-
-@pytest.fixture(scope="module")
-def mortal(folder):
-    path = folder / "mortal.py"
-    path.write_text(MORTAL)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import torch
 import yaml
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from runs_fixtures import (
-    MORTAL,
     TINY,
     assert_same_run,
     fewmask,
@@ -48,13 +47,6 @@ def dataset(folder):
 @pytest.fixture(scope="module")
 def trained(folder, dataset):
     return train(folder, dataset, "trained")
-
-
-@pytest.fixture(scope="module")
-def mortal(folder):
-    path = folder / "mortal.py"
-    path.write_text(MORTAL)
-    return path
 
 
 @pytest.fixture(scope="module")
