@@ -33,8 +33,8 @@ FORMAT = 2
 FOLDER = "checkpoints"
 KEPT = 2
 
-# Of a checkpoint with tens of thousands of tensors; what is read to judge a file must itself be small.
-MAX_DIRECTORY_BYTES, MAX_PICKLE_BYTES = 4_000_000, 2_000_000
+# Of a checkpoint with several thousand tensors; what is read to judge a file must itself be small.
+MAX_DIRECTORY_BYTES, MAX_PICKLE_BYTES, MAX_OPERATIONS = 1_500_000, 2_000_000, 200_000
 # The last 22 bytes of an archive without a comment: its mark, and the size of its directory.
 DIRECTORY_END = struct.Struct("<4s8xI6x")
 # Every opcode that names a thing to call, and all that a checkpoint of ours names.
@@ -215,8 +215,8 @@ def _refuse_pickle(path: Path, archive: ZipFile) -> None:
         if member.filename.endswith(".pkl"):
             if member.file_size > MAX_PICKLE_BYTES:
                 raise _unsafe(path)
-            for code, argument, _ in pickletools.genops(archive.read(member)):
-                if code.name in NAMING and argument not in PLAIN:
+            for count, (code, argument, _) in enumerate(pickletools.genops(archive.read(member))):
+                if count > MAX_OPERATIONS or (code.name in NAMING and argument not in PLAIN):
                     raise _unsafe(path)
 
 

@@ -50,6 +50,7 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _state.signum = None
 
 
 def _receive(signum: int, _: FrameType | None) -> None:

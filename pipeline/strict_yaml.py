@@ -9,6 +9,9 @@ import yaml
 
 from pipeline.errors import Problem, UserError
 
+# A recipe is a page or two; PyYAML takes up to ten seconds for a megabyte.
+MAX_CHARACTERS, MAX_DEPTH = 60_000, 20
+
 
 class _StrictDumper(yaml.SafeDumper):
     """Quotes text that either YAML 1.1 or 1.2 would read as something else, such as ``on`` and ``1e-4``."""
@@ -20,6 +23,7 @@ class _StrictLoader(yaml.SafeLoader):
     YAML 1.1, which PyYAML speaks, reads ``1e-4`` as text, the key ``on`` as true, and keeps the last of two equal keys.
     """
 
+    depth = 0
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own class attribute
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -27,7 +31,12 @@ class _StrictLoader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(
                 None, None, "aliases are not allowed in a recipe", parent and parent.start_mark
             )
-        return super().compose_node(parent, index)
+        if self.depth == MAX_DEPTH:
+            raise yaml.composer.ComposerError(None, None, f"nested over {MAX_DEPTH} deep", parent and parent.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -65,8 +74,13 @@ def read_yaml(text: str, where: str) -> Any:
         where: What to call it in messages.
 
     Raises:
-        UserError: It is no YAML, or holds an alias, a key twice, or a tag that stands for code.
+        UserError: It is no YAML, too large or too deep, or holds an alias, a key twice, or a tag that stands for code.
     """
+    if len(text) > MAX_CHARACTERS:
+        message = f"has {len(text)} characters, over {MAX_CHARACTERS}"
+        raise UserError(
+            "The recipe cannot be read.", [Problem(where, "too-large", message, "a recipe is a page of YAML")]
+        )
     try:
         return yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader, made stricter
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -85,10 +85,10 @@ def test_signal_in_a_validation_saves_its_step_and_validates_it_later(
 ):
     real, steps = training.score, iter([3, 6])
 
-    def score(*args):
+    def score(*args, **options):
         if next(steps) == at:
             signal.raise_signal(signal.SIGTERM)
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(training, "score", score)
     with pytest.raises(Stopped):

@@ -35,6 +35,13 @@ def test_signal_ends_with_the_code_that_a_shell_expects(number, code):
     assert raised.value.code == code
 
 
+def test_process_that_goes_on_after_a_stop_is_not_stopped_again():
+    with pytest.raises(Stopped), stoppable():
+        ask()
+    with shield(), window():
+        pass
+
+
 def test_handlers_are_put_back():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(Stopped), stoppable():

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline"
 LAYERS = (
     {"errors", "types", "files", "interruption"},
-    {"registry", "recipe", "config", "strict_yaml", "plugins"},
+    {"registry", "recipe", "config", "strict_json", "strict_yaml", "plugins"},
     {"data"},
     {"planning", "networks", "losses", "metrics"},
     {"engines", "checkpoints"},
@@ -26,6 +26,7 @@ LIGHT = (
     "cli",
     "recipe",
     "config",
+    "strict_json",
     "strict_yaml",
     "types",
     "errors",

@@ -260,7 +260,7 @@ def test_an_id_tells_equal_names_apart(tmp_path):
         ('{"training": [{"image": "a.nii", "image": "b.nii", "label": "m.nii"}]}', "'image' stands twice"),
         ("{'training': []}", "line 1"),
         ("", "line 1"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "nested too deeply"),
         ("[1, 2]", "no JSON object"),
         ('"text"', "no JSON object"),
     ],

@@ -31,6 +31,8 @@ MAX_BYTES = 1 << 32
 # Packed bytes that hold any header, and the bytes of the longest.
 PACKED_HEAD, HEAD = 1 << 17, 540
 BLOCK = 1 << 20
+# Zeros behind the voxels, as tools that write whole blocks leave them.
+MAX_PADDING = 1 << 20
 AGAIN, BY_ITS_TOOL = "copy or download the file again", "write the file again with its own tool"
 
 
@@ -162,7 +164,7 @@ def _unpack(path: Path, raw: bytes, size: int) -> tuple[bytes, bool]:
     A gzip may have several members, one behind the other; each ends in a checksum, which is verified.
     """
     parts: list[bytes] = []
-    missing, padding, rest = size, False, raw
+    missing, padding, rest = size, 0, raw
     while rest.startswith(GZIP_MAGIC):
         member = decompressobj(wbits=GZIP)
         part = _inflate(path, member, rest, missing) if missing else b""
@@ -174,13 +176,17 @@ def _unpack(path: Path, raw: bytes, size: int) -> tuple[bytes, bool]:
                 raise _cut(path)
             # A decoder may hold back what it was asked for: what is still missing comes first.
             part, block = part + block[: missing - len(part)], block[max(0, missing - len(part)) :]
-            padding |= _padding(path, block)
+            padding += len(block)
+            _padding(path, block)
+            if padding > MAX_PADDING:
+                message = f"has over {MAX_PADDING >> 20} MiB of zeros behind the voxels"
+                raise fault(path, "trailing-bytes", message, BY_ITS_TOOL)
         missing -= len(part)
         parts.append(part)
         rest = member.unused_data
     if rest.strip(b"\0"):
         raise fault(path, "corrupt-gzip", "has data behind the gzip stream", AGAIN)
-    return parts[0] if len(parts) == 1 else b"".join(parts), padding or bool(rest)
+    return parts[0] if len(parts) == 1 else b"".join(parts), padding > 0 or bool(rest)
 
 
 def _inflate(path: Path, member: Any, data: bytes, most: int) -> bytes:

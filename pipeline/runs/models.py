@@ -85,6 +85,21 @@ def _build_model(run: Path, state: dict[str, Any]) -> TrainedModel:
     return TrainedModel(recipe, task, build.build_predictor(recipe, task, network), state["step"])
 
 
+def read_own(run: Path, name: str) -> Any:
+    """Read a JSON file that a run wrote about itself.
+
+    Raises:
+        UserError: It is gone or damaged.
+    """
+    try:
+        return json.loads((run / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        problem = Problem(
+            str(run / name), "damaged-run", f"cannot be read: {error}", "bring the file back, or train anew"
+        )
+        raise UserError("The run's folder is not whole.", [problem]) from None
+
+
 def portable(recipe: Recipe) -> Recipe:
     """Return a recipe as a checkpoint holds it: without places on this machine, since checkpoints are passed on."""
     data = recipe.data.model_copy(update={"cache": "run"})

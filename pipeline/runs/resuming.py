@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import config
 from pipeline.errors import Problem, UserError, nearest
-from pipeline.runs.models import CONFIG, INDEX, SPLIT, task_state
+from pipeline.runs.models import CONFIG, INDEX, SPLIT, read_own, task_state
 from pipeline.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _covers(name: str, key: str) -> bool:
 
 def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
     """Refuse other cases: a step is a function of the seed and the cases, so a resumed run would be neither run."""
-    rows = (json.loads((run / INDEX).read_text(encoding="utf-8")), json.loads(json.dumps(index.as_rows())))
+    rows = (read_own(run, INDEX), json.loads(json.dumps(index.as_rows())))
     old, new = ({row["case"]: row for row in side} for side in rows)
     problems = [
         Problem(
@@ -78,7 +78,7 @@ def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
         for case in sorted(old.keys() | new.keys())
         if _content(old.get(case)) != _content(new.get(case))
     ]
-    if not problems and json.loads((run / SPLIT).read_text(encoding="utf-8")) != split.as_dict():
+    if not problems and read_own(run, SPLIT) != split.as_dict():
         message = "its cases are in other lists, in another order or of other patients"
         problems = [Problem(str(run / SPLIT), "split-changed", message, "bring the dataset back as it was")]
     if problems:

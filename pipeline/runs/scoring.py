@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.checking import check_dataset
-from pipeline.runs.models import CONFIG, INDEX, SPLIT, channel_problem, load_model
+from pipeline.runs.models import CONFIG, INDEX, SPLIT, channel_problem, load_model, read_own
 from pipeline.runs.reporting import add_case, report_run
 from pipeline.runs.segments import MATCHED, describe, labels_of, match
 
@@ -108,7 +107,7 @@ def validate(
 
 def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
     """Return the cases whose scans the run was not trained on, with a mask or without."""
-    split, rows = (json.loads((run / name).read_text(encoding="utf-8")) for name in (SPLIT, INDEX))
+    split, rows = read_own(run, SPLIT), read_own(run, INDEX)
     taught = {*split["labelled"], *split["unlabelled"]}
     seen = {digest for row in rows if row["case"] in taught for digest in row["sha256"]}
     cases = index.dataset.cases
@@ -128,7 +127,7 @@ def _validation_dataset(run: Path, source: Path | None) -> Dataset:
         layout = told.get("layout", {"name": "auto", "options": {}})
         root = Path(told["root"]) if told["root"] else None
         dataset = open_dataset(Path(told["dataset"]), root, layout["name"], layout["options"])
-        wanted = json.loads((run / SPLIT).read_text(encoding="utf-8"))["validation"]
+        wanted = read_own(run, SPLIT)["validation"]
         missing = [name for name in wanted if name not in {case.id for case in dataset.cases}]
         if missing:
             problems = [

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline import strict_json
 from pipeline.data.container import stem
 from pipeline.data.layouts.dataset import (
     LAYOUTS,
@@ -82,8 +81,8 @@ def list_in(source: Path) -> tuple[Path | None, dict[str, Any] | None]:
     if path.suffix.lower() != ".json" or not path.is_file():
         return None, None
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        content = strict_json.read_json(path)
+    except (OSError, ValueError):
         return path, None
     return path, content if isinstance(content, dict) else None
 
@@ -134,16 +133,9 @@ def read_json(source: Path) -> dict[str, Any]:
     Raises:
         UserError: It is none.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        if repeated:
-            raise ValueError(f"key {repeated[0]!r} stands twice in one object")
-        return dict(pairs)
-
     try:
-        content = json.loads(source.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-    except (OSError, ValueError, RecursionError) as error:
+        content = strict_json.read_json(source)
+    except (OSError, ValueError) as error:
         raise no_dataset(source, "bad-json", str(error), "correct the JSON, or name the right file") from None
     if not isinstance(content, dict):
         raise no_dataset(source, "bad-json", "holds no JSON object", FORMAT)

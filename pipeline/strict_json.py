@@ -1,0 +1,38 @@
+"""JSON as a dataset's list or a run's own files use it: plain data of a bounded size, and nothing that stands twice."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# A list of tens of thousands of cases; parsed, it takes up to twenty times as much memory.
+MAX_BYTES = 8_000_000
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, with or without a byte order mark.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no JSON, or too large, or nested too deeply, or has a key twice in one object.
+    """
+    with path.open("rb") as stream:
+        content = stream.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it has over {MAX_BYTES // 1_000_000} MB")
+    try:
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {name!r} stands twice in one object")
+    return found
