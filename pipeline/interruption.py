@@ -55,12 +55,17 @@ def stoppable() -> Iterator[None]:
 
 def _receive(signum: int, _: FrameType | None) -> None:
     if _state.signum is not None:
-        for child in multiprocessing.active_children():
-            child.kill()
+        end_children()
         os._exit(128 + signum)
     _state.signum = signum
     if not _state.shields:
         _stop_if_asked()
+
+
+def end_children() -> None:
+    """Kill the processes that prepare batches: each would finish its own first, and they hold nothing to be saved."""
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def _stop_if_asked() -> None:

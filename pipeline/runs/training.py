@@ -19,7 +19,7 @@ from pipeline.engines.handlers import CsvLog, EveryNSteps, History, ProgressBar,
 from pipeline.engines.trainer import SegmentationTrainer
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write, locked, sweep
-from pipeline.interruption import Stopped, shield, stoppable, window
+from pipeline.interruption import Stopped, end_children, shield, stoppable, window
 from pipeline.losses import LOSSES
 from pipeline.networks import NETWORKS
 from pipeline.planning.plan import resolve
@@ -222,6 +222,7 @@ class _Training:
         except Stopped:
             self.bar.close()
             self._save("last", self.done)
+            end_children()
             raise
         except WorkerDiedError:
             self._save("last", self.done)
