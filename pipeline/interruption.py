@@ -64,8 +64,11 @@ def _receive(signum: int, _: FrameType | None) -> None:
 
 def end_children() -> None:
     """Kill the processes that prepare batches: each would finish its own first, and they hold nothing to be saved."""
-    for child in multiprocessing.active_children():
+    children = multiprocessing.active_children()
+    for child in children:
         child.kill()
+    for child in children:
+        child.join(timeout=1)
 
 
 def _stop_if_asked() -> None:

@@ -221,8 +221,8 @@ class _Training:
                     trainer.run()
         except Stopped:
             self.bar.close()
-            self._save("last", self.done)
             end_children()
+            self._save("last", self.done)
             raise
         except WorkerDiedError:
             self._save("last", self.done)
