@@ -412,6 +412,8 @@ def linked(folder: Path) -> dict[str, str]:
 
 def examine(inputs: list[tuple[str, str, str]], folder: Path) -> list[Found]:
     """Read every input as a command would, under the audit hook."""
+    import matplotlib.font_manager  # noqa: F401 - asks the system for its fonts once, and MONAI imports it
+
     from pipeline import cli, runs
     from pipeline.data import nifti
     from pipeline.errors import UserError

@@ -35,7 +35,7 @@ def world(tmp_path_factory):
     patch.setenv("HOME", str(home))
     patch.setattr(socket, "gethostname", lambda: surroundings["host"])
     patch.setattr(platform, "node", lambda: surroundings["host"])
-    data = make_phantom(home / "zqfoldercanary", labelled=6, unlabelled=3)
+    data = make_phantom(home / "zqfoldercanary" / "phantoms", labelled=6, unlabelled=3)
     for path in sorted(data.rglob("*.nii.gz")):
         image = nib.load(path)
         for field, length in FIELDS.items():

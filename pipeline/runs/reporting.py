@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import platform
 import shlex
 import sys
@@ -17,7 +17,8 @@ from pipeline.data import nifti
 from pipeline.reports.page import Origin, write_report
 from pipeline.reports.plots import draw_training, read_curves
 from pipeline.runs.checking import PROGRESS
-from pipeline.runs.models import CONFIG, INDEX, SPLIT
+from pipeline.runs.models import CONFIG, INDEX, SPLIT, read_own
+from pipeline.strict_yaml import write_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,16 +61,16 @@ def report_run(
         facts: Names and values that the reader is told beside the run's own.
         notes: What a reader of the figures has to know.
     """
-    split = json.loads((run / SPLIT).read_text(encoding="utf-8"))
+    split = read_own(run, SPLIT)
     taught = f"{len(split['labelled'])} scans with masks, {len(split['unlabelled'])} without"
-    told = config.read(run / CONFIG)
+    told = _without_places(config.read(run / CONFIG))
     fingerprint = f"sha256 {hashlib.sha256((run / INDEX).read_bytes()).hexdigest()} of {INDEX}"
-    own = {"Trained on": taught, "Dataset": str(told["dataset"]), "Data fingerprint": fingerprint}
+    own = {"Trained on": taught, "Dataset": told["dataset"], "Data fingerprint": fingerprint}
     origin = Origin(
         title=run.resolve().name,
         facts={**facts, **own, **_versions()},
         notes=notes,
-        config=(run / CONFIG).read_text(encoding="utf-8"),
+        config=write_yaml(told),
         history=read_curves(run / HISTORY),
         validation=read_curves(run / VALIDATION).get("mean_dice", []),
     )
@@ -87,7 +88,7 @@ def report_masks(
     """Write ``report.html`` of masks from any tool."""
     origin = Origin(
         title=f"{predictions.resolve().name} against {labels.resolve().name}",
-        facts={"Predictions": str(predictions), "Labels": str(labels)} | _versions(),
+        facts={"Predictions": predictions.resolve().name, "Labels": labels.resolve().name} | _versions(),
     )
     write_report(folder / "report.html", results, summary, origin, gallery)
 
@@ -95,10 +96,28 @@ def report_masks(
 def _versions() -> dict[str, str]:
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return {
-        "Command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "Command": shlex.join(map(_without_place, sys.argv)),
         "Written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "Version": f"fewmask {__version__}, Python {platform.python_version()}, {libraries}",
     }
+
+
+def _without_places(told: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's recipe with the names of its files alone, since reports are passed on."""
+    cache = Path(told["data"]["cache"]).name
+    plugins = [Path(plugin).name for plugin in told["plugins"]]
+    names = {key: told[key] and Path(told[key]).name for key in ("dataset", "root")}
+    return told | names | {"plugins": plugins, "data": told["data"] | {"cache": cache}}
+
+
+def _without_place(word: str) -> str:
+    """Return a word of a command with a path cut to its last name.
+
+    >>> _without_place("dataset=/home/ann/liver"), _without_place("max_steps=9")
+    ('dataset=liver', 'max_steps=9')
+    """
+    key, equals, value = word.rpartition("=")
+    return f"{key}{equals}{Path(value).name}" if os.sep in value else word
 
 
 class TrainingPicture:
