@@ -15,7 +15,9 @@ from pipeline.errors import Problem, UserError, printable
 from pipeline.interruption import Stopped, stoppable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from pipeline.planning.doctor import Finding
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -23,6 +25,7 @@ ERR = Console(stderr=True)
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 # Options of `train` that are followed by a value.
 VALUED = ("--output", "--allow-change")
+KEY_HELP = "Keys of the recipe to set, such as dataset=PATH or max_steps=3000."
 
 app = tyro.extras.SubcommandApp()
 Checkpoint = Annotated[Literal["last", "best"], tyro.conf.arg(help="Which checkpoint of the run to use.")]
@@ -31,6 +34,9 @@ Plugins = Annotated[
     tyro.conf.arg(name="plugin", help="Python file that registers the run's network, where it is not one of ours."),
 ]
 Tolerance = Annotated[float, tyro.conf.arg(help="Of the surface Dice, in mm.")]
+Overrides = tyro.conf.Positional[
+    Annotated[tuple[str, ...], tyro.conf.arg(name="key=value", help=KEY_HELP, metavar="key=value")]
+]
 Root = Annotated[Path | None, tyro.conf.arg(help="Folder that the paths in a list are relative to.", metavar="DIR")]
 
 
@@ -90,18 +96,47 @@ def check(
 
 
 @app.command
+def plan(
+    source: tyro.conf.Positional[
+        Annotated[Path | None, _place("SOURCE", "A dataset, or a recipe with dataset=PATH, as for train.")]
+    ] = None,
+    overrides: Overrides = (),
+    *,
+    output: Annotated[Path, tyro.conf.arg(help="The file to write; train takes it as it is.", metavar="FILE")] = Path(
+        "plan.yaml"
+    ),
+    doctor: Annotated[bool, tyro.conf.arg(help="Say what the machine has, and what will be short.")] = False,
+) -> None:
+    """Choose every setting of a training from the data and the machine, and say why.
+
+    Example: fewmask plan data/Task04_Hippocampus --output plan.yaml
+    """
+    from pipeline import runs
+
+    if source is None:
+        if not doctor:
+            problem = Problem("SOURCE", "no-source", "is not given", "name a dataset or a recipe, or add --doctor")
+            raise UserError("There is nothing to plan.", [problem])
+        _show_machine(runs.look_at_machine())
+        return
+    chosen, findings = runs.plan(runs.read_recipe(source, overrides), _not_a_folder(output), doctor=doctor)
+    choices = [*chosen.choices, runs.memory_choice(chosen)]
+    _show_rows(("setting", "value", "reason"), [(choice.key, brief(choice.value), choice.reason) for choice in choices])
+    if doctor:
+        _show_machine(findings)
+    _say(f"Wrote {output}: fewmask train {output}")
+
+
+@app.command
 def train(
-    config: tyro.conf.Positional[Annotated[Path, _place("CONFIG", "A recipe, such as configs/semisupervised.yaml.")]],
-    overrides: tyro.conf.Positional[
-        Annotated[
-            tuple[str, ...],
-            _place("key=value", "Keys of the recipe to set, such as dataset=PATH or max_steps=3000."),
-        ]
-    ] = (),
+    source: tyro.conf.Positional[
+        Annotated[Path, _place("SOURCE", "A recipe by path or by name (semisupervised), or a dataset.")]
+    ],
+    overrides: Overrides = (),
     *,
     output: Annotated[
         Path | None,
-        tyro.conf.arg(help="The run's folder; by default runs/ and the recipe's name.", metavar="RUN"),
+        tyro.conf.arg(help="The run's folder; by default runs/ and the name of the source.", metavar="RUN"),
     ] = None,
     resume: Annotated[bool, tyro.conf.arg(help="Go on with the run that the folder holds.")] = False,
     allow_change: Annotated[
@@ -109,14 +144,14 @@ def train(
         tyro.conf.arg(help="Key of the recipe that a resumed run may have otherwise from here on.", metavar="KEY"),
     ] = (),
 ) -> None:
-    """Train a network as a recipe says, and validate it.
+    """Train a network as a recipe says, or as a dataset suggests, and validate it.
 
-    Example: fewmask train configs/supervised.yaml dataset=data/Task04_Hippocampus --output runs/hippocampus
+    Example: fewmask train supervised dataset=data/Task04_Hippocampus --output runs/hippocampus
     """
     from pipeline import runs
 
-    run = _folder(output or Path("runs") / config.stem)
-    scores = runs.train(runs.read_recipe(config, overrides), run, resume=resume, allow_change=allow_change)
+    run = _folder(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
+    scores = runs.train(runs.read_recipe(source, overrides), run, resume=resume, allow_change=allow_change)
     if scores is None:
         _say(f"Trained {run}; the dataset has no labels to score its segments against.")
     else:
@@ -209,6 +244,40 @@ def compare(
 
 
 @app.command
+def fetch(
+    name: tyro.conf.Positional[Annotated[str, _place("NAME", "A task of the Decathlon, such as Task04_Hippocampus.")]],
+    *,
+    output: Annotated[Path, tyro.conf.arg(help="Where the dataset's folder goes.", metavar="DIR")] = Path("data"),
+) -> None:
+    """Download a public dataset, and verify it.
+
+    Example: fewmask fetch Task04_Hippocampus --output data
+    """
+    from pipeline.data.fetch import fetch as download
+
+    folder = download(name, _folder(output))
+    _say(f"Wrote {folder}: fewmask train {folder}")
+
+
+@app.command
+def prune(
+    cache: tyro.conf.Positional[Annotated[Path, _place("CACHE", "A folder of prepared scans, such as RUN/cache.")]],
+    *,
+    unused_days: Annotated[float, tyro.conf.arg(help="Keep what a run has used in so many days.")] = 30,
+) -> None:
+    """Delete prepared scans that no run has used for some time.
+
+    Example: fewmask prune ~/.cache/fewmask --unused-days 30
+    """
+    from pipeline.data.cache import prune as delete
+
+    if not cache.is_dir():
+        raise UserError("Nothing was deleted.", [Problem(str(cache), "no-folder", "is no folder", "check the path")])
+    count, size = delete(cache, unused_days)
+    _say(f"Deleted {count} file(s), {size / 1e6:.1f} MB.")
+
+
+@app.command
 def phantom(
     folder: tyro.conf.Positional[Annotated[Path, _place("DIR", "An empty or new folder.")]],
     *,
@@ -251,6 +320,37 @@ def components() -> None:
             _say(f"  {name}: {registry.summary(name)}" + (f"\n      {options}" if options else ""))
 
 
+def _show_machine(findings: Iterable[Finding]) -> None:
+    rows = [(f.what, f.has, f.needs, f"SHORT: {f.remedy}" if f.remedy else "") for f in findings]
+    _show_rows(("machine", "has", "plan takes", ""), rows)
+
+
+def _show_rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from pipeline.reports.tables import rows_table
+
+    OUT.print(rows_table(columns, rows))
+
+
+def brief(value: object) -> str:
+    """Write a setting for people: numbers of one axis each with x between them.
+
+    >>> brief((40, 56, 40)), brief([[2, 2, 1], [2, 2, 2]]), brief(()), brief([16, 32])
+    ('40 x 56 x 40', '2x2x1 2x2x2', 'none', '16, 32')
+    """
+    if isinstance(value, tuple) and value and all(isinstance(item, (int, float)) for item in value):
+        return " x ".join(f"{item:g}" for item in value)
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return " ".join("x".join(map(str, item)) for item in value)
+    if isinstance(value, (tuple, list)):
+        return ", ".join(str(getattr(item, "scheme", item)) for item in value) or "none"
+    return str(value)
+
+
+def _not_a_folder(path: Path) -> Path:
+    _folder(path.parent)
+    return path
+
+
 def _folder(path: Path) -> Path:
     """Return the path of a folder to write to, unless a file is in its way: that should not end hours of work."""
     file = next((place for place in (path, *path.parents) if place.is_file()), None)
@@ -286,17 +386,17 @@ def _say(text: str) -> None:
 
 
 def _overrides_first(arguments: list[str]) -> list[str]:
-    """Let key=value stand anywhere on the line of ``train``: the recipe first, then these, then the options.
+    """Let key=value stand anywhere on a line of ``train`` or ``plan``: the source first, then these, then options.
 
     >>> _overrides_first(["train", "--output", "a=b", "seed=1", "r.yaml"])
     ['train', 'r.yaml', 'seed=1', '--output', 'a=b']
     """
-    if arguments[:1] != ["train"]:
+    if arguments[:1] not in (["train"], ["plan"]):
         return arguments
     pairs = list(pairwise(arguments))
     options = [word for before, word in pairs if word.startswith("-") or before in VALUED]
     words = [word for before, word in pairs if not (word.startswith("-") or before in VALUED)]
-    return ["train", *sorted(words, key=lambda word: "=" in word), *options]
+    return [arguments[0], *sorted(words, key=lambda word: "=" in word), *options]
 
 
 def main() -> None:

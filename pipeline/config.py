@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
@@ -14,11 +15,37 @@ from pipeline.strict_yaml import read_yaml, write_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from pipeline.registry import Registry
 
 MAX_RECIPE_BYTES = 1_000_000
+
+
+def shipped() -> dict[str, Path]:
+    """Return the recipes that come with the program, by name: in a wheel beside this file, else in ``configs/``."""
+    here = Path(__file__).resolve().parent
+    folder = here / "recipes" if (here / "recipes").is_dir() else here.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find(source: Path) -> Path | None:
+    """Return the recipe that a person means by a path or a shipped recipe's name; None for a dataset.
+
+    A recipe is a name or ends in ``.yaml``; anything else that is there is a dataset.
+
+    Raises:
+        UserError: There is neither a recipe nor a file or folder of that name.
+    """
+    names = shipped()
+    if str(source) in names:
+        return names[str(source)]
+    if source.suffix in (".yaml", ".yml"):
+        return source
+    if source.exists():
+        return None
+    message = "is neither a recipe's name nor a file or folder"
+    problem = Problem(str(source), "no-such-recipe", message, f"check the path, or {nearest(str(source), names)}")
+    raise UserError("There is nothing to train.", [problem])
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -123,9 +150,14 @@ def parse(raw: Mapping[str, Any], source: str, losses: Registry, networks: Regis
     return recipe
 
 
-def dump(recipe: Recipe) -> str:
-    """Return a recipe as YAML that :func:`read` and :func:`parse` turn into the same recipe."""
-    return write_yaml(recipe.model_dump(mode="json"))
+def dump(recipe: Recipe, comments: Mapping[str, str] | None = None) -> str:
+    """Return a recipe as YAML that :func:`read` and :func:`parse` turn into the same recipe.
+
+    Args:
+        recipe: The recipe.
+        comments: What to write above a key, by its dotted path.
+    """
+    return write_yaml(recipe.model_dump(mode="json"), comments)
 
 
 def _schema_problems(error: ValidationError) -> list[Problem]:
@@ -182,7 +214,10 @@ def _component_problems(raw: Mapping[str, Any], losses: Registry, networks: Regi
             choices.append((f"objective.{index}", losses, term.get("loss"), term.get("options", {})))
     network = raw.get("network", {})
     if isinstance(network, dict):
-        choices.append(("network", networks, network.get("name", "unet"), network.get("options", {})))
+        options = network.get("options", {})
+        if isinstance(options, dict):  # `auto` leaves an option to the plan, or to the network.
+            options = {key: value for key, value in options.items() if value != "auto"}
+        choices.append(("network", networks, network.get("name", "unet"), options))
     else:
         choices.append(("network", networks, network, {}))
     return [

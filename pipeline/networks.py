@@ -26,6 +26,7 @@ def unet(
     out_channels: int,
     *,
     channels: tuple[int, ...] = (16, 32, 64, 128),
+    strides: tuple[tuple[int, ...], ...] | None = None,
     num_res_units: int = 2,
     dropout: float = 0.0,
 ) -> nn.Module:
@@ -35,17 +36,18 @@ def unet(
         spatial_dims: 2 or 3.
         in_channels: Image channels.
         out_channels: Classes, background included.
-        channels: Features of each level; a patch must be divisible by ``2 ** (len(channels) - 1)``.
+        channels: Features of each level.
+        strides: How each step down shrinks each axis, one step less than levels; by default by 2. A patch must be
+            divisible by their product.
         num_res_units: Convolutions of a residual unit; 0 for plain convolutions.
         dropout: Probability of dropping a feature.
     """
-    strides = (2,) * (len(channels) - 1)
     network: nn.Module = UNet(
         spatial_dims,
         in_channels,
         out_channels,
         channels,
-        strides,
+        _steps(strides, channels, spatial_dims),
         num_res_units=num_res_units,
         dropout=dropout,
     )
@@ -59,6 +61,8 @@ def dynunet(
     out_channels: int,
     *,
     channels: tuple[int, ...] = (32, 64, 128, 256),
+    strides: tuple[tuple[int, ...], ...] | None = None,
+    kernels: tuple[tuple[int, ...], ...] | None = None,
     deep_supervision: bool = True,
     residual: bool = False,
 ) -> nn.Module:
@@ -68,24 +72,36 @@ def dynunet(
         spatial_dims: 2 or 3.
         in_channels: Image channels.
         out_channels: Classes, background included.
-        channels: Features of each level; a patch must be divisible by ``2 ** (len(channels) - 1)``.
+        channels: Features of each level.
+        strides: How each step down shrinks each axis, one step less than levels; by default by 2. A patch must be
+            divisible by their product.
+        kernels: Size of each level's convolutions; by default 3.
         deep_supervision: Whether coarser levels are trained too; needs four levels or more.
         residual: Whether blocks are residual.
     """
-    strides = [1] + [2] * (len(channels) - 1)
+    steps = _steps(strides, channels, spatial_dims)
     network: nn.Module = DynUNet(
         spatial_dims,
         in_channels,
         out_channels,
-        kernel_size=[3] * len(channels),
-        strides=strides,
-        upsample_kernel_size=strides[1:],
+        kernel_size=kernels or [(3,) * spatial_dims] * len(channels),
+        strides=[(1,) * spatial_dims, *steps],
+        upsample_kernel_size=steps,
         filters=channels,
         deep_supervision=deep_supervision,
         deep_supr_num=max(1, len(channels) - 2),
         res_block=residual,
     )
     return network
+
+
+def _steps(
+    strides: tuple[tuple[int, ...], ...] | None, channels: tuple[int, ...], dimensions: int
+) -> tuple[tuple[int, ...], ...]:
+    steps = strides or ((2,) * dimensions,) * (len(channels) - 1)
+    if len(steps) != len(channels) - 1 or any(len(step) != dimensions for step in steps):
+        raise ValueError(f"expected {len(channels) - 1} strides of {dimensions} numbers for {len(channels)} levels")
+    return tuple(tuple(step) for step in steps)
 
 
 @NETWORKS.register("segresnet")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+import textwrap
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from pipeline.errors import Problem, UserError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
 # A recipe is a page or two; PyYAML takes up to ten seconds for a megabyte.
 MAX_CHARACTERS, MAX_DEPTH = 60_000, 20
+WIDTH = 118
 
 
 class _StrictDumper(yaml.SafeDumper):
@@ -61,9 +66,35 @@ for _tag, _pattern, _first in (
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
 
 
-def write_yaml(content: Any) -> str:
-    """Return plain data as YAML that reads the same under YAML 1.1 and 1.2."""
-    return yaml.dump(content, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
+def write_yaml(content: Any, comments: Mapping[str, str] | None = None) -> str:
+    """Return plain data as YAML that reads the same under YAML 1.1 and 1.2.
+
+    Args:
+        content: Dictionaries, lists, text, numbers.
+        comments: What to write above a key, by its dotted path.
+    """
+    # Lists and mappings of plain values stand on one line, as a person would write them.
+    text = yaml.dump(
+        content, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=WIDTH
+    )
+    lines = text.splitlines(keepends=True)
+    for number, column, path in sorted(_places(yaml.compose(text, _StrictLoader)), reverse=True):
+        if comments and path in comments:
+            indent = " " * column + "# "
+            lines.insert(
+                number, textwrap.fill(comments[path], WIDTH, initial_indent=indent, subsequent_indent=indent) + "\n"
+            )
+    return "".join(lines)
+
+
+def _places(node: Any, path: str = "") -> Iterator[tuple[int, int, str]]:
+    """Yield line, column and dotted path of every key that has a line of its own."""
+    if not isinstance(node, yaml.MappingNode) or node.flow_style:
+        return
+    for key, value in node.value:
+        inner = f"{path}.{key.value}" if path else key.value
+        yield key.start_mark.line, key.start_mark.column, inner
+        yield from _places(value, inner)
 
 
 def read_yaml(text: str, where: str) -> Any:

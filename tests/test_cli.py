@@ -14,7 +14,18 @@ from pipeline import cli, runs
 from pipeline.reports.summary import summarise
 from pipeline.runs.scoring import Scores
 
-COMMANDS = ("check", "train", "validate", "predict", "evaluate", "phantom", "components")
+COMMANDS = (
+    "check",
+    "plan",
+    "train",
+    "validate",
+    "predict",
+    "evaluate",
+    "fetch",
+    "prune",
+    "phantom",
+    "components",
+)
 
 
 @pytest.fixture
@@ -89,6 +100,7 @@ def test_line_that_is_no_command_exits_2(run, words):
 
 RECIPE, OUTPUT, SEED, STEPS = "{recipe}", ("--output", "o=x"), "seed=9", "max_steps=5"
 ALLOWED = ("seed", "data")
+STRIDES = "network.options.strides=[[2, 2, 2]]"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +177,10 @@ def test_folder_that_holds_a_run_is_left_alone(run, dataset, tmp_path):
         (["train", "{recipe}", "seed"], "seed: no key=value"),
         (["train", "{recipe}", "plugins=[none.py]"], "none.py: is no Python file"),
         (["train", "{recipe}", "network.options.channels=[4]"], "network.options: unet refuses them"),
-        (["train", "{recipe}", "data.patch_size=[15, 16, 16]"], "data.patch_size: unet cannot take (15, 16, 16)"),
+        (
+            ["train", "{recipe}", "data.patch_size=[15, 16, 16]", STRIDES],
+            "data.patch_size: unet cannot take (15, 16, 16)",
+        ),
         (["train", "{recipe}", "device=cuda:99"], "device: is cuda:99"),
         (["check", "none"], "none: there is no such file or folder"),
         (["validate", "none"], "there is no such checkpoint"),

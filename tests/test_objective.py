@@ -161,7 +161,8 @@ def real_batch(labelled):
 @pytest.mark.parametrize("network", ["shipped", "unet", "dynunet", "segresnet"])
 @pytest.mark.parametrize("name", shipped()[1].names)
 def test_each_term_of_the_semisupervised_recipe_reaches_every_parameter(name, network):
-    recipe, objective = shipped(name, *([] if network == "shipped" else [f"network={network}"]))
+    given = "network.options.channels=[16, 32, 64, 128]" if network == "shipped" else f"network={network}"
+    recipe, objective = shipped(name, given)
     assert len(objective.terms) == 1
     net = build_network(recipe, Task({0: "background", 1: "a", 2: "b"}, ("MRI",))).train()
     batches = {kind: real_batch(kind == "labelled") for kind in objective.kinds_at(1.0)}

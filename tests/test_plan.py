@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -8,18 +9,12 @@ import pytest
 from pipeline.data.check import Index
 from pipeline.data.inspection import CaseFacts
 from pipeline.data.layouts import Dataset
-from pipeline.planning.plan import (
-    CPU_PATCH_VOXELS,
-    FLAT_PATCH_VOXELS,
-    Hardware,
-    choose_flips,
-    choose_orientation,
-    choose_patch,
-    choose_precision,
-    choose_spacing,
-    median_shape,
-    resolve,
-)
+from pipeline.data.statistics import channel_statistics
+from pipeline.planning.hardware import Hardware
+from pipeline.planning.network import REACH
+from pipeline.planning.patch import choose_channels, choose_kernels, choose_patch, choose_strides, granularity
+from pipeline.planning.plan import choose_flips, choose_precision, make_plan, resolve
+from pipeline.planning.spacing import choose_orientation, choose_spacing, median_shape
 from pipeline.recipe import Recipe, ZScore
 
 CPU, GPU = Hardware("cpu", True, 4), Hardware("cuda:1", True, 16)
@@ -101,7 +96,15 @@ def test_what_the_user_chose_stays():
         "unlabelled_batch_size": 5,
         "workers": 3,
     }
-    given = recipe(data=chosen, augmentation={"flip_axes": ()}, precision="float32", on=("all",), layout="folder")
+    options = {"channels": [4, 8], "strides": [[2, 2, 2]]}
+    given = recipe(
+        data=chosen,
+        augmentation={"flip_axes": ()},
+        precision="float32",
+        on=("all",),
+        network={"name": "unet", "options": options},
+        layout="folder",
+    )
     plan = resolve(given, MANY, GPU)
     assert {key: getattr(plan.data, key) for key in chosen} == chosen
     assert (plan.precision, plan.augmentation.flip_axes, plan.device) == ("float32", (), "cuda:1")
@@ -110,7 +113,7 @@ def test_what_the_user_chose_stays():
 
 def test_a_chosen_grid_decides_the_patch():
     coarse = resolve(recipe(data={"spacing_mm": (2.0, 2.0, 4.0)}), MANY, CPU)
-    assert coarse.data.patch_size == (24, 24, 24)
+    assert coarse.data.patch_size == (20, 24, 20)
     turned = resolve(recipe(data={"orientation": "SRA"}), index(facts((8, 16, 32), (1, 1, 1))), CPU)
     assert (turned.data.patch_size, turned.augmentation.flip_axes) == ((32, 8, 16), (1,))
 
@@ -126,9 +129,9 @@ def test_a_plan_is_its_own_plan():
         (("labelled",), CPU, 3, 4),
         (("labelled", "unlabelled"), CPU, 3, 2),
         (("labelled", "all"), CPU, 3, 2),
-        (("labelled",), GPU, 3, 4),
+        (("labelled",), GPU, 3, 16),
         (("labelled",), CPU, 2, 16),
-        (("unlabelled",), GPU, 2, 8),
+        (("unlabelled",), GPU, 2, 16),
     ],
 )
 def test_a_step_s_samples_are_shared_where_unlabelled_scans_take_part(on, hardware, dimensions, expected):
@@ -160,19 +163,26 @@ def test_the_precision_is_the_narrowest_that_the_hardware_is_good_at(device, bfl
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (36, 50, 35), (7, 8, 9), (512, 512, 300), (1000, 20, 20), (3, 2000, 2000), (512, 512)]
 )
-def test_a_patch_is_in_eighths_within_its_budget_and_no_larger_than_needed(shape):
-    limit = CPU_PATCH_VOXELS if len(shape) == 3 else FLAT_PATCH_VOXELS
+def test_a_patch_is_within_its_budget_and_no_larger_than_needed(shape):
+    limit = REACH[False, len(shape)].voxels
     patch = choose_patch(shape, limit)
-    assert all(n % 8 == 0 and 8 <= n < full + 8 for n, full in zip(patch, shape, strict=True))
+    assert all(n % granularity(n) == 0 and n < full + granularity(full) for n, full in zip(patch, shape, strict=True))
     assert math.prod(patch) <= limit
-    whole = [math.ceil(n / 8) * 8 for n in shape]
+    whole = [math.ceil(n / granularity(n)) * granularity(n) for n in shape]
     if math.prod(whole) <= limit:
         assert list(patch) == whole
 
 
 def test_a_patch_loses_its_longest_sides_first():
-    assert choose_patch((1000, 20, 20), 64**3) == (448, 24, 24)
+    assert choose_patch((1000, 20, 20), 64**3) == (640, 20, 20)
     assert choose_patch((240, 240, 16), 64**3) == (128, 128, 16)
+    # Longest in mm: 16 slices of 5 mm are longer than 150 voxels of 0.5 mm.
+    assert choose_patch((240, 240, 16), 64**3, (0.5, 0.5, 5.0)) == (144, 144, 12)
+
+
+def test_a_network_s_own_divisors_count():
+    assert choose_patch((30, 30, 30), 64**3, divisors=(16, 16, 4)) == (32, 32, 32)
+    assert choose_patch((200, 200, 20), 64**3, divisors=(32, 32, 1)) == (96, 128, 20)
 
 
 def test_a_gpu_takes_larger_patches():
@@ -236,7 +246,7 @@ def test_a_plan_for_slices_speaks_of_their_two_axes():
     plan = resolve(recipe(data={"dimensions": 2}), index(facts((200, 24, 180), (1.0, 5.0, 1.5))), CPU)
     assert plan.data.orientation == "RSA"
     assert plan.data.spacing_mm == (1.0, 1.5)
-    assert plan.data.patch_size == (200, 184)
+    assert plan.data.patch_size == (224, 192)
     assert plan.augmentation.flip_axes == (0,)
 
 
@@ -254,3 +264,125 @@ def test_a_plan_for_slices_speaks_of_their_two_axes():
 def test_flat_scans_are_trained_on_in_two_dimensions_unless_told_otherwise(shapes, data, expected):
     plan = resolve(recipe(data=data), index(*(facts(shape, (1, 1, 1)) for shape in shapes)), CPU)
     assert plan.data.dimensions == len(plan.data.spacing_mm) == len(plan.data.patch_size) == expected
+
+
+# Anisotropy
+
+
+def test_slices_far_apart_keep_the_distance_of_the_finest_tenth():
+    scans = [facts((320, 320, 24), (0.5, 0.5, z)) for z in (3.0, *(4.0,) * 5, *(5.0,) * 14)]
+    assert choose_spacing(scans, "RAS") == (0.5, 0.5, 4.0)
+    assert choose_spacing(scans, "SAR") == (4.0, 0.5, 0.5)
+    thin = [facts((320, 320, 200), (0.5, 0.5, z)) for z in (3.0, *(4.0,) * 5, *(5.0,) * 14)]
+    assert choose_spacing(thin, "RAS") == (0.5, 0.5, 5.0), "many slices are no coarse axis"
+    near = [facts((320, 320, 24), (2.0, 2.0, z)) for z in (2.5, *(5.0,) * 9)]
+    assert choose_spacing(near, "RAS") == (2.0, 2.0, 5.0), "within three times"
+
+
+def test_the_coarse_axis_is_never_finer_than_the_plane():
+    scans = [facts((320, 320, 24), (0.5, 0.5, z)) for z in (*(0.1,) * 3, *(5.0,) * 7)]
+    assert choose_spacing(scans, "RAS") == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("patch", "spacing"),
+    [
+        ((64, 64, 64), (1, 1, 1)),
+        ((144, 144, 12), (0.5, 0.5, 5.0)),
+        ((40, 56, 40), (1, 1, 1)),
+        ((7, 9, 5), (1, 1, 1)),
+        ((512, 512), (1, 1)),
+        ((256, 32), (0.1, 3.0)),
+    ],
+)
+@pytest.mark.parametrize("levels", [None, 2, 5, 7])
+def test_every_plan_of_strides_can_be_walked_down(patch, spacing, levels):
+    strides = choose_strides(patch, spacing, levels)
+    assert len(strides) == levels - 1 if levels else len(strides) >= 2
+    sides = np.array(patch)
+    for step in strides:
+        assert (sides % step == 0).all()
+        sides = sides // step
+        assert ((sides >= 4) | (sides == patch)).all()
+    kernels = choose_kernels(spacing, strides)
+    assert len(kernels) == len(strides) + 1 == len(choose_channels(len(strides) + 1, 16, 64))
+
+
+def test_coarse_axis_waits_until_the_others_have_caught_up():
+    assert choose_strides((144, 144, 12), (0.5, 0.5, 5.0)) == ((2, 2, 1), (2, 2, 1), (2, 2, 1), (2, 2, 2))
+    assert choose_kernels((1, 1, 1), ((2, 2, 2),)) == ((3, 3, 3), (3, 3, 3))
+
+
+def test_depth_and_width_follow_the_patch_the_device_and_what_is_given():
+    big = index(facts((300, 300, 300), (1, 1, 1)))
+    dyn = {"name": "dynunet", "options": {"channels": "auto", "deep_supervision": False}}
+    options = resolve(recipe(network=dyn), big, GPU).network.options
+    assert options["channels"] == [32, 64, 128, 256, 320, 320]
+    assert options["kernels"] == [[3, 3, 3]] * 6
+    assert options["deep_supervision"] is False
+    assert resolve(recipe(network=dyn), big, CPU).network.options["channels"] == [16, 32, 64, 128, 256]
+    given = resolve(recipe(network={"name": "dynunet", "options": {"channels": [8, 8, 8]}}), big, CPU).network.options
+    assert (given["channels"], given["strides"]) == ([8, 8, 8], [[2, 2, 2]] * 2)
+    assert resolve(recipe(network="segresnet"), big, CPU).network.options == {}
+
+
+def test_hippocampus_has_the_plan_that_its_figures_were_measured_with():
+    scans = index(*(facts(shape, (1, 1, 1)) for shape in ((34, 52, 35), (36, 50, 35), (36, 50, 36))))
+    plan = resolve(recipe(network={"name": "dynunet", "options": {"channels": "auto"}}), scans, CPU)
+    assert (plan.data.patch_size, plan.data.batch_size) == ((40, 56, 40), 4)
+    assert plan.network.options["channels"] == [16, 32, 64, 128]
+    assert plan.network.options["strides"] == [[2, 2, 2]] * 3
+
+
+# Memory
+
+
+def with_memory(hardware, gigabytes):
+    return replace(hardware, memory_bytes=int(gigabytes * 1e9))
+
+
+def test_too_little_memory_makes_first_the_batch_and_then_the_patch_smaller():
+    big = index(facts((300, 300, 300), (1, 1, 1)))
+    dyn = {"name": "dynunet", "options": {"deep_supervision": False}}
+    plans = [make_plan(recipe(network=dyn), big, with_memory(GPU, size)) for size in (80, 12, 6, 3)]
+    sizes = [(plan.recipe.data.batch_size, math.prod(plan.recipe.data.patch_size)) for plan in plans]
+    assert sizes[0] == (4, 128**3)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1][0] == 2
+    assert sizes[-1][1] < 128**3
+    for plan, size in zip(plans, (80, 12, 6, 3), strict=True):
+        assert 0 < plan.memory_bytes <= with_memory(GPU, size).budget_bytes
+    reasons = {choice.key: choice.reason for choice in plans[-1].choices}
+    assert "what the memory allows" in reasons["data.batch_size"]
+    assert "what the memory allows" in reasons["data.patch_size"]
+
+
+def test_a_given_patch_and_batch_stay_whatever_the_memory():
+    given = recipe(data={"patch_size": (96, 96, 96), "batch_size": 6})
+    plan = make_plan(given, MANY, with_memory(CPU, 0.5))
+    assert (plan.recipe.data.patch_size, plan.recipe.data.batch_size) == ((96, 96, 96), 6)
+    assert plan.memory_bytes > 0.25e9
+
+
+# Reasons
+
+
+def test_every_choice_has_its_reason_and_stands_in_the_recipe():
+    plan = make_plan(recipe(network="dynunet", data={"batch_size": 3}), MANY, GPU)
+    named = {choice.key: choice for choice in plan.choices}
+    for key, choice in named.items():
+        place = plan.recipe.model_dump()
+        for part in key.split("."):
+            place = place[part]
+        assert choice.reason
+        if key != "data.normalization":
+            assert place == choice.value, key
+    assert named["data.batch_size"].reason == "given in the recipe"
+    assert {"data.spacing_mm", "data.patch_size", "network.options.kernels", "precision"} <= set(named)
+
+
+def test_a_dataset_that_forgot_to_say_ct_is_told():
+    scan = replace(facts((20, 20, 20), (1, 1, 1)), intensities=channel_statistics([np.linspace(-1000, 900, 99)], None))
+    named = {choice.key: choice.reason for choice in make_plan(recipe(), index(scan), CPU).choices}
+    assert "image looks like CT" in named["data.normalization"]
+    assert "data.normalization=[ct]" in named["data.normalization"]

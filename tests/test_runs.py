@@ -26,7 +26,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline import runs
 from pipeline.errors import UserError
-from pipeline.planning.plan import Hardware
+from pipeline.planning.hardware import Hardware
 from pipeline.runs import models
 
 ENDS = ("", ".sha256")
@@ -150,6 +150,11 @@ def test_term_on_unlabelled_scans_is_refused_where_there_are_none(folder, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_patch_of_odd_sides_gets_a_network_that_takes_it(dataset, tmp_path):
+    run = train(tmp_path, dataset, "run", "max_steps=1", "data.patch_size=[15, 16, 16]")
+    assert yaml.safe_load((run / "config.yaml").read_text())["network"]["options"]["strides"] == [[1, 2, 2]]
+
+
 def test_objective_that_is_all_ramp_starts_with_a_step_of_nothing(folder, dataset):
     objective = [{"loss": "ncut", "on": "unlabelled", "ramp": 0.5, "options": {"radius": 2}}]
     rows = history(train(folder, dataset, "unsupervised", "max_steps=3", objective=objective))
@@ -158,12 +163,16 @@ def test_objective_that_is_all_ramp_starts_with_a_step_of_nothing(folder, datase
 
 
 @pytest.mark.parametrize(
-    "override",
-    ["network.options.channels=[4]", "network.options.dropout=2.0", "data.patch_size=[15,16,16]"],
+    "overrides",
+    [
+        ["network.options.channels=[4]"],
+        ["network.options.dropout=2.0"],
+        ["data.patch_size=[15,16,16]", "network.options.strides=[[2, 2, 2]]"],
+    ],
 )
-def test_network_that_cannot_be_is_a_users_mistake_and_nothing_is_written(folder, dataset, tmp_path, override):
+def test_network_that_cannot_be_is_a_users_mistake_and_nothing_is_written(folder, dataset, tmp_path, overrides):
     with pytest.raises(UserError) as raised:
-        train(tmp_path, dataset, "run", override)
+        train(tmp_path, dataset, "run", *overrides)
     assert raised.value.problems[0].where in ("network.options", "data.patch_size")
     assert not (tmp_path / "run").exists()
 

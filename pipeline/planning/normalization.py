@@ -50,6 +50,24 @@ def choose_normalization(
     )
 
 
+def normalization_reason(
+    ways: Sequence[ZScore | HounsfieldWindow], channels: Sequence[str], facts: Sequence[CaseFacts]
+) -> str:
+    """Say why, and where a dataset may have forgotten to say that it is CT."""
+    schemes = {way.scheme for way in ways}
+    reasons = {
+        "ct": "CT numbers mean the same in every scan: clipped and scaled by the labelled foreground of all",
+        "zscore": "every scan has its own scale: standardised over its voxels that are not 0",
+    }
+    suspects = [
+        name
+        for n, (way, name) in enumerate(zip(ways, channels, strict=True))
+        if way.scheme == "zscore" and is_like_ct(facts, n)
+    ]
+    hint = f"; {', '.join(suspects)} looks like CT: if it is, name it CT or set data.normalization=[ct]"
+    return "; ".join(reasons[scheme] for scheme in sorted(schemes)) + (hint if suspects else "")
+
+
 def is_ct(channel: str) -> bool:
     """Tell by its name whether a channel is computed tomography.
 

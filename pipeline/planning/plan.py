@@ -1,100 +1,138 @@
-"""Choose what a recipe leaves ``auto``: orientation, voxel size, patch, batch, precision, workers."""
+"""Choose what a recipe leaves ``auto``, from the data and the machine, with the reason for each choice in words."""
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
-import numpy as np
-
-from pipeline.planning.normalization import choose_normalization
+from pipeline.planning.network import SizePlanner
+from pipeline.planning.normalization import choose_normalization, normalization_reason
+from pipeline.planning.spacing import choose_dimensions, choose_orientation, choose_spacing, coarse_axis, median_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pipeline.data.check import Index
     from pipeline.data.inspection import CaseFacts
+    from pipeline.planning.hardware import Hardware
     from pipeline.recipe import Recipe
-
-# A U-Net of four levels halves three times.
-PATCH_MULTIPLE = 8
-# What a step of the default network takes about half a second for on two cores with bfloat16.
-CPU_SAMPLES, CPU_PATCH_VOXELS = 4, 64**3
-CUDA_SAMPLES, CUDA_PATCH_VOXELS = 4, 128**3
-FLAT_SAMPLES, FLAT_PATCH_VOXELS = 16, 256**2
 
 
 @dataclass(frozen=True)
-class Hardware:
-    """The device that a run will use.
+class Choice:
+    """One setting of a plan.
 
     Attributes:
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
-        bfloat16: Whether it multiplies bfloat16 natively.
-        cores: Processor cores for preparing batches.
+        key: Its dotted place in the recipe.
+        value: What it is.
+        reason: Why, in words.
     """
 
-    device: str
-    bfloat16: bool
-    cores: int
+    key: str
+    value: Any
+    reason: str
 
-    @property
-    def is_cuda(self) -> bool:
-        """Whether the device is a CUDA device."""
-        return self.device.startswith("cuda")
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe without any ``auto``, and why it is as it is.
+
+    Attributes:
+        recipe: Ready to be trained.
+        choices: What was chosen, or was given where it might have been.
+        shape: Of the median scan on the plan's grid.
+        memory_bytes: What a training step is estimated to take; None where the machine's memory is not known.
+    """
+
+    recipe: Recipe
+    choices: tuple[Choice, ...]
+    shape: tuple[int, ...]
+    memory_bytes: int | None
 
 
 def resolve(recipe: Recipe, index: Index, hardware: Hardware) -> Recipe:
-    """Return the recipe with a value for every ``auto``; what the user chose stays.
+    """Return the recipe with a value for every ``auto``; what the user chose stays."""
+    return make_plan(recipe, index, hardware).recipe
+
+
+@dataclass
+class _Choices:
+    """Collects settings while they are chosen."""
+
+    made: list[Choice] = field(default_factory=list)
+
+    def __call__(self, key: str, given: Any, choose: Callable[[], tuple[Any, str]]) -> Any:
+        """Return what was given, or else choose."""
+        value, reason = (given, "given in the recipe") if given != "auto" else choose()
+        self.made.append(Choice(key, value, reason))
+        return value
+
+
+def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
+    """Choose a value for every ``auto`` of a recipe.
 
     Args:
         recipe: As read.
-        index: The checked dataset, from whose geometry spacing and patch follow.
-        hardware: From which device, batch, precision and workers follow.
+        index: The checked dataset, from whose geometry and intensities grid, patch and normalisation follow.
+        hardware: From which batch, depth, width, precision and workers follow.
+
+    Raises:
+        UserError: What the recipe gives does not fit the dataset.
     """
-    facts = list(index.facts.values())
-    data = recipe.data
-    axes = _or_auto(data.dimensions, lambda: choose_dimensions(facts, data.spacing_mm, data.patch_size))
-    orientation = _or_auto(data.orientation, lambda: choose_orientation(facts, axes))
-    spacing = _or_auto(data.spacing_mm, lambda: choose_spacing(facts, orientation)[:axes])
+    facts, data, pick = list(index.facts.values()), recipe.data, _Choices()
+    axes = pick("data.dimensions", data.dimensions, lambda: _dimensions(facts, data.spacing_mm, data.patch_size))
+    orientation = pick("data.orientation", data.orientation, lambda: _orientation(facts, axes))
+    spacing = pick("data.spacing_mm", data.spacing_mm, lambda: _spacing(facts, orientation, axes))
+    normalization = choose_normalization(data.normalization, index.channels, facts)
+    reason = normalization_reason(normalization, index.channels, facts)
+    pick.made.append(Choice("data.normalization", normalization, reason))
+    precision = pick("precision", recipe.precision, lambda: _precision(hardware))
     shape = median_shape(facts, orientation, spacing)[:axes]
-    samples, limit = _budget(axes, hardware)
-    # Where there are segments to find, every scan is unlabelled, and one batch has the whole step.
-    semi = recipe.segments is None and any(term.on != "labelled" and term.weight > 0 for term in recipe.objective)
-    share = max(1, samples // 2 if semi else samples)
-    choices: dict[str, Any] = {
-        "dimensions": axes,
-        "orientation": orientation,
-        "spacing_mm": spacing,
-        "normalization": choose_normalization(data.normalization, index.channels, facts),
-        "patch_size": _or_auto(data.patch_size, lambda: choose_patch(shape, limit)),
-        "batch_size": _or_auto(data.batch_size, lambda: share),
-        "unlabelled_batch_size": _or_auto(data.unlabelled_batch_size, lambda: share),
-        "workers": _or_auto(data.workers, lambda: min(8, hardware.cores - 1) if hardware.is_cuda else 0),
-    }
-    flips = _or_auto(recipe.augmentation.flip_axes, lambda: choose_flips(index.labels.values(), orientation))
-    return recipe.model_copy(
+    planner = SizePlanner(
+        recipe, shape, spacing, len(index.channels), recipe.segments or len(index.labels), precision, hardware
+    )
+    sizes, memory_bytes = planner.choose()
+    pick.made += [Choice(*choice) for choice in planner.reasons(sizes)]
+    workers = pick("data.workers", data.workers, lambda: _workers(hardware))
+    flips = pick(
+        "augmentation.flip_axes", recipe.augmentation.flip_axes, lambda: _flips(index.labels.values(), orientation)
+    )
+    grid = {"dimensions": axes, "orientation": orientation, "spacing_mm": spacing, "normalization": normalization}
+    resolved = recipe.model_copy(
         update={
             "device": hardware.device,
             "layout": recipe.layout.model_copy(update={"name": index.dataset.layout}),
-            "precision": _or_auto(recipe.precision, lambda: choose_precision(hardware)),
-            "data": data.model_copy(update=choices),
+            "precision": precision,
+            "data": data.model_copy(update=grid | sizes.of_data | {"workers": workers}),
+            "network": recipe.network.model_copy(update={"options": sizes.options}),
             "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),
         }
     )
+    return Plan(resolved, tuple(pick.made), shape, memory_bytes)
 
 
-def _or_auto(value: Any, choose: Any) -> Any:
-    return choose() if value == "auto" else value
+def _dimensions(facts: Sequence[CaseFacts], *given: Any) -> tuple[int, str]:
+    axes = choose_dimensions(facts, *given)
+    if any(setting != "auto" for setting in given):
+        return axes, "as many numbers as the recipe gives for voxel size or patch"
+    flat = sum(min(case.shape) == 1 for case in facts)
+    return axes, f"{flat} of {len(facts)} scans are one slice" if flat else "the scans are volumes"
 
 
-def _budget(dimensions: int, hardware: Hardware) -> tuple[int, int]:
-    if dimensions == 2:
-        return FLAT_SAMPLES, FLAT_PATCH_VOXELS
-    return (CUDA_SAMPLES, CUDA_PATCH_VOXELS) if hardware.is_cuda else (CPU_SAMPLES, CPU_PATCH_VOXELS)
+def _orientation(facts: Sequence[CaseFacts], axes: int) -> tuple[str, str]:
+    turned = "every scan is turned to one orientation, and each mask back to its scan's"
+    return choose_orientation(facts, axes), turned if axes == 3 else f"{turned}; the third axis is cut into slices"
+
+
+def _spacing(facts: Sequence[CaseFacts], orientation: str, axes: int) -> tuple[tuple[float, ...], str]:
+    spacing, axis = choose_spacing(facts, orientation)[:axes], coarse_axis(facts, orientation)
+    if axis is None or axis >= axes:
+        return spacing, f"the median voxel of {len(facts)} scans, in mm"
+    return spacing, (
+        f"the median voxel of {len(facts)} scans, in mm; slices are far apart along {orientation[axis]}, where the "
+        "10th percentile keeps the slices of nine scans in ten"
+    )
 
 
 def choose_precision(hardware: Hardware) -> str:
@@ -102,6 +140,18 @@ def choose_precision(hardware: Hardware) -> str:
     if hardware.bfloat16:
         return "bfloat16"
     return "float16" if hardware.is_cuda else "float32"
+
+
+def _precision(hardware: Hardware) -> tuple[str, str]:
+    precision = choose_precision(hardware)
+    kind = "the fastest that this device has" if precision != "float32" else "this device has nothing faster"
+    return precision, kind
+
+
+def _workers(hardware: Hardware) -> tuple[int, str]:
+    if hardware.is_cuda:
+        return min(8, hardware.cores - 1), f"{hardware.cores} cores prepare batches while the GPU computes"
+    return 0, "on a CPU, workers would take the cores that the network needs"
 
 
 def choose_flips(labels: Iterable[str], orientation: str) -> tuple[int, ...]:
@@ -117,58 +167,6 @@ def choose_flips(labels: Iterable[str], orientation: str) -> tuple[int, ...]:
     return () if sided or nameless else tuple(axis for axis, code in enumerate(orientation) if code in "RL")
 
 
-def choose_dimensions(facts: Sequence[CaseFacts], *given: Any) -> int:
-    """Return the length of whatever is given for each axis; else 2 where most scans are one slice, and 3 otherwise."""
-    lengths = [len(setting) for setting in given if setting != "auto"]
-    flat = sum(min(case.shape) == 1 for case in facts)
-    return lengths[0] if lengths else 2 if 2 * flat > len(facts) else 3
-
-
-def choose_orientation(facts: Sequence[CaseFacts], dimensions: int) -> str:
-    """Return RAS; in 2-D with the axis last along which most scans have one slice, or else the thickest slices."""
-    if dimensions == 3:
-        return "RAS"
-    votes = [0, 0, 0]
-    for case in facts:
-        shape, spacing = _oriented(case.shape, case, "RAS"), _oriented(case.spacing_mm, case, "RAS")
-        # Of axes that are alike the last, so that isotropic volumes are cut in axial slices.
-        votes[max(range(3), key=lambda axis: (shape[axis] == 1, round(spacing[axis], 2), axis))] += 1
-    last = votes.index(max(votes))
-    return "".join(code for axis, code in enumerate("RAS") if axis != last) + "RAS"[last]
-
-
-def choose_spacing(facts: Sequence[CaseFacts], orientation: str) -> tuple[float, ...]:
-    """Return the median voxel size along each oriented axis, in mm."""
-    spacings = np.array([_oriented(case.spacing_mm, case, orientation) for case in facts])
-    return tuple(round(float(value), 4) for value in np.median(spacings, axis=0))
-
-
-def median_shape(facts: Sequence[CaseFacts], orientation: str, spacing_mm: Sequence[float]) -> tuple[int, ...]:
-    """Return the median shape of the scans once they have the voxel size ``spacing_mm``."""
-    target = np.array([*spacing_mm, *(1.0,) * (3 - len(spacing_mm))])
-    shapes = [
-        np.array(_oriented(case.shape, case, orientation)) * _oriented(case.spacing_mm, case, orientation) / target
-        for case in facts
-    ]
-    return tuple(max(1, round(float(n))) for n in np.median(shapes, axis=0))
-
-
-def choose_patch(shape: Sequence[int], limit: int) -> tuple[int, ...]:
-    """Return the median shape, rounded up to multiples of 8, its longest side shortened until it has ``limit`` voxels.
-
-    >>> choose_patch((36, 50, 35), 64**3)
-    (40, 56, 40)
-    >>> choose_patch((240, 240, 155), 64**3)
-    (64, 64, 64)
-    """
-    patch = [math.ceil(n / PATCH_MULTIPLE) * PATCH_MULTIPLE for n in shape]
-    while math.prod(patch) > limit:
-        patch[patch.index(max(patch))] -= PATCH_MULTIPLE
-    return tuple(patch)
-
-
-def _oriented(values: Sequence[Any], case: CaseFacts, orientation: str) -> tuple[Any, ...]:
-    """Reorder one number an axis of the file into the order of an orientation."""
-    codes = nib.aff2axcodes(np.array(case.affine))
-    pairs = {"R": "RL", "L": "RL", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}
-    return tuple(values[next(i for i, code in enumerate(codes) if code in pairs[wanted])] for wanted in orientation)
+def _flips(labels: Iterable[str], orientation: str) -> tuple[tuple[int, ...], str]:
+    flips = choose_flips(labels, orientation)
+    return flips, "left and right look alike" if flips else "a label may tell left from right"

@@ -1,4 +1,4 @@
-"""Check, train, validate, predict, evaluate and compare: the one package that wires the parts together.
+"""Check, plan, train, validate, predict, evaluate and compare: the one package that wires the parts together.
 
 Each is loaded when it is first asked for: looking at a dataset needs no torch, which takes seconds to load.
 """
@@ -10,18 +10,33 @@ if TYPE_CHECKING:
     from pipeline.runs.checking import check
     from pipeline.runs.comparing import compare
     from pipeline.runs.evaluating import evaluate
+    from pipeline.runs.planning import look_at_machine, memory_choice, plan, read_recipe
     from pipeline.runs.prediction import predict
     from pipeline.runs.scoring import validate
-    from pipeline.runs.training import read_recipe, train
+    from pipeline.runs.training import train
 
-__all__ = ["check", "compare", "evaluate", "predict", "read_recipe", "train", "validate"]
+__all__ = [
+    "check",
+    "compare",
+    "evaluate",
+    "look_at_machine",
+    "memory_choice",
+    "plan",
+    "predict",
+    "read_recipe",
+    "train",
+    "validate",
+]
 
 HOMES = {
     "check": "checking",
     "compare": "comparing",
     "evaluate": "evaluating",
+    "look_at_machine": "planning",
+    "memory_choice": "planning",
+    "plan": "planning",
     "predict": "prediction",
-    "read_recipe": "training",
+    "read_recipe": "planning",
     "train": "training",
     "validate": "scoring",
 }

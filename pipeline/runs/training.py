@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,44 +12,28 @@ from pipeline import __version__, config
 from pipeline.checkpoints import Which, checkpoints_of, clear_up, newest_checkpoint, save_checkpoint
 from pipeline.data.check import read_facts
 from pipeline.data.loaders import StepBatches, StepLoader, WorkerDiedError, fits_shared_memory
-from pipeline.data.splits import Split, split_cases
-from pipeline.engines.devices import find_hardware
 from pipeline.engines.handlers import CsvLog, EveryNSteps, History, ProgressBar, tensorboard_handlers
 from pipeline.engines.trainer import SegmentationTrainer
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write, locked, sweep
 from pipeline.interruption import Stopped, end_children, shield, stoppable, window
-from pipeline.losses import LOSSES
-from pipeline.networks import NETWORKS
-from pipeline.planning.plan import resolve
-from pipeline.plugins import load_plugins
 from pipeline.reports.files import write_json
 from pipeline.reports.summary import summarise
 from pipeline.runs import build, resuming
-from pipeline.runs.checking import PROGRESS, check, note, progress
+from pipeline.runs.checking import PROGRESS, note, progress
 from pipeline.runs.models import CONFIG, INDEX, SPLIT, portable, task_state
+from pipeline.runs.planning import prepare
 from pipeline.runs.reporting import HISTORY, VALIDATION, TrainingPicture
 from pipeline.runs.scoring import Scored, Scores, score, validate, write_scores
 from pipeline.runs.segments import labels_of, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pipeline.data.check import Index
+    from pipeline.data.splits import Split
     from pipeline.recipe import Recipe
-
-
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe with its overrides, load its plugins, and check everything in it.
-
-    Raises:
-        UserError: With every mistake of the recipe.
-    """
-    raw = config.read(path, overrides)
-    plugins = raw.get("plugins")
-    if isinstance(plugins, list) and all(isinstance(plugin, str) for plugin in plugins):
-        load_plugins([Path(plugin) for plugin in plugins])
-    return config.parse(raw, str(path), LOSSES, NETWORKS)
 
 
 def train(recipe: Recipe, run: Path, *, resume: bool = False, allow_change: Sequence[str] = ()) -> Scores | None:
@@ -78,16 +61,8 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, allow_change: Sequ
             message, remedy = "this folder holds a run", "add --resume to go on with it, or name another --output"
             raise UserError("Nothing was started.", [Problem(str(run), "run-exists", message, remedy)])
         known = read_facts(run / INDEX) if resume and (run / INDEX).exists() else {}
-        index = check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options, known)
-        labels_teach = recipe.segments is None
-        split = split_cases(index.dataset, recipe.data.validation_fraction, recipe.seed, labels_teach=labels_teach)
-        _refuse_unfit(recipe, index, split)
-        taught = [case.id for case in split.labelled + split.unlabelled]
-        # Held-out cases choose nothing, not even the size of a patch.
-        facts = {name: index.facts[name] if labels_teach else index.facts[name].without_mask() for name in taught}
-        visible = replace(index, facts=facts)
-        recipe = _absolute(resolve(recipe, visible, find_hardware(recipe.device)))
-        training = _Training(run, recipe, index, split)
+        prepared = prepare(recipe, known)
+        training = _Training(run, prepared.plan.recipe, prepared.index, prepared.split)
         run.mkdir(parents=True, exist_ok=True)
         with locked(run):
             return _train_in(training, allow_change)
@@ -106,32 +81,6 @@ def _train_in(training: _Training, allow_change: Sequence[str]) -> Scores | None
         training.open_folder(allow_change)
         training.run_to_end()
     return write_scores(training.run, training.run, training.scored, "last", training.done) if training.scored else None
-
-
-def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
-    """Refuse a dataset without anything to find, and terms without anything to look at."""
-    message = "looks at unlabelled scans, and the dataset has none"
-    remedy = "add scans without masks, or leave the term out, as configs/supervised.yaml does"
-    problems = [
-        Problem(f"objective.{n}", "no-unlabelled", f"{term.loss} {message}", remedy)
-        for n, term in enumerate(recipe.objective)
-        if term.on == "unlabelled" and not split.unlabelled
-    ]
-    if len(index.labels) < 2 and recipe.segments is None:
-        source = str(index.dataset.source)
-        problems.append(Problem(source, "no-foreground", "every mask is empty", "give masks with values above 0"))
-    if problems:
-        raise UserError("The recipe does not fit the dataset.", problems)
-
-
-def _absolute(recipe: Recipe) -> Recipe:
-    """Let a run's own recipe name the same files wherever it is read from."""
-    root = recipe.root and recipe.root.resolve()
-    plugins = tuple(path.resolve() for path in recipe.plugins)
-    cache = recipe.data.cache.resolve() if isinstance(recipe.data.cache, Path) else recipe.data.cache
-    data = recipe.data.model_copy(update={"cache": cache})
-    places = {"dataset": recipe.dataset.resolve(), "root": root, "plugins": plugins, "data": data}
-    return recipe.model_copy(update=places)
 
 
 @dataclass

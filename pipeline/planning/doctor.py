@@ -1,0 +1,137 @@
+"""Say what a machine has, and what of it a plan would run short of."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import monai
+import torch
+
+if TYPE_CHECKING:
+    from pipeline.data.check import Index
+    from pipeline.planning.hardware import Hardware
+    from pipeline.planning.plan import Plan
+
+SHARED_MEMORY = Path("/dev/shm")
+# The interpreter with PyTorch and MONAI loaded, beside what a step takes.
+PROGRAM_BYTES = 10**9
+# Batches that a worker holds ready, as PyTorch's loader has it.
+PREFETCHED = 2
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a machine has.
+
+    Attributes:
+        what: Its name.
+        has: What there is of it, in words.
+        needs: What the plan takes of it, in words; empty where no plan was given, or it takes nothing.
+        remedy: What to do where that is too little; empty where it is enough.
+    """
+
+    what: str
+    has: str
+    needs: str = ""
+    remedy: str = ""
+
+
+def examine(hardware: Hardware, folder: Path, plan: Plan | None = None, index: Index | None = None) -> list[Finding]:
+    """Look at the machine.
+
+    Args:
+        hardware: The device that a run would use.
+        folder: Where the run would be written.
+        plan: What would be trained.
+        index: On what.
+    """
+    precision = "bfloat16" if hardware.bfloat16 else "no native bfloat16"
+    name = torch.cuda.get_device_name(hardware.device) if hardware.is_cuda else platform.processor() or "processor"
+    return [
+        Finding("device", f"{hardware.device}: {name}, {precision}"),
+        Finding("cores", str(hardware.cores)),
+        _memory(hardware, plan),
+        _disk(folder, plan, index),
+        _shared_memory(plan, index),
+        Finding(
+            "software", f"Python {platform.python_version()}, torch {torch.__version__}, MONAI {monai.__version__}"
+        ),
+    ]
+
+
+def _memory(hardware: Hardware, plan: Plan | None) -> Finding:
+    total, free = hardware.memory_bytes or 0, free_memory_bytes(hardware)
+    has = f"{size(free)} free of {size(total)}"
+    if plan is None or plan.memory_bytes is None:
+        return Finding("memory", has)
+    needed = plan.memory_bytes + PROGRAM_BYTES
+    remedy = "close other programs, or lower data.batch_size or data.patch_size" if needed > free else ""
+    return Finding("memory", has, f"about {size(needed)}", remedy)
+
+
+def free_memory_bytes(hardware: Hardware) -> int:
+    """Return what other programs leave of a GPU's memory or the machine's."""
+    if hardware.is_cuda:
+        return int(torch.cuda.mem_get_info(hardware.device)[0])
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
+    known = {line.split(":")[0]: line.split() for line in lines}
+    machine = int(known["MemAvailable"][1]) * 1024 if "MemAvailable" in known else hardware.memory_bytes or 0
+    return min(machine, hardware.memory_bytes or machine)
+
+
+def _disk(folder: Path, plan: Plan | None, index: Index | None) -> Finding:
+    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    has = f"{size(free)} free at {place}"
+    if plan is None or index is None or plan.recipe.data.cache == "off":
+        return Finding("disk", has)
+    if not os.access(place, os.W_OK):
+        return Finding("disk", f"{place} cannot be written to", "a folder for the run", "name another --output")
+    needed = cache_bytes(plan, index)
+    remedy = "make room, name a folder with data.cache=DIR, or set data.cache=off" if needed > free else ""
+    return Finding("disk", has, f"about {size(needed)} for prepared scans", remedy)
+
+
+def cache_bytes(plan: Plan, index: Index) -> int:
+    """Return the size of all prepared scans: per voxel a float32 a channel and one byte of annotation."""
+    data = plan.recipe.data
+    voxel_mm = math.prod(map(float, data.spacing_mm))
+    voxels = 0.0
+    for facts in index.facts.values():
+        # Slices keep their own distance, which is about the largest of the three.
+        depth_mm = 1.0 if data.dimensions == 3 else max(facts.spacing_mm)
+        voxels += math.prod(facts.shape) * math.prod(facts.spacing_mm) / (voxel_mm * depth_mm)
+    return int(voxels * (4 * len(index.channels) + 1))
+
+
+def _shared_memory(plan: Plan | None, index: Index | None) -> Finding:
+    if not SHARED_MEMORY.is_dir():
+        return Finding("shared memory", "none of its own")
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    has = f"{size(free)} free at {SHARED_MEMORY}"
+    if plan is None or index is None or not plan.recipe.data.workers:
+        return Finding("shared memory", has)
+    data = plan.recipe.data
+    samples = int(data.batch_size) + int(data.unlabelled_batch_size)
+    # An image as float32, a label as int64 and a mask as a byte.
+    needed = (
+        int(data.workers) * PREFETCHED * samples * math.prod(map(int, data.patch_size)) * (4 * len(index.channels) + 9)
+    )
+    remedy = "give the container more (docker run --shm-size), or lower data.workers" if needed > free else ""
+    return Finding("shared memory", has, f"about {size(needed)} for batches of the workers", remedy)
+
+
+def size(count: int) -> str:
+    """Write bytes for people.
+
+    >>> size(512), size(3_400_000_000)
+    ('0.0 GB', '3.4 GB')
+    """
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,39 @@
+"""What a run has to live with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The device that a run will use.
+
+    Attributes:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        bfloat16: Whether it multiplies bfloat16 natively.
+        cores: Processor cores for preparing batches.
+        memory_bytes: Of the device, or of the machine for the CPU; None where it is not known.
+    """
+
+    device: str
+    bfloat16: bool
+    cores: int
+    memory_bytes: int | None = None
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the device is a CUDA device."""
+        return self.device.startswith("cuda")
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """What a training step may take: half of a machine that does other things too, and most of a GPU.
+
+        >>> Hardware("cpu", True, 4, 8 * 2**30).budget_bytes / 2**30
+        4.0
+        """
+        if self.memory_bytes is None:
+            return None
+        # A CUDA context and the workspaces of its libraries take about a gigabyte.
+        return max(0, int(0.85 * self.memory_bytes) - 2**30) if self.is_cuda else self.memory_bytes // 2

@@ -1,0 +1,223 @@
+"""Choose patch, batch and network together: what the scans are worth, as far as the device goes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.networks import NETWORKS
+from pipeline.planning.memory import training_bytes
+from pipeline.planning.patch import SMALLEST, choose_channels, choose_kernels, choose_patch, choose_strides
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.planning.hardware import Hardware
+    from pipeline.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a kind of device computes in a reasonable step.
+
+    Attributes:
+        samples: Patches a step.
+        voxels: Of one patch.
+        most_samples: Where patches are smaller, this many of them at most.
+        first: Features of a network's first level.
+        most: Features of any level.
+        pace: In words, for the reasons.
+    """
+
+    samples: int
+    voxels: int
+    most_samples: int
+    first: int
+    most: int
+    pace: str
+
+
+# By CUDA or not, and by dimensions. The CPU's is what two cores with bfloat16 take about half a second for.
+REACH = {
+    (False, 3): Reach(4, 64**3, 4, 16, 256, "a CPU's reach"),
+    (False, 2): Reach(16, 256**2, 16, 16, 256, "a CPU's reach"),
+    (True, 3): Reach(4, 128**3, 16, 32, 320, "a GPU's reach"),
+    (True, 2): Reach(16, 512**2, 32, 32, 512, "a GPU's reach"),
+}
+# A patch is not made smaller than this for the sake of memory, nor a batch than this many samples before the patch.
+LEAST_SIDE, LEAST_SAMPLES = 32, 2
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is chosen together.
+
+    Attributes:
+        patch_size: Voxels along each axis.
+        batch_size: Labelled samples a step.
+        unlabelled_batch_size: Unlabelled ones.
+        options: All options of the network that are given or planned.
+    """
+
+    patch_size: tuple[int, ...]
+    batch_size: int
+    unlabelled_batch_size: int
+    options: dict[str, Any]
+
+    @property
+    def of_data(self) -> dict[str, Any]:
+        """The part of it that a recipe keeps under ``data``."""
+        return {key: getattr(self, key) for key in ("patch_size", "batch_size", "unlabelled_batch_size")}
+
+
+@dataclass(frozen=True)
+class SizePlanner:
+    """Chooses patch, batch, depth and width; what the recipe gives stays.
+
+    The patch is as much of the median scan as is within the device's reach, the batch grows where patches are small,
+    and the network halves each axis while that leaves something to see. Where the estimated memory is over the
+    device's budget, first the batch and then the patch become smaller.
+
+    Attributes:
+        recipe: As read.
+        shape: Of the median scan on the target grid.
+        spacing_mm: Of that grid.
+        channels: Of an image.
+        classes: Background included.
+        precision: Of the network's arithmetic.
+        hardware: The device.
+    """
+
+    recipe: Recipe
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    channels: int
+    classes: int
+    precision: str
+    hardware: Hardware
+
+    @property
+    def reach(self) -> Reach:
+        """What the device computes in a reasonable step."""
+        return REACH[self.hardware.is_cuda, len(self.shape)]
+
+    @property
+    def semi_supervised(self) -> bool:
+        """Whether a step holds labelled and unlabelled samples."""
+        return self.recipe.segments is None and any(term.on != "labelled" and term.weight > 0 for term in self.recipe.objective)
+
+    def choose(self) -> tuple[Sizes, int | None]:
+        """Return what fits the device, and the bytes that a step of it is estimated to take (None: not known)."""
+        data, voxels, samples = self.recipe.data, self.reach.voxels, self.reach.most_samples
+        while True:
+            sizes = self._sizes(voxels, samples)
+            needed = self.memory_bytes(sizes)
+            if needed is None or needed <= (self.hardware.budget_bytes or 0):
+                return sizes, needed
+            if data.batch_size == "auto" and self._samples(sizes) > LEAST_SAMPLES:
+                samples = self._samples(sizes) // 2
+            elif data.patch_size == "auto" and voxels > LEAST_SIDE ** len(self.shape):
+                voxels = min(voxels, math.prod(sizes.patch_size)) * 3 // 4
+            else:
+                return sizes, needed
+
+    def memory_bytes(self, sizes: Sizes) -> int | None:
+        """Return what a step is estimated to take; None where nobody asks, or the network will not be built so."""
+        if self.hardware.memory_bytes is None:
+            return None
+        build = partial(
+            NETWORKS.build,
+            self.recipe.network.name,
+            sizes.options,
+            spatial_dims=len(self.shape),
+            in_channels=self.channels,
+            out_channels=self.classes,
+        )
+        shape = (self._samples(sizes), self.channels, *sizes.patch_size)
+        try:
+            return training_bytes(build, shape, self.classes, getattr(torch, self.precision))
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
+            return None  # Building it in earnest says what is wrong.
+
+    def reasons(self, sizes: Sizes) -> Iterator[tuple[str, Any, str]]:
+        """Yield key, value and reason of every choice."""
+        given = {f"data.{key}": value for key, value in self.recipe.data} | {
+            f"network.options.{key}": value for key, value in self.recipe.network.options.items()
+        }
+        for key, value, reason in self._own_reasons(sizes):
+            yield key, value, reason if given.get(key, "auto") == "auto" else "given in the recipe"
+
+    def _own_reasons(self, sizes: Sizes) -> Iterator[tuple[str, Any, str]]:
+        full, reach = self._sizes(self.reach.voxels, self.reach.most_samples), self.reach
+        median = " x ".join(map(str, self.shape))
+        if all(side >= whole for side, whole in zip(sizes.patch_size, self.shape, strict=True)):
+            patch = f"the whole of the median scan, {median} on this grid, in sides that can be halved"
+        else:
+            limit = reach.pace if sizes.patch_size == full.patch_size else "the memory"
+            patch = f"of {median}, the median scan on this grid, what {limit} allows, equally far along each axis in mm"
+        yield "data.patch_size", sizes.patch_size, patch
+        batch = "small patches leave room for more" if self._samples(sizes) > reach.samples else reach.pace
+        batch = batch if self._samples(sizes) >= self._samples(full) else "what the memory allows"
+        shared = "; half of a step each for scans with and without masks" if self.semi_supervised else ""
+        yield "data.batch_size", sizes.batch_size, batch + shared
+        yield (
+            "data.unlabelled_batch_size",
+            sizes.unlabelled_batch_size,
+            (batch + shared if self.semi_supervised else "of no effect: no term looks at unlabelled scans"),
+        )
+        why = {
+            "channels": f"{reach.first} at full resolution, twice as many a level, {reach.most} at most: {reach.pace}",
+            "strides": f"long voxels wait for the others; a side is halved while {SMALLEST} voxels are left of it",
+            "kernels": "3 voxels wide, but 1 across voxels twice as long as others",
+        }
+        for option, reason in why.items():
+            if option in sizes.options:
+                yield f"network.options.{option}", sizes.options[option], reason
+
+    def _samples(self, sizes: Sizes) -> int:
+        if self.recipe.segments is not None:  # Every scan is unlabelled.
+            return sizes.unlabelled_batch_size
+        return sizes.batch_size + (sizes.unlabelled_batch_size if self.semi_supervised else 0)
+
+    def _sizes(self, voxels: int, most_samples: int) -> Sizes:
+        data, reach = self.recipe.data, self.reach
+        patch = data.patch_size
+        if patch == "auto":
+            patch = choose_patch(self.shape, voxels, self.spacing_mm, self._divisors())
+        room = reach.samples * reach.voxels // math.prod(patch)
+        samples = min(most_samples, max(reach.samples, room))
+        share = max(1, samples // 2 if self.semi_supervised else samples)
+        labelled, unlabelled = (
+            share if given == "auto" else given for given in (data.batch_size, data.unlabelled_batch_size)
+        )
+        return Sizes(patch, labelled, unlabelled, self._options(patch))
+
+    def _given(self) -> dict[str, Any]:
+        return {key: value for key, value in self.recipe.network.options.items() if value != "auto"}
+
+    def _divisors(self) -> tuple[int, ...]:
+        """Return what the network's own options ask of a patch; nothing where its strides are planned."""
+        if "strides" not in NETWORKS.options(self.recipe.network.name):
+            return (8,) * len(self.shape)  # A U-Net of four levels, whatever it calls them.
+        strides = self._given().get("strides")
+        return tuple(math.prod(along) for along in zip(*strides, strict=True)) if strides else ()
+
+    def _options(self, patch: tuple[int, ...]) -> dict[str, Any]:
+        """Fill in ``channels``, ``strides`` and ``kernels`` of a network that has them, in lists as YAML has them."""
+        known, given = NETWORKS.options(self.recipe.network.name), self._given()
+        if "strides" not in known:
+            halvings = choose_strides(patch, (1.0,) * len(patch))
+            strides = tuple(step for step in halvings if set(step) == {2})
+        else:
+            levels = len(given["channels"]) if "channels" in given else None
+            strides = given.get("strides") or choose_strides(patch, self.spacing_mm, levels)
+        planned = {
+            "channels": list(choose_channels(len(strides) + 1, self.reach.first, self.reach.most)),
+            "strides": [list(step) for step in strides],
+            "kernels": [list(kernel) for kernel in choose_kernels(self.spacing_mm, strides)],
+        }
+        return {key: value for key, value in planned.items() if key in known} | given

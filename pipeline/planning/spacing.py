@@ -1,0 +1,85 @@
+"""Choose the grid that all scans are brought to: dimensions, orientation, voxel size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.data.inspection import CaseFacts
+
+# A grid with voxels longer than this against the next longest side is coarse along that axis, if it also has this many
+# times fewer of them: nnU-Net's rule.
+COARSE = 3
+
+
+def choose_dimensions(facts: Sequence[CaseFacts], *given: Any) -> int:
+    """Return the length of whatever is given for each axis; else 2 where most scans are one slice, and 3 otherwise."""
+    lengths = [len(setting) for setting in given if setting != "auto"]
+    flat = sum(min(case.shape) == 1 for case in facts)
+    return lengths[0] if lengths else 2 if 2 * flat > len(facts) else 3
+
+
+def choose_orientation(facts: Sequence[CaseFacts], dimensions: int) -> str:
+    """Return RAS; in 2-D with the axis last along which most scans have one slice, or else the thickest slices."""
+    if dimensions == 3:
+        return "RAS"
+    votes = [0, 0, 0]
+    for case in facts:
+        shape, spacing = oriented(case.shape, case, "RAS"), oriented(case.spacing_mm, case, "RAS")
+        # Of axes that are alike the last, so that isotropic volumes are cut in axial slices.
+        votes[max(range(3), key=lambda axis: (shape[axis] == 1, round(spacing[axis], 2), axis))] += 1
+    last = votes.index(max(votes))
+    return "".join(code for axis, code in enumerate("RAS") if axis != last) + "RAS"[last]
+
+
+def choose_spacing(facts: Sequence[CaseFacts], orientation: str) -> tuple[float, ...]:
+    """Return the median voxel size along each oriented axis, in mm; along a coarse axis the 10th percentile.
+
+    A median would throw slices away in half of the scans. Along a coarse axis each of them counts, so all but the
+    finest tenth of the scans keep theirs. In the plane, where voxels are many, the median is a fair middle.
+    """
+    spacings = _spacings(facts, orientation)
+    target = np.median(spacings, axis=0)
+    axis = coarse_axis(facts, orientation)
+    if axis is not None:
+        # Never finer than the plane.
+        target[axis] = max(np.quantile(spacings[:, axis], 0.1), np.delete(target, axis).max())
+    return tuple(round(float(value), 4) for value in target)
+
+
+def coarse_axis(facts: Sequence[CaseFacts], orientation: str) -> int | None:
+    """Return the oriented axis along which scans have few, long voxels, or None."""
+    spacing = np.median(_spacings(facts, orientation), axis=0)
+    shape = np.median([oriented(case.shape, case, orientation) for case in facts], axis=0)
+    axis = int(spacing.argmax())
+    coarse = spacing[axis] > COARSE * np.delete(spacing, axis).max()
+    few = COARSE * shape[axis] < np.delete(shape, axis).min()
+    return axis if coarse and few else None
+
+
+def median_shape(facts: Sequence[CaseFacts], orientation: str, spacing_mm: Sequence[float]) -> tuple[int, ...]:
+    """Return the median shape of the scans once they have the voxel size ``spacing_mm``."""
+    target = np.array([*spacing_mm, *(1.0,) * (3 - len(spacing_mm))])
+    shapes = [
+        np.array(oriented(case.shape, case, orientation)) * oriented(case.spacing_mm, case, orientation) / target
+        for case in facts
+    ]
+    return tuple(max(1, round(float(n))) for n in np.median(shapes, axis=0))
+
+
+def oriented(values: Sequence[Any], case: CaseFacts, orientation: str) -> tuple[Any, ...]:
+    """Reorder one number an axis of the file into the order of an orientation."""
+    codes = nib.aff2axcodes(np.array(case.affine))
+    pairs = {"R": "RL", "L": "RL", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}
+    return tuple(values[next(i for i, code in enumerate(codes) if code in pairs[wanted])] for wanted in orientation)
+
+
+def _spacings(facts: Sequence[CaseFacts], orientation: str) -> NDArray[np.float64]:
+    return np.array([oriented(case.spacing_mm, case, orientation) for case in facts], dtype=np.float64)

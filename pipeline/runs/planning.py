@@ -1,0 +1,171 @@
+"""Plan: from what a person names, a recipe or a dataset, to a recipe without any ``auto``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import config
+from pipeline.data.layouts import read_dataset
+from pipeline.data.splits import Split, split_cases
+from pipeline.engines.devices import find_hardware
+from pipeline.errors import Problem, UserError
+from pipeline.files import atomic_write
+from pipeline.losses import LOSSES
+from pipeline.networks import NETWORKS
+from pipeline.planning.doctor import Finding, examine, size
+from pipeline.planning.plan import Choice, Plan, make_plan
+from pipeline.plugins import load_plugins
+from pipeline.runs.checking import PROGRESS, check
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.data.check import Index
+    from pipeline.data.inspection import CaseFacts
+    from pipeline.recipe import Recipe
+
+
+def read_recipe(source: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe with its overrides, load its plugins, and check everything in it.
+
+    Args:
+        source: A recipe's file, the name of one that is shipped, or a dataset, for which a shipped one is chosen.
+        overrides: ``key=value`` settings, which count more than the recipe's own.
+
+    Raises:
+        UserError: With every mistake of the recipe, or there is nothing of that name.
+    """
+    path = config.find(source)
+    if path is not None:
+        return _parse(config.read(path, overrides), str(path))
+    recipe = _parse(_for(source, "semisupervised", overrides), str(source))
+    dataset = read_dataset(source, recipe.root, recipe.layout.name, recipe.layout.options)
+    training = [case for case in dataset.cases if case.role in (None, "training")]
+    bare = sum(case.label is None for case in training)
+    name = "unsupervised" if bare == len(training) else "semisupervised" if bare else "supervised"
+    text = f"{source}: {len(training) - bare} scans with masks and {bare} without, so the recipe is {name!r}"
+    PROGRESS.print(text, markup=False, highlight=False, soft_wrap=True)
+    return _parse(_for(source, name, overrides), str(source))
+
+
+def _for(source: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    return config.read(config.shipped()[name], overrides) | {"dataset": str(source)}
+
+
+def _parse(raw: dict[str, Any], source: str) -> Recipe:
+    plugins = raw.get("plugins")
+    if isinstance(plugins, list) and all(isinstance(plugin, str) for plugin in plugins):
+        load_plugins([Path(plugin) for plugin in plugins])
+    return config.parse(raw, source, LOSSES, NETWORKS)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training starts from.
+
+    Attributes:
+        index: The checked dataset.
+        split: Who teaches and who tests.
+        visible: The index without those who test.
+        plan: The recipe without any ``auto``, and the reasons.
+    """
+
+    index: Index
+    split: Split
+    visible: Index
+    plan: Plan
+
+
+def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Prepared:
+    """Check a recipe's dataset, split it, and plan.
+
+    Args:
+        recipe: As read.
+        known: What an earlier check found, as for :func:`check`.
+
+    Raises:
+        UserError: The dataset has problems, or the recipe does not fit it.
+    """
+    index = check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options, known)
+    labels_teach = recipe.segments is None
+    split = split_cases(index.dataset, recipe.data.validation_fraction, recipe.seed, labels_teach=labels_teach)
+    _refuse_unfit(recipe, index, split)
+    taught = [case.id for case in split.labelled + split.unlabelled]
+    # Held-out cases choose nothing, not even the size of a patch.
+    facts = {name: index.facts[name] if labels_teach else index.facts[name].without_mask() for name in taught}
+    visible = replace(index, facts=facts)
+    plan = make_plan(recipe, visible, find_hardware(recipe.device))
+    return Prepared(index, split, visible, replace(plan, recipe=_absolute(plan.recipe)))
+
+
+def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
+    """Refuse a dataset without anything to find, and terms without anything to look at."""
+    message = "looks at unlabelled scans, and the dataset has none"
+    remedy = "add scans without masks, or leave the term out, as the recipe `supervised` does"
+    problems = [
+        Problem(f"objective.{n}", "no-unlabelled", f"{term.loss} {message}", remedy)
+        for n, term in enumerate(recipe.objective)
+        if term.on == "unlabelled" and not split.unlabelled
+    ]
+    if len(index.labels) < 2 and recipe.segments is None:
+        source = str(index.dataset.source)
+        problems.append(Problem(source, "no-foreground", "every mask is empty", "give masks with values above 0"))
+    if problems:
+        raise UserError("The recipe does not fit the dataset.", problems)
+
+
+def _absolute(recipe: Recipe) -> Recipe:
+    """Let a run's own recipe name the same files wherever it is read from."""
+    root = recipe.root and recipe.root.resolve()
+    plugins = tuple(path.resolve() for path in recipe.plugins)
+    cache = recipe.data.cache.resolve() if isinstance(recipe.data.cache, Path) else recipe.data.cache
+    data = recipe.data.model_copy(update={"cache": cache})
+    places = {"dataset": recipe.dataset.resolve(), "root": root, "plugins": plugins, "data": data}
+    return recipe.model_copy(update=places)
+
+
+def plan(recipe: Recipe, output: Path, *, doctor: bool = False) -> tuple[Plan, list[Finding]]:
+    """Plan a training and write the plan: one recipe without any ``auto``, the reasons beside each choice.
+
+    Args:
+        recipe: As read.
+        output: The file to write; ``train`` takes it as it is.
+        doctor: Whether to look at the machine too.
+
+    Returns:
+        The plan, and what the machine has.
+
+    Raises:
+        UserError: The file is there already, the dataset has problems, or the recipe does not fit it.
+    """
+    if output.exists():
+        message, remedy = "is there already", "name another --output, or remove it"
+        raise UserError("Nothing was planned.", [Problem(str(output), "plan-exists", message, remedy)])
+    prepared = prepare(recipe)
+    chosen = prepared.plan
+    reasons = {choice.key: choice.reason for choice in chosen.choices}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(output) as temporary:
+        temporary.write_text(_heading(chosen) + config.dump(chosen.recipe, reasons), encoding="utf-8")
+    hardware = find_hardware(recipe.device)
+    findings = examine(hardware, output.parent, chosen, prepared.visible) if doctor else []
+    return chosen, findings
+
+
+def _heading(chosen: Plan) -> str:
+    memory = memory_choice(chosen)
+    return f"# fewmask train THIS_FILE --output RUN\n# A step takes {memory.value}: {memory.reason}.\n"
+
+
+def memory_choice(chosen: Plan) -> Choice:
+    """Return the estimated memory as a row of the plan."""
+    if chosen.memory_bytes is None:
+        return Choice("memory", "unknown", "this network cannot be built without data")
+    return Choice("memory", f"about {size(chosen.memory_bytes)}", "an estimate, beside 1 GB for the program")
+
+
+def look_at_machine(device: str = "auto", folder: Path = Path()) -> list[Finding]:
+    """Return what the machine has, without a plan to measure it against."""
+    return examine(find_hardware(device), folder)

@@ -1,0 +1,55 @@
+"""The estimate of a training step's memory against what a process really takes."""
+
+import multiprocessing
+import resource
+
+import pytest
+import torch
+
+from pipeline.losses import BalancedCELoss, DiceLoss
+from pipeline.networks import NETWORKS
+from pipeline.planning.memory import training_bytes
+
+# The estimate is within this factor of what is measured, either way.
+FACTOR = 1.6
+
+CASES = [
+    ["dynunet", {"channels": [16, 32, 64, 128], "deep_supervision": False}, [40, 56, 40], 4, "float32"],
+    ["unet", {"channels": [16, 32, 64, 128]}, [48, 48, 48], 4, "bfloat16"],
+    ["dynunet", {"channels": [16, 32, 64, 128]}, [256, 256], 6, "bfloat16"],
+]
+
+
+def measure(case, answers):
+    """Take two training steps, and tell what was estimated and by how much the process has grown."""
+    name, options, patch, samples, precision = case
+
+    def build():
+        return NETWORKS.build(name, options, spatial_dims=len(patch), in_channels=1, out_channels=3)
+
+    estimated = training_bytes(build, (samples, 1, *patch), 3, getattr(torch, precision))
+    network, losses = build(), (DiceLoss(), BalancedCELoss())
+    optimizer = torch.optim.AdamW(network.parameters())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    images, labels = torch.randn(samples, 1, *patch), torch.randint(0, 3, (samples, 1, *patch))
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = network(images)
+            heads = logits.unbind(1) if logits.ndim > images.ndim else [logits]
+            total = sum(loss(head, labels) for head in heads for loss in losses)
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    answers.put((estimated, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{len(case[2])}d-{case[4]}")
+def test_estimate_is_near_what_a_step_takes(case):
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    process = context.Process(target=measure, args=(case, answers))
+    process.start()
+    estimated, measured = answers.get()
+    process.join(60)
+    assert measured > 5e7, "too small to be told from noise"
+    assert 1 / FACTOR < estimated / measured < FACTOR
