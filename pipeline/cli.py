@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import sys
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -15,9 +14,7 @@ from pipeline.errors import Problem, UserError, printable
 from pipeline.interruption import Stopped, stoppable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from pipeline.planning.doctor import Finding
+    from collections.abc import Sequence
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -112,18 +109,18 @@ def plan(
     Example: fewmask plan data/Task04_Hippocampus --output plan.yaml
     """
     from pipeline import runs
+    from pipeline.reports.plans import machine_table, plan_table
 
     if source is None:
         if not doctor:
             problem = Problem("SOURCE", "no-source", "is not given", "name a dataset or a recipe, or add --doctor")
             raise UserError("There is nothing to plan.", [problem])
-        _show_machine(runs.look_at_machine())
+        OUT.print(machine_table(runs.look_at_machine()))
         return
     chosen, findings = runs.plan(runs.read_recipe(source, overrides), _not_a_folder(output), doctor=doctor)
-    choices = [*chosen.choices, runs.memory_choice(chosen)]
-    _show_rows(("setting", "value", "reason"), [(choice.key, brief(choice.value), choice.reason) for choice in choices])
+    OUT.print(plan_table([*chosen.choices, runs.memory_choice(chosen)]))
     if doctor:
-        _show_machine(findings)
+        OUT.print(machine_table(findings))
     _say(f"Wrote {output}: fewmask train {output}")
 
 
@@ -320,32 +317,6 @@ def components() -> None:
             _say(f"  {name}: {registry.summary(name)}" + (f"\n      {options}" if options else ""))
 
 
-def _show_machine(findings: Iterable[Finding]) -> None:
-    rows = [(f.what, f.has, f.needs, f"SHORT: {f.remedy}" if f.remedy else "") for f in findings]
-    _show_rows(("machine", "has", "plan takes", ""), rows)
-
-
-def _show_rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    from pipeline.reports.tables import rows_table
-
-    OUT.print(rows_table(columns, rows))
-
-
-def brief(value: object) -> str:
-    """Write a setting for people: numbers of one axis each with x between them.
-
-    >>> brief((40, 56, 40)), brief([[2, 2, 1], [2, 2, 2]]), brief(()), brief([16, 32])
-    ('40 x 56 x 40', '2x2x1 2x2x2', 'none', '16, 32')
-    """
-    if isinstance(value, tuple) and value and all(isinstance(item, (int, float)) for item in value):
-        return " x ".join(f"{item:g}" for item in value)
-    if isinstance(value, list) and value and isinstance(value[0], list):
-        return " ".join("x".join(map(str, item)) for item in value)
-    if isinstance(value, (tuple, list)):
-        return ", ".join(str(getattr(item, "scheme", item)) for item in value) or "none"
-    return str(value)
-
-
 def _not_a_folder(path: Path) -> Path:
     _folder(path.parent)
     return path
@@ -385,26 +356,14 @@ def _say(text: str) -> None:
     OUT.print(printable(text), **PLAIN)
 
 
-def _overrides_first(arguments: list[str]) -> list[str]:
-    """Let key=value stand anywhere on a line of ``train`` or ``plan``: the source first, then these, then options.
-
-    >>> _overrides_first(["train", "--output", "a=b", "seed=1", "r.yaml"])
-    ['train', 'r.yaml', 'seed=1', '--output', 'a=b']
-    """
-    if arguments[:1] not in (["train"], ["plan"]):
-        return arguments
-    pairs = list(pairwise(arguments))
-    options = [word for before, word in pairs if word.startswith("-") or before in VALUED]
-    words = [word for before, word in pairs if not (word.startswith("-") or before in VALUED)]
-    return [arguments[0], *sorted(words, key=lambda word: "=" in word), *options]
-
-
 def main() -> None:
     """Run the command that the arguments name; a user's mistake ends in one message and exit code 2."""
+    from pipeline.config import overrides_first
+
     try:
         with stoppable():
             app.cli(
-                args=_overrides_first(sys.argv[1:]),
+                args=overrides_first(sys.argv[1:]),
                 prog="fewmask",
                 description="Few masks, many scans: from a folder of NIfTI volumes to a segmenter.",
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -46,6 +47,20 @@ def find(source: Path) -> Path | None:
     message = "is neither a recipe's name nor a file or folder"
     problem = Problem(str(source), "no-such-recipe", message, f"check the path, or {nearest(str(source), names)}")
     raise UserError("There is nothing to train.", [problem])
+
+
+def overrides_first(arguments: list[str]) -> list[str]:
+    """Let key=value stand anywhere on a line of ``train`` or ``plan``: the source first, then these, then options.
+
+    >>> overrides_first(["train", "--output", "a=b", "seed=1", "r.yaml"])
+    ['train', 'r.yaml', 'seed=1', '--output', 'a=b']
+    """
+    if arguments[:1] not in (["train"], ["plan"]):
+        return arguments
+    pairs = list(pairwise(arguments))
+    options = [word for before, word in pairs if word.startswith("-") or before == "--output"]
+    words = [word for before, word in pairs if not (word.startswith("-") or before == "--output")]
+    return [arguments[0], *sorted(words, key=lambda word: "=" in word), *options]
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

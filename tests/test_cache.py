@@ -1,4 +1,5 @@
 import json
+import mmap
 import multiprocessing
 import os
 import shutil
@@ -62,7 +63,7 @@ def test_arrays_are_mapped_and_cannot_be_written_to(cache):
     cases = cache.index.dataset.cases
     list(cache.fill(cases))
     for array in cache.get(cases[0]).values():
-        assert isinstance(array, np.memmap)
+        assert isinstance(array.base, mmap.mmap)
         assert not array.flags.writeable
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import io
 import json
+import mmap
 import os
 import re
+import struct
 import time
 import zlib
 from contextlib import contextmanager, suppress
@@ -50,6 +51,39 @@ LOCK = "lock"
 DAY_S = 24 * 3600
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """Where the arrays of a sound entry lie in its file, since finding that for every sample costs more than a crop."""
+
+    path: str
+    places: tuple[tuple[int, tuple[int, ...], np.dtype[Any]], ...]
+
+    @classmethod
+    def of(cls, path: Path) -> _Entry:
+        """Read the places from the file."""
+        with ZipFile(path) as archive, path.open("rb") as file:
+            return cls(str(path), tuple(_place(file, member.header_offset) for member in archive.infolist()))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Map the arrays, read-only; the file stays mapped as long as one of them lives."""
+        with open(self.path, "rb") as file:  # noqa: PTH123 - a Path costs as much as the rest of this
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return {
+            part: np.ndarray(shape, dtype, mapped, start)
+            for part, (start, shape, dtype) in zip(PARTS, self.places, strict=True)
+        }
+
+
+def _place(file: BinaryIO, start: int) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
+    """Find a stored ``.npy`` member: behind the zip's own header of 30 bytes, a name and an extra field."""
+    file.seek(start + 26)
+    name, extra = struct.unpack("<HH", file.read(4))
+    file.seek(name + extra, os.SEEK_CUR)
+    np.lib.format.read_magic(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return file.tell(), shape, dtype
+
+
 @dataclass
 class Cache:
     """Prepared cases in a folder, keyed by the content of their files and by how they were prepared.
@@ -69,6 +103,7 @@ class Cache:
     grid: Grid
     ranges: Sequence[IntensityRange | None] = ()
     failure: OSError | None = field(default=None, init=False)
+    _entries: dict[str, _Entry] = field(default_factory=dict, init=False, repr=False)
 
     def fill(self, cases: Sequence[Case]) -> Iterator[str]:
         """Verify or make the entry of every case, and yield each case's id once that is done.
@@ -90,7 +125,9 @@ class Cache:
         """Return a prepared case's arrays: ``image`` and ``annotation`` ``[C, X, Y, Z]``, ``locations``."""
         if self.folder is not None:
             with suppress(FileNotFoundError):
-                return _map_entry(self.folder / self._name(case))
+                if case.id not in self._entries:
+                    self._entries[case.id] = _Entry.of(self.folder / self._name(case))
+                return self._entries[case.id].arrays()
         return self._prepare(case)
 
     def _provide(self, case: Case, wait: bool) -> bool:
@@ -179,23 +216,3 @@ def _is_sound(path: Path) -> bool:
     with suppress(OSError):  # somebody else's cache, which we may only read
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
     return sound
-
-
-def _map_entry(path: Path) -> dict[str, NDArray[Any]]:
-    """Map the arrays of a sound entry, read-only."""
-    with ZipFile(path) as archive:
-        members = archive.infolist()
-    whole = np.memmap(path, mode="r")
-    return {part: _map_array(whole, member.header_offset) for part, member in zip(PARTS, members, strict=True)}
-
-
-def _map_array(whole: NDArray[np.uint8], start: int) -> NDArray[Any]:
-    """View one stored ``.npy`` member: behind the zip's own header of 30 bytes, a name and an extra field."""
-    name, extra = (int(n) for n in whole[start + 26 : start + 30].view("<u2"))
-    start += 30 + name + extra
-    header = io.BytesIO(whole[start : start + 1024].tobytes())
-    np.lib.format.read_magic(header)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
-    start += header.tell()
-    size = int(np.prod(shape)) * dtype.itemsize
-    return whole[start : start + size].view(dtype).reshape(shape)

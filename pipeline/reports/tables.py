@@ -9,22 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from pipeline.reports.comparison import Comparison
     from pipeline.reports.summary import ClassSummary, Summary
 
 COLUMNS = ("n", "mean ± std", "median", "min", "max", "absent", "missed", "false")
-
-
-def rows_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Lay out plain rows of text, shown as they are; the first column is never broken."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(columns):
-        table.add_column(name, no_wrap=number == 0)
-    for row in rows:
-        table.add_row(*map(plain, row))
-    return table
 
 
 def results_table(summary: Summary) -> Table:
