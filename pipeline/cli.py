@@ -20,8 +20,6 @@ OUT = Console()
 ERR = Console(stderr=True)
 
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
-# Options of `train` that are followed by a value.
-VALUED = ("--output", "--allow-change")
 KEY_HELP = "Keys of the recipe to set, such as dataset=PATH or max_steps=3000."
 
 app = tyro.extras.SubcommandApp()

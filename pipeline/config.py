@@ -49,6 +49,10 @@ def find(source: Path) -> Path | None:
     raise UserError("There is nothing to train.", [problem])
 
 
+# Options of `train` and `plan` that are followed by a value.
+VALUED = ("--output", "--allow-change")
+
+
 def overrides_first(arguments: list[str]) -> list[str]:
     """Let key=value stand anywhere on a line of ``train`` or ``plan``: the source first, then these, then options.
 
@@ -58,8 +62,8 @@ def overrides_first(arguments: list[str]) -> list[str]:
     if arguments[:1] not in (["train"], ["plan"]):
         return arguments
     pairs = list(pairwise(arguments))
-    options = [word for before, word in pairs if word.startswith("-") or before == "--output"]
-    words = [word for before, word in pairs if not (word.startswith("-") or before == "--output")]
+    options = [word for before, word in pairs if word.startswith("-") or before in VALUED]
+    words = [word for before, word in pairs if not (word.startswith("-") or before in VALUED)]
     return [arguments[0], *sorted(words, key=lambda word: "=" in word), *options]
 
 

@@ -111,7 +111,14 @@ def test_missing_recipe_file_is_said_to_be_one(tmp_path):
 # A dataset alone
 
 
-@pytest.mark.parametrize(("which", "name"), [("dataset", "semisupervised"), ("masked", "supervised")])
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    return make_phantom(tmp_path_factory.mktemp("planning") / "bare", labelled=0, unlabelled=2)
+
+
+@pytest.mark.parametrize(
+    ("which", "name"), [("dataset", "semisupervised"), ("masked", "supervised"), ("bare", "unsupervised")]
+)
 def test_dataset_alone_gets_the_recipe_that_suits_it(which, name, request, capsys):
     folder = request.getfixturevalue(which)
     made = runs.read_recipe(folder, ["max_steps=7"])
@@ -128,6 +135,13 @@ def test_dataset_with_an_awkward_name_is_not_read_as_yaml(masked, tmp_path):
 def test_folder_that_is_no_dataset_says_so(tmp_path):
     with pytest.raises(UserError, match="The dataset cannot be opened"):
         runs.read_recipe(tmp_path)
+
+
+def test_plan_without_any_mask_says_what_its_batch_is(bare, tmp_path):
+    chosen, _ = runs.plan(runs.read_recipe(bare, ["data.spacing_mm=[3, 3, 3]"]), tmp_path / "plan.yaml")
+    assert runs.read_recipe(tmp_path / "plan.yaml") == chosen.recipe
+    assert chosen.recipe.network.options["channels"] == [8, 16, 32]
+    assert chosen.memory_bytes > 0
 
 
 # The command

@@ -108,7 +108,9 @@ class SizePlanner:
     @property
     def semi_supervised(self) -> bool:
         """Whether a step holds labelled and unlabelled samples."""
-        return self.recipe.segments is None and any(term.on != "labelled" and term.weight > 0 for term in self.recipe.objective)
+        return self.recipe.segments is None and any(
+            term.on != "labelled" and term.weight > 0 for term in self.recipe.objective
+        )
 
     def choose(self) -> tuple[Sizes, int | None]:
         """Return what fits the device, and the bytes that a step of it is estimated to take (None: not known)."""
