@@ -5,21 +5,14 @@ from __future__ import annotations
 import errno
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
-from pipeline.errors import Problem, UserError, printable
+from pipeline.console import ERR, OUT, complain, fail, say, show_findings, show_scores
+from pipeline.errors import Problem, UserError
 from pipeline.interruption import Stopped, stoppable
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-OUT = Console()
-ERR = Console(stderr=True)
-
-PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 KEY_HELP = "Keys of the recipe to set, such as dataset=PATH or max_steps=3000."
 
 app = tyro.extras.SubcommandApp()
@@ -76,18 +69,18 @@ def check(
     if fixes:
         look, log = repair(look, fixes, _folder(output))
         for line in log:
-            _say(f"{line.fix}: {line.file}: {line.done}")
-        _say(f"Wrote the repaired copy {output / 'dataset.json'} and {output / 'repairs.json'}.")
+            say(f"{line.fix}: {line.file}: {line.done}")
+        say(f"Wrote the repaired copy {output / 'dataset.json'} and {output / 'repairs.json'}.")
         dataset = output
     report = write_report(look, _folder(output))
-    _show_findings(look.problems, look.warnings, dataset)
+    show_findings(look.problems, look.warnings, dataset)
     if look.problems:
         places = len({problem.where for problem in look.problems})
-        ERR.print(f"error: {dataset}: {len(look.problems)} problem(s) in {places} place(s); see {report}", **PLAIN)
+        complain(f"error: {dataset}: {len(look.problems)} problem(s) in {places} place(s); see {report}")
         sys.exit(2)
     for name, value in look.index().describe():
-        _say(f"{name:>12}  {value}")
-    _say(f"Wrote {report}.")
+        say(f"{name:>12}  {value}")
+    say(f"Wrote {report}.")
 
 
 @app.command
@@ -119,7 +112,7 @@ def plan(
     OUT.print(plan_table([*chosen.choices, runs.memory_choice(chosen)]))
     if doctor:
         OUT.print(machine_table(findings))
-    _say(f"Wrote {output}: fewmask train {output}")
+    say(f"Wrote {output}: fewmask train {output}")
 
 
 @app.command
@@ -148,9 +141,9 @@ def train(
     run = _folder(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     scores = runs.train(runs.read_recipe(source, overrides), run, resume=resume, allow_change=allow_change)
     if scores is None:
-        _say(f"Trained {run}; the dataset has no labels to score its segments against.")
+        say(f"Trained {run}; the dataset has no labels to score its segments against.")
     else:
-        _show(scores.summary, scores.folder, "last", scores.notes)
+        show_scores(scores.summary, scores.folder, "last", scores.notes)
 
 
 @app.command
@@ -175,7 +168,7 @@ def validate(
     from pipeline import runs
 
     scores = runs.validate(run, dataset, checkpoint, plugins, tolerance_mm)
-    _show(scores.summary, scores.folder, checkpoint, scores.notes)
+    show_scores(scores.summary, scores.folder, checkpoint, scores.notes)
 
 
 @app.command
@@ -197,7 +190,7 @@ def predict(
     from pipeline import runs
 
     masks = runs.predict(run, scans, _folder(output), checkpoint, plugins, rank=annotate_next)
-    _say(f"Wrote {len(masks)} mask(s) to {output} with the {checkpoint} checkpoint.")
+    say(f"Wrote {len(masks)} mask(s) to {output} with the {checkpoint} checkpoint.")
 
 
 @app.command
@@ -215,7 +208,7 @@ def evaluate(
     """
     from pipeline import runs
 
-    _show(runs.evaluate(predictions, labels, _folder(output), ignore, tolerance_mm), output)
+    show_scores(runs.evaluate(predictions, labels, _folder(output), ignore, tolerance_mm), output)
 
 
 @app.command
@@ -234,8 +227,8 @@ def compare(
 
     comparison = runs.compare(run_a, run_b, _folder(output))
     OUT.print(comparison_table(comparison))
-    _say(plain(comparison.conclusion).plain)
-    _say(f"Wrote {output / 'compare.json'} and compare.csv.")
+    say(plain(comparison.conclusion).plain)
+    say(f"Wrote {output / 'compare.json'} and compare.csv.")
 
 
 @app.command
@@ -251,7 +244,7 @@ def fetch(
     from pipeline.data.fetch import fetch as download
 
     folder = download(name, _folder(output))
-    _say(f"Wrote {folder}: fewmask train {folder}")
+    say(f"Wrote {folder}: fewmask train {folder}")
 
 
 @app.command
@@ -269,7 +262,7 @@ def prune(
     if not cache.is_dir():
         raise UserError("Nothing was deleted.", [Problem(str(cache), "no-folder", "is no folder", "check the path")])
     count, size = delete(cache, unused_days)
-    _say(f"Deleted {count} file(s), {size / 1e6:.1f} MB.")
+    say(f"Deleted {count} file(s), {size / 1e6:.1f} MB.")
 
 
 @app.command
@@ -295,7 +288,7 @@ def phantom(
     cases = write_phantom(folder, labelled=labelled, unlabelled=unlabelled, seed=seed)
     for _ in track(cases, "writing", labelled + unlabelled, console=ERR, transient=True, disable=not ERR.is_terminal):
         pass
-    _say(f"Wrote {labelled} scans with masks and {unlabelled} without to {folder}.")
+    say(f"Wrote {labelled} scans with masks and {unlabelled} without to {folder}.")
 
 
 @app.command
@@ -309,10 +302,10 @@ def components() -> None:
     from pipeline.networks import NETWORKS
 
     for registry in (LOSSES, NETWORKS, LAYOUTS):
-        _say(f"\n{registry.name} ({registry.description})")
+        say(f"\n{registry.name} ({registry.description})")
         for name in registry.names:
             options = ", ".join(f"{key}={option.default!r}" for key, option in registry.options(name).items())
-            _say(f"  {name}: {registry.summary(name)}" + (f"\n      {options}" if options else ""))
+            say(f"  {name}: {registry.summary(name)}" + (f"\n      {options}" if options else ""))
 
 
 def _not_a_folder(path: Path) -> Path:
@@ -328,32 +321,6 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _show(summary: object, folder: Path, checkpoint: str = "", notes: tuple[str, ...] = ()) -> None:
-    from pipeline.reports.tables import results_table
-
-    OUT.print(results_table(summary))  # type: ignore[arg-type]
-    _say(
-        (f"Scored the {checkpoint} checkpoint. " if checkpoint else "")
-        + f"Wrote {folder / 'summary.json'} and cases.csv."
-    )
-    for note in notes:
-        _say(f"Note: {note}")
-
-
-def _show_findings(problems: Sequence[Problem], warnings: Sequence[Problem], dataset: Path) -> None:
-    from pipeline.reports.findings import counts_table, findings_table
-
-    if problems or warnings:
-        width = OUT.width if OUT.is_terminal else 200
-        OUT.print(findings_table([*problems, *warnings], dataset if dataset.is_dir() else dataset.parent), width=width)
-        OUT.print(counts_table(problems, warnings))
-
-
-def _say(text: str) -> None:
-    """Print text as it is: names and paths may hold what a console would take for markup."""
-    OUT.print(printable(text), **PLAIN)
-
-
 def main() -> None:
     """Run the command that the arguments name; a user's mistake ends in one message and exit code 2."""
     from pipeline.config import overrides_first
@@ -366,18 +333,13 @@ def main() -> None:
                 description="Few masks, many scans: from a folder of NIfTI volumes to a segmenter.",
             )
     except UserError as error:
-        _fail(str(error))
+        fail(str(error))
     except OSError as error:
         if error.errno is None or error.errno == errno.EPIPE:
             raise
-        _fail(f"{error.filename or 'the disk'}: {error.strerror}; check its permissions and free space")
+        fail(f"{error.filename or 'the disk'}: {error.strerror}; check its permissions and free space")
     except MemoryError:
-        _fail("this machine has too little memory; close other programs, or lower data.batch_size and data.workers")
+        fail("this machine has too little memory; close other programs, or lower data.batch_size and data.workers")
     except Stopped as stop:
-        ERR.print("stopped; `train` goes on with --resume")
+        complain("stopped; `train` goes on with --resume")
         sys.exit(stop.code)
-
-
-def _fail(message: str) -> NoReturn:
-    ERR.print(printable(f"error: {message}"), **PLAIN)
-    sys.exit(2)

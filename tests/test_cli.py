@@ -57,7 +57,7 @@ def trains(monkeypatch):
     """What ``train`` was called with; nothing is trained."""
     calls = []
     monkeypatch.setattr(runs, "train", lambda *args, **options: calls.append((*args, options)) or SCORES)
-    monkeypatch.setattr(cli, "_show", lambda *_: None)
+    monkeypatch.setattr(cli, "show_scores", lambda *_: None)
     return calls
 
 

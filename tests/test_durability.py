@@ -30,6 +30,7 @@ from pipeline.errors import UserError
 from pipeline.interruption import Stopped, stoppable
 from pipeline.losses import LOSSES, LabelLoss
 from pipeline.losses.objective import Objective, Term
+from pipeline.plugins import load_plugins
 from pipeline.runs import training
 
 BOTH = {"semi-supervised": TINY["objective"], "supervised": [{"loss": "dice"}]}
@@ -51,7 +52,7 @@ def whole(folder, dataset, mortal):
 
 
 def die(monkeypatch, how, mortal):
-    runs.training.load_plugins([mortal])
+    load_plugins([mortal])
     monkeypatch.setattr(LOSSES["mortal"], "calls", 0)
     monkeypatch.setenv("DIE", how)
 

@@ -16,14 +16,16 @@ LAYERS = (
     {"planning", "networks", "losses", "metrics"},
     {"engines", "checkpoints"},
     {"runs"},
+    {"console"},
     {"cli"},
 )
 # Beside the layers: reports is read by runs and cli, and itself reads three modules alone.
 REPORTS_READ = {"types", "files", "errors"}
-ABOVE_REPORTS = {"runs", "cli"}
+ABOVE_REPORTS = {"runs", "console", "cli"}
 LIGHT = (
     "__init__",
     "cli",
+    "console",
     "recipe",
     "config",
     "strict_json",

@@ -1,0 +1,59 @@
+"""What a person sees of a command: text as it is, and tables."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rich.console import Console
+
+from pipeline.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pipeline.errors import Problem
+
+OUT = Console()
+ERR = Console(stderr=True)
+
+# Names and paths may hold what a console would take for markup.
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+
+
+def say(text: str) -> None:
+    """Print text as it is."""
+    OUT.print(printable(text), **PLAIN)
+
+
+def complain(text: str) -> None:
+    """Print text as it is where errors go."""
+    ERR.print(printable(text), **PLAIN)
+
+
+def fail(message: str) -> NoReturn:
+    """Print what is wrong, and exit with code 2."""
+    complain(f"error: {message}")
+    sys.exit(2)
+
+
+def show_scores(summary: object, folder: Path, checkpoint: str = "", notes: tuple[str, ...] = ()) -> None:
+    """Print the table of a summary, and where the rest of it is."""
+    from pipeline.reports.tables import results_table
+
+    OUT.print(results_table(summary))  # type: ignore[arg-type]
+    scored = f"Scored the {checkpoint} checkpoint. " if checkpoint else ""
+    say(f"{scored}Wrote {folder / 'report.html'}, summary.json and cases.csv.")
+    for note in notes:
+        say(f"Note: {note}")
+
+
+def show_findings(problems: Sequence[Problem], warnings: Sequence[Problem], dataset: Path) -> None:
+    """Print what a check found, if anything, a row each, and how often each code."""
+    from pipeline.reports.findings import counts_table, findings_table
+
+    if problems or warnings:
+        width = OUT.width if OUT.is_terminal else 200
+        OUT.print(findings_table([*problems, *warnings], dataset if dataset.is_dir() else dataset.parent), width=width)
+        OUT.print(counts_table(problems, warnings))
