@@ -6,6 +6,7 @@ import resource
 import stat
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -26,19 +27,24 @@ def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.fixture
+@contextmanager
 def small_disk():
-    """A limit of a kibibyte on what this process may write to one file: the kernel's own refusal."""
+    """A limit of a kibibyte on what this process may write to one file: the kernel's own refusal.
+
+    For a block, not for a test: what pytest prints between them may go to a file as well.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_full_disk_says_what_was_needed_and_keeps_the_old_file(tmp_path, small_disk):
+def test_full_disk_says_what_was_needed_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
-    with pytest.raises(WriteError) as raised, atomic_write(path, 200_000) as temporary:
+    with small_disk(), pytest.raises(WriteError) as raised, atomic_write(path, 200_000) as temporary:
         temporary.write_bytes(bytes(200_000))
     (problem,) = raised.value.problems
     assert (problem.code, problem.where) == ("disk-full", str(path))
