@@ -2,9 +2,9 @@
 
     python benchmarks/bench_ncut.py [--quick] [--json FILE] [--device cuda]
 
-Every way is run in turn, round after round, so that a busy moment meets all of them; a figure is the median of the rounds,
-and a spread is the quartiles of the ratio within a round. Memory is the growth of a fresh process's peak over what it
-holds when its inputs, the gradient's array and the kernel are there; large arrays are given back at once when freed.
+Every way is run in turn, round after round, so that a busy moment meets all of them; a figure is the median of the
+rounds, and a spread is the quartiles of the ratio within a round. Memory is the growth of a fresh process's peak over
+what it holds when its inputs, the gradient's array and the kernel are there; large arrays are given back when freed.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/draw_ncut.py docs/ncut.png
 
-Above, a phantom and five partitions of it, each with its cost by either form. Below, a blurred guess beside the object, and where the
-gradient of each form pushes it: red voxels towards the object, blue ones away from it.
+Above, a phantom and five partitions of it, each with its cost by either form. Below, a blurred guess beside the object,
+and where the gradient of each form pushes it: red voxels towards the object, blue ones away from it.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/rank_ncut.py [--quick] [--json FILE]
 
-A phantom is an ellipsoid, a box, a pair of balls or a bent tube, of a random size, place and turn, brighter or darker than
-its surroundings by a random multiple of the noise, in 2-D or 3-D. The wrong partitions are: the right one shifted by a
-tenth to a quarter of the scan, the right one dilated by one or two voxels, a half-plane through a random point, and labels at
-random in the right proportion. A form wins where the right partition costs less.
+A phantom is an ellipsoid, a box, a pair of balls or a bent tube, of a random size, place and turn, brighter or darker
+than its surroundings by a random multiple of the noise, in 2-D or 3-D. The wrong partitions are: the right one shifted
+by a tenth to a quarter of the scan, the right one dilated by one or two voxels, a half-plane through a random point,
+and labels at random in the right proportion. A form wins where the right partition costs less.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CONTRASTS = {"clear": (5.0, 12.0), "faint": (2.0, 5.0)}
 
 
 def draw_object(rng, shape, size):
-    """Return a shape of a random size, place and turn, as booleans; None where its share of the scan is outside SHARE."""
+    """Return a shape of a random size, place and turn; None where its share of the scan is outside SHARE."""
     dimensions = len(size)
     centre = rng.uniform(-0.3, 0.3, dimensions)
     turn = special_ortho_group.rvs(dimensions, random_state=rng)
@@ -121,7 +121,7 @@ def main():
         result["share_won"][kind] = shares = rank(phantoms, contrasts)
         low, high = contrasts
         print(
-            f"\n{phantoms} {kind} phantoms, contrast {low:g} to {high:g} times the noise: share won by the right partition"
+            f"\n{phantoms} {kind} phantoms, contrast {low:g} to {high:g} times the noise; won by the right partition:"
         )
         print(f"{'':36}" + "".join(f"{name:>12}" for name in WRONG))
         for name in FORMS:

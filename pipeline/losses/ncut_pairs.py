@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 Window: TypeAlias = tuple[tuple[tuple[int, ...], float], ...]
 PairSums: TypeAlias = "Callable[[Tensor, Tensor, Window], Tensor]"
 
-# A block of voxels that stays in the processor's cache while all offsets pass over it, and is long beside the cost of a call.
+# A block of voxels that stays in the processor's cache while all offsets pass over it, and is long enough that what a
+# call of an operator costs does not count.
 BLOCK = 1 << 18
 
 # Kernels compute this many voxels of a row at a time, and may write as far into a row's padding.
