@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import mmap
 import pickle
 import pickletools
 import re
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -160,8 +162,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         remedy = "train first, or check the run's folder"
         raise _unusable(path, "missing-checkpoint", "there is no such checkpoint", remedy)
-    hashed = _refuse_other_bytes(path)
-    _refuse_archive(path, check_sums=not hashed)
+    hashed = _hash_of(path).is_file()
+    with ThreadPoolExecutor(1) as pool:
+        # Hashing lets other threads run. What it finds counts first: an archive of other bytes says nothing.
+        hashing = pool.submit(_refuse_other_bytes, path) if hashed else None
+        try:
+            _refuse_archive(path, check_sums=not hashed)
+        finally:
+            if hashing:
+                hashing.result()
     try:
         # Mapped, since it has just been read: nothing is copied before it is used.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -174,17 +183,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _refuse_other_bytes(path: Path) -> bool:
-    """Compare a file with the hash beside it, since torch would read a flipped bit as a weight; False without one."""
+def _refuse_other_bytes(path: Path) -> None:
+    """Compare a file with the hash beside it, since torch would read a flipped bit as a weight."""
     told = _hash_of(path)
-    if not told.is_file():
-        return False
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    with told.open("rb") as stream:
-        if stream.read(64) != found.encode():
+    with path.open("rb") as stream, told.open("rb") as hashed:
+        # An empty file cannot be mapped.
+        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        if hashed.read(64) != hashlib.sha256(content).hexdigest().encode():
             raise _damaged(path, f"is damaged: its bytes are not those of {told.name}")
-    return True
 
 
 def _refuse_archive(path: Path, check_sums: bool) -> None:
