@@ -181,6 +181,14 @@ def test_archive_that_unpacks_to_more_than_itself_is_refused(tmp_path, saved):
     assert problem_of(packed) == "zip-bomb"
 
 
+def test_other_bytes_than_were_written_are_damage_whatever_the_archive_says(saved):
+    with zipfile.ZipFile(saved, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("checkpoint/data.pkl", bytes(10_000))
+    assert problem_of(saved) == "damaged-checkpoint"
+    saved.with_name("last-000003.pt.sha256").unlink()
+    assert problem_of(saved) == "zip-bomb"
+
+
 def test_archive_whose_members_overlap_is_refused(tmp_path, saved):
     with zipfile.ZipFile(saved) as archive, zipfile.ZipFile(tmp_path / "many.pt", "w") as many:
         for info in archive.infolist():
