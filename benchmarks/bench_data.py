@@ -58,11 +58,12 @@ def pss_bytes() -> int:
 
 def ours(folder: Path, store: Path):
     """Return a function from workers to a loader of one epoch."""
+    from pipeline.data.augmentation import Augmentation, Strength
     from pipeline.data.cache import Cache
     from pipeline.data.check import Check
     from pipeline.data.layouts import read_dataset
     from pipeline.data.loaders import StepBatches, StepLoader, Stream
-    from pipeline.data.transforms import Grid, Strength, sample_transforms
+    from pipeline.data.transforms import Grid
 
     check = Check(read_dataset(folder))
     list(check)
@@ -70,7 +71,8 @@ def ours(folder: Path, store: Path):
     cache = Cache(store, index, Grid("RAS", (1.0, 1.0, 1.0)))
     list(cache.fill(index.dataset.cases))
     streams = {"labelled": Stream(index.dataset.cases, BATCH, 1)}
-    batches = StepBatches(streams, cache.get, sample_transforms(PATCH, Strength((), 0, 0, 0, 0, 0)), 0)
+    unchanged = Augmentation(Strength((), 0, 0, 0, 0, 0), (1.0, 1.0, 1.0))
+    batches = StepBatches(streams, cache.get, PATCH, unchanged, 0)
     steps = -(-len(index.dataset.cases) // BATCH)
     return lambda epoch, workers: StepLoader(batches, epoch * steps, (epoch + 1) * steps, workers, pin_memory=False)
 

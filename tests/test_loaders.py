@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.data.annotation import FIRST_CLASS, UNANNOTATED, class_locations
+from pipeline.data.augmentation import Augmentation, Strength
 from pipeline.data.loaders import StepBatches, StepLoader, Stream
-from pipeline.data.transforms import FIRST_CLASS, UNANNOTATED, Strength, class_locations, sample_transforms
 from pipeline.types import Case
 
-STRONG = Strength((0,), 20, 0.1, 0.1, 0.2, 0.2)
+STRONG = Augmentation(Strength((0,), 20, 0.1, 0.1, 0.2, 0.2), (1.0, 1.0, 1.0))
 
 
 def cases(count, prefix="c"):
@@ -30,7 +31,7 @@ def batches(seed=0, labelled=5, unlabelled=7, sizes=(2, 3)):
     streams = {"labelled": Stream(cases(labelled), sizes[0], 0)}
     if unlabelled:
         streams["unlabelled"] = Stream(cases(unlabelled, "u"), sizes[1], 1)
-    return StepBatches(streams, read, sample_transforms((6, 6, 6), STRONG), seed)
+    return StepBatches(streams, read, (6, 6, 6), STRONG, seed)
 
 
 def same(first, second):
@@ -50,7 +51,7 @@ def same(first, second):
 def test_an_epoch_is_one_pass_over_the_first_stream():
     assert batches(labelled=5, sizes=(2, 3)).epoch_length == 3
     assert batches(labelled=4, sizes=(2, 3)).epoch_length == 2
-    alone = StepBatches({"unlabelled": Stream(cases(7, "u"), 3, 1)}, read, sample_transforms((6, 6, 6), STRONG), 0)
+    alone = StepBatches({"unlabelled": Stream(cases(7, "u"), 3, 1)}, read, (6, 6, 6), STRONG, 0)
     assert alone.epoch_length == 3
 
 
@@ -60,14 +61,10 @@ def test_a_step_holds_one_batch_of_each_stream():
     for name, size in (("labelled", 2), ("unlabelled", 3)):
         batch = step[name]
         assert len(batch["case"]) == size
-        assert batch["image"].shape == batch["label"].shape == batch["mask"].shape == (size, 1, 6, 6, 6)
-        assert (batch["image"].dtype, batch["label"].dtype, batch["mask"].dtype) == (
-            torch.float32,
-            torch.int64,
-            torch.bool,
-        )
-    assert (step["unlabelled"]["label"] == -1).all()
-    assert (step["labelled"]["label"] >= 0).any()
+        assert batch["image"].shape == batch["annotation"].shape == (size, 1, 6, 6, 6)
+        assert (batch["image"].dtype, batch["annotation"].dtype) == (torch.float32, torch.uint8)
+    assert (step["unlabelled"]["annotation"] <= UNANNOTATED).all()
+    assert (step["labelled"]["annotation"] >= FIRST_CLASS).any()
 
 
 def test_without_unlabelled_scans_there_is_one_stream():
@@ -127,8 +124,10 @@ def test_streams_of_one_run_draw_independently():
     first, second = Stream(cases(8), 8, 0), Stream(cases(8), 8, 1)
     orders = [tuple(stream.pick(0, 0, slot).id for slot in range(8)) for stream in (first, second)]
     assert orders[0] != orders[1]
-    seeds = {stream.sample_seed(0, step, slot) for stream in (first, second) for step in range(50) for slot in range(8)}
-    assert len(seeds) == 800
+    drawn = {
+        stream.rng(0, step, slot).random() for stream in (first, second) for step in range(50) for slot in range(8)
+    }
+    assert len(drawn) == 800
 
 
 def test_the_unlabelled_stream_does_not_change_the_labelled_one():

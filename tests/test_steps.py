@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.data.annotation import FIRST_CLASS, UNANNOTATED
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import UserError
 from pipeline.losses import LabelLoss, NCutLoss, ReconstructionLoss
@@ -28,8 +29,8 @@ class NanAt(LabelLoss):
 def make_batch(cases=("a", "b"), size=(8, 8), labelled=True):
     generator = torch.Generator().manual_seed(len(size))
     image = torch.randn(len(cases), 1, *size, generator=generator)
-    label = (image > 0).long() if labelled else torch.full_like(image, -1, dtype=torch.long)
-    return {"image": image, "label": label, "mask": torch.ones_like(image, dtype=torch.bool), "case": list(cases)}
+    annotation = FIRST_CLASS + (image > 0) if labelled else torch.full_like(image, UNANNOTATED)
+    return {"image": image, "annotation": annotation.to(torch.uint8), "case": list(cases)}
 
 
 def make_step(

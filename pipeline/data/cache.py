@@ -26,8 +26,9 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from pipeline.data.annotation import ANNOTATION, IMAGE, class_locations
 from pipeline.data.inspection import changed_files
-from pipeline.data.transforms import ANNOTATION, IMAGE, Grid, case_files, case_transforms, class_locations
+from pipeline.data.transforms import Grid, case_files, case_transforms
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
 

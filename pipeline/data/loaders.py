@@ -9,6 +9,7 @@ import signal
 import threading
 import traceback
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing import RawArray
 from os import getpid
 from pathlib import Path
@@ -18,15 +19,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from pipeline.data.annotation import ANNOTATION, IMAGE
+from pipeline.data.patches import cut_patches
 from pipeline.errors import Problem, UserError
 from pipeline.interruption import window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from monai.transforms import Compose
     from numpy.typing import NDArray
 
+    from pipeline.data.augmentation import Augmentation
     from pipeline.types import Case
 
 MAX_WORKERS = 256
@@ -54,24 +57,30 @@ class Stream:
     def pick(self, seed: int, step: int, slot: int) -> Case:
         """Return the case of one slot of one step, a pure function of its arguments."""
         epoch, position = divmod(step * self.batch_size + slot, len(self.cases))
-        order = np.random.default_rng([seed, self.salt, 0, epoch]).permutation(len(self.cases))
-        return self.cases[int(order[position])]
+        return self.cases[int(_order(seed, self.salt, epoch, len(self.cases))[position])]
 
-    def sample_seed(self, seed: int, step: int, slot: int) -> int:
-        """Return the seed of one sample's random transforms."""
-        return int(np.random.SeedSequence([seed, self.salt, 1, step, slot]).generate_state(1)[0])
+    def rng(self, seed: int, step: int, slot: int) -> np.random.Generator:
+        """Return the random numbers of one slot of one step, a pure function of its arguments."""
+        return np.random.default_rng([seed, self.salt, 1, step, slot])
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, salt: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """Shuffle the cases of one epoch; remembered, since every sample of the epoch asks."""
+    return np.random.default_rng([seed, salt, 0, epoch]).permutation(count)
 
 
 class StepBatches(Dataset[dict[str, dict[str, Any]]]):
     """Item ``i`` is all that step ``i`` needs: one batch of each stream, by the stream's name.
 
-    A batch holds ``image`` ``[B, C, …]`` float32, ``label`` ``[B, 1, …]`` int64 (negative: not annotated), ``mask``
-    ``[B, 1, …]`` bool (inside the scan) and ``case``, the list of ids.
+    A batch holds ``image`` ``[B, C, …]`` float32, ``annotation`` ``[B, 1, …]`` uint8 (see
+    :mod:`pipeline.data.annotation`) and ``case``, the list of ids.
 
     Args:
         streams: Labelled and perhaps unlabelled.
         read: Returns a prepared case's arrays.
-        transforms: From those arrays to a sample, at random.
+        patch_size: Voxels along each axis; two numbers cut single slices.
+        augmentation: Changes the patches.
         seed: The run's seed.
     """
 
@@ -79,10 +88,12 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         self,
         streams: Mapping[str, Stream],
         read: Callable[[Case], dict[str, NDArray[Any]]],
-        transforms: Compose,
+        patch_size: Sequence[int],
+        augmentation: Augmentation,
         seed: int,
     ) -> None:
-        self.streams, self.read, self.transforms, self.seed = dict(streams), read, transforms, seed
+        self.streams, self.read, self.patch_size = dict(streams), read, tuple(patch_size)
+        self.augmentation, self.seed = augmentation, seed
         # Shared with the workers: the process of each, and the step and the place in it that it is at.
         self._at = RawArray("q", 3 * MAX_WORKERS)
 
@@ -93,35 +104,35 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         return math.ceil(len(first.cases) / first.batch_size)
 
     def __getitem__(self, step: int) -> dict[str, dict[str, Any]]:
-        places = self._places(step)
-        samples = [self._sample(n, step, *place) for n, place in enumerate(places)]
-        batches = {}
+        batches, place = {}, 0
         for name, stream in self.streams.items():
-            rows, samples = samples[: stream.batch_size], samples[stream.batch_size :]
-            batch: dict[str, Any] = {key: torch.stack([torch.as_tensor(row[key]) for row in rows]) for key in rows[0]}
-            batches[name] = batch | {"case": [stream.pick(self.seed, step, n).id for n in range(stream.batch_size)]}
+            cases = self._cases(stream, step)
+            rngs = [stream.rng(self.seed, step, slot) for slot in range(stream.batch_size)]
+            batch = cut_patches(self._read(cases, step, place), rngs, self.patch_size)
+            changes = [self.augmentation.draw(rng) for rng in rngs]
+            self.augmentation.apply(batch[IMAGE], batch[ANNOTATION], changes)
+            batches[name] = {**batch, "case": [case.id for case in cases]}
+            place += stream.batch_size
         return batches
 
-    def _places(self, step: int) -> list[tuple[Case, int]]:
-        """Return case and seed of each sample of a step, stream after stream."""
-        return [
-            (stream.pick(self.seed, step, slot), stream.sample_seed(self.seed, step, slot))
-            for stream in self.streams.values()
-            for slot in range(stream.batch_size)
-        ]
+    def _cases(self, stream: Stream, step: int) -> list[Case]:
+        return [stream.pick(self.seed, step, slot) for slot in range(stream.batch_size)]
+
+    def _read(self, cases: Sequence[Case], step: int, first: int) -> Iterator[dict[str, NDArray[Any]]]:
+        worker = get_worker_info()
+        for place, case in enumerate(cases, first):
+            if worker is not None and worker.id < MAX_WORKERS:
+                self._at[3 * worker.id : 3 * worker.id + 3] = [getpid(), step, place]
+            yield self.read(case)
+
+    def ids(self, step: int) -> list[str]:
+        """Return the case of each sample of a step, stream after stream."""
+        return [case.id for stream in self.streams.values() for case in self._cases(stream, step)]
 
     def cases_at(self, process: int) -> list[str]:
         """Return the case that a worker, known by its process number, was preparing when it died."""
         at = np.frombuffer(self._at, dtype=np.int64).reshape(MAX_WORKERS, 3)
-        return [self._places(int(step))[int(place)][0].id for pid, step, place in at if pid == process]
-
-    def _sample(self, place: int, step: int, case: Case, seed: int) -> dict[str, Any]:
-        worker = get_worker_info()
-        if worker is not None and worker.id < MAX_WORKERS:
-            self._at[3 * worker.id : 3 * worker.id + 3] = [getpid(), step, place]
-        self.transforms.set_random_state(seed=seed)
-        sample = self.transforms(self.read(case))
-        return {key: sample[key] for key in ("image", "label", "mask")}
+        return [self.ids(int(step))[int(place)] for pid, step, place in at if pid == process]
 
 
 @dataclass(frozen=True)
@@ -144,8 +155,8 @@ class _Guarded(Dataset[Any]):
         except UserError as error:
             return _Failure(error.summary, error.problems)
         except Exception as error:
-            origin = error.__cause__ or error  # MONAI's own says only which transform failed.
-            cases = ", ".join(sorted({case.id for case, _ in self.batches._places(step)}))
+            origin = error.__cause__ or error  # MONAI's own says only which transform failed, where there is no cache.
+            cases = ", ".join(sorted(set(self.batches.ids(step))))
             place = traceback.extract_tb(origin.__traceback__)[-1]
             message = f"{type(origin).__name__}: {origin} ({place.filename}, line {place.lineno})"
             problem = Problem(f"one of {cases}", "sample-failed", message, "look at these scans with `fewmask check`")

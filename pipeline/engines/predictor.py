@@ -10,7 +10,8 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import sliding_window_inference
 
-from pipeline.data.transforms import IMAGE, Grid, scan_transforms
+from pipeline.data.annotation import IMAGE
+from pipeline.data.transforms import Grid, scan_transforms
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pipeline.data.annotation import decode
 from pipeline.errors import Problem, UserError
 from pipeline.interruption import window
 
@@ -129,7 +130,7 @@ class TrainingStep:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return an objective's total and terms; batches and answers that no term looks at cost nothing."""
         kinds = objective.kinds_at(progress)
-        used = {kind: _to_device(batch, self._device) for kind, batch in batches.items() if kind in kinds}
+        used = {kind: _prepare(batch, self._device) for kind, batch in batches.items() if kind in kinds}
         with torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32):
             logits = {kind: self.network(batch["image"]) for kind, batch in used.items()}
             reconstructions: dict[str, Tensor] = {}
@@ -165,11 +166,10 @@ def _buffers_kept(network: nn.Module) -> Iterator[None]:
         raise
 
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for key, value in batch.items()
-    }
+def _prepare(batch: Batch, device: torch.device) -> Batch:
+    """Bring a batch to the device, and only there make the labels eight times the size that they travel in."""
+    label, mask = decode(batch["annotation"].to(device, non_blocking=True))
+    return {"image": batch["image"].to(device, non_blocking=True), "label": label, "mask": mask}
 
 
 def _diverged(

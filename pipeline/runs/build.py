@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.data.augmentation import Augmentation, Strength
 from pipeline.data.cache import Cache
 from pipeline.data.loaders import StepBatches, Stream
 from pipeline.data.normalization import IntensityRange
-from pipeline.data.transforms import Grid, Strength, sample_transforms
+from pipeline.data.transforms import Grid
 from pipeline.engines.predictor import Predictor
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import Problem, UserError
@@ -139,8 +140,8 @@ def build_batches(recipe: Recipe, split: Split, cache: Cache) -> StepBatches:
         streams["labelled"] = Stream(split.labelled, resolved(data.batch_size), 1)
     if split.unlabelled and any(term.on != "labelled" and term.weight > 0 for term in recipe.objective):
         streams["unlabelled"] = Stream(split.unlabelled, resolved(data.unlabelled_batch_size), 2)
-    strength = Strength(**recipe.augmentation.model_dump())
-    return StepBatches(streams, cache.get, sample_transforms(resolved(data.patch_size), strength), recipe.seed)
+    augmentation = Augmentation(Strength(**recipe.augmentation.model_dump()), resolved(data.spacing_mm))
+    return StepBatches(streams, cache.get, resolved(data.patch_size), augmentation, recipe.seed)
 
 
 def build_predictor(recipe: Recipe, task: Task, network: torch.nn.Module) -> Predictor:

@@ -1,0 +1,72 @@
+"""A mask travels as an *annotation*: one small integer a voxel that says all there is to say about it.
+
+0 is outside the scan, 1 inside but not annotated, ``2 + k`` class ``k``. So the zeros that padding and rotation bring
+in mean "outside", and a scan without a mask is an annotation of ones.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection  # noqa: TC002 - MONAI resolves annotations of transforms
+from monai.transforms import MapTransform
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+IMAGE, ANNOTATION = "image", "annotation"
+OUTSIDE, UNANNOTATED, FIRST_CLASS = 0, 1, 2
+
+
+class Annotated(MapTransform):
+    """Turn label values into an annotation, or make one of "not annotated" for a scan without a mask.
+
+    Args:
+        keys: Where the label map is, or will be.
+        values: The dataset's label values, in the order of the classes.
+        ignore: The label value of voxels that nobody has annotated.
+    """
+
+    def __init__(self, keys: KeysCollection, values: Sequence[int], ignore: int | None = None) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        codes = {value: FIRST_CLASS + k for k, value in enumerate(values)}
+        codes |= {ignore: UNANNOTATED} if ignore is not None else {}
+        self.values = torch.tensor(sorted(codes))
+        self.codes = torch.tensor([codes[value] for value in sorted(codes)])
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Apply to a case or sample; other keys stay."""
+        result = dict(data)
+        for key in self.keys:
+            if key in result:
+                place = torch.searchsorted(self.values, result[key].as_tensor().round().long())
+                result[key] = self.codes[place].to(torch.uint8)
+            else:
+                result[key] = torch.full_like(result[IMAGE][:1].as_tensor(), UNANNOTATED, dtype=torch.uint8)
+        return result
+
+
+def decode(annotation: Tensor) -> tuple[Tensor, Tensor]:
+    """Return integer labels, -1 where nothing is annotated, and a mask of the scan's inside.
+
+    >>> label, mask = decode(torch.tensor([0, 1, 2, 5], dtype=torch.uint8))
+    >>> label.tolist(), mask.tolist()
+    ([-1, -1, 0, 3], [False, True, True, True])
+    """
+    return (annotation.long() - FIRST_CLASS).clamp_(min=-1), annotation != OUTSIDE
+
+
+def class_locations(annotation: NDArray[Any], classes: int, most: int = 2000) -> NDArray[np.int64]:
+    """Return up to ``most`` flat voxel indices of each class, ``[classes, most]``, filled up with -1."""
+    flat = annotation.ravel()
+    locations = np.full((classes, most), -1, dtype=np.int64)
+    for k in range(classes):
+        found = np.flatnonzero(flat == FIRST_CLASS + k)
+        chosen = found[:: max(1, -(-len(found) // most))]
+        locations[k, : len(chosen)] = chosen
+    return locations

@@ -1,0 +1,73 @@
+"""Patches: a box of voxels of each of several prepared cases, cut into one batch.
+
+Only the patch is read, so memory-mapped arrays stay on disk, and it is copied once, to its place in the batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pipeline.data.annotation import ANNOTATION, IMAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+# Share of labelled patches that are centred on a class drawn at random; the others lie anywhere.
+FOREGROUND_SHARE = 2 / 3
+
+
+def cut_patches(
+    cases: Iterable[Mapping[str, NDArray[Any]]], rngs: Sequence[np.random.Generator], size: Sequence[int]
+) -> dict[str, Tensor]:
+    """Cut one patch of each case: ``image`` ``[B, C, …]`` float32 and ``annotation`` ``[B, 1, …]`` uint8.
+
+    What lies outside a scan is zeros.
+
+    Args:
+        cases: Each with ``image`` and ``annotation`` ``[C, X, Y, Z]`` and the ``locations`` of its classes. They are
+            taken one by one, so that they need not be in memory together.
+        rngs: One a case; it decides the place.
+        size: Voxels along each axis; two numbers cut single slices, and the slice axis is dropped.
+    """
+    box = np.array((*size, 1)[:3])
+    batch: dict[str, NDArray[Any]] = {}
+    for row, (case, rng) in enumerate(zip(cases, rngs, strict=True)):
+        corner = _draw_corner(rng, np.array(case[IMAGE].shape[1:]), box, case["locations"])
+        for key, kind in ((IMAGE, np.float32), (ANNOTATION, np.uint8)):
+            if key not in batch:
+                batch[key] = np.zeros((len(rngs), len(case[key]), *box), dtype=kind)
+            _copy_box(case[key], corner, batch[key][row])
+    return {key: torch.from_numpy(array.reshape(*array.shape[:2], *size)) for key, array in batch.items()}
+
+
+def _draw_corner(
+    rng: np.random.Generator, shape: NDArray[Any], size: NDArray[Any], locations: NDArray[Any]
+) -> NDArray[Any]:
+    """Draw a patch's first corner, inside the scan where it fits and centred where it does not.
+
+    Two thirds of labelled patches are centred on a voxel of a class that is drawn evenly from those present, background
+    included; all others lie anywhere.
+    """
+    spare = shape - size
+    present = np.flatnonzero(locations[:, 0] >= 0)
+    if present.size and rng.random() < FOREGROUND_SHARE:
+        row = locations[rng.choice(present)]
+        centre = np.unravel_index(int(rng.choice(row[row >= 0])), shape)
+        corner = np.clip(np.array(centre) - size // 2, 0, np.maximum(spare, 0))
+    else:
+        corner = rng.integers(0, np.maximum(spare, 0), endpoint=True)
+    placed: NDArray[Any] = np.where(spare < 0, -((-spare) // 2), corner)
+    return placed
+
+
+def _copy_box(array: NDArray[Any], corner: NDArray[Any], patch: NDArray[Any]) -> None:
+    low, high = np.maximum(corner, 0), np.minimum(corner + patch.shape[1:], array.shape[1:])
+    inside = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
+    placed = (slice(None), *(slice(a, b) for a, b in zip(low - corner, high - corner, strict=True)))
+    patch[placed] = array[inside]

@@ -1,0 +1,187 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.data.annotation import FIRST_CLASS, OUTSIDE, UNANNOTATED
+from pipeline.data.augmentation import Augmentation, Change, Strength
+
+STRONG = Strength((0, 1, 2), 30, 0.2, 0.2, 0.3, 0.3)
+STILL = Strength((), 0, 0, 0, 0, 0)
+CUBE = Augmentation(STRONG, (1.0, 1.0, 1.0))
+
+
+def batch(*shape, code=FIRST_CLASS, rows=1, channels=1):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(rows, channels, *shape, generator=generator)
+    return image, torch.full((rows, 1, *shape), code, dtype=torch.uint8)
+
+
+def changed(change, image, annotation, augmentation=CUBE):
+    """Both after one sample's change, the given tensors left alone."""
+    image, annotation = image.clone(), annotation.clone()
+    augmentation.apply(image, annotation, [change] * len(image))
+    return image, annotation
+
+
+def turn(degrees, axes=3):
+    angle = np.deg2rad(degrees)
+    matrix = np.eye(axes)
+    matrix[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return matrix
+
+
+def test_no_change_changes_nothing():
+    image, annotation = batch(6, 7, 8)
+    after = changed(Change(), image, annotation)
+    assert torch.equal(after[0], image)
+    assert torch.equal(after[1], annotation)
+
+
+def test_no_strength_draws_no_change():
+    augmentation = Augmentation(STILL, (1.0, 1.0, 1.0))
+    for seed in range(50):
+        assert replace(augmentation.draw(np.random.default_rng(seed)), noise_seed=0) == Change()
+
+
+def test_a_seed_decides_the_change():
+    assert len({CUBE.draw(np.random.default_rng(seed)).noise_seed for seed in range(20)}) == 20
+    first, again = (CUBE.draw(np.random.default_rng(7)) for _ in range(2))
+    assert str(first) == str(again)
+
+
+def test_changes_stay_within_their_strength_and_come_as_often_as_they_say():
+    drawn = [CUBE.draw(np.random.default_rng(seed)) for seed in range(2000)]
+    assert all(0 <= change.noise <= 0.2 for change in drawn)
+    assert all(abs(change.gain - 1) <= 0.3 and abs(change.gamma - 1) <= 0.3 for change in drawn)
+    shares = [
+        np.mean([0 in change.flips for change in drawn]),
+        np.mean([change.affine is not None for change in drawn]),
+        np.mean([change.noise > 0 for change in drawn]),
+        np.mean([change.gain != 1 for change in drawn]),
+        np.mean([change.gamma != 1 for change in drawn]),
+    ]
+    assert shares == pytest.approx([0.5, 0.5, 0.2, 0.3, 0.3], abs=0.04)
+    affine = [change.affine for change in drawn if change.affine is not None]
+    scales = np.array([np.linalg.norm(matrix, axis=1) for matrix in affine])
+    assert 0.8 - 1e-9 <= scales.min() < 0.81
+    assert 1.19 < scales.max() <= 1.2 + 1e-9
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_flip_turns_image_and_annotation_together(axis):
+    image, annotation = batch(5, 6, 7)
+    annotation[..., :2, :3, :1] = FIRST_CLASS + 1
+    after = changed(Change(flips=(axis,)), image, annotation)
+    assert torch.equal(after[0], image.flip(2 + axis))
+    assert torch.equal(after[1], annotation.flip(2 + axis))
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (7, 7, 4), (6, 6, 5)])
+def test_a_quarter_turn_is_numpy_s(shape):
+    image, annotation = batch(*shape)
+    annotation[..., :2, :3] += 1
+    augmentation = Augmentation(STRONG, (1.0,) * len(shape))
+    after = changed(Change(affine=turn(90, len(shape))), image, annotation, augmentation)
+    # What lies at (i, j) comes from where a turn by 90 degrees takes it: (-j, i) from the centre.
+    torch.testing.assert_close(after[0], image.rot90(-1, (2, 3)), atol=2e-6, rtol=1e-5)
+    assert torch.equal(after[1], annotation.rot90(-1, (2, 3)))
+
+
+def test_a_turn_on_an_oblong_patch_is_in_voxels_not_in_shares_of_the_patch():
+    image, annotation = torch.zeros(1, 1, 21, 9, 1), torch.full((1, 1, 21, 9, 1), FIRST_CLASS, dtype=torch.uint8)
+    image[0, 0, 10 + 3, 4] = 1
+    after, _ = changed(Change(affine=turn(90)), image, annotation)
+    assert after[0, 0, 10, 4 - 3, 0] == pytest.approx(1, abs=1e-5)
+
+
+def test_thick_slices_turn_in_millimetres():
+    """On voxels of 1 x 4 mm, the map of voxels is no rotation and that of millimetres is one."""
+    augmentation = Augmentation(Strength((), 90, 0, 0, 0, 0), (1.0, 4.0))
+    drawn = [augmentation.draw(np.random.default_rng(seed)).affine for seed in range(20)]
+    turns = [affine for affine in drawn if affine is not None]
+    assert turns
+    for affine in turns:
+        millimetres = np.diag([1, 4]) @ affine @ np.diag([1, 1 / 4])
+        np.testing.assert_allclose(millimetres @ millimetres.T, np.eye(2), atol=1e-12)
+        assert not np.allclose(affine @ affine.T, np.eye(2))
+
+
+def test_what_comes_in_from_outside_is_neither_label_nor_scan():
+    image, annotation = batch(16, 16, 16)
+    after, codes = changed(Change(affine=turn(45)), image, annotation)
+    assert set(codes.unique().tolist()) == {OUTSIDE, FIRST_CLASS}
+    assert codes[0, 0, 0, 0, 0] == OUTSIDE
+    assert codes[0, 0, 8, 8, 8] == FIRST_CLASS
+    assert (after[codes == OUTSIDE].abs() < image.abs().max()).all()
+
+
+def test_a_zoom_scales_about_the_centre():
+    image, annotation = batch(8, 8, 8)
+    annotation[..., 2:6, 2:6, 2:6] = FIRST_CLASS + 1
+    _, codes = changed(Change(affine=np.eye(3) / 2), image, annotation)
+    assert (codes == FIRST_CLASS + 1).all()
+
+
+def test_codes_are_never_mixed():
+    image, annotation = batch(12, 12, 12)
+    annotation[..., :6] = FIRST_CLASS + 5
+    for seed in range(10):
+        _, codes = changed(CUBE.draw(np.random.default_rng(seed)), image, annotation)
+        assert set(codes.unique().tolist()) <= {OUTSIDE, FIRST_CLASS, FIRST_CLASS + 5}
+
+
+def test_intensities_leave_the_annotation_alone():
+    image, annotation = batch(6, 6, 6, code=UNANNOTATED)
+    after, codes = changed(Change(noise=0.3, noise_seed=5, gain=1.2, gamma=0.8), image, annotation)
+    assert torch.equal(codes, annotation)
+    assert not torch.equal(after, image)
+
+
+def test_noise_has_its_size_and_its_seed():
+    image, annotation = torch.zeros(1, 2, 20, 20, 20), batch(20, 20, 20)[1]
+    first, again, other = (changed(Change(noise=0.3, noise_seed=seed), image, annotation)[0] for seed in (1, 1, 2))
+    assert float(first.std()) == pytest.approx(0.3, rel=0.02)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_gain_and_gamma_are_what_they_say():
+    image, annotation = batch(6, 6, 6)
+    torch.testing.assert_close(changed(Change(gain=1.25), image, annotation)[0], 1.25 * image)
+    curved = changed(Change(gamma=0.7), image, annotation)[0]
+    low, high = image.min(), image.max()
+    torch.testing.assert_close(curved, ((image - low) / (high - low)) ** 0.7 * (high - low) + low)
+
+
+def test_a_flat_image_survives_gamma():
+    image, annotation = torch.full((1, 1, 4, 4, 4), 2.5), batch(4, 4, 4)[1]
+    torch.testing.assert_close(changed(Change(gamma=1.3), image, annotation)[0], image)
+
+
+def test_each_sample_has_its_own_change():
+    image, annotation = batch(6, 6, 6, rows=3)
+    changes = [Change(), Change(flips=(0,), gain=2.0), Change(affine=turn(90))]
+    together = image.clone(), annotation.clone()
+    CUBE.apply(*together, changes)
+    for n, change in enumerate(changes):
+        alone = changed(change, image[n : n + 1], annotation[n : n + 1])
+        assert torch.equal(together[0][n], alone[0][0])
+        assert torch.equal(together[1][n], alone[1][0])
+
+
+def test_threads_do_not_change_a_bit():
+    image, annotation = batch(40, 56, 40, rows=2)
+    changes = [CUBE.draw(np.random.default_rng(seed)) for seed in (3, 4)]
+    changes[0] = replace(changes[0], affine=turn(20), noise=0.1, gamma=0.8)
+    results, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append((image.clone(), annotation.clone()))
+            CUBE.apply(*results[-1], changes)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
