@@ -216,7 +216,7 @@ def compare(
     run_a: tyro.conf.Positional[Annotated[Path, _place("RUN_A", "A run, or the folder of an evaluation.")]],
     run_b: tyro.conf.Positional[Annotated[Path, _place("RUN_B", "Another, scored on the same cases.")]],
     *,
-    output: Annotated[Path, tyro.conf.arg(help="Folder for compare.json and compare.csv.", metavar="DIR")],
+    output: Annotated[Path, tyro.conf.arg(help="Folder for the report and its tables.", metavar="DIR")],
 ) -> None:
     """Say whether one run is better than another on the cases that both were scored on.
 
@@ -228,7 +228,7 @@ def compare(
     comparison = runs.compare(run_a, run_b, _folder(output))
     OUT.print(comparison_table(comparison))
     say(plain(comparison.conclusion).plain)
-    say(f"Wrote {output / 'compare.json'} and compare.csv.")
+    say(f"Wrote {output / 'report.html'}, compare.json and compare.csv.")
 
 
 @app.command

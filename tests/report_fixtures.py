@@ -84,6 +84,5 @@ def make_report(folder, names, labels=LABELS, dice=None, origin=None, shape=SHAP
             result(name, label, (dice or {}).get(name, 0.5 + 0.004 * n) - 0.1 * (label - 1), name=labels[label])
             for label in (1, 2)
         ]
-    path = folder / "report.html"
-    write_report(path, rows, summarise(rows), origin or Origin("A run"), gallery)
-    return path
+    write_report(folder, rows, summarise(rows), origin or Origin("A run"), gallery)
+    return folder / "report.html"

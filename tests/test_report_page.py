@@ -133,10 +133,10 @@ def test_verdict_says_what_the_summary_holds():
 
 def test_a_report_without_any_number_opens(tmp_path):
     rows = [result("a", 1, None, "absent")]
-    write_report(tmp_path / "r.html", rows, summarise(rows), Origin("empty"))
-    assert "No class has a number" in (tmp_path / "r.html").read_text()
-    write_report(tmp_path / "none.html", [], summarise([]), Origin("nothing"))
-    assert page_of(tmp_path / "none.html").data["rows"] == []
+    write_report(tmp_path, rows, summarise(rows), Origin("empty"))
+    assert "No class has a number" in (tmp_path / "report.html").read_text()
+    write_report(tmp_path, [], summarise([]), Origin("nothing"))
+    assert page_of(tmp_path / "report.html").data["rows"] == []
 
 
 def test_cases_that_do_not_fit_are_the_best_and_are_counted(tmp_path, monkeypatch):
@@ -160,5 +160,5 @@ def test_an_error_while_writing_leaves_the_old_page(tmp_path):
     broken.add("a", *blob_case(0))
     broken.spool.close()
     with pytest.raises(ValueError, match="closed"):
-        write_report(path, [result("a", 1, 0.5)], summarise([result("a", 1, 0.5)]), Origin("x"), broken)
+        write_report(tmp_path, [result("a", 1, 0.5)], summarise([result("a", 1, 0.5)]), Origin("x"), broken)
     assert path.read_bytes() == before

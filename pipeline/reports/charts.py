@@ -1,18 +1,14 @@
-"""Charts as SVG text that takes its colours from the page, so that one drawing serves light, dark and paper.
-
-Nothing here carries a ``style`` attribute: the page's security policy forbids it. Text from the user's files is escaped
-by ``Markup``. A dot that stands for a case has its place in the page's list as ``data-case``, which makes it a link.
-"""
+"""Charts as SVG text. A dot that stands for a case has its place in the page's list as ``data-case``: it is a link."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from statistics import fmean, quantiles
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from pipeline.reports.axes import LEFT, RIGHT, Scale, legend, line, scale_around, shorten, svg, text, x_axis, y_axis
 from pipeline.reports.columns import Metric, classes_in, value_of
 
 if TYPE_CHECKING:
@@ -20,63 +16,11 @@ if TYPE_CHECKING:
 
     from pipeline.types import CaseResult
 
-WIDTH, LEFT, RIGHT = 460, 12, 448
 # Beyond these, names and points of the page would outweigh its volumes.
 MOST_DOTS = 4000
 # Points that a curve is drawn with: about two a pixel of half a chart.
 POINTS = 240
 FAILED = ("missed", "false_positive")
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """Turns values into pixels, evenly or by their logarithm."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
-
-    def __call__(self, value: float) -> float:
-        """Return the pixel of a value; one outside the scale is at its end."""
-        low, high, value = (math.log10(x) if self.log else x for x in (self.low, self.high, max(value, self.low)))
-        share = (min(value, high) - low) / (high - low)
-        return round(self.start + share * (self.end - self.start), 1)
-
-    @property
-    def ticks(self) -> list[float]:
-        """Round values along the scale: the powers of ten of a logarithmic one, about five of another."""
-        if self.log:
-            powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
-            return [10.0**power for power in powers]
-        step = nice_step(self.high - self.low)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [round(n * step, 10) for n in range(first, last + 1)]
-
-
-def nice_step(span: float, parts: int = 4) -> float:
-    """Return 1, 2 or 5 times a power of ten that goes about ``parts`` times into a span.
-
-    >>> nice_step(0.36), nice_step(90)
-    (0.1, 20.0)
-    """
-    power = 10.0 ** math.floor(math.log10(span / parts))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power * parts >= span * 0.8)
-
-
-def scale_around(values: Sequence[float], start: float, end: float, metric: Metric | None = None) -> Scale:
-    """Return a scale of round ends that holds all values, and stays inside what the metric can be."""
-    low, high = min(values), max(values)
-    if high - low < 1e-9:
-        low, high = low - 0.05 * max(abs(low), 1), high + 0.05 * max(abs(high), 1)
-    step = nice_step(high - low)
-    low, high = math.floor(low / step) * step, math.ceil(high / step) * step
-    if metric is not None and metric.high is not None:
-        high = min(metric.high, high)
-    if metric is not None and metric.low is not None:
-        low = max(metric.low, low)
-    return Scale(low, high, start, end)
 
 
 def distribution(results: Sequence[CaseResult], metric: Metric, places: Mapping[str, int]) -> Markup:
@@ -98,14 +42,14 @@ def distribution(results: Sequence[CaseResult], metric: Metric, places: Mapping[
         group = [(result, value) for result, value in numbers if result.label == label]
         rows.append(_row(group, name, metric, x, top, places, LEFT + 16 if left else RIGHT - 16))
         top += 58
-    grid = _x_axis(x, 8, top, metric.decimals)
+    grid = x_axis(x, 8, top, metric.decimals)
     if failures:
         edge = start if left else end
-        grid += _line("gap", edge, 8, edge, top) + _text(
+        grid += line("gap", edge, 8, edge, top) + text(
             LEFT + 16 if left else RIGHT - 16, top + 15, "failed", "tick middle"
         )
     title = f"{metric.title} of every case, by class"
-    return _svg(top + 24, title, grid + Markup("").join(rows))
+    return svg(top + 24, title, grid + Markup("").join(rows))
 
 
 def _row(
@@ -122,18 +66,18 @@ def _row(
     sound = sorted(value for result, value in group if result.outcome not in FAILED)
     mean = fmean(value for _, value in group)
     parts = [
-        _text(LEFT, top + 13, shorten(name), "name"),
-        _text(RIGHT, top + 13, f"mean {metric.shown(mean)}  ·  {len(group)}", "tick end"),
+        text(LEFT, top + 13, shorten(name), "name"),
+        text(RIGHT, top + 13, f"mean {metric.shown(mean)}  ·  {len(group)}", "tick end"),
     ]
     if len(sound) > 1:
         first, median, third = quantiles(sound, n=4, method="inclusive")
         width = max(1.5, x(third) - x(first))
         parts += [
-            _line("whisker", x(sound[0]), middle, x(sound[-1]), middle),
+            line("whisker", x(sound[0]), middle, x(sound[-1]), middle),
             Markup('<rect class="box" x="{}" y="{}" width="{:.1f}" height="22" rx="3"/>').format(
                 x(first), middle - 11, width
             ),
-            _line("median", x(median), middle - 11, x(median), middle + 11),
+            line("median", x(median), middle - 11, x(median), middle + 11),
         ]
     taken: dict[int, int] = {}
     for result, value in sorted(group, key=lambda pair: pair[1])[:MOST_DOTS]:
@@ -143,7 +87,7 @@ def _row(
         n = taken[slot] = taken.get(slot, -1) + 1
         # Neighbours step aside, up and down in turn, and start again where the row is full.
         down = ((n + 1) // 2 % 4) * 4 * (1 if n % 2 else -1)
-        parts.append(_dot(across, middle + down, result.case, metric.shown(value), places, failed))
+        parts.append(dot(across, middle + down, result.case, metric.shown(value), places, failed))
     return Markup("").join(parts)
 
 
@@ -159,10 +103,11 @@ def scatter(
     sizes, values = [size for _, size, _ in points], [value for *_, value in points]
     x = Scale(min(sizes) * 0.8, max(sizes) * 1.25, LEFT + 34, RIGHT, log=max(sizes) > 5 * min(sizes))
     y = scale_around(values, height - 44, 12, y_metric)
-    grid = _x_axis(x, 12, height - 44, 0 if x.low > 5 else 2) + _y_axis(y, LEFT + 34, RIGHT)
-    order = {label: n for n, (label, _) in enumerate(classes_in(results))}
+    grid = x_axis(x, 12, height - 44, 0 if x.low > 5 else 2) + y_axis(y, LEFT + 34, RIGHT)
+    classes = classes_in(results)
+    order = {label: n for n, (label, _) in enumerate(classes)}
     dots = [
-        _dot(
+        dot(
             x(size),
             y(value),
             result.case,
@@ -173,8 +118,10 @@ def scatter(
         )
         for result, size, value in points[:MOST_DOTS]
     ]
-    foot = _text((LEFT + RIGHT) / 2, height - 8, x_metric.title, "tick middle")
-    return _svg(height, f"{y_metric.title} against {x_metric.title}", grid + Markup("").join(dots) + foot)
+    foot = text((LEFT + RIGHT) / 2, height - 8, x_metric.title, "tick middle")
+    keys, below = legend([name for _, name in classes], "k", height + 12)
+    title = f"{y_metric.title} against {x_metric.title[:1].lower()}{x_metric.title[1:]}"
+    return svg(height + below + 6, title, grid + Markup("").join(dots) + foot + keys)
 
 
 def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, height: int = 220) -> Markup:
@@ -190,9 +137,35 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, heig
         Markup('<path class="curve s{}" d="{}"><title>{}</title></path>').format(n % 7, path_of(points, x, y), name)
         for n, (name, points) in enumerate(drawn.items())
     ]
-    foot = _text((LEFT + RIGHT) / 2, height - 6, "step", "tick middle")
-    grid = _x_axis(x, 12, height - 40, 0) + _y_axis(y, LEFT + 34, RIGHT)
-    return _svg(height, title, grid + Markup("").join(lines) + foot)
+    foot = text((LEFT + RIGHT) / 2, height - 6, "step", "tick middle")
+    grid = x_axis(x, 12, height - 40, 0) + y_axis(y, LEFT + 34, RIGHT)
+    keys, below = legend(list(drawn) if len(drawn) > 1 else [], "s", height + 12)
+    return svg(height + below + 6 * bool(below), title, grid + Markup("").join(lines) + foot + keys)
+
+
+def reliability(curve: Sequence[Mapping[str, float]], height: int = 236) -> Markup:
+    """Draw how often voxels are right against how sure the network is of them; the diagonal is where both agree.
+
+    Args:
+        curve: Bins with ``confidence``, ``accuracy`` and ``voxels``, as in ``summary.json``.
+        height: Of the drawing.
+    """
+    numbers = [part[key] for part in curve for key in ("confidence", "accuracy")]
+    low = min(0.9, math.floor(min(numbers) * 10) / 10)
+    x, y = Scale(low, 1, LEFT + 34, RIGHT), Scale(low, 1, height - 44, 12)
+    most = max(part["voxels"] for part in curve)
+    points = [(part["confidence"], part["accuracy"]) for part in curve]
+    dots = [
+        Markup('<circle class="dot" cx="{}" cy="{}" r="{:.1f}"><title>{:.0f} voxels</title></circle>').format(
+            x(sure), y(right), 3 + 5 * math.sqrt(part["voxels"] / most), part["voxels"]
+        )
+        for (sure, right), part in zip(points, curve, strict=True)
+    ]
+    joined = Markup('<path class="curve s0" d="{}"/>').format(path_of(points, x, y))
+    grid = x_axis(x, 12, height - 44, 2) + y_axis(y, LEFT + 34, RIGHT)
+    diagonal = line("gap", x(low), y(low), x(1), y(1))
+    foot = text((LEFT + RIGHT) / 2, height - 8, "probability of the label that was given", "tick middle")
+    return svg(height, "Share of right voxels by confidence", grid + diagonal + joined + Markup("").join(dots) + foot)
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
@@ -211,18 +184,10 @@ def path_of(points: Iterable[tuple[float, float]], x: Scale, y: Scale) -> str:
     return "M" + " L".join(f"{x(step)} {y(value)}" for step, value in points)
 
 
-def shorten(name: str, most: int = 30) -> str:
-    """Return a name that fits into a chart.
-
-    >>> shorten("x" * 40, 8)
-    'xxxxxxx…'
-    """
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _dot(
+def dot(
     x: float, y: float, case: str, value: str, places: Mapping[str, int], failed: bool, colour: int | None = None
 ) -> Markup:
+    """Draw a case, as a cross where it failed; what it stands for shows under the pointer."""
     kind = ("fail" if failed else "dot") + ("" if colour is None else f" k{colour % 7}")
     shape = (
         Markup('d="M{} {}l6 6m0 -6l-6 6"').format(round(x - 3, 1), round(y - 3, 1))
@@ -232,47 +197,3 @@ def _dot(
     return Markup('<{} class="{}" data-case="{}" {}><title>{}: {}</title></{}>').format(
         tag := "path" if failed else "circle", kind, places[case], shape, case, value, tag
     )
-
-
-def _x_axis(x: Scale, top: float, bottom: float, decimals: int) -> Markup:
-    parts = []
-    for tick in x.ticks:
-        parts += [
-            _line("grid", x(tick), top, x(tick), bottom),
-            _text(x(tick), bottom + 15, tick_label(tick, decimals), "tick middle"),
-        ]
-    return Markup("").join(parts)
-
-
-def _y_axis(y: Scale, left: float, right: float) -> Markup:
-    parts = []
-    for tick in y.ticks:
-        parts += [
-            _line("grid", left, y(tick), right, y(tick)),
-            _text(left - 6, y(tick) + 4, tick_label(tick, 3), "tick end"),
-        ]
-    return Markup("").join(parts)
-
-
-def tick_label(value: float, decimals: int) -> str:
-    """Return a number without zeros that say nothing.
-
-    >>> tick_label(0.50, 3), tick_label(1200, 0), tick_label(0.0, 2)
-    ('0.5', '1200', '0')
-    """
-    text = f"{value:.{max(decimals, 2) if abs(value) < 10 else decimals}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
-    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(kind, x1, y1, x2, y2)
-
-
-def _text(x: float, y: float, text: str, kind: str) -> Markup:
-    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, x, y, text)
-
-
-def _svg(height: float, title: str, content: Markup) -> Markup:
-    return Markup(
-        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" xmlns="http://www.w3.org/2000/svg">{}</svg>'
-    ).format(WIDTH, height, title, content)

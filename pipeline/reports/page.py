@@ -1,41 +1,23 @@
-"""The page of a validation: one file that needs no other, and may run and load nothing but what is in it.
-
-Everything that comes from the user's files reaches the page through Jinja's escaping or as JSON in a data block, which
-the script puts on the screen as text. The security policy names the one style and the one script by their hashes, and
-forbids every request, so that even a name that slipped through could neither run nor tell anybody.
-"""
+"""The page of a validation or an evaluation."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field
-from importlib.resources import files
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
-from pipeline.files import atomic_write
-from pipeline.reports import charts
-from pipeline.reports.columns import METRICS, classes_in, metrics_in, value_of
+from pipeline.reports.columns import classes_in, metrics_in, value_of
+from pipeline.reports.figures import figures_of_cases, figures_of_training, write_figures
+from pipeline.reports.html import as_json, write_page
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.reports.columns import Metric
     from pipeline.reports.summary import Summary
     from pipeline.reports.volumes import Gallery
     from pipeline.types import CaseResult
-
-QUESTIONS = {
-    "dice": "How well do the masks overlap?",
-    "surface_dice": "How much of the surface is right?",
-    "hd95_mm": "How far off are the worst borders?",
-    "volume_difference": "Too large or too small?",
-}
 
 
 @dataclass(frozen=True)
@@ -59,84 +41,51 @@ class Origin:
     validation: Sequence[tuple[float, float]] = ()
 
 
+OUTCOMES = {"scored": "scored", "absent": "absent", "missed": "missed", "false_positive": "invented"}
+FAILURES = ("missed", "false_positive")
+
+
 def write_report(
-    path: Path, results: Sequence[CaseResult], summary: Summary, origin: Origin, gallery: Gallery | None = None
+    folder: Path,
+    results: Sequence[CaseResult],
+    summary: Summary,
+    origin: Origin,
+    gallery: Gallery | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the page of a validation or an evaluation.
+    """Write ``report.html`` of a validation or an evaluation, and its figures as files.
 
     Args:
-        path: The file; its folder must exist.
+        folder: Where they go; it must exist.
         results: One row a class of a case.
         summary: Of the same results.
         origin: Where they come from.
         gallery: The cases to look at; those that a page has no room for are left out, the best first.
+        calibration: As in ``summary.json``, where it is known.
     """
     ranked = rank(results)
     shown = [case for case in ranked if gallery is not None and case in gallery.packed]
     room = shown[: gallery.room] if gallery is not None else []
     volumes = [asdict(gallery.packed[case][0]) for case in room] if gallery is not None else []
-    metrics = metrics_in(results)
+    figures = list(figures_of_cases(results, {case: n for n, case in enumerate(ranked)}, calibration))
+    training = list(figures_of_training(origin.history, origin.validation))
+    write_figures(folder, [*figures, *training])
     write_page(
-        path,
+        folder / "report.html",
         "report.html",
         ["viewer.js", "report.js"],
         {
             "origin": origin,
             "summary": summary,
             "verdict": verdict(summary, ranked),
-            "ranked": list(ranked.items()),
             "left_out": len(shown) - len(room),
             "has_cases": bool(room),
-            "figures": list(_figures(results, metrics, {case: n for n, case in enumerate(ranked)})),
-            "curves": list(_curves(origin)),
-            "data": as_json(page_data(results, metrics, ranked, volumes)),
+            "figures": figures,
+            "training": training,
+            "data": as_json(page_data(results, metrics_in(results), ranked, volumes)),
             "blocks": gallery.blocks(room) if gallery is not None else (),
-            "metrics": metrics,
         },
     )
-
-
-def write_page(path: Path, template: str, scripts: Sequence[str], content: Mapping[str, Any]) -> None:
-    """Render a template piece by piece, so that a large page is never whole in memory."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(asset),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}"
-    script, style = "\n".join(map(asset, scripts)), asset("report.css")
-    policy = (
-        f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(style)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    page = environment.get_template(template)
-    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as stream:
-        for piece in page.generate(content, policy=policy, script=Markup(script), style=Markup(style)):
-            stream.write(piece)
-
-
-def asset(name: str) -> str:
-    """Return a template, a style or a script of this package."""
-    return files("pipeline.reports").joinpath("assets", name).read_text(encoding="utf-8")
-
-
-def digest(text: str) -> str:
-    """Return what a security policy calls a script or a style by.
-
-    >>> digest("")
-    'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='
-    """
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def as_json(content: object) -> Markup:
-    """Return JSON that can stand inside a script element: no character of it can end the element."""
-    text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def rank(results: Sequence[CaseResult]) -> dict[str, float | None]:
@@ -165,6 +114,8 @@ def page_data(
             {"key": metric.key, "title": metric.title, "better": metric.better, "decimals": metric.decimals}
             for metric in metrics
         ],
+        "outcomes": [{"key": key, "title": title, "bad": key in FAILURES} for key, title in OUTCOMES.items()],
+        "sorted_by": "dice",
         "rows": [
             [places[r.case], order[r.label], r.outcome, [value_of(r, metric) for metric in metrics]] for r in results
         ],
@@ -209,35 +160,3 @@ def plural(n: int, noun: str) -> str:
     ('1 case', '2 cases')
     """
     return f"{n} {noun}{'s' * (n != 1)}"
-
-
-def _figures(
-    results: Sequence[CaseResult], metrics: Sequence[Metric], places: Mapping[str, int]
-) -> Iterator[tuple[str, Markup, str]]:
-    """Yield the question, the drawing and the caption of each figure of the cases."""
-    for metric in metrics:
-        if metric.charted:
-            caption = (
-                f"{metric.title}: a dot is a case, the box holds the middle half of the cases with both masks and its "
-                "line is their median. Crosses are structures missed or invented; means count them."
-            )
-            yield QUESTIONS[metric.key], charts.distribution(results, metric, places), caption
-    by_key = {metric.key: metric for metric in METRICS}
-    size = next((m for m in metrics if m.key in ("volume_truth_ml", "voxels_truth")), None)
-    if size is not None and any(value_of(r, size) and r.dice is not None for r in results):
-        yield (
-            "Does it fail on small structures?",
-            charts.scatter(results, size, by_key["dice"], places),
-            "Dice of every structure against its true size, a colour a class; crosses were missed.",
-        )
-
-
-def _curves(origin: Origin) -> Iterator[tuple[str, Markup, list[str], str]]:
-    """Yield question, drawing, names of the lines and caption of each figure of the training."""
-    if origin.validation:
-        drawing = charts.curves({"validation Dice": origin.validation}, "Validation Dice by step")
-        yield "Had it stopped improving?", drawing, [], "Mean Dice on the validation cases during the training."
-    if origin.history:
-        drawing = charts.curves(origin.history, "Terms of the loss by step")
-        caption = "Each term before its weight, and their weighted sum; means over stretches of steps."
-        yield "Did the loss fall?", drawing, list(origin.history), caption

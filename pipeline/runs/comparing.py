@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from pipeline import __version__
 from pipeline.reports.comparison import Comparison, compare_results, paired_rows
 from pipeline.reports.files import read_cases_csv, write_csv, write_json
+from pipeline.runs.reporting import report_comparison
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def compare(a: Path, b: Path, output: Path) -> Comparison:
-    """Pair two sets of scores by case; write ``compare.json`` and ``compare.csv``.
+    """Pair two sets of scores by case; write ``compare.json``, ``compare.csv`` and ``report.html``.
 
     Args:
         a: A folder with a ``cases.csv``: a run, one of its validations, or the output of an evaluation.
@@ -30,4 +31,5 @@ def compare(a: Path, b: Path, output: Path) -> Comparison:
     rows = paired_rows(first, second)
     write_csv(output / "compare.csv", list(rows[0]), rows)
     write_json(output / "compare.json", {"version": __version__} | comparison.as_dict())
+    report_comparison(output, comparison, first, second, (a, b))
     return comparison

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import __version__, config
 from pipeline.data import nifti
+from pipeline.reports.comparison_page import write_comparison
 from pipeline.reports.page import Origin, write_report
 from pipeline.reports.plots import draw_training, read_curves
 from pipeline.runs.checking import PROGRESS
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.data.nifti import Scan
+    from pipeline.reports.comparison import Comparison
     from pipeline.reports.summary import Summary
     from pipeline.reports.volumes import Gallery
     from pipeline.types import Case, CaseResult
@@ -47,6 +49,7 @@ def report_run(
     results: Sequence[CaseResult],
     summary: Summary,
     gallery: Gallery | None,
+    calibration: Mapping[str, Any],
     facts: Mapping[str, str],
     notes: Sequence[str],
 ) -> None:
@@ -58,6 +61,7 @@ def report_run(
         results: One row a class of a case.
         summary: Of the same results.
         gallery: The pictures of the cases.
+        calibration: As ``summary.json`` has it.
         facts: Names and values that the reader is told beside the run's own.
         notes: What a reader of the figures has to know.
     """
@@ -74,7 +78,7 @@ def report_run(
         history=read_curves(run / HISTORY),
         validation=read_curves(run / VALIDATION).get("mean_dice", []),
     )
-    write_report(folder / "report.html", results, summary, origin, gallery)
+    write_report(folder, results, summary, origin, gallery, calibration)
 
 
 def report_masks(
@@ -90,7 +94,16 @@ def report_masks(
         title=f"{predictions.resolve().name} against {labels.resolve().name}",
         facts={"Predictions": predictions.resolve().name, "Labels": labels.resolve().name} | _versions(),
     )
-    write_report(folder / "report.html", results, summary, origin, gallery)
+    write_report(folder, results, summary, origin, gallery)
+
+
+def report_comparison(
+    folder: Path, comparison: Comparison, a: Sequence[CaseResult], b: Sequence[CaseResult], places: tuple[Path, Path]
+) -> None:
+    """Write ``report.html`` of a comparison of the scores in two places."""
+    facts = {side: place.resolve().name for side, place in zip("AB", places, strict=True)}
+    origin = Origin(title=f"{comparison.b} against {comparison.a}", facts=facts | _versions())
+    write_comparison(folder, comparison, a, b, origin)
 
 
 def _versions() -> dict[str, str]:

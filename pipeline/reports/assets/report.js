@@ -22,15 +22,15 @@ $("theme").addEventListener("click", () => {
 });
 
 // The table: filtered, sorted, and a hundred rows at a time.
-const dicePlace = DATA.metrics.findIndex((metric) => metric.key === "dice");
+const sortedBy = DATA.metrics.findIndex((metric) => metric.key === DATA.sorted_by);
+const OUTCOMES = Object.fromEntries(DATA.outcomes.map((entry) => [entry.key, entry]));
 const COLUMNS = [
   { title: "Case", value: (row) => DATA.cases[row[0]].id },
   { title: "Class", value: (row) => DATA.classes[row[1]].name },
-  { title: "Outcome", value: (row) => OUTCOMES[row[2]] },
+  { title: "Outcome", value: (row) => OUTCOMES[row[2]].title },
   ...DATA.metrics.map((metric, n) => ({ title: metric.title, metric, value: (row) => row[3][n] })),
 ];
-const OUTCOMES = { scored: "scored", absent: "absent", missed: "missed", false_positive: "invented" };
-const sorting = { column: dicePlace < 0 ? 0 : 3 + dicePlace, down: false };
+const sorting = { column: sortedBy < 0 ? 0 : 3 + sortedBy, down: false };
 let limit = PAGE;
 
 function compare(a, b) {
@@ -51,7 +51,7 @@ function rowsShown() {
 function cell(row, column) {
   const value = column.value(row), metric = column.metric;
   if (metric) return element("td", shown(value, metric));
-  if (column.title === "Outcome") return element("td", value, row[2] === "missed" || row[2] === "false_positive" ? { class: "bad" } : {});
+  if (column.title === "Outcome") return element("td", value, OUTCOMES[row[2]].bad ? { class: "bad" } : {});
   if (column.title === "Class") {
     const made = element("td");
     made.append(element("span", "", { class: `swatch k${row[1] % 7}` }), value);
@@ -93,7 +93,7 @@ function buildTable() {
   });
   $("table").tHead.append(head);
   DATA.classes.forEach((entry, n) => $("class-filter").append(element("option", entry.name, { value: n })));
-  for (const [value, text] of Object.entries(OUTCOMES)) if (DATA.rows.some((row) => row[2] === value)) $("outcome-filter").append(element("option", text, { value }));
+  for (const { key, title } of DATA.outcomes) if (DATA.rows.some((row) => row[2] === key)) $("outcome-filter").append(element("option", title, { value: key }));
   for (const id of ["filter", "class-filter", "outcome-filter"]) $(id).addEventListener("input", () => { limit = PAGE; fillTable(); });
   $("more").addEventListener("click", () => { limit += 4 * PAGE; fillTable(); });
   $("table").tBodies[0].addEventListener("click", (event) => {
@@ -266,7 +266,12 @@ if (DATA.volumes.length) {
   buildViewer();
   look(0).then(buildStrip);
 }
+// A dot brings its case: its pictures, or where there are none its rows.
 document.addEventListener("click", (event) => {
-  const dot = event.target.closest("svg [data-case]");
-  if (dot && volumeOf.has(+dot.dataset.case)) look(volumeOf.get(+dot.dataset.case), true);
+  const dot = event.target.closest("svg [data-case]"), place = dot && +dot.dataset.case;
+  if (!dot) return;
+  if (volumeOf.has(place)) { look(volumeOf.get(place), true); return; }
+  $("filter").value = DATA.cases[place].id;
+  $("filter").dispatchEvent(new Event("input"));
+  $("filter").scrollIntoView({ block: "center" });
 });

@@ -1,0 +1,149 @@
+"""What charts are made of: scales, axes, lines and text as SVG that takes its colours from a style sheet.
+
+Nothing here carries a ``style`` attribute: the page's security policy forbids it. Text from the user's files is escaped
+by ``Markup``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.reports.columns import Metric
+
+WIDTH, LEFT, RIGHT = 460, 12, 448
+# A legend of more says nothing that the eye could use.
+MOST_NAMES = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Turns values into pixels, evenly or by their logarithm."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        """Return the pixel of a value; one outside the scale is at its end."""
+        low, high, value = (math.log10(x) if self.log else x for x in (self.low, self.high, max(value, self.low)))
+        share = (min(value, high) - low) / (high - low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round values along the scale: the powers of ten of a logarithmic one, about five of another."""
+        if self.log:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            # One or two powers of ten would be all that a short scale has.
+            factors = (1, 2, 5) if self.high < 100 * self.low else (1,)
+            places = [factor * 10.0**power for power in powers for factor in factors]
+            return [value for value in places if self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)]
+        step = nice_step(self.high - self.low)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [round(n * step, 10) for n in range(first, last + 1)]
+
+
+def nice_step(span: float, parts: int = 4) -> float:
+    """Return 1, 2 or 5 times a power of ten that goes about ``parts`` times into a span.
+
+    >>> nice_step(0.36), nice_step(90)
+    (0.1, 20.0)
+    """
+    power = 10.0 ** math.floor(math.log10(span / parts))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power * parts >= span * 0.8)
+
+
+def scale_around(values: Sequence[float], start: float, end: float, metric: Metric | None = None) -> Scale:
+    """Return a scale of round ends that holds all values, and stays inside what the metric can be."""
+    low, high = min(values), max(values)
+    if high - low < 1e-9:
+        low, high = low - 0.05 * max(abs(low), 1), high + 0.05 * max(abs(high), 1)
+    step = nice_step(high - low)
+    low, high = math.floor(low / step) * step, math.ceil(high / step) * step
+    if metric is not None and metric.high is not None:
+        high = min(metric.high, high)
+    if metric is not None and metric.low is not None:
+        low = max(metric.low, low)
+    return Scale(low, high, start, end)
+
+
+def shorten(name: str, most: int = 30) -> str:
+    """Return a name that fits into a chart.
+
+    >>> shorten("x" * 40, 8)
+    'xxxxxxx…'
+    """
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def x_axis(x: Scale, top: float, bottom: float, decimals: int) -> Markup:
+    """Draw a grid line and a number for each tick of a horizontal scale."""
+    parts = []
+    for tick in x.ticks:
+        parts += [
+            line("grid", x(tick), top, x(tick), bottom),
+            text(x(tick), bottom + 15, tick_label(tick, decimals), "tick middle"),
+        ]
+    return Markup("").join(parts)
+
+
+def y_axis(y: Scale, left: float, right: float) -> Markup:
+    """Draw a grid line and a number for each tick of a vertical scale."""
+    parts = []
+    for tick in y.ticks:
+        parts += [
+            line("grid", left, y(tick), right, y(tick)),
+            text(left - 6, y(tick) + 4, tick_label(tick, 3), "tick end"),
+        ]
+    return Markup("").join(parts)
+
+
+def tick_label(value: float, decimals: int) -> str:
+    """Return a number without zeros that say nothing.
+
+    >>> tick_label(0.50, 3), tick_label(1200, 0), tick_label(0.0, 2)
+    ('0.5', '1200', '0')
+    """
+    digits = f"{value:.{max(decimals, 2) if abs(value) < 10 else decimals}f}"
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
+
+
+def line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
+    """Draw a line of a class of the style sheet."""
+    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(kind, x1, y1, x2, y2)
+
+
+def text(x: float, y: float, words: str, kind: str) -> Markup:
+    """Write words at a place; they are escaped."""
+    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, x, y, words)
+
+
+def legend(names: Sequence[str], kind: str, top: float) -> tuple[Markup, float]:
+    """Draw names behind squares of the colours ``kind`` 0 to 6, in as many rows as it takes; return its height too."""
+    parts, left, row = [], float(LEFT), 0
+    told = [shorten(name, 24) for name in names[:MOST_NAMES]] + ["…"] * (len(names) > MOST_NAMES)
+    for n, name in enumerate(told):
+        width = 26 + 6.2 * len(name)
+        if n and left + width > RIGHT:
+            left, row = float(LEFT), row + 1
+        y = top + 16 * row
+        square = Markup('<rect class="key {}{}" x="{:.1f}" y="{:.1f}" width="8" height="8" rx="2"/>')
+        parts += [square.format(kind, n % 7, left, y - 8), text(round(left + 13, 1), y, name, "tick")]
+        left += width
+    return Markup("").join(parts), 16 * (row + 1) if told else 0
+
+
+def svg(height: float, title: str, content: Markup) -> Markup:
+    """Wrap a drawing; the title is what a screen reader says of it."""
+    return Markup(
+        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" xmlns="http://www.w3.org/2000/svg">{}</svg>'
+    ).format(WIDTH, height, title, content)

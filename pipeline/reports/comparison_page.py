@@ -1,0 +1,155 @@
+"""The page of a comparison: the conclusion first, and every number that it rests on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.reports.columns import METRICS, classes_in
+from pipeline.reports.figures import figures_of_comparison, write_figures
+from pipeline.reports.html import as_json, write_page
+from pipeline.reports.page import FAILURES, OUTCOMES, plural
+from pipeline.reports.summary import HEADLINES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from pipeline.reports.columns import Metric
+    from pipeline.reports.comparison import Comparison, Difference
+    from pipeline.reports.page import Origin
+    from pipeline.types import CaseResult
+
+SHOWN = [metric for metric in METRICS if metric.key in HEADLINES]
+VERDICTS = {
+    "a_better": "A is better",
+    "b_better": "B is better",
+    "mixed": "mixed evidence",
+    "not_shown": "no difference shown",
+    "too_few": "too few to tell",
+}
+
+
+def write_comparison(
+    folder: Path, comparison: Comparison, a: Sequence[CaseResult], b: Sequence[CaseResult], origin: Origin
+) -> None:
+    """Write ``report.html`` of a comparison, and its figures as files.
+
+    Args:
+        folder: Where they go; it must exist.
+        comparison: Of ``a`` and ``b``.
+        a: One row a class of a case.
+        b: Of the same cases and classes.
+        origin: Where they come from.
+    """
+    cases = list(dict.fromkeys(row.case for row in a))
+    places = {case: n for n, case in enumerate(cases)}
+    figures = list(figures_of_comparison(comparison, a, b, places))
+    write_figures(folder, figures)
+    write_page(
+        folder / "report.html",
+        "comparison.html",
+        ["viewer.js", "report.js"],
+        {
+            "origin": origin,
+            "comparison": comparison,
+            "verdict": list(_verdict(comparison)),
+            "rows": list(_rows(comparison)),
+            "figures": figures,
+            "training": (),
+            "data": as_json(_page_data(a, b, places)),
+            "blocks": (),
+        },
+    )
+
+
+def _verdict(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
+    dice, test = comparison.means["dice"], comparison.wilcoxon
+    yield (
+        "Which is better?",
+        VERDICTS[comparison.verdict],
+        f"by mean Dice over {plural(comparison.n_patients, 'patient')}",
+    )
+    if dice.difference is not None:
+        yield "By how much?", f"{dice.difference:+.4f}", f"mean Dice: A {dice.mean_a:.4f}, B {dice.mean_b:.4f}"
+        interval = "{:+.4f} to {:+.4f}".format(*dice.interval) if dice.interval else "–"
+        chance = test.reasons["p_value"] if test.p_value is None else f"Wilcoxon p = {test.p_value:.2g}, two-sided"
+        yield "How sure?", interval, f"95 % interval of the difference; {chance}"
+    counts = f"{len(comparison.better)} : {len(comparison.worse)}"
+    equal = f", {len(comparison.equal)} equal" if comparison.equal else ""
+    yield (
+        "In how many cases?",
+        counts,
+        f"B better : A better{equal}; {plural(len(comparison.changed), 'structure')} changed sides",
+    )
+
+
+def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """Yield a row of text for each class and metric, all classes together first."""
+    groups = [("all classes", comparison.means)] if len(comparison.classes) > 1 else []
+    groups += [(found.name, found.metrics) for found in comparison.classes]
+    for name, differences in groups:
+        for metric in SHOWN:
+            if (found := differences[metric.key]).difference is not None:
+                yield _row(name, metric, found, found.difference)
+
+
+def _row(name: str, metric: Metric, found: Difference, difference: float) -> dict[str, Any]:
+    places = metric.decimals + 1
+    apart = found.interval is not None and not found.interval[0] <= 0 <= found.interval[1]
+    gain = difference if metric.better == "higher" else -difference
+    return {
+        "name": name,
+        "metric": metric.title,
+        "n": found.n,
+        "a": metric.shown(found.mean_a),
+        "b": metric.shown(found.mean_b),
+        "difference": f"{difference:+.{places}f}",
+        "interval": "{:+.{p}f} to {:+.{p}f}".format(*found.interval, p=places) if found.interval else "–",
+        "apart": apart,
+        "better": "–" if not apart else "B" if gain > 0 else "A",
+    }
+
+
+def _page_data(a: Sequence[CaseResult], b: Sequence[CaseResult], places: dict[str, int]) -> dict[str, Any]:
+    """Return what the page's script reads, as :func:`pipeline.reports.page.page_data` does."""
+    second = {(row.case, row.label): row for row in b}
+    pairs = [(one, second[one.case, one.label]) for one in a]
+    classes = classes_in(a)
+    order = {label: n for n, (label, _) in enumerate(classes)}
+    outcomes = dict.fromkeys(_outcome(*pair) for pair in pairs)
+    metrics = [metric for metric in SHOWN if any(_values(*pair, metric)[2] is not None for pair in pairs)]
+    columns = [
+        {"key": f"{metric.key}{side}", "title": f"{metric.title} {side}", "better": metric.better, "decimals": n}
+        for metric in metrics
+        for side, n in (("A", metric.decimals), ("B", metric.decimals), ("B − A", metric.decimals + 1))
+    ]
+    return {
+        "cases": [{"id": case, "dice": None} for case in places],
+        "classes": [{"value": value, "name": name} for value, name in classes],
+        "metrics": columns,
+        "outcomes": [{"key": key, "title": key, "bad": bad} for key, bad in outcomes],
+        "sorted_by": "diceB − A",
+        "rows": [
+            [
+                places[one.case],
+                order[one.label],
+                _outcome(one, two)[0],
+                [value for metric in metrics for value in _values(one, two, metric)],
+            ]
+            for one, two in pairs
+        ],
+        "volumes": [],
+    }
+
+
+def _outcome(one: CaseResult, two: CaseResult) -> tuple[str, bool]:
+    """Return an outcome, or both where they differ, and whether that of B is a failure."""
+    words = (
+        OUTCOMES[one.outcome] if one.outcome == two.outcome else f"{OUTCOMES[one.outcome]} → {OUTCOMES[two.outcome]}"
+    )
+    return words, two.outcome in FAILURES
+
+
+def _values(one: CaseResult, two: CaseResult, metric: Metric) -> tuple[float | None, float | None, float | None]:
+    a, b = getattr(one, metric.key), getattr(two, metric.key)
+    return a, b, None if a is None or b is None else b - a

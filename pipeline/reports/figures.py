@@ -1,0 +1,169 @@
+"""The figures of a report: the same drawings on its page and as files for a paper or a slide."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pipeline.files import atomic_write
+from pipeline.reports import charts, paired_charts
+from pipeline.reports.axes import LEFT
+from pipeline.reports.columns import METRICS, metrics_in, value_of
+from pipeline.reports.html import asset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from markupsafe import Markup
+
+    from pipeline.reports.comparison import Comparison
+    from pipeline.types import CaseResult
+
+FOLDER = "figures"
+QUESTIONS = {
+    "dice": "How well do the masks overlap?",
+    "surface_dice": "How much of the surface is right?",
+    "hd95_mm": "How far off are the worst borders?",
+    "volume_difference": "Too large or too small?",
+}
+# A column of a paper is about 3.3 inches wide: 300 dots an inch and some to spare.
+ZOOM = 3
+EDGE, TITLE = 10, 20
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One drawing.
+
+    Attributes:
+        name: Of its files.
+        question: That it answers.
+        drawing: SVG.
+        caption: What is in it.
+    """
+
+    name: str
+    question: str
+    drawing: Markup
+    caption: str
+
+
+def figures_of_cases(
+    results: Sequence[CaseResult], places: Mapping[str, int], calibration: Mapping[str, Any] | None = None
+) -> Iterator[Figure]:
+    """Yield the figures of a validation.
+
+    Args:
+        results: One row a class of a case.
+        places: The place of each case in the page's list.
+        calibration: As in ``summary.json``, where it is known.
+    """
+    metrics = metrics_in(results)
+    for metric in metrics:
+        if metric.charted:
+            caption = (
+                f"{metric.title}: a dot is a case, the box holds the middle half of the cases with both masks and its "
+                "line is their median. Crosses are structures missed or invented; means count them."
+            )
+            yield Figure(metric.key, QUESTIONS[metric.key], charts.distribution(results, metric, places), caption)
+    by_key = {metric.key: metric for metric in METRICS}
+    size = next((m for m in metrics if m.key in ("volume_truth_ml", "voxels_truth")), None)
+    if size is not None and any(value_of(r, size) and r.dice is not None for r in results):
+        drawing = charts.scatter(results, size, by_key["dice"], places)
+        caption = "Dice of every structure against its true size, a colour a class; crosses were missed."
+        yield Figure("size", "Does it fail on small structures?", drawing, caption)
+    if calibration and calibration["curve"]:
+        caption = (
+            f"Expected calibration error {calibration['ece']:.3f} over the {calibration['voxels']} voxels that were in "
+            "doubt; a dot's area is their number. Below the dashed line the network is surer than it is right."
+        )
+        drawing = charts.reliability(calibration["curve"])
+        yield Figure("reliability", "Is it right as often as it is sure?", drawing, caption)
+
+
+def figures_of_training(
+    history: Mapping[str, Sequence[tuple[float, float]]], validation: Sequence[tuple[float, float]]
+) -> Iterator[Figure]:
+    """Yield the curves of a training: the validation Dice, and the terms of the loss."""
+    if validation:
+        drawing = charts.curves({"validation Dice": validation}, "Validation Dice by step")
+        caption = "Mean Dice on the validation cases during the training."
+        yield Figure("validation", "Had it stopped improving?", drawing, caption)
+    if history:
+        drawing = charts.curves(history, "Terms of the loss by step")
+        caption = "Each term before its weight, and their weighted sum; means over stretches of steps."
+        yield Figure("loss", "Did the loss fall?", drawing, caption)
+
+
+def figures_of_comparison(
+    comparison: Comparison, a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str, int]
+) -> Iterator[Figure]:
+    """Yield the figures of a comparison; see :func:`figures_of_cases` for the arguments."""
+    rows = [("all classes", comparison.means["dice"])] if len(comparison.classes) > 1 else []
+    rows += [(found.name, found.metrics["dice"]) for found in comparison.classes]
+    if any(found.difference is not None for _, found in rows):
+        caption = "Mean difference of Dice, B − A, and its 95 % bootstrap interval over patients."
+        yield Figure("difference", "How large is the difference?", paired_charts.differences(rows), caption)
+        caption = "A dot is a structure of a case. Above the dashed line B is better. Crosses were missed or invented."
+        yield Figure("paired", "Is it so in every case?", paired_charts.paired(a, b, places), caption)
+
+
+def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
+    """Write each figure as ``figures/NAME.svg`` and ``figures/NAME.png``; those of an earlier report go."""
+    import resvg_py
+
+    place = folder / FOLDER
+    place.mkdir(exist_ok=True)
+    wanted = {f"{figure.name}.{kind}" for figure in figures for kind in ("svg", "png")}
+    for path in [*place.glob("*.svg"), *place.glob("*.png")]:
+        if path.name not in wanted:
+            path.unlink()
+    for figure in figures:
+        drawing = standalone(figure.drawing)
+        image = resvg_py.svg_to_bytes(drawing, zoom=ZOOM, skip_system_fonts=True, font_files=_fonts())
+        for kind, content in (("svg", drawing.encode()), ("png", bytes(image))):
+            with atomic_write(place / f"{figure.name}.{kind}") as partial:
+                partial.write_bytes(content)
+
+
+def standalone(drawing: Markup) -> str:
+    """Return a drawing of the page as a file of its own: titled, on white, in the colours of the light page."""
+    svg = re.fullmatch(r'<svg viewBox="0 0 (\S+) (\S+)" (.*?aria-label="(.*?)".*?)>(.*)', str(drawing), re.DOTALL)
+    assert svg is not None
+    width, height = float(svg[1]) + 2 * EDGE, float(svg[2]) + 2 * EDGE + TITLE
+    corner = f"{-EDGE} {-EDGE - TITLE}"
+    return (
+        f'<svg viewBox="{corner} {width:g} {height:g}" width="{width:g}" height="{height:g}" {svg[3]}>'
+        f"<style>{_style()}</style>"
+        f'<rect x="{-EDGE}" y="{-EDGE - TITLE}" width="100%" height="100%" fill="#fff"/>'
+        f'<text class="name" x="{LEFT}" y="-10">{svg[4]}</text>{_visible(svg[5])}'
+    )
+
+
+def _visible(text: str) -> str:
+    """Replace what XML cannot hold, though the names of files can."""
+    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+
+
+@cache
+def _style() -> str:
+    """Return the page's rules for drawings, with the light theme's colours in place of their names."""
+    sheet = asset("report.css")
+    colours = {
+        name: light or plain
+        for name, light, plain in re.findall(r"(--\w+): (?:light-dark\((#\w+), #\w+\)|(#\w+));", sheet)
+    }
+    rules = re.findall(r"(?m)^svg [^{@:]+\{[^}]*\}|\.[ks]\d \{[^}]*\}", sheet)
+    text = re.sub(r"var\((--\w+)\)", lambda name: colours[name[1]], "\n".join(rules))
+    return f"svg {{ font-family: 'DejaVu Sans', Helvetica, Arial, sans-serif; }}\n{text}"
+
+
+@cache
+def _fonts() -> list[str]:
+    """Return the font that comes with matplotlib, so that a PNG looks the same on a machine without fonts."""
+    from matplotlib import get_data_path
+
+    return [f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"]

@@ -1,0 +1,114 @@
+"""The figures as files: each in two formats, whole in themselves, and those of the page."""
+
+import re
+import struct
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from report_fixtures import HOSTILE, result
+
+from pipeline.reports.axes import legend
+from pipeline.reports.figures import figures_of_cases, figures_of_training, standalone, write_figures
+
+CALIBRATION = {
+    "ece": 0.031,
+    "voxels": 300,
+    "curve": [
+        {"low": 0.6, "high": 0.67, "voxels": 100, "confidence": 0.65, "accuracy": 0.5},
+        {"low": 0.93, "high": 1.0, "voxels": 200, "confidence": 0.98, "accuracy": 0.97},
+    ],
+}
+
+
+def figures(names=("a", "b", "c"), labels=("organ", "nodule")):
+    rows = [
+        result(name, label + 1, 0.5 + 0.1 * label, name=labels[label], hd95_mm=2.0, volume_truth_ml=0.5 + n)
+        for n, name in enumerate(names)
+        for label in range(2)
+    ]
+    curves = {"dice": [(1, 0.9), (2, 0.5)], "loss": [(1, 1.0), (2, 0.6)]}
+    return [
+        *figures_of_cases(rows, {name: n for n, name in enumerate(names)}, CALIBRATION),
+        *figures_of_training(curves, [(1, 0.4), (2, 0.6)]),
+    ]
+
+
+def test_each_figure_is_a_png_and_an_svg(tmp_path):
+    write_figures(tmp_path, figures())
+    names = {"dice", "hd95_mm", "size", "reliability", "validation", "loss"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in names for kind in ("svg", "png")
+    }
+    for name in names:
+        drawing = ElementTree.parse(tmp_path / "figures" / f"{name}.svg").getroot()
+        image = (tmp_path / "figures" / f"{name}.png").read_bytes()
+        assert image.startswith(b"\x89PNG")
+        size = struct.unpack(">II", image[16:24])
+        assert size == pytest.approx([3 * float(drawing.get(side)) for side in ("width", "height")], abs=2)
+        assert size[0] > 1200
+
+
+def test_a_file_needs_nothing_from_elsewhere(tmp_path):
+    for figure in figures():
+        text = standalone(figure.drawing)
+        assert "var(" not in text
+        assert "light-dark" not in text
+        assert not re.search(r"href|url\(|<script|@import", text)
+        style = ElementTree.fromstring(text).find("{http://www.w3.org/2000/svg}style").text
+        used = set(re.findall(r'class="([^"]+)"', text))
+        for name in {word for words in used for word in words.split()} - {"tick", "dot"}:
+            assert f".{name}" in style, name
+
+
+def test_a_png_shows_more_than_white(tmp_path):
+    import matplotlib.image
+
+    write_figures(tmp_path, figures())
+    for path in (tmp_path / "figures").glob("*.png"):
+        pixels = matplotlib.image.imread(path)[..., :3]
+        assert 0.005 < (pixels.min(axis=2) < 0.8).mean() < 0.5, path.name
+        assert pixels[0, 0].tolist() == [1, 1, 1]
+        # Blue, which every figure of these has, is in no text or grid.
+        assert ((pixels[..., 2] - pixels[..., 0]) > 0.3).any(), path.name
+
+
+def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path):
+    write_figures(tmp_path, figures())
+    (tmp_path / "figures" / "mine.txt").write_text("kept")
+    write_figures(tmp_path, figures()[:1])
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["dice.png", "dice.svg", "mine.txt"]
+
+
+def test_hostile_names_are_text(tmp_path):
+    write_figures(tmp_path, figures(HOSTILE, HOSTILE[:2]))
+    for path in (tmp_path / "figures").glob("*.svg"):
+        tags = {node.tag.rpartition("}")[2] for node in ElementTree.parse(path).iter()}
+        assert tags <= {"svg", "style", "rect", "line", "path", "circle", "text", "title"}
+
+
+def test_the_reliability_curve_is_where_its_numbers_are():
+    (figure,) = [figure for figure in figures() if figure.name == "reliability"]
+    assert "0.031 over the 300 voxels" in figure.caption
+    tree = ElementTree.fromstring(str(figure.drawing))
+    first, second = [node for node in tree.iter() if node.get("class") == "dot"]
+    # Surer than right is below the diagonal, and a larger bin is a larger dot.
+    (diagonal,) = [node for node in tree.iter() if node.get("class") == "gap"]
+    slope = (float(diagonal.get("y2")) - float(diagonal.get("y1"))) / (
+        float(diagonal.get("x2")) - float(diagonal.get("x1"))
+    )
+    on_line = float(diagonal.get("y1")) + slope * (float(first.get("cx")) - float(diagonal.get("x1")))
+    assert float(first.get("cy")) > on_line + 5
+    assert float(second.get("r")) > float(first.get("r"))
+
+
+def test_without_a_voxel_in_doubt_there_is_no_reliability():
+    rows = [result("a", 1, 0.5)]
+    empty = {"ece": None, "voxels": 0, "curve": []}
+    assert "reliability" not in {figure.name for figure in figures_of_cases(rows, {"a": 0}, empty)}
+
+
+def test_a_legend_breaks_into_rows_and_stops():
+    assert legend([], "k", 0)[1] == 0
+    one, two = legend(["organ"], "k", 0)[1], legend(["a long name of an organ"] * 4, "k", 0)[1]
+    assert one == 16 < two
+    assert str(legend([f"c{n}" for n in range(60)], "k", 0)[0]).count("<rect") == 15
