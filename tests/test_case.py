@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,19 @@ def score_case(case, truth, prediction, labels, ignore=None):
 def only(results):
     (result,) = results
     return result
+
+
+def test_overlap_alone_is_the_same_overlap_without_the_rest():
+    rng = np.random.default_rng(4)
+    for _ in range(50):
+        truth, prediction = random_maps(rng)
+        whole, quick = (
+            scoring.score_case("a", truth, prediction, LABELS, (1.0, 2.0, 3.0), overlap_only=only_overlap)
+            for only_overlap in (False, True)
+        )
+        nothing = {"hd95_mm": None, "assd_mm": None, "surface_dice": None}
+        nothing |= dict.fromkeys(("lesions_truth", "lesions_found", "lesions_missed", "lesions_false"), 0)
+        assert quick == [replace(result, **nothing) for result in whole]
 
 
 @pytest.mark.parametrize("ignore", [None, 255])

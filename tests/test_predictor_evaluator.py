@@ -146,8 +146,8 @@ def cases(make_scan):
     return made
 
 
-def evaluator(cases):
-    return SegmentationEvaluator(predictor(), cases, {0: "background", 7: "ball"}, torch.device("cpu"))
+def evaluator(cases, **options):
+    return SegmentationEvaluator(predictor(), cases, {0: "background", 7: "ball"}, torch.device("cpu"), **options)
 
 
 def test_every_case_is_scored_once_and_in_order(cases):
@@ -160,6 +160,17 @@ def test_every_case_is_scored_once_and_in_order(cases):
     first, second = (result.dice for result in engine.results)
     assert first == 1
     assert 0.3 < second < 0.9
+
+
+def test_overlap_alone_measures_no_surface_and_no_calibration(cases, monkeypatch):
+    whole = evaluator(cases)
+    whole.run()
+    monkeypatch.setattr("pipeline.metrics.case.surface_distances", lambda *_: pytest.fail("a surface was measured"))
+    monkeypatch.setattr("pipeline.engines.evaluator.expected_dice", lambda *_: pytest.fail("calibration was measured"))
+    quick = evaluator(cases, overlap_only=True)
+    quick.run()
+    assert [result.dice for result in quick.results] == [result.dice for result in whole.results]
+    assert {result.hd95_mm for result in quick.results} == {None}
 
 
 def test_second_run_replaces_the_results_of_the_first(cases):

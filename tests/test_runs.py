@@ -82,7 +82,7 @@ def refuse_constant(text):
 def test_a_run_holds_what_its_documentation_says(trained):
     found = {path.name for path in trained.iterdir()}
     tables = {"history.csv", "validation.csv", "cases.csv", "summary.json", "report.html", "training.png"}
-    assert found == tables | {"config.yaml", "split.json", "index.json", "checkpoints", "cache", ".lock"}
+    assert found == tables | {"config.yaml", "split.json", "index.json", "checkpoints", "cache", "figures", ".lock"}
     (best,) = {step for step, score in validations(trained).items() if score == max(validations(trained).values())}
     checkpoints = {f"{name}.pt{end}" for name in ("last-000004", "last-000006", f"best-{best:06d}") for end in ENDS}
     assert {path.name for path in (trained / "checkpoints").iterdir()} >= checkpoints

@@ -38,6 +38,7 @@ class SegmentationEvaluator(Evaluator):
         ignore: Voxels of the mask with this value are not scored.
         tolerance_mm: Of the surface Dice.
         watch: Called with each case, its true mask and its prediction, both on the scan's own grid.
+        overlap_only: Leaves out surfaces, lesions and calibration: Dice is all that a training asks for.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class SegmentationEvaluator(Evaluator):
         ignore: int | None = None,
         tolerance_mm: float = TOLERANCE_MM,
         watch: Callable[[Case, Scan, NDArray[np.integer[Any]]], None] = lambda *_: None,
+        overlap_only: bool = False,
     ) -> None:
         super().__init__(device=device, val_data_loader=list(cases), iteration_update=self._score, decollate=False)
         self.predictor, self.labels, self.ignore = predictor, labels, ignore
-        self.tolerance_mm, self.watch = tolerance_mm, watch
+        self.tolerance_mm, self.watch, self.overlap_only = tolerance_mm, watch, overlap_only
         self.results: list[CaseResult] = []
         self.reliability = Reliability()
         self.add_event_handler(Events.STARTED, self._forget)
@@ -68,9 +70,6 @@ class SegmentationEvaluator(Evaluator):
         truth = nifti.load(case.label)
         found = self.predictor.segment(case.images)
         self.watch(case, truth, found.labels)
-        expected = expected_dice(
-            found.labels, found.logits, self.predictor.label_values, self.reliability, truth.labels, self.ignore
-        )
         results = score_case(
             case.id,
             truth.labels,
@@ -80,5 +79,11 @@ class SegmentationEvaluator(Evaluator):
             patient=case.patient,
             ignore=self.ignore,
             tolerance_mm=self.tolerance_mm,
+            overlap_only=self.overlap_only,
+        )
+        if self.overlap_only:
+            return results
+        expected = expected_dice(
+            found.labels, found.logits, self.predictor.label_values, self.reliability, truth.labels, self.ignore
         )
         return [replace(result, dice_expected=expected.get(result.label)) for result in results]

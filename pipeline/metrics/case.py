@@ -8,8 +8,8 @@ no number.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from scipy.ndimage import find_objects
@@ -41,6 +41,7 @@ def score_case(
     patient: str | None = None,
     ignore: int | None = None,
     tolerance_mm: float = TOLERANCE_MM,
+    overlap_only: bool = False,
 ) -> list[CaseResult]:
     """Score every foreground class of one case.
 
@@ -54,6 +55,7 @@ def score_case(
         ignore: Voxels with this value in the truth are background in both maps, whatever is predicted there; where it
             is predicted, nothing is.
         tolerance_mm: Of the surface Dice.
+        overlap_only: Leaves out surfaces and lesions, which take most of the time: those numbers are None and 0.
 
     Returns:
         One result a foreground class, by rising value.
@@ -74,13 +76,13 @@ def score_case(
     counts = joint_counts(*maps, len(known) + 1)
     _refuse_unknown(case, truth, prediction, known, counts, ignore)
     scan = _Scan(case, patient or case, truth.shape, spacing_mm, tolerance_mm)
-    boxes = [find_objects(codes, len(known)) for codes in maps]
+    boxes = [] if overlap_only else [find_objects(codes, len(known)) for codes in maps]
     return [
         scan.result(
             int(value),
             foreground[int(value)],
             Overlap(*(int(n) for n in (counts[code].sum(), counts[:, code].sum(), counts[code, code]))),
-            _cut_out(maps, code, [found[code - 1] for found in boxes]),
+            _cut_out(maps, code, [found[code - 1] for found in boxes]) if boxes else None,
         )
         for code, value in enumerate(known)
         if value != 0
@@ -97,10 +99,9 @@ class _Scan:
     spacing_mm: Spacing
     tolerance_mm: float
 
-    def result(self, label: int, name: str, overlap: Overlap, masks: tuple[Mask, Mask]) -> CaseResult:
-        """Score one class, of which the masks hold all voxels."""
+    def result(self, label: int, name: str, overlap: Overlap, masks: tuple[Mask, Mask] | None) -> CaseResult:
+        """Score one class, of which the masks hold all voxels; without masks, its overlap alone."""
         voxel_ml = math.prod(self.spacing_mm) / 1000
-        lesions = count_lesions(*masks)
         return CaseResult(
             case=self.case,
             patient=self.patient,
@@ -111,19 +112,18 @@ class _Scan:
             voxels_predicted=overlap.predicted,
             volume_truth_ml=overlap.truth * voxel_ml,
             volume_predicted_ml=overlap.predicted * voxel_ml,
-            lesions_truth=lesions.truth,
-            lesions_found=lesions.found,
-            lesions_missed=lesions.missed,
-            lesions_false=lesions.false,
             dice=overlap.dice,
             iou=overlap.iou,
             precision=overlap.precision,
             recall=overlap.recall,
             volume_difference=overlap.volume_difference,
-            **self._distances(overlap.outcome, masks),
+            **({} if masks is None else self._lesions(masks) | self._distances(overlap.outcome, masks)),
         )
 
-    def _distances(self, outcome: Outcome, masks: tuple[Mask, Mask]) -> dict[str, float | None]:
+    def _lesions(self, masks: tuple[Mask, Mask]) -> dict[str, Any]:
+        return {f"lesions_{name}": count for name, count in asdict(count_lesions(*masks)).items()}
+
+    def _distances(self, outcome: Outcome, masks: tuple[Mask, Mask]) -> dict[str, Any]:
         if outcome == "absent":
             return {}
         if outcome != "scored":

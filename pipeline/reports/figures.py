@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pipeline.files import atomic_write
+from pipeline.files import atomic_write, sweep
 from pipeline.reports import charts, paired_charts
 from pipeline.reports.axes import LEFT
 from pipeline.reports.columns import METRICS, metrics_in, value_of
@@ -88,7 +88,7 @@ def figures_of_training(
     history: Mapping[str, Sequence[tuple[float, float]]], validation: Sequence[tuple[float, float]]
 ) -> Iterator[Figure]:
     """Yield the curves of a training: the validation Dice, and the terms of the loss."""
-    if validation:
+    if len(validation) > 1:
         drawing = charts.curves({"validation Dice": validation}, "Validation Dice by step")
         caption = "Mean Dice on the validation cases during the training."
         yield Figure("validation", "Had it stopped improving?", drawing, caption)
@@ -117,6 +117,7 @@ def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
 
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
+    sweep(place)
     wanted = {f"{figure.name}.{kind}" for figure in figures for kind in ("svg", "png")}
     for path in [*place.glob("*.svg"), *place.glob("*.png")]:
         if path.name not in wanted:

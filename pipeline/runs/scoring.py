@@ -171,6 +171,7 @@ def score(
     matched: bool,
     tolerance_mm: float = TOLERANCE_MM,
     pictures: bool = False,
+    overlap_only: bool = False,
 ) -> Scored:
     """Predict and score cases on their own grids.
 
@@ -181,6 +182,7 @@ def score(
         matched: Whether the predictor answers with segments, which are first matched to the labels of these cases.
         tolerance_mm: Of the surface Dice.
         pictures: Whether the scans and both masks are kept, on the disk, for a report.
+        overlap_only: Leaves out surfaces, lesions and calibration.
     """
     matching = {}
     if matched:
@@ -189,7 +191,9 @@ def score(
     device = next(predictor.network.parameters()).device
     gallery = Gallery(len(cases), truth.labels, truth.ignore) if pictures else None
     watch = partial(add_case, gallery) if gallery else lambda *_: None
-    evaluator = SegmentationEvaluator(predictor, cases, truth.labels, device, truth.ignore, tolerance_mm, watch)
+    evaluator = SegmentationEvaluator(
+        predictor, cases, truth.labels, device, truth.ignore, tolerance_mm, watch, overlap_only
+    )
     evaluator.run()
     return Scored(evaluator.results, evaluator.reliability.as_dict(), matching, tolerance_mm, gallery)
 

@@ -44,7 +44,8 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, allow_change: Sequ
     Args:
         recipe: What to do.
         run: The run's folder: ``config.yaml``, ``split.json``, ``index.json``, ``history.csv``, ``validation.csv``,
-            ``training.png``, ``checkpoints/``, ``cache/``, ``cases.csv``, ``summary.json``, ``report.html``.
+            ``training.png``, ``checkpoints/``, ``cache/``, ``cases.csv``, ``summary.json``, ``report.html``,
+            ``figures/``.
         resume: Go on with the run that is there; starts one where there is none.
         allow_change: Keys of the recipe, or sections of it, that a resumed run may have otherwise than it had.
 
@@ -217,7 +218,8 @@ class _Training:
         last = step == self.recipe.max_steps  # whose masks the report shows
         truth = labels_of(self.index)
         with window():
-            self.scored = score(predictor, self.split.validation, truth, matched=matched, pictures=last)
+            cases = self.split.validation
+            self.scored = score(predictor, cases, truth, matched=matched, pictures=last, overlap_only=not last)
         mean = summarise(self.scored.results).mean_dice
         self.bar.report(step, mean)
         if mean is not None and math.isfinite(mean) and (self.best is None or mean > self.best):
