@@ -13,9 +13,10 @@ import pytest
 from pipeline.data.check import Check
 from pipeline.data.codes import CODES
 from pipeline.data.grids import grid_distance
-from pipeline.data.inspection import examine_pair
+from pipeline.data.inspection import Declared, examine_case, examine_pair
 from pipeline.data.layouts import open_dataset
 from pipeline.errors import UserError
+from pipeline.types import Case
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (8, 9, 10)
@@ -388,3 +389,16 @@ def test_every_code_is_in_the_table_and_the_table_on_the_page():
         f"| {', '.join(f'`{fix}`' for fix in code.fixes)} |"
         for name, code in CODES.items()
     ]
+
+
+def test_a_misspelt_mask_is_sought_under_the_name_of_its_own_scan(make_scan, tmp_path):
+    """The nearest name would be another case's mask, and training on that is worse than any error."""
+    voxels = np.zeros((4, 5, 6), np.uint8)
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        for name in ("scan_011.nii", "scan_023.nii"):
+            make_scan(f"{folder}/{name}", voxels + np.arange(6, dtype=np.uint8))
+    case = Case("scan_011", (tmp_path / "images/scan_011.nii",), tmp_path / "masks/scan_023_typo.nii", "scan_011")
+    _, problems = examine_case(case, Declared({}, None, None))
+    (problem,) = [problem for problem in problems if problem.code == "missing-file"]
+    assert problem.remedy == "did you mean 'scan_011.nii'?"

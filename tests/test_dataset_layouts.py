@@ -81,6 +81,16 @@ def test_every_gap_in_nnunets_folders_is_named_at_once(tmp_path):
     assert "_0001" in found["missing-channel", "liver_2_0000.nii.gz"].message
 
 
+def test_a_case_without_a_channel_is_not_taken_for_one_that_has_them_all(tmp_path):
+    folder = nnunet(tmp_path, channels=2)
+    for case in ("hip_003", "hip_010"):
+        touch(folder, f"imagesTr/{case}_0000.nii.gz", f"imagesTr/{case}_0001.nii.gz", f"labelsTr/{case}.nii.gz")
+    (folder / "imagesTr/hip_003_0001.nii.gz").unlink()
+    with pytest.raises(UserError) as raised:
+        open_dataset(folder)
+    assert [problem.remedy for problem in raised.value.problems] == ["add the file, or correct its name"]
+
+
 # BIDS
 
 
@@ -141,6 +151,8 @@ def test_a_table_has_channels_patients_and_roles(tmp_path):
     ("text", "code", "hint"),
     [
         ("image,lable\na.nii,b.nii\n", "bad-table", "label"),
+        ("scan,label\na.nii,b.nii\n", "bad-table", "'image'"),
+        ("image,Mask\na.nii,b.nii\n", "bad-table", "'label'"),
         ("image,image\na.nii,b.nii\n", "bad-table", "columns"),
         ("image,label\na.nii\n", "bad-table", "quotes"),
         ("", "bad-table", "columns"),
@@ -287,3 +299,16 @@ def test_what_is_declared_is_kept_beside_what_is_read(tmp_path):
     assert Given().declare(dataset) == dataset
     assert Given(ignore=7).declare(dataset).labels == {0: "background"}
     assert Given(channel_names=("a", "b")).declare(dataset) == replace(dataset, channels=("a", "b"))
+
+
+def test_a_table_of_semicolons_is_read_as_spreadsheets_write_it(tmp_path):
+    touch(tmp_path, "a, left.nii", "b.nii", "m.nii")
+    (tmp_path / "list.csv").write_text("\ufeffimage;label\na, left.nii;m.nii\nb.nii;\n", encoding="utf-8")
+    dataset = open_dataset(tmp_path / "list.csv")
+    assert {case.id: case.label is not None for case in dataset.cases} == {"a, left": True, "b": False}
+
+
+def test_a_comma_too_many_in_a_list_is_called_that(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"training": [{"image": "a.nii"},\n]}')
+    with pytest.raises(UserError, match="no comma before a closing bracket"):
+        open_dataset(tmp_path)

@@ -104,7 +104,8 @@ def grid_problems(image: Scan, other: Scan, kind: str) -> list[Problem]:
         return [Problem(where, "axes-differ", message, remedy)]
     if other.shape != image.shape:
         message = f"has shape {other.shape}, {name} has {image.shape}"
-        return [Problem(where, "shapes-differ", message, f"resample the {kind} to the grid of {name}")]
+        remedy = f"resample the {kind} to the grid of {name}, unless it belongs to another scan"
+        return [Problem(where, "shapes-differ", message, remedy)]
     distance = grid_distance(image.affine, other.affine, image.shape)
     if distance > TOLERANCE_VOXELS:
         message = f"lies up to {distance:.3g} voxels away from {name}: their affines differ"

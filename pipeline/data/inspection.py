@@ -140,7 +140,7 @@ def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list
         for image in images[1:]:
             problems += grid_problems(first, image, "channel")
         problems += grid_problems(first, label, "label") if label is not None else []
-    problems = [replace(problem, case=case.id) for problem in problems]
+    problems = [replace(problem, case=case.id, remedy=_remedy(problem, case)) for problem in problems]
     if first is None or len(images) < len(case.images):
         return None, problems
     sound = all(map(is_warning, problems))
@@ -160,6 +160,15 @@ def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list
         ),
         problems,
     )
+
+
+def _remedy(problem: Problem, case: Case) -> str:
+    """Prefer the mask named after the case's own scan to the one whose name is nearest, which may be another case's."""
+    if problem.code == "missing-file" and case.label is not None and problem.where == str(case.label):
+        own = case.label.with_name(case.images[0].name)
+        if own.is_file() and own not in case.images:
+            return f"did you mean {own.name!r}?"
+    return problem.remedy
 
 
 def _intensities(

@@ -133,8 +133,9 @@ def repeats(source: Path, cases: Sequence[Case]) -> list[Problem]:
     for case in cases:
         other = first.setdefault(case.images[0], case)
         if other is not case:
-            message = f"{case.images[0].name} is there twice, under {other.role} and {case.role}"
-            problems.append(Problem(str(source), "scan-twice", message, "keep it in one list", case.id))
+            roles = f", under {other.role} and {case.role}" if other.role and case.role else ""
+            message = f"{case.images[0].name} is there twice{roles}"
+            problems.append(Problem(str(source), "scan-twice", message, "keep one of its entries", case.id))
     for name, count in Counter(case.id for case in first.values()).items():
         if count > 1:
             message = f"{count} scans have the name {name}"

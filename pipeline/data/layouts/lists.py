@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
 
 from pipeline import strict_json
@@ -136,7 +137,9 @@ def read_json(source: Path) -> dict[str, Any]:
     try:
         content = strict_json.read_json(source)
     except (OSError, ValueError) as error:
-        raise no_dataset(source, "bad-json", str(error), "correct the JSON, or name the right file") from None
+        comma = isinstance(error, JSONDecodeError) and error.doc[: error.pos].rstrip().endswith(",")
+        hint = "JSON has no comma before a closing bracket: take it away" if comma else "correct the JSON"
+        raise no_dataset(source, "bad-json", str(error), f"{hint}, or name the right file") from None
     if not isinstance(content, dict):
         raise no_dataset(source, "bad-json", "holds no JSON object", FORMAT)
     return content

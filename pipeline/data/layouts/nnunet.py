@@ -13,7 +13,7 @@ from pipeline.errors import Problem, nearest
 from pipeline.types import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.types import Role
@@ -87,13 +87,14 @@ def _read_side(folder: Path, end: str, role: Role | None, channels: int | None) 
             misnamed.add(stem(path))
         else:
             grouped.setdefault(match[1], {})[int(match[2])] = path
-    for name, files in grouped.items():
-        gone = sorted(set(range(channels or max(files) + 1)) - files.keys())
-        spare = sorted(files.keys() - set(range(channels or max(files) + 1)))
-        if gone or spare:
-            message = f"has no {', '.join(f'_{n:04d}' for n in gone)}" if gone else f"has a channel {spare[0]} too many"
-            where = str(next(iter(files.values())))
-            problems.append(Problem(where, "missing-channel", message, _channel_remedy(name, grouped), name))
+    due = {name: set(range(channels or max(files) + 1)) for name, files in grouped.items()}
+    broken = [name for name, files in grouped.items() if files.keys() != due[name]]
+    for name in broken:
+        files = grouped[name]
+        gone, spare = sorted(due[name] - files.keys()), sorted(files.keys() - due[name])
+        message = f"has no {', '.join(f'_{n:04d}' for n in gone)}" if gone else f"has a channel {spare[0]} too many"
+        where = str(next(iter(files.values())))
+        problems.append(Problem(where, "missing-channel", message, _channel_remedy(name, broken), name))
     for name in sorted(grouped.keys() - labels.keys()) if labelled else ():
         message = f"has no label in labels{end}/"
         hint = namesake(name, labels.keys() - grouped.keys() - misnamed)
@@ -109,7 +110,7 @@ def _read_side(folder: Path, end: str, role: Role | None, channels: int | None) 
     ], problems
 
 
-def _channel_remedy(name: str, grouped: Mapping[str, Any]) -> str:
-    others = [other for other in grouped if other != name]
+def _channel_remedy(name: str, broken: Sequence[str]) -> str:
+    others = [other for other in broken if other != name]
     hint = nearest(name, others) if others else ""
     return "add the file, or correct its name" + (f"; {hint}" if hint.startswith("did") else "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 from pipeline.data.container import stem
 from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, inside, no_dataset, repeats
-from pipeline.errors import Problem, nearest
+from pipeline.errors import Problem, UserError, nearest
 from pipeline.types import Case, Role
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ COLUMNS = ("image", "image_0", "image_1", "label", "id", "patient", "role")
 # How people call the roles.
 ROLES: dict[str, Role] = {"train": "training", "val": "validation", "valid": "validation", "testing": "test"}
 ROLES |= {role: role for role in get_args(Role)}
+# How people call the columns.
+SYNONYMS = {"scan": "image", "mask": "label", "seg": "label", "segmentation": "label", "subject": "patient"}
 FORMAT = "give columns image (or image_0, image_1, …) and perhaps label, id, patient, role"
 
 
@@ -39,10 +41,11 @@ class Table(Layout):
         header, rows = read_table(source)
         columns = [name for name in header if name == "image" or name.startswith("image_")]
         strange = [name for name in header if name not in COLUMNS and name not in columns]
-        if not columns or strange:
-            message = f"has a column {strange[0]!r}" if strange else "has no column image"
-            hint = nearest(strange[0], COLUMNS) if strange else ""
-            raise no_dataset(source, "bad-table", message, hint if hint.startswith("did") else FORMAT)
+        if strange:
+            problems = [Problem(str(source), "bad-table", f"has a column {name!r}", _meant(name)) for name in strange]
+            raise UserError("The dataset cannot be opened.", problems)
+        if not columns:
+            raise no_dataset(source, "bad-table", "has no column image", FORMAT)
         base, cases, problems = (root or source.parent).resolve(), [], []
         for number, row in enumerate(rows, start=2):
             try:
@@ -59,14 +62,14 @@ class Table(Layout):
 def read_table(source: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Read a CSV or TSV file whose columns all have different names.
 
+    A CSV file whose first line has semicolons and no comma is separated by those, as spreadsheets of many countries do.
+
     Raises:
         UserError: It is none, or a row has more or fewer fields than there are columns.
     """
     try:
         text = source.read_text(encoding="utf-8-sig")
-        rows = list(
-            csv.reader(text.splitlines(), delimiter="\t" if source.suffix.lower() == ".tsv" else ",", strict=True)
-        )
+        rows = list(csv.reader(text.splitlines(), delimiter=_separator(source, text), strict=True))
     except (OSError, ValueError, csv.Error) as error:
         raise no_dataset(source, "bad-table", f"cannot be read: {error}", FORMAT) from None
     header = [name.strip() for name in rows[0]] if rows else []
@@ -79,6 +82,18 @@ def read_table(source: Path) -> tuple[list[str], list[dict[str, str]]]:
             message = f"line {number} has {len(row)} fields, and there are {len(header)} columns"
             raise no_dataset(source, "bad-table", message, "put fields that hold a separator in quotes")
     return header, [dict(zip(header, (field.strip() for field in row), strict=True)) for row in rows[1:] if row]
+
+
+def _meant(name: str) -> str:
+    hint = nearest(SYNONYMS.get(name.lower(), name.lower()), COLUMNS)
+    return hint if hint.startswith("did") else FORMAT
+
+
+def _separator(source: Path, text: str) -> str:
+    if source.suffix.lower() == ".tsv":
+        return "\t"
+    first = text.partition("\n")[0]
+    return ";" if ";" in first and "," not in first else ","
 
 
 def _read_row(row: dict[str, str], columns: list[str], root: Path) -> Case:
