@@ -49,7 +49,7 @@ class Declared:
     channels: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CaseFacts:
     """What one pass over a case's files found.
 

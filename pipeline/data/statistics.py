@@ -22,7 +22,7 @@ BUCKETS = 4095
 POINTS = 2048
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Intensities:
     """The intensities of one channel in one region.
 
@@ -55,7 +55,7 @@ class Intensities:
         return cls(values.size, _short(mean), _short(std), tuple(map(_short, quantiles)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ChannelStatistics:
     """What is known of one channel of a scan.
 
