@@ -71,7 +71,7 @@ def ours(folder: Path, store: Path):
     cache = Cache(store, index, Grid("RAS", (1.0, 1.0, 1.0)))
     list(cache.fill(index.dataset.cases))
     streams = {"labelled": Stream(index.dataset.cases, BATCH, 1)}
-    unchanged = Augmentation(Strength((), 0, 0, 0, 0, 0), (1.0, 1.0, 1.0))
+    unchanged = Augmentation(Strength(), (1.0, 1.0, 1.0))
     batches = StepBatches(streams, cache.get, PATCH, unchanged, 0)
     steps = -(-len(index.dataset.cases) // BATCH)
     return lambda epoch, workers: StepLoader(batches, epoch * steps, (epoch + 1) * steps, workers, pin_memory=False)

@@ -125,11 +125,24 @@ class Augmentation(Section):
     scaling: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.15, description="the largest relative change of size, 0 to 1"
     )
+    elastic_mm: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="the largest displacement of an elastic deformation in mm, 0 or more"
+    )
     noise: Annotated[float, Field(ge=0)] = Field(
         default=0.1, description="the largest noise in standard deviations of the image, 0 or more"
     )
-    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
+    blur: Annotated[float, Field(ge=0, le=5)] = Field(
+        default=0.0, description="the largest sigma of a blur in voxels, 0 to 5"
+    )
+    brightness: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.25, description="the largest relative change of gain, 0 to 1"
+    )
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="the largest relative change of the distance to the mean, 0 to 1"
+    )
+    low_resolution: Annotated[float, Field(ge=0, le=4)] = Field(
+        default=0.0,
+        description="how much larger voxels may become before they are interpolated back, 0 to 4",
     )
     gamma: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.3, description="the largest change of the gamma exponent, 0 to 1"

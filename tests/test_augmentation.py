@@ -7,8 +7,19 @@ import torch
 from pipeline.data.annotation import FIRST_CLASS, OUTSIDE, UNANNOTATED
 from pipeline.data.augmentation import Augmentation, Change, Strength
 
-STRONG = Strength((0, 1, 2), 30, 0.2, 0.2, 0.3, 0.3)
-STILL = Strength((), 0, 0, 0, 0, 0)
+STRONG = Strength(
+    flip_axes=(0, 1, 2),
+    rotation_degrees=30,
+    scaling=0.2,
+    elastic_mm=2,
+    noise=0.2,
+    blur=1.5,
+    brightness=0.3,
+    contrast=0.4,
+    low_resolution=1,
+    gamma=0.3,
+)
+STILL = Strength()
 CUBE = Augmentation(STRONG, (1.0, 1.0, 1.0))
 
 
@@ -55,14 +66,21 @@ def test_changes_stay_within_their_strength_and_come_as_often_as_they_say():
     drawn = [CUBE.draw(np.random.default_rng(seed)) for seed in range(2000)]
     assert all(0 <= change.noise <= 0.2 for change in drawn)
     assert all(abs(change.gain - 1) <= 0.3 and abs(change.gamma - 1) <= 0.3 for change in drawn)
-    shares = [
-        np.mean([0 in change.flips for change in drawn]),
-        np.mean([change.affine is not None for change in drawn]),
-        np.mean([change.noise > 0 for change in drawn]),
-        np.mean([change.gain != 1 for change in drawn]),
-        np.mean([change.gamma != 1 for change in drawn]),
-    ]
-    assert shares == pytest.approx([0.5, 0.5, 0.2, 0.3, 0.3], abs=0.04)
+    assert all(abs(change.contrast - 1) <= 0.4 and 1 <= change.coarseness <= 2 for change in drawn)
+    assert all(change.blur == 0 or 0.75 <= change.blur <= 1.5 for change in drawn)
+    assert all(change.bends is None or np.abs(change.bends).max() <= 2 for change in drawn)
+    shares = {
+        "flipped": np.mean([0 in change.flips for change in drawn]),
+        "turned": np.mean([change.affine is not None for change in drawn]),
+        "bent": np.mean([change.bends is not None for change in drawn]),
+        "noisy": np.mean([change.noise > 0 for change in drawn]),
+        "blurred": np.mean([change.blur > 0 for change in drawn]),
+        "brightened": np.mean([change.gain != 1 for change in drawn]),
+        "contrasted": np.mean([change.contrast != 1 for change in drawn]),
+        "coarsened": np.mean([change.coarseness > 1 for change in drawn]),
+        "curved": np.mean([change.gamma != 1 for change in drawn]),
+    }
+    assert list(shares.values()) == pytest.approx([0.5, 0.5, 0.2, 0.2, 0.2, 0.3, 0.2, 0.2, 0.3], abs=0.04)
     affine = [change.affine for change in drawn if change.affine is not None]
     scales = np.array([np.linalg.norm(matrix, axis=1) for matrix in affine])
     assert 0.8 - 1e-9 <= scales.min() < 0.81
@@ -98,7 +116,7 @@ def test_a_turn_on_an_oblong_patch_is_in_voxels_not_in_shares_of_the_patch():
 
 def test_thick_slices_turn_in_millimetres():
     """On voxels of 1 x 4 mm, the map of voxels is no rotation and that of millimetres is one."""
-    augmentation = Augmentation(Strength((), 90, 0, 0, 0, 0), (1.0, 4.0))
+    augmentation = Augmentation(Strength(rotation_degrees=90), (1.0, 4.0))
     drawn = [augmentation.draw(np.random.default_rng(seed)).affine for seed in range(20)]
     turns = [affine for affine in drawn if affine is not None]
     assert turns
@@ -155,6 +173,53 @@ def test_gain_and_gamma_are_what_they_say():
     torch.testing.assert_close(curved, ((image - low) / (high - low)) ** 0.7 * (high - low) + low)
 
 
+def test_contrast_moves_values_from_their_mean():
+    image, annotation = batch(6, 6, 6)
+    after = changed(Change(contrast=0.5), image + 3, annotation)[0]
+    torch.testing.assert_close(after, (image + 3 - (image + 3).mean()) * 0.5 + (image + 3).mean())
+
+
+@pytest.mark.parametrize("shape", [(30, 30), (24, 25, 26)])
+def test_blur_is_a_gaussian_of_its_sigma(shape):
+    from scipy.ndimage import gaussian_filter
+
+    image, annotation = batch(*shape, channels=2)
+    after = changed(Change(blur=1.2), image, annotation)[0]
+    expected = [gaussian_filter(channel, 1.2, mode="nearest", radius=4) for channel in image[0].numpy()]
+    np.testing.assert_allclose(after[0], np.stack(expected), atol=1e-5)
+
+
+def test_a_coarse_image_has_lost_what_is_fine_and_kept_what_is_not():
+    slope = torch.linspace(0, 1, 24)[None, None, :, None, None].expand(1, 1, 24, 24, 24)
+    checks = (torch.arange(24) % 2 * 2.0 - 1)[None, None, None, :, None].expand_as(slope)
+    annotation = batch(24, 24, 24)[1]
+    smooth = changed(Change(coarseness=2.0), slope, annotation)[0]
+    assert (smooth - slope).abs().max() < 0.06
+    fine = changed(Change(coarseness=2.0), checks, annotation)[0]
+    assert fine.std() < 0.2, "neighbours that alternate are one voxel now"
+
+
+def test_bends_move_image_and_annotation_by_their_millimetres():
+    image, annotation = batch(20, 20, 20)
+    annotation[..., 10:, :, :] = FIRST_CLASS + 1
+    image[:] = annotation.float()
+    bends = np.zeros((3, 5, 5, 5))
+    bends[0] = 3  # every value comes from three voxels further along the first axis
+    after, codes = changed(Change(bends=bends), image, annotation)
+    assert torch.equal(codes[..., :17, :, :], annotation[..., 3:, :, :])
+    assert (codes[..., 17:, :, :] == OUTSIDE).all()
+    torch.testing.assert_close(after[..., :16, :, :], image[..., 3:19, :, :])
+
+
+def test_bends_in_the_middle_leave_the_corners_where_they_are():
+    image, annotation = batch(20, 20)
+    bends = np.zeros((2, 5, 5))
+    bends[:, 2, 2] = 2
+    after, _ = changed(Change(bends=bends), image, annotation, Augmentation(STRONG, (1.0, 1.0)))
+    torch.testing.assert_close(after[..., :4, :4], image[..., :4, :4], atol=2e-5, rtol=1e-5)
+    assert not torch.allclose(after[..., 8:12, 8:12], image[..., 8:12, 8:12], atol=0.1)
+
+
 def test_a_flat_image_survives_gamma():
     image, annotation = torch.full((1, 1, 4, 4, 4), 2.5), batch(4, 4, 4)[1]
     torch.testing.assert_close(changed(Change(gamma=1.3), image, annotation)[0], image)
@@ -174,7 +239,8 @@ def test_each_sample_has_its_own_change():
 def test_threads_do_not_change_a_bit():
     image, annotation = batch(40, 56, 40, rows=2)
     changes = [CUBE.draw(np.random.default_rng(seed)) for seed in (3, 4)]
-    changes[0] = replace(changes[0], affine=turn(20), noise=0.1, gamma=0.8)
+    changes[0] = replace(changes[0], affine=turn(20), noise=0.1, gain=1.1, gamma=0.8)
+    changes[1] = replace(changes[1], bends=np.ones((3, 5, 5, 5)), blur=1.0, contrast=0.8, coarseness=1.5)
     results, threads = [], torch.get_num_threads()
     try:
         for count in (1, 2):

@@ -10,7 +10,7 @@ from pipeline.data.augmentation import Augmentation, Strength
 from pipeline.data.loaders import StepBatches, StepLoader, Stream
 from pipeline.types import Case
 
-STRONG = Augmentation(Strength((0,), 20, 0.1, 0.1, 0.2, 0.2), (1.0, 1.0, 1.0))
+STRONG = Augmentation(Strength((0,), 20, 0.1, noise=0.1, brightness=0.2, gamma=0.2), (1.0, 1.0, 1.0))
 
 
 def cases(count, prefix="c"):
