@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pipeline.data.annotation import FIRST_CLASS, UNANNOTATED
+from pipeline.engines.course import Course
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import UserError
 from pipeline.losses import LabelLoss, NCutLoss, ReconstructionLoss
@@ -43,7 +44,7 @@ def make_step(
         Objective(terms or [Term("dice", DiceLoss(), "labelled")]),
         torch.optim.AdamW(network.parameters(), lr=rate),
         Schedule(rate, warmup),
-        max_steps,
+        Course(max_steps),
         precision,
         clip_norm=12.0,
         seed=seed,

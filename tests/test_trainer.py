@@ -7,14 +7,15 @@ from ignite.engine import Events
 from ignite.handlers import Timer
 from monai.handlers import StatsHandler
 
+from pipeline.engines.course import Course
 from pipeline.engines.trainer import SegmentationTrainer
 
 
-def make_trainer(max_steps=7, epoch_length=3, done=0, step=None, handlers=(), steps_given=None):
+def make_trainer(max_steps=7, epoch_length=3, done=0, step=None, handlers=(), steps_given=None, course=None):
     return SegmentationTrainer(
         step=step or (lambda engine, batch: {"loss": float(batch)}),
         loader=range(done, max_steps if steps_given is None else steps_given),
-        max_steps=max_steps,
+        course=course or Course(max_steps),
         epoch_length=epoch_length,
         device=torch.device("cpu"),
         handlers=handlers,
@@ -93,3 +94,17 @@ def test_error_of_a_step_reaches_the_caller_and_nothing_is_printed(capfd, monkey
     with pytest.raises(ZeroDivisionError, match="of the step"):
         make_trainer(step=fail).run()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("corrected", [5, 9])
+def test_a_corrected_course_ends_the_training_at_its_new_last_step(corrected):
+    course, recorder = Course(7), Recorder()
+
+    def step(engine, batch):
+        if engine.state.iteration == 3:
+            course.correct(3, corrected)
+        return {"loss": 0.0}
+
+    make_trainer(7, 3, step=step, handlers=[recorder], steps_given=20, course=course).run()
+    assert recorder.steps() == list(range(1, corrected + 1))
+    assert recorder.seen[-1][0] == "COMPLETED"

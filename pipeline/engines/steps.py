@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ignite.engine import Engine
     from torch import Tensor, nn
 
+    from pipeline.engines.course import Course
     from pipeline.losses.objective import Batch, Objective
 
 
@@ -54,7 +55,7 @@ class TrainingStep:
         objective: What it is trained on.
         optimizer: Over the network's parameters.
         schedule: Of the learning rate.
-        max_steps: Length of the training.
+        course: How much of the training is done at a step.
         precision: Type of the network's arithmetic; float32 switches autocast off.
         clip_norm: Largest norm of the gradient.
         seed: Of whatever the network draws at random, such as dropout.
@@ -66,7 +67,7 @@ class TrainingStep:
     objective: Objective
     optimizer: torch.optim.Optimizer
     schedule: Schedule
-    max_steps: int
+    course: Course
     precision: torch.dtype
     clip_norm: float
     seed: int
@@ -89,12 +90,12 @@ class TrainingStep:
                 weights so. It names the cases of the batch.
         """
         step = engine.state.iteration
-        progress = (step - 1) / self.max_steps
+        progress = self.course.share_done(step - 1)
         # Mixed, since PyTorch's generator on the CPU looks at 32 bits alone.
         torch.manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0]))
         for group in self.optimizer.param_groups:
             # A warm-up that began at 0 would waste the first step.
-            group["lr"] = self.schedule(max(progress, 1 / self.max_steps))
+            group["lr"] = self.schedule(max(progress, self.course.share_done(1)))
         self.network.train()
         output = {"loss": 0.0}
         for n, objective in enumerate(self.objective.parts() if self.alternate else (self.objective,)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     import torch
     from ignite.engine import Engine
 
+    from pipeline.engines.course import Course
+
 
 class SegmentationTrainer(Trainer):
-    """Runs a step for ``max_steps`` batches; any MONAI or Ignite handler attaches to it.
+    """Runs a step for as many batches as its course has; any MONAI or Ignite handler attaches to it.
 
     ``state.output`` is what the step returned: a dictionary of floats with the key ``loss``. An epoch is one pass over
     the labelled cases; the last one may be cut short.
@@ -25,7 +27,7 @@ class SegmentationTrainer(Trainer):
     Args:
         step: The process function.
         loader: Yields the batches from the first step that is still to be done.
-        max_steps: Steps of the whole training.
+        course: Steps of the whole training, which may be corrected while it runs.
         epoch_length: Steps of one pass over the labelled cases.
         device: Where the network lies.
         handlers: Objects with ``attach(engine)``.
@@ -37,7 +39,7 @@ class SegmentationTrainer(Trainer):
         *,
         step: Callable[[Engine, Any], Any],
         loader: Iterable[Any],
-        max_steps: int,
+        course: Course,
         epoch_length: int,
         device: torch.device,
         handlers: Sequence[Any] = (),
@@ -45,7 +47,7 @@ class SegmentationTrainer(Trainer):
     ) -> None:
         super().__init__(
             device=device,
-            max_epochs=math.ceil(max_steps / epoch_length),
+            max_epochs=sys.maxsize,
             data_loader=loader,
             epoch_length=epoch_length,
             iteration_update=step,
@@ -55,7 +57,7 @@ class SegmentationTrainer(Trainer):
         self._init_iter = done % epoch_length
         # Before the handlers, so that theirs still run at the last step: Ignite stops once all of them are done.
         self.add_event_handler(
-            Events.ITERATION_COMPLETED(event_filter=lambda _, i: i >= max_steps), lambda: self.terminate()
+            Events.ITERATION_COMPLETED(event_filter=lambda _, i: i >= course.last), lambda: self.terminate()
         )
         self._register_handlers(handlers)
 

@@ -13,6 +13,7 @@ from pipeline.data.cache import Cache
 from pipeline.data.loaders import StepBatches, Stream
 from pipeline.data.normalization import IntensityRange
 from pipeline.data.transforms import Grid
+from pipeline.engines.course import Course
 from pipeline.engines.predictor import Predictor
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import Problem, UserError
@@ -82,7 +83,7 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
         objective,
         torch.optim.AdamW(network.parameters(), lr=choice.learning_rate, weight_decay=choice.weight_decay),
         Schedule(choice.learning_rate, choice.warmup),
-        recipe.max_steps,
+        Course(recipe.max_steps),
         precision_of(recipe),
         choice.clip_norm,
         recipe.seed,

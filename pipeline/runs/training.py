@@ -155,7 +155,7 @@ class _Training:
         trainer = SegmentationTrainer(
             step=self.step,
             loader=self._loader(batches),
-            max_steps=recipe.max_steps,
+            course=self.step.course,
             epoch_length=batches.epoch_length,
             device=torch.device(recipe.device),
             handlers=self._handlers(),
