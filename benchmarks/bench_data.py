@@ -74,7 +74,9 @@ def ours(folder: Path, store: Path):
     unchanged = Augmentation(Strength(), (1.0, 1.0, 1.0))
     batches = StepBatches(streams, cache.get, PATCH, unchanged, 0)
     steps = -(-len(index.dataset.cases) // BATCH)
-    return lambda epoch, workers: StepLoader(batches, epoch * steps, (epoch + 1) * steps, workers, pin_memory=False)
+    return lambda epoch, workers: StepLoader(
+        batches, range(epoch * steps, (epoch + 1) * steps), workers, pin_memory=False
+    )
 
 
 def monai_pipeline():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,8 +12,11 @@ import tyro
 
 from pipeline.console import ERR, OUT, complain, fail, say, show_findings, show_scores
 from pipeline.errors import Problem, UserError
+from pipeline.files import to_write
 from pipeline.interruption import Stopped, stoppable
 
+# A time budget counts the imports too.
+STARTED = time.monotonic()
 KEY_HELP = "Keys of the recipe to set, such as dataset=PATH or max_steps=3000."
 
 app = tyro.extras.SubcommandApp()
@@ -67,12 +71,12 @@ def check(
         refuse_unknown(fixes, output)
     look = survey(read_dataset(dataset, root, layout, read_options(layout_options)), strict=strict)
     if fixes:
-        look, log = repair(look, fixes, _folder(output))
+        look, log = repair(look, fixes, to_write(output))
         for line in log:
             say(f"{line.fix}: {line.file}: {line.done}")
         say(f"Wrote the repaired copy {output / 'dataset.json'} and {output / 'repairs.json'}.")
         dataset = output
-    report = write_report(look, _folder(output))
+    report = write_report(look, to_write(output))
     show_findings(look.problems, look.warnings, dataset)
     if look.problems:
         places = len({problem.where for problem in look.problems})
@@ -108,7 +112,9 @@ def plan(
             raise UserError("There is nothing to plan.", [problem])
         OUT.print(machine_table(runs.look_at_machine()))
         return
-    chosen, findings = runs.plan(runs.read_recipe(source, overrides), _not_a_folder(output), doctor=doctor)
+    chosen, findings = runs.plan(
+        runs.read_recipe(source, overrides), to_write(output.parent) / output.name, doctor=doctor
+    )
     OUT.print(plan_table([*chosen.choices, runs.memory_choice(chosen)]))
     if doctor:
         OUT.print(machine_table(findings))
@@ -126,6 +132,10 @@ def train(
         Path | None,
         tyro.conf.arg(help="The run's folder; by default runs/ and the name of the source.", metavar="RUN"),
     ] = None,
+    time_budget: Annotated[
+        str | None,
+        tyro.conf.arg(help="How long the whole command may take: 90s, 20m, 2h, 1.5d.", metavar="TIME"),
+    ] = None,
     resume: Annotated[bool, tyro.conf.arg(help="Go on with the run that the folder holds.")] = False,
     allow_change: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
@@ -138,8 +148,11 @@ def train(
     """
     from pipeline import runs
 
-    run = _folder(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
-    scores = runs.train(runs.read_recipe(source, overrides), run, resume=resume, allow_change=allow_change)
+    run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
+    if time_budget is not None:
+        overrides = ("max_steps=auto", *overrides, f"time_budget={time_budget}")
+    recipe = runs.read_recipe(source, overrides)
+    scores = runs.train(recipe, run, resume=resume, allow_change=allow_change, started=STARTED)
     if scores is None:
         say(f"Trained {run}; the dataset has no labels to score its segments against.")
     else:
@@ -189,7 +202,7 @@ def predict(
     """
     from pipeline import runs
 
-    masks = runs.predict(run, scans, _folder(output), checkpoint, plugins, rank=annotate_next)
+    masks = runs.predict(run, scans, to_write(output), checkpoint, plugins, rank=annotate_next)
     say(f"Wrote {len(masks)} mask(s) to {output} with the {checkpoint} checkpoint.")
 
 
@@ -208,7 +221,7 @@ def evaluate(
     """
     from pipeline import runs
 
-    show_scores(runs.evaluate(predictions, labels, _folder(output), ignore, tolerance_mm), output)
+    show_scores(runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm), output)
 
 
 @app.command
@@ -225,7 +238,7 @@ def compare(
     from pipeline import runs
     from pipeline.reports.tables import comparison_table, plain
 
-    comparison = runs.compare(run_a, run_b, _folder(output))
+    comparison = runs.compare(run_a, run_b, to_write(output))
     OUT.print(comparison_table(comparison))
     say(plain(comparison.conclusion).plain)
     say(f"Wrote {output / 'report.html'}, compare.json and compare.csv.")
@@ -243,7 +256,7 @@ def fetch(
     """
     from pipeline.data.fetch import fetch as download
 
-    folder = download(name, _folder(output))
+    folder = download(name, to_write(output))
     say(f"Wrote {folder}: fewmask train {folder}")
 
 
@@ -306,19 +319,6 @@ def components() -> None:
         for name in registry.names:
             options = ", ".join(f"{key}={option.default!r}" for key, option in registry.options(name).items())
             say(f"  {name}: {registry.summary(name)}" + (f"\n      {options}" if options else ""))
-
-
-def _not_a_folder(path: Path) -> Path:
-    _folder(path.parent)
-    return path
-
-
-def _folder(path: Path) -> Path:
-    """Return the path of a folder to write to, unless a file is in its way: that should not end hours of work."""
-    file = next((place for place in (path, *path.parents) if place.is_file()), None)
-    if file is not None:
-        raise UserError("Nothing was started.", [Problem(str(file), "not-a-folder", "is a file", "name a folder")])
-    return path
 
 
 def main() -> None:

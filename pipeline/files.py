@@ -110,6 +110,18 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def to_write(folder: Path) -> Path:
+    """Return a folder to write to, unless a file is in its way: that should not end hours of work.
+
+    Raises:
+        UserError: A file has its name, or that of a folder above it.
+    """
+    file = next((place for place in (folder, *folder.parents) if place.is_file()), None)
+    if file is not None:
+        raise UserError("Nothing was started.", [Problem(str(file), "not-a-folder", "is a file", "name a folder")])
+    return folder
+
+
 def sweep(folder: Path, name: str = "*") -> None:
     """Take away what killed processes left half-written in a folder; no other process may be writing the same files.
 

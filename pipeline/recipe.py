@@ -184,7 +184,15 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         default=0, description="a whole number, the one source of randomness"
     )
-    max_steps: Count = Field(default=1200, description="the number of training steps, 1 or more")
+    max_steps: Auto | Count = Field(
+        default="auto", description="the number of training steps, 1 or more, or auto: what time_budget allows"
+    )
+    time_budget: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[smhd]$")] | None = Field(
+        default=None, description="how long the whole command may take, such as 90s, 20m, 2h or 1.5d, or null"
+    )
+    corrections: tuple[tuple[Count, Count], ...] = Field(
+        default=(), description="a list of pairs, written by a run with a time budget: after which step, how many steps"
+    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         default="auto", description="auto, cpu, cuda or cuda:N"
     )
@@ -206,6 +214,13 @@ class Recipe(Section):
     alternate: bool = Field(
         default=False, description="true to update the weights for each term in turn, or false for all of them at once"
     )
+
+    @field_validator("time_budget")
+    @classmethod
+    def _is_all_that_counts(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("max_steps", "auto") != "auto":
+            raise ValueError("expected null, since max_steps is given")
+        return value
 
     @field_validator("objective")
     @classmethod

@@ -124,7 +124,27 @@ def test_key_and_value_may_stand_anywhere_on_the_line(run, trains, dataset, tmp_
     assert (code, err) == (0, "")
     ((made, output, options),) = trains
     assert (made.seed, made.max_steps, str(output)) == (9, 5, "o=x")
+    assert options.pop("started") == cli.STARTED
     assert options == {"resume": "--resume" in words, "allow_change": ALLOWED if "--allow-change" in words else ()}
+
+
+def test_a_time_budget_counts_more_than_the_recipes_own_steps(run, trains, dataset, tmp_path):
+    recipe = write_recipe(tmp_path, dataset, max_steps=7)
+    assert run("train", recipe, "--time-budget", "20m", "seed=3")[0] == 0
+    assert (trains[0][0].max_steps, trains[0][0].time_budget, trains[0][0].seed) == ("auto", "20m", 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--time-budget", "20"], "time_budget"),
+        (["--time-budget", "20m", "max_steps=7"], "max_steps is given"),
+        (["time_budget=20m"], "max_steps is given"),
+    ],
+)
+def test_a_time_that_is_none_or_beside_a_number_of_steps_is_refused(run, trains, dataset, tmp_path, words, says):
+    assert says in error_of(run("train", write_recipe(tmp_path, dataset, max_steps=7), *words))
+    assert not trains
 
 
 def test_recipe_in_a_folder_with_an_equals_sign_is_found(run, trains, dataset, tmp_path):
@@ -154,7 +174,7 @@ def test_mistakes_of_a_recipe_are_one_message(run, dataset, tmp_path):
     assert "has 3 mistakes" in err
     assert "sead: there is no such key" in err
     assert "did you mean 'seed'?" in err
-    assert "max_steps: expected a valid integer, not 'many'" in err
+    assert "max_steps: expected 'auto', or expected a valid integer, not 'many'" in err
     assert "objective.0.loss: no loss is named 'balanced_cee'; did you mean 'balanced_ce'?" in err
     assert not (tmp_path / "run").exists()
 

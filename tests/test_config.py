@@ -174,7 +174,7 @@ def test_recipe_that_is_not_utf_8_is_refused_with_a_message(tmp_path):
 
 def test_minimal_recipe_gets_every_default(load):
     recipe = load()
-    assert recipe.max_steps == 1200
+    assert recipe.max_steps == "auto"
     assert (recipe.seed, recipe.device, recipe.data.patch_size, recipe.network.name) == (0, "auto", "auto", "unet")
     assert [(term.loss, term.on, term.weight, term.ramp) for term in recipe.objective] == [
         ("dice", "labelled", 1.0, 0.0),
@@ -317,7 +317,7 @@ def test_unknown_key_names_the_nearest_of_its_section(mistakes, path, remedy):
         ("objective.0.loss", "no loss is named 'balanced_cee'; did you mean 'balanced_ce'?"),
         ("objective.1.options.radios", "ncut has no such option; did you mean 'radius'?"),
         ("objective.1.on", "expected 'labelled', 'unlabelled' or 'all', not 'unlabeled'"),
-        ("max_steps", "expected a valid integer, not '100'"),
+        ("max_steps", "expected 'auto', or expected a valid integer, not '100'"),
         ("objective.2.weight", "expected greater than or equal to 0, not -1"),
         ("dataset", "is not given"),
     ],

@@ -95,14 +95,17 @@ def test_one_case_twice_in_a_step_is_cut_twice_differently():
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_batches_do_not_depend_on_the_number_of_workers(workers):
     reference = batches()
-    loaded = list(StepLoader(batches(), 0, 5, workers, pin_memory=False))
+    loaded = list(StepLoader(batches(), range(0, 5), workers, pin_memory=False))
     assert len(loaded) == 5
     assert all(same(batch, reference[step]) for step, batch in enumerate(loaded))
 
 
 def test_a_resumed_loader_goes_on_as_if_it_had_never_stopped():
-    whole = list(StepLoader(batches(), 0, 8, 0, pin_memory=False))
-    parts = [*StepLoader(batches(), 0, 3, 0, pin_memory=False), *StepLoader(batches(), 3, 8, 0, pin_memory=False)]
+    whole = list(StepLoader(batches(), range(0, 8), 0, pin_memory=False))
+    parts = [
+        *StepLoader(batches(), range(0, 3), 0, pin_memory=False),
+        *StepLoader(batches(), range(3, 8), 0, pin_memory=False),
+    ]
     assert all(same(first, second) for first, second in zip(whole, parts, strict=True))
 
 

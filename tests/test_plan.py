@@ -13,7 +13,7 @@ from pipeline.data.statistics import channel_statistics
 from pipeline.planning.hardware import Hardware
 from pipeline.planning.network import REACH
 from pipeline.planning.patch import choose_channels, choose_kernels, choose_patch, choose_strides, granularity
-from pipeline.planning.plan import choose_flips, choose_precision, make_plan, resolve
+from pipeline.planning.plan import DEFAULT_STEPS, DEFAULT_STEPS_CUDA, choose_flips, choose_precision, make_plan, resolve
 from pipeline.planning.spacing import choose_orientation, choose_spacing, median_shape
 from pipeline.recipe import Recipe, ZScore
 
@@ -100,6 +100,7 @@ def test_what_the_user_chose_stays():
     given = recipe(
         data=chosen,
         augmentation={"flip_axes": ()},
+        max_steps=70,
         precision="float32",
         on=("all",),
         network={"name": "unet", "options": options},
@@ -386,3 +387,9 @@ def test_a_dataset_that_forgot_to_say_ct_is_told():
     named = {choice.key: choice.reason for choice in make_plan(recipe(), index(scan), CPU).choices}
     assert "image looks like CT" in named["data.normalization"]
     assert "data.normalization=[ct]" in named["data.normalization"]
+
+
+def test_a_training_without_a_budget_has_a_length_and_one_with_it_waits_for_the_machine():
+    assert resolve(recipe(), MANY, CPU).max_steps == DEFAULT_STEPS
+    assert resolve(recipe(), MANY, GPU).max_steps == DEFAULT_STEPS_CUDA
+    assert resolve(recipe(time_budget="20m"), MANY, CPU).max_steps == "auto"

@@ -25,7 +25,7 @@ from pipeline.errors import Problem, UserError
 from pipeline.interruption import window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -165,19 +165,17 @@ class _Guarded(Dataset[Any]):
 
 @dataclass(frozen=True)
 class StepLoader:
-    """Iterates over the batches of steps ``first`` to ``last - 1``.
+    """Iterates over the batches of some steps.
 
     Attributes:
         batches: Of every step.
-        first: The first step to load.
-        last: The step behind the last.
+        steps: Those to load, counted from 0. They are asked for no more than a few batches ahead.
         workers: Processes that prepare batches; 0 prepares them in this one. The batches are the same.
         pin_memory: Pinned memory copies faster to a GPU.
     """
 
     batches: StepBatches
-    first: int
-    last: int
+    steps: Iterable[int]
     workers: int
     pin_memory: bool
 
@@ -192,7 +190,7 @@ class StepLoader:
             DataLoader(
                 _Guarded(self.batches),
                 batch_size=None,
-                sampler=range(self.first, self.last),
+                sampler=self.steps,
                 num_workers=self.workers,
                 pin_memory=self.pin_memory,
                 worker_init_fn=_leave_interrupts_to_the_parent,

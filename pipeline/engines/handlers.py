@@ -171,9 +171,11 @@ class ProgressBar:
         score = "no class to score" if mean_dice is None else f"{mean_dice:.4f}"
         if mean_dice is not None:
             self.dice = f"Dice {score}  "
-        self.bar.console.print(
-            f"step {step}/{self.total}  validation Dice {score}  {self.terms}", highlight=False, soft_wrap=True
-        )
+        self.say(f"step {step}/{self.total}  validation Dice {score}  {self.terms}")
+
+    def say(self, text: str) -> None:
+        """Write a line that stays."""
+        self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _start(self, engine: Engine) -> None:
         self.task = self.bar.add_task("", total=self.total, completed=engine.state.iteration, dice="")
@@ -181,7 +183,9 @@ class ProgressBar:
 
     def _advance(self, engine: Engine) -> None:
         self.terms = "  ".join(f"{name} {value:.3f}" for name, value in engine.state.output.items())
-        self.bar.update(self.task, completed=engine.state.iteration, description=self.terms, dice=self.dice)
+        self.bar.update(
+            self.task, total=self.total, completed=engine.state.iteration, description=self.terms, dice=self.dice
+        )
 
     def close(self) -> None:
         """Leave the terminal as it was, where the training ends without an event."""

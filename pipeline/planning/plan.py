@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 
+# Of a training without a time budget.
+DEFAULT_STEPS, DEFAULT_STEPS_CUDA = 1200, 12_000
+
+
 @dataclass(frozen=True)
 class Choice:
     """One setting of a plan.
@@ -94,6 +98,9 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     )
     sizes, memory_bytes = planner.choose()
     pick.made += [Choice(*choice) for choice in planner.reasons(sizes)]
+    steps = recipe.max_steps
+    if recipe.time_budget is None:  # Else the machine's pace decides, once everything else is decided.
+        steps = pick("max_steps", steps, lambda: _steps(hardware))
     workers = pick("data.workers", data.workers, lambda: _workers(hardware))
     flips = pick(
         "augmentation.flip_axes", recipe.augmentation.flip_axes, lambda: _flips(index.labels.values(), orientation)
@@ -104,6 +111,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "device": hardware.device,
             "layout": recipe.layout.model_copy(update={"name": index.dataset.layout}),
             "precision": precision,
+            "max_steps": steps,
             "data": data.model_copy(update=grid | sizes.of_data | {"workers": workers}),
             "network": recipe.network.model_copy(update={"options": sizes.options}),
             "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),
@@ -146,6 +154,12 @@ def _precision(hardware: Hardware) -> tuple[str, str]:
     precision = choose_precision(hardware)
     kind = "the fastest that this device has" if precision != "float32" else "this device has nothing faster"
     return precision, kind
+
+
+def _steps(hardware: Hardware) -> tuple[int, str]:
+    if hardware.is_cuda:
+        return DEFAULT_STEPS_CUDA, "an hour or two of a GPU; with time_budget as many as fit into it"
+    return DEFAULT_STEPS, "a quarter of an hour of two cores; with time_budget as many as fit into it"
 
 
 def _workers(hardware: Hardware) -> tuple[int, str]:

@@ -83,12 +83,25 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
         objective,
         torch.optim.AdamW(network.parameters(), lr=choice.learning_rate, weight_decay=choice.weight_decay),
         Schedule(choice.learning_rate, choice.warmup),
-        Course(recipe.max_steps),
+        build_course(recipe),
         precision_of(recipe),
         choice.clip_norm,
         recipe.seed,
         recipe.alternate,
     )
+
+
+def build_course(recipe: Recipe) -> Course:
+    """Build the course of a training: how many steps it has, and where that was corrected.
+
+    Raises:
+        UserError: The corrections are not those of any training.
+    """
+    try:
+        return Course(resolved(recipe.max_steps), dict(recipe.corrections))
+    except ValueError as error:
+        problem = Problem("corrections", "bad-recipe", str(error), "copy them from the run that made them")
+        raise UserError("The recipe does not fit itself.", [problem]) from None
 
 
 def _refuse_outputs(network: torch.nn.Module, recipe: Recipe, objective: Objective) -> None:

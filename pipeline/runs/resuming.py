@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import config
 from pipeline.errors import Problem, UserError, nearest
+from pipeline.runs.budget import BUDGET, seconds_of
 from pipeline.runs.models import CONFIG, INDEX, SPLIT, read_own, task_state
 from pipeline.strict_yaml import read_yaml
 
@@ -57,6 +58,21 @@ def refuse_changes(run: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> No
     ]
     if problems:
         raise UserError(f"{run} holds another run; nothing was resumed.", problems)
+
+
+def with_steps_of(run: Path, recipe: Recipe) -> Recipe:
+    """Return a recipe with the number of steps that a run's own time budget has come to."""
+    if recipe.time_budget is None:
+        return recipe
+    if not (run / BUDGET).exists() or read_own(run, BUDGET)["seconds"] != seconds_of(recipe.time_budget):
+        message = f"is {recipe.time_budget}, and the run was not started with that"
+        problem = Problem("time_budget", "changed", message, "give the run's own, or start a new run")
+        raise UserError(f"{run} holds another run; nothing was resumed.", [problem])
+    own = config.read(run / CONFIG)
+    taken = {key: own[key] for key in ("max_steps", "validate_every")}
+    return recipe.model_copy(
+        update=taken | {"time_budget": None, "corrections": tuple(map(tuple, own.get("corrections", [])))}
+    )
 
 
 def _covers(name: str, key: str) -> bool:

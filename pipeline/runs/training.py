@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +22,7 @@ from pipeline.interruption import Stopped, end_children, shield, stoppable, wind
 from pipeline.reports.files import write_json
 from pipeline.reports.summary import summarise
 from pipeline.runs import build, resuming
+from pipeline.runs.budget import Budget, Pace, seconds_of, time_steps
 from pipeline.runs.checking import PROGRESS, note, progress
 from pipeline.runs.models import CONFIG, INDEX, SPLIT, portable, task_state
 from pipeline.runs.planning import prepare
@@ -36,7 +39,18 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 
-def train(recipe: Recipe, run: Path, *, resume: bool = False, allow_change: Sequence[str] = ()) -> Scores | None:
+# Kept for writing a report, beside the validation that it is of.
+REPORT_S = 3.0
+
+
+def train(
+    recipe: Recipe,
+    run: Path,
+    *,
+    resume: bool = False,
+    allow_change: Sequence[str] = (),
+    started: float | None = None,
+) -> Scores | None:
     """Check the dataset, train, and validate the last weights.
 
     A recipe with ``segments`` learns from no mask, and where the dataset has none, there is nothing to validate on.
@@ -48,6 +62,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, allow_change: Sequ
             ``figures/``.
         resume: Go on with the run that is there; starts one where there is none.
         allow_change: Keys of the recipe, or sections of it, that a resumed run may have otherwise than it had.
+        started: When the time of a budget began, by ``time.monotonic()``; by default now.
 
     Returns:
         The scores of the last weights; None without a validation case.
@@ -57,16 +72,33 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False, allow_change: Sequ
             that it holds is another one.
         Stopped: SIGTERM or SIGINT has come, and what was learnt is saved.
     """
+    began = time.monotonic() if started is None else started
     with stoppable():
         if (run / CONFIG).exists() and not resume:
             message, remedy = "this folder holds a run", "add --resume to go on with it, or name another --output"
             raise UserError("Nothing was started.", [Problem(str(run), "run-exists", message, remedy)])
         known = read_facts(run / INDEX) if resume and (run / INDEX).exists() else {}
         prepared = prepare(recipe, known)
-        training = _Training(run, prepared.plan.recipe, prepared.index, prepared.split)
+        recipe = prepared.plan.recipe
+        steps = recipe.model_copy(update={"max_steps": 1}) if recipe.max_steps == "auto" else recipe
+        training = _Training(run, steps, prepared.index, prepared.split)
         run.mkdir(parents=True, exist_ok=True)
         with locked(run):
+            _keep_to_time(training, recipe, began)
             return _train_in(training, allow_change)
+
+
+def _keep_to_time(training: _Training, recipe: Recipe, began: float) -> None:
+    """Give a training the number of steps that its time allows, and what keeps it to that."""
+    if (training.run / CONFIG).exists():
+        training.decide(resuming.with_steps_of(training.run, recipe), Budget.read(training.run, began))
+    elif recipe.time_budget is not None:
+        budget = Budget(training.run, seconds_of(recipe.time_budget), began=began)
+        steps, every = budget.fit(training.pace(), recipe.validate_every)
+        note(f"time budget {recipe.time_budget}: {steps} steps, a validation every {every}")
+        budget.write()
+        known = {"max_steps": steps, "validate_every": every, "time_budget": None}
+        training.decide(recipe.model_copy(update=known), budget)
 
 
 def _train_in(training: _Training, allow_change: Sequence[str]) -> Scores | None:
@@ -96,15 +128,20 @@ class _Training:
     best: float | None = None
     saved: int = 0
     scored: Scored | None = None
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         self.task = task_of(self.recipe, self.index)
         self.step = build.build_step(self.recipe, self.task)
 
+    def decide(self, recipe: Recipe, budget: Budget | None) -> None:
+        """Take a recipe that differs in its number of steps, and what keeps to the time."""
+        self.recipe, self.budget, self.step.course = recipe, budget, build.build_course(recipe)
+
     @property
     def is_done(self) -> bool:
         """Whether every step is done, and validated."""
-        return self.done >= self.recipe.max_steps and not self._validation_is_due()
+        return self.done >= self.step.course.last and not self._validation_is_due()
 
     def open_folder(self, allow_change: Sequence[str] = ()) -> None:
         """Write what the run is, or take up what is there."""
@@ -118,8 +155,10 @@ class _Training:
         clear_up(self.run, self.done)
         write_json(self.run / SPLIT, self.split.as_dict())
         write_json(self.run / INDEX, self.index.as_rows())
-        # Last, since a folder with a config.yaml is a run.
-        with atomic_write(stored) as temporary:
+        self._write_config()  # Last, since a folder with a config.yaml is a run.
+
+    def _write_config(self) -> None:
+        with atomic_write(self.run / CONFIG) as temporary:
             temporary.write_text(config.dump(self.recipe), encoding="utf-8")
 
     def _restore(self) -> None:
@@ -139,23 +178,14 @@ class _Training:
             Stopped: A signal has come; everything up to the last whole step is saved.
             WorkerDiedError: A process that prepares batches was killed.
         """
-        recipe, cache = self.recipe, build.build_cache(self.recipe, self.index, self.run)
-        batches = build.build_batches(recipe, self.split, cache)
-        cases = [case for stream in batches.streams.values() for case in stream.cases]
-        for _ in progress(cache.fill(cases), "preparing", len(cases)):
-            pass
-        if cache.failure is not None:
-            note(
-                f"{cache.folder} cannot hold all prepared scans ({cache.failure.strerror}): the others are prepared "
-                "whenever they are needed. Make room, or name another folder: data.cache=DIR"
-            )
+        recipe, course, batches = self.recipe, self.step.course, self._batches()
         self.history = CsvLog(self.run / HISTORY, ["step", "loss", *self.step.objective.names], self.done)
         self.validations = CsvLog(self.run / VALIDATION, ["step", "mean_dice"], self.done)
-        self.bar = ProgressBar(PROGRESS, recipe.max_steps)
+        self.bar = ProgressBar(PROGRESS, course.last)
         trainer = SegmentationTrainer(
             step=self.step,
             loader=self._loader(batches),
-            course=self.step.course,
+            course=course,
             epoch_length=batches.epoch_length,
             device=torch.device(recipe.device),
             handlers=self._handlers(),
@@ -167,7 +197,7 @@ class _Training:
                     self._validate(self.done)
                     self.saved = 0  # With what it found.
                     self._save("last", self.done)
-                if self.done < recipe.max_steps:
+                if self.done < course.last:
                     trainer.run()
         except Stopped:
             self.bar.close()
@@ -180,19 +210,50 @@ class _Training:
         except torch.OutOfMemoryError:
             raise build.out_of_memory(recipe) from None
 
+    def pace(self) -> Pace:
+        """Time some steps and the validation of two cases; nothing that lasts is learnt."""
+        batches = self._batches()
+        step_s = time_steps(self.step, lambda: self._loader(batches))
+        cases = self.split.validation[:2]
+        if not cases:
+            return Pace(step_s)
+        predictor, truth = build.build_predictor(self.recipe, self.task, self.step.network), labels_of(self.index)
+        durations = []
+        for quick in (True, True, False):  # The first time also finds memory and algorithms.
+            start = time.perf_counter()
+            matched = self.recipe.segments is not None
+            score(predictor, cases, truth, matched=matched, pictures=not quick, overlap_only=quick)
+            durations.append((time.perf_counter() - start) / len(cases) * len(self.split.validation))
+        return Pace(step_s, durations[1], durations[2] + REPORT_S)
+
+    def _batches(self) -> StepBatches:
+        """Return the batches of all steps, once every case of theirs is prepared."""
+        cache = build.build_cache(self.recipe, self.index, self.run)
+        batches = build.build_batches(self.recipe, self.split, cache)
+        cases = [case for stream in batches.streams.values() for case in stream.cases]
+        for _ in progress(cache.fill(cases), "preparing", len(cases)):
+            pass
+        if cache.failure is not None:
+            note(
+                f"{cache.folder} cannot hold all prepared scans ({cache.failure.strerror}): the others are prepared "
+                "whenever they are needed. Make room, or name another folder: data.cache=DIR"
+            )
+        return batches
+
     def _loader(self, batches: StepBatches) -> StepLoader:
-        workers, last = build.resolved(self.recipe.data.workers), self.recipe.max_steps
-        if self.done < last and not fits_shared_memory(batches, self.done, workers):
+        workers, course = build.resolved(self.recipe.data.workers), self.step.course
+        if self.done < course.last and not fits_shared_memory(batches, self.done, workers):
             note("/dev/shm is too full for workers; batches are prepared without them, which gives the same result")
             workers = 0
-        return StepLoader(batches, self.done, last, workers, pin_memory=self.recipe.device != "cpu")
+        steps = takewhile(lambda step: step < course.last, count(self.done))
+        return StepLoader(batches, steps, workers, pin_memory=self.recipe.device != "cpu")
 
     def _validation_is_due(self) -> bool:
         """Tell whether the step that is done was to be validated, and a signal came in between."""
         return (
             bool(self.split.validation)
             and self.done > 0
-            and (self.done % self.recipe.validate_every == 0 or self.done == self.recipe.max_steps)
+            and (self.done % self.recipe.validate_every == 0 or self.done == self.step.course.last)
             and CsvLog.last_step(self.run / VALIDATION, self.done) < self.done
         )
 
@@ -210,12 +271,19 @@ class _Training:
         return handlers + (tensorboard_handlers(self.run / "tensorboard") if self.recipe.tensorboard else [])
 
     def _count(self, step: int) -> None:
-        self.done = step
+        self.done, course = step, self.step.course
+        steps = self.budget.corrected(step, course) if self.budget else None
+        if steps is not None:
+            self.bar.say(f"step {step}: {steps} steps fit the time, not {course.last}")
+            course.correct(step, steps)
+            self.bar.total = steps
+            self.recipe = self.recipe.model_copy(update={"corrections": tuple(course.corrections.items())})
+            self._write_config()
 
     def _validate(self, step: int) -> None:
         predictor = build.build_predictor(self.recipe, self.task, self.step.network)
         matched = self.recipe.segments is not None
-        last = step == self.recipe.max_steps  # whose masks the report shows
+        last = step == self.step.course.last  # whose masks the report shows
         truth = labels_of(self.index)
         with window():
             cases = self.split.validation
@@ -242,3 +310,5 @@ class _Training:
         save_checkpoint(self.run, which, about | self.step.state_dict())
         if which == "last":
             self.saved = step
+            if self.budget:
+                self.budget.write()

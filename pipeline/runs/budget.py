@@ -1,0 +1,175 @@
+"""Fit a training into a time: how many steps that is, and whether it still is on the way.
+
+Before the first step of a new run the real machine is timed on the real data. From then on the number of steps is
+fixed, and with it the run; it may be corrected twice, after a third and after two thirds of them, where the pace has
+turned out to be another. The run's ``config.yaml`` holds the number and its corrections: with them, and no budget, a
+training is repeated bit for bit. ``budget.json`` holds what a resumed run needs to go on keeping to the time:
+
+    {"seconds": 1200.0,     the budget
+     "spent_s": 431.2,      of it, when the last checkpoint was saved
+     "tail_s": 14.1,        kept for the last validation and the report
+     "checks": 1}           how often the pace was looked at again
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from pipeline.engines.course import Course
+from pipeline.errors import Problem, UserError
+from pipeline.reports.files import write_json
+from pipeline.runs.models import read_own
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from ignite.engine import Engine
+
+    from pipeline.engines.steps import TrainingStep
+
+BUDGET = "budget.json"
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+# Steps that are timed, after some that find memory and algorithms; and which step of a training they are.
+WARM_STEPS, TIMED_STEPS, AT = 3, 8, 10**6
+# Shares of the steps after which the pace is looked at again, and the share of the budget that is worth a correction.
+CHECKS = (1 / 3, 2 / 3)
+WORTH = 0.01
+# Validations of the training may take this share of the time.
+VALIDATION_SHARE = 0.05
+FEWEST_STEPS = 20
+# What is aimed at: to be late is worse than to be early.
+AIM = 0.985
+
+
+def seconds_of(text: str) -> float:
+    """Return a duration in seconds.
+
+    >>> seconds_of("90s"), seconds_of("1.5h")
+    (90.0, 5400.0)
+    """
+    return float(text[:-1]) * SECONDS[text[-1]]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What was timed, in seconds.
+
+    Attributes:
+        step_s: A training step, its data included.
+        validation_s: A validation during the training.
+        tail_s: All that comes after the last step: its validation and the report.
+    """
+
+    step_s: float
+    validation_s: float = 0.0
+    tail_s: float = 0.0
+
+    def validate_every(self, least: int) -> int:
+        """Return how many steps apart validations are to be, ``least`` or more."""
+        return max(least, round(self.validation_s / (VALIDATION_SHARE * self.step_s)))
+
+    def steps_in(self, seconds: float, validate_every: int) -> int:
+        """Return how many steps fit into a time, with their validations and what comes after them.
+
+        >>> Pace(1.0, 10.0, 20.0).steps_in(130.0, validate_every=100)
+        100
+        """
+        return int((seconds - self.tail_s) / (self.step_s + self.validation_s / validate_every))
+
+
+def time_steps(step: TrainingStep, load: Callable[[], Iterable[Any]]) -> float:
+    """Return the seconds of a training step, its data included, and leave the step as it was."""
+    state, course = copy.deepcopy(step.state_dict()), step.course
+    step.course = Course(2 * AT)  # In whose middle every term has its weight.
+    durations, start = [], time.perf_counter()
+    try:
+        for n, batches in enumerate(islice(load(), WARM_STEPS + TIMED_STEPS)):
+            step(cast("Engine", SimpleNamespace(state=SimpleNamespace(iteration=AT + n))), batches)
+            durations.append(time.perf_counter() - start)
+            start = time.perf_counter()
+    finally:
+        step.course = course
+        step.load_state_dict(state)
+    return statistics.fmean(durations[WARM_STEPS:])
+
+
+@dataclass
+class Budget:
+    """Keeps a run within its time.
+
+    Attributes:
+        run: The run's folder.
+        seconds: The budget, for the whole command.
+        spent_s: Of it, before ``began``: by commands that were stopped.
+        tail_s: What is kept for the time after the last step.
+        checks: How often the pace was looked at again.
+        began: When this command began, on ``clock``.
+        clock: Tells the time.
+    """
+
+    run: Path
+    seconds: float
+    spent_s: float = 0.0
+    tail_s: float = 0.0
+    checks: int = 0
+    began: float = 0.0
+    clock: Callable[[], float] = field(default=time.monotonic, repr=False)
+    _since: tuple[int, float] | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def read(cls, run: Path, began: float) -> Budget | None:
+        """Take up the budget of a run that is resumed; None where it has none."""
+        if not (run / BUDGET).exists():
+            return None
+        return cls(run, began=began, **read_own(run, BUDGET))
+
+    def write(self) -> None:
+        """Note what is spent by now."""
+        spent = {"spent_s": round(self.spent_s + self.clock() - self.began, 3)}
+        keys = ("seconds", "spent_s", "tail_s", "checks")
+        write_json(self.run / BUDGET, {key: asdict(self, dict_factory=dict)[key] for key in keys} | spent)
+
+    @property
+    def left_s(self) -> float:
+        """What is left of the budget, up to the moment that is aimed at."""
+        return AIM * self.seconds - self.spent_s - (self.clock() - self.began)
+
+    def fit(self, pace: Pace, validate_every: int) -> tuple[int, int]:
+        """Return how many steps a new run has, and how many lie between two validations.
+
+        Raises:
+            UserError: The budget is too short for any training.
+        """
+        every = pace.validate_every(validate_every)
+        steps = pace.steps_in(self.left_s, every)
+        if steps < FEWEST_STEPS:
+            spent = self.spent_s + self.clock() - self.began
+            least = (spent + pace.tail_s + FEWEST_STEPS * pace.step_s) * 1.1
+            message = (
+                f"is too short: {spent:.0f} s are gone, a step takes {pace.step_s:.2f} s, the end {pace.tail_s:.0f} s"
+            )
+            remedy = f"give {least / 60:.1f}m or more, or a smaller network or data.patch_size"
+            raise UserError("The training does not fit its time.", [Problem("time_budget", "short", message, remedy)])
+        self.tail_s = pace.tail_s
+        return steps, every
+
+    def corrected(self, step: int, course: Course) -> int | None:
+        """Look at the pace after a step, if it is time to; return another number of steps where that is worth it."""
+        if self._since is None:
+            self._since = (step, self.clock())
+            return None
+        checks = max(self.checks, len(course.corrections))
+        if checks >= len(CHECKS) or course.share_done(step) < CHECKS[checks] or step >= course.last:
+            return None
+        since, then = self._since
+        self._since, self.checks = (step, self.clock()), checks + 1
+        step_s = (self.clock() - then) / (step - since)
+        steps = max(step + 1, step + int((self.left_s - self.tail_s) / step_s))
+        return steps if abs(steps - course.last) * step_s > WORTH * self.seconds else None

@@ -1,0 +1,194 @@
+"""A training keeps to its time, and is repeated from what it wrote down."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from runs_fixtures import assert_same_run, make_phantom, state_of, write_recipe
+from torch import nn
+
+from pipeline import runs
+from pipeline.engines.course import Course
+from pipeline.engines.steps import Schedule, TrainingStep
+from pipeline.errors import UserError
+from pipeline.losses.dice import DiceLoss
+from pipeline.losses.objective import Objective, Term
+from pipeline.runs.budget import AIM, Budget, Pace, seconds_of, time_steps
+
+
+class Clock:
+    """Goes on by what it is told."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def budget(tmp_path, seconds=1000.0, **fields):
+    clock = Clock()
+    return Budget(tmp_path, seconds, began=clock.now, clock=clock, **fields), clock
+
+
+def run_with(tmp_path, pace, step_s, seconds=1000.0):
+    """Train without training: every step takes what ``step_s`` says of it. Return the course and the time it took."""
+    keeper, clock = budget(tmp_path, seconds)
+    clock.now += 20
+    steps, _ = keeper.fit(pace, 10**9)
+    course, step = Course(steps), 0
+    while step < course.last:
+        step += 1
+        clock.now += step_s(step)
+        if (corrected := keeper.corrected(step, course)) is not None:
+            course.correct(step, corrected)
+    return course, clock.now + pace.tail_s - keeper.began
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1.5m", 90), ("2h", 7200), ("0.5d", 43200)])
+def test_durations(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+def test_steps_validations_and_the_end_fill_the_time():
+    pace = Pace(0.5, 10.0, 30.0)
+    steps = pace.steps_in(1030.0, validate_every=100)
+    assert steps * 0.5 + steps / 100 * 10 == pytest.approx(1000, abs=1)
+
+
+def test_validations_that_cost_much_are_further_apart():
+    assert Pace(1.0, 1.0).validate_every(250) == 250
+    assert Pace(1.0, 100.0).validate_every(250) == 2000
+
+
+def test_at_the_pace_that_was_timed_nothing_is_corrected(tmp_path):
+    course, took = run_with(tmp_path, Pace(1.0, 0.0, 15.0), lambda step: 1.0)
+    assert not course.corrections
+    assert took == pytest.approx(1000 * AIM, abs=1)
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.3, 2.0])
+def test_another_pace_is_corrected_and_the_time_kept(tmp_path, factor):
+    course, took = run_with(tmp_path, Pace(1.0, 0.0, 15.0), lambda step: factor)
+    assert 1 <= len(course.corrections) <= 2
+    assert abs(took - 1000) < 50
+
+
+def test_a_second_process_that_comes_half_way_costs_ten_percent_at_most(tmp_path):
+    course, took = run_with(tmp_path, Pace(1.0, 0.0, 15.0), lambda step: 1.0 if step < 500 else 1.6)
+    assert len(course.corrections) <= 2
+    assert took < 1100
+
+
+def test_a_time_that_is_too_short_says_how_much_is_needed(tmp_path):
+    keeper, clock = budget(tmp_path, 30.0)
+    clock.now += 20
+    with pytest.raises(UserError, match=r"1 s are gone|20 s are gone") as raised:
+        keeper.fit(Pace(2.0, 0.0, 5.0), 250)
+    assert "1.2m or more" in str(raised.value)
+
+
+def test_what_is_spent_is_not_forgotten(tmp_path):
+    keeper, clock = budget(tmp_path)
+    keeper.tail_s, keeper.checks = 12.0, 1
+    clock.now += 300
+    keeper.write()
+    again = Budget.read(tmp_path, began=clock.now)
+    assert (again.seconds, again.spent_s, again.tail_s, again.checks) == (1000, 300, 12, 1)
+    assert Budget.read(tmp_path / "elsewhere", 0.0) is None
+
+
+def test_timing_steps_leaves_the_step_as_it_was():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Conv3d(4, 2, 1))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
+    terms = [Term("dice", DiceLoss(), "labelled"), Term("late", DiceLoss(), "labelled", ramp=1.0)]
+    step = TrainingStep(network, Objective(terms), optimizer, Schedule(0.1, 0.1), Course(9), torch.float32, 12.0, 0)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    batch = {"image": torch.randn(1, 1, 8, 8, 8), "annotation": torch.full((1, 1, 8, 8, 8), 2, dtype=torch.uint8)}
+    seen = []
+
+    def load():
+        for _ in range(100):
+            seen.append(step.course.share_done(10**6))
+            yield {"labelled": batch | {"case": ["a"]}}
+
+    assert time_steps(step, load) > 0
+    assert set(seen) == {0.5}, "where every term has its weight"
+    assert len(seen) < 20
+    assert all(torch.equal(network.state_dict()[key], before[key]) for key in before)
+    assert not optimizer.state
+    assert step.course == Course(9)
+    step(SimpleNamespace(state=SimpleNamespace(iteration=1)), {"labelled": batch | {"case": ["a"]}})
+
+
+# Whole runs.
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_phantom(tmp_path_factory.mktemp("budget") / "phantom")
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """A machine on which nine steps fit, after three steps seven, and after five ten."""
+    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda _: Pace(1.0))
+    monkeypatch.setattr(Budget, "fit", lambda *_: (9, 3))
+    monkeypatch.setattr(Budget, "corrected", lambda _, step, course: {3: 7, 5: 10}.get(step))
+
+
+def train(recipe, run, **options):
+    runs.train(runs.read_recipe(recipe), run, **options)
+    return run
+
+
+def test_a_run_with_a_budget_is_repeated_by_its_own_recipe(dataset, scripted, tmp_path, monkeypatch):
+    recipe = write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h")
+    run = train(recipe, tmp_path / "run")
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert (written["max_steps"], written["corrections"], written["time_budget"]) == (9, [[3, 7], [5, 10]], None)
+    assert state_of(run)["step"] == 10
+    assert json.loads((run / "budget.json").read_text())["seconds"] == 3600
+    monkeypatch.setattr(Budget, "corrected", lambda *_: pytest.fail("a budget that nobody gave"))
+    assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)
+
+
+def test_a_run_with_a_budget_that_is_stopped_goes_on_as_it_was(dataset, scripted, tmp_path, monkeypatch):
+    from pipeline.engines.steps import TrainingStep
+
+    recipe = write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h")
+    whole = train(recipe, tmp_path / "whole")
+    update = TrainingStep.__call__
+
+    def die(self, engine, batches):
+        if engine.state.iteration == 6:
+            raise KeyError("the plug")
+        return update(self, engine, batches)
+
+    monkeypatch.setattr(TrainingStep, "__call__", die)
+    with pytest.raises(KeyError, match="the plug"):
+        train(recipe, tmp_path / "stopped")
+    monkeypatch.setattr(TrainingStep, "__call__", update)
+    # Its corrections after steps 3 and 5 are written down, and its checkpoint is of step 4.
+    monkeypatch.setattr(Budget, "corrected", lambda *_: None)
+    assert state_of(tmp_path / "stopped")["step"] == 4
+    assert_same_run(train(recipe, tmp_path / "stopped", resume=True), whole)
+
+
+def test_a_run_cannot_go_on_with_another_budget(dataset, scripted, tmp_path):
+    run = train(write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h"), tmp_path / "run")
+    for other in ({"time_budget": "2h"}, {"max_steps": 9, "time_budget": None}):
+        with pytest.raises(UserError, match="another run"):
+            train(write_recipe(tmp_path, dataset, **({"max_steps": "auto"} | other)), run, resume=True)
+    without = train(write_recipe(tmp_path, dataset), tmp_path / "without")
+    with pytest.raises(UserError, match="not started with that"):
+        train(write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h"), without, resume=True)
+
+
+def test_corrections_that_cannot_be_are_refused(dataset, tmp_path):
+    with pytest.raises(UserError, match="corrections"):
+        train(write_recipe(tmp_path, dataset, corrections=[[8, 9]]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
