@@ -3,8 +3,8 @@
     python benchmarks/bench_budget.py --output runs/budget --json budget.json
     python benchmarks/bench_budget.py --quick
 
-Each pair is a `fewmask train DATASET --time-budget T` of its own, timed from outside, its imports, checks, validations and
-report included. `--beside` runs a second process on the machine from half-way on. A pair that was run is not run again.
+Each pair is a `fewmask train DATASET --time-budget T` of its own, timed from outside: imports, checks, validations and
+the report included. `--beside` runs a second process on the machine from half-way on. A pair that was run is not run again.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ PAIRS = (
     (30, 0, ("validate_every=20",), "3m"),
 )
 QUICK = ((3, 3, ("network=unet", "network.options.channels=[4,8]", "data.patch_size=[16,16,16]"), "25s"),)
+ROOT = Path(__file__).resolve().parents[1]
 BUSY = "import torch, time; a = torch.randn(1500, 1500); [a @ a for _ in iter(int, 1)]"
 
 
@@ -54,14 +55,12 @@ def main() -> None:
         folder = given.output or Path(work)
         folder.mkdir(parents=True, exist_ok=True)
         rows = [measure(folder, *pair, beside=given.beside) for pair in (QUICK if given.quick else PAIRS)]
-    print(
-        "\n| Scans with masks, without | Further | Budget | Took | Off by | Steps | Corrections |\n|---|---|---|---|---|---|---|"
-    )
+    print("\n| Scans with masks, without | Further | Budget | Took | Off by | Steps | Corrections |")
+    print("|---|---|---|---|---|---|---|")
     for row in rows:
         print("| {scans} | {words} | {budget} | {took_s:.1f} s | {off:+.1%} | {steps} | {corrections} |".format(**row))
-    print(
-        f"\nFurthest off: {max(abs(row['off']) for row in rows):.1%}; schedules not finished: {sum(not row['finished'] for row in rows)}"
-    )
+    unfinished = sum(not row["finished"] for row in rows)
+    print(f"\nFurthest off: {max(abs(row['off']) for row in rows):.1%}; schedules not finished: {unfinished}")
     if given.json:
         given.json.write_text(json.dumps(rows, indent=2) + "\n")
 
@@ -77,7 +76,7 @@ def measure(
     if not (data / "dataset.json").exists():
         list(write_phantom(data, labelled=labelled, unlabelled=unlabelled, seed=7))
     start = time.perf_counter()
-    command = [sys.executable, "-m", "pipeline.cli", "train", str(data), *words, "--time-budget", budget]
+    command = [sys.executable, str(ROOT / "run.py"), "train", str(data), *words, "--time-budget", budget]
     other: list[subprocess.Popen[bytes]] = []
     timer = threading.Timer(
         seconds_of(budget) / 2, lambda: other.append(subprocess.Popen([sys.executable, "-c", BUSY]))
