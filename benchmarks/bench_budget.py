@@ -4,7 +4,8 @@
     python benchmarks/bench_budget.py --quick
 
 Each pair is a `fewmask train DATASET --time-budget T` of its own, timed from outside: imports, checks, validations and
-the report included. `--beside` runs a second process on the machine from half-way on. A pair that was run is not run again.
+the report included. `--beside` runs a second process on the machine from half-way on. A pair that was run is not run
+again.
 """
 
 from __future__ import annotations

@@ -192,3 +192,26 @@ def test_corrections_that_cannot_be_are_refused(dataset, tmp_path):
     with pytest.raises(UserError, match="corrections"):
         train(write_recipe(tmp_path, dataset, corrections=[[8, 9]]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stop_file_lets_a_run_finish_its_schedule_soon(dataset, tmp_path, monkeypatch):
+    from pipeline.engines.steps import TrainingStep
+
+    update, rates = TrainingStep.__call__, []
+
+    def watched(self, engine, batches):
+        output = update(self, engine, batches)
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        if engine.state.iteration == 20:
+            (tmp_path / "run" / "stop").touch()
+        return output
+
+    monkeypatch.setattr(TrainingStep, "__call__", watched)
+    run = train(write_recipe(tmp_path, dataset, max_steps=100, validate_every=50), tmp_path / "run")
+    assert state_of(run)["step"] == 22
+    assert yaml.safe_load((run / "config.yaml").read_text())["corrections"] == [[20, 22]]
+    assert not (run / "stop").exists()
+    assert rates[20] > rates[21] > 0
+    assert rates[21] < 0.6 * rates[19], "half of what was left of the schedule is one step now"
+    monkeypatch.setattr(TrainingStep, "__call__", update)
+    assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)

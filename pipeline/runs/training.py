@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 # Kept for writing a report, beside the validation that it is of.
 REPORT_S = 3.0
+# A file of this name in a run asks it to finish: the learning rate falls to 0 over this share of the steps done.
+STOP, FINISH = "stop", 0.1
 
 
 def train(
@@ -272,9 +274,13 @@ class _Training:
 
     def _count(self, step: int) -> None:
         self.done, course = step, self.step.course
+        stop = self.run / STOP
         steps = self.budget.corrected(step, course) if self.budget else None
-        if steps is not None:
-            self.bar.say(f"step {step}: {steps} steps fit the time, not {course.last}")
+        if stop.exists() and step < course.last:
+            stop.unlink()
+            steps = min(course.last, step + max(1, round(FINISH * step)))
+        if steps is not None and steps != course.last:
+            self.bar.say(f"step {step}: ends after {steps} steps instead of {course.last}")
             course.correct(step, steps)
             self.bar.total = steps
             self.recipe = self.recipe.model_copy(update={"corrections": tuple(course.corrections.items())})
