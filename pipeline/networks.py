@@ -1,7 +1,7 @@
 """MONAI's networks, registered, each for 2-D and 3-D.
 
 Every network maps ``[B, in_channels, …]`` to logits ``[B, out_channels, …]``, or in training, under deep supervision,
-to ``[B, heads, out_channels, …]``, the first head being the network's answer.
+to a tuple of them: the network's answer, and then those of its coarser levels, each at its own resolution.
 """
 
 from __future__ import annotations
@@ -54,6 +54,15 @@ def unet(
     return network
 
 
+class SupervisedDynUNet(DynUNet):
+    """MONAI's, but for its coarser levels' answers in training: MONAI enlarges them, and a loss then pays for that."""
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return logits, or in training, under deep supervision, those of each level, the finest first."""
+        logits: Tensor = self.output_block(self.skip_layers(image))
+        return (logits, *self.heads) if self.training and self.deep_supervision else logits
+
+
 @NETWORKS.register("dynunet")
 def dynunet(
     spatial_dims: int,
@@ -80,7 +89,7 @@ def dynunet(
         residual: Whether blocks are residual.
     """
     steps = _steps(strides, channels, spatial_dims)
-    network: nn.Module = DynUNet(
+    network: nn.Module = SupervisedDynUNet(
         spatial_dims,
         in_channels,
         out_channels,

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from pipeline.losses import BalancedCELoss, DiceLoss
+from pipeline.losses.objective import levels_of
 from pipeline.networks import NETWORKS
 from pipeline.planning.memory import training_bytes
 
@@ -41,9 +43,9 @@ def measure(case, answers):
     images, labels = torch.randn(samples, 1, *patch), torch.randint(0, 3, (samples, 1, *patch))
     for _ in range(2):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = network(images)
-            heads = logits.unbind(1) if logits.ndim > images.ndim else [logits]
-            total = sum(loss(head, labels) for head in heads for loss in losses)
+            levels = levels_of(network(images))
+            shrunk = [interpolate(labels.float(), level.shape[2:]).long() for level in levels]
+            total = sum(loss(*pair) for pair in zip(levels, shrunk, strict=True) for loss in losses)
         total.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from pipeline.losses.objective import levels_of
 from pipeline.networks import NETWORKS
 
 OPTIONS = {
@@ -35,9 +36,9 @@ class TestEveryNetwork:
 
     def test_gives_its_answer_first_while_it_trains(self, name, dimensions):
         size = (16,) * dimensions
-        logits = build(name, dimensions).train()(torch.randn(2, 2, *size))
-        heads = () if name != "dynunet" else (3,)
-        assert logits.shape == (2, *heads, 4, *size)
+        levels = levels_of(build(name, dimensions).train()(torch.randn(2, 2, *size)))
+        coarser = [(2, 4, *(side // 2**n for side in size)) for n in range(3 if name == "dynunet" else 1)]
+        assert [level.shape for level in levels] == coarser
 
     def test_draws_its_weights_from_the_seed(self, name, dimensions):
         first, second = (build(name, dimensions).state_dict() for _ in range(2))
@@ -66,10 +67,10 @@ def test_deep_supervision_can_be_switched_off():
     assert logits.shape == (1, 4, 16, 16, 16)
 
 
-def test_first_head_of_deep_supervision_is_the_networks_answer():
+def test_finest_level_of_deep_supervision_is_the_networks_answer():
     network, image = build("dynunet"), torch.randn(1, 2, 16, 16, 16)
     with torch.no_grad():
-        torch.testing.assert_close(network.train()(image)[:, 0], network.eval()(image))
+        torch.testing.assert_close(network.train()(image)[0], network.eval()(image))
 
 
 @pytest.mark.parametrize(("name", "option"), [("unet", "dropout"), ("segresnet", "dropout")])

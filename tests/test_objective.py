@@ -36,8 +36,8 @@ def batch(label, image=1.0, cases=1):
     return {"image": picture, "label": torch.full(shape, label), "mask": mask, "case": ["a"] * cases}
 
 
-def logits(value, cases=1, heads=()):
-    return torch.full((cases, *heads, 3, 2, 2), value)
+def logits(value, cases=1):
+    return torch.full((cases, 3, 2, 2), value)
 
 
 BATCHES = {"labelled": batch(2, image=5.0), "unlabelled": batch(-1, image=7.0)}
@@ -109,16 +109,40 @@ def test_objective_of_no_logits_is_zero():
     assert (total.item(), values) == (0, {})
 
 
-def test_heads_of_a_loss_on_labels_weigh_1_a_half_a_quarter():
-    heads = torch.stack([logits(1.0), logits(2.0), logits(4.0)], dim=1)
-    total, _ = Objective([Term("a", Labelled(), "labelled")])({"labelled": heads}, BATCHES, 0)
+def test_levels_of_a_loss_on_labels_weigh_1_a_half_a_quarter():
+    levels = (logits(1.0), logits(2.0), logits(4.0))
+    total, _ = Objective([Term("a", Labelled(), "labelled")])({"labelled": levels}, BATCHES, 0)
     assert total.item() == pytest.approx(2 * (1 * 1 + 0.5 * 2 + 0.25 * 4) / 1.75)
 
 
-def test_loss_on_images_looks_at_the_first_head_alone():
-    heads = torch.stack([logits(1.0), logits(2.0)], dim=1)
-    total, _ = Objective([Term("a", Pictured(), "labelled")])({"labelled": heads}, BATCHES, 0)
+def test_loss_on_images_looks_at_the_finest_level_alone():
+    levels = (logits(1.0), logits(2.0))
+    total, _ = Objective([Term("a", Pictured(), "labelled")])({"labelled": levels}, BATCHES, 0)
     assert total.item() == 5
+
+
+def test_a_coarse_level_is_compared_with_labels_of_its_own_resolution():
+    seen = []
+
+    class Watching(Labelled):
+        def forward(self, logits, labels):
+            seen.append(labels)
+            return super().forward(logits, labels)
+
+    labels = torch.arange(-1, 15).reshape(1, 1, 4, 4)
+    batch = {"image": torch.zeros(1, 1, 4, 4), "label": labels, "mask": torch.ones(1, 1, 4, 4, dtype=torch.bool)}
+    levels = (torch.ones(1, 3, 4, 4), torch.ones(1, 3, 2, 2))
+    Objective([Term("a", Watching(), "labelled")])({"labelled": levels}, {"labelled": batch}, 0)
+    assert torch.equal(seen[0], labels)
+    assert torch.equal(seen[1], labels[:, :, 1::2, 1::2])
+    assert seen[1].dtype == torch.int64
+
+
+def test_levels_of_both_kinds_of_scan_are_joined_level_by_level():
+    given = {kind: (logits(1.0), logits(3.0)) for kind in ("labelled", "unlabelled")}
+    total, _ = Objective([Term("a", Labelled(), "all")])(given, BATCHES, 0)
+    one, _ = Objective([Term("a", Labelled(), "all")])({"labelled": given["labelled"]}, BATCHES, 0)
+    assert total.shape == one.shape == ()
 
 
 def test_values_hold_no_graph():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from torch.nn.functional import interpolate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.types import Output, Scans
 
 Batch = dict[str, Any]
+Answer: TypeAlias = "Tensor | tuple[Tensor, ...]"
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Term:
 class Objective:
     """Sums terms over a labelled and an unlabelled batch: ``J = sum_t w_t(progress) loss_t``.
 
-    Under deep supervision a loss on labels is the mean over the heads, weighted 1, 1/2, 1/4, …; a loss on images looks
-    at the first head alone.
+    Under deep supervision a loss on labels is the mean over the levels, weighted 1, 1/2, 1/4, …, each against the
+    labels at its own resolution; a loss on images looks at the finest level alone.
 
     Args:
         terms: The summands; names are unique.
@@ -74,7 +76,7 @@ class Objective:
 
     def __call__(
         self,
-        logits: Mapping[str, Tensor],
+        logits: Mapping[str, Answer],
         batches: Mapping[str, Batch],
         progress: float,
         reconstructions: Mapping[str, Tensor] | None = None,
@@ -84,14 +86,16 @@ class Objective:
         A term whose scans were not given, or whose weight is 0 at this point, is left out: its value is absent.
 
         Args:
-            logits: By kind of scan, ``[B, K, …]`` or with heads ``[B, heads, K, …]``.
+            logits: By kind of scan, ``[B, K, …]``, or a tuple of them, the finest first.
             batches: By kind of scan, each with ``image``, ``label`` and ``mask``.
             progress: Share of the training that is done.
             reconstructions: By kind of scan, ``[B, C, …]``; needed where a term judges them.
         """
-        answers = {"logits": logits, "reconstruction": reconstructions or {}}
+        answers: dict[str, Mapping[str, Answer]] = {"logits": logits, "reconstruction": reconstructions or {}}
         values: dict[str, Tensor] = {}
-        total = next(iter(logits.values()), torch.empty(0)).new_zeros((), dtype=torch.float32)
+        total = torch.zeros(())
+        for answer in logits.values():
+            total = levels_of(answer)[0].new_zeros((), dtype=torch.float32)
         for term in self.terms:
             given = answers[term.loss.output]
             kinds = [kind for kind in ("labelled", "unlabelled") if term.on in (kind, "all") and kind in given]
@@ -103,19 +107,26 @@ class Objective:
         return total, values
 
 
-def _evaluate(loss: SegmentationLoss, logits: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
+def levels_of(answer: Answer) -> tuple[Tensor, ...]:
+    """Return a network's answer by level: one, or under deep supervision several."""
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
+def _evaluate(loss: SegmentationLoss, answers: Sequence[Answer], batches: Sequence[Batch]) -> Tensor:
     def joined(key: str) -> Tensor:
         return torch.cat([batch[key] for batch in batches])
 
-    image = joined("image")
-    heads = _heads(torch.cat(list(logits)), image)
+    levels = [torch.cat(parts) for parts in zip(*map(levels_of, answers), strict=True)]
     if loss.reference == "image":
-        return loss(heads[0], image, joined("mask"))  # type: ignore[no-any-return]
+        return loss(levels[0], joined("image"), joined("mask"))  # type: ignore[no-any-return]
     labels = joined("label")
-    weights = [0.5**level for level in range(len(heads))]
-    losses = [weight * loss(head, labels) for weight, head in zip(weights, heads, strict=True)]
+    weights = [0.5**level for level in range(len(levels))]
+    losses = [weight * loss(level, _shrunk(labels, level)) for weight, level in zip(weights, levels, strict=True)]
     return torch.stack(losses).sum() / sum(weights)
 
 
-def _heads(logits: Tensor, image: Tensor) -> tuple[Tensor, ...]:
-    return logits.unbind(1) if logits.ndim == image.ndim + 1 else (logits,)
+def _shrunk(labels: Tensor, level: Tensor) -> Tensor:
+    """Return labels at a coarser resolution: those of the nearest voxels."""
+    if labels.shape[2:] == level.shape[2:]:
+        return labels
+    return interpolate(labels.float(), level.shape[2:], mode="nearest-exact").to(labels.dtype)
