@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -132,14 +132,16 @@ class Budget:
 
     def write(self) -> None:
         """Note what is spent by now."""
-        spent = {"spent_s": round(self.spent_s + self.clock() - self.began, 3)}
-        keys = ("seconds", "spent_s", "tail_s", "checks")
-        write_json(self.run / BUDGET, {key: asdict(self, dict_factory=dict)[key] for key in keys} | spent)
+        kept = {"seconds": self.seconds, "tail_s": round(self.tail_s, 3), "checks": self.checks}
+        write_json(self.run / BUDGET, kept | {"spent_s": round(self._spent_by_now(), 3)})
+
+    def _spent_by_now(self) -> float:
+        return self.spent_s + self.clock() - self.began
 
     @property
     def left_s(self) -> float:
         """What is left of the budget, up to the moment that is aimed at."""
-        return AIM * self.seconds - self.spent_s - (self.clock() - self.began)
+        return AIM * self.seconds - self._spent_by_now()
 
     def fit(self, pace: Pace, validate_every: int) -> tuple[int, int]:
         """Return how many steps a new run has, and how many lie between two validations.
@@ -150,7 +152,7 @@ class Budget:
         every = pace.validate_every(validate_every)
         steps = pace.steps_in(self.left_s, every)
         if steps < FEWEST_STEPS:
-            spent = self.spent_s + self.clock() - self.began
+            spent = self._spent_by_now()
             least = (spent + pace.tail_s + FEWEST_STEPS * pace.step_s) * 1.1
             message = (
                 f"is too short: {spent:.0f} s are gone, a step takes {pace.step_s:.2f} s, the end {pace.tail_s:.0f} s"
