@@ -42,6 +42,7 @@ if __name__ == "__main__":
     name, steps, warm, device = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     folder = f"{nnUNet_preprocessed}/{name}"
     plans, dataset = (json.load(open(f"{folder}/{file}.json")) for file in ("nnUNetPlans", "dataset"))
+    plans["continue_training"] = False
     trainer = nnUNetTrainer(plans, "3d_fullres", 0, dataset, device=torch.device(device))
     trainer.on_train_start()
     trainer.on_train_epoch_start()
