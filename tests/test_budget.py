@@ -100,6 +100,14 @@ def test_what_is_spent_is_not_forgotten(tmp_path):
     assert Budget.read(tmp_path / "elsewhere", 0.0) is None
 
 
+def test_corrections_that_are_written_down_count_after_a_kill_that_lost_the_checks(tmp_path):
+    keeper, clock = budget(tmp_path, checks=0)
+    course = Course(100, {34: 60, 45: 80})
+    for step in range(46, 80):
+        clock.now += 50
+        assert keeper.corrected(step, course) is None
+
+
 def test_timing_steps_leaves_the_step_as_it_was():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Conv3d(4, 2, 1))

@@ -7,6 +7,8 @@ from report_fixtures import HOSTILE, result
 from pipeline.reports import charts
 from pipeline.reports.charts import Scale, curves, distribution, scale_around, scatter
 from pipeline.reports.columns import METRICS
+from pipeline.reports.comparison import Difference
+from pipeline.reports.paired_charts import differences, paired
 
 METRIC = {metric.key: metric for metric in METRICS}
 RESULTS = [
@@ -86,3 +88,31 @@ def test_names_are_text():
         drawing = distribution([result(name, 1, 0.5, name=name)], METRIC["dice"], {name: 0})
         tree = ElementTree.fromstring(str(drawing))
         assert {node.tag.split("}")[1] for node in tree.iter()} <= {"svg", "text", "line", "circle", "title", "rect"}
+
+
+def test_a_pair_lies_where_both_sides_say_and_above_the_diagonal_where_b_is_better():
+    a = [result("c0", 1, 0.6), result("c1", 1, 0.8), result("lost", 1, 0.0, "missed")]
+    b = [result("c0", 1, 0.7), result("c1", 1, 0.8), result("lost", 1, 0.9)]
+    drawing = paired(a, b, {"c0": 0, "c1": 1, "lost": 2})
+    (diagonal,) = elements(drawing, "gap")
+    ends = {end: float(diagonal.get(end)) for end in ("x1", "y1", "x2", "y2")}
+    slope = (ends["y2"] - ends["y1"]) / (ends["x2"] - ends["x1"])
+    above = {
+        dot.get("data-case"): ends["y1"] + slope * (float(dot.get("cx")) - ends["x1"]) - float(dot.get("cy"))
+        for dot in elements(drawing, "dot")
+    }
+    assert above == {
+        "0": pytest.approx(-slope * (ends["x2"] - ends["x1"]) * 0.1, abs=0.3),
+        "1": pytest.approx(0, abs=0.3),
+    }
+    assert len(elements(drawing, "fail")) == 1
+
+
+def test_differences_lie_beside_the_line_of_none_with_their_intervals():
+    found = Difference(4, 0.5, 0.6, 0.1, (0.05, 0.2), {})
+    nothing = Difference(0, None, None, None, None, {})
+    drawing = differences([("organ", found), ("nodule", nothing)])
+    (zero,), (dot,), (interval,) = (elements(drawing, kind) for kind in ("gap", "dot", "interval"))
+    places = [float(zero.get("x1")), float(interval.get("x1")), float(dot.get("cx")), float(interval.get("x2"))]
+    assert places == sorted(places)
+    assert places[2] - places[0] == pytest.approx(2 * (places[1] - places[0]), abs=0.2)
