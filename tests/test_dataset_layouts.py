@@ -220,8 +220,8 @@ def test_two_layouts_are_a_question_that_the_user_answers(tmp_path):
 
 
 def test_options_declare_labels_channels_ignore_and_patients(tmp_path):
-    for name in ("p1_a", "p1_b", "p2_a"):
-        save(tmp_path / "images" / f"{name}.nii.gz", np.stack([volume(len(name)), volume(hash(name) % 97)], -1))
+    for seed, name in enumerate(("p1_a", "p1_b", "p2_a")):
+        save(tmp_path / "images" / f"{name}.nii.gz", np.stack([volume(4), volume(10 + seed)], -1))
         save(tmp_path / "labels" / f"{name}.nii.gz", np.where(volume(3) > 900, 255, mask(0)))
     assert {problem.code for problem in survey(open_dataset(tmp_path)).problems} >= {"undeclared-channels"}
     options = {"labels": {"organ": 1, "nodule": 2}, "channel_names": ["T1", "T2"], "ignore": 255, "patient": "(p.)_"}
