@@ -196,6 +196,14 @@ def test_a_run_cannot_go_on_with_another_budget(dataset, scripted, tmp_path):
         train(write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h"), without, resume=True)
 
 
+def test_the_budget_of_a_start_that_was_killed_does_not_bind_a_run_without_one(dataset, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    Budget(run, 60.0).write()
+    train(write_recipe(tmp_path, dataset), run)
+    assert not (run / "budget.json").exists()
+
+
 def test_corrections_that_cannot_be_are_refused(dataset, tmp_path):
     with pytest.raises(UserError, match="corrections"):
         train(write_recipe(tmp_path, dataset, corrections=[[8, 9]]), tmp_path / "run")

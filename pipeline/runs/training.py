@@ -22,7 +22,7 @@ from pipeline.interruption import Stopped, end_children, shield, stoppable, wind
 from pipeline.reports.files import write_json
 from pipeline.reports.summary import summarise
 from pipeline.runs import build, resuming
-from pipeline.runs.budget import Budget, Pace, seconds_of, time_steps
+from pipeline.runs.budget import BUDGET, Budget, Pace, seconds_of, time_steps
 from pipeline.runs.checking import PROGRESS, note, progress
 from pipeline.runs.models import CONFIG, INDEX, SPLIT, portable, task_state
 from pipeline.runs.planning import prepare
@@ -101,6 +101,8 @@ def _keep_to_time(training: _Training, recipe: Recipe, began: float) -> None:
         budget.write()
         known = {"max_steps": steps, "validate_every": every, "time_budget": None}
         training.decide(recipe.model_copy(update=known), budget)
+    else:  # What a start with a budget left that was killed before it became a run.
+        (training.run / BUDGET).unlink(missing_ok=True)
 
 
 def _train_in(training: _Training, allow_change: Sequence[str]) -> Scores | None:
