@@ -59,7 +59,7 @@ from pipeline.data.layouts import read_dataset
 check.THREADS = 1
 start = time.perf_counter()
 look = check.Check(read_dataset(Path(sys.argv[1])))
-assert len(list(look)) == len(look.facts) and not look.problems, look.problems[:3]
+assert len(list(look)) == len(look.sound) and not look.problems, look.problems[:3]
 print("SECONDS", time.perf_counter() - start)
 """
 

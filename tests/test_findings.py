@@ -119,8 +119,8 @@ def test_known_files_are_not_read_again_unless_they_were_touched(tmp_path, monke
     look = Check(read_dataset(made.source), known=known)
     list(look)
     assert read == ["c1"]
-    assert look.facts["c1"].sha256 != known["c1"].sha256
-    assert look.facts["c0"] == known["c0"]
+    assert look.seen["c1"].sha256 != known["c1"].sha256
+    assert look.seen["c0"] == known["c0"]
 
 
 def test_a_scan_is_known_again_in_another_file(tmp_path):

@@ -63,7 +63,7 @@ def test_a_repaired_copy_passes_and_the_original_is_untouched(spoilt, tmp_path, 
     assert json.loads((tmp_path / "copy" / "repairs.json").read_text())[0]["done"] == log[0].done
     roles = {case.id: (case.role, case.patient) for case in look.dataset.cases}
     assert roles.keys() == {case.id for case in read_dataset(made.source).cases}
-    assert len(look.facts) == 4
+    assert len(look.sound) == 4
 
 
 def test_every_repair_that_a_code_names_is_known_and_the_reverse():

@@ -28,6 +28,7 @@ import torch
 
 from pipeline.data.annotation import ANNOTATION, IMAGE, class_locations
 from pipeline.data.inspection import changed_files
+from pipeline.data.packed import Packed
 from pipeline.data.transforms import Grid, case_files, case_transforms
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
@@ -104,7 +105,7 @@ class Cache:
     grid: Grid
     ranges: Sequence[IntensityRange | None] = ()
     failure: OSError | None = field(default=None, init=False)
-    _entries: dict[str, _Entry] = field(default_factory=dict, init=False, repr=False)
+    _entries: Packed[_Entry] = field(default_factory=Packed, init=False, repr=False)
 
     def fill(self, cases: Sequence[Case]) -> Iterator[str]:
         """Verify or make the entry of every case, and yield each case's id once that is done.

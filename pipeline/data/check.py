@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,10 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.data.codes import is_warning
 from pipeline.data.inspection import CaseFacts, Declared, case_files, examine_case, stamps
+from pipeline.data.packed import Packed
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -87,8 +89,15 @@ class Index:
 def in_parallel(function: Callable[[Case], T], cases: Sequence[Case]) -> Iterator[T]:
     """Yield what a function makes of each case, in their order: a few cases at a time, large ones one by one."""
     sizes = (stamp[0] for case in cases for stamp in stamps(case_files(case)) if stamp)
-    with ThreadPoolExecutor(1 if max(sizes, default=0) > LARGE_BYTES else THREADS) as pool:
-        yield from pool.map(function, cases)
+    threads = 1 if max(sizes, default=0) > LARGE_BYTES else THREADS
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for case in cases:
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(function, case))
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def read_facts(path: Path) -> dict[str, CaseFacts]:
@@ -121,8 +130,8 @@ class Check:
         dataset: The dataset; what is wrong with its list is reported beside what is wrong with its files.
         strict: Count warnings as problems.
         known: Facts of an earlier check, by case: files that are as they were then are not read again.
-        facts: What was found of the sound cases.
         seen: What was found of all cases that could be read: cases are compared whatever else is wrong with them.
+        sound: The ids of those that nothing is wrong with.
         problems: What keeps the dataset from being used.
         warnings: What does not.
     """
@@ -130,8 +139,8 @@ class Check:
     dataset: Dataset
     strict: bool = False
     known: Mapping[str, CaseFacts] = field(default_factory=dict)
-    facts: dict[str, CaseFacts] = field(default_factory=dict, init=False)
-    seen: dict[str, CaseFacts] = field(default_factory=dict, init=False)
+    seen: Packed[CaseFacts] = field(default_factory=Packed, init=False)
+    sound: list[str] = field(default_factory=list, init=False)
     problems: list[Problem] = field(default_factory=list, init=False)
     warnings: list[Problem] = field(default_factory=list, init=False)
 
@@ -141,13 +150,13 @@ class Check:
     def __iter__(self) -> Iterator[str]:
         cases = self.dataset.cases
         found: list[Problem] = list(self.dataset.problems)
-        self.facts, self.seen = {}, {}
+        self.seen, self.sound = Packed(), []
         for case, (facts, problems) in zip(cases, in_parallel(self._examine, cases), strict=True):
             found += problems
             if facts is not None:
                 self.seen[case.id] = facts
                 if all(map(is_warning, problems)):
-                    self.facts[case.id] = facts
+                    self.sound.append(case.id)
             yield case.id
         found += self._across_cases()
         self.problems = [problem for problem in found if self.strict or not is_warning(problem)]
@@ -168,7 +177,7 @@ class Check:
 
     def as_rows(self) -> list[dict[str, Any]]:
         """Return the facts of the sound cases as JSON-ready rows, in the order of the cases."""
-        return [asdict(self.facts[case.id]) for case in self.dataset.cases if case.id in self.facts]
+        return [asdict(self.seen[name]) for name in self.sound]
 
     def index(self) -> Index:
         """Return the index of a dataset that has passed.
@@ -181,18 +190,18 @@ class Check:
             raise UserError(
                 f"{self.dataset.source}: {len(self.problems)} problem(s) in {count} place(s).", self.problems
             )
-        return Index(self.dataset, self.facts, self._labels(), self._channels(), tuple(self.warnings))
+        return Index(self.dataset, self.seen, self._labels(), self._channels(), tuple(self.warnings))
 
     def _labels(self) -> dict[int, str]:
         if self.dataset.labels is not None:
             return dict(self.dataset.labels)
-        values = {value for facts in self.facts.values() for value in facts.label_voxels or ()}
+        values = {value for facts in self.seen.values() for value in facts.label_voxels or ()}
         return {0: "background"} | {v: f"label {v}" for v in sorted(values - {0, self.dataset.ignore})}
 
     def _channels(self) -> tuple[str, ...]:
         if self.dataset.channels is not None:
             return self.dataset.channels
-        count = next(iter(self.facts.values())).channels
+        count = next(iter(self.seen.values())).channels
         return ("image",) if count == 1 else tuple(f"channel {n}" for n in range(count))
 
     def _across_cases(self) -> list[Problem]:
