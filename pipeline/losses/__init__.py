@@ -3,6 +3,7 @@
 from pipeline.losses.balanced_ce import BalancedCELoss
 from pipeline.losses.base import LOSSES, ImageLoss, LabelLoss
 from pipeline.losses.class_mean_ncut import ClassMeanNCutLoss
+from pipeline.losses.cross_entropy import CrossEntropyLoss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.ncut import NCutLoss
 from pipeline.losses.reconstruction import ReconstructionLoss
@@ -11,6 +12,7 @@ __all__ = [
     "LOSSES",
     "BalancedCELoss",
     "ClassMeanNCutLoss",
+    "CrossEntropyLoss",
     "DiceLoss",
     "ImageLoss",
     "LabelLoss",
