@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.checkpoints import load_checkpoint, save_checkpoint
+from pipeline.engines.course import Course
 from pipeline.engines.devices import find_hardware
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.losses import LOSSES
@@ -69,7 +70,7 @@ def make_step() -> TrainingStep:
     objective = Objective([Term("dice", LOSSES.build("dice", {}), "labelled", 1.0, 0.0)])
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     precision = getattr(torch, choose_precision(find_hardware("cpu")))
-    return TrainingStep(network, objective, optimizer, Schedule(1e-3, 0.0), 1000, precision, 12.0, 0)
+    return TrainingStep(network, objective, optimizer, Schedule(1e-3, 0.0), Course(1000), precision, 12.0, 0)
 
 
 def main() -> None:

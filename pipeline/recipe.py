@@ -163,6 +163,10 @@ class Optimizer(Section):
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=1e-2, description="AdamW's weight decay, 0 or more")
     warmup: Share = Field(default=0.05, description="the share of max_steps with a growing learning rate, 0 to 1")
     clip_norm: Positive = Field(default=12.0, description="the largest norm of the gradient, above 0")
+    averaging: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.05,
+        description="the mean age of the averaged weights, as a share of the steps done, below 0.5; 0 averages none",
+    )
 
 
 def _as_choice(value: Any) -> Any:

@@ -665,6 +665,19 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_average_of_the_weights_is_judged_and_predicts(dataset, tmp_path):
+    run = train(tmp_path, dataset, "averaged", "max_steps=3", "optimizer.averaging=0.25")
+    state = state_of(run)
+    assert not same(state["average"], state["network"])
+    assert same(models.load_model(run, "last").predictor.network.state_dict(), state["average"])
+    judged = (run / "cases.csv").read_bytes()
+    runs.validate(run)
+    assert (run / "cases.csv").read_bytes() == judged
+    plain = train(tmp_path, dataset, "plain", "max_steps=3", "optimizer.averaging=0")
+    assert "average" not in state_of(plain)
+    assert same(models.load_model(plain, "last").predictor.network.state_dict(), state["network"])
+
+
 def test_the_place_of_the_cache_changes_nothing_but_the_place(dataset, tmp_path):
     runs = {
         place: train(tmp_path, dataset, place, "max_steps=2", f"data.cache={where}")

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pipeline.data.annotation import FIRST_CLASS, UNANNOTATED
+from pipeline.engines.averaging import WeightAverage
 from pipeline.engines.course import Course
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import UserError
@@ -35,7 +36,16 @@ def make_batch(cases=("a", "b"), size=(8, 8), labelled=True):
 
 
 def make_step(
-    network=None, terms=None, *, max_steps=10, precision=torch.float32, rate=1e-2, warmup=0.0, seed=0, alternate=False
+    network=None,
+    terms=None,
+    *,
+    max_steps=10,
+    precision=torch.float32,
+    rate=1e-2,
+    warmup=0.0,
+    seed=0,
+    alternate=False,
+    averaging=0.0,
 ):
     torch.manual_seed(0)
     network = network or nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), nn.ReLU(), nn.Conv2d(4, 2, 1))
@@ -49,6 +59,7 @@ def make_step(
         clip_norm=12.0,
         seed=seed,
         alternate=alternate,
+        average=WeightAverage(network, averaging) if averaging else None,
     )
 
 

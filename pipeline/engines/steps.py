@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ignite.engine import Engine
     from torch import Tensor, nn
 
+    from pipeline.engines.averaging import WeightAverage
     from pipeline.engines.course import Course
     from pipeline.losses.objective import Batch, Objective
 
@@ -61,6 +62,7 @@ class TrainingStep:
         seed: Of whatever the network draws at random, such as dropout.
         alternate: Whether each term of the objective has a forward pass and an update of its own, in their order, as
             W-Net is trained; else one update follows from their sum. A weight without a gradient stays as it is.
+        average: Of the weights after every step; None keeps none.
     """
 
     network: nn.Module
@@ -72,11 +74,17 @@ class TrainingStep:
     clip_norm: float
     seed: int
     alternate: bool = False
+    average: WeightAverage | None = None
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
         # float16 alone underflows without scaling; for every other type the scaler passes values through.
         self.scaler = torch.amp.GradScaler(self._device.type, enabled=self.precision == torch.float16)
+
+    @property
+    def answering(self) -> nn.Module:
+        """The network that is to be judged and kept: the average, or without one the network itself."""
+        return self.average.network if self.average else self.network
 
     @property
     def _device(self) -> torch.device:
@@ -101,6 +109,8 @@ class TrainingStep:
         for n, objective in enumerate(self.objective.parts() if self.alternate else (self.objective,)):
             update = self._update(objective, batches, step, progress, first=n == 0)
             output |= update | {"loss": output["loss"] + update["loss"]}
+        if self.average:
+            self.average.update(self.network, step)
         return output
 
     def _update(
@@ -142,17 +152,20 @@ class TrainingStep:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next update depends on."""
-        return {
+        state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
+        return state | ({"average": self.average.network.state_dict()} if self.average else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.network.load_state_dict(state["average"])
 
 
 @contextmanager

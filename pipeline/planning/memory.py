@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 # Float32 maps with as many channels as there are classes that the objective holds at its peak: logits, softmax and its
 # logarithm, one-hot labels, products of them, and gradients of as many.
 OBJECTIVE_MAPS = 8
-# Bytes a parameter: itself, its gradient and AdamW's two moments in float32.
-PARAMETER_BYTES = 16
+# Bytes a parameter: itself, its gradient, AdamW's two moments and its average in float32.
+PARAMETER_BYTES = 20
 # What is held beside the counted tensors, such as copies in other layouts and gaps between blocks: measured for three
 # networks, two precisions, 2-D and 3-D, it came to a half of them.
 OVERHEAD = 1.5
@@ -26,7 +26,7 @@ def training_bytes(
     """Return the bytes that a training step holds at its peak, beside the program and its libraries.
 
     The network is built and run on PyTorch's ``meta`` device, where a tensor has a shape and no data. Counted are
-    ``parameters * 16``, every tensor that autograd keeps for the backward pass, twice the largest of them for the
+    ``parameters * 20``, every tensor that autograd keeps for the backward pass, twice the largest of them for the
     gradients under way, and what the objective makes of the logits; then half as much again for the allocator.
 
     Args:

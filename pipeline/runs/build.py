@@ -13,6 +13,7 @@ from pipeline.data.cache import Cache
 from pipeline.data.loaders import StepBatches, Stream
 from pipeline.data.normalization import IntensityRange
 from pipeline.data.transforms import Grid
+from pipeline.engines.averaging import WeightAverage
 from pipeline.engines.course import Course
 from pipeline.engines.predictor import Predictor
 from pipeline.engines.steps import Schedule, TrainingStep
@@ -88,6 +89,7 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
         choice.clip_norm,
         recipe.seed,
         recipe.alternate,
+        WeightAverage(network, choice.averaging) if choice.averaging else None,
     )
 
 

@@ -81,7 +81,7 @@ def _build_model(run: Path, state: dict[str, Any]) -> TrainedModel:
         tuple(state["task"]["channels"]),
     )
     network = build.build_network(recipe, task)
-    network.load_state_dict(state["network"])
+    network.load_state_dict(state.get("average", state["network"]))
     return TrainedModel(recipe, task, build.build_predictor(recipe, task, network), state["step"])
 
 

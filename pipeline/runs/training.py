@@ -221,7 +221,7 @@ class _Training:
         cases = self.split.validation[:2]
         if not cases:
             return Pace(step_s)
-        predictor, truth = build.build_predictor(self.recipe, self.task, self.step.network), labels_of(self.index)
+        predictor, truth = build.build_predictor(self.recipe, self.task, self.step.answering), labels_of(self.index)
         durations = []
         for quick in (True, True, False):  # The first time also finds memory and algorithms.
             start = time.perf_counter()
@@ -289,7 +289,7 @@ class _Training:
             self._write_config()
 
     def _validate(self, step: int) -> None:
-        predictor = build.build_predictor(self.recipe, self.task, self.step.network)
+        predictor = build.build_predictor(self.recipe, self.task, self.step.answering)
         matched = self.recipe.segments is not None
         last = step == self.step.course.last  # whose masks the report shows
         truth = labels_of(self.index)
