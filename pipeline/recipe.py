@@ -87,6 +87,10 @@ class Data(Section):
         default=0.2,
         description="the share of labelled patients to hold out where there is no validation list, between 0 and 1",
     )
+    fold: tuple[Count, Annotated[int, Field(ge=2)]] | None = Field(
+        default=None,
+        description="which fold of how many, such as [1, 5], for a run of a cross-validation, or null",
+    )
     workers: Auto | Annotated[int, Field(ge=0)] = Field(
         default="auto", description="the number of processes that prepare batches, 0 or more, or auto"
     )
@@ -100,6 +104,13 @@ class Data(Section):
     def _names_each_axis(cls, value: str) -> str:
         if value != "auto" and len({"RLAPSI".index(code) // 2 for code in value}) < 3:
             raise ValueError("expected one letter each of R or L, A or P, S or I")
+        return value
+
+    @field_validator("fold")
+    @classmethod
+    def _is_one_of_them(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value and value[0] > value[1]:
+            raise ValueError("expected a first number up to the second")
         return value
 
     @field_validator("spacing_mm", "patch_size")

@@ -147,7 +147,7 @@ def cases(make_scan):
 
 
 def evaluator(cases, **options):
-    return SegmentationEvaluator(predictor(), cases, {0: "background", 7: "ball"}, torch.device("cpu"), **options)
+    return SegmentationEvaluator(predictor(), cases, {0: "background", 7: "ball"}, **options)
 
 
 def test_every_case_is_scored_once_and_in_order(cases):

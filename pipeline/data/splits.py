@@ -33,10 +33,14 @@ class Split:
         return {name: [case.id for case in getattr(self, name)] for name in self.__dataclass_fields__}
 
 
-def split_cases(dataset: Dataset, fraction: float, seed: int, *, labels_teach: bool = True) -> Split:
+def split_cases(
+    dataset: Dataset, fraction: float, seed: int, *, labels_teach: bool = True, fold: tuple[int, int] | None = None
+) -> Split:
     """Split a dataset by its own ``validation`` list or, without one, by a seeded draw of labelled patients.
 
-    No patient is on both sides: scans of a held-out patient are not trained on, labelled or not.
+    No patient is on both sides: scans of a held-out patient are not trained on, labelled or not. As one fold of several
+    the labelled patients of the training are parted by a seeded draw, and those of one part validate; a ``validation``
+    list of the dataset then plays no part at all.
 
     Args:
         dataset: The dataset.
@@ -44,17 +48,20 @@ def split_cases(dataset: Dataset, fraction: float, seed: int, *, labels_teach: b
         seed: Of the draw.
         labels_teach: Whether masks are learnt from. Where they are not, masks only validate: training cases lose
             theirs, so that nothing can look at it, and a dataset without any mask has no validation cases.
+        fold: Which fold, counted from 1, and of how many; ``fraction`` is then of no effect.
 
     Raises:
         UserError: Nothing is left to train on, or, where labels teach, nothing to validate on.
     """
     training = [case for case in dataset.cases if case.role in (None, "training")]
-    validation = tuple(case for case in dataset.cases if case.role == "validation")
-    if not validation:
-        labelled = [case for case in training if case.label]
+    labelled = [case for case in training if case.label]
+    listed = validation = tuple(case for case in dataset.cases if case.role == "validation")
+    if fold:
+        validation = _scans_of(_fold_patients(dataset, labelled, seed, *fold), labelled)
+    elif not listed:
         held_out = _draw_patients(dataset, labelled, fraction, seed, to_teach=1 if labels_teach else 0)
-        validation = tuple(case for case in labelled if case.patient in held_out)
-    tested = {case.patient for case in validation}
+        validation = _scans_of(held_out, labelled)
+    tested = {case.patient for case in (*validation, *listed)}
     kept = [case for case in training if case.patient not in tested]
     if not labels_teach:
         kept = [replace(case, label=None) for case in kept]
@@ -66,12 +73,35 @@ def split_cases(dataset: Dataset, fraction: float, seed: int, *, labels_teach: b
     return split
 
 
+def all_cases(dataset: Dataset) -> Split:
+    """Return what all folds together learn from and are validated on, and the dataset's own ``validation`` list."""
+    validation = tuple(case for case in dataset.cases if case.role == "validation")
+    tested = {case.patient for case in validation}
+    kept = [case for case in dataset.cases if case.role in (None, "training") and case.patient not in tested]
+    return Split(tuple(case for case in kept if case.label), tuple(case for case in kept if not case.label), validation)
+
+
+def _scans_of(patients: set[str], cases: list[Case]) -> tuple[Case, ...]:
+    return tuple(case for case in cases if case.patient in patients)
+
+
 def _draw_patients(dataset: Dataset, labelled: list[Case], fraction: float, seed: int, to_teach: int) -> set[str]:
     patients = sorted({case.patient for case in labelled})
     if len(patients) < 2 * to_teach:
         raise _too_few(dataset, f"{len(patients)} labelled patient(s), and one must be held out to validate on")
     count = min(max(1, round(fraction * len(patients))), len(patients) - to_teach)
     return {patients[i] for i in np.random.default_rng([seed, 0x5711]).permutation(len(patients))[:count]}
+
+
+def _fold_patients(dataset: Dataset, labelled: list[Case], seed: int, fold: int, folds: int) -> set[str]:
+    patients = sorted({case.patient for case in labelled})
+    if len(patients) < folds:
+        message, remedy = f"{len(patients)} labelled patient(s), and each of {folds} folds holds one out", "use fewer"
+        raise UserError(
+            "The dataset cannot be split.", [Problem(str(dataset.source), "too-few-labels", message, remedy)]
+        )
+    order = np.random.default_rng([seed, 0xF01D]).permutation(len(patients))
+    return {patients[i] for i in order[fold - 1 :: folds]}
 
 
 def _too_few(dataset: Dataset, message: str) -> UserError:

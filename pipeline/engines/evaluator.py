@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ignite.engine import Events
 from monai.engines import Evaluator
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
-    import torch
     from ignite.engine import Engine
     from numpy.typing import NDArray
 
     from pipeline.data.nifti import Scan
-    from pipeline.engines.predictor import Predictor
+    from pipeline.engines.predictor import Segmenter
     from pipeline.types import Case, CaseResult
+
+# Called with a case, its true mask and its prediction, both on the scan's own grid.
+Watch: TypeAlias = "Callable[[Case, Scan, NDArray[np.integer[Any]]], None]"
 
 
 class SegmentationEvaluator(Evaluator):
@@ -34,7 +36,6 @@ class SegmentationEvaluator(Evaluator):
         predictor: Turns a case's images into a label map.
         cases: Cases with a mask.
         labels: Label values and names, background included.
-        device: Where the network lies.
         ignore: Voxels of the mask with this value are not scored.
         tolerance_mm: Of the surface Dice.
         watch: Called with each case, its true mask and its prediction, both on the scan's own grid.
@@ -43,16 +44,17 @@ class SegmentationEvaluator(Evaluator):
 
     def __init__(
         self,
-        predictor: Predictor,
+        predictor: Segmenter,
         cases: Sequence[Case],
         labels: Mapping[int, str],
-        device: torch.device,
         ignore: int | None = None,
         tolerance_mm: float = TOLERANCE_MM,
-        watch: Callable[[Case, Scan, NDArray[np.integer[Any]]], None] = lambda *_: None,
+        watch: Watch = lambda *_: None,
         overlap_only: bool = False,
     ) -> None:
-        super().__init__(device=device, val_data_loader=list(cases), iteration_update=self._score, decollate=False)
+        super().__init__(
+            device=predictor.device, val_data_loader=list(cases), iteration_update=self._score, decollate=False
+        )
         self.predictor, self.labels, self.ignore = predictor, labels, ignore
         self.tolerance_mm, self.watch, self.overlap_only = tolerance_mm, watch, overlap_only
         self.results: list[CaseResult] = []

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import sliding_window_inference
 
+from pipeline.data import nifti
 from pipeline.data.annotation import IMAGE
 from pipeline.data.transforms import Grid, scan_transforms
+from pipeline.engines.postprocessing import Mending, mend, voxel_ml
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -37,6 +39,21 @@ class Segmentation:
     logits: NDArray[np.float32]
 
 
+class Segmenter(Protocol):
+    """Whatever segments a scan on the grid of its files, with the labels of a dataset."""
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """The dataset's value of each class, in the order of the classes."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def segment(self, images: Sequence[Path]) -> Segmentation:
+        """Segment a scan: one file with all channels, or one a channel."""
+
+
 @dataclass(frozen=True)
 class Predictor:
     """Segments one scan at a time, with a sliding window.
@@ -60,6 +77,11 @@ class Predictor:
     overlap: float = 0.5
     windows: int = 4
     ranges: tuple[IntensityRange | None, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next(self.network.parameters()).device
 
     def __call__(self, images: Sequence[Path]) -> NDArray[np.integer[Any]]:
         """Return label values ``[X, Y, Z]`` on the grid of the scan's files; all else as :meth:`segment`."""
@@ -87,14 +109,12 @@ class Predictor:
                 [Problem(str(images[0]), "nan-logits", message, "use precision=float32")],
             )
         # The header of the file, not the inverse's own affine, says where these voxels lie; so only the shape counts.
-        values = np.array(self.label_values, np.min_scalar_type(max(self.label_values)))
-        return Segmentation(values[native.argmax(0).numpy()], native.numpy())
+        return Segmentation(_named(native.argmax(0), self.label_values), native.numpy())
 
     @torch.no_grad()
     def _logits(self, image: Tensor) -> Tensor:
         """Return logits ``[K, X, Y, Z]`` of an image ``[C, X, Y, Z]``."""
-        device = next(self.network.parameters()).device
-        training = self.network.training
+        device, training = self.device, self.network.training
         self.network.eval()
         try:
             with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
@@ -111,3 +131,54 @@ class Predictor:
             batch, self.patch_size, self.windows, self.network, overlap=self.overlap, mode="gaussian"
         )
         return answer  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Answers with the mean of the probabilities of several predictors, and mends the label map.
+
+    They may work on different grids: they are averaged on that of the scan.
+
+    Attributes:
+        predictors: One or more, with the same labels.
+        mendings: What is done to the label map, in this order; the probabilities stay.
+    """
+
+    predictors: tuple[Segmenter, ...]
+    mendings: tuple[Mending, ...] = ()
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """The dataset's value of each class, in the order of the classes."""
+        return self.predictors[0].label_values
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks lie."""
+        return self.predictors[0].device
+
+    def segment(self, images: Sequence[Path]) -> Segmentation:
+        """Segment a scan on the grid of its files.
+
+        Args:
+            images: One file with all channels, or one a channel.
+
+        Returns:
+            The label map, and as logits the logarithm of the mean of all ``softmax(logits)``.
+
+        Raises:
+            UserError: As :meth:`Predictor.segment`.
+        """
+        total = sum(torch.from_numpy(each.segment(images).logits).softmax(0) for each in self.predictors)
+        mean = torch.as_tensor(total) / len(self.predictors)
+        labels = _named(mean.argmax(0), self.label_values)
+        if self.mendings:
+            labels = mend(labels, voxel_ml(nifti.load(images[0]).spacing_mm), self.mendings)
+        # A probability of 0 is no longer told from one that float32 cannot hold.
+        return Segmentation(labels, mean.clamp(min=torch.finfo(mean.dtype).tiny).log().numpy())
+
+
+def _named(classes: Tensor, values: tuple[int, ...]) -> NDArray[np.integer[Any]]:
+    """Return the dataset's values of classes, in the smallest type that holds them all."""
+    named: NDArray[np.integer[Any]] = np.array(values, np.min_scalar_type(max(values)))[classes.numpy()]
+    return named

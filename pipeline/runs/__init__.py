@@ -10,14 +10,15 @@ if TYPE_CHECKING:
     from pipeline.runs.checking import check
     from pipeline.runs.comparing import compare
     from pipeline.runs.evaluating import evaluate
+    from pipeline.runs.folds import cross_validate, validate
     from pipeline.runs.planning import look_at_machine, memory_choice, plan, read_recipe
     from pipeline.runs.prediction import predict
-    from pipeline.runs.scoring import validate
     from pipeline.runs.training import train
 
 __all__ = [
     "check",
     "compare",
+    "cross_validate",
     "evaluate",
     "look_at_machine",
     "memory_choice",
@@ -31,6 +32,7 @@ __all__ = [
 HOMES = {
     "check": "checking",
     "compare": "comparing",
+    "cross_validate": "folds",
     "evaluate": "evaluating",
     "look_at_machine": "planning",
     "memory_choice": "planning",
@@ -38,7 +40,7 @@ HOMES = {
     "predict": "prediction",
     "read_recipe": "planning",
     "train": "training",
-    "validate": "scoring",
+    "validate": "folds",
 }
 
 

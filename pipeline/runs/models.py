@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints import Which, newest_checkpoint
 from pipeline.engines.devices import find_hardware
+from pipeline.engines.postprocessing import Mending
+from pipeline.engines.predictor import Ensemble
 from pipeline.errors import Problem, UserError
 from pipeline.networks import NETWORKS
 from pipeline.planning.plan import choose_precision
@@ -22,9 +24,11 @@ from pipeline.types import Task
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.engines.predictor import Predictor
+    from pipeline.engines.predictor import Segmenter
 
 CONFIG, SPLIT, INDEX = "config.yaml", "split.json", "index.json"
+# Of a cross-validation.
+FOLDS, POSTPROCESSING = "folds.json", "postprocessing.json"
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,12 @@ class TrainedModel:
 
     recipe: Recipe
     task: Task
-    predictor: Predictor
+    predictor: Segmenter
     step: int
 
 
 def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> TrainedModel:
-    """Build the predictor of a run from one of its checkpoints alone.
+    """Build the predictor of a run from one of its checkpoints alone; of a cross-validation, from those of its folds.
 
     Args:
         run: The run's folder.
@@ -49,6 +53,10 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
     Raises:
         UserError: There is no such checkpoint, it is damaged, or its network is not known.
     """
+    if (run / FOLDS).exists():
+        models = load_folds(run, which, plugins)
+        ensemble = Ensemble(tuple(model.predictor for model in models), _mendings(run))
+        return replace(models[0], predictor=ensemble, step=min(model.step for model in models))
     load_plugins(plugins)
     checkpoint = newest_checkpoint(run, which)
     for problem in checkpoint.damaged:
@@ -59,6 +67,32 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
         message = f"holds no model of ours: {str(error).splitlines()[0]}"
         problem = Problem(str(checkpoint.path), "foreign-checkpoint", message, "use a checkpoint that Fewmask wrote")
         raise UserError("The model cannot be built.", [problem]) from None
+
+
+def load_folds(run: Path, which: Which, plugins: Sequence[Path] = ()) -> list[TrainedModel]:
+    """Build the predictor of every fold of a cross-validation; all else as :func:`load_model`."""
+    return [load_model(fold_folder(run, fold), which, plugins) for fold in range(1, count_folds(run) + 1)]
+
+
+def fold_folder(run: Path, fold: int) -> Path:
+    """Return the folder of a fold, counted from 1, of a cross-validation."""
+    return run / f"fold-{fold}"
+
+
+def count_folds(run: Path) -> int:
+    """Return how many folds a folder is a cross-validation of; 0 where it is none.
+
+    Raises:
+        UserError: Its ``folds.json`` is damaged.
+    """
+    return int(read_own(run, FOLDS)["folds"]) if (run / FOLDS).exists() else 0
+
+
+def _mendings(run: Path) -> tuple[Mending, ...]:
+    if not (run / POSTPROCESSING).exists():
+        note(f"{run} is not finished, so nothing was chosen to mend predictions by; train goes on with --resume")
+        return ()
+    return tuple(Mending(**row) for row in read_own(run, POSTPROCESSING)["mendings"])
 
 
 def _build_model(run: Path, state: dict[str, Any]) -> TrainedModel:

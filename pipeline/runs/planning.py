@@ -90,14 +90,15 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     """
     index = check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options, known)
     labels_teach = recipe.segments is None
-    split = split_cases(index.dataset, recipe.data.validation_fraction, recipe.seed, labels_teach=labels_teach)
+    data = recipe.data
+    split = split_cases(index.dataset, data.validation_fraction, recipe.seed, labels_teach=labels_teach, fold=data.fold)
     _refuse_unfit(recipe, index, split)
     taught = [case.id for case in split.labelled + split.unlabelled]
     # Held-out cases choose nothing, not even the size of a patch.
     facts = {name: index.facts[name] if labels_teach else index.facts[name].without_mask() for name in taught}
     visible = replace(index, facts=facts)
     plan = make_plan(recipe, visible, find_hardware(recipe.device))
-    return Prepared(index, split, visible, replace(plan, recipe=_absolute(plan.recipe)))
+    return Prepared(index, split, visible, replace(plan, recipe=absolute(plan.recipe)))
 
 
 def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
@@ -116,7 +117,7 @@ def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
         raise UserError("The recipe does not fit the dataset.", problems)
 
 
-def _absolute(recipe: Recipe) -> Recipe:
+def absolute(recipe: Recipe) -> Recipe:
     """Let a run's own recipe name the same files wherever it is read from."""
     root = recipe.root and recipe.root.resolve()
     plugins = tuple(path.resolve() for path in recipe.plugins)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline import __version__, config
 from pipeline.data.check import read_facts
 from pipeline.data.inspection import changed_files
 from pipeline.data.layouts import Dataset, open_dataset
-from pipeline.engines.evaluator import SegmentationEvaluator
+from pipeline.engines.evaluator import SegmentationEvaluator, Watch
 from pipeline.errors import Problem, UserError
 from pipeline.metrics.case import TOLERANCE_MM
 from pipeline.reports.files import write_cases_csv, write_json
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Which
     from pipeline.data.check import Index
-    from pipeline.engines.predictor import Predictor
+    from pipeline.engines.predictor import Predictor, Segmenter
     from pipeline.types import Case, CaseResult, Task
 
 
@@ -82,8 +81,6 @@ def validate(
     """
     model = load_model(run, which, plugins)
     dataset = _validation_dataset(run, source)
-    if source is None:
-        _refuse_changed(run, dataset)
     segments = model.recipe.segments is not None
     # Segments have names of their own: what they are scored against, the dataset says.
     index = check_dataset(dataset if segments else replace(dataset, labels=model.task.labels))
@@ -120,24 +117,36 @@ def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
     return unseen
 
 
+def own_dataset(run: Path, part: str) -> Dataset:
+    """Return a run's own dataset with the cases of one part of its split alone.
+
+    Raises:
+        UserError: A case is gone or has changed.
+    """
+    # The run's folder knows better than its checkpoint, which may be from before the dataset was moved.
+    told = config.read(run / CONFIG)
+    layout = told.get("layout", {"name": "auto", "options": {}})
+    root = Path(told["root"]) if told["root"] else None
+    dataset = open_dataset(Path(told["dataset"]), root, layout["name"], layout["options"])
+    wanted = read_own(run, SPLIT)[part]
+    missing = [name for name in wanted if name not in {case.id for case in dataset.cases}]
+    if missing:
+        problems = [
+            Problem(name, "case-gone", f"is no longer in {dataset.source}", "bring it back") for name in missing
+        ]
+        raise UserError("The run's cases are not all there.", problems)
+    own = replace(dataset, cases=tuple(case for case in dataset.cases if case.id in wanted))
+    _refuse_changed(run, own)
+    return own
+
+
 def _validation_dataset(run: Path, source: Path | None) -> Dataset:
     if source is None:
-        # The run's folder knows better than its checkpoint, which may be from before the dataset was moved.
-        told = config.read(run / CONFIG)
-        layout = told.get("layout", {"name": "auto", "options": {}})
-        root = Path(told["root"]) if told["root"] else None
-        dataset = open_dataset(Path(told["dataset"]), root, layout["name"], layout["options"])
-        wanted = read_own(run, SPLIT)["validation"]
-        missing = [name for name in wanted if name not in {case.id for case in dataset.cases}]
-        if missing:
-            problems = [
-                Problem(name, "case-gone", f"is no longer in {dataset.source}", "bring it back") for name in missing
-            ]
-            raise UserError("The run's validation cases are not all there.", problems)
-        if not wanted:
+        own = own_dataset(run, "validation")
+        if not own.cases:
             message, remedy = "has no labelled case of its own", "name a dataset with labels: --dataset DATASET"
             raise UserError("There is nothing to validate on.", [Problem(str(run), "no-labels", message, remedy)])
-        return replace(dataset, cases=tuple(case for case in dataset.cases if case.id in wanted))
+        return own
     dataset = open_dataset(source)
     held_out = tuple(case for case in dataset.cases if case.role == "validation")
     cases = held_out or tuple(case for case in dataset.cases if case.label)
@@ -164,7 +173,7 @@ def _refuse_channels(index: Index, task: Task) -> None:
 
 
 def score(
-    predictor: Predictor,
+    predictor: Segmenter,
     cases: Sequence[Case],
     truth: Task,
     *,
@@ -172,6 +181,7 @@ def score(
     tolerance_mm: float = TOLERANCE_MM,
     pictures: bool = False,
     overlap_only: bool = False,
+    watch: Watch = lambda *_: None,
 ) -> Scored:
     """Predict and score cases on their own grids.
 
@@ -183,17 +193,20 @@ def score(
         tolerance_mm: Of the surface Dice.
         pictures: Whether the scans and both masks are kept, on the disk, for a report.
         overlap_only: Leaves out surfaces, lesions and calibration.
+        watch: Called with each case, its true mask and its prediction.
     """
     matching = {}
     if matched:
-        predictor, matches = match(predictor, cases, truth)
+        predictor, matches = match(cast("Predictor", predictor), cases, truth)  # Folds are not made of segments.
         matching = describe(matches, truth)
-    device = next(predictor.network.parameters()).device
     gallery = Gallery(len(cases), truth.labels, truth.ignore) if pictures else None
-    watch = partial(add_case, gallery) if gallery else lambda *_: None
-    evaluator = SegmentationEvaluator(
-        predictor, cases, truth.labels, device, truth.ignore, tolerance_mm, watch, overlap_only
-    )
+
+    def show(*case: Any) -> None:
+        watch(*case)
+        if gallery:
+            add_case(gallery, *case)
+
+    evaluator = SegmentationEvaluator(predictor, cases, truth.labels, truth.ignore, tolerance_mm, show, overlap_only)
     evaluator.run()
     return Scored(evaluator.results, evaluator.reliability.as_dict(), matching, tolerance_mm, gallery)
 

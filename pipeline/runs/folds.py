@@ -1,0 +1,263 @@
+"""Cross-validation: each mask is predicted by a network that was not trained on its patient; together they predict.
+
+The folder of a cross-validation holds one run for each fold, ``fold-1`` and so on, and ``folds.json``, which makes it
+one. Whatever takes a run takes it too: it predicts with the mean of all folds' networks. ``out-of-fold/`` holds the
+scores of all labelled cases; from the same masks follows what ``postprocessing.json`` says is done to predictions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from pipeline import config
+from pipeline.data import nifti
+from pipeline.data.splits import all_cases, split_cases
+from pipeline.engines.postprocessing import Mending, component_sizes, mend, voxel_ml
+from pipeline.errors import Problem, UserError
+from pipeline.files import atomic_write, locked
+from pipeline.interruption import stoppable
+from pipeline.metrics.case import TOLERANCE_MM, score_case
+from pipeline.reports.files import write_json
+from pipeline.reports.intervals import describe
+from pipeline.runs import resuming, scoring
+from pipeline.runs.budget import seconds_of
+from pipeline.runs.checking import check, note
+from pipeline.runs.models import CONFIG, FOLDS, INDEX, POSTPROCESSING, SPLIT, fold_folder, load_folds, read_own
+from pipeline.runs.planning import absolute
+from pipeline.runs.scoring import Scores, write_scores
+from pipeline.runs.training import refuse_run, train
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+
+    from pipeline.checkpoints import Which
+    from pipeline.data.nifti import Scan
+    from pipeline.engines.predictor import Segmentation, Segmenter
+    from pipeline.recipe import Recipe
+    from pipeline.reports.intervals import Statistics
+    from pipeline.types import Case, Task
+
+OUT_OF_FOLD = "out-of-fold"
+# Of a budget, what the folds themselves share; the rest is for predicting every labelled case once more.
+FOLDS_SHARE = 0.95
+# A component that is dropped as too small has at most this share of the smallest true one's volume.
+SMALL = 0.5
+
+
+def cross_validate(
+    recipe: Recipe,
+    run: Path,
+    folds: int,
+    *,
+    resume: bool = False,
+    allow_change: Sequence[str] = (),
+    started: float | None = None,
+) -> list[Scores]:
+    """Train one network a fold, score each on the patients it was not trained on, and choose the post-processing.
+
+    Args:
+        recipe: What every fold does; a time budget is shared by the folds.
+        run: The folder of the cross-validation.
+        folds: How many parts the labelled patients are parted into.
+        resume: Go on with the cross-validation that is there.
+        allow_change: As for :func:`train`.
+        started: As for :func:`train`.
+
+    Returns:
+        The scores out of fold and, where the dataset has a validation list, those of all folds together on that.
+
+    Raises:
+        UserError: As :func:`train`, or there are fewer labelled patients than folds.
+        Stopped: As :func:`train`.
+    """
+    began, recipe = time.monotonic() if started is None else started, absolute(recipe)
+    if recipe.segments is not None:
+        problem = Problem("--folds", "no-labels", "parts masks, and this recipe learns from none", "leave it out")
+        raise UserError("Nothing was started.", [problem])
+    with stoppable():
+        refuse_run(run, resume, folds)
+        index = check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options)
+        everything = all_cases(index.dataset)
+        split_cases(
+            index.dataset, 0.0, recipe.seed, fold=(folds, folds)
+        )  # Refuses too many before anything is written.
+        each = [recipe_of_fold(recipe, run, (fold, folds)) for fold in range(1, folds + 1)]
+        run.mkdir(parents=True, exist_ok=True)
+        with locked(run):
+            if resume and (run / CONFIG).exists():
+                resuming.refuse_changes(run, recipe, allow_change)
+                resuming.refuse_other_scans(run, index, everything)
+            write_json(run / SPLIT, everything.as_dict())
+            write_json(run / INDEX, index.as_rows())
+            write_json(run / FOLDS, {"folds": folds})
+            with atomic_write(run / CONFIG) as temporary:
+                temporary.write_text(config.dump(recipe), encoding="utf-8")
+            for fold, its_own in enumerate(each, 1):
+                note(f"fold {fold} of {folds}")
+                folder = fold_folder(run, fold)
+                folder.mkdir(exist_ok=True)
+                write_json(folder / INDEX, index.as_rows())  # So that the files are not read again.
+                train(its_own, folder, resume=True, allow_change=allow_change, started=began if fold == 1 else None)
+        scores = [score_out_of_fold(run)]
+        return [*scores, validate(run)] if everything.validation else scores
+
+
+def recipe_of_fold(recipe: Recipe, run: Path, fold: tuple[int, int]) -> Recipe:
+    """Return the recipe of one fold, given as which of how many; all folds share one cache and the time."""
+    place = run.resolve() / "cache" if recipe.data.cache == "run" else recipe.data.cache
+    changed: dict[str, Any] = {"data": recipe.data.model_copy(update={"fold": fold, "cache": place})}
+    if recipe.time_budget is not None:
+        changed["time_budget"] = f"{FOLDS_SHARE * seconds_of(recipe.time_budget) / fold[1]:.1f}s"
+    return recipe.model_copy(update=changed)
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Answers for each scan with the predictor that was not trained on it.
+
+    Attributes:
+        by_images: The predictor of each scan, by the scan's files.
+    """
+
+    by_images: Mapping[tuple[Path, ...], Segmenter]
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """The dataset's value of each class, in the order of the classes."""
+        return next(iter(self.by_images.values())).label_values
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks lie."""
+        return next(iter(self.by_images.values())).device
+
+    def segment(self, images: Sequence[Path]) -> Segmentation:
+        """Segment one of the scans."""
+        return self.by_images[tuple(images)].segment(images)
+
+
+def validate(
+    run: Path,
+    source: Path | None = None,
+    which: Which = "last",
+    plugins: Sequence[Path] = (),
+    tolerance_mm: float = TOLERANCE_MM,
+) -> Scores:
+    """Score a run as :func:`pipeline.runs.scoring.validate`, or a cross-validation out of fold.
+
+    That is what a cross-validation has where no other dataset is named and its own has no validation list.
+    """
+    if source is None and (run / FOLDS).exists() and not read_own(run, SPLIT)["validation"]:
+        return score_out_of_fold(run, which, plugins, tolerance_mm)
+    return scoring.validate(run, source, which, plugins, tolerance_mm)
+
+
+def score_out_of_fold(
+    run: Path, which: Which = "last", plugins: Sequence[Path] = (), tolerance_mm: float = TOLERANCE_MM
+) -> Scores:
+    """Score every labelled case of a cross-validation, and choose the post-processing by them.
+
+    The scores are those before post-processing, since that is chosen by the same cases.
+
+    Raises:
+        UserError: A checkpoint of a fold or the dataset cannot be used.
+    """
+    models = load_folds(run, which, plugins)
+    dataset = scoring.own_dataset(run, "labelled")
+    truth = replace(models[0].task, ignore=dataset.ignore)
+    images = {case.id: case.images for case in dataset.cases}
+    predictors = {
+        images[name]: model.predictor
+        for fold, model in enumerate(models, 1)
+        for name in read_own(fold_folder(run, fold), SPLIT)["validation"]
+    }
+    trial = Trial(truth, tuple(_candidates(dataset.cases, truth)))
+    scored = scoring.score(
+        OutOfFold(predictors),
+        dataset.cases,
+        truth,
+        matched=False,
+        tolerance_mm=tolerance_mm,
+        pictures=True,
+        watch=trial.add,
+    )
+    kept = trial.kept()
+    write_json(run / POSTPROCESSING, {"mendings": [asdict(mending) for mending in kept]})
+    notes = (
+        f"Out of fold: each case was segmented by the one of {len(models)} networks that was not trained on its "
+        "patient. Post-processing is chosen by these cases and is not in the figures.",
+        *(f"Post-processing of predictions: {truth.labels[m.label]}, {m} ({gain})." for m, gain in kept.items()),
+    )
+    return write_scores(run / OUT_OF_FOLD, run, scored, which, min(model.step for model in models), notes)
+
+
+def _candidates(cases: Sequence[Case], truth: Task) -> Iterator[Mending]:
+    smallest_ml: dict[int, float] = {}
+    for case in cases:
+        mask = nifti.load(cast("Path", case.label))
+        for value in truth.labels:
+            sizes = component_sizes(mask.labels == value)
+            if sizes.size:
+                smallest = float(sizes.min()) * voxel_ml(mask.spacing_mm)
+                smallest_ml[value] = min(smallest, smallest_ml.get(value, smallest))
+    for value in set(smallest_ml) - {0}:
+        yield Mending(value, "fill")
+        yield Mending(value, "largest")
+        yield Mending(value, "minimum", SMALL * smallest_ml[value])
+
+
+@dataclass
+class Trial:
+    """What each of some changes to the predicted masks would do to Dice.
+
+    A change is kept where its mean gain is above 0 beyond doubt: the whole 95 % bootstrap interval over patients is. Of
+    those that drop components, a label gets the better one. A class that is rightly nowhere counts as Dice 1.
+
+    Attributes:
+        truth: What the masks tell.
+        candidates: The changes, each tried alone.
+    """
+
+    truth: Task
+    candidates: tuple[Mending, ...]
+    _gains: dict[Mending, list[float]] = field(default_factory=lambda: defaultdict(list), init=False)
+    _patients: list[str] = field(default_factory=list, init=False)
+
+    def add(self, case: Case, truth: Scan, labels: NDArray[Any]) -> None:
+        """Try every change on a predicted mask."""
+        self._patients.append(case.patient)
+        before = self._dice(truth, labels)
+        for candidate in self.candidates:
+            after = mend(labels, voxel_ml(truth.spacing_mm), [candidate])
+            same = np.array_equal(after, labels)
+            dice = before if same else self._dice(truth, after)
+            self._gains[candidate].append(dice[candidate.label] - before[candidate.label])
+
+    def _dice(self, truth: Scan, labels: NDArray[Any]) -> dict[int, float]:
+        results = score_case(
+            "", truth.labels, labels, self.truth.labels, truth.spacing_mm, ignore=self.truth.ignore, overlap_only=True
+        )
+        return {result.label: 1.0 if result.dice is None else result.dice for result in results}
+
+    def kept(self) -> dict[Mending, str]:
+        """Return the changes that are kept, in the order of their application, and what each gains in words."""
+        gains = {candidate: describe(values, self._patients) for candidate, values in self._gains.items()}
+        sure = {m: found for m, found in gains.items() if found.interval is not None and found.interval[0] > 0}
+        best: dict[tuple[int, bool], Mending] = {}
+        for mending in sorted(sure, key=lambda mending: cast("float", sure[mending].mean)):
+            best[mending.label, mending.what != "fill"] = mending
+        return {best[key]: _in_words(sure[best[key]]) for key in sorted(best)}
+
+
+def _in_words(gain: Statistics) -> str:
+    low, high = cast("tuple[float, float]", gain.interval)
+    return f"Dice {gain.mean:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
