@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+from torch.nn.functional import nll_loss
+
 from pipeline.losses.base import LOSSES, LabelLoss
 
 if TYPE_CHECKING:
@@ -57,12 +60,11 @@ class BalancedCELoss(LabelLoss):
         Raises:
             ValueError: A shape, type or label does not fit.
         """
-        log_p = self.log_probabilities(logits)
-        y = self.one_hot(labels, like=log_p)
-        counts = y.transpose(0, 1).flatten(1).sum(dim=1).to(log_p.dtype)
+        log_p, index = self.log_probabilities(logits), self.indices(labels, logits)
+        counts = torch.stack([(index == k).count_nonzero() for k in range(log_p.shape[1])]).to(log_p.dtype)
         weights = 1 / (counts + 1e-6)
-        # Selecting with a mask, not an index, keeps the backward deterministic on every device.
-        weighted = -(log_p.where(y, 0) * weights.view(-1, *[1] * (y.ndim - 2))).sum(dim=1)
+        # Only the reductions of this function are not deterministic on CUDA.
+        weighted = nll_loss(log_p, index, weights, ignore_index=-1, reduction="none")
         if self.reduction == "sum":
             return weighted.sum()
         # The sum of weights is about the number of classes present: below 0.5 only where it is 0.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch.nn.functional import nll_loss
+
 from pipeline.losses.base import LOSSES, LabelLoss
 
 if TYPE_CHECKING:
@@ -21,8 +23,7 @@ class CrossEntropyLoss(LabelLoss):
     Unannotated voxels are 0. A batch with nothing annotated gives 0 with a zero gradient. The log-probabilities come
     from the logits directly, so that no logit is too large.
 
-    Equal to PyTorch's ``cross_entropy(logits, labels, ignore_index=ignore)``, whose backward is not deterministic on
-    CUDA.
+    Equal to PyTorch's ``cross_entropy(logits, labels, ignore_index=ignore)``, and deterministic on every device.
 
     Args:
         softmax: Whether the input is logits; False where probabilities are given.
@@ -50,10 +51,10 @@ class CrossEntropyLoss(LabelLoss):
         Raises:
             ValueError: A shape, type or label does not fit.
         """
-        log_p = self.log_probabilities(logits)
-        y = self.one_hot(labels, like=log_p)
-        # Selecting with a mask, not an index, keeps the backward deterministic on every device.
-        per_voxel = -log_p.where(y, 0).sum(dim=1)
+        log_p, index = self.log_probabilities(logits), self.indices(labels, logits)
+        # Only the reductions of this function are not deterministic on CUDA.
+        per_voxel = nll_loss(log_p, index, ignore_index=-1, reduction="none")
         if self.reduction == "none":
             return per_voxel
-        return per_voxel.sum() if self.reduction == "sum" else per_voxel.sum() / y.sum().clamp(min=1)
+        total = per_voxel.sum()
+        return total if self.reduction == "sum" else total / (index >= 0).count_nonzero().clamp(min=1)

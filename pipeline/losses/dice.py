@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.losses.base import LOSSES, LabelLoss, Reduction, require_positive
+from pipeline.losses.base import LOSSES, LabelLoss, Reduction, class_sums, require_positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,11 +70,10 @@ class DiceLoss(LabelLoss):
         Raises:
             ValueError: A shape, type or label does not fit.
         """
-        p = self.probabilities(logits)
-        p, y = p.flatten(2), self.one_hot(labels, like=p).flatten(2)
-        annotated = y.any(dim=1, keepdim=True)
-        overlap = p.where(y, 0).sum(dim=2)
-        total = p.where(annotated, 0).sum(dim=2) + y.sum(dim=2)
-        per_class = 1 - (2 * overlap + self.smooth) / (total + self.smooth)
+        index = self.indices(labels, logits)
+        is_plain = self.softmax and logits.shape[1] > 1
+        values = logits if is_plain else self.probabilities(logits)
+        inside, everywhere, voxels = class_sums(values, index, softmax=is_plain)
+        per_class = 1 - (2 * inside + self.smooth) / (everywhere + voxels + self.smooth)
         per_case = (per_class if self.include_background else per_class[:, 1:]).mean(dim=1)
-        return self.reduce(per_case, annotated.flatten(1).any(dim=1))
+        return self.reduce(per_case, voxels.sum(dim=1) > 0)
