@@ -1,0 +1,409 @@
+"""Dice against minutes: ours, nnU-Net's and MONAI's trainers on the same scans and the same machine.
+
+    python -m venv nnunet && nnunet/bin/pip install torch==2.13.0 nnunetv2==2.8.1
+    python benchmarks/bench_accuracy.py --nnunet nnunet/bin/python --output runs/accuracy --picture docs/accuracy
+    python benchmarks/bench_accuracy.py --quick
+
+The list's training cases are learnt from, and its validation cases are scored, by `fewmask evaluate` in their own
+grids; they choose nothing. Each training is told a budget and must finish its schedule in it:
+
+- ours is `fewmask train LIST --time-budget T`, imports, checks, validation and report included, and the network that
+  its last checkpoint predicts with;
+- nnU-Net is its own planner, trainer (fold `all`) and prediction. Its steps are timed first, and its epochs are cut so
+  that the learning rate reaches its end within the budget. Planning, preprocessing and prediction are not counted;
+- MONAI is its `SupervisedTrainer` with `CacheDataset`, DynUNet and `DiceCELoss`: our plan's patch, batch and network,
+  AdamW with the same learning rate, warm-up and decay as ours, timed and cut in the same way. Loading, caching and
+  prediction are not counted.
+
+`--steps N` gives all three N steps instead of a time. A training that was run is not run again, so the table can be
+gathered over days; run nothing else meanwhile. The standard error is over cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+
+from pipeline.engines.devices import find_hardware
+from pipeline.runs.budget import seconds_of
+
+ROOT = Path(__file__).resolve().parents[1]
+# Tool, budget, seeds.
+TABLE = (
+    ("ours", "5m", (0,)),
+    ("ours", "10m", (0, 1, 2)),
+    ("ours", "20m", (0,)),
+    ("ours", "40m", (0,)),
+    ("MONAI", "5m", (0,)),
+    ("MONAI", "20m", (0,)),
+    ("nnU-Net", "5m", (0,)),
+    ("nnU-Net", "20m", (0,)),
+)
+QUICK = (("ours", "25s", (0,)), ("MONAI", "15s", (0,)))
+COLOURS = {"ours": "#0072b2", "MONAI": "#d55e00", "nnU-Net": "#009e73"}
+
+NNUNET = """
+import json, sys, time
+import torch
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+if __name__ == "__main__":
+    seconds, steps, seed, device = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    torch.manual_seed(seed)
+    folder = f"{nnUNet_preprocessed}/Dataset004_Hippocampus"
+    plans, dataset = (json.load(open(f"{folder}/{file}.json")) for file in ("nnUNetPlans", "dataset"))
+    plans["continue_training"] = False
+    trainer = nnUNetTrainer(plans, "3d_fullres", "all", dataset, device=torch.device(device))
+    start = time.perf_counter()
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    kept = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    times = []
+    for _ in range(4):
+        before = time.perf_counter()
+        trainer.train_step(next(trainer.dataloader_train))
+        times.append(time.perf_counter() - before)
+    trainer.network.load_state_dict(kept)
+    trainer.optimizer.state.clear()
+    step_s = sum(times[1:]) / 3
+    steps = steps or max(1, int((seconds - (time.perf_counter() - start)) / step_s))
+    epochs = min(50, steps)
+    trainer.num_epochs, trainer.lr_scheduler.max_steps = epochs, epochs
+    for epoch in range(epochs):
+        trainer.current_epoch = epoch
+        trainer.lr_scheduler.step(epoch)
+        trainer.network.train()
+        for _ in range(steps // epochs):
+            trainer.train_step(next(trainer.dataloader_train))
+    took = time.perf_counter() - start
+    trainer.save_checkpoint(f"{trainer.output_folder}/checkpoint_final.pth")
+    print("RESULT " + json.dumps({"steps": steps // epochs * epochs, "took_s": took}), flush=True)
+    import os
+    os._exit(0)
+"""
+
+
+def train_ours(listing: Path, folder: Path, seed: int, budget: str | None, steps: int, words: list[str]) -> dict:
+    """Train with our command, and predict the validation scans with the run."""
+    run, start = folder / "run", time.perf_counter()
+    length = [f"max_steps={steps}"] if steps else ["--time-budget", str(budget)]
+    fewmask("train", "supervised", f"dataset={listing}", f"seed={seed}", *words, *length, "--output", str(run))
+    took = time.perf_counter() - start
+    fewmask("predict", str(run), str(folder.parent / "scans"), "--output", str(folder / "masks"))
+    return {"steps": len((run / "history.csv").read_text().splitlines()) - 1, "took_s": took}
+
+
+def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, steps: int, words: list[str]) -> dict:
+    """Train with MONAI's trainer, and predict through our predictor, which is MONAI's sliding window."""
+    import torch
+    from ignite.engine import Events
+    from monai.data import CacheDataset, DataLoader
+    from monai.engines import SupervisedTrainer
+    from monai.losses import DiceCELoss
+    from monai.utils import set_determinism
+
+    from pipeline import runs
+    from pipeline.data import nifti
+    from pipeline.engines.steps import Schedule
+    from pipeline.runs import build
+    from pipeline.runs.planning import prepare
+    from pipeline.runs.segments import task_of
+
+    set_determinism(seed)
+    prepared = prepare(runs.read_recipe(Path("supervised"), [f"dataset={listing}", f"seed={seed}", *words]))
+    recipe, task = prepared.plan.recipe, task_of(prepared.plan.recipe, prepared.index)
+    network, device = build.build_network(recipe, task), torch.device(recipe.device)
+    cases = prepared.split.labelled
+    files = [{"image": [str(path) for path in case.images], "label": str(case.label)} for case in cases]
+    data = CacheDataset(files, monai_transforms(recipe), progress=False, num_workers=None)
+    loader = DataLoader(data, batch_size=recipe.data.batch_size, shuffle=True, drop_last=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.optimizer.learning_rate)
+    schedule = Schedule(recipe.optimizer.learning_rate, recipe.optimizer.warmup)
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    loss = DiceCELoss(to_onehot_y=True, softmax=True)
+    started, warm = time.perf_counter(), 5
+
+    def trainer(epochs: int) -> SupervisedTrainer:
+        return SupervisedTrainer(
+            device=device,
+            max_epochs=epochs,
+            train_data_loader=loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=loss,
+            amp=device.type == "cuda",
+            decollate=False,
+        )
+
+    if not steps:
+        trial, times = trainer(10**6), []
+        trial.add_event_handler(Events.ITERATION_COMPLETED, lambda: times.append(time.perf_counter()))
+        trial.add_event_handler(Events.ITERATION_COMPLETED(once=warm + 8), lambda: trial.terminate())
+        trial.run()
+        step_s = (times[-1] - times[warm - 1]) / (len(times) - warm)
+        network.load_state_dict(kept)
+        optimizer.state.clear()
+        steps = max(1, int((seconds_of(str(budget)) - (time.perf_counter() - started)) / step_s))
+    engine = trainer(10**6)
+
+    def set_rate() -> None:
+        progress = max(engine.state.iteration - 1, 1) / steps
+        for group in optimizer.param_groups:
+            group["lr"] = schedule(min(1.0, progress))
+
+    engine.add_event_handler(Events.ITERATION_STARTED, set_rate)
+    engine.add_event_handler(Events.ITERATION_COMPLETED(once=steps), lambda: engine.terminate())
+    engine.run()
+    took = time.perf_counter() - started
+    predictor = build.build_predictor(recipe, task, network)
+    (folder / "masks").mkdir()
+    for scan in sorted((folder.parent / "scans").iterdir()):
+        nifti.save_labels(folder / "masks" / scan.name, predictor([scan]), nifti.load(scan))
+    return {"steps": steps, "took_s": took}
+
+
+def monai_transforms(recipe: Any) -> Any:
+    """Return MONAI's transforms with the plan's patch and the recipe's own augmentation."""
+    import numpy as np
+    from monai import transforms as mt
+
+    keys, strength = ("image", "label"), recipe.augmentation
+    angle, patch = float(np.deg2rad(strength.rotation_degrees)), recipe.data.patch_size
+    return mt.Compose(
+        [
+            mt.LoadImaged(keys),
+            mt.EnsureChannelFirstd(keys),
+            mt.Orientationd(keys, axcodes="RAS", labels=None),
+            mt.Spacingd(keys, pixdim=recipe.data.spacing_mm, mode=("bilinear", "nearest")),
+            mt.NormalizeIntensityd("image", nonzero=True, channel_wise=True),
+            mt.SpatialPadd(keys, patch),
+            mt.EnsureTyped(keys, track_meta=False),
+            mt.FgBgToIndicesd("label"),
+            mt.RandCropByPosNegLabeld(
+                keys, "label", patch, pos=2, neg=1, fg_indices_key="label_fg_indices", bg_indices_key="label_bg_indices"
+            ),
+            mt.SelectItemsd(keys),
+            *(mt.RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in strength.flip_axes),
+            mt.RandAffined(
+                keys,
+                prob=0.5,
+                rotate_range=(angle,) * 3,
+                scale_range=(strength.scaling,) * 3,
+                mode=("bilinear", "nearest"),
+            ),
+            mt.RandGaussianNoised("image", prob=0.3, std=strength.noise),
+            mt.RandScaleIntensityd("image", strength.brightness, prob=0.3),
+            mt.RandAdjustContrastd("image", prob=0.3, gamma=(1 - strength.gamma, 1 + strength.gamma)),
+        ]
+    )
+
+
+def train_nnunet(
+    python: Path, listing: Path, folder: Path, seed: int, budget: str | None, steps: int
+) -> dict[str, object]:
+    """Let nnU-Net plan (once), train and predict."""
+    work = folder.parent / "nnunet"
+    places = {name: str(work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
+    environment = os.environ | places | {"nnUNet_results": str(folder / "results")}
+    if not (work / "planned").exists():
+        link_for_nnunet(listing, work / "nnUNet_raw" / "Dataset004_Hippocampus")
+        command = [str(python.parent / "nnUNetv2_plan_and_preprocess"), "-d", "4", "-c", "3d_fullres", "-np", "2"]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        (work / "train.py").write_text(NNUNET)
+        (work / "planned").touch()
+    device = find_hardware("auto").device.partition(":")[0]
+    words = [str(seconds_of(budget) if budget else 0), str(steps), str(seed), device]
+    found = told(subprocess.run([str(python), str(work / "train.py"), *words], env=environment, capture_output=True))
+    images = work / "scans"
+    if not images.exists():
+        images.mkdir()
+        for scan in (folder.parent / "scans").iterdir():
+            (images / scan.name.replace(".nii.gz", "_0000.nii.gz")).symlink_to(scan.resolve())
+    command = [str(python.parent / "nnUNetv2_predict"), "-i", str(images), "-o", str(folder / "masks"), "-d", "4"]
+    command += ["-c", "3d_fullres", "-f", "all", "-device", device, "-npp", "1", "-nps", "1"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return found
+
+
+def link_for_nnunet(listing: Path, folder: Path) -> None:
+    """Lay the training cases of the list out as nnU-Net wants them."""
+    content = json.loads(listing.read_text())
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    for entry in content["training"]:
+        name = Path(entry["image"]).name.removesuffix(".nii.gz")
+        (folder / "imagesTr" / f"{name}_0000.nii.gz").symlink_to((listing.parent / entry["image"]).resolve())
+        (folder / "labelsTr" / f"{name}.nii.gz").symlink_to((listing.parent / entry["label"]).resolve())
+    about = {
+        "channel_names": {"0": "MRI"},
+        "labels": {name: int(value) for value, name in content["labels"].items()},
+        "numTraining": len(content["training"]),
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(about))
+
+
+def fewmask(*words: str) -> None:
+    """Run one of our commands."""
+    done = subprocess.run([sys.executable, str(ROOT / "run.py"), *words], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"fewmask {' '.join(words)} failed:\n{done.stderr[-4000:]}")
+
+
+def told(done: subprocess.CompletedProcess[bytes]) -> dict[str, object]:
+    """Return what a process has printed behind RESULT."""
+    lines = [line for line in done.stdout.decode().splitlines() if line.startswith("RESULT ")]
+    if not lines:
+        sys.exit(f"failed:\n{done.stdout.decode()[-2000:]}\n{done.stderr.decode()[-4000:]}")
+    found: dict[str, object] = json.loads(lines[-1].removeprefix("RESULT "))
+    return found
+
+
+def measure(tool: str, listing: Path, folder: Path, given: argparse.Namespace, budget: str | None, seed: int) -> dict:
+    """Train and score once, or read what an earlier run of it found."""
+    kept = folder / "result.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    folder.mkdir(parents=True)
+    if tool == "nnU-Net":
+        found = train_nnunet(given.nnunet, listing, folder, seed, budget, given.steps)
+    else:
+        words = [str(listing), str(folder), str(seed), str(budget or ""), str(given.steps), *given.override]
+        command = [sys.executable, __file__, "--one", tool, *words]
+        found = told(subprocess.run(command, capture_output=True))
+    truth = folder.parent / "labels"
+    fewmask("evaluate", str(folder / "masks"), str(truth), "--output", str(folder / "scores"))
+    found |= {"tool": tool, "budget": budget, "seed": seed} | scores_in(folder / "scores")
+    kept.write_text(json.dumps(found))
+    print(found, flush=True)
+    return found
+
+
+def scores_in(folder: Path) -> dict[str, object]:
+    """Return the mean Dice over classes, and the standard error over cases of a case's mean over classes."""
+    by_case: dict[str, list[float]] = {}
+    with (folder / "cases.csv").open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            if row["dice"]:
+                by_case.setdefault(row["case"], []).append(float(row["dice"]))
+    means = [statistics.fmean(values) for values in by_case.values()]
+    error = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else None
+    return {
+        "dice": json.loads((folder / "summary.json").read_text())["mean_dice"],
+        "standard_error": error,
+        "cases": len(means),
+    }
+
+
+def lay_out(listing: Path, output: Path) -> None:
+    """Put the validation scans and their masks into folders of their own."""
+    for name in ("scans", "labels"):
+        (output / name).mkdir(parents=True, exist_ok=True)
+    for entry in json.loads(listing.read_text())["validation"]:
+        for name, key in (("scans", "image"), ("labels", "label")):
+            link = output / name / Path(entry["image"]).name
+            if not link.exists():
+                link.symlink_to((listing.parent / entry[key]).resolve())
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw Dice against minutes; a standard error each way."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    for tool in COLOURS:
+        own = sorted((row for row in rows if row["tool"] == tool), key=lambda row: seconds_of(row["budget"]))
+        if own:
+            minutes = [seconds_of(row["budget"]) / 60 for row in own]
+            errors = [row["standard_error"] or 0 for row in own]
+            dice = [row["dice"] for row in own]
+            axes.errorbar(minutes, dice, errors, fmt="o-", color=COLOURS[tool], capsize=3, label=tool)
+    axes.set_xscale("log")
+    ticks = sorted({seconds_of(row["budget"]) / 60 for row in rows})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("Minutes of training")
+    axes.set_ylabel("Mean Dice of the validation cases")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    for end in (".png", ".svg"):
+        figure.savefig(path.with_suffix(end), dpi=150)
+
+
+def quick_list(work: Path) -> Path:
+    """Write a phantom with a validation list."""
+    from pipeline.data.phantom import write_phantom
+
+    list(write_phantom(work / "phantom", labelled=8, unlabelled=0))
+    content = json.loads((work / "phantom" / "dataset.json").read_text())
+    content["validation"], content["training"] = content["training"][:2], content["training"][2:]
+    path = work / "phantom" / "list.json"
+    path.write_text(json.dumps(content))
+    assert nib.load(work / "phantom" / content["training"][0]["image"]).ndim == 3
+    return path
+
+
+def main() -> None:
+    """Run what was not run yet, and print the table."""
+    if sys.argv[1:2] == ["--one"]:
+        tool, listing, folder, seed, budget, steps, *words = sys.argv[2:]
+        train = train_ours if tool == "ours" else train_monai
+        found = train(Path(listing), Path(folder), int(seed), budget or None, int(steps), words)
+        print("RESULT " + json.dumps(found))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", type=Path, default=Path("data/Task04_Hippocampus/list_labelled_160_draw0.json"))
+    parser.add_argument("--nnunet", type=Path, help="Python of an environment with nnunetv2; else it is left out")
+    parser.add_argument("--output", type=Path, help="folder of the trainings; by default one that is thrown away")
+    parser.add_argument("--only", nargs="+", help="tools and budgets, such as ours or ours/5m")
+    parser.add_argument("--steps", type=int, default=0, help="so many steps for each tool, instead of times")
+    parser.add_argument("--override", nargs="*", default=[], help="key=value of our recipe, as for `fewmask train`")
+    parser.add_argument("--picture", type=Path, help="draw Dice against minutes there, as .png and .svg")
+    parser.add_argument("--quick", action="store_true", help="a phantom, seconds, without nnU-Net")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        output = given.output or Path(work) / "runs"
+        listing = quick_list(Path(work)) if given.quick else given.list.resolve()
+        lay_out(listing, output)
+        table = QUICK if given.quick else TABLE
+        if given.steps:
+            table = tuple((tool, None, (0,)) for tool in COLOURS)
+        if given.quick:
+            given.override = ["network=unet", "network.options.channels=[4,8]", "data.patch_size=[16,16,16]"]
+        wanted = [
+            (tool, budget, seed)
+            for tool, budget, seeds in table
+            for seed in seeds
+            if (tool != "nnU-Net" or given.nnunet) and (not given.only or {tool, f"{tool}/{budget}"} & {*given.only})
+        ]
+        rows = []
+        for tool, budget, seed in wanted:
+            name = f"{tool}-{budget or f'{given.steps}steps'}-{seed}"
+            rows.append(measure(tool, listing, output / name, given, budget, seed))
+    print(f"\nbfloat16: {'yes' if find_hardware('auto').bfloat16 else 'no'}")
+    print("| Tool | Budget | Seed | Took | Steps | Mean Dice | Standard error |\n|---|---|---|---|---|---|---|")
+    for row in rows:
+        error = "" if row["standard_error"] is None else f"{row['standard_error']:.4f}"
+        cells = [row["tool"], row["budget"] or "", row["seed"], f"{row['took_s'] / 60:.1f} min", row["steps"]]
+        print(f"| {' | '.join(map(str, cells))} | {row['dice']:.4f} | {error} |")
+    if given.picture and not given.steps:
+        draw(rows, given.picture)
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
