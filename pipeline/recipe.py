@@ -83,6 +83,10 @@ class Data(Section):
     unlabelled_batch_size: Auto | Count = Field(
         default="auto", description="the number of unlabelled samples a step, or auto"
     )
+    accumulate: Count = Field(
+        default=1,
+        description="the number of parts that a batch goes through the network in, which saves memory, 1 or more",
+    )
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.2,
         description="the share of labelled patients to hold out where there is no validation list, between 0 and 1",
@@ -175,7 +179,7 @@ class Optimizer(Section):
     warmup: Share = Field(default=0.05, description="the share of max_steps with a growing learning rate, 0 to 1")
     clip_norm: Positive = Field(default=12.0, description="the largest norm of the gradient, above 0")
     averaging: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        default=0.05,
+        default=0.02,
         description="the mean age of the averaged weights, as a share of the steps done, below 0.5; 0 averages none",
     )
 
@@ -218,6 +222,10 @@ class Recipe(Section):
         default=False, description="true to write TensorBoard events to RUN/tensorboard, or false"
     )
     validate_every: Count = Field(default=250, description="the number of steps between two validations, 1 or more")
+    patience: Count | None = Field(
+        default=None,
+        description="the number of validations without a better Dice after which a training ends soon, or null",
+    )
     checkpoint_every: Count = Field(default=50, description="the number of steps between two checkpoints, 1 or more")
     data: Data = Data()
     augmentation: Augmentation = Augmentation()

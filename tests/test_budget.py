@@ -231,3 +231,23 @@ def test_a_stop_file_lets_a_run_finish_its_schedule_soon(dataset, tmp_path, monk
     assert rates[21] < 0.6 * rates[19], "half of what was left of the schedule is one step now"
     monkeypatch.setattr(TrainingStep, "__call__", update)
     assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)
+
+
+def test_patience_ends_a_run_soon_after_validations_that_bring_nothing(dataset, tmp_path):
+    # A network without a learning rate is never better than at its first validation.
+    options = {"max_steps": 60, "validate_every": 4, "patience": 2, "optimizer": {"learning_rate": 1e-30}}
+    run = train(write_recipe(tmp_path, dataset, **options), tmp_path / "run")
+    assert yaml.safe_load((run / "config.yaml").read_text())["corrections"] == [[12, 13]]
+    assert state_of(run)["step"] == 13
+    summary = json.loads((run / "summary.json").read_text())
+    assert "decided when the training ended" in summary["notes"][0]
+    assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)
+
+
+def test_patience_lets_a_run_that_gets_better_go_on(dataset, tmp_path, monkeypatch):
+    from pipeline.runs import training
+
+    scores = iter([0.1, 0.05, 0.2, 0.15, 0.3, 0.2, 0.25])
+    monkeypatch.setattr(training, "summarise", lambda _: SimpleNamespace(mean_dice=next(scores)))
+    run = train(write_recipe(tmp_path, dataset, max_steps=28, validate_every=4, patience=3), tmp_path / "run")
+    assert state_of(run)["step"] == 28

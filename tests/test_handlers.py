@@ -7,7 +7,7 @@ from ignite.engine import Engine
 from rich.console import Console
 
 from pipeline.engines import handlers
-from pipeline.engines.handlers import CsvLog, EveryNSteps, History, ProgressBar, tensorboard_handlers
+from pipeline.engines.handlers import CsvLog, DataWait, EveryNSteps, History, ProgressBar, tensorboard_handlers
 from pipeline.errors import UserError
 
 
@@ -99,13 +99,13 @@ def terminal(**options):
 
 def test_no_bar_is_drawn_where_there_is_no_terminal_but_validations_are_written():
     console = terminal(force_terminal=False)
-    bar = ProgressBar(console, 3)
+    bar = ProgressBar(console, 3, DataWait())
     run(3, bar)
     bar.report(3, 0.5)
     bar.report(3, None)
     lines = console.file.getvalue().splitlines()
     assert [line.split("  ")[:2] for line in lines] == [
-        ["trained to step 3 in 0 min 0 s"],
+        ["trained to step 3 in 0 min 0 s, 0% of it waiting for data"],
         ["step 3/3", "validation Dice 0.5000"],
         ["step 3/3", "validation Dice no class to score"],
     ]
@@ -113,13 +113,13 @@ def test_no_bar_is_drawn_where_there_is_no_terminal_but_validations_are_written(
 
 def test_bar_shows_steps_and_terms_on_a_terminal():
     console = terminal(force_terminal=True)
-    run(3, ProgressBar(console, 3))
+    run(3, ProgressBar(console, 3, DataWait()))
     assert "3/3" in console.file.getvalue()
     assert "loss 2.000" in console.file.getvalue()
 
 
 def test_bar_ends_with_the_training_however_it_ends():
-    bar = ProgressBar(terminal(force_terminal=True), 3)
+    bar = ProgressBar(terminal(force_terminal=True), 3, DataWait())
 
     def fail(*_):
         raise ZeroDivisionError
@@ -127,6 +127,31 @@ def test_bar_ends_with_the_training_however_it_ends():
     with pytest.raises(ZeroDivisionError):
         run(3, bar, step=fail)
     assert not bar.bar.live.is_started
+
+
+@pytest.mark.parametrize(("slow", "share"), [("data", 1.0), ("step", 0.0)])
+def test_share_of_the_time_that_is_spent_waiting_for_data(monkeypatch, slow, share):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(handlers.time, "perf_counter", lambda: clock.now)
+
+    def data():
+        for n in range(4):
+            clock.now += 5 if slow == "data" else 0
+            yield n
+
+    def step(_, batch):
+        clock.now += 5 if slow == "step" else 0
+        return {"loss": float(batch)}
+
+    console, wait = terminal(force_terminal=False), DataWait()
+    engine = Engine(step)
+    for handler in (wait, ProgressBar(console, 4, wait)):
+        handler.attach(engine)
+    engine.run(data(), epoch_length=4)
+    assert wait.share == share
+    told = console.file.getvalue()
+    assert f"{share:.0%} of it waiting for data" in told
+    assert ("data.workers" in told) == (slow == "data")
 
 
 # TensorBoard

@@ -665,6 +665,12 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_parts_that_do_not_divide_a_batch_are_refused(dataset, tmp_path):
+    with pytest.raises(UserError, match="3 does not divide a batch of 2"):
+        train(tmp_path, dataset, "run", "data.accumulate=3")
+    assert not (tmp_path / "run").exists()
+
+
 def test_average_of_the_weights_is_judged_and_predicts(dataset, tmp_path):
     run = train(tmp_path, dataset, "averaged", "max_steps=3", "optimizer.averaging=0.25")
     state = state_of(run)

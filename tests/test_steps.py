@@ -46,6 +46,7 @@ def make_step(
     seed=0,
     alternate=False,
     averaging=0.0,
+    parts=1,
 ):
     torch.manual_seed(0)
     network = network or nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), nn.ReLU(), nn.Conv2d(4, 2, 1))
@@ -60,6 +61,7 @@ def make_step(
         seed=seed,
         alternate=alternate,
         average=WeightAverage(network, averaging) if averaging else None,
+        parts=parts,
     )
 
 
@@ -329,3 +331,29 @@ def test_training_in_turn_resumes_to_the_last_bit(tmp_path):
     resumed = make_wnet_step("ncut", "reconstruction")
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert same(weights(run(resumed, 3, 5)), weights(whole))
+
+
+# A batch in parts
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_a_batch_add_up_to_the_whole(parts):
+    terms = [Term("dice", DiceLoss(), "labelled"), Term("ncut", NCutLoss(radius=2), "unlabelled", 0.1)]
+    seen = []
+    steps = [make_step(terms=terms, parts=n) for n in (1, parts)]
+    steps[1].network.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    batches = {"labelled": make_batch("abcd"), "unlabelled": make_batch("efghijkl", labelled=False)}
+    outputs = [step(at(1), batches) for step in steps]
+    assert seen == [4 // parts, 8 // parts] * parts
+    assert outputs[1] == pytest.approx(outputs[0], abs=1e-6)
+    for name, value in steps[0].network.state_dict().items():
+        # AdamW's first step is as long for a small gradient as for a large one, so rounding shows.
+        assert torch.allclose(value, steps[1].network.state_dict()[name], atol=1e-4)
+
+
+def test_loss_of_any_part_that_is_not_finite_stops_the_training():
+    step = make_step(terms=[Term("dice", NanAt(2), "labelled")], parts=2)
+    before = weights(step)
+    with pytest.raises(UserError, match="not finite at step 1"):
+        step(at(1), {"labelled": make_batch("ab")})
+    assert same(before, step.network.state_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from ignite.engine import Engine
     from rich.console import Console
     from rich.progress import Task as ProgressTask
+
+
+# A share of the time spent waiting for data that is worth a word, and the word.
+MUCH, LATE = 0.2, ": more data.workers, or a lighter augmentation, would make it faster"
 
 
 class CsvLog:
@@ -130,6 +135,34 @@ class Throughput(ProgressColumn):
         return Text(f"{task.speed:.1f} steps/s" if task.speed >= 1 else f"{1 / task.speed:.1f} s/step")
 
 
+class DataWait:
+    """Measures how long a training waits for its batches: what preparing them costs beyond what happens meanwhile."""
+
+    def __init__(self) -> None:
+        self.waited_s, self.asked, self.began = 0.0, 0.0, 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Measure from the first batch on, which the start of the workers is a part of and which is left out."""
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._ask)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._get)
+
+    def _ask(self) -> None:
+        self.asked = time.perf_counter()
+
+    def _get(self) -> None:
+        now = time.perf_counter()
+        if self.began:
+            self.waited_s += now - self.asked
+        else:
+            self.began = now
+
+    @property
+    def share(self) -> float:
+        """The share of the time since the first batch, in [0, 1]."""
+        passed = time.perf_counter() - self.began
+        return self.waited_s / passed if self.began and passed > 0 else 0.0
+
+
 class ProgressBar:
     """Shows steps, pace, time left, the last validation Dice and the terms of the loss in one line of the terminal.
 
@@ -138,10 +171,11 @@ class ProgressBar:
     Args:
         console: Where to draw; no bar is drawn where it is no terminal, but the lines are written.
         total: Steps of the whole training.
+        wait: What the training waits for its batches, which the bar and its last line tell.
     """
 
-    def __init__(self, console: Console, total: int) -> None:
-        self.total = total
+    def __init__(self, console: Console, total: int, wait: DataWait) -> None:
+        self.total, self.wait = total, wait
         self.bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -150,7 +184,7 @@ class ProgressBar:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[dice]}{task.description}"),
+            TextColumn("{task.fields[dice]}{task.fields[wait]}{task.description}"),
             console=console,
             # A validation is a pause of many steps: over a shorter time the pace would jump.
             speed_estimate_period=120,
@@ -178,14 +212,14 @@ class ProgressBar:
         self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _start(self, engine: Engine) -> None:
-        self.task = self.bar.add_task("", total=self.total, completed=engine.state.iteration, dice="")
+        self.task = self.bar.add_task("", total=self.total, completed=engine.state.iteration, dice="", wait="")
         self.bar.start()
 
     def _advance(self, engine: Engine) -> None:
         self.terms = "  ".join(f"{name} {value:.3f}" for name, value in engine.state.output.items())
-        self.bar.update(
-            self.task, total=self.total, completed=engine.state.iteration, description=self.terms, dice=self.dice
-        )
+        wait = f"data {self.wait.share:.0%}  "
+        done = engine.state.iteration
+        self.bar.update(self.task, total=self.total, completed=done, description=self.terms, dice=self.dice, wait=wait)
 
     def close(self) -> None:
         """Leave the terminal as it was, where the training ends without an event."""
@@ -194,9 +228,8 @@ class ProgressBar:
     def _finish(self, engine: Engine) -> None:
         self.bar.stop()
         minutes, seconds = divmod(round(engine.state.times["COMPLETED"]), 60)
-        self.bar.console.print(
-            f"trained to step {engine.state.iteration} in {minutes} min {seconds} s", highlight=False
-        )
+        took = f"trained to step {engine.state.iteration} in {minutes} min {seconds} s"
+        self.say(f"{took}, {self.wait.share:.0%} of it waiting for data" + (LATE if self.wait.share > MUCH else ""))
 
     def _fail(self, error: BaseException) -> None:
         self.bar.stop()

@@ -63,6 +63,8 @@ class TrainingStep:
         alternate: Whether each term of the objective has a forward pass and an update of its own, in their order, as
             W-Net is trained; else one update follows from their sum. A weight without a gradient stays as it is.
         average: Of the weights after every step; None keeps none.
+        parts: A batch goes through the network in so many parts, whose gradients add up: less memory, the same step but
+            for what a loss or a layer makes of a whole batch. It divides the samples of every batch.
     """
 
     network: nn.Module
@@ -75,6 +77,7 @@ class TrainingStep:
     seed: int
     alternate: bool = False
     average: WeightAverage | None = None
+    parts: int = 1
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -118,13 +121,17 @@ class TrainingStep:
     ) -> dict[str, float]:
         self.optimizer.zero_grad(set_to_none=True)
         # Up to the first update nothing has changed that lasts, so a step that takes minutes can be left at any moment.
+        loss, values = 0.0, dict[str, float]()
         with window() if first else nullcontext(), _buffers_kept(self.network):
-            total, values = self.losses(objective, batches, progress)
-            if not values:  # Every term is still at the foot of its ramp.
-                return {"loss": 0.0}
-            if not math.isfinite(float(total.detach())):
-                raise _diverged(step, values, batches)
-            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+            for part in _parted(batches, self.parts):
+                total, found = self.losses(objective, part, progress)
+                if not found:  # Every term is still at the foot of its ramp.
+                    return {"loss": 0.0}
+                loss += float(total.detach()) / self.parts
+                values = {name: values.get(name, 0.0) + float(value) / self.parts for name, value in found.items()}
+                if not math.isfinite(loss):
+                    raise _diverged(step, values, batches)
+                self.scaler.scale(total / self.parts).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
         # Clipping makes every weight NaN of one infinite gradient; under float16 the scaler skips such a step itself.
@@ -134,7 +141,7 @@ class TrainingStep:
         self.scaler.update()
         if not math.isfinite(float(torch.nn.utils.get_total_norm(self.network.parameters(), math.inf))):
             raise _diverged(step, values, batches, "the weights are")
-        return {"loss": float(total.detach())} | {name: float(value) for name, value in values.items()}
+        return {"loss": loss} | values
 
     def losses(
         self, objective: Objective, batches: dict[str, Batch], progress: float
@@ -180,6 +187,17 @@ def _buffers_kept(network: nn.Module) -> Iterator[None]:
         raise
 
 
+def _parted(batches: dict[str, Batch], parts: int) -> Iterator[dict[str, Batch]]:
+    """Yield equal parts of batches that have that many samples each."""
+    for n in range(parts):
+        yield {
+            kind: {
+                key: values[n * len(values) // parts : (n + 1) * len(values) // parts] for key, values in batch.items()
+            }
+            for kind, batch in batches.items()
+        }
+
+
 def _prepare(batch: Batch, device: torch.device) -> Batch:
     """Bring a batch to the device, and only there make the labels eight times the size that they travel in."""
     label, mask = decode(batch["annotation"].to(device, non_blocking=True))
@@ -187,10 +205,10 @@ def _prepare(batch: Batch, device: torch.device) -> Batch:
 
 
 def _diverged(
-    step: int, values: dict[str, Tensor], batches: dict[str, Batch], what: str = "the loss or its gradient is"
+    step: int, values: dict[str, float], batches: dict[str, Batch], what: str = "the loss or its gradient is"
 ) -> UserError:
     cases = sorted({case for batch in batches.values() for case in batch["case"]})
-    terms = ", ".join(f"{name} {float(value):g}" for name, value in values.items())
+    terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
     message = f"{what} not finite at step {step} ({terms}); cases of this step: {', '.join(cases)}"
     remedy = "lower optimizer.learning_rate, or use precision=float32; the last checkpoint is kept"
     return UserError("Training stopped.", [Problem("objective", "diverged", message, remedy)])

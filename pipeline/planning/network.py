@@ -139,7 +139,8 @@ class SizePlanner:
             in_channels=self.channels,
             out_channels=self.classes,
         )
-        shape = (self._samples(sizes), self.channels, *sizes.patch_size)
+        at_once = -(-self._samples(sizes) // self.recipe.data.accumulate)
+        shape = (at_once, self.channels, *sizes.patch_size)
         try:
             return training_bytes(build, shape, self.classes, getattr(torch, self.precision))
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):

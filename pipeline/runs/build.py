@@ -77,6 +77,7 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
     """
     network, choice = build_network(recipe, task), recipe.optimizer
     _refuse_patch(network, recipe, len(task.channels))
+    _refuse_parts(recipe)
     objective = build_objective(recipe)
     _refuse_outputs(network, recipe, objective)
     return TrainingStep(
@@ -90,6 +91,7 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
         recipe.seed,
         recipe.alternate,
         WeightAverage(network, choice.averaging) if choice.averaging else None,
+        recipe.data.accumulate,
     )
 
 
@@ -104,6 +106,16 @@ def build_course(recipe: Recipe) -> Course:
     except ValueError as error:
         problem = Problem("corrections", "bad-recipe", str(error), "copy them from the run that made them")
         raise UserError("The recipe does not fit itself.", [problem]) from None
+
+
+def _refuse_parts(recipe: Recipe) -> None:
+    data = recipe.data
+    sizes = [resolved(data.batch_size)]
+    sizes += [resolved(data.unlabelled_batch_size)] if any(term.on != "labelled" for term in recipe.objective) else []
+    messages = [f"{data.accumulate} does not divide a batch of {size}" for size in sizes if size % data.accumulate]
+    problems = [Problem("data.accumulate", "bad-recipe", message, "give a divisor") for message in messages]
+    if problems:
+        raise UserError("The recipe does not fit itself.", problems)
 
 
 def _refuse_outputs(network: torch.nn.Module, recipe: Recipe, objective: Objective) -> None:

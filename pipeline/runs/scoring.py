@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.data.check import Index
     from pipeline.engines.predictor import Predictor, Segmenter
+    from pipeline.recipe import Recipe
     from pipeline.types import Case, CaseResult, Task
 
 
@@ -87,8 +88,7 @@ def validate(
     _refuse_channels(index, model.task)
     truth = labels_of(index) if segments else replace(model.task, ignore=index.ignore)
     if source is None:
-        chose = ("These cases chose this checkpoint: its figures flatter. Those of `last` do not.",)
-        notes, folder = (chose, run / "validation" / "best") if which == "best" else ((), run)
+        notes, folder = notes_on(model.recipe, which), run / "validation" / "best" if which == "best" else run
         scored = score(
             model.predictor, dataset.cases, truth, matched=segments, tolerance_mm=tolerance_mm, pictures=True
         )
@@ -115,6 +115,13 @@ def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
             "There is nothing to validate on.", [Problem(str(index.dataset.source), "all-seen", message, remedy)]
         )
     return unseen
+
+
+def notes_on(recipe: Recipe, which: Which) -> tuple[str, ...]:
+    """Return what a run's own validation cases have decided, so that their figures flatter."""
+    chose = ("These cases chose this checkpoint: its figures flatter. Those of `last` do not.",)
+    ended = ("These cases decided when the training ended (`patience`): its figures flatter a little.",)
+    return (chose if which == "best" else ()) + (ended if recipe.patience is not None else ())
 
 
 def own_dataset(run: Path, part: str) -> Dataset:

@@ -14,12 +14,13 @@ from pipeline import __version__, config
 from pipeline.checkpoints import Which, checkpoints_of, clear_up, newest_checkpoint, save_checkpoint
 from pipeline.data.check import read_facts
 from pipeline.data.loaders import StepBatches, StepLoader, WorkerDiedError, fits_shared_memory
-from pipeline.engines.handlers import CsvLog, EveryNSteps, History, ProgressBar, tensorboard_handlers
+from pipeline.engines.handlers import CsvLog, DataWait, EveryNSteps, History, ProgressBar, tensorboard_handlers
 from pipeline.engines.trainer import SegmentationTrainer
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write, locked, sweep
 from pipeline.interruption import Stopped, end_children, shield, stoppable, window
 from pipeline.reports.files import write_json
+from pipeline.reports.plots import read_curves
 from pipeline.reports.summary import summarise
 from pipeline.runs import build, resuming
 from pipeline.runs.budget import BUDGET, Budget, Pace, seconds_of, time_steps
@@ -27,7 +28,7 @@ from pipeline.runs.checking import PROGRESS, note, progress
 from pipeline.runs.models import CONFIG, INDEX, SPLIT, count_folds, portable, task_state
 from pipeline.runs.planning import prepare
 from pipeline.runs.reporting import HISTORY, VALIDATION, TrainingPicture
-from pipeline.runs.scoring import Scored, Scores, score, validate, write_scores
+from pipeline.runs.scoring import Scored, Scores, notes_on, score, validate, write_scores
 from pipeline.runs.segments import labels_of, task_of
 
 if TYPE_CHECKING:
@@ -135,7 +136,10 @@ def _train_in(training: _Training, allow_change: Sequence[str]) -> Scores | None
         training = replace(training, done=0, best=None, saved=0)
         training.open_folder(allow_change)
         training.run_to_end()
-    return write_scores(training.run, training.run, training.scored, "last", training.done) if training.scored else None
+    if training.scored is None:
+        return None
+    notes = notes_on(training.recipe, "last")
+    return write_scores(training.run, training.run, training.scored, "last", training.done, notes)
 
 
 @dataclass
@@ -203,7 +207,8 @@ class _Training:
         recipe, course, batches = self.recipe, self.step.course, self._batches()
         self.history = CsvLog(self.run / HISTORY, ["step", "loss", *self.step.objective.names], self.done)
         self.validations = CsvLog(self.run / VALIDATION, ["step", "mean_dice"], self.done)
-        self.bar = ProgressBar(PROGRESS, course.last)
+        self.wait = DataWait()
+        self.bar = ProgressBar(PROGRESS, course.last, self.wait)
         trainer = SegmentationTrainer(
             step=self.step,
             loader=self._loader(batches),
@@ -284,6 +289,7 @@ class _Training:
         handlers: list[Any] = [
             EveryNSteps(1, self._count),
             History(self.history),
+            self.wait,
             self.bar,
             # Validation first: a checkpoint of the same step then knows the best score.
             *([EveryNSteps(self.recipe.validate_every, self._validate)] if self.split.validation else []),
@@ -293,13 +299,20 @@ class _Training:
         return handlers + (tensorboard_handlers(self.run / "tensorboard") if self.recipe.tensorboard else [])
 
     def _count(self, step: int) -> None:
-        self.done, course = step, self.step.course
-        stop = self.run / STOP
-        steps = self.budget.corrected(step, course) if self.budget else None
-        if stop.exists() and step < course.last:
-            stop.unlink()
-            steps = min(course.last, step + max(1, round(FINISH * step)))
-        if steps is not None and steps != course.last:
+        self.done = step
+        steps = self.budget.corrected(step, self.step.course) if self.budget else None
+        if steps is not None:
+            self._correct(step, steps)
+        if (self.run / STOP).exists():
+            (self.run / STOP).unlink()
+            self._finish_soon(step)
+
+    def _finish_soon(self, step: int) -> None:
+        self._correct(step, min(self.step.course.last, step + max(1, round(FINISH * step))))
+
+    def _correct(self, step: int, steps: int) -> None:
+        course = self.step.course
+        if step < course.last != steps:
             self.bar.say(f"step {step}: ends after {steps} steps instead of {course.last}")
             course.correct(step, steps)
             self.bar.total = steps
@@ -320,6 +333,12 @@ class _Training:
             self.best = mean
             self._save("best", step)
         self.validations.append({"step": step, "mean_dice": mean})
+        if self.recipe.patience is not None and self._validations_since_best() >= self.recipe.patience:
+            self._finish_soon(step)
+
+    def _validations_since_best(self) -> int:
+        dice = [value for _, value in read_curves(self.run / VALIDATION).get("mean_dice", [])]
+        return len(dice) - 1 - dice.index(max(dice)) if dice else 0
 
     def _save(self, which: Which, step: int) -> None:
         if step == 0 or (which == "last" and step == self.saved):
