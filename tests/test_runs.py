@@ -666,8 +666,8 @@ def same(first, second):
 
 
 def test_parts_that_do_not_divide_a_batch_are_refused(dataset, tmp_path):
-    with pytest.raises(UserError, match="3 does not divide a batch of 2"):
-        train(tmp_path, dataset, "run", "data.accumulate=3")
+    with pytest.raises(UserError, match="2 does not divide a batch of 1"):
+        train(tmp_path, dataset, "run", "data.accumulate=2")
     assert not (tmp_path / "run").exists()
 
 
