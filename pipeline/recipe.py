@@ -218,6 +218,10 @@ class Recipe(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto (bfloat16 where the hardware has it), float32, bfloat16 or float16"
     )
+    predict_mirrored: bool = Field(
+        default=False,
+        description="true to predict with the mean over mirror images along augmentation.flip_axes, or false",
+    )
     tensorboard: bool = Field(
         default=False, description="true to write TensorBoard events to RUN/tensorboard, or false"
     )

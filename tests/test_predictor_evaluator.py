@@ -127,6 +127,43 @@ def test_answer_that_is_not_finite_is_refused_with_the_name_of_the_scan(make_sca
     assert [problem.where for problem in raised.value.problems] == [str(path)]
 
 
+class Leaning(torch.nn.Module):
+    """Is surer of class 1 the farther along its first two axes a voxel lies."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen = 0
+
+    def forward(self, image):
+        self.seen += 1
+        slope = [
+            torch.linspace(0, 1, side).view(-1, *[1] * (image.ndim - 3 - n)) for n, side in enumerate(image.shape[2:4])
+        ]
+        lean = slope[0] + 10 * slope[1]
+        return torch.cat([torch.zeros_like(image), image * 0 + lean], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("mirrors", "patch", "ranges", "images"),
+    [
+        ((), (16, 16, 16), (1, 10), 1),
+        ((0,), (16, 16, 16), (0, 10), 2),
+        ((0, 1), (16, 16, 16), (0, 0), 4),
+        ((0, 1, 2), (16, 16, 16), (0, 0), 8),
+        ((0, 1, 2), (16, 16), (0, 0), 4),
+    ],
+)
+def test_mean_over_mirror_images_leans_to_no_side(make_scan, mirrors, patch, ranges, images):
+    network = Leaning()
+    path = make_scan("a.nii", ball((16, 16, 4)), AFFINE)
+    logits = predictor(patch=patch, network=network, mirrors=mirrors, windows=4).segment([path]).logits[1]
+    assert np.ptp(logits[:, 0, 0]) == pytest.approx(ranges[0], abs=1e-5)
+    assert np.ptp(logits[0, :, 0]) == pytest.approx(ranges[1], abs=1e-5)
+    assert logits.mean() == pytest.approx(5.5, abs=1e-4)
+    assert network.seen == images
+
+
 def test_prediction_is_the_same_twice(make_scan):
     path = make_scan("a.nii", ball(), AFFINE)
     np.testing.assert_array_equal(predictor(RAS)([path]), predictor(RAS)([path]))

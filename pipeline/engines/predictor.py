@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -67,6 +68,8 @@ class Predictor:
         overlap: Share of a window that its neighbour covers again.
         windows: Windows (in 2-D: slices) that go through the network together.
         ranges: How intensities are normalised, as for :func:`scan_transforms`.
+        mirrors: Axes along which windows are mirrored too: the answer is the mean over all mirror images. In 2-D only
+            axes of the slice count.
     """
 
     network: nn.Module
@@ -77,6 +80,7 @@ class Predictor:
     overlap: float = 0.5
     windows: int = 4
     ranges: tuple[IntensityRange | None, ...] = ()
+    mirrors: tuple[int, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -128,9 +132,17 @@ class Predictor:
 
     def _slide(self, batch: Tensor) -> Tensor:
         answer: Any = sliding_window_inference(
-            batch, self.patch_size, self.windows, self.network, overlap=self.overlap, mode="gaussian"
+            batch, self.patch_size, self.windows, self._answer, overlap=self.overlap, mode="gaussian"
         )
         return answer  # type: ignore[no-any-return]
+
+    def _answer(self, windows: Tensor) -> Tensor:
+        """Return the mean of the logits of windows ``[B, C, ...]`` over their mirror images."""
+        axes = [axis + 2 for axis in self.mirrors if axis < len(self.patch_size)]
+        answers = [self.network(windows)]
+        for count in range(1, len(axes) + 1):
+            answers += [self.network(windows.flip(image)).flip(image) for image in combinations(axes, count)]
+        return answers[0] if len(answers) == 1 else torch.stack(answers).mean(dim=0)
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,7 @@ def build_predictor(recipe: Recipe, task: Task, network: torch.nn.Module) -> Pre
         tuple(task.labels),
         precision_of(recipe),
         ranges=build_ranges(recipe),
+        mirrors=resolved(recipe.augmentation.flip_axes) if recipe.predict_mirrored else (),
     )
 
 
