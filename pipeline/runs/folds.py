@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.checkpoints import Which
+    from pipeline.data.check import Index
     from pipeline.data.nifti import Scan
+    from pipeline.data.splits import Split
     from pipeline.engines.predictor import Segmentation, Segmenter
     from pipeline.recipe import Recipe
     from pipeline.reports.intervals import Statistics
@@ -87,28 +89,31 @@ def cross_validate(
         refuse_run(run, resume, folds)
         index = check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options)
         everything = all_cases(index.dataset)
-        split_cases(
-            index.dataset, 0.0, recipe.seed, fold=(folds, folds)
-        )  # Refuses too many before anything is written.
-        each = [recipe_of_fold(recipe, run, (fold, folds)) for fold in range(1, folds + 1)]
+        # Too many folds are refused before anything is written.
+        split_cases(index.dataset, 0.0, recipe.seed, fold=(folds, folds))
         run.mkdir(parents=True, exist_ok=True)
         with locked(run):
             if resume and (run / CONFIG).exists():
                 resuming.refuse_changes(run, recipe, allow_change)
                 resuming.refuse_other_scans(run, index, everything)
-            write_json(run / SPLIT, everything.as_dict())
-            write_json(run / INDEX, index.as_rows())
-            write_json(run / FOLDS, {"folds": folds})
-            with atomic_write(run / CONFIG) as temporary:
-                temporary.write_text(config.dump(recipe), encoding="utf-8")
-            for fold, its_own in enumerate(each, 1):
+            _write_folder(run, recipe, folds, index, everything)
+            for fold in range(1, folds + 1):
                 note(f"fold {fold} of {folds}")
-                folder = fold_folder(run, fold)
+                folder, its_own = fold_folder(run, fold), recipe_of_fold(recipe, run, (fold, folds))
                 folder.mkdir(exist_ok=True)
                 write_json(folder / INDEX, index.as_rows())  # So that the files are not read again.
                 train(its_own, folder, resume=True, allow_change=allow_change, started=began if fold == 1 else None)
         scores = [score_out_of_fold(run)]
         return [*scores, validate(run)] if everything.validation else scores
+
+
+def _write_folder(run: Path, recipe: Recipe, folds: int, index: Index, everything: Split) -> None:
+    """Write what the cross-validation is, its ``config.yaml`` last, as in any run."""
+    write_json(run / SPLIT, everything.as_dict())
+    write_json(run / INDEX, index.as_rows())
+    write_json(run / FOLDS, {"folds": folds})
+    with atomic_write(run / CONFIG) as temporary:
+        temporary.write_text(config.dump(recipe), encoding="utf-8")
 
 
 def recipe_of_fold(recipe: Recipe, run: Path, fold: tuple[int, int]) -> Recipe:
