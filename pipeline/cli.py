@@ -6,7 +6,7 @@ import errno
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -136,12 +136,7 @@ def train(
         str | None,
         tyro.conf.arg(help="How long the whole command may take: 90s, 20m, 2h, 1.5d.", metavar="TIME"),
     ] = None,
-    folds: Annotated[
-        int | None,
-        tyro.conf.arg(
-            help="Cross-validate: train so many networks, each without a part of the patients; they predict together."
-        ),
-    ] = None,
+    folds: Annotated[int | None, tyro.conf.arg(help="Cross-validate: so many networks, each without a part.")] = None,
     resume: Annotated[bool, tyro.conf.arg(help="Go on with the run that the folder holds.")] = False,
     allow_change: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
@@ -158,17 +153,13 @@ def train(
     if time_budget is not None:
         overrides = ("max_steps=auto", *overrides, f"time_budget={time_budget}")
     recipe = runs.read_recipe(source, overrides)
-    if folds is not None:
-        if folds < 2:
-            raise UserError("Nothing was started.", [Problem("--folds", "too-few", f"is {folds}", "give 2 or more")])
-        for found in runs.cross_validate(recipe, run, folds, resume=resume, allow_change=allow_change, started=STARTED):
-            show_scores(found.summary, found.folder, "last", found.notes)
-        return
-    scores = runs.train(recipe, run, resume=resume, allow_change=allow_change, started=STARTED)
-    if scores is None:
-        say(f"Trained {run}; the dataset has no labels to score its segments against.")
-    else:
-        show_scores(scores.summary, scores.folder, "last", scores.notes)
+    how: dict[str, Any] = {"resume": resume, "allow_change": allow_change, "started": STARTED}
+    found = [runs.train(recipe, run, **how)] if folds is None else runs.cross_validate(recipe, run, folds, **how)
+    for scores in found:
+        if scores is None:
+            say(f"Trained {run}; the dataset has no labels to score its segments against.")
+        else:
+            show_scores(scores.summary, scores.folder, "last", scores.notes)
 
 
 @app.command

@@ -30,7 +30,7 @@ from pipeline.runs.checking import check, note
 from pipeline.runs.models import CONFIG, FOLDS, INDEX, POSTPROCESSING, SPLIT, fold_folder, load_folds, read_own
 from pipeline.runs.planning import absolute
 from pipeline.runs.scoring import Scores, write_scores
-from pipeline.runs.training import refuse_run, train
+from pipeline.runs.training import train
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -85,8 +85,10 @@ def cross_validate(
     if recipe.segments is not None:
         problem = Problem("--folds", "no-labels", "parts masks, and this recipe learns from none", "leave it out")
         raise UserError("Nothing was started.", [problem])
+    if folds < 2:
+        raise UserError("Nothing was started.", [Problem("--folds", "too-few", f"is {folds}", "give 2 or more")])
     with stoppable():
-        refuse_run(run, resume, folds)
+        resuming.refuse_run(run, resume, folds)
         index = check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options)
         everything = all_cases(index.dataset)
         # Too many folds are refused before anything is written.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import config
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.runs.budget import BUDGET, seconds_of
-from pipeline.runs.models import CONFIG, INDEX, SPLIT, read_own, task_state
+from pipeline.runs.models import CONFIG, INDEX, SPLIT, count_folds, read_own, task_state
 from pipeline.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
@@ -24,6 +24,26 @@ if TYPE_CHECKING:
 
 # What a resumed run may have otherwise and still be the same run; the dataset's content is compared by its hashes.
 HARMLESS = ("dataset", "root", "tensorboard", "checkpoint_every", "data.workers", "data.cache", "layout.name")
+
+
+def refuse_run(run: Path, resume: bool, folds: int = 0) -> None:
+    """Refuse a folder that holds a run which is not to go on, or one of another number of folds.
+
+    Args:
+        run: The folder.
+        resume: Whether to go on with what is there.
+        folds: Of the cross-validation that is to be in it; 0 for a run.
+    """
+    if not (run / CONFIG).exists():
+        return
+    there = count_folds(run)
+    what = f"a cross-validation of {there} folds" if there else "a run"
+    if not resume:
+        message, remedy = f"this folder holds {what}", "add --resume to go on with it, or name another --output"
+        raise UserError("Nothing was started.", [Problem(str(run), "run-exists", message, remedy)])
+    if there != folds:
+        remedy = (f"give --folds {there}" if there else "leave out --folds") + ", or name another --output"
+        raise UserError("Nothing was resumed.", [Problem(str(run), "run-exists", f"holds {what}", remedy)])
 
 
 def refuse_changes(run: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> None:

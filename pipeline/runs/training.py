@@ -16,7 +16,6 @@ from pipeline.data.check import read_facts
 from pipeline.data.loaders import StepBatches, StepLoader, WorkerDiedError, fits_shared_memory
 from pipeline.engines.handlers import CsvLog, DataWait, EveryNSteps, History, ProgressBar, tensorboard_handlers
 from pipeline.engines.trainer import SegmentationTrainer
-from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write, locked, sweep
 from pipeline.interruption import Stopped, end_children, shield, stoppable, window
 from pipeline.reports.files import write_json
@@ -25,7 +24,7 @@ from pipeline.reports.summary import summarise
 from pipeline.runs import build, resuming
 from pipeline.runs.budget import BUDGET, Budget, Pace, seconds_of, time_steps
 from pipeline.runs.checking import PROGRESS, note, progress
-from pipeline.runs.models import CONFIG, INDEX, SPLIT, count_folds, portable, task_state
+from pipeline.runs.models import CONFIG, INDEX, SPLIT, portable, task_state
 from pipeline.runs.planning import prepare
 from pipeline.runs.reporting import HISTORY, VALIDATION, TrainingPicture
 from pipeline.runs.scoring import Scored, Scores, notes_on, score, validate, write_scores
@@ -77,7 +76,7 @@ def train(
     """
     began = time.monotonic() if started is None else started
     with stoppable():
-        refuse_run(run, resume)
+        resuming.refuse_run(run, resume)
         known = read_facts(run / INDEX) if resume and (run / INDEX).exists() else {}
         prepared = prepare(recipe, known)
         recipe = prepared.plan.recipe
@@ -87,26 +86,6 @@ def train(
         with locked(run):
             _keep_to_time(training, recipe, began)
             return _train_in(training, allow_change)
-
-
-def refuse_run(run: Path, resume: bool, folds: int = 0) -> None:
-    """Refuse a folder that holds a run which is not to go on, or one of another number of folds.
-
-    Args:
-        run: The folder.
-        resume: Whether to go on with what is there.
-        folds: Of the cross-validation that is to be in it; 0 for a run.
-    """
-    if not (run / CONFIG).exists():
-        return
-    there = count_folds(run)
-    what = f"a cross-validation of {there} folds" if there else "a run"
-    if not resume:
-        message, remedy = f"this folder holds {what}", "add --resume to go on with it, or name another --output"
-        raise UserError("Nothing was started.", [Problem(str(run), "run-exists", message, remedy)])
-    if there != folds:
-        remedy = (f"give --folds {there}" if there else "leave out --folds") + ", or name another --output"
-        raise UserError("Nothing was resumed.", [Problem(str(run), "run-exists", f"holds {what}", remedy)])
 
 
 def _keep_to_time(training: _Training, recipe: Recipe, began: float) -> None:
