@@ -219,7 +219,7 @@ class Recipe(Section):
         default="auto", description="auto (bfloat16 where the hardware has it), float32, bfloat16 or float16"
     )
     predict_mirrored: bool = Field(
-        default=False,
+        default=True,
         description="true to predict with the mean over mirror images along augmentation.flip_axes, or false",
     )
     tensorboard: bool = Field(
