@@ -211,15 +211,15 @@ def _candidates(cases: Sequence[Case], truth: Task) -> Iterator[Mending]:
     smallest_ml: dict[int, float] = {}
     for case in cases:
         mask = nifti.load(cast("Path", case.label))
-        for value in truth.labels:
+        for value in [value for value in truth.labels if value != 0]:
             sizes = component_sizes(mask.labels == value)
             if sizes.size:
                 smallest = float(sizes.min()) * voxel_ml(mask.spacing_mm)
                 smallest_ml[value] = min(smallest, smallest_ml.get(value, smallest))
-    for value in set(smallest_ml) - {0}:
+    for value, smallest in sorted(smallest_ml.items()):
         yield Mending(value, "fill")
         yield Mending(value, "largest")
-        yield Mending(value, "minimum", SMALL * smallest_ml[value])
+        yield Mending(value, "minimum", SMALL * smallest)
 
 
 @dataclass
