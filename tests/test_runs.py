@@ -436,7 +436,7 @@ def test_prediction_does_not_depend_on_how_the_file_stores_its_axes(trained, sca
     np.testing.assert_allclose(found, nib.load(tmp_path / "turned.nii.gz").affine)
     agreement = (apply_orientation(plain, change) == turned).mean()
     assert agreement > 0.999
-    assert 0.01 < (plain > 0).mean() < 0.99
+    assert np.bincount(plain.ravel()).max() < 0.99 * plain.size, "a mask of one label would agree with anything"
 
 
 def test_two_scans_of_one_name_are_refused_before_anything_is_written(trained, scan, tmp_path):
