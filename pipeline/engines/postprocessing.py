@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import cc3d
 import numpy as np
 from scipy.ndimage import binary_fill_holes
+
+from pipeline.metrics.lesions import connected_components
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,11 +69,11 @@ def voxel_ml(spacing_mm: Sequence[float]) -> float:
 
 def component_sizes(mask: Mask) -> NDArray[np.integer[Any]]:
     """Return the voxels of each connected component (26 neighbours; 8 in 2-D)."""
-    return np.bincount(_components(mask)[mask])[1:]
+    return np.bincount(connected_components(mask)[mask])[1:]
 
 
 def _selected(mask: Mask, voxel_ml: float, mending: Mending) -> Mask:
-    components = _components(mask)
+    components = connected_components(mask)
     sizes = np.bincount(components[mask])
     if not sizes.size:
         return mask
@@ -80,14 +81,6 @@ def _selected(mask: Mask, voxel_ml: float, mending: Mending) -> Mask:
     keep = (is_largest if mending.what == "largest" else is_large) & (sizes > 0)
     selected: Mask = keep[components]
     return selected
-
-
-def _components(mask: Mask) -> NDArray[np.integer[Any]]:
-    # The border is for cc3d (4.1.1), which reserves too few labels for a single line of voxels and stops.
-    components: NDArray[np.integer[Any]] = cc3d.connected_components(
-        np.pad(mask, 1), connectivity=26, binary_image=True
-    )
-    return components[1:-1, 1:-1, 1:-1]
 
 
 def _filled(mask: Mask) -> Mask:

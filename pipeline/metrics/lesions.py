@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cc3d
 import numpy as np
@@ -48,12 +48,20 @@ def count_lesions(truth: Mask, prediction: Mask) -> Lesions:
     return Lesions(len(met), found, len(met) - found, false)
 
 
+def connected_components(mask: Mask) -> NDArray[np.integer[Any]]:
+    """Number the connected components of a mask from 1 (26 neighbours; 8 in 2-D), and everything else 0.
+
+    Args:
+        mask: ``[X, Y, Z]``.
+    """
+    # The border is for cc3d (4.1.1), which reserves too few labels for a single line of voxels and stops.
+    bordered: NDArray[np.integer[Any]] = cc3d.connected_components(np.pad(mask, 1), connectivity=26, binary_image=True)
+    return bordered[1:-1, 1:-1, 1:-1]
+
+
 def _met(lesions: Mask, other: Mask) -> Mask:
     """Tell for each component of a mask whether the other mask covers enough of it."""
-    # The border is for cc3d (4.1.1), which reserves too few labels for a single line of voxels and stops.
-    bordered = np.pad(lesions, 1)
-    components, count = cc3d.connected_components(bordered, connectivity=26, binary_image=True, return_N=True)
-    components = components[1:-1, 1:-1, 1:-1]
-    sizes = np.bincount(components[lesions], minlength=count + 1)[1:]
-    covered = np.bincount(components[lesions & other], minlength=count + 1)[1:]
+    components = connected_components(lesions)
+    sizes = np.bincount(components[lesions])[1:]
+    covered = np.bincount(components[lesions & other], minlength=len(sizes) + 1)[1:]
     return covered * ONE_IN >= sizes

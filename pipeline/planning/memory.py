@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Float32 maps with as many channels as there are classes that the objective holds at its peak: logits, softmax and its
-# logarithm, one-hot labels, products of them, and gradients of as many.
+# logarithm, gradients of as many, and what a loss such as N-cut makes of them.
 OBJECTIVE_MAPS = 8
 # Bytes a parameter: itself, its gradient, AdamW's two moments and its average in float32.
 PARAMETER_BYTES = 20

@@ -110,8 +110,8 @@ def build_course(recipe: Recipe) -> Course:
 
 def _refuse_parts(recipe: Recipe) -> None:
     data = recipe.data
-    sizes = [resolved(data.batch_size)]
-    sizes += [resolved(data.unlabelled_batch_size)] if any(term.on != "labelled" for term in recipe.objective) else []
+    sizes = [resolved(data.batch_size)] if recipe.segments is None else []
+    sizes += [resolved(data.unlabelled_batch_size)] if _looks_at_unlabelled(recipe) else []
     messages = [f"{data.accumulate} does not divide a batch of {size}" for size in sizes if size % data.accumulate]
     problems = [Problem("data.accumulate", "bad-recipe", message, "give a divisor") for message in messages]
     if problems:
@@ -160,13 +160,17 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
+def _looks_at_unlabelled(recipe: Recipe) -> bool:
+    return any(term.on != "labelled" and term.weight > 0 for term in recipe.objective)
+
+
 def build_batches(recipe: Recipe, split: Split, cache: Cache) -> StepBatches:
     """Build the batches of all steps; unlabelled ones only where a term of the objective looks at them."""
     data = recipe.data
     streams = {}
     if split.labelled:
         streams["labelled"] = Stream(split.labelled, resolved(data.batch_size), 1)
-    if split.unlabelled and any(term.on != "labelled" and term.weight > 0 for term in recipe.objective):
+    if split.unlabelled and _looks_at_unlabelled(recipe):
         streams["unlabelled"] = Stream(split.unlabelled, resolved(data.unlabelled_batch_size), 2)
     augmentation = Augmentation(Strength(**recipe.augmentation.model_dump()), resolved(data.spacing_mm))
     return StepBatches(streams, cache.get, resolved(data.patch_size), augmentation, recipe.seed)

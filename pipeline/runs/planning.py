@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import config
 from pipeline.data.layouts import read_dataset
+from pipeline.data.packed import Packed
 from pipeline.data.splits import Split, split_cases
 from pipeline.engines.devices import find_hardware
 from pipeline.errors import Problem, UserError
@@ -96,7 +97,7 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     taught = [case.id for case in split.labelled + split.unlabelled]
     # Held-out cases choose nothing, not even the size of a patch.
     facts = {name: index.facts[name] if labels_teach else index.facts[name].without_mask() for name in taught}
-    visible = replace(index, facts=facts)
+    visible = replace(index, facts=Packed(facts))  # It lives as long as the training.
     plan = make_plan(recipe, visible, find_hardware(recipe.device))
     return Prepared(index, split, visible, replace(plan, recipe=absolute(plan.recipe)))
 
