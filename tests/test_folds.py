@@ -1,6 +1,7 @@
 """Cross-validation: the folds, what they tell out of fold, and how they predict together."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -89,6 +90,15 @@ def test_validation_list_takes_part_in_no_fold(dataset, tmp_path):
         split = split_cases(found, 0.2, 0, fold=(fold, 2))
         assert "phantom_001" not in {case.id for case in split.labelled + split.unlabelled + split.validation}
     assert [case.id for case in all_cases(found).validation] == ["phantom_001"]
+
+
+def test_patient_of_the_validation_list_teaches_in_no_fold(dataset):
+    found = check(dataset).dataset
+    first, second, *others = (case for case in found.cases if case.label)
+    cases = (replace(first, role="validation"), replace(second, patient=first.patient), *others)
+    for fold in (1, 2):
+        split = split_cases(replace(found, cases=cases), 0.2, 0, fold=(fold, 2))
+        assert second.id not in {case.id for case in split.labelled + split.validation}
 
 
 # A whole cross-validation

@@ -53,16 +53,16 @@ def split_cases(
     Raises:
         UserError: Nothing is left to train on, or, where labels teach, nothing to validate on.
     """
-    training = [case for case in dataset.cases if case.role in (None, "training")]
-    labelled = [case for case in training if case.label]
-    listed = validation = tuple(case for case in dataset.cases if case.role == "validation")
+    everything = all_cases(dataset)
+    validation = everything.validation
     if fold:
-        validation = _scans_of(_fold_patients(dataset, labelled, seed, *fold), labelled)
-    elif not listed:
-        held_out = _draw_patients(dataset, labelled, fraction, seed, to_teach=1 if labels_teach else 0)
-        validation = _scans_of(held_out, labelled)
-    tested = {case.patient for case in (*validation, *listed)}
-    kept = [case for case in training if case.patient not in tested]
+        validation = _scans_of(_fold_patients(dataset, everything.labelled, seed, *fold), everything.labelled)
+    elif not validation:
+        held_out = _draw_patients(dataset, everything.labelled, fraction, seed, to_teach=1 if labels_teach else 0)
+        validation = _scans_of(held_out, everything.labelled)
+    tested = {case.patient for case in validation}
+    teaching = {case.id for case in everything.labelled + everything.unlabelled if case.patient not in tested}
+    kept = [case for case in dataset.cases if case.id in teaching]
     if not labels_teach:
         kept = [replace(case, label=None) for case in kept]
     split = Split(tuple(c for c in kept if c.label), tuple(c for c in kept if not c.label), validation)
@@ -81,11 +81,11 @@ def all_cases(dataset: Dataset) -> Split:
     return Split(tuple(case for case in kept if case.label), tuple(case for case in kept if not case.label), validation)
 
 
-def _scans_of(patients: set[str], cases: list[Case]) -> tuple[Case, ...]:
+def _scans_of(patients: set[str], cases: tuple[Case, ...]) -> tuple[Case, ...]:
     return tuple(case for case in cases if case.patient in patients)
 
 
-def _draw_patients(dataset: Dataset, labelled: list[Case], fraction: float, seed: int, to_teach: int) -> set[str]:
+def _draw_patients(dataset: Dataset, labelled: tuple[Case, ...], fraction: float, seed: int, to_teach: int) -> set[str]:
     patients = sorted({case.patient for case in labelled})
     if len(patients) < 2 * to_teach:
         raise _too_few(dataset, f"{len(patients)} labelled patient(s), and one must be held out to validate on")
@@ -93,7 +93,7 @@ def _draw_patients(dataset: Dataset, labelled: list[Case], fraction: float, seed
     return {patients[i] for i in np.random.default_rng([seed, 0x5711]).permutation(len(patients))[:count]}
 
 
-def _fold_patients(dataset: Dataset, labelled: list[Case], seed: int, fold: int, folds: int) -> set[str]:
+def _fold_patients(dataset: Dataset, labelled: tuple[Case, ...], seed: int, fold: int, folds: int) -> set[str]:
     patients = sorted({case.patient for case in labelled})
     if len(patients) < folds:
         message, remedy = f"{len(patients)} labelled patient(s), and each of {folds} folds holds one out", "use fewer"
