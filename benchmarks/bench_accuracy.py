@@ -36,6 +36,7 @@ from typing import Any
 import nibabel as nib
 
 from pipeline.engines.devices import find_hardware
+from pipeline.planning.plan import choose_precision
 from pipeline.runs.budget import seconds_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +55,7 @@ QUICK = (("ours", "25s", (0,)), ("MONAI", "15s", (0,)))
 COLOURS = {"ours": "#0072b2", "MONAI": "#d55e00", "nnU-Net": "#009e73"}
 
 NNUNET = """
-import json, sys, time
+import json, multiprocessing, os, sys, time
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -89,7 +90,9 @@ if __name__ == "__main__":
     took = time.perf_counter() - start
     trainer.save_checkpoint(f"{trainer.output_folder}/checkpoint_final.pth")
     print("RESULT " + json.dumps({"steps": steps // epochs * epochs, "took_s": took}), flush=True)
-    import os
+    # Its loader's processes would go on, and keep the pipe open that is waited for.
+    for child in multiprocessing.active_children():
+        child.kill()
     os._exit(0)
 """
 
@@ -393,7 +396,7 @@ def main() -> None:
         for tool, budget, seed in wanted:
             name = f"{tool}-{budget or f'{given.steps}steps'}-{seed}"
             rows.append(measure(tool, listing, output / name, given, budget, seed))
-    print(f"\nbfloat16: {'yes' if find_hardware('auto').bfloat16 else 'no'}")
+    print(f"\nOurs in {choose_precision(find_hardware('auto'))}")
     print("| Tool | Budget | Seed | Took | Steps | Mean Dice | Standard error |\n|---|---|---|---|---|---|---|")
     for row in rows:
         error = "" if row["standard_error"] is None else f"{row['standard_error']:.4f}"
