@@ -36,6 +36,10 @@ class Network(Section):
 
     name: str = Field(default="unet", description="a registered network; `fewmask components` lists them")
     options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the network's own options")
+    recompute: Auto | bool = Field(
+        default="auto",
+        description="true to compute features again in the backward pass, which saves memory, false, or auto",
+    )
 
 
 class ZScore(Section):
@@ -83,9 +87,9 @@ class Data(Section):
     unlabelled_batch_size: Auto | Count = Field(
         default="auto", description="the number of unlabelled samples a step, or auto"
     )
-    accumulate: Count = Field(
-        default=1,
-        description="the number of parts that a batch goes through the network in, which saves memory, 1 or more",
+    accumulate: Auto | Count = Field(
+        default="auto",
+        description="the number of parts that a batch goes through the network in, which saves memory, or auto",
     )
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.2,
@@ -216,7 +220,7 @@ class Recipe(Section):
         default="auto", description="auto, cpu, cuda or cuda:N"
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="auto (bfloat16 where the hardware has it), float32, bfloat16 or float16"
+        default="auto", description="auto (bfloat16 where it is faster), float32, bfloat16 or float16"
     )
     predict_mirrored: bool = Field(
         default=True,

@@ -1,12 +1,14 @@
 import pytest
 import torch
+from torch import nn
 
 from pipeline.losses.objective import levels_of
-from pipeline.networks import NETWORKS
+from pipeline.networks import NETWORKS, InstanceNorm, blocks_of, recompute_blocks
 
 OPTIONS = {
     "unet": {"channels": [4, 8, 8]},
     "dynunet": {"channels": [4, 4, 8, 8]},
+    "resenc": {"channels": [4, 4, 8, 8], "blocks": [1, 2]},
     "segresnet": {"init_filters": 8, "blocks_down": [1, 1, 1], "blocks_up": [1, 1]},
     "wnet": {"channels": [4, 4, 8]},
 }
@@ -37,7 +39,7 @@ class TestEveryNetwork:
     def test_gives_its_answer_first_while_it_trains(self, name, dimensions):
         size = (16,) * dimensions
         levels = levels_of(build(name, dimensions).train()(torch.randn(2, 2, *size)))
-        coarser = [(2, 4, *(side // 2**n for side in size)) for n in range(3 if name == "dynunet" else 1)]
+        coarser = [(2, 4, *(side // 2**n for side in size)) for n in range(3 if name in ("dynunet", "resenc") else 1)]
         assert [level.shape for level in levels] == coarser
 
     def test_draws_its_weights_from_the_seed(self, name, dimensions):
@@ -48,6 +50,72 @@ class TestEveryNetwork:
         images, network = torch.randn(2, 2, *(16,) * dimensions), build(name, dimensions).eval()
         with torch.no_grad():
             torch.testing.assert_close(network(images)[1:], network(images[1:]), atol=1e-5, rtol=1e-4)
+
+    def test_gives_the_same_gradients_where_features_are_computed_again(self, name, dimensions):
+        options = {"dropout": 0.5} if name in ("unet", "segresnet") else {}
+        images, found = torch.randn(2, 2, *(16,) * dimensions), []
+        for again in (False, True):
+            network, kept = build(name, dimensions, **options).train(), []
+            if again:
+                recompute_blocks(network)
+
+            def keep(tensor, kept=kept):
+                kept.append(tensor.numel())
+                return tensor
+
+            torch.manual_seed(1)
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                levels = levels_of(network(images))
+            sum(level.square().mean() for level in levels).backward()
+            found.append((sum(kept), {key: p.grad for key, p in network.named_parameters()}))
+        (most, plain), (fewest, recomputed) = found
+        assert fewest < most / 2
+        for key, gradient in plain.items():
+            other = recomputed[key]
+            assert gradient is other is None or torch.equal(gradient, other), key
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("dimensions", "theirs"), [(2, nn.InstanceNorm2d), (3, nn.InstanceNorm3d)])
+def test_instance_norm_is_pytorchs_function_and_no_view(dimensions, theirs, affine):
+    ours, reference = InstanceNorm(3, affine=affine).double(), theirs(3, affine=affine).double()
+    assert ours.state_dict().keys() == reference.state_dict().keys()
+    for value in ours.state_dict().values():
+        value.normal_()
+    reference.load_state_dict(ours.state_dict())
+    images = torch.randn(2, 3, *(6,) * dimensions, dtype=torch.float64) * 5 + 2
+    answers = []
+    for norm in (ours, reference):
+        image = images.clone().requires_grad_()
+        answer = norm(image)
+        (answer * torch.linspace(0, 1, answer.numel()).view_as(answer)).sum().backward()
+        answers.append([answer.detach(), image.grad, *(parameter.grad for parameter in norm.parameters())])
+    for one, other in zip(*answers, strict=True):
+        torch.testing.assert_close(one, other)
+    assert not ours(images.clone().requires_grad_())._is_view()
+
+
+@pytest.mark.parametrize("name", ["unet", "dynunet", "resenc", "wnet"])
+def test_networks_use_that_norm(name):
+    kinds = [type(module) for module in build(name).modules()]
+    assert InstanceNorm in kinds
+    assert nn.InstanceNorm3d not in kinds
+
+
+def test_network_of_unknown_blocks_is_not_computed_again():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    assert list(blocks_of(network)) == []
+    with pytest.raises(ValueError, match="no block"):
+        recompute_blocks(network)
+
+
+def test_residual_encoder_has_its_blocks_a_level_and_the_last_number_goes_on():
+    network = build("resenc", blocks=[1, 3])
+    levels = [network.input_block, *network.downsamples, network.bottleneck]
+    assert [len(level) for level in levels] == [1, 3, 3, 3]
+    assert len(build("resenc", blocks=[2, 1, 1, 1, 9, 9]).bottleneck) == 1
+    with pytest.raises(ValueError, match="one block or more"):
+        build("resenc", blocks=[1, 0])
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -94,6 +94,7 @@ def test_what_the_user_chose_stays():
         "patch_size": (16, 24, 32),
         "batch_size": 7,
         "unlabelled_batch_size": 5,
+        "accumulate": 1,
         "workers": 3,
     }
     options = {"channels": [4, 8], "strides": [[2, 2, 2]]}
@@ -103,7 +104,7 @@ def test_what_the_user_chose_stays():
         max_steps=70,
         precision="float32",
         on=("all",),
-        network={"name": "unet", "options": options},
+        network={"name": "unet", "options": options, "recompute": True},
         layout="folder",
     )
     plan = resolve(given, MANY, GPU)
@@ -159,6 +160,12 @@ def test_workers_prepare_batches_beside_a_gpu_only(hardware, workers):
 )
 def test_the_precision_is_the_narrowest_that_the_hardware_is_good_at(device, bfloat16, expected):
     assert choose_precision(Hardware(device, bfloat16, 4)) == expected
+
+
+def test_a_cpu_whose_bfloat16_is_slow_computes_in_float32_and_says_why():
+    plan = make_plan(recipe(), MANY, replace(CPU, float32_is_faster=True))
+    assert plan.recipe.precision == "float32"
+    assert "bfloat16 is slower" in {choice.key: choice.reason for choice in plan.choices}["precision"]
 
 
 @pytest.mark.parametrize(
@@ -342,20 +349,52 @@ def with_memory(hardware, gigabytes):
     return replace(hardware, memory_bytes=int(gigabytes * 1e9))
 
 
-def test_too_little_memory_makes_first_the_batch_and_then_the_patch_smaller():
+def test_too_little_memory_is_met_by_what_costs_the_least_first():
     big = index(facts((300, 300, 300), (1, 1, 1)))
     dyn = {"name": "dynunet", "options": {"deep_supervision": False}}
-    plans = [make_plan(recipe(network=dyn), big, with_memory(GPU, size)) for size in (80, 12, 6, 3)]
-    sizes = [(plan.recipe.data.batch_size, math.prod(plan.recipe.data.patch_size)) for plan in plans]
-    assert sizes[0] == (4, 128**3)
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[-1][0] == 2
-    assert sizes[-1][1] < 128**3
-    for plan, size in zip(plans, (80, 12, 6, 3), strict=True):
+    sizes = (80, 12, 8, 6, 4)
+    plans = [make_plan(recipe(network=dyn), big, with_memory(GPU, size)) for size in sizes]
+    found = []
+    for plan, size in zip(plans, sizes, strict=True):
         assert 0 < plan.memory_bytes <= with_memory(GPU, size).budget_bytes
+        made = plan.recipe
+        found.append(
+            (made.data.batch_size, made.data.accumulate, made.network.recompute, math.prod(made.data.patch_size))
+        )
+    whole = 128**3
+    assert found[:4] == [(4, 1, False, whole), (2, 1, False, whole), (2, 2, False, whole), (2, 2, True, whole)]
+    assert found[4][:3] == (2, 2, True)
+    assert found[4][3] < whole
     reasons = {choice.key: choice.reason for choice in plans[-1].choices}
     assert "what the memory allows" in reasons["data.batch_size"]
     assert "what the memory allows" in reasons["data.patch_size"]
+    assert "one part in 2" in reasons["data.accumulate"]
+    assert "memory is short" in reasons["network.recompute"]
+
+
+@pytest.mark.parametrize(
+    ("data", "on", "expected"),
+    [
+        ({"batch_size": 6}, ("labelled",), 6),
+        ({"batch_size": 6, "unlabelled_batch_size": 4}, ("labelled", "unlabelled"), 2),
+        ({"batch_size": 6, "accumulate": 3}, ("labelled",), 3),
+        ({"batch_size": 6, "unlabelled_batch_size": 5}, ("labelled", "unlabelled"), 1),
+    ],
+)
+def test_parts_divide_what_is_given(data, on, expected):
+    made = make_plan(recipe(on, data={"patch_size": (96, 96, 96)} | data), MANY, with_memory(CPU, 0.1)).recipe
+    assert made.data.accumulate == expected
+    assert made.network.recompute is True
+    assert (made.data.patch_size, made.data.batch_size) == ((96, 96, 96), 6)
+
+
+def test_what_is_given_for_the_sake_of_memory_stays():
+    given = recipe(network={"name": "unet", "recompute": False}, data={"accumulate": 1})
+    made = make_plan(given, MANY, with_memory(CPU, 0.1)).recipe
+    assert (made.network.recompute, made.data.accumulate) == (False, 1)
+    given = recipe(network={"name": "unet", "recompute": True}, data={"accumulate": 2})
+    made = make_plan(given, MANY, with_memory(CPU, 64)).recipe
+    assert (made.network.recompute, made.data.accumulate) == (True, 2)
 
 
 def test_a_given_patch_and_batch_stay_whatever_the_memory():

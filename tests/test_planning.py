@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from runs_fixtures import ROOT, TINY, make_phantom, write_recipe
 from test_plan import CPU, GPU, MANY, recipe
 
 from pipeline import cli, config, runs
+from pipeline.engines import devices
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
 from pipeline.networks import NETWORKS
@@ -221,6 +223,27 @@ def test_each_shortage_has_its_remedy(tmp_path, monkeypatch):
     assert "data.cache=off" in short["disk"]
     without = make_plan(recipe(data={"workers": 0, "cache": "off"}), MANY, machine)
     assert [found.what for found in examine(machine, tmp_path, without, MANY) if found.remedy] == ["memory"]
+
+
+@pytest.mark.parametrize(("half_s", "slow"), [(0.05, False), (0.095, True), (0.2, True)])
+def test_bfloat16_is_used_where_it_is_a_tenth_faster(half_s, slow, monkeypatch):
+    durations = {torch.float32: iter([9.0, 0.1, *[9.0] * 9]), torch.bfloat16: iter([8.0, 8.0, *[half_s] * 9])}
+    monkeypatch.setattr(devices, "_has_bfloat16", lambda _: True)
+    monkeypatch.setattr(devices, "time_convolution", lambda precision: next(durations[precision]))
+    monkeypatch.setattr(devices, "_bfloat16_pays", devices._bfloat16_pays.__wrapped__)
+    hardware = devices.find_hardware("cpu")
+    assert hardware.float32_is_faster is slow
+    assert hardware.precisions == ("float32", "bfloat16")
+
+
+def test_a_cpu_without_bfloat16_is_not_timed(monkeypatch):
+    monkeypatch.setattr(devices, "_has_bfloat16", lambda _: False)
+    monkeypatch.setattr(devices, "time_convolution", None)
+    assert devices.find_hardware("cpu").precisions == ("float32",)
+
+
+def test_both_convolutions_that_are_timed_are_computed():
+    assert all(devices.time_convolution(precision) > 0 for precision in (torch.float32, torch.bfloat16))
 
 
 def test_size_of_the_cache_is_foretold(dataset, tmp_path):

@@ -671,6 +671,48 @@ def test_parts_that_do_not_divide_a_batch_are_refused(dataset, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_features_computed_again_make_the_same_run_and_may_change_on_the_way(dataset, tmp_path):
+    plain = train(tmp_path, dataset, "plain", "max_steps=2")
+    again = train(tmp_path, dataset, "again", "max_steps=2", "network.recompute=true")
+    assert same(state_of(again)["network"], state_of(plain)["network"])
+    assert (again / "cases.csv").read_bytes() == (plain / "cases.csv").read_bytes()
+    train(tmp_path, dataset, "again", "max_steps=2", "network.recompute=false", resume=True)
+
+
+PLAIN = """
+from torch import nn
+from pipeline.networks import NETWORKS
+
+@NETWORKS.register("one_convolution")
+def one_convolution(spatial_dims, in_channels, out_channels):
+    "A convolution."
+    return nn.Conv3d(in_channels, out_channels, 3, padding=1)
+"""
+
+
+def test_network_without_known_blocks_cannot_be_told_to_compute_them_again(dataset, tmp_path):
+    plugin = tmp_path / "plain.py"
+    plugin.write_text(PLAIN)
+    network = {"name": "one_convolution", "options": {}, "recompute": True}
+    with pytest.raises(UserError) as raised:
+        train(tmp_path, dataset, "run", "max_steps=1", plugins=[str(plugin)], network=network)
+    assert problems_of(raised) == [("bad-recipe", "network.recompute")]
+    assert not (tmp_path / "run").exists()
+
+
+def test_precision_that_was_measured_once_is_kept_for_a_run(dataset, tmp_path, monkeypatch):
+    def machine(slow):
+        hardware = Hardware("cpu", True, 1, float32_is_faster=slow)
+        monkeypatch.setattr(runs.planning, "find_hardware", lambda _: hardware)
+
+    machine(True)
+    recipe = write_recipe(tmp_path, dataset, precision="auto")
+    runs.train(runs.read_recipe(recipe, ["max_steps=1"]), tmp_path / "run")
+    machine(False)
+    runs.train(runs.read_recipe(recipe, ["max_steps=1"]), tmp_path / "run", resume=True)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["precision"] == "float32"
+
+
 def test_average_of_the_weights_is_judged_and_predicts(dataset, tmp_path):
     run = train(tmp_path, dataset, "averaged", "max_steps=3", "optimizer.averaging=0.25")
     state = state_of(run)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from functools import cache
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -11,9 +13,14 @@ import torch
 from pipeline.errors import Problem, UserError
 from pipeline.planning.hardware import Hardware
 
+# Of the convolutions that are timed: samples, features, voxels along a side. All of them take a quarter of a second.
+SAMPLES, FEATURES, SIDE, ROUNDS = 2, 16, 32, 6
+# bfloat16 rounds; it has to be worth that.
+WORTH = 0.9
+
 
 def find_hardware(name: str) -> Hardware:
-    """Return the device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, and whether it has bfloat16.
+    """Return the device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, and what it has.
 
     Raises:
         UserError: A CUDA device is asked for that is not there.
@@ -28,7 +35,9 @@ def find_hardware(name: str) -> Hardware:
             "The device is not there.",
             [Problem("device", "no-device", message, "use device=auto or device=cpu")],
         )
-    return Hardware(str(device), _has_bfloat16(device), _cores(), _memory_bytes(device))
+    native = _has_bfloat16(device)
+    slow = native and device.type == "cpu" and not _bfloat16_pays()
+    return Hardware(str(device), native, _cores(), _memory_bytes(device), float32_is_faster=slow)
 
 
 def _cores() -> int:
@@ -53,3 +62,23 @@ def _has_bfloat16(device: torch.device) -> bool:
         return False
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+@cache  # So that a process decides once.
+def _bfloat16_pays() -> bool:
+    """Time it: there are CPUs with instructions for bfloat16 that do float32 faster."""
+    full, half = torch.float32, torch.bfloat16
+    durations: dict[torch.dtype, list[float]] = {full: [], half: []}
+    for _ in range(ROUNDS):
+        for precision, taken in durations.items():
+            taken.append(time_convolution(precision))
+    return min(durations[half]) < WORTH * min(durations[full])
+
+
+def time_convolution(precision: torch.dtype) -> float:
+    """Return the seconds of a convolution on the CPU, forward and backward."""
+    image = torch.zeros(SAMPLES, FEATURES, SIDE, SIDE, SIDE, dtype=precision, requires_grad=True)
+    kernel = torch.zeros(FEATURES, FEATURES, 3, 3, 3, dtype=precision, requires_grad=True)
+    start = time.perf_counter()
+    torch.nn.functional.conv3d(image, kernel, padding=1).sum().backward()  # type: ignore[no-untyped-call]
+    return time.perf_counter() - start

@@ -51,7 +51,8 @@ def examine(hardware: Hardware, folder: Path, plan: Plan | None = None, index: I
         plan: What would be trained.
         index: On what.
     """
-    precision = "bfloat16" if hardware.bfloat16 else "no native bfloat16"
+    slow = ", float32 is faster" if hardware.float32_is_faster else ""
+    precision = f"bfloat16{slow}" if hardware.bfloat16 else "no native bfloat16"
     name = torch.cuda.get_device_name(hardware.device) if hardware.is_cuda else platform.processor() or "processor"
     return [
         Finding("device", f"{hardware.device}: {name}, {precision}"),

@@ -14,17 +14,24 @@ class Hardware:
         bfloat16: Whether it multiplies bfloat16 natively.
         cores: Processor cores for preparing batches.
         memory_bytes: Of the device, or of the machine for the CPU; None where it is not known.
+        float32_is_faster: Whether it does without bfloat16 faster although it has it, as was measured.
     """
 
     device: str
     bfloat16: bool
     cores: int
     memory_bytes: int | None = None
+    float32_is_faster: bool = False
 
     @property
     def is_cuda(self) -> bool:
         """Whether the device is a CUDA device."""
         return self.device.startswith("cuda")
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What it computes natively."""
+        return ("float32", *(["bfloat16"] if self.bfloat16 else []), *(["float16"] if self.is_cuda else []))
 
     @property
     def budget_bytes(self) -> int | None:

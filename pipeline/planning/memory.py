@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from pipeline.networks import blocks_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -21,7 +23,12 @@ OVERHEAD = 1.5
 
 
 def training_bytes(
-    build: Callable[[], torch.nn.Module], shape: tuple[int, ...], classes: int, precision: torch.dtype
+    build: Callable[[], torch.nn.Module],
+    shape: tuple[int, ...],
+    classes: int,
+    precision: torch.dtype,
+    *,
+    recompute: bool = False,
 ) -> int:
     """Return the bytes that a training step holds at its peak, beside the program and its libraries.
 
@@ -34,22 +41,56 @@ def training_bytes(
         shape: Of the batch of images, ``[B, C, …]``.
         classes: Channels of the logits.
         precision: Of the network's arithmetic.
+        recompute: Whether blocks keep their inputs alone; then the features of the largest block come on top.
     """
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
-        return tensor
-
     with torch.device("meta"):
         network, images = build().train(), torch.empty(shape)
     parameters = list(network.parameters())
     network.to(precision)
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
+    kept = _Kept(recompute)
+    for block in blocks_of(network):
+        block.register_forward_pre_hook(lambda _, inputs: kept.enter(inputs))
+        block.register_forward_hook(lambda *_: kept.leave())
+    with saved_tensors_hooks(kept.keep, lambda tensor: tensor):
         network(images.to(precision))
-    for parameter in network.parameters():
-        kept.pop(parameter.untyped_storage()._cdata, None)
-    sizes = [storage.nbytes() for storage in kept.values()]
+    weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    sizes = kept.sizes(without=weights)
     maps = OBJECTIVE_MAPS * 4 * classes * images[:, :1].numel()
-    weights = PARAMETER_BYTES * sum(parameter.numel() for parameter in parameters)
-    return round(OVERHEAD * (weights + sum(sizes) + 2 * max(sizes, default=0) + maps + 4 * images.numel()))
+    state = PARAMETER_BYTES * sum(parameter.numel() for parameter in parameters)
+    return round(OVERHEAD * (state + sum(sizes) + 2 * max(sizes, default=0) + maps + 4 * images.numel()))
+
+
+class _Kept:
+    """Counts what is kept for the backward pass: all of it, or outside of blocks and at their entrances alone."""
+
+    def __init__(self, recompute: bool) -> None:
+        self.recompute = recompute
+        self.outside: dict[int, torch.UntypedStorage] = {}
+        self.inside: list[dict[int, torch.UntypedStorage]] = []
+        self._place = self.outside
+
+    def enter(self, inputs: tuple[torch.Tensor, ...]) -> None:
+        """Come into a block."""
+        if self.recompute:
+            for tensor in inputs:
+                self.keep(tensor)
+            self._place = {}
+            self.inside.append(self._place)
+
+    def leave(self) -> None:
+        """Come out of it."""
+        self._place = self.outside
+
+    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Count a tensor's storage, which has many tensors, once."""
+        self._place[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    def sizes(self, without: set[int]) -> list[int]:
+        """Return the bytes of each storage, of those inside a block only the largest block's."""
+        outside = [storage.nbytes() for key, storage in self.outside.items() if key not in without]
+        inside = [
+            [storage.nbytes() for key, storage in place.items() if key not in without | self.outside.keys()]
+            for place in self.inside
+        ]
+        return outside + max(inside, key=sum, default=[])

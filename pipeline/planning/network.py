@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -61,17 +61,26 @@ class Sizes:
         batch_size: Labelled samples a step.
         unlabelled_batch_size: Unlabelled ones.
         options: All options of the network that are given or planned.
+        accumulate: Parts that a batch goes through the network in.
+        recompute: Whether features are computed again in the backward pass.
     """
 
     patch_size: tuple[int, ...]
     batch_size: int
     unlabelled_batch_size: int
     options: dict[str, Any]
+    accumulate: int = 1
+    recompute: bool = False
 
     @property
     def of_data(self) -> dict[str, Any]:
         """The part of it that a recipe keeps under ``data``."""
-        return {key: getattr(self, key) for key in ("patch_size", "batch_size", "unlabelled_batch_size")}
+        return {key: getattr(self, key) for key in ("patch_size", "batch_size", "unlabelled_batch_size", "accumulate")}
+
+    @property
+    def of_network(self) -> dict[str, Any]:
+        """The part of it that a recipe keeps under ``network``."""
+        return {"options": self.options, "recompute": self.recompute}
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,8 @@ class SizePlanner:
 
     The patch is as much of the median scan as is within the device's reach, the batch grows where patches are small,
     and the network halves each axis while that leaves something to see. Where the estimated memory is over the
-    device's budget, first the batch and then the patch become smaller.
+    device's budget, the batch becomes smaller, then goes through the network in parts, then features are computed again
+    in the backward pass, and at last the patch becomes smaller.
 
     Attributes:
         recipe: As read.
@@ -114,18 +124,45 @@ class SizePlanner:
 
     def choose(self) -> tuple[Sizes, int | None]:
         """Return what fits the device, and the bytes that a step of it is estimated to take (None: not known)."""
-        data, voxels, samples = self.recipe.data, self.reach.voxels, self.reach.most_samples
+        sizes = self._full
         while True:
-            sizes = self._sizes(voxels, samples)
             needed = self.memory_bytes(sizes)
-            if needed is None or needed <= (self.hardware.budget_bytes or 0):
+            fits = needed is None or needed <= (self.hardware.budget_bytes or 0)
+            smaller = None if fits else self._smaller(sizes)
+            if smaller is None:
                 return sizes, needed
-            if data.batch_size == "auto" and self._samples(sizes) > LEAST_SAMPLES:
-                samples = self._samples(sizes) // 2
-            elif data.patch_size == "auto" and voxels > LEAST_SIDE ** len(self.shape):
-                voxels = min(voxels, math.prod(sizes.patch_size)) * 3 // 4
-            else:
-                return sizes, needed
+            sizes = smaller
+
+    @property
+    def _full(self) -> Sizes:
+        """What the device computes in a reasonable step, whatever its memory."""
+        data = self.recipe.data
+        sizes = self._sizes(self.reach.voxels, self.reach.most_samples)
+        parts = 1 if data.accumulate == "auto" else data.accumulate
+        return replace(sizes, accumulate=parts, recompute=self.recipe.network.recompute is True)
+
+    def _smaller(self, sizes: Sizes) -> Sizes | None:
+        """Return what takes less memory, first what costs the least; None where all of that is given or done."""
+        data, samples, voxels = self.recipe.data, self._samples(sizes), math.prod(sizes.patch_size)
+        if data.batch_size == "auto" and samples > LEAST_SAMPLES:
+            return replace(self._sizes(voxels, samples // 2), accumulate=sizes.accumulate, recompute=sizes.recompute)
+        if data.accumulate == "auto" and (parts := self._more_parts(sizes)):
+            return replace(sizes, accumulate=parts)
+        if self.recipe.network.recompute == "auto" and not sizes.recompute:
+            again = replace(sizes, recompute=True)
+            if (self.memory_bytes(again) or 0) < (self.memory_bytes(sizes) or 0):
+                return again
+        if data.patch_size == "auto" and voxels > LEAST_SIDE ** len(self.shape):
+            fewer = min(voxels, self.reach.voxels) * 3 // 4
+            return replace(self._sizes(fewer, samples), accumulate=sizes.accumulate, recompute=sizes.recompute)
+        return None
+
+    def _more_parts(self, sizes: Sizes) -> int | None:
+        """Return the next number of parts that each stream of a step can be cut into."""
+        labelled = [] if self.recipe.segments is not None else [sizes.batch_size]
+        unlabelled = [sizes.unlabelled_batch_size] if self.semi_supervised or not labelled else []
+        whole = math.gcd(*labelled, *unlabelled)
+        return next((parts for parts in range(sizes.accumulate + 1, whole + 1) if whole % parts == 0), None)
 
     def memory_bytes(self, sizes: Sizes) -> int | None:
         """Return what a step is estimated to take; None where nobody asks, or the network will not be built so."""
@@ -139,23 +176,24 @@ class SizePlanner:
             in_channels=self.channels,
             out_channels=self.classes,
         )
-        at_once = -(-self._samples(sizes) // self.recipe.data.accumulate)
+        at_once = -(-self._samples(sizes) // sizes.accumulate)
         shape = (at_once, self.channels, *sizes.patch_size)
         try:
-            return training_bytes(build, shape, self.classes, getattr(torch, self.precision))
+            return training_bytes(build, shape, self.classes, getattr(torch, self.precision), recompute=sizes.recompute)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
             return None  # Building it in earnest says what is wrong.
 
     def reasons(self, sizes: Sizes) -> Iterator[tuple[str, Any, str]]:
         """Yield key, value and reason of every choice."""
-        given = {f"data.{key}": value for key, value in self.recipe.data} | {
-            f"network.options.{key}": value for key, value in self.recipe.network.options.items()
-        }
+        network = self.recipe.network
+        given = {f"data.{key}": value for key, value in self.recipe.data}
+        given |= {f"network.options.{key}": value for key, value in network.options.items()}
+        given["network.recompute"] = network.recompute
         for key, value, reason in self._own_reasons(sizes):
             yield key, value, reason if given.get(key, "auto") == "auto" else "given in the recipe"
 
     def _own_reasons(self, sizes: Sizes) -> Iterator[tuple[str, Any, str]]:
-        full, reach = self._sizes(self.reach.voxels, self.reach.most_samples), self.reach
+        full, reach = self._full, self.reach
         median = " x ".join(map(str, self.shape))
         if all(side >= whole for side, whole in zip(sizes.patch_size, self.shape, strict=True)):
             patch = f"the whole of the median scan, {median} on this grid, in sides that can be halved"
@@ -172,6 +210,11 @@ class SizePlanner:
             sizes.unlabelled_batch_size,
             (batch + shared if self.semi_supervised else "of no effect: no term looks at unlabelled scans"),
         )
+        whole = "the memory takes a whole batch at once"
+        parts = f"the memory takes one part in {sizes.accumulate} of a batch at once; their gradients add up"
+        yield "data.accumulate", sizes.accumulate, whole if sizes.accumulate == 1 else parts
+        again = "memory is short: a step takes about a third longer, and the patch stays larger"
+        yield "network.recompute", sizes.recompute, again if sizes.recompute else "the memory takes all features"
         why = {
             "channels": f"{reach.first} at full resolution, twice as many a level, {reach.most} at most: {reach.pace}",
             "strides": f"long voxels wait for the others; a side is halved while {SMALLEST} voxels are left of it",

@@ -113,7 +113,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "precision": precision,
             "max_steps": steps,
             "data": data.model_copy(update=grid | sizes.of_data | {"workers": workers}),
-            "network": recipe.network.model_copy(update={"options": sizes.options}),
+            "network": recipe.network.model_copy(update=sizes.of_network),
             "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),
         }
     )
@@ -144,16 +144,18 @@ def _spacing(facts: Sequence[CaseFacts], orientation: str, axes: int) -> tuple[t
 
 
 def choose_precision(hardware: Hardware) -> str:
-    """Return bfloat16 where the device has it, else float16 on CUDA, else float32."""
-    if hardware.bfloat16:
+    """Return bfloat16 where it pays, else float16 on CUDA, else float32."""
+    if hardware.bfloat16 and not hardware.float32_is_faster:
         return "bfloat16"
     return "float16" if hardware.is_cuda else "float32"
 
 
 def _precision(hardware: Hardware) -> tuple[str, str]:
     precision = choose_precision(hardware)
-    kind = "the fastest that this device has" if precision != "float32" else "this device has nothing faster"
-    return precision, kind
+    if precision != "float32":
+        return precision, "the fastest on this device"
+    measured = "bfloat16 is slower on this device, as a convolution was timed"
+    return precision, measured if hardware.bfloat16 else "this device has nothing faster"
 
 
 def _steps(hardware: Hardware) -> tuple[int, str]:

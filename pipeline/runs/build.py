@@ -20,7 +20,7 @@ from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import Problem, UserError
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
-from pipeline.networks import NETWORKS
+from pipeline.networks import NETWORKS, recompute_blocks
 
 if TYPE_CHECKING:
     from pipeline.data.check import Index
@@ -80,6 +80,9 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
     _refuse_parts(recipe)
     objective = build_objective(recipe)
     _refuse_outputs(network, recipe, objective)
+    average = WeightAverage(network, choice.averaging) if choice.averaging else None
+    if resolved(recipe.network.recompute):  # Not of the average, which only answers.
+        _recompute(network, recipe)
     return TrainingStep(
         network,
         objective,
@@ -90,8 +93,8 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
         choice.clip_norm,
         recipe.seed,
         recipe.alternate,
-        WeightAverage(network, choice.averaging) if choice.averaging else None,
-        recipe.data.accumulate,
+        average,
+        resolved(recipe.data.accumulate),
     )
 
 
@@ -108,11 +111,21 @@ def build_course(recipe: Recipe) -> Course:
         raise UserError("The recipe does not fit itself.", [problem]) from None
 
 
+def _recompute(network: torch.nn.Module, recipe: Recipe) -> None:
+    try:
+        recompute_blocks(network)
+    except ValueError as error:
+        message, remedy = f"{recipe.network.name}: {error}", "give false, and for less memory data.accumulate"
+        problem = Problem("network.recompute", "bad-recipe", message, remedy)
+        raise UserError("The recipe does not fit its network.", [problem]) from None
+
+
 def _refuse_parts(recipe: Recipe) -> None:
     data = recipe.data
+    parts = resolved(data.accumulate)
     sizes = [resolved(data.batch_size)] if recipe.segments is None else []
     sizes += [resolved(data.unlabelled_batch_size)] if _looks_at_unlabelled(recipe) else []
-    messages = [f"{data.accumulate} does not divide a batch of {size}" for size in sizes if size % data.accumulate]
+    messages = [f"{parts} does not divide a batch of {size}" for size in sizes if size % parts]
     problems = [Problem("data.accumulate", "bad-recipe", message, "give a divisor") for message in messages]
     if problems:
         raise UserError("The recipe does not fit itself.", problems)

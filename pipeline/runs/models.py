@@ -107,8 +107,8 @@ def _build_model(run: Path, state: dict[str, Any]) -> TrainedModel:
     recipe = Recipe.model_validate_json(json.dumps(raw))
     hardware = find_hardware("auto")
     # What the training machine was good at, this one may not have; float32 is everywhere.
-    fast = choose_precision(hardware)
-    precision = recipe.precision if recipe.precision in ("float32", fast) else fast
+    native = recipe.precision in hardware.precisions
+    precision = recipe.precision if native else choose_precision(hardware)
     recipe = recipe.model_copy(update={"device": hardware.device, "precision": precision})
     task = Task(
         {int(value): str(name) for value, name in state["task"]["labels"].items()},

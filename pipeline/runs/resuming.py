@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from pipeline.types import Task
 
 # What a resumed run may have otherwise and still be the same run; the dataset's content is compared by its hashes.
-HARMLESS = ("dataset", "root", "tensorboard", "checkpoint_every", "data.workers", "data.cache", "layout.name")
+HARMLESS = (
+    "dataset",
+    "root",
+    "tensorboard",
+    "checkpoint_every",
+    "data.workers",
+    "data.cache",
+    "layout.name",
+    "network.recompute",
+)
 
 
 def refuse_run(run: Path, resume: bool, folds: int = 0) -> None:
@@ -93,6 +102,13 @@ def with_steps_of(run: Path, recipe: Recipe) -> Recipe:
     return recipe.model_copy(
         update=taken | {"time_budget": None, "corrections": tuple(map(tuple, own.get("corrections", [])))}
     )
+
+
+def with_precision_of(run: Path, recipe: Recipe) -> Recipe:
+    """Return a recipe that leaves the precision open with the run's own: measured anew, it might be another."""
+    if recipe.precision != "auto":
+        return recipe
+    return recipe.model_copy(update={"precision": config.read(run / CONFIG)["precision"]})
 
 
 def _covers(name: str, key: str) -> bool:

@@ -78,6 +78,8 @@ def train(
     with stoppable():
         resuming.refuse_run(run, resume)
         known = read_facts(run / INDEX) if resume and (run / INDEX).exists() else {}
+        if resume and (run / CONFIG).exists():
+            recipe = resuming.with_precision_of(run, recipe)
         prepared = prepare(recipe, known)
         recipe = prepared.plan.recipe
         steps = recipe.model_copy(update={"max_steps": 1}) if recipe.max_steps == "auto" else recipe
