@@ -36,6 +36,10 @@ class Network(Section):
 
     name: str = Field(default="unet", description="a registered network; `fewmask components` lists them")
     options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the network's own options")
+    memory_format: Auto | Literal["contiguous", "channels_last"] = Field(
+        default="auto",
+        description="contiguous, channels_last, or auto: with time_budget the faster one, as is timed, else contiguous",
+    )
     recompute: Auto | bool = Field(
         default="auto",
         description="true to compute features again in the backward pass, which saves memory, false, or auto",

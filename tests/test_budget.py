@@ -1,12 +1,14 @@
 """A training keeps to its time, and is repeated from what it wrote down."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from runs_fixtures import assert_same_run, make_phantom, state_of, write_recipe
+from test_plan import CPU, GPU, MANY, recipe
 from torch import nn
 
 from pipeline import runs
@@ -15,6 +17,8 @@ from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import UserError
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.objective import Objective, Term
+from pipeline.planning.plan import make_plan
+from pipeline.runs import pacing
 from pipeline.runs.budget import AIM, Budget, Pace, seconds_of, time_steps
 
 
@@ -132,6 +136,83 @@ def test_timing_steps_leaves_the_step_as_it_was():
     step(SimpleNamespace(state=SimpleNamespace(iteration=1)), {"labelled": batch | {"case": ["a"]}})
 
 
+# What is chosen by timing.
+
+
+class Trial:
+    """A training whose steps take as long as is told of its memory format and width."""
+
+    def __init__(self, recipe, seconds):
+        self.recipe, self.seconds = recipe, seconds
+        self.timed = []
+
+    def step_s(self, *_):
+        network = self.recipe.network
+        key = (network.memory_format, network.options["channels"][0])
+        self.timed.append(key)
+        return self.seconds[key]
+
+
+def chosen(tmp_path, seconds, budget_s, channels="auto", memory_format="auto", hardware=CPU):
+    """Return the memory format and width that are chosen, and what was timed on the way."""
+    network = {"name": "dynunet", "options": {"channels": channels}, "memory_format": memory_format}
+    plan = make_plan(recipe(network=network, time_budget="1h"), MANY, hardware)
+    first = Trial(pacing.to_begin_with(plan.recipe), seconds)
+
+    def make(other):
+        trial = Trial(other, seconds)
+        trial.timed = first.timed
+        return trial
+
+    found, step_s = pacing.choose(first, plan, budget(tmp_path, budget_s)[0], make)
+    network = found.recipe.network
+    assert step_s == seconds[network.memory_format, network.options["channels"][0]]
+    return network.memory_format, network.options["channels"][0], first.timed
+
+
+ROOMY = replace(CPU, memory_bytes=2**36)
+PLAIN, LAST = ("contiguous", 16), ("channels_last", 16)
+WIDE, WIDE_LAST = ("contiguous", 32), ("channels_last", 32)
+
+
+@pytest.mark.parametrize(("last_s", "expected"), [(0.9, "channels_last"), (0.97, "contiguous"), (2.0, "contiguous")])
+def test_memory_format_is_the_faster_one_if_that_is_worth_it(tmp_path, last_s, expected):
+    assert chosen(tmp_path, {PLAIN: 1.0, LAST: last_s}, 600) == (expected, 16, [PLAIN, LAST])
+
+
+def test_nothing_is_tried_where_that_would_take_much_of_the_time(tmp_path):
+    assert chosen(tmp_path, {PLAIN: 1.0, LAST: 0.1}, 200) == ("contiguous", 16, [PLAIN])
+
+
+def test_what_is_given_is_not_tried(tmp_path):
+    found = chosen(tmp_path, {("contiguous", 8): 1.0}, 10**6, [8, 8, 8], "contiguous", ROOMY)
+    assert found == ("contiguous", 8, [("contiguous", 8)])
+    found = chosen(tmp_path, {("channels_last", 8): 1.0}, 10**6, [8, 8, 8], "channels_last", ROOMY)
+    assert found == ("channels_last", 8, [("channels_last", 8)])
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (1.1, (*WIDE_LAST, [PLAIN, LAST, WIDE_LAST])),
+        (0.9, (*LAST, [PLAIN, LAST, WIDE_LAST])),
+        (0.4, (*LAST, [PLAIN, LAST])),
+    ],
+)
+def test_network_is_wider_where_that_leaves_steps_enough(tmp_path, steps, expected):
+    seconds = {PLAIN: 1.2, LAST: 1.0, WIDE_LAST: 4.0}
+    assert chosen(tmp_path, seconds, steps * 4.0 * pacing.WIDE_STEPS / AIM, hardware=ROOMY) == expected
+
+
+def test_network_is_not_wider_than_the_memory_or_than_on_a_gpu(tmp_path):
+    poor = replace(CPU, memory_bytes=2**29)
+    assert chosen(tmp_path, {PLAIN: 1.0, LAST: 2.0}, 10**6, hardware=poor)[:2] == PLAIN
+    assert make_plan(recipe(network="dynunet"), MANY, replace(GPU, memory_bytes=2**36)).wider is None
+    assert make_plan(recipe(network="segresnet"), MANY, ROOMY).wider is None
+    wider = make_plan(recipe(network="dynunet"), MANY, ROOMY).wider.network.options["channels"]
+    assert wider == make_plan(recipe(network="dynunet"), MANY, GPU).recipe.network.options["channels"][: len(wider)]
+
+
 # Whole runs.
 
 
@@ -143,7 +224,8 @@ def dataset(tmp_path_factory):
 @pytest.fixture
 def scripted(monkeypatch):
     """A machine on which nine steps fit, after three steps seven, and after five ten."""
-    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda _: Pace(1.0))
+    monkeypatch.setattr("pipeline.runs.training._Training.step_s", lambda *_: 1.0)
+    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1.0))
     monkeypatch.setattr(Budget, "fit", lambda *_: (9, 3))
     monkeypatch.setattr(Budget, "corrected", lambda _, step, course: {3: 7, 5: 10}.get(step))
 
@@ -184,6 +266,27 @@ def test_a_run_with_a_budget_that_is_stopped_goes_on_as_it_was(dataset, scripted
     monkeypatch.setattr(Budget, "corrected", lambda *_: None)
     assert state_of(tmp_path / "stopped")["step"] == 4
     assert_same_run(train(recipe, tmp_path / "stopped", resume=True), whole)
+
+
+def test_what_was_chosen_by_timing_stays_however_fast_the_machine_is_later(dataset, tmp_path, monkeypatch):
+    def machine(last_s):
+        def step_s(self, *_):
+            return last_s if self.recipe.network.memory_format == "channels_last" else 1.0
+
+        monkeypatch.setattr("pipeline.runs.training._Training.step_s", step_s)
+
+    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1.0))
+    monkeypatch.setattr(Budget, "fit", lambda *_: (4, 2))
+    monkeypatch.setattr(Budget, "corrected", lambda *_: None)
+    recipe = write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h")
+    machine(0.5)
+    run = train(recipe, tmp_path / "run")
+    assert yaml.safe_load((run / "config.yaml").read_text())["network"]["memory_format"] == "channels_last"
+    machine(2.0)
+    train(recipe, run, resume=True)
+    assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)
+    plain = train(recipe, tmp_path / "plain")
+    assert yaml.safe_load((plain / "config.yaml").read_text())["network"]["memory_format"] == "contiguous"
 
 
 def test_a_run_cannot_go_on_with_another_budget(dataset, scripted, tmp_path):

@@ -104,7 +104,7 @@ def test_what_the_user_chose_stays():
         max_steps=70,
         precision="float32",
         on=("all",),
-        network={"name": "unet", "options": options, "recompute": True},
+        network={"name": "unet", "options": options, "memory_format": "contiguous", "recompute": True},
         layout="folder",
     )
     plan = resolve(given, MANY, GPU)

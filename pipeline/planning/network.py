@@ -141,6 +141,17 @@ class SizePlanner:
         parts = 1 if data.accumulate == "auto" else data.accumulate
         return replace(sizes, accumulate=parts, recompute=self.recipe.network.recompute is True)
 
+    def wider(self, sizes: Sizes) -> Sizes | None:
+        """Return the same with as many features as on a GPU; None where it has them, or they are not to choose."""
+        if "channels" in self._given() or "channels" not in sizes.options:
+            return None
+        first, most = REACH[True, len(self.shape)].first, REACH[True, len(self.shape)].most
+        channels = list(choose_channels(len(sizes.options["channels"]), first, most))
+        wide = replace(sizes, options=sizes.options | {"channels": channels})
+        needed = self.memory_bytes(wide)
+        fits = needed is not None and needed <= (self.hardware.budget_bytes or 0)
+        return wide if fits and wide != sizes else None
+
     def _smaller(self, sizes: Sizes) -> Sizes | None:
         """Return what takes less memory, first what costs the least; None where all of that is given or done."""
         data, samples, voxels = self.recipe.data, self._samples(sizes), math.prod(sizes.patch_size)

@@ -47,12 +47,14 @@ class Plan:
         choices: What was chosen, or was given where it might have been.
         shape: Of the median scan on the plan's grid.
         memory_bytes: What a training step is estimated to take; None where the machine's memory is not known.
+        wider: The recipe with a wider network, for where there is time for one; None where that is not to choose.
     """
 
     recipe: Recipe
     choices: tuple[Choice, ...]
     shape: tuple[int, ...]
     memory_bytes: int | None
+    wider: Recipe | None = None
 
 
 def resolve(recipe: Recipe, index: Index, hardware: Hardware) -> Recipe:
@@ -98,9 +100,10 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     )
     sizes, memory_bytes = planner.choose()
     pick.made += [Choice(*choice) for choice in planner.reasons(sizes)]
-    steps = recipe.max_steps
+    steps, layout = recipe.max_steps, recipe.network.memory_format
     if recipe.time_budget is None:  # Else the machine's pace decides, once everything else is decided.
         steps = pick("max_steps", steps, lambda: _steps(hardware))
+        layout = pick("network.memory_format", layout, lambda: ("contiguous", "with time_budget, what is faster here"))
     workers = pick("data.workers", data.workers, lambda: _workers(hardware))
     flips = pick(
         "augmentation.flip_axes", recipe.augmentation.flip_axes, lambda: _flips(index.labels.values(), orientation)
@@ -113,11 +116,14 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "precision": precision,
             "max_steps": steps,
             "data": data.model_copy(update=grid | sizes.of_data | {"workers": workers}),
-            "network": recipe.network.model_copy(update=sizes.of_network),
+            "network": recipe.network.model_copy(update=sizes.of_network | {"memory_format": layout}),
             "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),
         }
     )
-    return Plan(resolved, tuple(pick.made), shape, memory_bytes)
+    wide = planner.wider(sizes)
+    network = wide and resolved.network.model_copy(update=wide.of_network)
+    wider = resolved.model_copy(update={"network": network}) if network else None
+    return Plan(resolved, tuple(pick.made), shape, memory_bytes, wider)
 
 
 def _dimensions(facts: Sequence[CaseFacts], *given: Any) -> tuple[int, str]:

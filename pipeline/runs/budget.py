@@ -84,20 +84,29 @@ class Pace:
         return int((seconds - self.tail_s) / (self.step_s + self.validation_s / validate_every))
 
 
-def time_steps(step: TrainingStep, load: Callable[[], Iterable[Any]]) -> float:
-    """Return the seconds of a training step, its data included, and leave the step as it was."""
+def time_steps(
+    step: TrainingStep, load: Callable[[], Iterable[Any]], warm: int = WARM_STEPS, timed: int = TIMED_STEPS
+) -> float:
+    """Return the seconds of a training step, its data included, and leave the step as it was.
+
+    Args:
+        step: The training step.
+        load: Makes its batches.
+        warm: Steps that are not timed.
+        timed: Steps that are.
+    """
     state, course = copy.deepcopy(step.state_dict()), step.course
     step.course = Course(2 * AT)  # In whose middle every term has its weight.
     durations, start = [], time.perf_counter()
     try:
-        for n, batches in enumerate(islice(load(), WARM_STEPS + TIMED_STEPS)):
+        for n, batches in enumerate(islice(load(), warm + timed)):
             step(cast("Engine", SimpleNamespace(state=SimpleNamespace(iteration=AT + n))), batches)
             durations.append(time.perf_counter() - start)
             start = time.perf_counter()
     finally:
         step.course = course
         step.load_state_dict(state)
-    return statistics.fmean(durations[WARM_STEPS:])
+    return statistics.fmean(durations[warm:])
 
 
 @dataclass

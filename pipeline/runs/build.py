@@ -49,7 +49,17 @@ def build_network(recipe: Recipe, task: Task) -> torch.nn.Module:
         remedy = "`fewmask components` lists every network and its options"
         problem = Problem("network.options", "bad-network", f"{name} refuses them: {_first_line(error)}", remedy)
         raise UserError("The network cannot be built.", [problem]) from error
+    if recipe.network.memory_format == "channels_last":
+        _to_channels_last(network)
     return network.to(recipe.device)
+
+
+def _to_channels_last(network: torch.nn.Module) -> None:
+    """Lay out the kernels of 2-D and 3-D convolutions, which then answer in the same order."""
+    orders = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in network.parameters():
+        if parameter.ndim in orders:
+            parameter.data = parameter.data.contiguous(memory_format=orders[parameter.ndim])
 
 
 def build_objective(recipe: Recipe) -> Objective:

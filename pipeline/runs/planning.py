@@ -99,7 +99,8 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     facts = {name: index.facts[name] if labels_teach else index.facts[name].without_mask() for name in taught}
     visible = replace(index, facts=Packed(facts))  # It lives as long as the training.
     plan = make_plan(recipe, visible, find_hardware(recipe.device))
-    return Prepared(index, split, visible, replace(plan, recipe=absolute(plan.recipe)))
+    wider = plan.wider and absolute(plan.wider)
+    return Prepared(index, split, visible, replace(plan, recipe=absolute(plan.recipe), wider=wider))
 
 
 def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:

@@ -104,11 +104,16 @@ def with_steps_of(run: Path, recipe: Recipe) -> Recipe:
     )
 
 
-def with_precision_of(run: Path, recipe: Recipe) -> Recipe:
-    """Return a recipe that leaves the precision open with the run's own: measured anew, it might be another."""
-    if recipe.precision != "auto":
-        return recipe
-    return recipe.model_copy(update={"precision": config.read(run / CONFIG)["precision"]})
+def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
+    """Return a recipe that leaves open what was chosen by timing with what the run has: anew, it might be another."""
+    own, network, known = config.read(run / CONFIG), recipe.network, dict[str, Any]()
+    if own["network"]["name"] == network.name and network.options.get("channels", "auto") == "auto":
+        planned = {key: value for key, value in own["network"]["options"].items() if key == "channels"}
+        known["options"] = network.options | planned
+    if network.memory_format == "auto":
+        known["memory_format"] = own["network"].get("memory_format", "contiguous")
+    precision = own["precision"] if recipe.precision == "auto" else recipe.precision
+    return recipe.model_copy(update={"network": network.model_copy(update=known), "precision": precision})
 
 
 def _covers(name: str, key: str) -> bool:

@@ -22,9 +22,10 @@ from pipeline.reports.files import write_json
 from pipeline.reports.plots import read_curves
 from pipeline.reports.summary import summarise
 from pipeline.runs import build, resuming
-from pipeline.runs.budget import BUDGET, Budget, Pace, seconds_of, time_steps
+from pipeline.runs.budget import TIMED_STEPS, WARM_STEPS, Budget, Pace, time_steps
 from pipeline.runs.checking import PROGRESS, note, progress
 from pipeline.runs.models import CONFIG, INDEX, SPLIT, portable, task_state
+from pipeline.runs.pacing import keep_to_time, to_begin_with
 from pipeline.runs.planning import prepare
 from pipeline.runs.reporting import HISTORY, VALIDATION, TrainingPicture
 from pipeline.runs.scoring import Scored, Scores, notes_on, score, validate, write_scores
@@ -79,30 +80,13 @@ def train(
         resuming.refuse_run(run, resume)
         known = read_facts(run / INDEX) if resume and (run / INDEX).exists() else {}
         if resume and (run / CONFIG).exists():
-            recipe = resuming.with_precision_of(run, recipe)
+            recipe = resuming.with_measured_of(run, recipe)
         prepared = prepare(recipe, known)
-        recipe = prepared.plan.recipe
-        steps = recipe.model_copy(update={"max_steps": 1}) if recipe.max_steps == "auto" else recipe
-        training = _Training(run, steps, prepared.index, prepared.split)
+        training = _Training(run, to_begin_with(prepared.plan.recipe), prepared.index, prepared.split)
         run.mkdir(parents=True, exist_ok=True)
         with locked(run):
-            _keep_to_time(training, recipe, began)
+            training = keep_to_time(training, prepared.plan, began, lambda other: replace(training, recipe=other))
             return _train_in(training, allow_change)
-
-
-def _keep_to_time(training: _Training, recipe: Recipe, began: float) -> None:
-    """Give a training the number of steps that its time allows, and what keeps it to that."""
-    if (training.run / CONFIG).exists():
-        training.decide(resuming.with_steps_of(training.run, recipe), Budget.read(training.run, began))
-    elif recipe.time_budget is not None:
-        budget = Budget(training.run, seconds_of(recipe.time_budget), began=began)
-        steps, every = budget.fit(training.pace(), recipe.validate_every)
-        note(f"time budget {recipe.time_budget}: {steps} steps, a validation every {every}")
-        budget.write()
-        known = {"max_steps": steps, "validate_every": every, "time_budget": None}
-        training.decide(recipe.model_copy(update=known), budget)
-    else:  # What a start with a budget left that was killed before it became a run.
-        (training.run / BUDGET).unlink(missing_ok=True)
 
 
 def _train_in(training: _Training, allow_change: Sequence[str]) -> Scores | None:
@@ -218,10 +202,13 @@ class _Training:
         except torch.OutOfMemoryError:
             raise build.out_of_memory(recipe) from None
 
-    def pace(self) -> Pace:
-        """Time some steps and the validation of two cases; nothing that lasts is learnt."""
+    def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS) -> float:
+        """Time some steps, of which nothing is learnt, and return the seconds of one."""
         batches = self._batches()
-        step_s = time_steps(self.step, lambda: self._loader(batches))
+        return time_steps(self.step, lambda: self._loader(batches), warm, timed)
+
+    def pace(self, step_s: float) -> Pace:
+        """Time the validation of two cases, and return it beside the seconds of a step."""
         cases = self.split.validation[:2]
         if not cases:
             return Pace(step_s)

@@ -1,0 +1,127 @@
+"""Choose what the machine is fast at and has time for, by timing a training before it begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from pipeline.runs.budget import BUDGET, Budget, seconds_of
+from pipeline.runs.checking import note
+from pipeline.runs.models import CONFIG
+from pipeline.runs.resuming import with_steps_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pipeline.planning.plan import Plan
+    from pipeline.recipe import Recipe
+    from pipeline.runs.budget import Pace
+
+# An alternative is timed where that takes this share of what is left of the budget at most.
+TRIAL_SHARE = 0.02
+WARM_STEPS, TIMED_STEPS = 2, 3
+# Another memory format is taken where a step takes this share of the time at most.
+FASTER = 0.95
+# A wider network learns more from a step, which takes it about four times as long: it is for trainings that leave it
+# this many.
+WIDE_STEPS, TIMES_LONGER = 2400, 4
+
+
+class Timed(Protocol):
+    """A training that can be timed."""
+
+    run: Path
+    recipe: Recipe
+
+    def step_s(self, warm: int = ..., timed: int = ...) -> float:
+        """Return the seconds of a step."""
+        ...
+
+    def pace(self, step_s: float) -> Pace:
+        """Return them beside the seconds of a validation."""
+        ...
+
+    def decide(self, recipe: Recipe, budget: Budget | None) -> None:
+        """Take a recipe that differs in its number of steps, and what keeps to the time."""
+        ...
+
+
+T = TypeVar("T", bound=Timed)
+
+
+def to_begin_with(recipe: Recipe) -> Recipe:
+    """Fill in what a time budget leaves open until the machine is timed."""
+    steps = 1 if recipe.max_steps == "auto" else recipe.max_steps
+    order = "contiguous" if recipe.network.memory_format == "auto" else recipe.network.memory_format
+    return _with(recipe.model_copy(update={"max_steps": steps}), memory_format=order)
+
+
+def keep_to_time(training: T, plan: Plan, began: float, make: Callable[[Recipe], T]) -> T:
+    """Give a training what its time allows, and what keeps it to that.
+
+    Args:
+        training: Of :func:`to_begin_with` of the plan's recipe.
+        plan: What was planned.
+        began: When the time of a budget began, by ``time.monotonic()``.
+        make: Makes the training of another recipe.
+
+    Returns:
+        The training that is to be run.
+
+    Raises:
+        UserError: The time is too short for any training, or the run that is there has another.
+    """
+    recipe = plan.recipe
+    if (training.run / CONFIG).exists():
+        own = to_begin_with(with_steps_of(training.run, recipe))
+        training.decide(own, Budget.read(training.run, began))
+    elif recipe.time_budget is not None:
+        budget = Budget(training.run, seconds_of(recipe.time_budget), began=began)
+        training, step_s = choose(training, plan, budget, make)
+        steps, every = budget.fit(training.pace(step_s), recipe.validate_every)
+        note(f"time budget {recipe.time_budget}: {steps} steps, a validation every {every}{_choices(training.recipe)}")
+        budget.write()
+        known = {"max_steps": steps, "validate_every": every, "time_budget": None}
+        training.decide(training.recipe.model_copy(update=known), budget)
+    else:  # What a start with a budget left that was killed before it became a run.
+        (training.run / BUDGET).unlink(missing_ok=True)
+    return training
+
+
+def _choices(recipe: Recipe) -> str:
+    """Say what was chosen by timing."""
+    channels = recipe.network.options.get("channels")
+    width = f", {channels[0]} features at full resolution" if channels else ""
+    return f"{width}, {recipe.network.memory_format.replace('_', ' ')} memory"
+
+
+def choose(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -> tuple[T, float]:
+    """Return the training that is the best use of the time, and the seconds of a step of it.
+
+    Args:
+        training: Of the plan's recipe, in the contiguous memory format where that leaves it open.
+        plan: What was planned.
+        budget: The time.
+        make: Makes the training of another recipe.
+    """
+    step_s = training.step_s()
+    if plan.recipe.network.memory_format == "auto" and _is_worth_a_trial(step_s, budget):
+        other = make(_with(training.recipe, memory_format="channels_last"))
+        other_s = other.step_s(WARM_STEPS, TIMED_STEPS)
+        if other_s <= FASTER * step_s:
+            training, step_s = other, other_s
+    wide_s = TIMES_LONGER * step_s
+    if plan.wider and budget.left_s >= WIDE_STEPS * wide_s / 2 and _is_worth_a_trial(wide_s, budget):
+        wide = make(_with(training.recipe, options=plan.wider.network.options))
+        wide_s = wide.step_s(WARM_STEPS, TIMED_STEPS)
+        if budget.left_s >= WIDE_STEPS * wide_s:
+            training, step_s = wide, wide_s
+    return training, step_s
+
+
+def _is_worth_a_trial(step_s: float, budget: Budget) -> bool:
+    return (WARM_STEPS + TIMED_STEPS) * step_s <= TRIAL_SHARE * budget.left_s
+
+
+def _with(recipe: Recipe, **network: object) -> Recipe:
+    return recipe.model_copy(update={"network": recipe.network.model_copy(update=network)})
