@@ -1,7 +1,7 @@
 """Dice against minutes: ours, nnU-Net's and MONAI's trainers on the same scans and the same machine.
 
     python -m venv nnunet && nnunet/bin/pip install torch==2.13.0 nnunetv2==2.8.1
-    python benchmarks/bench_accuracy.py --nnunet nnunet/bin/python --output runs/accuracy --picture docs/accuracy
+    python benchmarks/bench_accuracy.py --nnunet nnunet/bin/python --json accuracy.json --picture docs/accuracy
     python benchmarks/bench_accuracy.py --quick
 
 The list's training cases are learnt from, and its validation cases are scored, by `fewmask evaluate` in their own
@@ -15,8 +15,9 @@ grids; they choose nothing. Each training is told a budget and must finish its s
   AdamW with the same learning rate, warm-up and decay as ours, timed and cut in the same way. Loading, caching and
   prediction are not counted.
 
-`--steps N` gives all three N steps instead of a time. A training that was run is not run again, so the table can be
-gathered over days; run nothing else meanwhile. The standard error is over cases.
+`--steps N` gives all three N steps instead of a time. What the file of `--json` holds is not run again, so the table
+can be gathered over days, each machine's in a file of its own; run nothing else meanwhile. The standard error is over
+cases.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -274,10 +276,8 @@ def told(done: subprocess.CompletedProcess[bytes]) -> dict[str, object]:
 
 
 def measure(tool: str, listing: Path, folder: Path, given: argparse.Namespace, budget: str | None, seed: int) -> dict:
-    """Train and score once, or read what an earlier run of it found."""
-    kept = folder / "result.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
+    """Train and score once."""
+    shutil.rmtree(folder, ignore_errors=True)  # Of a training that was cut off.
     folder.mkdir(parents=True)
     if tool == "nnU-Net":
         found = train_nnunet(given.nnunet, listing, folder, seed, budget, given.steps)
@@ -287,9 +287,8 @@ def measure(tool: str, listing: Path, folder: Path, given: argparse.Namespace, b
         found = told(subprocess.run(command, capture_output=True))
     truth = folder.parent / "labels"
     fewmask("evaluate", str(folder / "masks"), str(truth), "--output", str(folder / "scores"))
-    found |= {"tool": tool, "budget": budget, "seed": seed} | scores_in(folder / "scores")
-    kept.write_text(json.dumps(found))
-    print(found, flush=True)
+    found |= scores_in(folder / "scores")
+    print(tool, budget, seed, found, flush=True)
     return found
 
 
@@ -321,17 +320,22 @@ def lay_out(listing: Path, output: Path) -> None:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw Dice against minutes; a standard error each way."""
+    """Draw Dice against minutes, the mean over seeds; a standard error each way."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     for tool in COLOURS:
-        own = sorted((row for row in rows if row["tool"] == tool), key=lambda row: seconds_of(row["budget"]))
-        if own:
-            minutes = [seconds_of(row["budget"]) / 60 for row in own]
-            errors = [row["standard_error"] or 0 for row in own]
-            dice = [row["dice"] for row in own]
+        by_budget: dict[str, list[dict[str, Any]]] = {}
+        for row in sorted(rows, key=lambda row: seconds_of(row["budget"])):
+            if row["tool"] == tool:
+                by_budget.setdefault(row["budget"], []).append(row)
+        if by_budget:
+            minutes = [seconds_of(budget) / 60 for budget in by_budget]
+            dice, errors = (
+                [statistics.fmean(row[key] or 0 for row in seeds) for seeds in by_budget.values()]
+                for key in ("dice", "standard_error")
+            )
             axes.errorbar(minutes, dice, errors, fmt="o-", color=COLOURS[tool], capsize=3, label=tool)
     axes.set_xscale("log")
     ticks = sorted({seconds_of(row["budget"]) / 60 for row in rows})
@@ -392,20 +396,30 @@ def main() -> None:
             for seed in seeds
             if (tool != "nnU-Net" or given.nnunet) and (not given.only or {tool, f"{tool}/{budget}"} & {*given.only})
         ]
-        rows = []
+        rows = json.loads(given.json.read_text()) if given.json and given.json.exists() else []
         for tool, budget, seed in wanted:
-            name = f"{tool}-{budget or f'{given.steps}steps'}-{seed}"
-            rows.append(measure(tool, listing, output / name, given, budget, seed))
+            steps = given.steps or None
+            about = {"tool": tool, "budget": budget, "told": steps, "seed": seed}
+            if any(about.items() <= row.items() for row in rows):
+                continue
+            name = f"{tool}-{budget or f'{steps}steps'}-{seed}"
+            rows.append(about | measure(tool, listing, output / name, given, budget, seed))
+            if given.json:
+                given.json.write_text(json.dumps(rows, indent=2) + "\n")
     print(f"\nOurs in {choose_precision(find_hardware('auto'))}")
     print("| Tool | Budget | Seed | Took | Steps | Mean Dice | Standard error |\n|---|---|---|---|---|---|---|")
     for row in rows:
         error = "" if row["standard_error"] is None else f"{row['standard_error']:.4f}"
-        cells = [row["tool"], row["budget"] or "", row["seed"], f"{row['took_s'] / 60:.1f} min", row["steps"]]
+        cells = [
+            row["tool"],
+            row["budget"] or f"{row['told']} steps",
+            row["seed"],
+            f"{row['took_s'] / 60:.1f} min",
+            row["steps"],
+        ]
         print(f"| {' | '.join(map(str, cells))} | {row['dice']:.4f} | {error} |")
-    if given.picture and not given.steps:
-        draw(rows, given.picture)
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=2) + "\n")
+    if given.picture:
+        draw([row for row in rows if row["budget"]], given.picture)
 
 
 if __name__ == "__main__":
