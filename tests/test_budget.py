@@ -204,12 +204,17 @@ def test_network_is_wider_where_that_leaves_steps_enough(tmp_path, steps, expect
     assert chosen(tmp_path, seconds, steps * 4.0 * pacing.WIDE_STEPS / AIM, hardware=ROOMY) == expected
 
 
-def test_network_is_not_wider_than_the_memory_or_than_on_a_gpu(tmp_path):
+def test_network_is_not_wider_than_the_memory(tmp_path):
     poor = replace(CPU, memory_bytes=2**29)
     assert chosen(tmp_path, {PLAIN: 1.0, LAST: 2.0}, 10**6, hardware=poor)[:2] == PLAIN
-    assert make_plan(recipe(network="dynunet"), MANY, replace(GPU, memory_bytes=2**36)).wider is None
-    assert make_plan(recipe(network="segresnet"), MANY, ROOMY).wider is None
-    wider = make_plan(recipe(network="dynunet"), MANY, ROOMY).wider.network.options["channels"]
+
+
+def test_network_is_not_wider_than_on_a_gpu_and_only_for_a_budget():
+    timed = recipe(network="dynunet", time_budget="2d")
+    assert make_plan(timed, MANY, replace(GPU, memory_bytes=2**36)).wider is None
+    assert make_plan(recipe(network="segresnet", time_budget="2d"), MANY, ROOMY).wider is None
+    assert make_plan(recipe(network="dynunet"), MANY, ROOMY).wider is None
+    wider = make_plan(timed, MANY, ROOMY).wider.network.options["channels"]
     assert wider == make_plan(recipe(network="dynunet"), MANY, GPU).recipe.network.options["channels"][: len(wider)]
 
 

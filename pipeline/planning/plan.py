@@ -47,7 +47,7 @@ class Plan:
         choices: What was chosen, or was given where it might have been.
         shape: Of the median scan on the plan's grid.
         memory_bytes: What a training step is estimated to take; None where the machine's memory is not known.
-        wider: The recipe with a wider network, for where there is time for one; None where that is not to choose.
+        wider: The recipe with a wider network, where a time budget may have time for one; None where it may not.
     """
 
     recipe: Recipe
@@ -120,7 +120,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),
         }
     )
-    wide = planner.wider(sizes)
+    wide = planner.wider(sizes) if recipe.time_budget is not None else None
     network = wide and resolved.network.model_copy(update=wide.of_network)
     wider = resolved.model_copy(update={"network": network}) if network else None
     return Plan(resolved, tuple(pick.made), shape, memory_bytes, wider)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
@@ -76,9 +77,17 @@ def median_shape(facts: Sequence[CaseFacts], orientation: str, spacing_mm: Seque
 
 def oriented(values: Sequence[Any], case: CaseFacts, orientation: str) -> tuple[Any, ...]:
     """Reorder one number an axis of the file into the order of an orientation."""
-    codes = nib.aff2axcodes(np.array(case.affine))
+    return tuple(values[axis] for axis in _axes(tuple(row[:3] for row in case.affine[:3]), orientation))
+
+
+@lru_cache(1024)  # Scans of one dataset lie in a few ways.
+def _axes(linear: tuple[tuple[float, ...], ...], orientation: str) -> tuple[int, ...]:
+    """Return which axis of a file each axis of the orientation is."""
+    affine = np.eye(4)
+    affine[:3, :3] = linear
+    codes = nib.aff2axcodes(affine)
     pairs = {"R": "RL", "L": "RL", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}
-    return tuple(values[next(i for i, code in enumerate(codes) if code in pairs[wanted])] for wanted in orientation)
+    return tuple(next(i for i, code in enumerate(codes) if code in pairs[wanted]) for wanted in orientation)
 
 
 def _spacings(facts: Sequence[CaseFacts], orientation: str) -> NDArray[np.float64]:
