@@ -73,13 +73,13 @@ if __name__ == "__main__":
     trainer.on_train_epoch_start()
     kept = {name: value.clone() for name, value in trainer.network.state_dict().items()}
     times = []
-    for _ in range(4):
+    for _ in range(10):
         before = time.perf_counter()
         trainer.train_step(next(trainer.dataloader_train))
         times.append(time.perf_counter() - before)
     trainer.network.load_state_dict(kept)
     trainer.optimizer.state.clear()
-    step_s = sum(times[1:]) / 3
+    step_s = sum(times[4:]) / 6  # By then its loader has filled its queues.
     steps = steps or max(1, int((seconds - (time.perf_counter() - start)) / step_s))
     epochs = min(50, steps)
     trainer.num_epochs, trainer.lr_scheduler.max_steps = epochs, epochs

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from monai.networks.blocks import Convolution, ResidualUnit
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock, UnetUpBlock
 from monai.networks.blocks.segresnet_block import ResBlock
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NETWORKS = Registry("network", "image in, logits out", given=frozenset({"spatial_dims", "in_channels", "out_channels"}))
-# Of several convolutions each, with features between them that are cheap to compute anew.
+# What networks are made of: one convolution or several, each with features behind it that are cheap to compute anew.
 BLOCKS = (UnetUpBlock, UnetBasicBlock, UnetResBlock, ResBlock, ResidualUnit, Convolution)
 
 
@@ -233,6 +234,14 @@ def recompute_blocks(network: nn.Module) -> None:
         raise ValueError("it has no block that could be computed again")
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def to_channels_last(network: nn.Module) -> None:
+    """Lay out the kernels of 2-D and 3-D convolutions with their channels last; they then answer in the same order."""
+    orders = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in network.parameters():
+        if parameter.ndim in orders:
+            parameter.data = parameter.data.contiguous(memory_format=orders[parameter.ndim])
 
 
 def _steps(

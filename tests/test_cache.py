@@ -291,14 +291,15 @@ def test_only_entries_that_nothing_has_used_for_so_long_are_deleted(cache):
     old, fresh, partial = (
         cache.folder / name for name in (*sorted(written(cache))[:2], f".partial-0a0b0c0d.{'0' * 32}.npz")
     )
-    other = cache.folder / "notes.txt"
-    for path in (partial, other):
+    other, found = cache.folder / "notes.txt", cache.folder / f"facts-{'0' * 32}.json"
+    for path in (partial, other, found):
         path.write_text("mine")
     long_ago = time.time() - 40 * DAY_S
-    for path in (old, partial, other):
+    for path in (old, partial, other, found):
         os.utime(path, (long_ago, long_ago))
-    size = old.stat().st_size + 4
-    assert prune(cache.folder, 30) == (2, size)
+    size = old.stat().st_size + 8
+    assert prune(cache.folder, 30) == (3, size)
+    assert not found.exists()
     assert not old.exists()
     assert not partial.exists()
     assert fresh.exists()

@@ -2,14 +2,18 @@
 
 import csv
 import math
+import time
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from runs_fixtures import make_phantom, train
+from test_networks import OPTIONS, build
 
 from pipeline import runs
+from pipeline.losses.objective import levels_of
+from pipeline.networks import recompute_blocks, to_channels_last
 
 pytestmark = [
     pytest.mark.cuda,
@@ -47,3 +51,30 @@ def test_losses_agree_with_those_of_the_cpu():
     ):
         expected, found = loss(logits, other), loss(logits.cuda(), other.cuda())
         torch.testing.assert_close(found.cpu(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_networks_answer_and_learn_as_on_the_cpu(name, recompute, order):
+    image, found = torch.randn(2, 2, 16, 16, 16, generator=torch.Generator().manual_seed(0)), []
+    for device in ("cpu", "cuda"):
+        network = build(name).to(device)
+        if order == "channels_last" and device == "cuda":
+            to_channels_last(network)
+        if recompute and device == "cuda":
+            recompute_blocks(network)
+        levels = levels_of(network.train()(image.to(device)))
+        sum(level.square().mean() for level in levels).backward()
+        gradients = [p.grad.cpu() for p in network.parameters() if p.grad is not None]
+        found.append([level.detach().cpu() for level in levels] + gradients)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-2, rtol=1e-2)
+
+
+def test_training_keeps_to_a_time_on_cuda(tmp_path):
+    data = make_phantom(tmp_path / "data")
+    start = time.monotonic()
+    run = train(tmp_path, data, "run", "device=cuda", "max_steps=auto", "time_budget=45s")
+    assert time.monotonic() - start < 60
+    assert (run / "summary.json").exists()

@@ -123,6 +123,72 @@ def test_known_files_are_not_read_again_unless_they_were_touched(tmp_path, monke
     assert look.seen["c0"] == known["c0"]
 
 
+@pytest.fixture
+def read(monkeypatch):
+    """The cases whose files are read."""
+    read, examine = [], check_module.examine_case
+    monkeypatch.setattr(check_module, "examine_case", lambda case, _: read.append(case.id) or examine(case, _))
+    return read
+
+
+def test_a_shared_cache_remembers_what_was_found(tmp_path, read):
+    made, cache = write_sound("folder", tmp_path / "data"), tmp_path / "new" / "cache"
+    first = check(made.source, cache=cache)
+    everybody = sorted(read)
+    read.clear()
+    again = check(made.source, cache=cache)
+    assert (again.facts, again.labels, again.channels) == (first.facts, first.labels, first.channels)
+    assert read == []
+    save(made.images[1], volume(8))
+    assert check(made.source, cache=cache).facts["c1"] != first.facts["c1"]
+    assert read == ["c1"]
+    read.clear()
+    check(made.source, cache=cache)
+    assert read == []
+    check(made.source)
+    assert sorted(read) == everybody
+
+
+def test_what_a_shared_cache_remembers_is_of_what_the_dataset_says_of_itself(tmp_path, read):
+    made, cache = write_sound("decathlon", tmp_path / "data"), tmp_path / "cache"
+    check(made.source, cache=cache)
+    content = json.loads(made.source.read_text())
+    content["labels"].popitem()
+    made.source.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="label"):
+        check(made.source, cache=cache)
+    with pytest.raises(UserError, match="label"):  # A dataset with problems leaves nothing behind that could hide them.
+        check(made.source, cache=cache)
+
+
+def test_a_case_with_a_warning_is_looked_at_every_time(tmp_path, read):
+    made, cache = write_sound("folder", tmp_path / "data"), tmp_path / "cache"
+    save(made.images[2], volume(8)[..., :3])
+    save(made.labels[2], mask(2)[..., :3])
+    warned = check(made.source, cache=cache).warnings
+    read.clear()
+    assert check(made.source, cache=cache).warnings == warned
+    assert set(read) == {problem.case for problem in warned}
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "no JSON"])
+def test_damage_in_a_shared_cache_costs_a_look_and_no_more(tmp_path, read, damage):
+    made, cache = write_sound("folder", tmp_path / "data"), tmp_path / "cache"
+    first = check(made.source, cache=cache).facts
+    (path,) = cache.iterdir()
+    path.write_text(damage)
+    assert check(made.source, cache=cache).facts == first
+    read.clear()
+    check(made.source, cache=cache)
+    assert read == []
+
+
+def test_a_cache_that_cannot_be_written_forbids_no_check(tmp_path):
+    made = write_sound("folder", tmp_path / "data")
+    (tmp_path / "file").touch()
+    assert check(made.source, cache=tmp_path / "file" / "cache").facts == check(made.source).facts
+
+
 def test_a_scan_is_known_again_in_another_file(tmp_path):
     made = write_sound("folder", tmp_path / "data")
     nib.save(nib.load(made.images[0]), made.images[3])

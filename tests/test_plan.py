@@ -388,6 +388,21 @@ def test_parts_divide_what_is_given(data, on, expected):
     assert (made.data.patch_size, made.data.batch_size) == ((96, 96, 96), 6)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"unlabelled_batch_size": 9},
+        {"unlabelled_batch_size": 9, "accumulate": 1},
+        {"patch_size": (64, 64, 64), "unlabelled_batch_size": 9, "accumulate": 1},
+    ],
+)
+def test_planning_ends_where_nothing_can_become_smaller(data):
+    strides = [[4, 4, 4]] * 3
+    network = {"name": "unet", "options": {"channels": [4, 4, 4, 4], "strides": strides}, "recompute": False}
+    plan = make_plan(recipe(("labelled", "unlabelled"), network=network, data=data), MANY, with_memory(CPU, 0.001))
+    assert plan.memory_bytes > with_memory(CPU, 0.001).budget_bytes
+
+
 def test_what_is_given_for_the_sake_of_memory_stays():
     given = recipe(network={"name": "unet", "recompute": False}, data={"accumulate": 1})
     made = make_plan(given, MANY, with_memory(CPU, 0.1)).recipe

@@ -183,7 +183,7 @@ def prune(folder: Path, unused_days: float) -> tuple[int, int]:
     oldest = time.time() - unused_days * DAY_S
     count = size = 0
     for path in folder.iterdir():
-        kind = re.fullmatch(r"(\.partial-[0-9a-f]{8}\.)?[0-9a-f]{32}\.npz", path.name)
+        kind = re.fullmatch(r"(\.partial-[0-9a-f]{8}\.)?([0-9a-f]{32}\.npz|facts-[0-9a-f]{32}\.json)", path.name)
         if kind and (about := path.stat()).st_atime <= (time.time() - DAY_S if kind[1] else oldest):
             path.unlink(missing_ok=True)
             count, size = count + 1, size + about.st_size

@@ -155,8 +155,11 @@ class SizePlanner:
     def _smaller(self, sizes: Sizes) -> Sizes | None:
         """Return what takes less memory, first what costs the least; None where all of that is given or done."""
         data, samples, voxels = self.recipe.data, self._samples(sizes), math.prod(sizes.patch_size)
+        as_now: dict[str, Any] = {"accumulate": sizes.accumulate, "recompute": sizes.recompute}
         if data.batch_size == "auto" and samples > LEAST_SAMPLES:
-            return replace(self._sizes(voxels, samples // 2), accumulate=sizes.accumulate, recompute=sizes.recompute)
+            fewer = replace(self._sizes(voxels, samples // 2), **as_now)
+            if self._samples(fewer) < samples:
+                return fewer
         if data.accumulate == "auto" and (parts := self._more_parts(sizes)):
             return replace(sizes, accumulate=parts)
         if self.recipe.network.recompute == "auto" and not sizes.recompute:
@@ -164,8 +167,9 @@ class SizePlanner:
             if (self.memory_bytes(again) or 0) < (self.memory_bytes(sizes) or 0):
                 return again
         if data.patch_size == "auto" and voxels > LEAST_SIDE ** len(self.shape):
-            fewer = min(voxels, self.reach.voxels) * 3 // 4
-            return replace(self._sizes(fewer, samples), accumulate=sizes.accumulate, recompute=sizes.recompute)
+            smaller = replace(self._sizes(min(voxels, self.reach.voxels) * 3 // 4, samples), **as_now)
+            if math.prod(smaller.patch_size) < voxels:
+                return smaller
         return None
 
     def _more_parts(self, sizes: Sizes) -> int | None:

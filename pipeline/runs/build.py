@@ -20,7 +20,7 @@ from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import Problem, UserError
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
-from pipeline.networks import NETWORKS, recompute_blocks
+from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 
 if TYPE_CHECKING:
     from pipeline.data.check import Index
@@ -50,16 +50,8 @@ def build_network(recipe: Recipe, task: Task) -> torch.nn.Module:
         problem = Problem("network.options", "bad-network", f"{name} refuses them: {_first_line(error)}", remedy)
         raise UserError("The network cannot be built.", [problem]) from error
     if recipe.network.memory_format == "channels_last":
-        _to_channels_last(network)
+        to_channels_last(network)
     return network.to(recipe.device)
-
-
-def _to_channels_last(network: torch.nn.Module) -> None:
-    """Lay out the kernels of 2-D and 3-D convolutions, which then answer in the same order."""
-    orders = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in network.parameters():
-        if parameter.ndim in orders:
-            parameter.data = parameter.data.contiguous(memory_format=orders[parameter.ndim])
 
 
 def build_objective(recipe: Recipe) -> Objective:
@@ -96,7 +88,12 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
     return TrainingStep(
         network,
         objective,
-        torch.optim.AdamW(network.parameters(), lr=choice.learning_rate, weight_decay=choice.weight_decay),
+        torch.optim.AdamW(
+            network.parameters(),
+            lr=choice.learning_rate,
+            weight_decay=choice.weight_decay,
+            fused=recipe.device != "cpu",  # One kernel for all weights.
+        ),
         Schedule(choice.learning_rate, choice.warmup),
         build_course(recipe),
         precision_of(recipe),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
 from pipeline import __version__
-from pipeline.data.check import Check, Index
+from pipeline.data.check import Check, Index, read_facts
 from pipeline.data.layouts import Dataset, read_dataset
 from pipeline.data.repairs import Repair, log_rows, repair_dataset
 from pipeline.errors import printable
@@ -34,6 +38,7 @@ def check(
     layout: str = "auto",
     options: Mapping[str, Any] | None = None,
     known: Mapping[str, CaseFacts] | None = None,
+    cache: Path | None = None,
 ) -> Index:
     """Look at every file of a dataset.
 
@@ -43,18 +48,49 @@ def check(
         layout: A registered layout, or ``auto``.
         options: Of the layout.
         known: As for :class:`Check`.
+        cache: A folder that runs share; what is found of a case is kept there, and files that have not changed since
+            are not read again.
 
     Raises:
         UserError: With every problem of every file.
     """
-    return check_dataset(read_dataset(source, root, layout, options), known)
+    return check_dataset(read_dataset(source, root, layout, options), known, cache)
 
 
-def check_dataset(dataset: Dataset, known: Mapping[str, CaseFacts] | None = None) -> Index:
+def check_dataset(dataset: Dataset, known: Mapping[str, CaseFacts] | None = None, cache: Path | None = None) -> Index:
     """As :func:`check`, for a dataset that is open; its warnings are counted on the terminal."""
-    index = survey(dataset, known=known).index()
+    kept = _kept_facts(cache / _facts_name(dataset)) if cache else {}
+    look = survey(dataset, known=kept | dict(known or {}))
+    index = look.index()
     tell_warnings(index.warnings)
+    if cache and not known:  # Of what a caller knows, nobody has said whether there were warnings.
+        _keep_facts(look, kept, cache / _facts_name(dataset))
     return index
+
+
+def _facts_name(dataset: Dataset) -> str:
+    """Name a file after all that the facts of a case depend on beside the case's own files."""
+    labels = dataset.labels and sorted(dataset.labels.items())
+    about = [__version__, str(dataset.source.resolve()), labels, dataset.ignore, dataset.channels]
+    return f"facts-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]}.json"
+
+
+def _kept_facts(path: Path) -> dict[str, CaseFacts]:
+    try:
+        return read_facts(path)
+    except OSError:
+        return {}
+
+
+def _keep_facts(look: Check, kept: Mapping[str, CaseFacts], path: Path) -> None:
+    """Keep the facts of cases that nothing was found against; where they cannot be kept, they are found again."""
+    blamed = {problem.case for problem in look.findings}
+    facts = {name: look.seen[name] for name in look.sound if name not in blamed}
+    if facts == kept:
+        return
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, [asdict(found) for found in facts.values()])
 
 
 def survey(dataset: Dataset, *, strict: bool = False, known: Mapping[str, CaseFacts] | None = None) -> Check:

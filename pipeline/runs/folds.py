@@ -26,9 +26,9 @@ from pipeline.reports.files import write_json
 from pipeline.reports.intervals import describe
 from pipeline.runs import resuming, scoring
 from pipeline.runs.budget import seconds_of
-from pipeline.runs.checking import check, note
+from pipeline.runs.checking import note
 from pipeline.runs.models import CONFIG, FOLDS, INDEX, POSTPROCESSING, SPLIT, fold_folder, load_folds, read_own
-from pipeline.runs.planning import absolute
+from pipeline.runs.planning import absolute, check_dataset_of
 from pipeline.runs.scoring import Scores, write_scores
 from pipeline.runs.training import train
 
@@ -89,7 +89,7 @@ def cross_validate(
         raise UserError("Nothing was started.", [Problem("--folds", "too-few", f"is {folds}", "give 2 or more")])
     with stoppable():
         resuming.refuse_run(run, resume, folds)
-        index = check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options)
+        index = check_dataset_of(recipe)
         everything = all_cases(index.dataset)
         # Too many folds are refused before anything is written.
         split_cases(index.dataset, 0.0, recipe.seed, fold=(folds, folds))

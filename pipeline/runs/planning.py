@@ -79,6 +79,12 @@ class Prepared:
     plan: Plan
 
 
+def check_dataset_of(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Index:
+    """Look at every file of a recipe's dataset, and keep what is found where it keeps prepared scans for all runs."""
+    shared = recipe.data.cache if isinstance(recipe.data.cache, Path) else None
+    return check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options, known, shared)
+
+
 def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Prepared:
     """Check a recipe's dataset, split it, and plan.
 
@@ -89,9 +95,8 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     Raises:
         UserError: The dataset has problems, or the recipe does not fit it.
     """
-    index = check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options, known)
+    index, data = check_dataset_of(recipe, known), recipe.data
     labels_teach = recipe.segments is None
-    data = recipe.data
     split = split_cases(index.dataset, data.validation_fraction, recipe.seed, labels_teach=labels_teach, fold=data.fold)
     _refuse_unfit(recipe, index, split)
     taught = [case.id for case in split.labelled + split.unlabelled]

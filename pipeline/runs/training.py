@@ -120,6 +120,7 @@ class _Training:
     saved: int = 0
     scored: Scored | None = None
     budget: Budget | None = None
+    batches: StepBatches | None = None
 
     def __post_init__(self) -> None:
         self.task = task_of(self.recipe, self.index)
@@ -205,7 +206,10 @@ class _Training:
     def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS) -> float:
         """Time some steps, of which nothing is learnt, and return the seconds of one."""
         batches = self._batches()
-        return time_steps(self.step, lambda: self._loader(batches), warm, timed)
+        try:
+            return time_steps(self.step, lambda: self._loader(batches), warm, timed)
+        except torch.OutOfMemoryError:
+            raise build.out_of_memory(self.recipe) from None
 
     def pace(self, step_s: float) -> Pace:
         """Time the validation of two cases, and return it beside the seconds of a step."""
@@ -223,17 +227,18 @@ class _Training:
 
     def _batches(self) -> StepBatches:
         """Return the batches of all steps, once every case of theirs is prepared."""
-        cache = build.build_cache(self.recipe, self.index, self.run)
-        batches = build.build_batches(self.recipe, self.split, cache)
-        cases = [case for stream in batches.streams.values() for case in stream.cases]
-        for _ in progress(cache.fill(cases), "preparing", len(cases)):
-            pass
-        if cache.failure is not None:
-            note(
-                f"{cache.folder} cannot hold all prepared scans ({cache.failure.strerror}): the others are prepared "
-                "whenever they are needed. Make room, or name another folder: data.cache=DIR"
-            )
-        return batches
+        if self.batches is None:
+            cache = build.build_cache(self.recipe, self.index, self.run)
+            self.batches = build.build_batches(self.recipe, self.split, cache)
+            cases = [case for stream in self.batches.streams.values() for case in stream.cases]
+            for _ in progress(cache.fill(cases), "preparing", len(cases)):
+                pass
+            if cache.failure is not None:
+                note(
+                    f"{cache.folder} cannot hold all prepared scans ({cache.failure.strerror}): the others are "
+                    "prepared whenever they are needed. Make room, or name another folder: data.cache=DIR"
+                )
+        return self.batches
 
     def _loader(self, batches: StepBatches) -> StepLoader:
         workers, course = build.resolved(self.recipe.data.workers), self.step.course
