@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.data.packed import Packed
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pipeline.types import Case
 
 T = TypeVar("T")
+
+FACTS = TypeAdapter(tuple[CaseFacts, ...])
 
 # Each holds the voxels of one case, so more of them cost memory; gzip, hashes and NumPy release the interpreter lock.
 THREADS = min(4, os.cpu_count() or 1)
@@ -63,7 +65,7 @@ class Index:
 
     def as_rows(self) -> list[dict[str, Any]]:
         """Return the facts as JSON-ready rows, in the order of the cases."""
-        return [asdict(self.facts[case.id]) for case in self.dataset.cases]
+        return rows_of(self.facts[case.id] for case in self.dataset.cases)
 
     def describe(self) -> list[tuple[str, str]]:
         """Return what a person wants to see of a sound dataset, as names and values."""
@@ -100,6 +102,12 @@ def in_parallel(function: Callable[[Case], T], cases: Sequence[Case]) -> Iterato
             yield waiting.popleft().result()
 
 
+def rows_of(facts: Iterable[CaseFacts]) -> list[dict[str, Any]]:
+    """Return facts as JSON-ready rows."""
+    rows: list[dict[str, Any]] = FACTS.dump_python(tuple(facts), mode="json")
+    return rows
+
+
 def read_facts(path: Path) -> dict[str, CaseFacts]:
     """Read what :meth:`Index.as_rows` gave and ``write_json`` wrote, by case; nothing where it is of another version.
 
@@ -107,7 +115,7 @@ def read_facts(path: Path) -> dict[str, CaseFacts]:
         OSError: The file cannot be read.
     """
     try:
-        rows = TypeAdapter(tuple[CaseFacts, ...]).validate_json(path.read_bytes())
+        rows = FACTS.validate_json(path.read_bytes())
     except ValidationError:
         return {}
     return {facts.case: facts for facts in rows}
@@ -177,7 +185,7 @@ class Check:
 
     def as_rows(self) -> list[dict[str, Any]]:
         """Return the facts of the sound cases as JSON-ready rows, in the order of the cases."""
-        return [asdict(self.seen[name]) for name in self.sound]
+        return rows_of(self.seen[name] for name in self.sound)
 
     def index(self) -> Index:
         """Return the index of a dataset that has passed.

@@ -6,14 +6,13 @@ import hashlib
 import json
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
 from pipeline import __version__
-from pipeline.data.check import Check, Index, read_facts
+from pipeline.data.check import Check, Index, read_facts, rows_of
 from pipeline.data.layouts import Dataset, read_dataset
 from pipeline.data.repairs import Repair, log_rows, repair_dataset
 from pipeline.errors import printable
@@ -90,7 +89,7 @@ def _keep_facts(look: Check, kept: Mapping[str, CaseFacts], path: Path) -> None:
         return
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, [asdict(found) for found in facts.values()])
+        write_json(path, rows_of(facts.values()))
 
 
 def survey(dataset: Dataset, *, strict: bool = False, known: Mapping[str, CaseFacts] | None = None) -> Check:
