@@ -123,21 +123,8 @@ def dynunet(
         deep_supervision: Whether coarser levels are trained too; needs four levels or more.
         residual: Whether blocks are residual.
     """
-    steps = _steps(strides, channels, spatial_dims)
-    network: nn.Module = SupervisedDynUNet(
-        spatial_dims,
-        in_channels,
-        out_channels,
-        kernel_size=kernels or [(3,) * spatial_dims] * len(channels),
-        strides=[(1,) * spatial_dims, *steps],
-        upsample_kernel_size=steps,
-        filters=channels,
-        norm_name=AFFINE_NORM,
-        deep_supervision=deep_supervision,
-        deep_supr_num=max(1, len(channels) - 2),
-        res_block=residual,
-    )
-    return network
+    levels = _levels(spatial_dims, channels, strides, kernels, deep_supervision)
+    return SupervisedDynUNet(spatial_dims, in_channels, out_channels, res_block=residual, **levels)
 
 
 class ResidualEncoderUNet(SupervisedDynUNet):
@@ -195,21 +182,29 @@ def resenc(
     """
     if not blocks or min(blocks) < 1:
         raise ValueError("expected one block or more for each level")
-    steps = _steps(strides, channels, spatial_dims)
-    network: nn.Module = ResidualEncoderUNet(
-        spatial_dims,
-        in_channels,
-        out_channels,
-        kernel_size=kernels or [(3,) * spatial_dims] * len(channels),
-        strides=[(1,) * spatial_dims, *steps],
-        upsample_kernel_size=steps,
-        filters=channels,
-        norm_name=AFFINE_NORM,
-        blocks=blocks + blocks[-1:] * (len(channels) - len(blocks)),
-        deep_supervision=deep_supervision,
-        deep_supr_num=max(1, len(channels) - 2),
-    )
-    return network
+    every = blocks + blocks[-1:] * (len(channels) - len(blocks))
+    levels = _levels(spatial_dims, channels, strides, kernels, deep_supervision)
+    return ResidualEncoderUNet(spatial_dims, in_channels, out_channels, blocks=every, **levels)
+
+
+def _levels(
+    dimensions: int,
+    channels: tuple[int, ...],
+    strides: tuple[tuple[int, ...], ...] | None,
+    kernels: tuple[tuple[int, ...], ...] | None,
+    deep_supervision: bool,
+) -> dict[str, Any]:
+    """Return what MONAI's U-Net of nnU-Net calls its levels."""
+    steps = _steps(strides, channels, dimensions)
+    return {
+        "kernel_size": kernels or [(3,) * dimensions] * len(channels),
+        "strides": [(1,) * dimensions, *steps],
+        "upsample_kernel_size": steps,
+        "filters": channels,
+        "norm_name": AFFINE_NORM,
+        "deep_supervision": deep_supervision,
+        "deep_supr_num": max(1, len(channels) - 2),
+    }
 
 
 def blocks_of(network: nn.Module) -> Iterator[nn.Module]:
