@@ -219,7 +219,7 @@ def blocks_of(network: nn.Module) -> Iterator[nn.Module]:
 def recompute_blocks(network: nn.Module) -> None:
     """Let every block keep its input alone, and compute what lies within again in the backward pass.
 
-    It changes no bit of a gradient. A step takes about a third longer.
+    It changes no bit of a gradient. A step takes up to a third longer.
 
     Raises:
         ValueError: The network has no block that is known.

@@ -228,7 +228,7 @@ class SizePlanner:
         whole = "the memory takes a whole batch at once"
         parts = f"the memory takes one part in {sizes.accumulate} of a batch at once; their gradients add up"
         yield "data.accumulate", sizes.accumulate, whole if sizes.accumulate == 1 else parts
-        again = "memory is short: a step takes about a third longer, and the patch stays larger"
+        again = "memory is short: a step takes up to a third longer, and the patch stays larger"
         yield "network.recompute", sizes.recompute, again if sizes.recompute else "the memory takes all features"
         why = {
             "channels": f"{reach.first} at full resolution, twice as many a level, {reach.most} at most: {reach.pace}",
