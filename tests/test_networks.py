@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from pipeline.losses.objective import levels_of
-from pipeline.networks import NETWORKS, InstanceNorm, blocks_of, recompute_blocks
+from pipeline.networks import CHANNELS_LAST, NETWORKS, InstanceNorm, blocks_of, recompute_blocks, to_channels_last
 
 OPTIONS = {
     "unet": {"channels": [4, 8, 8]},
@@ -76,14 +76,16 @@ class TestEveryNetwork:
 
 
 @pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize(("dimensions", "theirs"), [(2, nn.InstanceNorm2d), (3, nn.InstanceNorm3d)])
-def test_instance_norm_is_pytorchs_function_and_no_view(dimensions, theirs, affine):
+def test_instance_norm_is_pytorchs_function_and_no_view(dimensions, theirs, last, affine):
     ours, reference = InstanceNorm(3, affine=affine).double(), theirs(3, affine=affine).double()
     assert ours.state_dict().keys() == reference.state_dict().keys()
     for value in ours.state_dict().values():
         value.normal_()
     reference.load_state_dict(ours.state_dict())
     images = torch.randn(2, 3, *(6,) * dimensions, dtype=torch.float64) * 5 + 2
+    images = images.contiguous(memory_format=CHANNELS_LAST[images.ndim] if last else torch.contiguous_format)
     answers = []
     for norm in (ours, reference):
         image = images.clone().requires_grad_()
@@ -92,7 +94,28 @@ def test_instance_norm_is_pytorchs_function_and_no_view(dimensions, theirs, affi
         answers.append([answer.detach(), image.grad, *(parameter.grad for parameter in norm.parameters())])
     for one, other in zip(*answers, strict=True):
         torch.testing.assert_close(one, other)
-    assert not ours(images.clone().requires_grad_())._is_view()
+    answer = ours(images.clone().requires_grad_())
+    assert answer.stride() == images.stride()
+    assert not answer._is_view()
+
+
+def test_instance_norm_of_single_voxels_is_the_offset_in_either_memory_format():
+    norm, single = InstanceNorm(3, affine=True), torch.randn(2, 3, 1, 1, 1)
+    norm.bias.data.normal_()
+    for image in (single, single.clone(memory_format=torch.channels_last_3d)):
+        torch.testing.assert_close(norm(image), norm.bias.expand(2, 3).reshape(2, 3, 1, 1, 1))
+
+
+def test_features_keep_their_channels_last_from_the_first_convolution_on():
+    network, image, kept = build("dynunet", channels=1), torch.randn(2, 1, 16, 16, 16), []
+    plain = network(image)[0]
+    to_channels_last(network)
+    for module in network.modules():
+        if isinstance(module, InstanceNorm):
+            module.register_forward_hook(lambda _, __, answer: kept.append(answer))
+    torch.testing.assert_close(network(image)[0], plain, rtol=1e-3, atol=1e-3)
+    assert len(kept) > 10
+    assert all(x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous() for x in kept)
 
 
 @pytest.mark.parametrize("name", ["unet", "dynunet", "resenc", "wnet"])
