@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.engines import steps
+from pipeline.engines.outcome import Outcome
+
 # The tensors of the tests are tiny, and several test processes share the cores.
 torch.set_num_threads(1)
 
@@ -53,6 +56,20 @@ def mortal(tmp_path_factory):
     path = tmp_path_factory.mktemp("plugins") / "mortal.py"
     path.write_text(MORTAL)
     return path
+
+
+class Late(Outcome):
+    """As on a CUDA device."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.late = True
+
+
+@pytest.fixture
+def late(monkeypatch):
+    """Let the numbers of every step come a step late."""
+    monkeypatch.setattr(steps, "Outcome", Late)
 
 
 @pytest.fixture

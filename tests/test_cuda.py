@@ -10,9 +10,11 @@ import pytest
 import torch
 from runs_fixtures import make_phantom, train
 from test_networks import OPTIONS, build
+from test_steps import NanAt, at, make_batch, make_step, same, weights
 
 from pipeline import runs
-from pipeline.losses.objective import levels_of
+from pipeline.errors import UserError
+from pipeline.losses.objective import Term, levels_of
 from pipeline.networks import recompute_blocks, to_channels_last
 
 pytestmark = [
@@ -70,6 +72,32 @@ def test_networks_answer_and_learn_as_on_the_cpu(name, recompute, order):
         found.append([level.detach().cpu() for level in levels] + gradients)
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-2, rtol=1e-2)
+
+
+def test_step_never_waits_for_the_device():
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3, padding="same"), torch.nn.Conv3d(4, 2, 1)).cuda()
+    step = make_step(network, fused=True, precision=torch.bfloat16, averaging=0.02)
+    batch = make_batch(size=(8, 8, 8))
+    batch = {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+    for n in (1, 2):
+        step(at(n), {"labelled": batch})
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        outputs = [step(at(n), {"labelled": batch}) for n in (3, 4)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [output.step for output in outputs] == [2, 3]
+    assert step.settle()["loss"] < outputs[0]["loss"]
+
+
+def test_update_that_is_not_finite_is_left_out_on_the_device_and_told_a_step_later():
+    step = make_step(terms=[Term("bad", NanAt(2), "labelled")], network=torch.nn.Conv2d(1, 2, 1).cuda(), fused=True)
+    step(at(1), {"labelled": make_batch()})
+    before = weights(step)
+    step(at(2), {"labelled": make_batch()})
+    assert same(before, weights(step))
+    with pytest.raises(UserError, match="step 2"):
+        step.settle()
 
 
 def test_training_keeps_to_a_time_on_cuda(tmp_path):

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from pipeline.engines import handlers
 from pipeline.engines.handlers import CsvLog, DataWait, EveryNSteps, History, ProgressBar, tensorboard_handlers
+from pipeline.engines.outcome import StepOutput
 from pipeline.errors import UserError
 
 
@@ -16,7 +17,7 @@ def rows_of(path):
         return list(csv.DictReader(stream))
 
 
-def run(steps, *attached, step=lambda engine, batch: {"loss": float(batch)}):
+def run(steps, *attached, step=lambda engine, batch: StepOutput(engine.state.iteration, {"loss": float(batch)})):
     engine = Engine(step)
     for handler in attached:
         handler.attach(engine)
@@ -76,6 +77,15 @@ def test_history_has_a_row_a_step(tmp_path):
         ("2", "1.0"),
         ("3", "2.0"),
     ]
+
+
+def test_history_has_no_row_of_a_step_that_is_not_known_yet(tmp_path):
+    history = History(CsvLog(tmp_path / "history.csv", ["step", "loss"], 0))
+    late = [StepOutput(0), StepOutput(1, {"loss": 0.5}), StepOutput(2, {"loss": 0.25})]
+    run(3, history, step=lambda engine, batch: late[batch])
+    history.append(StepOutput(3, {"loss": 0.125}))
+    rows = rows_of(tmp_path / "history.csv")
+    assert [(row["step"], row["loss"]) for row in rows] == [("1", "0.5"), ("2", "0.25"), ("3", "0.125")]
 
 
 # Every n steps
@@ -154,6 +164,22 @@ def test_share_of_the_time_that_is_spent_waiting_for_data(monkeypatch, slow, sha
     assert ("data.workers" in told) == (slow == "data")
 
 
+def test_waiting_while_the_device_is_busy_costs_nothing(monkeypatch):
+    clock, busy = SimpleNamespace(now=0.0), iter([True, False, True])
+    monkeypatch.setattr(handlers.time, "perf_counter", lambda: clock.now)
+
+    def data():
+        for n in range(4):
+            clock.now += 5
+            yield n
+
+    wait = DataWait(lambda: next(busy))
+    engine = Engine(lambda *_: None)
+    wait.attach(engine)
+    engine.run(data(), epoch_length=4)
+    assert wait.share == 1 / 3
+
+
 # TensorBoard
 
 
@@ -166,7 +192,7 @@ def test_tensorboard_that_is_not_installed_is_a_users_mistake(tmp_path, monkeypa
 def test_every_number_of_a_step_is_written_under_its_name():
     written = []
     writer = SimpleNamespace(add_scalar=lambda *scalar: written.append(scalar))
-    engine = SimpleNamespace(state=SimpleNamespace(output={"loss": 0.5, "dice": 0.25}, iteration=4))
+    engine = SimpleNamespace(state=SimpleNamespace(output=StepOutput(4, {"loss": 0.5, "dice": 0.25}), iteration=5))
     handlers._write_scalars(engine, writer)
     assert written == [("loss", 0.5, 4), ("dice", 0.25, 4)]
 

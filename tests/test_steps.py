@@ -47,13 +47,14 @@ def make_step(
     alternate=False,
     averaging=0.0,
     parts=1,
+    fused=False,
 ):
     torch.manual_seed(0)
     network = network or nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), nn.ReLU(), nn.Conv2d(4, 2, 1))
     return TrainingStep(
         network,
         Objective(terms or [Term("dice", DiceLoss(), "labelled")]),
-        torch.optim.AdamW(network.parameters(), lr=rate),
+        torch.optim.AdamW(network.parameters(), lr=rate, fused=fused),
         Schedule(rate, warmup),
         Course(max_steps),
         precision,
@@ -189,6 +190,42 @@ def test_gradient_that_is_not_finite_leaves_the_weights_as_they_were():
     with pytest.raises(UserError, match=r"gradient is not finite at step 1 \(root 0\)"):
         step(at(1), {"labelled": make_batch()})
     assert same(before, weights(step))
+
+
+# Numbers that are late
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_late_numbers_are_those_of_the_step_before(parts, request):
+    on_time = make_step(parts=parts)
+    outputs = [on_time(at(n), {"labelled": make_batch()}) for n in (1, 2, 3)]
+    assert [output.step for output in outputs] == [1, 2, 3]
+    assert on_time.settle() == {}
+    request.getfixturevalue("late")
+    step = make_step(parts=parts)
+    found = [step(at(n), {"labelled": make_batch()}) for n in (1, 2, 3)]
+    found.append(step.settle())
+    assert [output.step for output in found] == [0, 1, 2, 3]
+    assert found == [{}, *outputs]
+    assert step.settle() == {}
+    assert same(weights(step), weights(on_time))
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize("last", [True, False])
+def test_late_number_that_is_not_finite_names_the_step_that_it_is_of(last):
+    step = make_step(terms=[Term("bad", NanAt(2), "labelled")])
+    step(at(1), {"labelled": make_batch()})
+    step(at(2), {"labelled": make_batch(["case_7", "case_3"])})
+    with pytest.raises(UserError, match=r"step 2 \(bad nan\); cases of this step: case_3, case_7"):
+        step.settle() if last else step(at(3), {"labelled": make_batch()})
+
+
+@pytest.mark.usefixtures("late")
+def test_late_step_at_the_foot_of_every_ramp_tells_a_loss_of_0():
+    step = make_step(terms=[Term("dice", DiceLoss(), "labelled", ramp=0.5)])
+    step(at(1), {"labelled": make_batch()})
+    assert step.settle() == {"loss": 0.0}
 
 
 # State

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Task as ProgressTask
 
+    from pipeline.engines.outcome import StepOutput
+
 
 # A share of the time spent waiting for data that is worth a word, and the word.
 MUCH, LATE = 0.2, ": more data.workers, or a lighter augmentation, would make it faster"
@@ -95,11 +97,12 @@ class History:
 
     def attach(self, engine: Engine) -> None:
         """Append a row at each completed iteration."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.append(engine.state.output))
 
-    def __call__(self, engine: Engine) -> None:
-        """Log the step that is done."""
-        self.log.append({"step": engine.state.iteration} | engine.state.output)
+    def append(self, output: StepOutput) -> None:
+        """Log a step; one without numbers is not known yet."""
+        if output:
+            self.log.append({"step": output.step} | output)
 
 
 class EveryNSteps:
@@ -136,9 +139,14 @@ class Throughput(ProgressColumn):
 
 
 class DataWait:
-    """Measures how long a training waits for its batches: what preparing them costs beyond what happens meanwhile."""
+    """Measures how long a training waits for its batches: what preparing them costs beyond what happens meanwhile.
 
-    def __init__(self) -> None:
+    Args:
+        is_busy: Tells whether the device is still at a step; what is waited for until then costs nothing.
+    """
+
+    def __init__(self, is_busy: Callable[[], bool] = lambda: False) -> None:
+        self.is_busy = is_busy
         self.waited_s, self.asked, self.began = 0.0, 0.0, 0.0
 
     def attach(self, engine: Engine) -> None:
@@ -151,10 +159,10 @@ class DataWait:
 
     def _get(self) -> None:
         now = time.perf_counter()
-        if self.began:
-            self.waited_s += now - self.asked
-        else:
+        if not self.began:
             self.began = now
+        elif not self.is_busy():
+            self.waited_s += now - self.asked
 
     @property
     def share(self) -> float:
@@ -216,7 +224,7 @@ class ProgressBar:
         self.bar.start()
 
     def _advance(self, engine: Engine) -> None:
-        self.terms = "  ".join(f"{name} {value:.3f}" for name, value in engine.state.output.items())
+        self.terms = "  ".join(f"{name} {value:.3f}" for name, value in engine.state.output.items()) or self.terms
         wait = f"data {self.wait.share:.0%}  "
         done = engine.state.iteration
         self.bar.update(self.task, total=self.total, completed=done, description=self.terms, dice=self.dice, wait=wait)
@@ -261,4 +269,4 @@ def tensorboard_handlers(folder: Path) -> list[Any]:
 
 def _write_scalars(engine: Engine, writer: Any) -> None:
     for name, value in engine.state.output.items():
-        writer.add_scalar(name, value, engine.state.iteration)
+        writer.add_scalar(name, value, engine.state.output.step)

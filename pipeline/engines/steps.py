@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.data.annotation import decode
-from pipeline.errors import Problem, UserError
+from pipeline.engines.outcome import Outcome, StepOutput
 from pipeline.interruption import window
 
 if TYPE_CHECKING:
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
     from pipeline.engines.averaging import WeightAverage
     from pipeline.engines.course import Course
     from pipeline.losses.objective import Batch, Objective
+
+# Scaling by 1, for so many steps: PyTorch's scaler then does no more than to leave out an update that is not finite,
+# without the host's looking.
+UNSCALED = {"init_scale": 1.0, "growth_interval": 2**31 - 1}
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class TrainingStep:
     """An Ignite process function: forward, objective, backward, update.
 
     All that an update depends on is here and in the batch, so that its state and the step's number resume a run.
+
+    A CUDA device is never waited for: the host prepares and launches a step while the device is at the one before, and
+    only then looks at what that one has come to.
 
     Attributes:
         network: Trained in place.
@@ -79,10 +85,14 @@ class TrainingStep:
     average: WeightAverage | None = None
     parts: int = 1
     scaler: torch.amp.GradScaler = field(init=False)
+    _under_way: Outcome | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # float16 alone underflows without scaling; for every other type the scaler passes values through.
-        self.scaler = torch.amp.GradScaler(self._device.type, enabled=self.precision == torch.float16)
+        # float16 alone underflows without scaling; on a CPU the scaler of any other type passes values through.
+        scaled = self.precision == torch.float16
+        options: dict[str, Any] = {} if scaled else UNSCALED
+        enabled = scaled or self._device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(self._device.type, enabled=enabled, **options)
 
     @property
     def answering(self) -> nn.Module:
@@ -93,12 +103,15 @@ class TrainingStep:
     def _device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def __call__(self, engine: Engine, batches: dict[str, Batch]) -> dict[str, float]:
+    def __call__(self, engine: Engine, batches: dict[str, Batch]) -> StepOutput:
         """Update the weights; return the total as ``loss`` and each term's own value by its name.
+
+        Returns:
+            Those of this step; on CUDA of the one before, and nothing at the first.
 
         Raises:
             UserError: The total or its gradient is NaN or infinite, and that update is not made; or an update has made
-                weights so. It names the cases of the batch.
+                weights so. It names the cases of the batch. On CUDA it comes a step later.
         """
         step = engine.state.iteration
         progress = self.course.share_done(step - 1)
@@ -108,40 +121,54 @@ class TrainingStep:
             # A warm-up that began at 0 would waste the first step.
             group["lr"] = self.schedule(max(progress, self.course.share_done(1)))
         self.network.train()
-        output = {"loss": 0.0}
+        outcome = Outcome(step, batches, self._device)
         for n, objective in enumerate(self.objective.parts() if self.alternate else (self.objective,)):
-            update = self._update(objective, batches, step, progress, first=n == 0)
-            output |= update | {"loss": output["loss"] + update["loss"]}
+            self._update(objective, batches, progress, outcome, first=n == 0)
         if self.average:
             self.average.update(self.network, step)
+        if not outcome.late:
+            return outcome.read()
+        outcome.send()
+        output = self.settle()
+        self._under_way = outcome
         return output
 
+    def settle(self) -> StepOutput:
+        """Wait for a step that is under way; return its numbers, or nothing where there is none.
+
+        Raises:
+            UserError: As the step itself.
+        """
+        outcome, self._under_way = self._under_way, None
+        return outcome.read() if outcome else StepOutput(0)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the device is still at a step, so that nothing is lost by preparing another."""
+        return self._under_way is not None and not self._under_way.is_there()
+
     def _update(
-        self, objective: Objective, batches: dict[str, Batch], step: int, progress: float, *, first: bool
-    ) -> dict[str, float]:
+        self, objective: Objective, batches: dict[str, Batch], progress: float, outcome: Outcome, *, first: bool
+    ) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         # Up to the first update nothing has changed that lasts, so a step that takes minutes can be left at any moment.
-        loss, values = 0.0, dict[str, float]()
         with window() if first else nullcontext(), _buffers_kept(self.network):
             for part in _parted(batches, self.parts):
                 total, found = self.losses(objective, part, progress)
                 if not found:  # Every term is still at the foot of its ramp.
-                    return {"loss": 0.0}
-                loss += float(total.detach()) / self.parts
-                values = {name: values.get(name, 0.0) + float(value) / self.parts for name, value in found.items()}
-                if not math.isfinite(loss):
-                    raise _diverged(step, values, batches)
+                    return
+                for name, value in found.items():
+                    outcome.add(value, name=name, share=1 / self.parts)
+                outcome.add(total, name="loss", share=1 / self.parts, finite="the loss or its gradient is")
                 self.scaler.scale(total / self.parts).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
         # Clipping makes every weight NaN of one infinite gradient; under float16 the scaler skips such a step itself.
-        if not (self.scaler.is_enabled() or math.isfinite(float(norm))):
-            raise _diverged(step, values, batches)
+        if self.precision != torch.float16:
+            outcome.add(norm, finite="the loss or its gradient is")
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if not math.isfinite(float(torch.nn.utils.get_total_norm(self.network.parameters(), math.inf))):
-            raise _diverged(step, values, batches, "the weights are")
-        return {"loss": loss} | values
+        outcome.add(torch.nn.utils.get_total_norm(self.network.parameters(), torch.inf), finite="the weights are")
 
     def losses(
         self, objective: Objective, batches: dict[str, Batch], progress: float
@@ -162,7 +189,8 @@ class TrainingStep:
         state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            # Of a scaler that scales: a run may go on on another device.
+            "scaler": self.scaler.state_dict() if self.precision == torch.float16 else {},
         }
         return state | ({"average": self.average.network.state_dict()} if self.average else {})
 
@@ -170,7 +198,8 @@ class TrainingStep:
         """Restore what :meth:`state_dict` returned."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.network.load_state_dict(state["average"])
 
@@ -202,13 +231,3 @@ def _prepare(batch: Batch, device: torch.device) -> Batch:
     """Bring a batch to the device, and only there make the labels eight times the size that they travel in."""
     label, mask = decode(batch["annotation"].to(device, non_blocking=True))
     return {"image": batch["image"].to(device, non_blocking=True), "label": label, "mask": mask}
-
-
-def _diverged(
-    step: int, values: dict[str, float], batches: dict[str, Batch], what: str = "the loss or its gradient is"
-) -> UserError:
-    cases = sorted({case for batch in batches.values() for case in batch["case"]})
-    terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
-    message = f"{what} not finite at step {step} ({terms}); cases of this step: {', '.join(cases)}"
-    remedy = "lower optimizer.learning_rate, or use precision=float32; the last checkpoint is kept"
-    return UserError("Training stopped.", [Problem("objective", "diverged", message, remedy)])

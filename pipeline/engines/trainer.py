@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class SegmentationTrainer(Trainer):
     """Runs a step for as many batches as its course has; any MONAI or Ignite handler attaches to it.
 
-    ``state.output`` is what the step returned: a dictionary of floats with the key ``loss``. An epoch is one pass over
-    the labelled cases; the last one may be cut short.
+    ``state.output`` is what the step returned: a dictionary of floats with the key ``loss``, and the ``step`` it is
+    of. An epoch is one pass over the labelled cases; the last one may be cut short.
 
     Args:
         step: The process function.

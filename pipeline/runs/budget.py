@@ -103,6 +103,7 @@ def time_steps(
             step(cast("Engine", SimpleNamespace(state=SimpleNamespace(iteration=AT + n))), batches)
             durations.append(time.perf_counter() - start)
             start = time.perf_counter()
+        step.settle()
     finally:
         step.course = course
         step.load_state_dict(state)

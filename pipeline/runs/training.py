@@ -171,9 +171,9 @@ class _Training:
             WorkerDiedError: A process that prepares batches was killed.
         """
         recipe, course, batches = self.recipe, self.step.course, self._batches()
-        self.history = CsvLog(self.run / HISTORY, ["step", "loss", *self.step.objective.names], self.done)
+        self.history = History(CsvLog(self.run / HISTORY, ["step", "loss", *self.step.objective.names], self.done))
         self.validations = CsvLog(self.run / VALIDATION, ["step", "mean_dice"], self.done)
-        self.wait = DataWait()
+        self.wait = DataWait(lambda: self.step.is_busy)
         self.bar = ProgressBar(PROGRESS, course.last, self.wait)
         trainer = SegmentationTrainer(
             step=self.step,
@@ -261,7 +261,7 @@ class _Training:
         picture = TrainingPicture(self.run)
         handlers: list[Any] = [
             EveryNSteps(1, self._count),
-            History(self.history),
+            self.history,
             self.wait,
             self.bar,
             # Validation first: a checkpoint of the same step then knows the best score.
@@ -323,7 +323,8 @@ class _Training:
             "task": task_state(self.task),
             "version": __version__,
         }
-        self.history.flush()
+        self.history.append(self.step.settle())
+        self.history.log.flush()
         self.validations.flush()
         save_checkpoint(self.run, which, about | self.step.state_dict())
         if which == "last":
