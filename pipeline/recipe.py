@@ -106,6 +106,10 @@ class Data(Section):
     workers: Auto | Annotated[int, Field(ge=0)] = Field(
         default="auto", description="the number of processes that prepare batches, 0 or more, or auto"
     )
+    resident: Auto | bool = Field(
+        default="auto",
+        description="true to keep prepared scans in the device's memory and make batches there, false, or auto",
+    )
     cache: Literal["run", "off"] | Path = Field(
         default="run",
         description="run (prepared scans lie in the run), a folder that runs share, or off (prepared whenever needed)",
@@ -123,6 +127,13 @@ class Data(Section):
     def _is_one_of_them(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
         if value and value[0] > value[1]:
             raise ValueError("expected a first number up to the second")
+        return value
+
+    @field_validator("resident")
+    @classmethod
+    def _leaves_nothing_to_workers(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is True and info.data.get("workers", 0) not in ("auto", 0):
+            raise ValueError("expected false or auto, since data.workers is given")
         return value
 
     @field_validator("spacing_mm", "patch_size")

@@ -241,6 +241,12 @@ def test_override_passes_through_the_same_schema(mistakes):
     assert found["optimiser"].remedy == "did you mean 'optimizer'?"
 
 
+def test_workers_have_nothing_to_do_beside_resident_scans(load, mistakes):
+    assert load(MINIMAL, "data.workers=0", "data.resident=true").data.resident is True
+    found = mistakes(MINIMAL, "data.workers=2", "data.resident=true")
+    assert "data.workers is given" in found["data.resident"].message
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

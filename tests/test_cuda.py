@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 import torch
 from runs_fixtures import make_phantom, train
+from test_loaders import cases, read
+from test_loaders import same as batches_are_equal
 from test_networks import OPTIONS, build
 from test_steps import NanAt, at, make_batch, make_step, same, weights
 
 from pipeline import runs
+from pipeline.data.augmentation import Augmentation, Strength
+from pipeline.data.loaders import StepBatches, Stream
+from pipeline.data.resident import Resident
 from pipeline.errors import UserError
 from pipeline.losses.objective import Term, levels_of
 from pipeline.networks import recompute_blocks, to_channels_last
@@ -88,6 +93,40 @@ def test_step_never_waits_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
     assert [output.step for output in outputs] == [2, 3]
     assert step.settle()["loss"] < outputs[0]["loss"]
+
+
+def test_batches_of_resident_cases_are_made_without_waiting_and_repeat():
+    strength = Strength((0, 1), 20, 0.1, 2.0, 0.1, 1.0, 0.2, 0.2, 1.0, 0.2)
+    augmentation, resident = Augmentation(strength, (1.0, 1.0, 1.0)), Resident(read, "cuda")
+    made = StepBatches({"labelled": Stream(cases(5), 4, 0)}, resident.get, (8, 8, 8), augmentation, 0)
+    first = [made[n] for n in range(4)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = [made[n] for n in range(4)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for one, other in zip(first, again, strict=True):
+        assert one["labelled"]["image"].is_cuda
+        assert batches_are_equal(one, other)
+
+
+def test_patches_of_resident_cases_are_those_of_the_cpu():
+    still = Augmentation(Strength((0,), 20, 0.1), (1.0, 1.0, 1.0))
+    streams = {"labelled": Stream(cases(5), 4, 0)}
+    here, there = (StepBatches(streams, way, (8, 8, 8), still, 0) for way in (read, Resident(read, "cuda").get))
+    for n in range(3):
+        one, other = here[n]["labelled"], there[n]["labelled"]
+        torch.testing.assert_close(other["image"].cpu(), one["image"], atol=1e-4, rtol=1e-4)
+        assert (other["annotation"].cpu() != one["annotation"]).float().mean() < 0.01  # Ties of the nearest voxel.
+
+
+def test_training_on_resident_scans_repeats(tmp_path):
+    data, found = make_phantom(tmp_path / "data"), []
+    for name in ("one", "other"):
+        run = train(tmp_path, data, name, "device=cuda", "data.workers=auto")
+        assert "resident: true" in (run / "config.yaml").read_text()
+        found.append((run / "history.csv").read_bytes())
+    assert found[0] == found[1]
 
 
 def test_update_that_is_not_finite_is_left_out_on_the_device_and_told_a_step_later():

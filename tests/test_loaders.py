@@ -8,6 +8,7 @@ import torch
 from pipeline.data.annotation import FIRST_CLASS, UNANNOTATED, class_locations
 from pipeline.data.augmentation import Augmentation, Strength
 from pipeline.data.loaders import StepBatches, StepLoader, Stream
+from pipeline.data.resident import Resident
 from pipeline.types import Case
 
 STRONG = Augmentation(Strength((0,), 20, 0.1, noise=0.1, brightness=0.2, gamma=0.2), (1.0, 1.0, 1.0))
@@ -27,7 +28,7 @@ def read(case):
     return {"image": image, "annotation": annotation, "locations": class_locations(annotation, 2)}
 
 
-def batches(seed=0, labelled=5, unlabelled=7, sizes=(2, 3)):
+def batches(seed=0, labelled=5, unlabelled=7, sizes=(2, 3), read=read):
     streams = {"labelled": Stream(cases(labelled), sizes[0], 0)}
     if unlabelled:
         streams["unlabelled"] = Stream(cases(unlabelled, "u"), sizes[1], 1)
@@ -90,6 +91,27 @@ def test_one_case_twice_in_a_step_is_cut_twice_differently():
     step = batches(labelled=1)[0]["labelled"]
     assert step["case"] == ["c0", "c0"]
     assert not torch.equal(step["image"][0], step["image"][1])
+
+
+def test_batches_of_resident_cases_are_the_same_and_each_case_is_read_once():
+    asked = []
+
+    def counted(case):
+        asked.append(case.id)
+        return read(case)
+
+    resident = batches(read=Resident(counted, "cpu").get)
+    for step in range(8):
+        assert same(resident[step], batches()[step])
+    assert sorted(asked) == sorted(case.id for case in (*cases(5), *cases(7, "u")))
+
+
+def test_device_that_is_too_small_for_the_cases_is_no_samples_fault():
+    def full(case):
+        raise torch.OutOfMemoryError("no memory is left")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        next(iter(StepLoader(batches(read=Resident(full, "cpu").get), range(1), 0, pin_memory=False)))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

@@ -96,6 +96,7 @@ def test_what_the_user_chose_stays():
         "unlabelled_batch_size": 5,
         "accumulate": 1,
         "workers": 3,
+        "resident": False,
     }
     options = {"channels": [4, 8], "strides": [[2, 2, 2]]}
     given = recipe(
@@ -151,7 +152,27 @@ def test_a_step_s_samples_are_all_unlabelled_where_there_are_segments_to_find():
     [(CPU, 0), (Hardware("cuda", True, 16), 8), (Hardware("cuda", True, 4), 3), (Hardware("cuda", True, 1), 0)],
 )
 def test_workers_prepare_batches_beside_a_gpu_only(hardware, workers):
-    assert resolve(recipe(), MANY, hardware).data.workers == workers
+    assert resolve(recipe(data={"resident": False}), MANY, hardware).data.workers == workers
+
+
+@pytest.mark.parametrize(
+    ("hardware", "count", "workers", "expected"),
+    [
+        (replace(GPU, memory_bytes=2**30), 20, "auto", True),
+        (replace(GPU, memory_bytes=2**30), 21, "auto", False),
+        (replace(GPU, memory_bytes=2**30), 20, 0, True),
+        (replace(GPU, memory_bytes=2**30), 20, 2, False),
+        (replace(GPU, memory_bytes=None), 1, "auto", False),
+        (replace(CPU, memory_bytes=2**40), 1, "auto", False),
+    ],
+)
+def test_scans_that_take_little_of_a_gpus_memory_stay_there(hardware, count, workers, expected):
+    # 2.5 MiB a scan: four bytes a voxel, and one of its annotation.
+    scans = index(*[facts((64, 64, 128), (1, 1, 1))] * count)
+    plan = resolve(recipe(data={"workers": workers}), scans, hardware)
+    assert plan.data.resident is expected
+    if expected:
+        assert plan.data.workers == 0
 
 
 @pytest.mark.parametrize(

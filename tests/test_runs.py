@@ -128,6 +128,12 @@ def test_workers_do_not_change_a_run(folder, dataset, trained):
     assert (other / "history.csv").read_bytes() == (trained / "history.csv").read_bytes()
 
 
+def test_scans_that_stay_in_the_devices_memory_do_not_change_a_run(folder, dataset, trained):
+    other = train(folder, dataset, "resident", "data.resident=true")
+    assert (other / "history.csv").read_bytes() == (trained / "history.csv").read_bytes()
+    assert yaml.safe_load((other / "config.yaml").read_text())["data"]["resident"] is True
+
+
 @pytest.mark.usefixtures("late")
 def test_numbers_that_are_late_do_not_change_a_run(folder, dataset, trained):
     assert_same_run(trained, train(folder, dataset, "late"))

@@ -137,17 +137,21 @@ class Augmentation:
         return np.asarray(bends / np.array(self.spacing_mm).reshape(-1, *(1,) * axes))
 
     def apply(self, image: Tensor, annotation: Tensor, changes: Sequence[Change]) -> None:
-        """Change ``image`` ``[B, C, …]`` and ``annotation`` ``[B, 1, …]`` in place; what comes in from outside is 0."""
-        for axis in range(image.ndim - 2):
-            rows = [n for n, change in enumerate(changes) if axis in change.flips]
-            for batch in (image, annotation) if rows else ():
-                batch[rows] = batch[rows].flip(2 + axis)
+        """Change ``image`` ``[B, C, …]`` and ``annotation`` ``[B, 1, …]`` in place; what comes in from outside is 0.
+
+        Samples are named one by one: a CUDA device would be waited for where a list of them was its index.
+        """
+        for row, change in enumerate(changes):
+            for batch in (image, annotation) if change.flips else ():
+                batch[row] = batch[row].flip([1 + axis for axis in change.flips])
         rows = [n for n, change in enumerate(changes) if change.moves]
         if rows:
             grid = _sampling_grid([changes[n] for n in rows], image)
-            image[rows] = grid_sample(image[rows], grid, "bilinear", "zeros", align_corners=False)
-            codes = grid_sample(annotation[rows].float(), grid, "nearest", "zeros", align_corners=False)
-            annotation[rows] = codes.to(annotation.dtype)
+            for batch, mode in ((image, "bilinear"), (annotation, "nearest")):
+                still = torch.stack([batch[row] for row in rows]).to(image.dtype)
+                moved = grid_sample(still, grid, mode, "zeros", align_corners=False)
+                for row, values in zip(rows, moved, strict=True):
+                    batch[row] = values
         for row, change in enumerate(changes):
             _change_intensities(image[row], change)
 
@@ -167,13 +171,19 @@ def _sampling_grid(changes: Sequence[Change], image: Tensor) -> Tensor:
     matrices = np.stack([still if change.affine is None else change.affine for change in changes])
     theta = (matrices * half / half[:, None])[:, ::-1, ::-1]
     theta = np.concatenate([theta, np.zeros((*theta.shape[:2], 1))], axis=2)
-    grid = affine_grid(torch.from_numpy(theta).to(image), [len(changes), 1, *size], align_corners=False)
+    grid = affine_grid(_like(image, theta), [len(changes), 1, *size], align_corners=False)
     for row, change in enumerate(changes):
         if change.bends is not None:
-            bends = torch.from_numpy(change.bends / half.reshape(-1, *(1,) * len(size))).to(image)
+            bends = _like(image, change.bends / half.reshape(-1, *(1,) * len(size)))
             mode = "trilinear" if len(size) == 3 else "bilinear"
             grid[row] += interpolate(bends[None], size, mode=mode, align_corners=True)[0].flip(0).movedim(0, -1)
     return grid
+
+
+def _like(image: Tensor, numbers: NDArray[np.float64]) -> Tensor:
+    """Bring numbers to where an image is; pinned, since a CUDA device is waited for otherwise."""
+    tensor = torch.from_numpy(numbers).to(image.dtype)
+    return tensor.pin_memory().to(image.device, non_blocking=True) if image.is_cuda else tensor
 
 
 def _change_intensities(image: Tensor, change: Change) -> None:

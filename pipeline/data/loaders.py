@@ -78,7 +78,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
 
     Args:
         streams: Labelled and perhaps unlabelled.
-        read: Returns a prepared case's arrays.
+        read: Returns a prepared case's arrays, or tensors on the device where the batches are to be.
         patch_size: Voxels along each axis; two numbers cut single slices.
         augmentation: Changes the patches.
         seed: The run's seed.
@@ -87,7 +87,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
     def __init__(
         self,
         streams: Mapping[str, Stream],
-        read: Callable[[Case], dict[str, NDArray[Any]]],
+        read: Callable[[Case], dict[str, Any]],
         patch_size: Sequence[int],
         augmentation: Augmentation,
         seed: int,
@@ -118,7 +118,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
     def _cases(self, stream: Stream, step: int) -> list[Case]:
         return [stream.pick(self.seed, step, slot) for slot in range(stream.batch_size)]
 
-    def _read(self, cases: Sequence[Case], step: int, first: int) -> Iterator[dict[str, NDArray[Any]]]:
+    def _read(self, cases: Sequence[Case], step: int, first: int) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         for place, case in enumerate(cases, first):
             if worker is not None and worker.id < MAX_WORKERS:
@@ -154,6 +154,8 @@ class _Guarded(Dataset[Any]):
             return self.batches[step]
         except UserError as error:
             return _Failure(error.summary, error.problems)
+        except torch.OutOfMemoryError:  # Of the device that holds the cases: no sample's fault.
+            raise
         except Exception as error:
             origin = error.__cause__ or error  # MONAI's own says only which transform failed, where there is no cache.
             cases = ", ".join(sorted(set(self.batches.ids(step))))

@@ -1,6 +1,7 @@
 """Patches: a box of voxels of each of several prepared cases, cut into one batch.
 
-Only the patch is read, so memory-mapped arrays stay on disk, and it is copied once, to its place in the batch.
+Only the patch is read, so memory-mapped arrays stay on disk, and it is copied once, to its place in the batch. A case
+whose arrays are tensors on a device gives its patch there.
 """
 
 from __future__ import annotations
@@ -23,27 +24,30 @@ FOREGROUND_SHARE = 2 / 3
 
 
 def cut_patches(
-    cases: Iterable[Mapping[str, NDArray[Any]]], rngs: Sequence[np.random.Generator], size: Sequence[int]
+    cases: Iterable[Mapping[str, Any]], rngs: Sequence[np.random.Generator], size: Sequence[int]
 ) -> dict[str, Tensor]:
     """Cut one patch of each case: ``image`` ``[B, C, …]`` float32 and ``annotation`` ``[B, 1, …]`` uint8.
 
     What lies outside a scan is zeros.
 
     Args:
-        cases: Each with ``image`` and ``annotation`` ``[C, X, Y, Z]`` and the ``locations`` of its classes. They are
-            taken one by one, so that they need not be in memory together.
+        cases: Each with ``image`` and ``annotation`` ``[C, X, Y, Z]``, arrays or tensors, and the ``locations`` of its
+            classes, an array. They are taken one by one, so that they need not be in memory together.
         rngs: One a case; it decides the place.
         size: Voxels along each axis; two numbers cut single slices, and the slice axis is dropped.
     """
     box = np.array((*size, 1)[:3])
-    batch: dict[str, NDArray[Any]] = {}
+    batch: dict[str, Tensor] = {}
     for row, (case, rng) in enumerate(zip(cases, rngs, strict=True)):
         corner = _draw_corner(rng, np.array(case[IMAGE].shape[1:]), box, case["locations"])
-        for key, kind in ((IMAGE, np.float32), (ANNOTATION, np.uint8)):
+        for key, kind in ((IMAGE, torch.float32), (ANNOTATION, torch.uint8)):
+            whole = case[key]
+            on_device = isinstance(whole, torch.Tensor)
             if key not in batch:
-                batch[key] = np.zeros((len(rngs), len(case[key]), *box), dtype=kind)
-            _copy_box(case[key], corner, batch[key][row])
-    return {key: torch.from_numpy(array.reshape(*array.shape[:2], *size)) for key, array in batch.items()}
+                device = whole.device if on_device else "cpu"
+                batch[key] = torch.zeros((len(rngs), len(whole), *box), dtype=kind, device=device)
+            _copy_box(whole, corner, batch[key][row] if on_device else batch[key][row].numpy())
+    return {key: tensor.reshape(*tensor.shape[:2], *size) for key, tensor in batch.items()}
 
 
 def _draw_corner(
@@ -66,7 +70,7 @@ def _draw_corner(
     return placed
 
 
-def _copy_box(array: NDArray[Any], corner: NDArray[Any], patch: NDArray[Any]) -> None:
+def _copy_box(array: Any, corner: NDArray[Any], patch: Any) -> None:
     low, high = np.maximum(corner, 0), np.minimum(corner + patch.shape[1:], array.shape[1:])
     inside = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
     placed = (slice(None), *(slice(a, b) for a, b in zip(low - corner, high - corner, strict=True)))

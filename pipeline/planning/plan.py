@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # Of a training without a time budget.
 DEFAULT_STEPS, DEFAULT_STEPS_CUDA = 1200, 12_000
+# Of a GPU's memory, for prepared scans beside a step.
+RESIDENT_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     reason = normalization_reason(normalization, index.channels, facts)
     pick.made.append(Choice("data.normalization", normalization, reason))
     precision = pick("precision", recipe.precision, lambda: _precision(hardware))
-    shape = median_shape(facts, orientation, spacing)[:axes]
+    whole = median_shape(facts, orientation, spacing)
+    shape = whole[:axes]
     planner = SizePlanner(
         recipe, shape, spacing, len(index.channels), recipe.segments or len(index.labels), precision, hardware
     )
@@ -104,7 +108,9 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     if recipe.time_budget is None:  # Else the machine's pace decides, once everything else is decided.
         steps = pick("max_steps", steps, lambda: _steps(hardware))
         layout = pick("network.memory_format", layout, lambda: ("contiguous", "with time_budget, what is faster here"))
-    workers = pick("data.workers", data.workers, lambda: _workers(hardware))
+    prepared_bytes = len(facts) * math.prod(whole) * (4 * len(index.channels) + 1)
+    resident = pick("data.resident", data.resident, lambda: _resident(hardware, prepared_bytes, data.workers))
+    workers = pick("data.workers", data.workers, lambda: _workers(hardware, resident))
     flips = pick(
         "augmentation.flip_axes", recipe.augmentation.flip_axes, lambda: _flips(index.labels.values(), orientation)
     )
@@ -115,7 +121,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "layout": recipe.layout.model_copy(update={"name": index.dataset.layout}),
             "precision": precision,
             "max_steps": steps,
-            "data": data.model_copy(update=grid | sizes.of_data | {"workers": workers}),
+            "data": data.model_copy(update=grid | sizes.of_data | {"workers": workers, "resident": resident}),
             "network": recipe.network.model_copy(update=sizes.of_network | {"memory_format": layout}),
             "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),
         }
@@ -170,7 +176,19 @@ def _steps(hardware: Hardware) -> tuple[int, str]:
     return DEFAULT_STEPS, "a quarter of an hour of two cores; with time_budget as many as fit into it"
 
 
-def _workers(hardware: Hardware) -> tuple[int, str]:
+def _resident(hardware: Hardware, prepared_bytes: int, workers: Any) -> tuple[bool, str]:
+    if not hardware.is_cuda:
+        return False, "on a CPU, all memory is the machine's"
+    if workers not in ("auto", 0):
+        return False, "workers make the batches, as the recipe says"
+    if hardware.memory_bytes is None or prepared_bytes > RESIDENT_SHARE * hardware.memory_bytes:
+        return False, "workers make the batches, since the scans would take much of the GPU's memory"
+    return True, f"all scans take {prepared_bytes / 2**20:.0f} MB of the GPU's memory, where batches are made of them"
+
+
+def _workers(hardware: Hardware, resident: bool) -> tuple[int, str]:
+    if resident:
+        return 0, "batches are made in the device's memory"
     if hardware.is_cuda:
         return min(8, hardware.cores - 1), f"{hardware.cores} cores prepare batches while the GPU computes"
     return 0, "on a CPU, workers would take the cores that the network needs"

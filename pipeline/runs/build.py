@@ -12,6 +12,7 @@ from pipeline.data.augmentation import Augmentation, Strength
 from pipeline.data.cache import Cache
 from pipeline.data.loaders import StepBatches, Stream
 from pipeline.data.normalization import IntensityRange
+from pipeline.data.resident import Resident
 from pipeline.data.transforms import Grid
 from pipeline.engines.averaging import WeightAverage
 from pipeline.engines.course import Course
@@ -193,7 +194,8 @@ def build_batches(recipe: Recipe, split: Split, cache: Cache) -> StepBatches:
     if split.unlabelled and _looks_at_unlabelled(recipe):
         streams["unlabelled"] = Stream(split.unlabelled, resolved(data.unlabelled_batch_size), 2)
     augmentation = Augmentation(Strength(**recipe.augmentation.model_dump()), resolved(data.spacing_mm))
-    return StepBatches(streams, cache.get, resolved(data.patch_size), augmentation, recipe.seed)
+    read = Resident(cache.get, recipe.device).get if resolved(data.resident) else cache.get
+    return StepBatches(streams, read, resolved(data.patch_size), augmentation, recipe.seed)
 
 
 def build_predictor(recipe: Recipe, task: Task, network: torch.nn.Module) -> Predictor:

@@ -105,7 +105,7 @@ def with_steps_of(run: Path, recipe: Recipe) -> Recipe:
 
 
 def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
-    """Return a recipe that leaves open what was chosen by timing with what the run has: anew, it might be another."""
+    """Return a recipe that leaves open what the machine decides with what the run has: anew, it might be another."""
     own, network, known = config.read(run / CONFIG), recipe.network, dict[str, Any]()
     if own["network"]["name"] == network.name and network.options.get("channels", "auto") == "auto":
         planned = {key: value for key, value in own["network"]["options"].items() if key == "channels"}
@@ -113,7 +113,9 @@ def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
     if network.memory_format == "auto":
         known["memory_format"] = own["network"].get("memory_format", "contiguous")
     precision = own["precision"] if recipe.precision == "auto" else recipe.precision
-    return recipe.model_copy(update={"network": network.model_copy(update=known), "precision": precision})
+    resident = own["data"].get("resident", False) if recipe.data.resident == "auto" else recipe.data.resident
+    data = recipe.data.model_copy(update={"resident": resident})
+    return recipe.model_copy(update={"network": network.model_copy(update=known), "precision": precision, "data": data})
 
 
 def _covers(name: str, key: str) -> bool:

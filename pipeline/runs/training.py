@@ -246,7 +246,8 @@ class _Training:
             note("/dev/shm is too full for workers; batches are prepared without them, which gives the same result")
             workers = 0
         steps = takewhile(lambda step: step < course.last, count(self.done))
-        return StepLoader(batches, steps, workers, pin_memory=self.recipe.device != "cpu")
+        travels = self.recipe.device != "cpu" and not build.resolved(self.recipe.data.resident)
+        return StepLoader(batches, steps, workers, pin_memory=travels)
 
     def _validation_is_due(self) -> bool:
         """Tell whether the step that is done was to be validated, and a signal came in between."""
