@@ -8,7 +8,8 @@ A U-Net of 32 to 256 features with deep supervision, patches of 40 x 56 x 40, se
 noise, blur, brightness, contrast, low resolution, gamma and mirroring. nnU-Net runs its own plan, trainer and loader as
 installed; MONAI's is `SupervisedTrainer` with `CacheDataset`, DynUNet and DiceCE; ours is what `fewmask train` runs, in
 the precision and the memory format that it chooses for the machine. Each measurement is a process of its own, one after
-the other in turn; the first steps are not counted. Memory is the largest resident set of the training process.
+the other in turn; the first steps are not counted. Memory is the largest resident set of the training process, on CUDA
+what PyTorch has allocated there at most. There it also prints in what share of the time the GPU was busy with ours.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,8 +56,9 @@ if __name__ == "__main__":
         start = time.perf_counter()
         trainer.train_step(next(trainer.dataloader_train))
         times.append(time.perf_counter() - start)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print("RESULT " + json.dumps({"times": times[warm:], "memory_mb": kilobytes / 1000}), flush=True)
+    memory = torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else 0
+    memory = memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    print("RESULT " + json.dumps({"times": times[warm:], "memory_mb": memory}), flush=True)
     # Its loader's processes would go on, and keep the pipe open that is waited for.
     for child in multiprocessing.active_children():
         child.kill()
@@ -72,6 +75,7 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     from pipeline.data.check import Check
     from pipeline.data.layouts import read_dataset
     from pipeline.data.loaders import StepBatches, StepLoader, Stream
+    from pipeline.data.resident import Resident
     from pipeline.data.transforms import Grid
     from pipeline.engines.course import Course
     from pipeline.engines.devices import find_hardware
@@ -89,18 +93,16 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     list(cache.fill(index.dataset.cases))
     cases = tuple(case for case in index.dataset.cases if case.label)
     strength = Strength((0, 1, 2), 30, 0.3, 0.0, 0.3, 1.0, 0.25, 0.25, 1.0, 0.3)
-    batches = StepBatches(
-        {"labelled": Stream(cases, BATCH, 1)}, cache.get, PATCH, Augmentation(strength, (1.0, 1.0, 1.0)), 0
-    )
     hardware = find_hardware("auto")
+    read = Resident(cache.get, hardware.device).get if hardware.is_cuda else cache.get
+    batches = StepBatches({"labelled": Stream(cases, BATCH, 1)}, read, PATCH, Augmentation(strength, (1.0,) * 3), 0)
     network = NETWORKS.build("dynunet", {"channels": FEATURES}, spatial_dims=3, in_channels=1, out_channels=3)
     network.to(hardware.device)
     terms = [Term("dice", DiceLoss(), "labelled"), Term("ce", BalancedCELoss(), "labelled")]
     precision = getattr(torch, choose_precision(hardware))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=hardware.is_cuda)
     step = TrainingStep(network, Objective(terms), optimizer, Schedule(1e-3, 0.05), Course(10_000), precision, 12.0, 0)
-    workers = min(8, hardware.cores - 1) if hardware.is_cuda else 0
-    return step, iter(StepLoader(batches, range(10_000), workers, pin_memory=hardware.is_cuda))
+    return step, iter(StepLoader(batches, range(10_000), 0, pin_memory=False))
 
 
 def take_the_faster_format(step: TrainingStep, batches: Iterator[dict[str, dict[str, object]]]) -> None:
@@ -116,21 +118,35 @@ def take_the_faster_format(step: TrainingStep, batches: Iterator[dict[str, dict[
             mine.data = kept.data
 
 
-def measure_ours(folder: Path, store: Path, steps: int) -> list[float]:
+def measure_ours(folder: Path, store: Path, steps: int) -> dict[str, object]:
     """Time our steps, their batches included."""
-    from types import SimpleNamespace
+    import torch
+    from torch.profiler import ProfilerActivity, profile
 
     step, batches = batches_of_ours(folder, store)
     take_the_faster_format(step, batches)
-    times = []
-    for number in range(1, WARM + steps + 1):
-        start = time.perf_counter()
-        step(SimpleNamespace(state=SimpleNamespace(iteration=number)), next(batches))
-        times.append(time.perf_counter() - start)
-    return times[WARM:]
+
+    def run(numbers: range) -> list[float]:
+        times = []
+        for number in numbers:
+            start = time.perf_counter()
+            step(SimpleNamespace(state=SimpleNamespace(iteration=number)), next(batches))
+            times.append(time.perf_counter() - start)
+        return times
+
+    found: dict[str, object] = {"times": run(range(1, WARM + steps + 1))[WARM:]}
+    if torch.cuda.is_available():
+        step.settle()
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            start = time.perf_counter()
+            run(range(1, steps + 1))
+            step.settle()
+            passed = time.perf_counter() - start
+        found["busy"] = sum(event.self_device_time_total for event in profiler.key_averages()) / 1e6 / passed
+    return found
 
 
-def measure_monai(folder: Path, steps: int) -> list[float]:
+def measure_monai(folder: Path, steps: int) -> dict[str, object]:
     """Time the iterations of MONAI's trainer."""
     import torch
     from ignite.engine import Events
@@ -206,14 +222,17 @@ def measure_monai(folder: Path, steps: int) -> list[float]:
     trainer.add_event_handler(Events.STARTED, lambda: before.__setitem__(0, time.perf_counter()))
     trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
     trainer.run()
-    return times[WARM:]
+    return {"times": times[WARM:]}
 
 
 def run_one(variant: str, folder: Path, store: Path, steps: int) -> None:
     """Measure one of ours or MONAI's in this process, and print it."""
-    times = measure_ours(folder, store, steps) if variant == "ours" else measure_monai(folder, steps)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print("RESULT " + json.dumps({"times": times, "memory_mb": kilobytes / 1000}), flush=True)
+    import torch
+
+    found = measure_ours(folder, store, steps) if variant == "ours" else measure_monai(folder, steps)
+    memory = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else 0
+    memory = memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    print("RESULT " + json.dumps(found | {"memory_mb": memory}), flush=True)
 
 
 def prepare_nnunet(python: Path, source: Path, work: Path) -> dict[str, str]:
@@ -299,6 +318,8 @@ def show(found: dict[str, list[dict[str, object]]]) -> None:
             f"| {name} | {seconds[name]:.2f} | {1 / seconds[name]:.3f} | {seconds[name] / seconds['ours']:.2f} "
             f"| {min(spread):.2f}–{max(spread):.2f} s | {memory:.0f} MB |"
         )
+    if busy := [float(one["busy"]) for one in found["ours"] if "busy" in one]:
+        print(f"\nThe GPU was busy with ours for {statistics.median(busy):.0%} of the time.")
 
 
 if __name__ == "__main__":
