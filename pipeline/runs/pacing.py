@@ -22,8 +22,8 @@ TRIAL_SHARE = 0.02
 WARM_STEPS, TIMED_STEPS = 2, 3
 # Another memory format is taken where a step takes this share of the time at most.
 FASTER = 0.95
-# A wider network learns more from a step, which takes it up to four times as long: it is for trainings that leave it this
-# many, with which it has been compared.
+# A wider network learns more from a step, which takes it up to four times as long: it is for trainings that leave it
+# this many, with which it has been compared.
 WIDE_STEPS, TIMES_LONGER = 1200, 4
 
 
