@@ -25,9 +25,10 @@ from runs_fixtures import (
 from scipy.spatial.transform import Rotation
 
 from pipeline import runs
+from pipeline.data.loaders import StepLoader
 from pipeline.errors import UserError
 from pipeline.planning.hardware import Hardware
-from pipeline.runs import models
+from pipeline.runs import models, training
 
 ENDS = ("", ".sha256")
 SUPERVISED = [{"loss": "dice"}]
@@ -132,6 +133,25 @@ def test_scans_that_stay_in_the_devices_memory_do_not_change_a_run(folder, datas
     other = train(folder, dataset, "resident", "data.resident=true")
     assert (other / "history.csv").read_bytes() == (trained / "history.csv").read_bytes()
     assert yaml.safe_load((other / "config.yaml").read_text())["data"]["resident"] is True
+
+
+def test_resumed_run_on_resident_scans_does_without_the_workers_that_it_is_given(
+    dataset, mortal, uninterrupted, tmp_path, monkeypatch
+):
+    from pipeline.losses import LOSSES
+
+    changes, asked = with_mortal(mortal), []
+    monkeypatch.setattr(LOSSES["mortal"], "calls", 0)
+    monkeypatch.setenv("DIE", "raise 4")
+    with pytest.raises(LOSSES["mortal"].stop):
+        train(tmp_path, dataset, "stopped", "data.resident=true", **changes)
+    monkeypatch.delenv("DIE")
+    monkeypatch.setattr(
+        training, "StepLoader", lambda *given, **more: asked.append(given[2]) or StepLoader(*given, **more)
+    )
+    run = train(tmp_path, dataset, "stopped", "data.workers=2", resume=True, **changes)
+    assert asked == [0]
+    assert (run / "history.csv").read_bytes() == (uninterrupted / "history.csv").read_bytes()
 
 
 @pytest.mark.usefixtures("late")

@@ -72,7 +72,7 @@ class Outcome:
 
     def send(self) -> None:
         """Have the numbers brought to the host, without waiting for them."""
-        if self.late and self._numbers:
+        if self._numbers:
             self._sent = torch.stack([number.float() for number in self._numbers]).to("cpu", non_blocking=True)
             if self.device.type == "cuda":
                 self._event = torch.Event(self.device)

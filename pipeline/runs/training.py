@@ -241,13 +241,14 @@ class _Training:
         return self.batches
 
     def _loader(self, batches: StepBatches) -> StepLoader:
-        workers, course = build.resolved(self.recipe.data.workers), self.step.course
+        resident, course = build.resolved(self.recipe.data.resident), self.step.course
+        # A resumed run may be given workers, which cannot share the device.
+        workers = 0 if resident else build.resolved(self.recipe.data.workers)
         if self.done < course.last and not fits_shared_memory(batches, self.done, workers):
             note("/dev/shm is too full for workers; batches are prepared without them, which gives the same result")
             workers = 0
         steps = takewhile(lambda step: step < course.last, count(self.done))
-        travels = self.recipe.device != "cpu" and not build.resolved(self.recipe.data.resident)
-        return StepLoader(batches, steps, workers, pin_memory=travels)
+        return StepLoader(batches, steps, workers, pin_memory=self.recipe.device != "cpu" and not resident)
 
     def _validation_is_due(self) -> bool:
         """Tell whether the step that is done was to be validated, and a signal came in between."""
