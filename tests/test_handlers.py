@@ -83,7 +83,8 @@ def test_history_has_no_row_of_a_step_that_is_not_known_yet(tmp_path):
     history = History(CsvLog(tmp_path / "history.csv", ["step", "loss"], 0))
     late = [StepOutput(0), StepOutput(1, {"loss": 0.5}), StepOutput(2, {"loss": 0.25})]
     run(3, history, step=lambda engine, batch: late[batch])
-    history.append(StepOutput(3, {"loss": 0.125}))
+    for _ in range(2):  # A checkpoint was first to ask.
+        history.append(StepOutput(3, {"loss": 0.125}))
     rows = rows_of(tmp_path / "history.csv")
     assert [(row["step"], row["loss"]) for row in rows] == [("1", "0.5"), ("2", "0.25"), ("3", "0.125")]
 

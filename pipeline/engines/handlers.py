@@ -93,15 +93,16 @@ class History:
     """Logs one row a step: the step, the total, and each term before its weight."""
 
     def __init__(self, log: CsvLog) -> None:
-        self.log = log
+        self.log, self.last = log, 0
 
     def attach(self, engine: Engine) -> None:
         """Append a row at each completed iteration."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.append(engine.state.output))
 
     def append(self, output: StepOutput) -> None:
-        """Log a step; one without numbers is not known yet."""
-        if output:
+        """Log a step, once; one without numbers is not known yet."""
+        if output and output.step != self.last:
+            self.last = output.step
             self.log.append({"step": output.step} | output)
 
 

@@ -134,13 +134,12 @@ class TrainingStep:
         return output
 
     def settle(self) -> StepOutput:
-        """Wait for a step that is under way; return its numbers, or nothing where there is none.
+        """Wait for a step that is under way; return its numbers, as the next step will, or nothing where there is none.
 
         Raises:
             UserError: As the step itself.
         """
-        outcome, self._under_way = self._under_way, None
-        return outcome.read() if outcome else StepOutput(0)
+        return self._under_way.read() if self._under_way else StepOutput(0)
 
     @property
     def is_busy(self) -> bool:
@@ -196,6 +195,7 @@ class TrainingStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
+        self._under_way = None
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:
