@@ -124,11 +124,11 @@ def dynunet(
         spatial_dims: 2 or 3.
         in_channels: Image channels.
         out_channels: Classes, background included.
-        channels: Features of each level.
+        channels: Features of each level, three or more.
         strides: How each step down shrinks each axis, one step less than levels; by default by 2. A patch must be
             divisible by their product.
         kernels: Size of each level's convolutions; by default 3.
-        deep_supervision: Whether coarser levels are trained too; needs four levels or more.
+        deep_supervision: Whether the levels between first and last are trained too, each half as much as the one above.
         residual: Whether blocks are residual.
     """
     levels = _levels(spatial_dims, channels, strides, kernels, deep_supervision)
@@ -180,13 +180,13 @@ def resenc(
         spatial_dims: 2 or 3.
         in_channels: Image channels.
         out_channels: Classes, background included.
-        channels: Features of each level.
+        channels: Features of each level, three or more.
         strides: How each step down shrinks each axis, one step less than levels; by default by 2. A patch must be
             divisible by their product.
         kernels: Size of each level's convolutions; by default 3.
         blocks: Residual blocks of each level on the way down, of two convolutions each. What is beyond the levels has
             no effect, and further levels have as many as the last.
-        deep_supervision: Whether coarser levels are trained too; needs four levels or more.
+        deep_supervision: Whether the levels between first and last are trained too, each half as much as the one above.
     """
     if not blocks or min(blocks) < 1:
         raise ValueError("expected one block or more for each level")
