@@ -36,6 +36,11 @@ class Network(Section):
 
     name: str = Field(default="unet", description="a registered network; `fewmask components` lists them")
     options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the network's own options")
+    members: Auto | Count = Field(
+        default=1,
+        description="the number of networks that learn in turns and answer together, or auto: 1, or with time_budget "
+        "as many as it has time for",
+    )
     memory_format: Auto | Literal["contiguous", "channels_last"] = Field(
         default="auto",
         description="contiguous, channels_last, or auto: with time_budget the faster one, as is timed, else contiguous",
@@ -266,6 +271,13 @@ class Recipe(Section):
     def _is_all_that_counts(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("max_steps", "auto") != "auto":
             raise ValueError("expected null, since max_steps is given")
+        return value
+
+    @field_validator("network")
+    @classmethod
+    def _agrees_on_the_classes(cls, value: Network, info: ValidationInfo) -> Network:
+        if value.members not in ("auto", 1) and info.data.get("segments") is not None:
+            raise ValueError("expected 1 for members, since each network numbers segments in its own way")
         return value
 
     @field_validator("objective")

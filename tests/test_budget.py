@@ -17,7 +17,7 @@ from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import UserError
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.objective import Objective, Term
-from pipeline.planning.plan import make_plan
+from pipeline.planning.plan import DEFAULT_STEPS, DEFAULT_STEPS_CUDA, make_plan
 from pipeline.runs import pacing
 from pipeline.runs.budget import AIM, Budget, Pace, seconds_of, time_steps
 
@@ -153,9 +153,9 @@ class Trial:
         return self.seconds[key]
 
 
-def chosen(tmp_path, seconds, budget_s, channels="auto", memory_format="auto", hardware=CPU):
-    """Return the memory format and width that are chosen, and what was timed on the way."""
-    network = {"name": "dynunet", "options": {"channels": channels}, "memory_format": memory_format}
+def chosen_recipe(tmp_path, seconds, budget_s, channels="auto", memory_format="auto", hardware=CPU, **more):
+    """Return the recipe that is chosen, and what was timed on the way."""
+    network = {"name": "dynunet", "options": {"channels": channels}, "memory_format": memory_format, **more}
     plan = make_plan(recipe(network=network, time_budget="1h"), MANY, hardware)
     first = Trial(pacing.to_begin_with(plan.recipe), seconds)
 
@@ -167,7 +167,13 @@ def chosen(tmp_path, seconds, budget_s, channels="auto", memory_format="auto", h
     found, step_s = pacing.choose(first, plan, budget(tmp_path, budget_s)[0], make)
     network = found.recipe.network
     assert step_s == seconds[network.memory_format, network.options["channels"][0]]
-    return network.memory_format, network.options["channels"][0], first.timed
+    return found.recipe, first.timed
+
+
+def chosen(*args, **kwargs):
+    """Return the memory format and width that are chosen, and what was timed on the way."""
+    found, timed = chosen_recipe(*args, **kwargs)
+    return found.network.memory_format, found.network.options["channels"][0], timed
 
 
 ROOMY = replace(CPU, memory_bytes=2**36)
@@ -207,6 +213,46 @@ def test_network_is_wider_where_that_leaves_steps_enough(tmp_path, steps, expect
 def test_network_is_not_wider_than_the_memory(tmp_path):
     poor = replace(CPU, memory_bytes=2**29)
     assert chosen(tmp_path, {PLAIN: 1.0, LAST: 2.0}, 10**6, hardware=poor)[:2] == PLAIN
+
+
+@pytest.mark.parametrize(("shares", "expected"), [(0.9, 1), (1.9, 1), (2.1, 2), (3.1, 3), (99, 3)])
+@pytest.mark.parametrize(("hardware", "steps"), [(CPU, DEFAULT_STEPS), (GPU, DEFAULT_STEPS_CUDA)])
+def test_each_network_of_an_ensemble_has_the_steps_of_a_training_without_a_budget(
+    tmp_path, shares, expected, hardware, steps
+):
+    hardware = replace(hardware, memory_bytes=2**36)
+    options = {"channels": [8, 8, 8], "memory_format": "contiguous", "members": "auto", "hardware": hardware}
+    found, timed = chosen_recipe(tmp_path, {("contiguous", 8): 1.0}, shares * steps / AIM, **options)
+    assert (found.network.members, timed) == (expected, [("contiguous", 8)])
+
+
+def test_members_that_are_given_stay_and_segments_have_one(tmp_path):
+    assert chosen_recipe(tmp_path, {PLAIN: 1.0, LAST: 2.0}, 10**3, members=2)[0].network.members == 2
+    network = {"name": "dynunet", "members": "auto"}
+    assert make_plan(recipe(network=network, time_budget="2d"), MANY, ROOMY).most_members == 3
+    assert make_plan(recipe(network=network), MANY, ROOMY).most_members == 1
+    assert make_plan(recipe(["all"], network=network, time_budget="2d", segments=3), MANY, ROOMY).most_members == 1
+
+
+@pytest.mark.parametrize(("members", "most"), [("auto", 3), (1, 1), (2, 2)])
+def test_network_is_wider_where_that_leaves_each_network_steps_enough(tmp_path, members, most):
+    seconds = {PLAIN: 1.0, LAST: 2.0, WIDE: 4.0}
+    enough = most * 4.0 * pacing.WIDE_STEPS / AIM
+    for share, width in ((1.01, 32), (0.99, 16)):
+        found = chosen_recipe(tmp_path, seconds, share * enough, hardware=ROOMY, members=members)[0].network
+        assert found.options["channels"][0] == width
+        assert found.members == most
+
+
+def test_an_ensemble_is_not_larger_than_the_memory():
+    def plan(memory_bytes, members, **more):
+        network = {"name": "dynunet", "options": {"channels": [8, 16, 32]}, "members": members}
+        return make_plan(recipe(network=network, **more), MANY, replace(CPU, memory_bytes=memory_bytes))
+
+    two = plan(2**36, 2).memory_bytes
+    assert plan(2**36, 1).memory_bytes < two < plan(2**36, 3).memory_bytes
+    # A step may take half of a CPU's memory.
+    assert [plan(2 * two + more, "auto", time_budget="2d").most_members for more in (0, -2)] == [2, 1]
 
 
 def test_network_is_not_wider_than_on_a_gpu_and_only_for_a_budget():

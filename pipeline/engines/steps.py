@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.data.annotation import decode
+from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.engines.outcome import Outcome, StepOutput
 from pipeline.interruption import window
 
@@ -120,6 +121,8 @@ class TrainingStep:
         for group in self.optimizer.param_groups:
             # A warm-up that began at 0 would waste the first step.
             group["lr"] = self.schedule(max(progress, self.course.share_done(1)))
+        if isinstance(self.network, DeepEnsemble):
+            self.network.turn = step
         self.network.train()
         outcome = Outcome(step, batches, self._device)
         for n, objective in enumerate(self.objective.parts() if self.alternate else (self.objective,)):

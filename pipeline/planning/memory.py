@@ -29,6 +29,7 @@ def training_bytes(
     precision: torch.dtype,
     *,
     recompute: bool = False,
+    members: int = 1,
 ) -> int:
     """Return the bytes that a training step holds at its peak, beside the program and its libraries.
 
@@ -42,6 +43,7 @@ def training_bytes(
         classes: Channels of the logits.
         precision: Of the network's arithmetic.
         recompute: Whether blocks keep their inputs alone; then the features of the largest block come on top.
+        members: So many networks are held, of which a step trains one.
     """
     with torch.device("meta"):
         network, images = build().train(), torch.empty(shape)
@@ -56,7 +58,7 @@ def training_bytes(
     weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
     sizes = kept.sizes(without=weights)
     maps = OBJECTIVE_MAPS * 4 * classes * images[:, :1].numel()
-    state = PARAMETER_BYTES * sum(parameter.numel() for parameter in parameters)
+    state = members * PARAMETER_BYTES * sum(parameter.numel() for parameter in parameters)
     return round(OVERHEAD * (state + sum(sizes) + 2 * max(sizes, default=0) + maps + 4 * images.numel()))
 
 

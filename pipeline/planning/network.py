@@ -50,6 +50,8 @@ REACH = {
 }
 # A patch is not made smaller than this for the sake of memory, nor a batch than this many samples before the patch.
 LEAST_SIDE, LEAST_SAMPLES = 32, 2
+# Networks of an ensemble at most: three gain what there is to gain, and each takes its time to predict with.
+MOST_MEMBERS = 3
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,7 @@ class SizePlanner:
         sizes = self._full
         while True:
             needed = self.memory_bytes(sizes)
-            fits = needed is None or needed <= (self.hardware.budget_bytes or 0)
-            smaller = None if fits else self._smaller(sizes)
+            smaller = None if self._fits(needed) else self._smaller(sizes)
             if smaller is None:
                 return sizes, needed
             sizes = smaller
@@ -179,7 +180,17 @@ class SizePlanner:
         whole = math.gcd(*labelled, *unlabelled)
         return next((parts for parts in range(sizes.accumulate + 1, whole + 1) if whole % parts == 0), None)
 
-    def memory_bytes(self, sizes: Sizes) -> int | None:
+    def most_members(self, sizes: Sizes) -> int:
+        """Return how many networks a time budget may train: those that are given, or a few where memory allows it."""
+        if self.recipe.network.members != "auto" or self.recipe.segments is not None:
+            return self._members
+        fitting = (n for n in range(MOST_MEMBERS, 1, -1) if self._fits(self.memory_bytes(sizes, n)))
+        return next(fitting, 1)
+
+    def _fits(self, needed: int | None) -> bool:
+        return needed is None or needed <= (self.hardware.budget_bytes or 0)
+
+    def memory_bytes(self, sizes: Sizes, members: int | None = None) -> int | None:
         """Return what a step is estimated to take; None where nobody asks, or the network will not be built so."""
         if self.hardware.memory_bytes is None:
             return None
@@ -194,7 +205,14 @@ class SizePlanner:
         at_once = -(-self._samples(sizes) // sizes.accumulate)
         shape = (at_once, self.channels, *sizes.patch_size)
         try:
-            return training_bytes(build, shape, self.classes, getattr(torch, self.precision), recompute=sizes.recompute)
+            return training_bytes(
+                build,
+                shape,
+                self.classes,
+                getattr(torch, self.precision),
+                recompute=sizes.recompute,
+                members=members or self._members,
+            )
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
             return None  # Building it in earnest says what is wrong.
 
@@ -238,6 +256,11 @@ class SizePlanner:
         for option, reason in why.items():
             if option in sizes.options:
                 yield f"network.options.{option}", sizes.options[option], reason
+
+    @property
+    def _members(self) -> int:
+        given = self.recipe.network.members
+        return 1 if given == "auto" else given
 
     def _samples(self, sizes: Sizes) -> int:
         if self.recipe.segments is not None:  # Every scan is unlabelled.

@@ -51,6 +51,7 @@ class Plan:
         shape: Of the median scan on the plan's grid.
         memory_bytes: What a training step is estimated to take; None where the machine's memory is not known.
         wider: The recipe with a wider network, where a time budget may have time for one; None where it may not.
+        most_members: Networks of an ensemble that a time budget trains if it has the time; without a budget 1.
     """
 
     recipe: Recipe
@@ -58,6 +59,7 @@ class Plan:
     shape: tuple[int, ...]
     memory_bytes: int | None
     wider: Recipe | None = None
+    most_members: int = 1
 
 
 def resolve(recipe: Recipe, index: Index, hardware: Hardware) -> Recipe:
@@ -104,16 +106,18 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     )
     sizes, memory_bytes = planner.choose()
     pick.made += [Choice(*choice) for choice in planner.reasons(sizes)]
-    steps, layout = recipe.max_steps, recipe.network.memory_format
+    steps, layout, members = recipe.max_steps, recipe.network.memory_format, recipe.network.members
     if recipe.time_budget is None:  # Else the machine's pace decides, once everything else is decided.
         steps = pick("max_steps", steps, lambda: _steps(hardware))
         layout = pick("network.memory_format", layout, lambda: ("contiguous", "with time_budget, what is faster here"))
+        members = pick("network.members", members, lambda: (1, "with time_budget, as many as it has time for"))
     prepared_bytes = len(facts) * math.prod(whole) * (4 * len(index.channels) + 1)
     resident = pick("data.resident", data.resident, lambda: _resident(hardware, prepared_bytes, data.workers))
     workers = pick("data.workers", data.workers, lambda: _workers(hardware, resident))
     flips = pick(
         "augmentation.flip_axes", recipe.augmentation.flip_axes, lambda: _flips(index.labels.values(), orientation)
     )
+    chosen = {"memory_format": layout, "members": members}
     grid = {"dimensions": axes, "orientation": orientation, "spacing_mm": spacing, "normalization": normalization}
     resolved = recipe.model_copy(
         update={
@@ -122,14 +126,15 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "precision": precision,
             "max_steps": steps,
             "data": data.model_copy(update=grid | sizes.of_data | {"workers": workers, "resident": resident}),
-            "network": recipe.network.model_copy(update=sizes.of_network | {"memory_format": layout}),
+            "network": recipe.network.model_copy(update=sizes.of_network | chosen),
             "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),
         }
     )
     wide = planner.wider(sizes) if recipe.time_budget is not None else None
     network = wide and resolved.network.model_copy(update=wide.of_network)
     wider = resolved.model_copy(update={"network": network}) if network else None
-    return Plan(resolved, tuple(pick.made), shape, memory_bytes, wider)
+    most_members = planner.most_members(wide or sizes) if recipe.time_budget is not None else 1
+    return Plan(resolved, tuple(pick.made), shape, memory_bytes, wider, most_members)
 
 
 def _dimensions(facts: Sequence[CaseFacts], *given: Any) -> tuple[int, str]:
@@ -170,10 +175,14 @@ def _precision(hardware: Hardware) -> tuple[str, str]:
     return precision, measured if hardware.bfloat16 else "this device has nothing faster"
 
 
+def default_steps(device: str) -> int:
+    """Return how many steps a training has on a device where nothing else is said."""
+    return DEFAULT_STEPS if device == "cpu" else DEFAULT_STEPS_CUDA
+
+
 def _steps(hardware: Hardware) -> tuple[int, str]:
-    if hardware.is_cuda:
-        return DEFAULT_STEPS_CUDA, "an hour or two of a GPU; with time_budget as many as fit into it"
-    return DEFAULT_STEPS, "a quarter of an hour of two cores; with time_budget as many as fit into it"
+    time = "an hour or two of a GPU" if hardware.is_cuda else "a quarter of an hour of two cores"
+    return default_steps(hardware.device), f"{time}; with time_budget as many as fit into it"
 
 
 def _resident(hardware: Hardware, prepared_bytes: int, workers: Any) -> tuple[bool, str]:

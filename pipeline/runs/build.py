@@ -16,6 +16,7 @@ from pipeline.data.resident import Resident
 from pipeline.data.transforms import Grid
 from pipeline.engines.averaging import WeightAverage
 from pipeline.engines.course import Course
+from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.engines.predictor import Predictor
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import Problem, UserError
@@ -31,25 +32,29 @@ if TYPE_CHECKING:
 
 
 def build_network(recipe: Recipe, task: Task) -> torch.nn.Module:
-    """Build the network on the recipe's device, its weights drawn from the recipe's seed.
+    """Build the network, or an ensemble of several, on the recipe's device, its weights drawn from the recipe's seed.
 
     Raises:
         UserError: The network refuses its options: each is of the right type, but they do not go together.
     """
     torch.manual_seed(recipe.seed)
-    name = recipe.network.name
+    name, members = recipe.network.name, resolved(recipe.network.members)
     try:
-        network: torch.nn.Module = NETWORKS.build(
-            name,
-            recipe.network.options,
-            spatial_dims=recipe.data.dimensions,
-            in_channels=len(task.channels),
-            out_channels=len(task.labels),
-        )
+        networks: list[torch.nn.Module] = [
+            NETWORKS.build(
+                name,
+                recipe.network.options,
+                spatial_dims=recipe.data.dimensions,
+                in_channels=len(task.channels),
+                out_channels=len(task.labels),
+            )
+            for _ in range(members)
+        ]
     except (ValueError, TypeError, RuntimeError, IndexError, AssertionError) as error:
         remedy = "`fewmask components` lists every network and its options"
         problem = Problem("network.options", "bad-network", f"{name} refuses them: {_first_line(error)}", remedy)
         raise UserError("The network cannot be built.", [problem]) from error
+    network = networks[0] if members == 1 else DeepEnsemble(networks)
     if recipe.network.memory_format == "channels_last":
         to_channels_last(network)
     return network.to(recipe.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from pipeline.planning.plan import default_steps
 from pipeline.runs.budget import BUDGET, Budget, seconds_of
 from pipeline.runs.checking import note
 from pipeline.runs.models import CONFIG
@@ -22,8 +23,8 @@ TRIAL_SHARE = 0.02
 WARM_STEPS, TIMED_STEPS = 2, 3
 # Another memory format is taken where a step takes this share of the time at most.
 FASTER = 0.95
-# A wider network learns more from a step, which takes it up to four times as long: it is for trainings that leave it
-# this many, with which it has been compared.
+# A wider network learns a little more from a step, which takes it up to four times as long: it is for trainings that
+# leave each network of the ensemble this many. Three narrow networks together are better than a wide one.
 WIDE_STEPS, TIMES_LONGER = 1200, 4
 
 
@@ -51,9 +52,10 @@ T = TypeVar("T", bound=Timed)
 
 def to_begin_with(recipe: Recipe) -> Recipe:
     """Fill in what a time budget leaves open until the machine is timed."""
-    steps = 1 if recipe.max_steps == "auto" else recipe.max_steps
-    order = "contiguous" if recipe.network.memory_format == "auto" else recipe.network.memory_format
-    return _with(recipe.model_copy(update={"max_steps": steps}), memory_format=order)
+    steps, network = 1 if recipe.max_steps == "auto" else recipe.max_steps, recipe.network
+    order = "contiguous" if network.memory_format == "auto" else network.memory_format
+    members = 1 if network.members == "auto" else network.members
+    return _with(recipe.model_copy(update={"max_steps": steps}), memory_format=order, members=members)
 
 
 def keep_to_time(training: T, plan: Plan, began: float, make: Callable[[Recipe], T]) -> T:
@@ -90,9 +92,10 @@ def keep_to_time(training: T, plan: Plan, began: float, make: Callable[[Recipe],
 
 def _choices(recipe: Recipe) -> str:
     """Say what was chosen by timing."""
-    channels = recipe.network.options.get("channels")
+    channels, members = recipe.network.options.get("channels"), recipe.network.members
     width = f", {channels[0]} features at full resolution" if channels else ""
-    return f"{width}, {recipe.network.memory_format.replace('_', ' ')} memory"
+    turns = f", {members} networks in turn" if members != 1 else ""
+    return f"{turns}{width}, {recipe.network.memory_format.replace('_', ' ')} memory"
 
 
 def choose(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -> tuple[T, float]:
@@ -110,12 +113,17 @@ def choose(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T])
         other_s = other.step_s(WARM_STEPS, TIMED_STEPS)
         if other_s <= FASTER * step_s:
             training, step_s = other, other_s
-    wide_s = TIMES_LONGER * step_s
-    if plan.wider and budget.left_s >= WIDE_STEPS * wide_s / 2 and _is_worth_a_trial(wide_s, budget):
+    wide_s, wide_steps = TIMES_LONGER * step_s, WIDE_STEPS * plan.most_members
+    if plan.wider and budget.left_s >= wide_steps * wide_s / 2 and _is_worth_a_trial(wide_s, budget):
         wide = make(_with(training.recipe, options=plan.wider.network.options))
         wide_s = wide.step_s(WARM_STEPS, TIMED_STEPS)
-        if budget.left_s >= WIDE_STEPS * wide_s:
+        if budget.left_s >= wide_steps * wide_s:
             training, step_s = wide, wide_s
+    if plan.recipe.network.members == "auto":
+        each_s = step_s * default_steps(training.recipe.device)
+        members = min(plan.most_members, int(budget.left_s / each_s))
+        if members > 1:
+            training = make(_with(training.recipe, members=members))
     return training, step_s
 
 

@@ -110,6 +110,8 @@ def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
     if own["network"]["name"] == network.name and network.options.get("channels", "auto") == "auto":
         planned = {key: value for key, value in own["network"]["options"].items() if key == "channels"}
         known["options"] = network.options | planned
+    if network.members == "auto":
+        known["members"] = own["network"].get("members", 1)
     if network.memory_format == "auto":
         known["memory_format"] = own["network"].get("memory_format", "contiguous")
     precision = own["precision"] if recipe.precision == "auto" else recipe.precision

@@ -1,0 +1,43 @@
+"""Several networks of one kind that learn in turns and answer together."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+
+class DeepEnsemble(nn.Module):
+    """Networks that differ in their first weights and in the batches they see.
+
+    In training it answers as the one member whose turn it is; the others get no gradient and stay as they are. So
+    a step takes as long as one of a single network, and N members share the steps of a training, whose learning rate
+    falls for all of them together. In evaluation it answers with the logarithm of the mean of the members'
+    probabilities. Lakshminarayanan, Pritzel, Blundell 2017 (arXiv 1612.01474).
+
+    Args:
+        members: Networks, image ``[B, C, …]`` in, logits ``[B, K, …]`` out.
+
+    Attributes:
+        turn: The step that is trained, counted from anywhere; it is the turn of member ``turn % N``.
+    """
+
+    def __init__(self, members: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.turn = 0
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return logits ``[B, K, …]``; in training whatever the member answers."""
+        if self.training:
+            answer: Tensor | tuple[Tensor, ...] = self.members[self.turn % len(self.members)](image)
+            return answer
+        each = torch.stack([member(image).log_softmax(dim=1, dtype=torch.float32) for member in self.members])
+        return each.logsumexp(dim=0) - math.log(len(self.members))
