@@ -11,9 +11,9 @@ grids; they choose nothing. Each training is told a budget and must finish its s
   its last checkpoint predicts with;
 - nnU-Net is its own planner, trainer (fold `all`) and prediction. Its steps are timed first, and its epochs are cut so
   that the learning rate reaches its end within the budget. Planning, preprocessing and prediction are not counted;
-- MONAI is its `SupervisedTrainer` with `CacheDataset`, DynUNet and `DiceCELoss`: our plan's patch, batch and network,
-  AdamW with the same learning rate, warm-up and decay as ours, timed and cut in the same way. Loading, caching and
-  prediction are not counted.
+- MONAI is its `SupervisedTrainer` with `CacheDataset`, DynUNet and `DiceCELoss` under deep supervision: our plan's
+  patch, batch and (one) network, AdamW with the same learning rate, warm-up and decay as ours, timed and cut in the
+  same way. Loading, caching and prediction are not counted.
 
 `--steps N` gives all three N steps instead of a time. What the file of `--json` holds is not run again, so the table
 can be gathered over days, each machine's in a file of its own; run nothing else meanwhile. The standard error is over
@@ -115,7 +115,7 @@ def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, step
     from ignite.engine import Events
     from monai.data import CacheDataset, DataLoader
     from monai.engines import SupervisedTrainer
-    from monai.losses import DiceCELoss
+    from monai.losses import DeepSupervisionLoss, DiceCELoss
     from monai.utils import set_determinism
 
     from pipeline import runs
@@ -136,7 +136,7 @@ def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, step
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.optimizer.learning_rate)
     schedule = Schedule(recipe.optimizer.learning_rate, recipe.optimizer.warmup)
     kept = {name: value.clone() for name, value in network.state_dict().items()}
-    loss = DiceCELoss(to_onehot_y=True, softmax=True)
+    loss = DeepSupervisionLoss(DiceCELoss(to_onehot_y=True, softmax=True))
     started, warm = time.perf_counter(), 5
 
     def trainer(epochs: int) -> SupervisedTrainer:

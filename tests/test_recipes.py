@@ -40,7 +40,7 @@ class TestEveryRecipe:
     def test_states_what_a_reader_wants_to_see(self, path):
         raw = config.read(path)
         assert {"seed", "max_steps", "device", "data", "network", "objective"} <= set(raw)
-        assert set(raw["network"]) == {"name", "options"}
+        assert {"name", "options"} <= set(raw["network"]) <= {"name", "options", "members"}
         for term in raw["objective"]:
             assert {"loss", "on", "weight"} <= set(term)
 
