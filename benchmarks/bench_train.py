@@ -80,7 +80,7 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     from pipeline.engines.course import Course
     from pipeline.engines.devices import find_hardware
     from pipeline.engines.steps import Schedule, TrainingStep
-    from pipeline.losses.balanced_ce import BalancedCELoss
+    from pipeline.losses.cross_entropy import CrossEntropyLoss
     from pipeline.losses.dice import DiceLoss
     from pipeline.losses.objective import Objective, Term
     from pipeline.networks import NETWORKS
@@ -98,7 +98,7 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     batches = StepBatches({"labelled": Stream(cases, BATCH, 1)}, read, PATCH, Augmentation(strength, (1.0,) * 3), 0)
     network = NETWORKS.build("dynunet", {"channels": FEATURES}, spatial_dims=3, in_channels=1, out_channels=3)
     network.to(hardware.device)
-    terms = [Term("dice", DiceLoss(), "labelled"), Term("ce", BalancedCELoss(), "labelled")]
+    terms = [Term("dice", DiceLoss(), "labelled"), Term("cross_entropy", CrossEntropyLoss(), "labelled")]
     precision = getattr(torch, choose_precision(hardware))
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=hardware.is_cuda)
     step = TrainingStep(network, Objective(terms), optimizer, Schedule(1e-3, 0.05), Course(10_000), precision, 12.0, 0)

@@ -13,6 +13,7 @@ from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
 from pipeline.planning.memory import training_bytes
+from pipeline.runs.budget import Budget, Pace
 from pipeline.runs.models import load_model
 
 
@@ -135,6 +136,23 @@ def test_a_run_of_an_ensemble_is_resumed_to_the_bit_and_predicts_with_all(datase
     mean = sum(softmax(logits) for logits in each) / 2
     # Logarithms are what is mirrored and brought to the scan's grid, so it is not the mean to the bit.
     assert abs(softmax(both) - mean).mean() < 0.5 * abs(softmax(each[0]) - mean).mean()
+
+
+def test_members_that_a_time_budget_chose_stay_when_the_run_goes_on_or_is_repeated(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.runs.training._Training.step_s", lambda *_: 1.0)
+    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1.0))
+    monkeypatch.setattr(Budget, "fit", lambda *_: (6, 3))
+    monkeypatch.setattr(Budget, "corrected", lambda *_: None)
+    recipe = write_recipe(tmp_path, dataset, **of("auto", max_steps="auto", time_budget="2h"))
+    run = tmp_path / "run"
+    runs.train(runs.read_recipe(recipe), run)
+    assert yaml.safe_load((run / "config.yaml").read_text())["network"]["members"] == 3
+    monkeypatch.setattr("pipeline.runs.pacing.default_steps", lambda _: 10**9)
+    runs.train(runs.read_recipe(recipe), run, resume=True)
+    runs.train(runs.read_recipe(run / "config.yaml"), tmp_path / "again")
+    assert_same_run(tmp_path / "again", run)
+    runs.train(runs.read_recipe(recipe), tmp_path / "short")
+    assert yaml.safe_load((tmp_path / "short" / "config.yaml").read_text())["network"]["members"] == 1
 
 
 def test_segments_are_not_for_an_ensemble(dataset, tmp_path):

@@ -59,7 +59,7 @@ class TrainingStep:
     only then looks at what that one has come to.
 
     Attributes:
-        network: Trained in place.
+        network: Trained in place; of an ensemble one member a step.
         objective: What it is trained on.
         optimizer: Over the network's parameters.
         schedule: Of the learning rate.
