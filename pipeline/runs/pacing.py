@@ -24,7 +24,7 @@ WARM_STEPS, TIMED_STEPS = 2, 3
 # Another memory format is taken where a step takes this share of the time at most.
 FASTER = 0.95
 # A wider network learns a little more from a step, which takes it up to four times as long: it is for trainings that
-# leave each network of the ensemble this many. Three narrow networks together are better than a wide one.
+# leave each network of the ensemble this many. Three narrow networks together were no worse than a wide one.
 WIDE_STEPS, TIMES_LONGER = 1200, 4
 
 
