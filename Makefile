@@ -7,7 +7,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	@rm -rf demo && start=$$(date +%s) && export PATH="$(BIN):$$PATH" PS4='$$ ' && set -ex \
 	&& fewmask phantom demo/data --labelled 8 --unlabelled 16 \
-	&& fewmask train configs/semisupervised.yaml dataset=demo/data max_steps=200 --output demo/run \
+	&& fewmask train configs/semisupervised.yaml dataset=demo/data max_steps=200 validate_every=50 --output demo/run \
 	&& fewmask validate demo/run \
 	&& fewmask predict demo/run demo/data/imagesTs --output demo/masks \
 	&& { set +x; } 2>/dev/null && printf '%s\n' "" "Done in $$(($$(date +%s) - start)) s. Look at:" \

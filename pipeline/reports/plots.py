@@ -60,7 +60,7 @@ def draw_training(path: Path, terms: Mapping[str, Points], dice: Points) -> None
     for n, (name, points) in enumerate(terms.items()):
         drawn = [point for point in thinned(points) if point[1] > 0]
         upper.plot(*zip(*drawn, strict=True), label=name, color=COLOURS[n % 7], lw=1.6) if drawn else None
-    upper.set(yscale="log", ylabel="loss, before weights")
+    upper.set(yscale="log", ylabel="loss, and its terms unweighted")
     if dice:
         lower.plot(*zip(*dice, strict=True), color=COLOURS[0], marker="o", ms=4, lw=1.6)
         lower.set_title(f"last {dice[-1][1]:.4f}, best {max(value for _, value in dice):.4f}", loc="right", fontsize=9)
