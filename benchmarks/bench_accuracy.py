@@ -133,8 +133,9 @@ def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, step
     files = [{"image": [str(path) for path in case.images], "label": str(case.label)} for case in cases]
     data = CacheDataset(files, monai_transforms(recipe), progress=False, num_workers=None)
     loader = DataLoader(data, batch_size=recipe.data.batch_size, shuffle=True, drop_last=True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.optimizer.learning_rate)
-    schedule = Schedule(recipe.optimizer.learning_rate, recipe.optimizer.warmup)
+    rate, decay = recipe.optimizer.learning_rate, recipe.optimizer.weight_decay
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
+    schedule = Schedule(rate, recipe.optimizer.warmup)
     kept = {name: value.clone() for name, value in network.state_dict().items()}
     loss = DeepSupervisionLoss(DiceCELoss(to_onehot_y=True, softmax=True))
     started, warm = time.perf_counter(), 5

@@ -207,7 +207,7 @@ def test_what_is_given_is_not_tried(tmp_path):
 )
 def test_network_is_wider_where_that_leaves_steps_enough(tmp_path, steps, expected):
     seconds = {PLAIN: 1.2, LAST: 1.0, WIDE_LAST: 4.0}
-    assert chosen(tmp_path, seconds, steps * 4.0 * pacing.WIDE_STEPS / AIM, hardware=ROOMY) == expected
+    assert chosen(tmp_path, seconds, steps * 4.0 * DEFAULT_STEPS * 2 / 3 / AIM, hardware=ROOMY) == expected
 
 
 def test_network_is_not_wider_than_the_memory(tmp_path):
@@ -217,12 +217,12 @@ def test_network_is_not_wider_than_the_memory(tmp_path):
 
 @pytest.mark.parametrize(("shares", "expected"), [(0.9, 1), (1.9, 1), (2.1, 2), (3.1, 3), (99, 3)])
 @pytest.mark.parametrize(("hardware", "steps"), [(CPU, DEFAULT_STEPS), (GPU, DEFAULT_STEPS_CUDA)])
-def test_each_network_of_an_ensemble_has_the_steps_of_a_training_without_a_budget(
+def test_each_network_of_an_ensemble_has_two_thirds_of_the_steps_of_a_training_without_a_budget(
     tmp_path, shares, expected, hardware, steps
 ):
     hardware = replace(hardware, memory_bytes=2**36)
     options = {"channels": [8, 8, 8], "memory_format": "contiguous", "members": "auto", "hardware": hardware}
-    found, timed = chosen_recipe(tmp_path, {("contiguous", 8): 1.0}, shares * steps / AIM, **options)
+    found, timed = chosen_recipe(tmp_path, {("contiguous", 8): 1.0}, shares * steps * 2 / 3 / AIM, **options)
     assert (found.network.members, timed) == (expected, [("contiguous", 8)])
 
 
@@ -234,14 +234,23 @@ def test_members_that_are_given_stay_and_segments_have_one(tmp_path):
     assert make_plan(recipe(["all"], network=network, time_budget="2d", segments=3), MANY, ROOMY).most_members == 1
 
 
-@pytest.mark.parametrize(("members", "most"), [("auto", 3), (1, 1), (2, 2)])
-def test_network_is_wider_where_that_leaves_each_network_steps_enough(tmp_path, members, most):
+@pytest.mark.parametrize(
+    ("members", "times", "expected"),
+    [
+        (1, 0.99, (16, 1)),
+        (1, 1.01, (32, 1)),
+        (2, 1.99, (16, 2)),
+        (2, 2.01, (32, 2)),
+        ("auto", 1.99, (16, 3)),
+        ("auto", 2.01, (32, 2)),
+        ("auto", 3.01, (32, 3)),
+    ],
+)
+def test_network_is_wider_where_two_of_them_have_steps_enough_or_the_only_one(tmp_path, members, times, expected):
     seconds = {PLAIN: 1.0, LAST: 2.0, WIDE: 4.0}
-    enough = most * 4.0 * pacing.WIDE_STEPS / AIM
-    for share, width in ((1.01, 32), (0.99, 16)):
-        found = chosen_recipe(tmp_path, seconds, share * enough, hardware=ROOMY, members=members)[0].network
-        assert found.options["channels"][0] == width
-        assert found.members == most
+    enough = 4.0 * DEFAULT_STEPS * 2 / 3 / AIM
+    network = chosen_recipe(tmp_path, seconds, times * enough, hardware=ROOMY, members=members)[0].network
+    assert (network.options["channels"][0], network.members) == expected
 
 
 def test_an_ensemble_is_not_larger_than_the_memory():

@@ -23,9 +23,11 @@ TRIAL_SHARE = 0.02
 WARM_STEPS, TIMED_STEPS = 2, 3
 # Another memory format is taken where a step takes this share of the time at most.
 FASTER = 0.95
-# A wider network learns a little more from a step, which takes it up to four times as long: it is for trainings that
-# leave each network of the ensemble this many. Three narrow networks together were no worse than a wide one.
-WIDE_STEPS, TIMES_LONGER = 1200, 4
+# Each network of an ensemble, and of a wide one, gets this share of the steps of a training without a budget at least.
+ENOUGH = 2 / 3
+# A wider network learns more from a step, which takes up to four times as long: it is for budgets that have time for
+# two of them, which together are no worse than three narrow ones.
+WIDE_MEMBERS, TIMES_LONGER = 2, 4
 
 
 class Timed(Protocol):
@@ -113,15 +115,15 @@ def choose(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T])
         other_s = other.step_s(WARM_STEPS, TIMED_STEPS)
         if other_s <= FASTER * step_s:
             training, step_s = other, other_s
-    wide_s, wide_steps = TIMES_LONGER * step_s, WIDE_STEPS * plan.most_members
+    enough = ENOUGH * default_steps(training.recipe.device)
+    wide_s, wide_steps = TIMES_LONGER * step_s, enough * min(WIDE_MEMBERS, plan.most_members)
     if plan.wider and budget.left_s >= wide_steps * wide_s / 2 and _is_worth_a_trial(wide_s, budget):
         wide = make(_with(training.recipe, options=plan.wider.network.options))
         wide_s = wide.step_s(WARM_STEPS, TIMED_STEPS)
         if budget.left_s >= wide_steps * wide_s:
             training, step_s = wide, wide_s
     if plan.recipe.network.members == "auto":
-        each_s = step_s * default_steps(training.recipe.device)
-        members = min(plan.most_members, int(budget.left_s / each_s))
+        members = min(plan.most_members, int(budget.left_s / (enough * step_s)))
         if members > 1:
             training = make(_with(training.recipe, members=members))
     return training, step_s
