@@ -207,7 +207,7 @@ def test_what_is_given_is_not_tried(tmp_path):
 )
 def test_network_is_wider_where_that_leaves_steps_enough(tmp_path, steps, expected):
     seconds = {PLAIN: 1.2, LAST: 1.0, WIDE_LAST: 4.0}
-    assert chosen(tmp_path, seconds, steps * 4.0 * DEFAULT_STEPS * 2 / 3 / AIM, hardware=ROOMY) == expected
+    assert chosen(tmp_path, seconds, steps * 4.0 * DEFAULT_STEPS * 3 / 4 / AIM, hardware=ROOMY) == expected
 
 
 def test_network_is_not_wider_than_the_memory(tmp_path):
@@ -217,12 +217,12 @@ def test_network_is_not_wider_than_the_memory(tmp_path):
 
 @pytest.mark.parametrize(("shares", "expected"), [(0.9, 1), (1.9, 1), (2.1, 2), (3.1, 3), (99, 3)])
 @pytest.mark.parametrize(("hardware", "steps"), [(CPU, DEFAULT_STEPS), (GPU, DEFAULT_STEPS_CUDA)])
-def test_each_network_of_an_ensemble_has_two_thirds_of_the_steps_of_a_training_without_a_budget(
+def test_each_network_of_an_ensemble_has_three_quarters_of_the_steps_of_a_training_without_a_budget(
     tmp_path, shares, expected, hardware, steps
 ):
     hardware = replace(hardware, memory_bytes=2**36)
     options = {"channels": [8, 8, 8], "memory_format": "contiguous", "members": "auto", "hardware": hardware}
-    found, timed = chosen_recipe(tmp_path, {("contiguous", 8): 1.0}, shares * steps * 2 / 3 / AIM, **options)
+    found, timed = chosen_recipe(tmp_path, {("contiguous", 8): 1.0}, shares * steps * 3 / 4 / AIM, **options)
     assert (found.network.members, timed) == (expected, [("contiguous", 8)])
 
 
@@ -248,7 +248,7 @@ def test_members_that_are_given_stay_and_segments_have_one(tmp_path):
 )
 def test_network_is_wider_where_two_of_them_have_steps_enough_or_the_only_one(tmp_path, members, times, expected):
     seconds = {PLAIN: 1.0, LAST: 2.0, WIDE: 4.0}
-    enough = 4.0 * DEFAULT_STEPS * 2 / 3 / AIM
+    enough = 4.0 * DEFAULT_STEPS * 3 / 4 / AIM
     network = chosen_recipe(tmp_path, seconds, times * enough, hardware=ROOMY, members=members)[0].network
     assert (network.options["channels"][0], network.members) == expected
 

@@ -24,7 +24,7 @@ WARM_STEPS, TIMED_STEPS = 2, 3
 # Another memory format is taken where a step takes this share of the time at most.
 FASTER = 0.95
 # Each network of an ensemble, and of a wide one, gets this share of the steps of a training without a budget at least.
-ENOUGH = 2 / 3
+ENOUGH = 3 / 4
 # A wider network learns more from a step, which takes up to four times as long: it is for budgets that have time for
 # two of them, which together are no worse than three narrow ones.
 WIDE_MEMBERS, TIMES_LONGER = 2, 4
