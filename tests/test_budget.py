@@ -11,7 +11,7 @@ from runs_fixtures import assert_same_run, make_phantom, state_of, write_recipe
 from test_plan import CPU, GPU, MANY, recipe
 from torch import nn
 
-from pipeline import runs
+from pipeline import cli, runs
 from pipeline.engines.course import Course
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import UserError
@@ -110,6 +110,28 @@ def test_corrections_that_are_written_down_count_after_a_kill_that_lost_the_chec
     for step in range(46, 80):
         clock.now += 50
         assert keeper.corrected(step, course) is None
+
+
+def test_a_run_that_was_asked_to_end_is_not_lengthened_again(tmp_path):
+    keeper, clock = budget(tmp_path)
+    course = Course(1000)
+    for step in range(1, 1000):
+        clock.now += 0.1
+        if step == 300:
+            keeper.give_up()
+            course.correct(step, 330)
+        assert keeper.corrected(step, course) is None
+    assert Budget.read(tmp_path, began=0.0).checks == 2
+
+
+def test_the_pace_is_not_judged_by_a_few_steps_after_a_resume(tmp_path):
+    keeper, clock = budget(tmp_path, spent_s=400.0, tail_s=0.0)
+    course, seen = Course(900), []
+    for step in range(299, 330):
+        clock.now += 100.0 if step == 300 else 1.0  # A validation.
+        if keeper.corrected(step, course) is not None:
+            seen.append(step)
+    assert seen == [309]
 
 
 def test_timing_steps_leaves_the_step_as_it_was():
@@ -306,6 +328,12 @@ def test_a_run_with_a_budget_is_repeated_by_its_own_recipe(dataset, scripted, tm
     assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)
 
 
+def test_the_recipe_of_a_run_can_be_given_another_time(dataset, scripted, tmp_path):
+    recipe = write_recipe(tmp_path, dataset, max_steps=6, corrections=[[2, 4]])
+    cli.train(recipe, output=tmp_path / "run", time_budget="1h")
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["max_steps"] == 9
+
+
 def test_a_run_with_a_budget_that_is_stopped_goes_on_as_it_was(dataset, scripted, tmp_path, monkeypatch):
     from pipeline.engines.steps import TrainingStep
 
@@ -396,6 +424,50 @@ def test_a_stop_file_lets_a_run_finish_its_schedule_soon(dataset, tmp_path, monk
     assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)
 
 
+def test_a_run_that_was_asked_to_end_and_is_killed_goes_on_to_that_end(dataset, tmp_path, monkeypatch):
+    from pipeline.engines.steps import TrainingStep
+
+    update = TrainingStep.__call__
+
+    def watched(self, engine, batches):
+        if engine.state.iteration == 20:
+            (tmp_path / "run" / "stop").touch()
+        if engine.state.iteration == 22:
+            raise KeyError("the plug")
+        return update(self, engine, batches)
+
+    recipe = write_recipe(tmp_path, dataset, max_steps=100, validate_every=50)
+    monkeypatch.setattr(TrainingStep, "__call__", watched)
+    with pytest.raises(KeyError, match="the plug"):
+        train(recipe, tmp_path / "run")
+    monkeypatch.setattr(TrainingStep, "__call__", update)
+    run = train(recipe, tmp_path / "run", resume=True)
+    assert state_of(run)["step"] == 22
+    assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)
+    assert train(recipe, run, resume=True) == run, "what is done is done"
+
+
+def test_a_run_with_corrections_to_come_can_be_asked_to_end(dataset, tmp_path):
+    recipe = write_recipe(tmp_path, dataset, max_steps=100, validate_every=50, corrections=[[40, 60]])
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "stop").touch()
+    train(recipe, run)
+    assert yaml.safe_load((run / "config.yaml").read_text())["corrections"] == [[1, 2]]
+
+
+def test_a_stopped_run_with_a_budget_stays_stopped(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.runs.training._Training.step_s", lambda *_: 1e-3)
+    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1e-3))
+    monkeypatch.setattr(Budget, "fit", lambda *_: (60, 60))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "stop").touch()
+    train(write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h"), run)
+    assert yaml.safe_load((run / "config.yaml").read_text())["corrections"] == [[1, 2]]
+    assert json.loads((run / "budget.json").read_text())["checks"] == 2
+
+
 def test_patience_ends_a_run_soon_after_validations_that_bring_nothing(dataset, tmp_path):
     # A network without a learning rate is never better than at its first validation.
     options = {"max_steps": 60, "validate_every": 4, "patience": 2, "optimizer": {"learning_rate": 1e-30}}
@@ -405,6 +477,8 @@ def test_patience_ends_a_run_soon_after_validations_that_bring_nothing(dataset, 
     summary = json.loads((run / "summary.json").read_text())
     assert "decided when the training ended" in summary["notes"][0]
     assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)
+    train(write_recipe(tmp_path, dataset, **options), run, resume=True)
+    assert state_of(run)["step"] == 13
 
 
 def test_patience_lets_a_run_that_gets_better_go_on(dataset, tmp_path, monkeypatch):

@@ -43,6 +43,12 @@ def test_a_correction_that_cannot_be_is_refused_and_nothing_changes(step, length
     assert course == Course(100)
 
 
+def test_a_correction_forgets_those_that_were_to_come():
+    course = Course(100, {20: 80, 60: 70})
+    course.correct(40, 44)
+    assert course == Course(100, {20: 80, 40: 44})
+
+
 def test_corrections_rise():
     with pytest.raises(ValueError, match="rising"):
         Course(100, {50: 90, 20: 80})

@@ -44,8 +44,9 @@ class Course:
         return [self.max_steps, *self.corrections.values()][-1]
 
     def correct(self, step: int, max_steps: int) -> None:
-        """Decide, after a step is done, that the training has another number of steps."""
-        self.corrections = Course(self.max_steps, {**self.corrections, step: max_steps}).corrections
+        """Decide, after a step is done, how many steps there are in all; decisions that were to come are forgotten."""
+        past = {when: steps for when, steps in self.corrections.items() if when < step}
+        self.corrections = Course(self.max_steps, {**past, step: max_steps}).corrections
 
     def share_done(self, steps: float) -> float:
         """Return the share of the training that so many steps are, in [0, 1]."""

@@ -41,6 +41,8 @@ WARM_STEPS, TIMED_STEPS, AT = 3, 8, 10**6
 # Shares of the steps after which the pace is looked at again, and the share of the budget that is worth a correction.
 CHECKS = (1 / 3, 2 / 3)
 WORTH = 0.01
+# Steps that the pace is judged by at least: among few, as after a resume, a validation would be most of the time.
+LEAST_SEEN = 10
 # Validations of the training may take this share of the time.
 VALIDATION_SHARE = 0.05
 FEWEST_STEPS = 20
@@ -172,6 +174,11 @@ class Budget:
         self.tail_s = pace.tail_s
         return steps, every
 
+    def give_up(self) -> None:
+        """Correct nothing any more: the run was asked to end before its time."""
+        self.checks = len(CHECKS)
+        self.write()
+
     def corrected(self, step: int, course: Course) -> int | None:
         """Look at the pace after a step, if it is time to; return another number of steps where that is worth it."""
         if self._since is None:
@@ -181,6 +188,8 @@ class Budget:
         if checks >= len(CHECKS) or course.share_done(step) < CHECKS[checks] or step >= course.last:
             return None
         since, then = self._since
+        if step - since < min(LEAST_SEEN, course.last // 6):
+            return None
         self._since, self.checks = (step, self.clock()), checks + 1
         step_s = (self.clock() - then) / (step - since)
         steps = max(step + 1, step + int((self.left_s - self.tail_s) / step_s))

@@ -90,18 +90,18 @@ def refuse_changes(run: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> No
 
 
 def with_steps_of(run: Path, recipe: Recipe) -> Recipe:
-    """Return a recipe with the number of steps that a run's own time budget has come to."""
-    if recipe.time_budget is None:
-        return recipe
-    if not (run / BUDGET).exists() or read_own(run, BUDGET)["seconds"] != seconds_of(recipe.time_budget):
-        message = f"is {recipe.time_budget}, and the run was not started with that"
-        problem = Problem("time_budget", "changed", message, "give the run's own, or start a new run")
-        raise UserError(f"{run} holds another run; nothing was resumed.", [problem])
-    own = config.read(run / CONFIG)
-    taken = {key: own[key] for key in ("max_steps", "validate_every")}
-    return recipe.model_copy(
-        update=taken | {"time_budget": None, "corrections": tuple(map(tuple, own.get("corrections", [])))}
-    )
+    """Return a recipe with the number of steps that a run has come to, by its time budget or by being asked to end."""
+    own, taken = config.read(run / CONFIG), dict[str, Any]()
+    if recipe.time_budget is not None:
+        if not (run / BUDGET).exists() or read_own(run, BUDGET)["seconds"] != seconds_of(recipe.time_budget):
+            message = f"is {recipe.time_budget}, and the run was not started with that"
+            problem = Problem("time_budget", "changed", message, "give the run's own, or start a new run")
+            raise UserError(f"{run} holds another run; nothing was resumed.", [problem])
+        taken = {key: own[key] for key in ("max_steps", "validate_every")} | {"time_budget": None}
+    ended_early = not (run / BUDGET).exists() and not recipe.corrections and recipe.max_steps == own["max_steps"]
+    if taken or ended_early:
+        taken["corrections"] = tuple(map(tuple, own.get("corrections", [])))
+    return recipe.model_copy(update=taken)
 
 
 def with_measured_of(run: Path, recipe: Recipe) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from itertools import count, takewhile
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -247,8 +247,8 @@ class _Training:
         if self.done < course.last and not fits_shared_memory(batches, self.done, workers):
             note("/dev/shm is too full for workers; batches are prepared without them, which gives the same result")
             workers = 0
-        steps = takewhile(lambda step: step < course.last, count(self.done))
-        return StepLoader(batches, steps, workers, pin_memory=self.recipe.device != "cpu" and not resident)
+        # Without end: a correction may come when workers, who are ahead, have reached what was the last step.
+        return StepLoader(batches, count(self.done), workers, pin_memory=self.recipe.device != "cpu" and not resident)
 
     def _validation_is_due(self) -> bool:
         """Tell whether the step that is done was to be validated, and a signal came in between."""
@@ -283,6 +283,8 @@ class _Training:
             self._finish_soon(step)
 
     def _finish_soon(self, step: int) -> None:
+        if self.budget:
+            self.budget.give_up()
         self._correct(step, min(self.step.course.last, step + max(1, round(FINISH * step))))
 
     def _correct(self, step: int, steps: int) -> None:
