@@ -117,6 +117,14 @@ def test_out_of_fold_scores_are_those_of_the_folds(crossed):
     assert "Out of fold" in (crossed / "out-of-fold" / "report.html").read_text()
 
 
+def test_best_checkpoints_are_scored_apart_and_said_to_flatter(crossed):
+    kept = {name: (crossed / name).read_bytes() for name in ("postprocessing.json", "out-of-fold/summary.json")}
+    scores = runs.validate(crossed, which="best")
+    assert scores.folder == crossed / "validation" / "best"
+    assert "chose this checkpoint" in scores.notes[1]
+    assert {name: (crossed / name).read_bytes() for name in kept} == kept
+
+
 def test_fold_is_the_run_that_its_own_recipe_makes(crossed, tmp_path):
     told = crossed / "fold-2" / "config.yaml"
     assert yaml.safe_load(told.read_text())["data"]["fold"] == [2, 2]

@@ -29,7 +29,7 @@ from pipeline.runs.budget import seconds_of
 from pipeline.runs.checking import note
 from pipeline.runs.models import CONFIG, FOLDS, INDEX, POSTPROCESSING, SPLIT, fold_folder, load_folds, read_own
 from pipeline.runs.planning import absolute, check_dataset_of
-from pipeline.runs.scoring import Scores, write_scores
+from pipeline.runs.scoring import Scores, notes_on, write_scores
 from pipeline.runs.training import train
 
 if TYPE_CHECKING:
@@ -171,9 +171,10 @@ def validate(
 def score_out_of_fold(
     run: Path, which: Which = "last", plugins: Sequence[Path] = (), tolerance_mm: float = TOLERANCE_MM
 ) -> Scores:
-    """Score every labelled case of a cross-validation, and choose the post-processing by them.
+    """Score every labelled case of a cross-validation, and choose the post-processing by the masks of ``last``.
 
-    The scores are those before post-processing, since that is chosen by the same cases.
+    The scores are those before post-processing, since that is chosen by the same cases. Those of ``best`` are apart, in
+    ``validation/best``: that checkpoint is another in each fold, chosen by the cases that are scored.
 
     Raises:
         UserError: A checkpoint of a fold or the dataset cannot be used.
@@ -197,14 +198,23 @@ def score_out_of_fold(
         pictures=True,
         watch=trial.add,
     )
+    step, notes = (
+        min(model.step for model in models),
+        (
+            f"Out of fold: each case was segmented by the one of {len(models)} networks that was not trained on its "
+            "patient.",
+            *notes_on(models[0].recipe, which),
+        ),
+    )
+    if which == "best":
+        return write_scores(run / "validation" / "best", run, scored, which, step, notes)
     kept = trial.kept()
     write_json(run / POSTPROCESSING, {"mendings": [asdict(mending) for mending in kept]})
-    notes = (
-        f"Out of fold: each case was segmented by the one of {len(models)} networks that was not trained on its "
-        "patient. Post-processing is chosen by these cases and is not in the figures.",
+    notes += (
+        "Post-processing is chosen by these cases and is not in the figures.",
         *(f"Post-processing of predictions: {truth.labels[m.label]}, {m} ({gain})." for m, gain in kept.items()),
     )
-    return write_scores(run / OUT_OF_FOLD, run, scored, which, min(model.step for model in models), notes)
+    return write_scores(run / OUT_OF_FOLD, run, scored, which, step, notes)
 
 
 def _candidates(cases: Sequence[Case], truth: Task) -> Iterator[Mending]:
