@@ -12,7 +12,7 @@ from pipeline.data.statistics import ChannelStatistics, Intensities
 from pipeline.data.transforms import Grid, case_transforms, scan_transforms
 from pipeline.errors import UserError
 from pipeline.planning.normalization import choose_normalization, is_like_ct
-from pipeline.planning.plan import resolve
+from pipeline.planning.plan import make_plan
 from pipeline.recipe import HounsfieldWindow, ZScore
 from pipeline.runs import build
 
@@ -69,11 +69,11 @@ def test_undeclared_ct_is_seen_by_its_air(low, expected):
 def test_a_plan_resolves_it_and_a_run_builds_it():
     scan = described((HU, ORGAN))
     named = index(scan)
-    plan = resolve(recipe(data={"normalization": ("ct",)}), named, CPU)
+    plan = make_plan(recipe(data={"normalization": ("ct",)}), named, CPU).recipe
     (window,) = plan.data.normalization
     assert build.build_ranges(plan) == (IntensityRange(window.low, window.high, window.mean, window.std),)
-    assert resolve(plan, named, CPU) == plan
-    assert build.build_ranges(resolve(recipe(), named, CPU)) == (None,)
+    assert make_plan(plan, named, CPU).recipe == plan
+    assert build.build_ranges(make_plan(recipe(), named, CPU).recipe) == (None,)
 
 
 def test_a_range_clips_and_scales_every_scan_alike():

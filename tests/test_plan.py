@@ -13,7 +13,14 @@ from pipeline.data.statistics import channel_statistics
 from pipeline.planning.hardware import Hardware
 from pipeline.planning.network import REACH
 from pipeline.planning.patch import choose_channels, choose_kernels, choose_patch, choose_strides, granularity
-from pipeline.planning.plan import DEFAULT_STEPS, DEFAULT_STEPS_CUDA, choose_flips, choose_precision, make_plan, resolve
+from pipeline.planning.plan import (
+    DEFAULT_STEPS,
+    DEFAULT_STEPS_CUDA,
+    choose_flips,
+    choose_precision,
+    make_plan,
+    prepared_bytes,
+)
 from pipeline.planning.spacing import choose_orientation, choose_spacing, median_shape
 from pipeline.recipe import Recipe, ZScore
 
@@ -41,6 +48,10 @@ def index(*scans, labels=("background", "organ")):
 def recipe(on=("labelled",), augmentation=None, data=None, **more):
     raw = {"dataset": Path("data"), "objective": tuple({"loss": "dice", "on": scans} for scans in on), **more}
     return Recipe.model_validate(raw | {"data": data or {}, "augmentation": augmentation or {}})
+
+
+def resolve(*arguments):
+    return make_plan(*arguments).recipe
 
 
 MANY = index(
@@ -145,6 +156,21 @@ def test_a_step_s_samples_are_shared_where_unlabelled_scans_take_part(on, hardwa
 def test_a_step_s_samples_are_all_unlabelled_where_there_are_segments_to_find():
     plan = resolve(recipe(on=("all",), data={"dimensions": 3}, segments=4), MANY, CPU)
     assert plan.data.unlabelled_batch_size == 4
+
+
+@pytest.mark.parametrize(("hardware", "each"), [(CPU, DEFAULT_STEPS), (GPU, DEFAULT_STEPS_CUDA)])
+@pytest.mark.parametrize("members", [1, 3])
+def test_each_network_that_is_given_has_the_steps_of_one(hardware, each, members):
+    network = {"name": "dynunet", "members": members}
+    assert resolve(recipe(network=network), MANY, hardware).max_steps == members * each
+    assert resolve(recipe(network=network, max_steps=7), MANY, hardware).max_steps == 7
+
+
+def test_prepared_slices_keep_their_number():
+    scans = index(facts((64, 48, 10), (1, 1, 5)))
+    assert prepared_bytes(scans, 2, (1.0, 1.0)) == 64 * 48 * 10 * 5
+    assert prepared_bytes(scans, 3, (1.0, 1.0, 5.0)) == 64 * 48 * 10 * 5
+    assert prepared_bytes(scans, 3, (1.0, 1.0, 1.0)) == 64 * 48 * 50 * 5
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from pipeline.errors import UserError
 from pipeline.losses import LOSSES
 from pipeline.networks import NETWORKS
 from pipeline.planning import doctor
-from pipeline.planning.doctor import cache_bytes, examine
-from pipeline.planning.plan import make_plan
+from pipeline.planning.doctor import examine
+from pipeline.planning.plan import make_plan, prepared_bytes
 from pipeline.strict_yaml import read_yaml, write_yaml
 
 SMALL = ("data.spacing_mm=[3, 3, 3]", "network.options.channels=[4, 8, 8]", "max_steps=1", "data.batch_size=1")
@@ -252,7 +252,8 @@ def test_size_of_the_cache_is_foretold(dataset, tmp_path):
     runs.train(made, tmp_path / "run")
     real = sum(path.stat().st_size for path in (tmp_path / "run" / "cache").glob("*.npz"))
     locations = 4 * 3 * 2000 * 8  # four scans, three classes
-    assert cache_bytes(prepared.plan, prepared.visible) == pytest.approx(real - locations, rel=0.2)
+    data = prepared.plan.recipe.data
+    assert prepared_bytes(prepared.visible, 3, data.spacing_mm) == pytest.approx(real - locations, rel=0.2)
 
 
 def test_tiny_recipe_of_the_other_tests_is_still_its_own_plan(dataset, tmp_path):

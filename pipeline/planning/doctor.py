@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import monai
 import torch
 
+from pipeline.planning.plan import prepared_bytes
+
 if TYPE_CHECKING:
     from pipeline.data.check import Index
     from pipeline.planning.hardware import Hardware
@@ -95,21 +97,10 @@ def _disk(folder: Path, plan: Plan | None, index: Index | None) -> Finding:
         return Finding("disk", has)
     if not os.access(place, os.W_OK):
         return Finding("disk", f"{place} cannot be written to", "a folder for the run", "name another --output")
-    needed = cache_bytes(plan, index)
+    data = plan.recipe.data
+    needed = prepared_bytes(index, int(data.dimensions), tuple(map(float, data.spacing_mm)))
     remedy = "make room, name a folder with data.cache=DIR, or set data.cache=off" if needed > free else ""
     return Finding("disk", has, f"about {size(needed)} for prepared scans", remedy)
-
-
-def cache_bytes(plan: Plan, index: Index) -> int:
-    """Return the size of all prepared scans: per voxel a float32 a channel and one byte of annotation."""
-    data = plan.recipe.data
-    voxel_mm = math.prod(map(float, data.spacing_mm))
-    voxels = 0.0
-    for facts in index.facts.values():
-        # Slices keep their own distance, which is about the largest of the three.
-        depth_mm = 1.0 if data.dimensions == 3 else max(facts.spacing_mm)
-        voxels += math.prod(facts.shape) * math.prod(facts.spacing_mm) / (voxel_mm * depth_mm)
-    return int(voxels * (4 * len(index.channels) + 1))
 
 
 def _shared_memory(plan: Plan | None, index: Index | None) -> Finding:

@@ -46,7 +46,7 @@ class Plan:
     """A recipe without any ``auto``, and why it is as it is.
 
     Attributes:
-        recipe: Ready to be trained.
+        recipe: Ready to be trained; with a time budget, but for what the machine's pace decides.
         choices: What was chosen, or was given where it might have been.
         shape: Of the median scan on the plan's grid.
         memory_bytes: What a training step is estimated to take; None where the machine's memory is not known.
@@ -60,11 +60,6 @@ class Plan:
     memory_bytes: int | None
     wider: Recipe | None = None
     most_members: int = 1
-
-
-def resolve(recipe: Recipe, index: Index, hardware: Hardware) -> Recipe:
-    """Return the recipe with a value for every ``auto``; what the user chose stays."""
-    return make_plan(recipe, index, hardware).recipe
 
 
 @dataclass
@@ -99,8 +94,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     reason = normalization_reason(normalization, index.channels, facts)
     pick.made.append(Choice("data.normalization", normalization, reason))
     precision = pick("precision", recipe.precision, lambda: _precision(hardware))
-    whole = median_shape(facts, orientation, spacing)
-    shape = whole[:axes]
+    shape = median_shape(facts, orientation, spacing)[:axes]
     planner = SizePlanner(
         recipe, shape, spacing, len(index.channels), recipe.segments or len(index.labels), precision, hardware
     )
@@ -108,11 +102,11 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     pick.made += [Choice(*choice) for choice in planner.reasons(sizes)]
     steps, layout, members = recipe.max_steps, recipe.network.memory_format, recipe.network.members
     if recipe.time_budget is None:  # Else the machine's pace decides, once everything else is decided.
-        steps = pick("max_steps", steps, lambda: _steps(hardware))
         layout = pick("network.memory_format", layout, lambda: ("contiguous", "with time_budget, what is faster here"))
         members = pick("network.members", members, lambda: (1, "with time_budget, as many as it has time for"))
-    prepared_bytes = len(facts) * math.prod(whole) * (4 * len(index.channels) + 1)
-    resident = pick("data.resident", data.resident, lambda: _resident(hardware, prepared_bytes, data.workers))
+        steps = pick("max_steps", steps, lambda: _steps(hardware, members))
+    kept_bytes = prepared_bytes(index, axes, spacing)
+    resident = pick("data.resident", data.resident, lambda: _resident(hardware, kept_bytes, data.workers))
     workers = pick("data.workers", data.workers, lambda: _workers(hardware, resident))
     flips = pick(
         "augmentation.flip_axes", recipe.augmentation.flip_axes, lambda: _flips(index.labels.values(), orientation)
@@ -180,19 +174,30 @@ def default_steps(device: str) -> int:
     return DEFAULT_STEPS if device == "cpu" else DEFAULT_STEPS_CUDA
 
 
-def _steps(hardware: Hardware) -> tuple[int, str]:
+def _steps(hardware: Hardware, members: int) -> tuple[int, str]:
     time = "an hour or two of a GPU" if hardware.is_cuda else "a quarter of an hour of two cores"
-    return default_steps(hardware.device), f"{time}; with time_budget as many as fit into it"
+    each = " for each network" if members > 1 else ""
+    return members * default_steps(hardware.device), f"{time}{each}; with time_budget as many as fit into it"
 
 
-def _resident(hardware: Hardware, prepared_bytes: int, workers: Any) -> tuple[bool, str]:
+def prepared_bytes(index: Index, dimensions: int, spacing_mm: tuple[float, ...]) -> int:
+    """Return the size of all prepared scans: per voxel a float32 a channel and one byte of annotation."""
+    voxels = 0.0
+    for facts in index.facts.values():
+        # Slices keep their own distance, which is about the largest of the three.
+        depth_mm = 1.0 if dimensions == 3 else max(facts.spacing_mm)
+        voxels += math.prod(facts.shape) * math.prod(facts.spacing_mm) / (math.prod(spacing_mm) * depth_mm)
+    return int(voxels * (4 * len(index.channels) + 1))
+
+
+def _resident(hardware: Hardware, kept_bytes: int, workers: Any) -> tuple[bool, str]:
     if not hardware.is_cuda:
         return False, "on a CPU, all memory is the machine's"
     if workers not in ("auto", 0):
         return False, "workers make the batches, as the recipe says"
-    if hardware.memory_bytes is None or prepared_bytes > RESIDENT_SHARE * hardware.memory_bytes:
+    if hardware.memory_bytes is None or kept_bytes > RESIDENT_SHARE * hardware.memory_bytes:
         return False, "workers make the batches, since the scans would take much of the GPU's memory"
-    return True, f"all scans take {prepared_bytes / 2**20:.0f} MB of the GPU's memory, where batches are made of them"
+    return True, f"all scans take {kept_bytes / 2**20:.0f} MB of the GPU's memory, where batches are made of them"
 
 
 def _workers(hardware: Hardware, resident: bool) -> tuple[int, str]:

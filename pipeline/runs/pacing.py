@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 # An alternative is timed where that takes this share of what is left of the budget at most.
 TRIAL_SHARE = 0.02
-WARM_STEPS, TIMED_STEPS = 2, 3
+TRIAL_WARM, TRIAL_TIMED = 2, 3
 # Another memory format is taken where a step takes this share of the time at most.
 FASTER = 0.95
-# Each network of an ensemble, and of a wide one, gets this share of the steps of a training without a budget at least.
+# Each network of an ensemble, and of a wide one, gets about this share of the steps of a training without a budget.
 ENOUGH = 3 / 4
 # A wider network learns more from a step, which takes up to four times as long: it is for budgets that have time for
 # two of them, which together are no worse than three narrow ones.
@@ -112,17 +112,19 @@ def choose(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T])
     step_s = training.step_s()
     if plan.recipe.network.memory_format == "auto" and _is_worth_a_trial(step_s, budget):
         other = make(_with(training.recipe, memory_format="channels_last"))
-        other_s = other.step_s(WARM_STEPS, TIMED_STEPS)
+        other_s = other.step_s(TRIAL_WARM, TRIAL_TIMED)
         if other_s <= FASTER * step_s:
             training, step_s = other, other_s
     enough = ENOUGH * default_steps(training.recipe.device)
-    wide_s, wide_steps = TIMES_LONGER * step_s, enough * min(WIDE_MEMBERS, plan.most_members)
+    given = plan.recipe.network.members
+    wide_members = min(WIDE_MEMBERS, plan.most_members) if given == "auto" else given
+    wide_s, wide_steps = TIMES_LONGER * step_s, enough * wide_members
     if plan.wider and budget.left_s >= wide_steps * wide_s / 2 and _is_worth_a_trial(wide_s, budget):
         wide = make(_with(training.recipe, options=plan.wider.network.options))
-        wide_s = wide.step_s(WARM_STEPS, TIMED_STEPS)
+        wide_s = wide.step_s(TRIAL_WARM, TRIAL_TIMED)
         if budget.left_s >= wide_steps * wide_s:
             training, step_s = wide, wide_s
-    if plan.recipe.network.members == "auto":
+    if given == "auto":
         members = min(plan.most_members, int(budget.left_s / (enough * step_s)))
         if members > 1:
             training = make(_with(training.recipe, members=members))
@@ -130,7 +132,7 @@ def choose(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T])
 
 
 def _is_worth_a_trial(step_s: float, budget: Budget) -> bool:
-    return (WARM_STEPS + TIMED_STEPS) * step_s <= TRIAL_SHARE * budget.left_s
+    return (TRIAL_WARM + TRIAL_TIMED) * step_s <= TRIAL_SHARE * budget.left_s
 
 
 def _with(recipe: Recipe, **network: object) -> Recipe:
