@@ -80,18 +80,23 @@ if __name__ == "__main__":
     trainer.network.load_state_dict(kept)
     trainer.optimizer.state.clear()
     step_s = sum(times[4:]) / 6  # By then its loader has filled its queues.
+    told = steps
     steps = steps or max(1, int((seconds - (time.perf_counter() - start)) / step_s))
-    epochs = min(50, steps)
-    trainer.num_epochs, trainer.lr_scheduler.max_steps = epochs, epochs
-    for epoch in range(epochs):
-        trainer.current_epoch = epoch
-        trainer.lr_scheduler.step(epoch)
-        trainer.network.train()
-        for _ in range(steps // epochs):
-            trainer.train_step(next(trainer.dataloader_train))
+    trainer.num_epochs = trainer.lr_scheduler.max_steps = epochs = 50
+    done, checks, began = 0, [1 / 3, 2 / 3], time.perf_counter()
+    trainer.network.train()
+    while done < steps:
+        trainer.current_epoch = done * epochs // steps
+        trainer.lr_scheduler.step(trainer.current_epoch)
+        trainer.train_step(next(trainer.dataloader_train))
+        done += 1
+        if not told and checks and done / steps >= checks[0]:  # As ours, it may correct its steps twice.
+            checks.pop(0)
+            now = time.perf_counter()
+            steps = max(done + 1, done + int((seconds - (now - start)) / ((now - began) / done)))
     took = time.perf_counter() - start
     trainer.save_checkpoint(f"{trainer.output_folder}/checkpoint_final.pth")
-    print("RESULT " + json.dumps({"steps": steps // epochs * epochs, "took_s": took}), flush=True)
+    print("RESULT " + json.dumps({"steps": steps, "took_s": took}), flush=True)
     # Its loader's processes would go on, and keep the pipe open that is waited for.
     for child in multiprocessing.active_children():
         child.kill()
@@ -113,6 +118,7 @@ def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, step
     """Train with MONAI's trainer, and predict through our predictor, which is MONAI's sliding window."""
     import torch
     from ignite.engine import Events
+    from in_precision import InPrecision
     from monai.data import CacheDataset, DataLoader
     from monai.engines import SupervisedTrainer
     from monai.losses import DeepSupervisionLoss, DiceCELoss
@@ -132,7 +138,8 @@ def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, step
     cases = prepared.split.labelled
     files = [{"image": [str(path) for path in case.images], "label": str(case.label)} for case in cases]
     data = CacheDataset(files, monai_transforms(recipe), progress=False, num_workers=None)
-    loader = DataLoader(data, batch_size=recipe.data.batch_size, shuffle=True, drop_last=True)
+    workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+    loader = DataLoader(data, batch_size=recipe.data.batch_size, shuffle=True, drop_last=True, num_workers=workers)
     rate, decay = recipe.optimizer.learning_rate, recipe.optimizer.weight_decay
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
     schedule = Schedule(rate, recipe.optimizer.warmup)
@@ -145,7 +152,7 @@ def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, step
             device=device,
             max_epochs=epochs,
             train_data_loader=loader,
-            network=network,
+            network=InPrecision(network, recipe.precision) if device.type == "cpu" else network,
             optimizer=optimizer,
             loss_function=loss,
             amp=device.type == "cuda",
@@ -207,8 +214,9 @@ def monai_transforms(recipe: Any) -> Any:
                 rotate_range=(angle,) * 3,
                 scale_range=(strength.scaling,) * 3,
                 mode=("bilinear", "nearest"),
+                padding_mode="zeros",
             ),
-            mt.RandGaussianNoised("image", prob=0.3, std=strength.noise),
+            mt.RandGaussianNoised("image", prob=0.2, std=strength.noise),
             mt.RandScaleIntensityd("image", strength.brightness, prob=0.3),
             mt.RandAdjustContrastd("image", prob=0.3, gamma=(1 - strength.gamma, 1 + strength.gamma)),
         ]
@@ -400,7 +408,8 @@ def main() -> None:
         rows = json.loads(given.json.read_text()) if given.json and given.json.exists() else []
         for tool, budget, seed in wanted:
             steps = given.steps or None
-            about = {"tool": tool, "budget": budget, "told": steps, "seed": seed}
+            about = {"tool": tool, "budget": budget, "told": steps, "seed": seed, "list": listing.name}
+            about |= {"override": given.override}
             if any(about.items() <= row.items() for row in rows):
                 continue
             name = f"{tool}-{budget or f'{steps}steps'}-{seed}"

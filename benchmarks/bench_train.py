@@ -6,10 +6,11 @@
 
 A U-Net of 32 to 256 features with deep supervision, patches of 40 x 56 x 40, seven a step, with rotation, scaling,
 noise, blur, brightness, contrast, low resolution, gamma and mirroring. nnU-Net runs its own plan, trainer and loader as
-installed; MONAI's is `SupervisedTrainer` with `CacheDataset`, DynUNet and DiceCE; ours is what `fewmask train` runs, in
-the precision and the memory format that it chooses for the machine. Each measurement is a process of its own, one after
-the other in turn; the first steps are not counted. Memory is the largest resident set of the training process, on CUDA
-what PyTorch has allocated there at most. There it also prints in what share of the time the GPU was busy with ours.
+installed; MONAI's is `SupervisedTrainer` with `CacheDataset`, DynUNet and DiceCE, on a CPU, for which it has no `amp`,
+also in the precision that ours takes; ours is what `fewmask train` runs, in the precision and the memory format that it
+chooses for the machine. Each measurement is a process of its own, one after the other in turn; the first steps are not
+counted. Memory is the largest resident set of the training process, on CUDA what PyTorch has allocated there at most.
+There it also prints in what share of the time the GPU was busy with ours.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 PATCH, BATCH, FEATURES = (40, 56, 40), 7, (32, 64, 128, 256)
 WARM = 2
+MONAI_IN_OURS = "MONAI, our precision"
 
 NNUNET = """
 import json, multiprocessing, os, resource, sys, time
@@ -77,6 +79,7 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     from pipeline.data.loaders import StepBatches, StepLoader, Stream
     from pipeline.data.resident import Resident
     from pipeline.data.transforms import Grid
+    from pipeline.engines.averaging import WeightAverage
     from pipeline.engines.course import Course
     from pipeline.engines.devices import find_hardware
     from pipeline.engines.steps import Schedule, TrainingStep
@@ -101,7 +104,10 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     terms = [Term("dice", DiceLoss(), "labelled"), Term("cross_entropy", CrossEntropyLoss(), "labelled")]
     precision = getattr(torch, choose_precision(hardware))
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=hardware.is_cuda)
-    step = TrainingStep(network, Objective(terms), optimizer, Schedule(1e-3, 0.05), Course(10_000), precision, 12.0, 0)
+    schedule, average = Schedule(1e-3, 0.05), WeightAverage(network, 0.02)
+    step = TrainingStep(
+        network, Objective(terms), optimizer, schedule, Course(10_000), precision, 12.0, 0, average=average
+    )
     return step, iter(StepLoader(batches, range(10_000), 0, pin_memory=False))
 
 
@@ -109,11 +115,11 @@ def take_the_faster_format(step: TrainingStep, batches: Iterator[dict[str, dict[
     """Try both memory formats, as `fewmask train --time-budget` does."""
     from pipeline.networks import to_channels_last
     from pipeline.runs.budget import time_steps
-    from pipeline.runs.pacing import FASTER, TIMED_STEPS, WARM_STEPS
+    from pipeline.runs.pacing import FASTER, TRIAL_TIMED, TRIAL_WARM
 
-    plain, before = copy.deepcopy(step.network), time_steps(step, lambda: batches, WARM_STEPS, TIMED_STEPS)
+    plain, before = copy.deepcopy(step.network), time_steps(step, lambda: batches, TRIAL_WARM, TRIAL_TIMED)
     to_channels_last(step.network)
-    if time_steps(step, lambda: batches, WARM_STEPS, TIMED_STEPS) > FASTER * before:
+    if time_steps(step, lambda: batches, TRIAL_WARM, TRIAL_TIMED) > FASTER * before:
         for mine, kept in zip(step.network.parameters(), plain.parameters(), strict=True):
             mine.data = kept.data
 
@@ -146,15 +152,19 @@ def measure_ours(folder: Path, store: Path, steps: int) -> dict[str, object]:
     return found
 
 
-def measure_monai(folder: Path, steps: int) -> dict[str, object]:
-    """Time the iterations of MONAI's trainer."""
+def measure_monai(folder: Path, steps: int, autocast: bool) -> dict[str, object]:
+    """Time the iterations of MONAI's trainer, on a CPU in float32 or in the precision that ours takes."""
     import torch
     from ignite.engine import Events
+    from in_precision import InPrecision
     from monai import transforms as mt
     from monai.data import CacheDataset, DataLoader
     from monai.engines import SupervisedTrainer
     from monai.losses import DeepSupervisionLoss, DiceCELoss
     from monai.networks.nets import DynUNet
+
+    from pipeline.engines.devices import find_hardware
+    from pipeline.planning.plan import choose_precision
 
     keys, angle = ("image", "label"), float(np.deg2rad(30))
     transforms = [
@@ -192,11 +202,13 @@ def measure_monai(folder: Path, steps: int) -> dict[str, object]:
     data = CacheDataset(files, mt.Compose(transforms), progress=False, num_workers=None)
     cuda = torch.cuda.is_available()
     workers = min(8, os.cpu_count() or 1) if cuda else 0
-    network = DynUNet(
+    net: torch.nn.Module = DynUNet(
         3, 1, 3, [3] * 4, [1, 2, 2, 2], [2, 2, 2], filters=FEATURES, deep_supervision=True, deep_supr_num=2
     )
     device = torch.device("cuda" if cuda else "cpu")
-    network.to(device)
+    if not cuda:  # Where `amp` does nothing.
+        net = InPrecision(net, choose_precision(find_hardware("auto")) if autocast else "float32")
+    network = net.to(device)
     single = DiceCELoss(to_onehot_y=True, softmax=True)
     loss = DeepSupervisionLoss(single)
     times: list[float] = []
@@ -225,11 +237,19 @@ def measure_monai(folder: Path, steps: int) -> dict[str, object]:
     return {"times": times[WARM:]}
 
 
+def has_cuda() -> bool:
+    """Tell whether there is a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def run_one(variant: str, folder: Path, store: Path, steps: int) -> None:
     """Measure one of ours or MONAI's in this process, and print it."""
     import torch
 
-    found = measure_ours(folder, store, steps) if variant == "ours" else measure_monai(folder, steps)
+    autocast = variant != "MONAI"
+    found = measure_ours(folder, store, steps) if variant == "ours" else measure_monai(folder, steps, autocast)
     memory = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else 0
     memory = memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     print("RESULT " + json.dumps(found | {"memory_mb": memory}), flush=True)
@@ -281,13 +301,11 @@ def main() -> None:
         environment = prepare_nnunet(given.nnunet, given.hippocampus, work) if given.nnunet else {}
         commands = {
             name: [sys.executable, __file__, "--one", name, str(work / "cases"), str(work / "cache"), str(given.steps)]
-            for name in ("ours", "MONAI")
+            for name in ("ours", "MONAI", *(() if has_cuda() else (MONAI_IN_OURS,)))
         }
         if given.nnunet:
-            import torch
-
             (work / "train_nnunet.py").write_text(NNUNET)
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = "cuda" if has_cuda() else "cpu"
             words = ["Dataset004_Hippocampus", str(given.steps), str(WARM), device]
             commands["nnU-Net"] = [str(given.nnunet), str(work / "train_nnunet.py"), *words]
         found: dict[str, list[dict[str, object]]] = {name: [] for name in commands}
