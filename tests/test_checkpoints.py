@@ -76,6 +76,14 @@ def test_checkpoint_is_read_as_it_was_written(saved, beside):
     assert state == {"format": 2, "step": 3, "best": None, "task": STATE["task"]}
 
 
+def test_checkpoint_of_many_networks_is_read_as_it_was_written(tmp_path):
+    weights = {
+        f"members.{n % 10}.encoder.blocks.{n // 10}.convolution.weight": torch.tensor([n]) for n in range(20_000)
+    }
+    state = load_checkpoint(save_checkpoint(tmp_path, "last", {"step": 1, "network": weights}))
+    assert state["network"] == weights
+
+
 def test_name_says_which_checkpoint_it_is_and_of_which_step(tmp_path):
     assert save_checkpoint(tmp_path, "best", STATE) == tmp_path / "checkpoints" / "best-000003.pt"
     assert steps_of(tmp_path, "best") == [3]
