@@ -263,12 +263,14 @@ def test_members_that_are_given_stay_and_segments_have_one(tmp_path):
         (1, 1.01, (32, 1)),
         (2, 1.99, (16, 2)),
         (2, 2.01, (32, 2)),
+        (3, 2.99, (16, 3)),
+        (3, 3.01, (32, 3)),
         ("auto", 1.99, (16, 3)),
         ("auto", 2.01, (32, 2)),
         ("auto", 3.01, (32, 3)),
     ],
 )
-def test_network_is_wider_where_two_of_them_have_steps_enough_or_the_only_one(tmp_path, members, times, expected):
+def test_network_is_wider_where_two_of_them_have_steps_enough_or_all_that_are_given(tmp_path, members, times, expected):
     seconds = {PLAIN: 1.0, LAST: 2.0, WIDE: 4.0}
     enough = 4.0 * DEFAULT_STEPS * 3 / 4 / AIM
     network = chosen_recipe(tmp_path, seconds, times * enough, hardware=ROOMY, members=members)[0].network
@@ -466,6 +468,26 @@ def test_a_stopped_run_with_a_budget_stays_stopped(dataset, tmp_path, monkeypatc
     train(write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h"), run)
     assert yaml.safe_load((run / "config.yaml").read_text())["corrections"] == [[1, 2]]
     assert json.loads((run / "budget.json").read_text())["checks"] == 2
+
+
+def test_a_run_is_lengthened_though_its_workers_have_reached_the_end(dataset, tmp_path, monkeypatch):
+    from pipeline.data.loaders import StepLoader
+
+    begin, begun = StepLoader.__iter__, []
+
+    def counted(self):
+        begun.append(1)
+        assert len(begun) < 20, "begins anew, and finds nothing"
+        return begin(self)
+
+    monkeypatch.setattr(StepLoader, "__iter__", counted)
+    monkeypatch.setattr("pipeline.runs.training._Training.step_s", lambda *_: 1.0)
+    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1.0))
+    monkeypatch.setattr(Budget, "fit", lambda *_: (6, 3))
+    monkeypatch.setattr(Budget, "corrected", lambda _, step, course: {5: 9}.get(step))
+    recipe = runs.read_recipe(write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h"), ("data.workers=2",))
+    runs.train(recipe, tmp_path / "run")
+    assert state_of(tmp_path / "run")["step"] == 9
 
 
 def test_patience_ends_a_run_soon_after_validations_that_bring_nothing(dataset, tmp_path):

@@ -188,7 +188,7 @@ def score_out_of_fold(
         for fold, model in enumerate(models, 1)
         for name in read_own(fold_folder(run, fold), SPLIT)["validation"]
     }
-    trial = Trial(truth, tuple(_candidates(dataset.cases, truth)))
+    trial = Trial(truth, tuple(_candidates(dataset.cases, truth)) if which == "last" else ())
     scored = scoring.score(
         OutOfFold(predictors),
         dataset.cases,
@@ -198,13 +198,11 @@ def score_out_of_fold(
         pictures=True,
         watch=trial.add,
     )
-    step, notes = (
-        min(model.step for model in models),
-        (
-            f"Out of fold: each case was segmented by the one of {len(models)} networks that was not trained on its "
-            "patient.",
-            *notes_on(models[0].recipe, which),
-        ),
+    step = min(model.step for model in models)
+    notes = (
+        f"Out of fold: each case was segmented by the one of {len(models)} networks that was not trained on its "
+        "patient.",
+        *notes_on(models[0].recipe, which),
     )
     if which == "best":
         return write_scores(run / "validation" / "best", run, scored, which, step, notes)

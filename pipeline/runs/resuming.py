@@ -98,8 +98,8 @@ def with_steps_of(run: Path, recipe: Recipe) -> Recipe:
             problem = Problem("time_budget", "changed", message, "give the run's own, or start a new run")
             raise UserError(f"{run} holds another run; nothing was resumed.", [problem])
         taken = {key: own[key] for key in ("max_steps", "validate_every")} | {"time_budget": None}
-    ended_early = not (run / BUDGET).exists() and not recipe.corrections and recipe.max_steps == own["max_steps"]
-    if taken or ended_early:
+    asked_to_end = not (run / BUDGET).exists() and not recipe.corrections and recipe.max_steps == own["max_steps"]
+    if recipe.time_budget is not None or asked_to_end:
         taken["corrections"] = tuple(map(tuple, own.get("corrections", [])))
     return recipe.model_copy(update=taken)
 
