@@ -35,8 +35,8 @@ FORMAT = 2
 FOLDER = "checkpoints"
 KEPT = 2
 
-# Of a checkpoint of nine residual encoders, each with its average and moments; what is read to judge a file must itself
-# be small.
+# Of a checkpoint of nine residual encoders, which are the most that a recipe may ask for, each with its average and
+# moments; what is read to judge a file must itself be small.
 MAX_DIRECTORY_BYTES, MAX_PICKLE_BYTES, MAX_OPERATIONS = 2_000_000, 5_000_000, 700_000
 # The last 22 bytes of an archive without a comment: its mark, and the size of its directory.
 DIRECTORY_END = struct.Struct("<4s8xI6x")

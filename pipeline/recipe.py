@@ -36,10 +36,10 @@ class Network(Section):
 
     name: str = Field(default="unet", description="a registered network; `fewmask components` lists them")
     options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the network's own options")
-    members: Auto | Count = Field(
+    members: Auto | Annotated[int, Field(ge=1, le=9)] = Field(
         default=1,
-        description="the number of networks that learn in turns and answer together, or auto: 1, or with time_budget "
-        "as many as it has time for",
+        description="the number of networks that learn in turns and answer together, 1 to 9, or auto: 1, or with "
+        "time_budget as many as it has time for",
     )
     memory_format: Auto | Literal["contiguous", "channels_last"] = Field(
         default="auto",
@@ -275,9 +275,12 @@ class Recipe(Section):
 
     @field_validator("network")
     @classmethod
-    def _agrees_on_the_classes(cls, value: Network, info: ValidationInfo) -> Network:
+    def _each_learns_the_same_classes(cls, value: Network, info: ValidationInfo) -> Network:
         if value.members not in ("auto", 1) and info.data.get("segments") is not None:
             raise ValueError("expected 1 for members, since each network numbers segments in its own way")
+        steps = info.data.get("max_steps")
+        if isinstance(value.members, int) and isinstance(steps, int) and value.members > steps:
+            raise ValueError(f"expected at most {steps} for members, since each takes a step and max_steps is {steps}")
         return value
 
     @field_validator("objective")

@@ -161,6 +161,15 @@ def test_segments_are_not_for_an_ensemble(dataset, tmp_path):
         runs.read_recipe(recipe)
 
 
+@pytest.mark.parametrize(
+    ("members", "refusal"), [(4, "expected at most 3 for members"), (10, "less than or equal to 9"), (0, "members")]
+)
+def test_networks_without_a_step_or_too_many_for_a_checkpoint_are_refused(dataset, tmp_path, members, refusal):
+    with pytest.raises(UserError, match=refusal):
+        runs.read_recipe(write_recipe(tmp_path, dataset, **of(members, max_steps=3)))
+    runs.read_recipe(write_recipe(tmp_path, dataset, **of(3, max_steps=3)))
+
+
 def test_an_ensemble_is_what_the_recipes_ask_for():
     for name in ("supervised", "semisupervised"):
         recipe = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
