@@ -1,23 +1,27 @@
 """Fit a training into a time: how many steps that is, and whether it still is on the way.
 
 Before the first step of a new run the real machine is timed on the real data. From then on the number of steps is
-fixed, and with it the run; it may be corrected twice, after a third and after two thirds of them, where the pace has
-turned out to be another. The run's ``config.yaml`` holds the number and its corrections: with them, and no budget, a
-training is repeated bit for bit. ``budget.json`` holds what a resumed run needs to go on keeping to the time:
+fixed, and with it the run; it may be corrected twice where the pace has turned out to be another. The run's
+``config.yaml`` holds the number and its corrections: with them, and no budget, a training is repeated bit for bit.
+``budget.json`` holds what a resumed run needs to go on keeping to the time:
 
     {"seconds": 1200.0,     the budget
      "spent_s": 431.2,      of it, when the last checkpoint was saved
-     "tail_s": 14.1,        kept for the last validation and the report
-     "checks": 1}           how often the pace was looked at again
+     "pace": {              of the machine, as it was timed
+       "step_s": 0.55,      a step
+       "validation_s": 9.0, a validation
+       "tail_s": 14.1},     the last validation and the report
+     "validate_every": 250, steps between two validations
+     "given_up": false}     whether the run was asked to end before its time
 """
 
 from __future__ import annotations
 
 import copy
-import statistics
 import time
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass, field
+from itertools import islice, pairwise
+from statistics import fmean, median
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,11 +42,12 @@ BUDGET = "budget.json"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # Steps that are timed, after some that find memory and algorithms; and which step of a training they are.
 WARM_STEPS, TIMED_STEPS, AT = 3, 8, 10**6
-# Shares of the steps after which the pace is looked at again, and the share of the budget that is worth a correction.
-CHECKS = (1 / 3, 2 / 3)
-WORTH = 0.01
-# Steps that the pace is judged by at least: among few, as after a resume, a validation would be most of the time.
-LEAST_SEEN = 10
+# The pace is told after each such share of the budget, as the median of so many of them, and believed when as many
+# looks in a row agree: other work on the machine shows in all of them, a checkpoint in one.
+PART, RECENT, IN_A_ROW = 0.01, 5, 3
+# From which share of the time on, and where the end is off by which share at least, the steps are corrected: once what
+# was timed has proved to be wrong, then if other work comes or goes, and what is left near the end.
+CORRECTIONS, MOST_CORRECTIONS = ((1 / 3, 0.01), (1 / 2, 0.1), (0.85, 0.01)), 2
 # Validations of the training may take this share of the time.
 VALIDATION_SHARE = 0.05
 FEWEST_STEPS = 20
@@ -85,6 +90,15 @@ class Pace:
         """
         return int((seconds - self.tail_s) / (self.step_s + self.validation_s / validate_every))
 
+    def at(self, step_s: float) -> Pace:
+        """Return the pace of a machine that has become faster or slower.
+
+        >>> Pace(1.0, 10.0, 20.0).at(2.0)
+        Pace(step_s=2.0, validation_s=20.0, tail_s=40.0)
+        """
+        times = step_s / self.step_s
+        return Pace(step_s, times * self.validation_s, times * self.tail_s)
+
 
 def time_steps(
     step: TrainingStep, load: Callable[[], Iterable[Any]], warm: int = WARM_STEPS, timed: int = TIMED_STEPS
@@ -109,7 +123,7 @@ def time_steps(
     finally:
         step.course = course
         step.load_state_dict(state)
-    return statistics.fmean(durations[warm:])
+    return fmean(durations[warm:])
 
 
 @dataclass
@@ -120,8 +134,9 @@ class Budget:
         run: The run's folder.
         seconds: The budget, for the whole command.
         spent_s: Of it, before ``began``: by commands that were stopped.
-        tail_s: What is kept for the time after the last step.
-        checks: How often the pace was looked at again.
+        pace: Of the machine, as it was timed before the first step.
+        validate_every: Steps between two validations.
+        given_up: Whether the run was asked to end before its time, and nothing is corrected any more.
         began: When this command began, on ``clock``.
         clock: Tells the time.
     """
@@ -129,23 +144,25 @@ class Budget:
     run: Path
     seconds: float
     spent_s: float = 0.0
-    tail_s: float = 0.0
-    checks: int = 0
+    pace: Pace = Pace(1.0)
+    validate_every: int = 1
+    given_up: bool = False
     began: float = 0.0
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
-    _since: tuple[int, float] | None = field(default=None, init=False, repr=False)
+    _marks: list[tuple[int, float]] = field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def read(cls, run: Path, began: float) -> Budget | None:
         """Take up the budget of a run that is resumed; None where it has none."""
         if not (run / BUDGET).exists():
             return None
-        return cls(run, began=began, **read_own(run, BUDGET))
+        known = read_own(run, BUDGET)
+        return cls(run, began=began, **known | {"pace": Pace(**known["pace"])})
 
     def write(self) -> None:
         """Note what is spent by now."""
-        kept = {"seconds": self.seconds, "tail_s": round(self.tail_s, 3), "checks": self.checks}
-        write_json(self.run / BUDGET, kept | {"spent_s": round(self._spent_by_now(), 3)})
+        kept = {key: getattr(self, key) for key in ("seconds", "validate_every", "given_up")}
+        write_json(self.run / BUDGET, kept | {"pace": asdict(self.pace), "spent_s": round(self._spent_by_now(), 3)})
 
     def _spent_by_now(self) -> float:
         return self.spent_s + self.clock() - self.began
@@ -171,26 +188,40 @@ class Budget:
             )
             remedy = f"give {least / 60:.1f}m or more, or a smaller network or data.patch_size"
             raise UserError("The training does not fit its time.", [Problem("time_budget", "short", message, remedy)])
-        self.tail_s = pace.tail_s
+        self.pace, self.validate_every = pace, every
         return steps, every
 
     def give_up(self) -> None:
         """Correct nothing any more: the run was asked to end before its time."""
-        self.checks = len(CHECKS)
+        self.given_up = True
         self.write()
+
+    def leave_out(self, seconds: float) -> None:
+        """Tell what a validation has just taken, which is not the time of a step."""
+        self._marks = [(step, when + seconds) for step, when in self._marks]
 
     def corrected(self, step: int, course: Course) -> int | None:
         """Look at the pace after a step, if it is time to; return another number of steps where that is worth it."""
-        if self._since is None:
-            self._since = (step, self.clock())
+        now = self.clock()
+        if not self._marks or step <= self._marks[-1][0]:  # The first step, or one that is made again after a failure.
+            self._marks = [(step, now)]
+        if now - self._marks[-1][1] < PART * self.seconds:
             return None
-        checks = max(self.checks, len(course.corrections))
-        if checks >= len(CHECKS) or course.share_done(step) < CHECKS[checks] or step >= course.last:
+        self._marks.append((step, now))
+        leasts = [least for begin, least in CORRECTIONS if self._spent_by_now() >= begin * self.seconds]
+        allowed = 0 if self.given_up else min(len(leasts), MOST_CORRECTIONS)
+        if len(course.corrections) >= allowed or step >= course.last or len(self._marks) <= IN_A_ROW:
             return None
-        since, then = self._since
-        if step - since < min(LEAST_SEEN, course.last // 6):
-            return None
-        self._since, self.checks = (step, self.clock()), checks + 1
-        step_s = (self.clock() - then) / (step - since)
-        steps = max(step + 1, step + int((self.left_s - self.tail_s) / step_s))
-        return steps if abs(steps - course.last) * step_s > WORTH * self.seconds else None
+        fits = [self._fit(step, course, step_s) for step_s in self._of_late()]
+        return fits[-1][0] if all(off >= leasts[-1] for _, off in fits) else None
+
+    def _fit(self, step: int, course: Course, step_s: float) -> tuple[int, float]:
+        """Return how many steps fit into the time at a pace, and by what share of it the end is off by now."""
+        steps = step + max(1, self.pace.at(step_s).steps_in(self.left_s, self.validate_every))
+        return steps, abs(steps - course.last) * step_s / self.seconds
+
+    def _of_late(self) -> list[float]:
+        """Return the seconds of a step as they were seen at the last looks."""
+        paces = [(now - then) / (step - since) for (since, then), (step, now) in pairwise(self._marks)]
+        ends = range(len(paces) - IN_A_ROW + 1, len(paces) + 1)
+        return [median(paces[max(0, end - RECENT) : end]) for end in ends]

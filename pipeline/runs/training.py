@@ -297,6 +297,7 @@ class _Training:
             self._write_config()
 
     def _validate(self, step: int) -> None:
+        start = time.monotonic()
         predictor = build.build_predictor(self.recipe, self.task, self.step.answering)
         matched = self.recipe.segments is not None
         last = step == self.step.course.last  # whose masks the report shows
@@ -310,6 +311,8 @@ class _Training:
             self.best = mean
             self._save("best", step)
         self.validations.append({"step": step, "mean_dice": mean})
+        if self.budget:
+            self.budget.leave_out(time.monotonic() - start)
         if self.recipe.patience is not None and self._validations_since_best() >= self.recipe.patience:
             self._finish_soon(step)
 
