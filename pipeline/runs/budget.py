@@ -42,12 +42,12 @@ BUDGET = "budget.json"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # Steps that are timed, after some that find memory and algorithms; and which step of a training they are.
 WARM_STEPS, TIMED_STEPS, AT = 3, 8, 10**6
-# The pace is told after each such share of the budget, as the median of so many of them, and believed when as many
-# looks in a row agree: other work on the machine shows in all of them, a checkpoint in one.
-PART, RECENT, IN_A_ROW = 0.01, 5, 3
-# From which share of the time on, and where the end is off by which share at least, the steps are corrected: once what
-# was timed has proved to be wrong, then if other work comes or goes, and what is left near the end.
-CORRECTIONS, MOST_CORRECTIONS = ((1 / 3, 0.01), (1 / 2, 0.1), (0.85, 0.01)), 2
+# The pace is told after each such share of the budget, as the median of so many of them, or of a few at the beginning:
+# other work on the machine shows in most of them, a checkpoint in one.
+PART, RECENT, FEWEST_PARTS = 0.01, 5, 3
+# From which share on of the time or of the steps, whichever is further, the steps are corrected where the end is off by
+# such a share. The last correction waits for the end: whatever other work comes before, the time is kept.
+CORRECTIONS, WORTH = (1 / 3, 0.9), 0.01
 # Validations of the training may take this share of the time.
 VALIDATION_SHARE = 0.05
 FEWEST_STEPS = 20
@@ -207,21 +207,13 @@ class Budget:
             self._marks = [(step, now)]
         if now - self._marks[-1][1] < PART * self.seconds:
             return None
-        self._marks.append((step, now))
-        leasts = [least for begin, least in CORRECTIONS if self._spent_by_now() >= begin * self.seconds]
-        allowed = 0 if self.given_up else min(len(leasts), MOST_CORRECTIONS)
-        if len(course.corrections) >= allowed or step >= course.last or len(self._marks) <= IN_A_ROW:
+        self._marks = [*self._marks[-RECENT:], (step, now)]
+        parts, made = list(pairwise(self._marks)), len(course.corrections)
+        if self.given_up or made >= len(CORRECTIONS) or len(parts) < FEWEST_PARTS or step >= course.last:
             return None
-        fits = [self._fit(step, course, step_s) for step_s in self._of_late()]
-        return fits[-1][0] if all(off >= leasts[-1] for _, off in fits) else None
-
-    def _fit(self, step: int, course: Course, step_s: float) -> tuple[int, float]:
-        """Return how many steps fit into the time at a pace, and by what share of it the end is off by now."""
-        steps = step + max(1, self.pace.at(step_s).steps_in(self.left_s, self.validate_every))
-        return steps, abs(steps - course.last) * step_s / self.seconds
-
-    def _of_late(self) -> list[float]:
-        """Return the seconds of a step as they were seen at the last looks."""
-        paces = [(now - then) / (step - since) for (since, then), (step, now) in pairwise(self._marks)]
-        ends = range(len(paces) - IN_A_ROW + 1, len(paces) + 1)
-        return [median(paces[max(0, end - RECENT) : end]) for end in ends]
+        pace = self.pace.at(median((now - then) / (step - since) for (since, then), (step, now) in parts))
+        of_time = (self._spent_by_now() + pace.tail_s) / self.seconds
+        if max(of_time, course.share_done(step)) < CORRECTIONS[made]:
+            return None
+        steps = step + max(1, pace.steps_in(self.left_s, self.validate_every))
+        return steps if abs(steps - course.last) * pace.step_s > WORTH * self.seconds else None
