@@ -45,6 +45,9 @@ WARM_STEPS, TIMED_STEPS, AT = 3, 8, 10**6
 # The pace is told after each such share of the budget, as the median of so many of them, or of a few at the beginning:
 # other work on the machine shows in most of them, a checkpoint in one.
 PART, RECENT, FEWEST_PARTS = 0.01, 5, 3
+# Other work slows down a step, whose threads wait for each other, far more than the rest, which has half of the
+# machine.
+MOST_SLOWED = 2.0
 # From which share on of the time or of the steps, whichever is further, the steps are corrected where the end is off by
 # such a share. The last correction waits for the end: whatever other work comes before, the time is kept.
 CORRECTIONS, WORTH = (1 / 3, 0.9), 0.01
@@ -93,10 +96,10 @@ class Pace:
     def at(self, step_s: float) -> Pace:
         """Return the pace of a machine that has become faster or slower.
 
-        >>> Pace(1.0, 10.0, 20.0).at(2.0)
-        Pace(step_s=2.0, validation_s=20.0, tail_s=40.0)
+        >>> Pace(1.0, 10.0, 20.0).at(1.5), Pace(1.0, 10.0, 20.0).at(5.0)
+        (Pace(step_s=1.5, validation_s=15.0, tail_s=30.0), Pace(step_s=5.0, validation_s=20.0, tail_s=40.0))
         """
-        times = step_s / self.step_s
+        times = min(step_s / self.step_s, MOST_SLOWED)
         return Pace(step_s, times * self.validation_s, times * self.tail_s)
 
 
