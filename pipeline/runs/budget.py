@@ -20,8 +20,8 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import asdict, dataclass, field
-from itertools import islice, pairwise
-from statistics import fmean, median
+from itertools import islice
+from statistics import fmean
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,9 +42,8 @@ BUDGET = "budget.json"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # Steps that are timed, after some that find memory and algorithms; and which step of a training they are.
 WARM_STEPS, TIMED_STEPS, AT = 3, 8, 10**6
-# The pace is told after each such share of the budget, as the median of so many of them, or of a few at the beginning:
-# other work on the machine shows in most of them, a checkpoint in one.
-PART, RECENT, FEWEST_PARTS = 0.01, 5, 3
+# The pace is looked at after each such share of the budget, over so many of them, or over a few at the beginning.
+PART, RECENT, FEWEST = 0.01, 8, 3
 # Other work slows down a step, whose threads wait for each other, far more than the rest, which has half of the
 # machine.
 MOST_SLOWED = 2.0
@@ -211,10 +210,10 @@ class Budget:
         if now - self._marks[-1][1] < PART * self.seconds:
             return None
         self._marks = [*self._marks[-RECENT:], (step, now)]
-        parts, made = list(pairwise(self._marks)), len(course.corrections)
-        if self.given_up or made >= len(CORRECTIONS) or len(parts) < FEWEST_PARTS or step >= course.last:
+        made, (since, then) = len(course.corrections), self._marks[0]
+        if self.given_up or made >= len(CORRECTIONS) or len(self._marks) <= FEWEST or step >= course.last:
             return None
-        pace = self.pace.at(median((now - then) / (step - since) for (since, then), (step, now) in parts))
+        pace = self.pace.at((now - then) / (step - since))
         of_time = (self._spent_by_now() + pace.tail_s) / self.seconds
         if max(of_time, course.share_done(step)) < CORRECTIONS[made]:
             return None
