@@ -113,7 +113,7 @@ def test_the_last_correction_waits_until_the_new_pace_is_known(tmp_path, begins)
 
 
 def test_an_end_that_has_become_long_is_kept_free(tmp_path):
-    _, took = run_with(tmp_path, Pace(1.0, 9.0, 60.0), lambda now: 5.0 if now > 0.65 else 1.1, every=90)
+    _, took = run_with(tmp_path, Pace(1.0, 9.0, 110.0), lambda now: 5.0 if now > 0.55 else 1.1, every=90)
     assert took < 1100
 
 
@@ -183,10 +183,10 @@ def test_the_pace_is_not_judged_by_a_validation_or_the_first_step_after_a_resume
 
 
 def test_steps_that_are_made_again_after_a_failure_are_no_pace(tmp_path):
-    keeper, clock = budget(tmp_path, spent_s=520.0)
-    course = Course(800, {200: 765})
-    for step in (*range(301, 352), *range(351, 400)):
-        clock.now += 12.0 if step == 351 else 1.0
+    keeper, clock = budget(tmp_path)
+    course = Course(800, {200: 400})
+    for step in (*range(301, 340), *range(332, 345)):
+        clock.now += 10.0
         assert keeper.corrected(step, course) is None
 
 

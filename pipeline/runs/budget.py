@@ -42,8 +42,8 @@ BUDGET = "budget.json"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # Steps that are timed, after some that find memory and algorithms; and which step of a training they are.
 WARM_STEPS, TIMED_STEPS, AT = 3, 8, 10**6
-# The pace is looked at after each such share of the budget, over so many of them, or over a few at the beginning.
-PART, RECENT, FEWEST = 0.01, 8, 3
+# The pace is looked at after each such share of the budget, over the last of them.
+PART, RECENT = 0.01, 8
 # Other work slows down a step, whose threads wait for each other, far more than the rest, which has half of the
 # machine.
 MOST_SLOWED = 2.0
@@ -211,7 +211,7 @@ class Budget:
             return None
         self._marks = [*self._marks[-RECENT:], (step, now)]
         made, (since, then) = len(course.corrections), self._marks[0]
-        if self.given_up or made >= len(CORRECTIONS) or len(self._marks) <= FEWEST or step >= course.last:
+        if self.given_up or made >= len(CORRECTIONS) or len(self._marks) <= RECENT or step >= course.last:
             return None
         pace = self.pace.at((now - then) / (step - since))
         of_time = (self._spent_by_now() + pace.tail_s) / self.seconds
