@@ -275,7 +275,7 @@ class Recipe(Section):
 
     @field_validator("network")
     @classmethod
-    def _each_learns_the_same_classes(cls, value: Network, info: ValidationInfo) -> Network:
+    def _has_members_that_can_learn(cls, value: Network, info: ValidationInfo) -> Network:
         if value.members not in ("auto", 1) and info.data.get("segments") is not None:
             raise ValueError("expected 1 for members, since each network numbers segments in its own way")
         steps = info.data.get("max_steps")

@@ -386,6 +386,14 @@ def test_a_run_with_a_budget_is_repeated_by_its_own_recipe(dataset, scripted, tm
     assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)
 
 
+def test_a_run_tells_its_budget_what_each_validation_took(dataset, scripted, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(Budget, "leave_out", lambda _, seconds: told.append(seconds))
+    run = train(write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h"), tmp_path / "run")
+    assert len(told) == len((run / "validation.csv").read_text().splitlines()) - 1 > 0
+    assert all(seconds > 0 for seconds in told)
+
+
 def test_the_recipe_of_a_run_can_be_given_another_time(dataset, scripted, tmp_path):
     recipe = write_recipe(tmp_path, dataset, max_steps=6, corrections=[[2, 4]])
     cli.train(recipe, output=tmp_path / "run", time_budget="1h")
