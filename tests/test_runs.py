@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import signal
+from datetime import UTC, datetime
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -28,7 +30,7 @@ from pipeline import runs
 from pipeline.data.loaders import StepLoader
 from pipeline.errors import UserError
 from pipeline.planning.hardware import Hardware
-from pipeline.runs import models, training
+from pipeline.runs import models, reporting, training
 
 ENDS = ("", ".sha256")
 SUPERVISED = [{"loss": "dice"}]
@@ -294,7 +296,9 @@ def test_resuming_where_there_is_no_run_starts_one(dataset, folder, trained, tmp
     assert_same_run(train(tmp_path, dataset, "fresh", resume=True), trained)
 
 
-def test_resuming_a_run_that_is_done_changes_nothing_but_says_its_score_again(dataset, tmp_path, folder):
+def test_resuming_a_run_that_is_done_changes_nothing_but_says_its_score_again(dataset, tmp_path, monkeypatch):
+    now = datetime.now(UTC)
+    monkeypatch.setattr(reporting, "datetime", Mock(now=Mock(return_value=now)))  # A report says the minute.
     run = train(tmp_path, dataset, "done", "max_steps=2")
     before = files_in(run)
     train(tmp_path, dataset, "done", "max_steps=2", resume=True)
