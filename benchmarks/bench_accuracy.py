@@ -407,6 +407,9 @@ def main() -> None:
             table = tuple((tool, None, (0,)) for tool in COLOURS)
         if given.quick:
             given.override = ["network=unet", "network.options.channels=[4,8]", "data.patch_size=[16,16,16]"]
+        known = {name for tool, budget, _ in table for name in (tool, f"{tool}/{budget}")}
+        if unknown := {*(given.only or ())} - known:
+            parser.error(f"--only: no {', '.join(sorted(unknown))}; there is {', '.join(sorted(known))}")
         wanted = [
             (tool, budget, seed)
             for tool, budget, seeds in table
