@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from runs_fixtures import make_phantom, train
+from runs_fixtures import make_phantom, train, with_mortal, write_recipe
 from test_loaders import cases, read
 from test_loaders import same as batches_are_equal
 from test_networks import OPTIONS, build
@@ -19,8 +19,10 @@ from pipeline.data.augmentation import Augmentation, Strength
 from pipeline.data.loaders import StepBatches, Stream
 from pipeline.data.resident import Resident
 from pipeline.errors import UserError
+from pipeline.losses import LOSSES
 from pipeline.losses.objective import Term, levels_of
 from pipeline.networks import recompute_blocks, to_channels_last
+from pipeline.plugins import load_plugins
 
 pytestmark = [
     pytest.mark.cuda,
@@ -28,20 +30,45 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_training_stops_resumes_and_predicts_on_cuda(tmp_path, precision):
-    data = make_phantom(tmp_path / "data")
-    settings = ("device=cuda", f"precision={precision}", "data.workers=2", "max_steps=6", "checkpoint_every=3")
-    run = train(tmp_path, data, "run", *settings)
+def losses_of(run):
     with (run / "history.csv").open() as stream:
-        losses = [float(row["loss"]) for row in csv.DictReader(stream)]
-    assert len(losses) == 6
-    assert all(map(math.isfinite, losses))
-    assert train(tmp_path, data, "run", *settings, resume=True) == run
+        return [float(row["loss"]) for row in csv.DictReader(stream)]
+
+
+@pytest.fixture
+def die_at_step_5(mortal, monkeypatch):
+    """Let a training that has the mortal loss end at its fifth step, once."""
+    load_plugins([mortal])
+    monkeypatch.setattr(LOSSES["mortal"], "calls", 0)
+    monkeypatch.setenv("DIE", "raise 5")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.usefixtures("die_at_step_5")
+def test_training_stops_resumes_and_predicts_on_cuda(tmp_path, mortal, precision):
+    data, changes = make_phantom(tmp_path / "data"), with_mortal(mortal)
+    settings = ("device=cuda", f"precision={precision}", "data.workers=2", "max_steps=6", "checkpoint_every=3")
+    with pytest.raises(LOSSES["mortal"].stop):
+        train(tmp_path, data, "run", *settings, **changes)
+    run = train(tmp_path, data, "run", *settings, resume=True, **changes)
+    assert losses_of(run) == pytest.approx(losses_of(train(tmp_path, data, "whole", *settings, **changes)), rel=1e-2)
+    assert len(losses_of(run)) == 6
+    assert all(map(math.isfinite, losses_of(run)))
     (mask,) = runs.predict(run, [data / "imagesTs" / "phantom_004.nii.gz"], tmp_path / "masks")
     scan = nib.load(data / "imagesTs" / "phantom_004.nii.gz")
     assert nib.load(mask).shape == scan.shape
     np.testing.assert_array_equal(nib.load(mask).affine, scan.affine)
+
+
+@pytest.mark.usefixtures("die_at_step_5")
+def test_training_of_the_cpu_goes_on_on_cuda(tmp_path, mortal):
+    data, changes = make_phantom(tmp_path / "data"), with_mortal(mortal) | {"max_steps": 6, "checkpoint_every": 3}
+    with pytest.raises(LOSSES["mortal"].stop):
+        train(tmp_path, data, "run", "device=cpu", **changes)
+    recipe = runs.read_recipe(write_recipe(tmp_path, data, **changes), ["device=cuda"])
+    runs.train(recipe, tmp_path / "run", resume=True, allow_change=["device"])
+    assert len(losses_of(tmp_path / "run")) == 6
+    assert all(map(math.isfinite, losses_of(tmp_path / "run")))
 
 
 def test_losses_agree_with_those_of_the_cpu():

@@ -262,6 +262,14 @@ def test_optimizers_state_is_part_of_the_state():
     assert not same(weights(run_steps(resumed, 3, 4)), weights(whole))
 
 
+def test_restored_optimizer_keeps_its_own_settings_and_takes_what_was_learnt():
+    resumed = make_step()
+    resumed.optimizer.param_groups[0]["weight_decay"] = 0.25
+    resumed.load_state_dict(run_steps(make_step(), 1, 2).state_dict())
+    assert resumed.optimizer.param_groups[0]["weight_decay"] == 0.25
+    assert all(moments["step"] == 2 for moments in resumed.optimizer.state.values())
+
+
 def test_seed_decides_what_dropout_drops():
     outputs = [make_step(dropping(), seed=seed)(at(1), {"labelled": make_batch()}) for seed in (0, 0, 1)]
     assert outputs[0] == outputs[1] != outputs[2]

@@ -200,7 +200,9 @@ class TrainingStep:
         """Restore what :meth:`state_dict` returned."""
         self._under_way = None
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # Only what was learnt: settings are this recipe's, and this device's own.
+        saved, own = state["optimizer"], self.optimizer.state_dict()
+        self.optimizer.load_state_dict(own | {"state": saved["state"]})
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.average:
