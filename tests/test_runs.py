@@ -154,6 +154,7 @@ def test_resumed_run_on_resident_scans_does_without_the_workers_that_it_is_given
     run = train(tmp_path, dataset, "stopped", "data.workers=2", resume=True, **changes)
     assert asked == [0]
     assert (run / "history.csv").read_bytes() == (uninterrupted / "history.csv").read_bytes()
+    assert models.load_model(run, "last").recipe.data.workers == 0
 
 
 @pytest.mark.usefixtures("late")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 # A share of the time spent waiting for data that is worth a word, and the word.
-MUCH, LATE = 0.2, ": more data.workers, or a lighter augmentation, would make it faster"
+MUCH, LATE = 0.2, ": a lighter augmentation, or with data.resident=false more data.workers, would make it faster"
 
 
 class CsvLog:

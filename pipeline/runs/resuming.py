@@ -116,7 +116,9 @@ def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
         known["memory_format"] = own["network"].get("memory_format", "contiguous")
     precision = own["precision"] if recipe.precision == "auto" else recipe.precision
     resident = own["data"].get("resident", False) if recipe.data.resident == "auto" else recipe.data.resident
-    data = recipe.data.model_copy(update={"resident": resident})
+    # Processes cannot share what is in a device's memory, and a recipe that has both cannot be read again.
+    alone = {"workers": 0} if resident is True else {}
+    data = recipe.data.model_copy(update={"resident": resident} | alone)
     return recipe.model_copy(update={"network": network.model_copy(update=known), "precision": precision, "data": data})
 
 

@@ -242,8 +242,7 @@ class _Training:
 
     def _loader(self, batches: StepBatches) -> StepLoader:
         resident, course = build.resolved(self.recipe.data.resident), self.step.course
-        # A resumed run may be given workers, which cannot share the device.
-        workers = 0 if resident else build.resolved(self.recipe.data.workers)
+        workers = build.resolved(self.recipe.data.workers)
         if self.done < course.last and not fits_shared_memory(batches, self.done, workers):
             note("/dev/shm is too full for workers; batches are prepared without them, which gives the same result")
             workers = 0
