@@ -112,38 +112,34 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    remedy = "write key=value with a dotted key, such as optimizer.learning_rate=1e-3"
     if not equals or not key:
-        raise UserError("An override cannot be read.", [Problem(override, "bad-override", "no key=value", remedy)])
+        raise _bad_override(override, "no key=value")
     *parents, last = key.split(".")
     place: Any = raw
     for part in parents:
         if isinstance(place, dict) and not isinstance(place.get(part), (dict, list)):
             # A shorthand such as `network: unet` makes way for the mapping that the override speaks of.
             place[part] = {"name": place[part]} if isinstance(place.get(part), str) else {}
-        place = _step_into(place, part, override)
-    value = read_yaml(text, override)
-    if not isinstance(place, (dict, list)):
-        raise UserError(
-            "An override cannot be read.", [Problem(override, "bad-override", "leads into a value", remedy)]
-        )
-    if isinstance(place, list):
-        _step_into(place, last, override)
-        place[int(last)] = value
-    else:
-        place[last] = value
+        place = place[_key_in(place, part, override)]
+    place[_key_in(place, last, override)] = read_yaml(text, override)
 
 
-def _step_into(place: Any, part: str, override: str) -> Any:
+def _key_in(place: Any, part: str, override: str) -> str | int:
+    """Return what part of a dotted key leads on from a mapping or a list."""
     if isinstance(place, dict):
-        return place[part]
+        return part
+    if not isinstance(place, list):
+        raise _bad_override(override, "leads into a value")
     if part.isdigit() and int(part) < len(place):
-        return place[int(part)]
-    message = f"{part!r} is no place in a list of {len(place)}"
-    raise UserError(
-        "An override cannot be read.",
-        [Problem(override, "bad-override", message, f"use 0 to {len(place) - 1}")],
-    )
+        return int(part)
+    remedy = f"use 0 to {len(place) - 1}" if place else "give the whole list"
+    raise _bad_override(override, f"{part!r} is no place in a list of {len(place)}", remedy)
+
+
+def _bad_override(
+    override: str, message: str, remedy: str = "write key=value with a dotted key, such as optimizer.learning_rate=1e-3"
+) -> UserError:
+    return UserError("An override cannot be read.", [Problem(override, "bad-override", message, remedy)])
 
 
 def parse(raw: Mapping[str, Any], source: str, losses: Registry, networks: Registry) -> Recipe:

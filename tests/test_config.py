@@ -392,9 +392,10 @@ def test_sizes_that_speak_of_different_dimensions_are_refused(mistakes):
     assert list(found) == ["data.patch_size"]
 
 
-def test_an_override_that_leads_into_a_value_is_refused(load):
+@pytest.mark.parametrize("override", ["plugins.0.x=1", "plugins.0.x.y=1", "plugins.0.0.y=1"])
+def test_an_override_that_leads_into_a_value_is_refused(load, override):
     with pytest.raises(UserError, match="leads into a value"):
-        load(MINIMAL, "plugins=[a.py]", "plugins.0.x=1")
+        load(MINIMAL, "plugins=[a.py]", override)
 
 
 def test_two_dimensional_recipe_takes_two_numbers(load, mistakes):
