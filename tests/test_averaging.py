@@ -63,8 +63,12 @@ def test_step_keeps_the_average_and_answers_with_it():
     step(at(2), batches)
     for key, value in step.answering.state_dict().items():
         assert value == pytest.approx(first[key] + 0.75 * (step.network.state_dict()[key] - first[key]), abs=1e-6)
-    assert make_step().answering is not None
-    assert make_step().average is None
+
+
+def test_without_an_average_the_network_itself_answers():
+    step = make_step()
+    assert step.average is None
+    assert step.answering is step.network
 
 
 def test_average_is_restored_with_the_step():
