@@ -1,6 +1,7 @@
 import csv
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 from runs_fixtures import fewmask
@@ -47,6 +48,23 @@ def test_a_folder_of_nnunet_is_scored_with_its_names_and_without_what_it_ignores
     # The slabs that nobody annotated hold voxels of the predicted liver; counted, they would be false.
     with_them = runs.evaluate(*folders, tmp_path / "other", ignore=99)
     assert with_them.classes[0].metrics["precision"].mean < summary.classes[0].metrics["precision"].mean
+
+
+@pytest.mark.parametrize(("ignore", "said", "words"), [(255, {"ignore": 255}, ()), (-1, {}, ("--ignore", "-1"))])
+def test_an_ignored_value_beside_the_labels_or_below_zero_counts_nowhere(
+    folders, tmp_path, make_scan, ignore, said, words
+):
+    expected = runs.evaluate(*folders, tmp_path / "expected").means["dice"].value
+    for n in range(3):
+        truth = nib.load(folders[1] / f"case_{n}.nii.gz").get_fdata()
+        make_scan(f"labelsTr/case_{n}.nii.gz", np.where(truth == 3, ignore, truth).astype(np.int16), AFFINE)
+    labels = {"background": 0, "liver": 1, "tumour": 2}
+    (folders[0] / "dataset.json").write_text(json.dumps({"labels": labels} | said))
+    done = fewmask("evaluate", *folders, "--output", tmp_path / "scores", *words)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    assert summary["means"]["dice"]["value"] == expected
+    assert [row["name"] for row in rows_of(tmp_path / "scores")[:2]] == ["liver", "tumour"]
 
 
 def test_a_mask_that_predicts_the_ignored_value_predicts_nothing_there(folders, tmp_path, make_scan):

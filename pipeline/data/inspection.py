@@ -183,14 +183,20 @@ def _annotated(labels: NDArray[Any], ignore: int | None) -> NDArray[Any]:
     return labels if ignore is None else np.where(labels == ignore, 0, labels)
 
 
-def examine_pair(truth: Path, prediction: Path) -> tuple[set[int], list[Problem]]:
-    """Read a true and a predicted mask; return the label values in them and every problem found."""
+def examine_pair(truth: Path, prediction: Path, ignore: int | None = None) -> tuple[set[int], list[Problem]]:
+    """Read a true and a predicted mask; return the label values in them and every problem found.
+
+    Args:
+        truth: The true mask.
+        prediction: The predicted mask.
+        ignore: The value of voxels that nobody has annotated, which may be below 0.
+    """
     scans, problems = _load_all([truth, prediction])
     values: set[int] = set()
     for scan in scans.values():
         counts, wrong = count_labels(scan)
         values |= set(counts)
-        problems += wrong or _label_problems(scan, counts, Declared(), None)
+        problems += wrong or _label_problems(scan, counts, Declared(ignore=ignore), None)
     if len(scans) == 2:
         problems += grid_problems(scans[truth], scans[prediction], "prediction")
     problems = [problem for problem in problems if not is_warning(problem)]

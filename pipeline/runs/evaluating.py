@@ -43,11 +43,11 @@ def evaluate(
     Raises:
         UserError: A prediction is missing, a file is unsound, or grids differ; nothing is written then.
     """
-    pairs, values = _checked_pairs(predictions, labels)
     declared = _declared_labels(labels, predictions)
+    ignored = declared["ignore"] if ignore is None else ignore
+    pairs, values = _checked_pairs(predictions, labels, ignored)
     known = {0: "background"} | (declared["labels"] or {})
     names = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
-    ignored = declared["ignore"] if ignore is None else ignore
     gallery = Gallery(len(pairs), names, ignored)
 
     def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
@@ -68,7 +68,9 @@ def evaluate(
     return summary
 
 
-def _checked_pairs(predictions: Path, labels: Path) -> tuple[dict[str, tuple[Path, Path]], set[int]]:
+def _checked_pairs(
+    predictions: Path, labels: Path, ignored: int | None
+) -> tuple[dict[str, tuple[Path, Path]], set[int]]:
     """Return the true and the predicted mask of each case, and every label value in them, once all are sound."""
     truth, predicted = ({nifti.stem(path): path for path in scans_in(folder)} for folder in (labels, predictions))
     problems = [
@@ -84,7 +86,7 @@ def _checked_pairs(predictions: Path, labels: Path) -> tuple[dict[str, tuple[Pat
     pairs = {name: (path, predicted[name]) for name, path in truth.items() if name in predicted}
     values = {0}
     for true, guess in progress(pairs.values(), "checking", len(pairs)):
-        found, wrong = examine_pair(true, guess)
+        found, wrong = examine_pair(true, guess, ignored)
         values |= found
         problems += wrong
     if not truth:
@@ -103,7 +105,8 @@ def _declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
     if listing is None:
         return read_labels(None)
     try:
-        return read_labels(read_json(listing).get("labels"))
+        content = read_json(listing)
+        return read_labels(content.get("labels"), content.get("ignore"))
     except BadEntryError as error:
         code, message, remedy = error.args
         raise UserError("Nothing was evaluated.", [Problem(f"{listing}: labels", code, message, remedy)]) from None
