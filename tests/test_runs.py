@@ -1,6 +1,7 @@
 """Whole runs, end to end, on a phantom and a network that are tiny."""
 
 import csv
+import gzip
 import json
 import math
 import signal
@@ -407,11 +408,14 @@ def test_validate_on_another_dataset_leaves_out_what_the_run_was_trained_on(trai
     assert json.loads((scores.folder / "summary.json").read_text())["notes"] == list(scores.notes)
 
 
-def test_validate_on_trained_cases_alone_is_refused_whatever_they_are_called(trained, dataset, tmp_path):
+def test_validate_on_trained_cases_alone_is_refused_whatever_they_are_called_and_however_packed(
+    trained, dataset, tmp_path
+):
     name = json.loads((trained / "split.json").read_text())["labelled"][0] + ".nii.gz"
     for folder, source in (("images", "imagesTr"), ("labels", "labelsTr")):
         (tmp_path / "copy" / folder).mkdir(parents=True)
-        (tmp_path / "copy" / folder / "renamed.nii.gz").write_bytes((dataset / source / name).read_bytes())
+        unpacked = gzip.decompress((dataset / source / name).read_bytes())
+        (tmp_path / "copy" / folder / "renamed.nii").write_bytes(unpacked)
     with pytest.raises(UserError) as raised:
         runs.validate(trained, tmp_path / "copy")
     assert problems_of(raised) == [("all-seen", str(tmp_path / "copy"))]

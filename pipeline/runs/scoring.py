@@ -103,12 +103,11 @@ def validate(
 
 
 def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
-    """Return the cases whose scans the run was not trained on, with a mask or without."""
+    """Return the cases whose scans the run was not trained on, with a mask or without, however they are packed."""
     split, rows = read_own(run, SPLIT), read_own(run, INDEX)
     taught = {*split["labelled"], *split["unlabelled"]}
-    seen = {digest for row in rows if row["case"] in taught for digest in row["sha256"]}
-    cases = index.dataset.cases
-    unseen = tuple(case for case in cases if not seen & set(index.facts[case.id].sha256[: len(case.images)]))
+    seen = {row["content"] for row in rows if row["case"] in taught}
+    unseen = tuple(case for case in index.dataset.cases if index.facts[case.id].content not in seen)
     if not unseen:
         message, remedy = "has no labelled case that the run was not trained on", "name a dataset with other cases"
         raise UserError(
