@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import math
+import shutil
 import signal
 from datetime import UTC, datetime
 from unittest.mock import Mock
@@ -603,6 +604,21 @@ def test_predictions_of_validation_cases_evaluate_to_the_scores_of_the_validatio
     (tmp_path / "labels" / name).write_bytes((dataset / "labelsTr" / name).read_bytes())
     summary = runs.evaluate(tmp_path / "masks", tmp_path / "labels", tmp_path / "scores")
     assert summary.mean_dice == runs.validate(trained).summary.mean_dice
+
+
+def test_masks_of_nnunets_folder_are_named_as_its_own_are(trained, dataset, tmp_path):
+    folder = tmp_path / "Dataset001_Phantom"
+    for place in ("imagesTr", "labelsTr"):
+        (folder / place).mkdir(parents=True)
+    for path in sorted((dataset / "imagesTr").iterdir())[:2]:
+        shutil.copy(path, folder / "imagesTr" / path.name.replace(".nii", "_0000.nii"))
+        shutil.copy(dataset / "labelsTr" / path.name, folder / "labelsTr")
+    listing = json.loads((dataset / "dataset.json").read_text())
+    labels = {name: int(value) for value, name in listing["labels"].items()}
+    told = {"channel_names": {"0": "MR"}, "labels": labels, "numTraining": 2, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(told))
+    runs.predict(trained, [folder], tmp_path / "masks")
+    assert runs.evaluate(tmp_path / "masks", folder / "labelsTr", tmp_path / "scores").n_cases == 2
 
 
 def test_missing_prediction_is_named_and_nothing_is_written(dataset, tmp_path):

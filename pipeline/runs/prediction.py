@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.data import nifti
@@ -59,29 +60,28 @@ def predict(
     _refuse_scans(targets, model)
     output.mkdir(parents=True, exist_ok=True)
     ranking = annotate_next(run, which, model.task) if rank else None
-    for path, images in progress(targets.items(), "predicting", len(targets)):
-        found = model.predictor.segment(images)
-        nifti.save_labels(path, found.labels, nifti.load(images[0]))
+    for path, case in progress(targets.items(), "predicting", len(targets)):
+        found = model.predictor.segment(case.images)
+        nifti.save_labels(path, found.labels, nifti.load(case.images[0]))
         if ranking is not None:
-            ranking.add(images[0], path, expected_dice(found.labels, found.logits, model.predictor.label_values))
+            ranking.add(case.images[0], path, expected_dice(found.labels, found.logits, model.predictor.label_values))
     if ranking is not None:
         ranking.write(output / ANNOTATE_NEXT)
     return list(targets)
 
 
-def _targets(scans: Sequence[Path], output: Path) -> dict[Path, tuple[Path, ...]]:
-    """Map each mask's path to its scan's files."""
-    found = [images for place in scans for images in _scans_of(place)]
-    named = [(output / _mask_name(images), images) for images in found]
+def _targets(scans: Sequence[Path], output: Path) -> dict[Path, Case]:
+    """Map each mask's path to its scan."""
+    named = [(output / _mask_name(case), case) for place in scans for case in _scans_of(place)]
     counts = Counter(nifti.stem(path) for path, _ in named)
     problems = [
         Problem(
-            str(images[0]),
+            str(case.images[0]),
             "name-twice",
             f"{counts[nifti.stem(path)]} scans would be written to {path}",
             "predict them in separate calls",
         )
-        for path, images in named
+        for path, case in named
         if counts[nifti.stem(path)] > 1
     ] + [
         Problem(str(path), "mask-exists", "is there already", "name another --output, or remove it")
@@ -102,21 +102,23 @@ def _targets(scans: Sequence[Path], output: Path) -> dict[Path, tuple[Path, ...]
     return dict(named)
 
 
-def _mask_name(images: tuple[Path, ...]) -> str:
-    """Return the first file's name, without the number of a channel where each channel has a file."""
-    name = nifti.stem(images[0])
-    channel = CHANNEL.fullmatch(name) if len(images) > 1 else None
-    return images[0].name.replace(name, channel[1], 1) if channel else images[0].name
+def _mask_name(case: Case) -> str:
+    """Return the first file's name, without the number of a channel where the dataset gives each channel a file."""
+    first = case.images[0]
+    channel = CHANNEL.fullmatch(nifti.stem(first))
+    if channel and (len(case.images) > 1 or case.id == channel[1]):
+        return first.name.replace(channel[0], channel[1], 1)
+    return first.name
 
 
-def _scans_of(place: Path) -> list[tuple[Path, ...]]:
+def _scans_of(place: Path) -> tuple[Case, ...]:
     if place.is_dir() or (place.is_file() and not nifti.is_nifti(place)):
-        return [case.images for case in open_dataset(place).cases]
-    return [(place,)]
+        return open_dataset(place).cases
+    return (Case(nifti.stem(place), (place,), None, "", "test"),)
 
 
-def _refuse_scans(targets: dict[Path, tuple[Path, ...]], model: TrainedModel) -> None:
-    cases = [Case(nifti.stem(images[0]), images, None, "", "test") for images in targets.values()]
+def _refuse_scans(targets: dict[Path, Case], model: TrainedModel) -> None:
+    cases = [replace(case, label=None) for case in targets.values()]
     declared = Declared(channels=len(model.task.channels))
     found: list[Problem] = []
     looks = in_parallel(lambda case: examine_case(case, declared), cases)
