@@ -1,11 +1,15 @@
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from pipeline.metrics.calibration import Reliability, expected_dice, fit_dice_curve
-from pipeline.runs.annotation import AnnotateNext
+from pipeline.reports.files import write_cases_csv
+from pipeline.reports.summary import summarise
+from pipeline.runs.annotation import AnnotateNext, annotate_next
+from pipeline.types import CaseResult, Task
 
 
 def scan(rng, shape=(12, 13, 14), classes=3):
@@ -148,10 +152,29 @@ def test_annotate_next_ranks_the_worst_first_and_names_the_weakest_structure(tmp
     assert float(rows[0]["dice_predicted"]) == pytest.approx(0.15)
 
 
-def test_summary_says_how_far_the_expected_dice_goes_with_the_found(tmp_path):
-    from pipeline.reports.summary import summarise
-    from pipeline.types import CaseResult
+@pytest.mark.parametrize(
+    ("place", "which", "segments", "found"),
+    [
+        (".", "last", None, 0.5),
+        ("out-of-fold", "last", None, 0.5),
+        ("validation/best", "best", None, 0.5),
+        (".", "best", None, 0.9),
+        (".", "last", 3, 0.9),
+    ],
+)
+def test_annotate_next_learns_from_the_cases_that_were_scored(tmp_path, place, which, segments, found):
+    told = {"voxels_truth": 1, "voxels_predicted": 1, "dice": 0.5, "dice_expected": 0.9}
+    row = CaseResult(case="a", label=1, name="organ", outcome="scored", **told)
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    write_cases_csv(tmp_path / place / "cases.csv", [row] * 10)
+    task = Task({0: "background", 1: "organ"}, ("MR",))
+    model = SimpleNamespace(task=task, recipe=SimpleNamespace(segments=segments))
+    ranking = annotate_next(tmp_path, which, model)
+    ranking.add(tmp_path / "b.nii", tmp_path / "masks" / "b.nii", {1: 0.9})
+    assert ranking.rows[0]["dice_predicted"] == pytest.approx(found)
 
+
+def test_summary_says_how_far_the_expected_dice_goes_with_the_found(tmp_path):
     rng = np.random.default_rng(8)
     pairs = [(x, x - 0.1 + rng.normal(0, 0.01)) for x in rng.uniform(0.6, 0.9, 30)]
     rows = [

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.metrics.calibration import DiceCurve, fit_dice_curve
 from pipeline.reports.files import read_cases_csv, write_csv
+from pipeline.runs.models import OUT_OF_FOLD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.checkpoints import Which
-    from pipeline.types import Task
+    from pipeline.runs.models import TrainedModel
 
 ANNOTATE_NEXT = "annotate_next.csv"
 COLUMNS = ("rank", "scan", "mask", "dice_predicted", "weakest", "weakest_dice_predicted")
@@ -48,14 +49,17 @@ class AnnotateNext:
         write_csv(path, COLUMNS, [row | {"rank": n, "scan": str(row["scan"])} for n, row in enumerate(ranked, 1)])
 
 
-def annotate_next(run: Path, which: Which, task: Task) -> AnnotateNext:
+def annotate_next(run: Path, which: Which, model: TrainedModel) -> AnnotateNext:
     """Start a list, with what the validation of a run's checkpoint taught about its expectations.
 
-    The validation cases choose nothing that their own figures rest on: the curves are for scans without a mask.
+    The validation cases choose nothing that their own figures rest on: the curves are for scans without a mask. Of a
+    cross-validation without validation cases, they are the cases out of fold. Segments have no curve: their numbers
+    are not those of the labels that they were scored against.
     """
-    scores = (run if which == "last" else run / "validation" / which) / "cases.csv"
-    rows = read_cases_csv(scores) if scores.exists() else []
-    names = {label: name for label, name in task.labels.items() if label != 0}
+    places = (run, run / OUT_OF_FOLD) if which == "last" else (run / "validation" / which,)
+    scores = [place / "cases.csv" for place in places if model.recipe.segments is None]
+    rows = next((read_cases_csv(path) for path in scores if path.exists()), ())
+    names = {label: name for label, name in model.task.labels.items() if label != 0}
     pairs: dict[int, list[tuple[float, float]]] = {label: [] for label in names}
     for row in rows:
         if row.dice_expected is not None and row.dice is not None and row.label in pairs:

@@ -27,7 +27,17 @@ from pipeline.reports.intervals import describe
 from pipeline.runs import resuming, scoring
 from pipeline.runs.budget import seconds_of
 from pipeline.runs.checking import note
-from pipeline.runs.models import CONFIG, FOLDS, INDEX, POSTPROCESSING, SPLIT, fold_folder, load_folds, read_own
+from pipeline.runs.models import (
+    CONFIG,
+    FOLDS,
+    INDEX,
+    OUT_OF_FOLD,
+    POSTPROCESSING,
+    SPLIT,
+    fold_folder,
+    load_folds,
+    read_own,
+)
 from pipeline.runs.planning import absolute, check_dataset_of
 from pipeline.runs.scoring import Scores, notes_on, write_scores
 from pipeline.runs.training import train
@@ -48,7 +58,6 @@ if TYPE_CHECKING:
     from pipeline.reports.intervals import Statistics
     from pipeline.types import Case, Task
 
-OUT_OF_FOLD = "out-of-fold"
 # Of a budget, what the folds themselves share; the rest is for predicting every labelled case once more.
 FOLDS_SHARE = 0.95
 # A component that is dropped as too small has at most this share of the smallest true one's volume.

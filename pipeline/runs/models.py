@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CONFIG, SPLIT, INDEX = "config.yaml", "split.json", "index.json"
 # Of a cross-validation.
-FOLDS, POSTPROCESSING = "folds.json", "postprocessing.json"
+FOLDS, POSTPROCESSING, OUT_OF_FOLD = "folds.json", "postprocessing.json", "out-of-fold"
 
 
 @dataclass(frozen=True)

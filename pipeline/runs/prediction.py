@@ -59,7 +59,7 @@ def predict(
     model = load_model(run, which, plugins)
     _refuse_scans(targets, model)
     output.mkdir(parents=True, exist_ok=True)
-    ranking = annotate_next(run, which, model.task) if rank else None
+    ranking = annotate_next(run, which, model) if rank else None
     for path, case in progress(targets.items(), "predicting", len(targets)):
         found = model.predictor.segment(case.images)
         nifti.save_labels(path, found.labels, nifti.load(case.images[0]))
