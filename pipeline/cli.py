@@ -17,6 +17,7 @@ from pipeline.interruption import Stopped, stoppable
 
 # A time budget counts the imports too.
 STARTED = time.monotonic()
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 KEY_HELP = "Keys of the recipe to set, such as dataset=PATH or max_steps=3000."
 
 app = tyro.extras.SubcommandApp()
@@ -341,8 +342,11 @@ def main() -> None:
         if error.errno is None or error.errno == errno.EPIPE:
             raise
         fail(f"{error.filename or 'the disk'}: {error.strerror}; check its permissions and free space")
-    except MemoryError:
-        fail("this machine has too little memory; close other programs, or lower data.batch_size and data.workers")
+    except (MemoryError, RuntimeError) as error:
+        # What PyTorch raises on a device, and on a CPU.
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in OUT_OF_MEMORY):
+            raise
+        fail("too little memory, here or on the GPU; close other programs, or lower data.batch_size and data.workers")
     except Stopped as stop:
         complain("stopped; `train` goes on with --resume")
         sys.exit(stop.code)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from runs_fixtures import ROOT, TINY, fewmask, files_in, make_phantom, write_recipe
 
 from pipeline import cli, runs
@@ -239,7 +240,12 @@ def test_signal_says_how_to_go_on(run, monkeypatch, dataset, tmp_path, number, e
     [
         (PermissionError(errno.EACCES, "Permission denied", "/x"), "error: /x: Permission denied; check"),
         (OSError(errno.ENOSPC, "No space left on device"), "error: the disk: No space left on device; check"),
-        (MemoryError(), "error: this machine has too little memory"),
+        (MemoryError(), "error: too little memory, here or on the GPU"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "error: too little memory, here or on the GPU"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "error: too little memory, here or on the GPU",
+        ),
     ],
 )
 def test_machine_that_gives_out_is_one_message(run, monkeypatch, dataset, tmp_path, error, message):

@@ -4,11 +4,13 @@ import torch
 from ignite.engine import Events
 from ignite.handlers import Timer
 from monai.handlers import StatsHandler
+from monai.inferers import sliding_window_inference
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 from torch import nn
 
 from pipeline.data.transforms import Grid
+from pipeline.engines import predictor as module
 from pipeline.engines.evaluator import SegmentationEvaluator
 from pipeline.engines.predictor import Predictor
 from pipeline.errors import UserError
@@ -84,6 +86,21 @@ def test_windows_that_overlap_leave_no_seam(make_scan):
     voxels = ball((40, 20, 12))
     path = make_scan("a.nii", voxels, AFFINE)
     np.testing.assert_array_equal(predictor(overlap=0.75)([path]), predictor(overlap=0.0)([path]))
+
+
+def test_scan_that_the_device_has_no_memory_for_is_put_together_elsewhere(make_scan, monkeypatch):
+    places = []
+
+    def short_of_memory(*args, device, **options):
+        places.append(device.type)
+        if len(places) == 1:
+            raise torch.OutOfMemoryError("no memory is left")
+        return sliding_window_inference(*args, device=device, **options)
+
+    path, expected = make_scan("a.nii", ball()), predictor()([make_scan("a.nii", ball())])
+    monkeypatch.setattr(module, "sliding_window_inference", short_of_memory)
+    np.testing.assert_array_equal(predictor()([path]), expected)
+    assert places == ["cpu", "cpu"]
 
 
 def test_network_of_slices_sees_slices_and_a_flat_file_is_flat(make_scan):

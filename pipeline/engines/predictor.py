@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol
@@ -131,8 +132,21 @@ class Predictor:
             self.network.train(training)
 
     def _slide(self, batch: Tensor) -> Tensor:
+        """Put windows together on the device or, where it has no memory for a whole scan, in the machine's memory."""
+        with suppress(torch.OutOfMemoryError):
+            return self._put_together(batch, self.device)
+        return self._put_together(batch, torch.device("cpu"))
+
+    def _put_together(self, batch: Tensor, place: torch.device) -> Tensor:
         answer: Any = sliding_window_inference(
-            batch, self.patch_size, self.windows, self._answer, overlap=self.overlap, mode="gaussian"
+            batch,
+            self.patch_size,
+            self.windows,
+            self._answer,
+            overlap=self.overlap,
+            mode="gaussian",
+            sw_device=self.device,
+            device=place,
         )
         return answer  # type: ignore[no-any-return]
 
