@@ -213,6 +213,13 @@ def _as_choice(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+# The key under ``data`` of how many samples of each kind a step holds.
+BATCHES: dict[Literal["labelled", "unlabelled"], str] = {
+    "labelled": "batch_size",
+    "unlabelled": "unlabelled_batch_size",
+}
+
+
 class Recipe(Section):
     """A whole training run."""
 
@@ -289,3 +296,11 @@ class Recipe(Section):
         if not any(term.weight > 0 for term in value):
             raise ValueError("expected a term with a weight above 0")
         return value
+
+    @property
+    def kinds(self) -> tuple[Literal["labelled", "unlabelled"], ...]:
+        """What a training step holds samples of; to segments every scan is unlabelled."""
+        if self.segments is not None:
+            return ("unlabelled",)
+        looks_at_all = any(term.on != "labelled" and term.weight > 0 for term in self.objective)
+        return ("labelled", "unlabelled") if looks_at_all else ("labelled",)

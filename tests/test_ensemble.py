@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from runs_fixtures import ROOT, assert_same_run, make_phantom, write_recipe
+from runs_fixtures import ROOT, assert_same_run, make_phantom, state_of, train, write_recipe
 from test_steps import at, make_batch, make_step, same
 from torch import nn
 
@@ -153,6 +153,20 @@ def test_members_that_a_time_budget_chose_stay_when_the_run_goes_on_or_is_repeat
     assert_same_run(tmp_path / "again", run)
     runs.train(runs.read_recipe(recipe), tmp_path / "short")
     assert yaml.safe_load((tmp_path / "short" / "config.yaml").read_text())["network"]["members"] == 1
+
+
+def test_members_that_reconstruct_learn_from_their_own_reconstruction(dataset, tmp_path):
+    network = {"name": "wnet", "options": {"channels": [4, 4, 8]}, "members": 2}
+    objective = [{"loss": "dice"}, {"loss": "reconstruction", "on": "all", "weight": 0.3}]
+    before, after = (
+        state_of(train(tmp_path, dataset, f"{steps}", max_steps=steps, network=network, objective=objective))["network"]
+        for steps in (2, 4)
+    )
+    decoders = {name for name in after if "decoder" in name}
+    assert {name.split(".")[1] for name in decoders} == {"0", "1"}
+    assert not any(torch.equal(before[name], after[name]) for name in decoders)
+    with pytest.raises(UserError, match="the network unet makes none"):
+        train(tmp_path, dataset, "unet", **of(2), objective=objective)
 
 
 def test_segments_are_not_for_an_ensemble(dataset, tmp_path):

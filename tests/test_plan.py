@@ -22,7 +22,7 @@ from pipeline.planning.plan import (
     prepared_bytes,
 )
 from pipeline.planning.spacing import choose_orientation, choose_spacing, median_shape
-from pipeline.recipe import Recipe, ZScore
+from pipeline.recipe import BATCHES, Recipe, ZScore
 
 CPU, GPU = Hardware("cpu", True, 4), Hardware("cuda:1", True, 16)
 
@@ -433,6 +433,21 @@ def test_parts_divide_what_is_given(data, on, expected):
     assert made.data.accumulate == expected
     assert made.network.recompute is True
     assert (made.data.patch_size, made.data.batch_size) == ((96, 96, 96), 6)
+
+
+@pytest.mark.parametrize("data", [{"accumulate": 2}, {"batch_size": 8}, {"batch_size": 8, "accumulate": 4}])
+def test_parts_divide_batches_that_are_chosen_to_the_end(data):
+    for size in (64, 4, 2, 1, 0.5, 0.1):
+        made = make_plan(recipe(("labelled", "unlabelled"), data=data), MANY, with_memory(CPU, size)).recipe.data
+        assert made.batch_size % made.accumulate == made.unlabelled_batch_size % made.accumulate == 0
+        assert made.unlabelled_batch_size <= max(2, made.accumulate)
+
+
+def test_batches_that_nothing_looks_at_are_told_apart():
+    for given, idle in ((recipe(), "unlabelled"), (recipe(("all",), segments=3), "labelled")):
+        reasons = {choice.key: choice.reason for choice in make_plan(given, MANY, CPU).choices}
+        unused = {key for key, reason in reasons.items() if f"no term looks at {idle} scans" in reason}
+        assert unused == {"data." + BATCHES[idle]}
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from runs_fixtures import ROOT, TINY, make_phantom, write_recipe
 from test_plan import CPU, GPU, MANY, recipe
 
 from pipeline import cli, config, runs
+from pipeline.data.loaders import AHEAD
 from pipeline.engines import devices
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
@@ -223,6 +225,15 @@ def test_each_shortage_has_its_remedy(tmp_path, monkeypatch):
     assert "data.cache=off" in short["disk"]
     without = make_plan(recipe(data={"workers": 0, "cache": "off"}), MANY, machine)
     assert [found.what for found in examine(machine, tmp_path, without, MANY) if found.remedy] == ["memory"]
+
+
+@pytest.mark.parametrize(("on", "samples"), [(("labelled",), 2), (("labelled", "unlabelled"), 5)])
+def test_shared_memory_is_that_of_the_batches_that_workers_hold_ready(on, samples, tmp_path):
+    data = {"workers": 2, "batch_size": 2, "unlabelled_batch_size": 3, "patch_size": (32, 32, 32)}
+    machine = runs.planning.find_hardware("cpu")
+    findings = examine(machine, tmp_path, make_plan(recipe(on, data=data), MANY, machine), MANY)
+    batch = np.zeros((samples, 32, 32, 32), np.float32).nbytes + np.zeros((samples, 32, 32, 32), np.uint8).nbytes
+    assert f"about {doctor.size(2 * AHEAD * batch)} for" in finding(findings, "shared memory").needs
 
 
 @pytest.mark.parametrize(("half_s", "slow"), [(0.05, False), (0.095, True), (0.2, True)])

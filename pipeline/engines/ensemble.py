@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -37,7 +37,17 @@ class DeepEnsemble(nn.Module):
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return logits ``[B, K, …]``; in training whatever the member answers."""
         if self.training:
-            answer: Tensor | tuple[Tensor, ...] = self.members[self.turn % len(self.members)](image)
+            answer: Tensor | tuple[Tensor, ...] = self._learner(image)
             return answer
         each = torch.stack([member(image).log_softmax(dim=1, dtype=torch.float32) for member in self.members])
         return each.logsumexp(dim=0) - math.log(len(self.members))
+
+    def reconstruct(self, logits: Tensor) -> Tensor:
+        """Return the image ``[B, C, …]`` that the member whose turn it is makes of its logits, if it makes any."""
+        reconstruct: Any = self._learner.reconstruct
+        made: Tensor = reconstruct(logits)
+        return made
+
+    @property
+    def _learner(self) -> nn.Module:
+        return self.members[self.turn % len(self.members)]

@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING
 import monai
 import torch
 
-from pipeline.planning.plan import prepared_bytes
+from pipeline.data.loaders import AHEAD, SHARED_MEMORY
+from pipeline.planning.plan import prepared_bytes, voxel_bytes
+from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:
     from pipeline.data.check import Index
     from pipeline.planning.hardware import Hardware
     from pipeline.planning.plan import Plan
 
-SHARED_MEMORY = Path("/dev/shm")
 # The interpreter with PyTorch and MONAI loaded, beside what a step takes.
 PROGRAM_BYTES = 10**9
-# Batches that a worker holds ready, as PyTorch's loader has it.
-PREFETCHED = 2
 
 
 @dataclass(frozen=True)
@@ -111,11 +110,9 @@ def _shared_memory(plan: Plan | None, index: Index | None) -> Finding:
     if plan is None or index is None or not plan.recipe.data.workers:
         return Finding("shared memory", has)
     data = plan.recipe.data
-    samples = int(data.batch_size) + int(data.unlabelled_batch_size)
-    # An image as float32, a label as int64 and a mask as a byte.
-    needed = (
-        int(data.workers) * PREFETCHED * samples * math.prod(map(int, data.patch_size)) * (4 * len(index.channels) + 9)
-    )
+    samples = sum(int(getattr(data, BATCHES[kind])) for kind in plan.recipe.kinds)
+    voxels = samples * math.prod(map(int, data.patch_size))
+    needed = int(data.workers) * AHEAD * voxels * voxel_bytes(len(index.channels))
     remedy = "give the container more (docker run --shm-size), or lower data.workers" if needed > free else ""
     return Finding("shared memory", has, f"about {size(needed)} for batches of the workers", remedy)
 

@@ -12,6 +12,7 @@ import torch
 from pipeline.networks import NETWORKS
 from pipeline.planning.memory import training_bytes
 from pipeline.planning.patch import SMALLEST, choose_channels, choose_kernels, choose_patch, choose_strides
+from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,13 +118,6 @@ class SizePlanner:
         """What the device computes in a reasonable step."""
         return REACH[self.hardware.is_cuda, len(self.shape)]
 
-    @property
-    def semi_supervised(self) -> bool:
-        """Whether a step holds labelled and unlabelled samples."""
-        return self.recipe.segments is None and any(
-            term.on != "labelled" and term.weight > 0 for term in self.recipe.objective
-        )
-
     def choose(self) -> tuple[Sizes, int | None]:
         """Return what fits the device, and the bytes that a step of it is estimated to take (None: not known)."""
         sizes = self._full
@@ -156,11 +150,10 @@ class SizePlanner:
     def _smaller(self, sizes: Sizes) -> Sizes | None:
         """Return what takes less memory, first what costs the least; None where all of that is given or done."""
         data, samples, voxels = self.recipe.data, self._samples(sizes), math.prod(sizes.patch_size)
-        as_now: dict[str, Any] = {"accumulate": sizes.accumulate, "recompute": sizes.recompute}
         if data.batch_size == "auto" and samples > LEAST_SAMPLES:
-            fewer = replace(self._sizes(voxels, samples // 2), **as_now)
+            fewer = self._sizes(voxels, samples // 2)
             if self._samples(fewer) < samples:
-                return fewer
+                return replace(fewer, accumulate=sizes.accumulate, recompute=sizes.recompute)
         if data.accumulate == "auto" and (parts := self._more_parts(sizes)):
             return replace(sizes, accumulate=parts)
         if self.recipe.network.recompute == "auto" and not sizes.recompute:
@@ -168,16 +161,14 @@ class SizePlanner:
             if (self.memory_bytes(again) or 0) < (self.memory_bytes(sizes) or 0):
                 return again
         if data.patch_size == "auto" and voxels > LEAST_SIDE ** len(self.shape):
-            smaller = replace(self._sizes(min(voxels, self.reach.voxels) * 3 // 4, samples), **as_now)
+            smaller = self._sizes(min(voxels, self.reach.voxels) * 3 // 4, samples)
             if math.prod(smaller.patch_size) < voxels:
-                return smaller
+                return replace(sizes, patch_size=smaller.patch_size, options=smaller.options)
         return None
 
     def _more_parts(self, sizes: Sizes) -> int | None:
         """Return the next number of parts that each stream of a step can be cut into."""
-        labelled = [] if self.recipe.segments is not None else [sizes.batch_size]
-        unlabelled = [sizes.unlabelled_batch_size] if self.semi_supervised or not labelled else []
-        whole = math.gcd(*labelled, *unlabelled)
+        whole = math.gcd(*(getattr(sizes, BATCHES[kind]) for kind in self.recipe.kinds))
         return next((parts for parts in range(sizes.accumulate + 1, whole + 1) if whole % parts == 0), None)
 
     def most_members(self, sizes: Sizes) -> int:
@@ -236,13 +227,10 @@ class SizePlanner:
         yield "data.patch_size", sizes.patch_size, patch
         batch = "small patches leave room for more" if self._samples(sizes) > reach.samples else reach.pace
         batch = batch if self._samples(sizes) >= self._samples(full) else "what the memory allows"
-        shared = "; half of a step each for scans with and without masks" if self.semi_supervised else ""
-        yield "data.batch_size", sizes.batch_size, batch + shared
-        yield (
-            "data.unlabelled_batch_size",
-            sizes.unlabelled_batch_size,
-            (batch + shared if self.semi_supervised else "of no effect: no term looks at unlabelled scans"),
-        )
+        batch += "; half of a step each for scans with and without masks" if len(self.recipe.kinds) == 2 else ""
+        for kind, key in BATCHES.items():
+            unused = f"of no effect: no term looks at {kind} scans"
+            yield f"data.{key}", getattr(sizes, key), batch if kind in self.recipe.kinds else unused
         whole = "the memory takes a whole batch at once"
         parts = f"the memory takes one part in {sizes.accumulate} of a batch at once; their gradients add up"
         yield "data.accumulate", sizes.accumulate, whole if sizes.accumulate == 1 else parts
@@ -263,9 +251,7 @@ class SizePlanner:
         return 1 if given == "auto" else given
 
     def _samples(self, sizes: Sizes) -> int:
-        if self.recipe.segments is not None:  # Every scan is unlabelled.
-            return sizes.unlabelled_batch_size
-        return sizes.batch_size + (sizes.unlabelled_batch_size if self.semi_supervised else 0)
+        return sum(getattr(sizes, BATCHES[kind]) for kind in self.recipe.kinds)
 
     def _sizes(self, voxels: int, most_samples: int) -> Sizes:
         data, reach = self.recipe.data, self.reach
@@ -274,7 +260,8 @@ class SizePlanner:
             patch = choose_patch(self.shape, voxels, self.spacing_mm, self._divisors())
         room = reach.samples * reach.voxels // math.prod(patch)
         samples = min(most_samples, max(reach.samples, room))
-        share = max(1, samples // 2 if self.semi_supervised else samples)
+        parts = 1 if data.accumulate == "auto" else data.accumulate
+        share = max(1, samples // len(self.recipe.kinds) // parts) * parts
         labelled, unlabelled = (
             share if given == "auto" else given for given in (data.batch_size, data.unlabelled_batch_size)
         )

@@ -180,14 +180,19 @@ def _steps(hardware: Hardware, members: int) -> tuple[int, str]:
     return members * default_steps(hardware.device), f"{time}{each}; with time_budget as many as fit into it"
 
 
+def voxel_bytes(channels: int) -> int:
+    """Return the size of a voxel of a prepared scan or a batch: a float32 a channel and one byte of annotation."""
+    return 4 * channels + 1
+
+
 def prepared_bytes(index: Index, dimensions: int, spacing_mm: tuple[float, ...]) -> int:
-    """Return the size of all prepared scans: per voxel a float32 a channel and one byte of annotation."""
+    """Return the size of all prepared scans."""
     voxels = 0.0
     for facts in index.facts.values():
         # Slices keep their own distance, which is about the largest of the three.
         depth_mm = 1.0 if dimensions == 3 else max(facts.spacing_mm)
         voxels += math.prod(facts.shape) * math.prod(facts.spacing_mm) / (math.prod(spacing_mm) * depth_mm)
-    return int(voxels * (4 * len(index.channels) + 1))
+    return int(voxels * voxel_bytes(len(index.channels)))
 
 
 def _resident(hardware: Hardware, kept_bytes: int, workers: Any) -> tuple[bool, str]:

@@ -23,6 +23,7 @@ from pipeline.errors import Problem, UserError
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
+from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:
     from pipeline.data.check import Index
@@ -136,8 +137,7 @@ def _recompute(network: torch.nn.Module, recipe: Recipe) -> None:
 def _refuse_parts(recipe: Recipe) -> None:
     data = recipe.data
     parts = resolved(data.accumulate)
-    sizes = [resolved(data.batch_size)] if recipe.segments is None else []
-    sizes += [resolved(data.unlabelled_batch_size)] if _looks_at_unlabelled(recipe) else []
+    sizes = [resolved(getattr(data, BATCHES[kind])) for kind in recipe.kinds]
     messages = [f"{parts} does not divide a batch of {size}" for size in sizes if size % parts]
     problems = [Problem("data.accumulate", "bad-recipe", message, "give a divisor") for message in messages]
     if problems:
@@ -146,10 +146,11 @@ def _refuse_parts(recipe: Recipe) -> None:
 
 def _refuse_outputs(network: torch.nn.Module, recipe: Recipe, objective: Objective) -> None:
     message = f"judges a reconstruction, and the network {recipe.network.name} makes none"
+    one = network.members[0] if isinstance(network, DeepEnsemble) else network
     problems = [
         Problem(f"objective.{n}.loss", "no-decoder", f"{term.name} {message}", "use network=wnet, or leave it out")
         for n, term in enumerate(objective.terms)
-        if term.loss.output == "reconstruction" and not hasattr(network, "reconstruct")
+        if term.loss.output == "reconstruction" and not hasattr(one, "reconstruct")
     ]
     if problems:
         raise UserError("The objective does not fit the network.", problems)
@@ -186,17 +187,13 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
-def _looks_at_unlabelled(recipe: Recipe) -> bool:
-    return any(term.on != "labelled" and term.weight > 0 for term in recipe.objective)
-
-
 def build_batches(recipe: Recipe, split: Split, cache: Cache) -> StepBatches:
     """Build the batches of all steps; unlabelled ones only where a term of the objective looks at them."""
     data = recipe.data
     streams = {}
     if split.labelled:
         streams["labelled"] = Stream(split.labelled, resolved(data.batch_size), 1)
-    if split.unlabelled and _looks_at_unlabelled(recipe):
+    if split.unlabelled and "unlabelled" in recipe.kinds:
         streams["unlabelled"] = Stream(split.unlabelled, resolved(data.unlabelled_batch_size), 2)
     augmentation = Augmentation(Strength(**recipe.augmentation.model_dump()), resolved(data.spacing_mm))
     read = Resident(cache.get, recipe.device).get if resolved(data.resident) else cache.get
