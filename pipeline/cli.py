@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import time
 from pathlib import Path
@@ -10,14 +9,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from pipeline.console import ERR, OUT, complain, fail, say, show_findings, show_scores
+from pipeline.console import ERR, OUT, complain, explained, fail, say, show_findings, show_scores
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.interruption import Stopped, stoppable
 
 # A time budget counts the imports too.
 STARTED = time.monotonic()
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 KEY_HELP = "Keys of the recipe to set, such as dataset=PATH or max_steps=3000."
 
 app = tyro.extras.SubcommandApp()
@@ -29,6 +27,11 @@ Plugins = Annotated[
 Tolerance = Annotated[float, tyro.conf.arg(help="Of the surface Dice, in mm.")]
 Overrides = tyro.conf.Positional[
     Annotated[tuple[str, ...], tyro.conf.arg(name="key=value", help=KEY_HELP, metavar="key=value")]
+]
+Layout = Annotated[str, tyro.conf.arg(help="How the dataset lies on disk.", metavar="NAME")]
+LayoutOptions = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]],
+    tyro.conf.arg(name="layout-option", help="An option of the layout, such as ignore=255.", metavar="KEY=VALUE"),
 ]
 Root = Annotated[Path | None, tyro.conf.arg(help="Folder that the paths in a list are relative to.", metavar="DIR")]
 
@@ -42,11 +45,8 @@ def check(
     dataset: tyro.conf.Positional[Annotated[Path, _place("DATASET", "A dataset folder, a list or a scan.")]],
     root: Root = None,
     *,
-    layout: Annotated[str, tyro.conf.arg(help="How the dataset lies on disk.", metavar="NAME")] = "auto",
-    layout_options: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]],
-        tyro.conf.arg(name="layout-option", help="An option of the layout, such as ignore=255.", metavar="KEY=VALUE"),
-    ] = (),
+    layout: Layout = "auto",
+    layout_options: LayoutOptions = (),
     strict: Annotated[bool, tyro.conf.arg(help="Count warnings as problems.")] = False,
     fixes: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
@@ -174,6 +174,9 @@ def validate(
             metavar="DATASET",
         ),
     ] = None,
+    root: Root = None,
+    layout: Layout = "auto",
+    layout_options: LayoutOptions = (),
     checkpoint: Checkpoint = "last",
     plugins: Plugins = (),
     tolerance_mm: Tolerance = 1.0,
@@ -183,8 +186,10 @@ def validate(
     Example: fewmask validate runs/hippocampus --checkpoint last
     """
     from pipeline import runs
+    from pipeline.config import read_options
 
-    scores = runs.validate(run, dataset, checkpoint, plugins, tolerance_mm)
+    how = {"root": root, "layout": layout, "options": read_options(layout_options)}
+    scores = runs.validate(run, dataset, checkpoint, plugins, tolerance_mm, **how)
     show_scores(scores.summary, scores.folder, checkpoint, scores.notes)
 
 
@@ -336,17 +341,10 @@ def main() -> None:
                 prog="fewmask",
                 description="Few masks, many scans: from a folder of NIfTI volumes to a segmenter.",
             )
-    except UserError as error:
-        fail(str(error))
-    except OSError as error:
-        if error.errno is None or error.errno == errno.EPIPE:
-            raise
-        fail(f"{error.filename or 'the disk'}: {error.strerror}; check its permissions and free space")
-    except (MemoryError, RuntimeError) as error:
-        # What PyTorch raises on a device, and on a CPU.
-        if isinstance(error, RuntimeError) and not any(word in str(error) for word in OUT_OF_MEMORY):
-            raise
-        fail("too little memory, here or on the GPU; close other programs, or lower data.batch_size and data.workers")
     except Stopped as stop:
         complain("stopped; `train` goes on with --resume")
         sys.exit(stop.code)
+    except Exception as error:
+        if (message := explained(error)) is None:
+            raise
+        fail(message)

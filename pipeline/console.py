@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
-from pipeline.errors import printable
+from pipeline.errors import UserError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 OUT = Console()
 ERR = Console(stderr=True)
 
+# What PyTorch says on a device, and on a CPU.
+OUT_OF_MEMORY = ("CUDA out of memory", "DefaultCPUAllocator: can't allocate memory")
 # Names and paths may hold what a console would take for markup.
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
@@ -36,6 +39,17 @@ def fail(message: str) -> NoReturn:
     """Print what is wrong, and exit with code 2."""
     complain(f"error: {message}")
     sys.exit(2)
+
+
+def explained(error: Exception) -> str | None:
+    """Return in words what a user, or the machine, has done wrong; None where it is a mistake of the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
+        return f"{error.filename or 'the disk'}: {error.strerror}; check its permissions and free space"
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        return "too little memory, here or on the GPU; close other programs, or lower data.batch_size and data.workers"
+    return None
 
 
 def show_scores(summary: object, folder: Path, checkpoint: str = "", notes: tuple[str, ...] = ()) -> None:

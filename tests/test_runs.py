@@ -401,6 +401,32 @@ def test_validate_on_another_dataset_writes_beside_the_runs_own_numbers(trained,
     assert {path: content for path, content in files_in(trained).items() if where not in path.parents} == before
 
 
+def test_validate_on_another_dataset_takes_how_it_lies_on_disk(trained, tmp_path):
+    other = make_phantom(tmp_path / "other", labelled=2, unlabelled=0, seed=1)
+    listing = json.loads((other / "dataset.json").read_text())
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "list.json").write_text(json.dumps(listing))
+    words = ("--dataset", tmp_path / "lists" / "list.json", "--root", other, "--layout", "datalist")
+    done = fewmask("validate", trained, *words, "--layout-option", "ignore=2")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((trained / "validation" / "lists-list" / "summary.json").read_text())
+    assert (summary["n_cases"], [row["label"] for row in summary["classes"]]) == (2, [1])
+
+
+def test_validate_takes_the_runs_channels_where_a_dataset_does_not_name_its_own(dataset, tmp_path):
+    for place in ("images", "labels"):
+        (tmp_path / "two" / place).mkdir(parents=True)
+    for path in (dataset / "imagesTr").iterdir():
+        scan = nib.load(path)
+        voxels = np.stack([scan.get_fdata(), -scan.get_fdata()], axis=-1).astype(np.float32)
+        nib.save(nib.Nifti1Image(voxels, scan.affine), tmp_path / "two" / "images" / path.name)
+        shutil.copy(dataset / "labelsTr" / path.name, tmp_path / "two" / "labels")
+    words = ("max_steps=1", "layout.options.channel_names=[a, b]")
+    run = train(tmp_path, tmp_path / "two", "run", *words, objective=SUPERVISED)
+    shutil.copytree(tmp_path / "two", tmp_path / "other")
+    assert runs.validate(run, tmp_path / "other").summary.n_cases == 1
+
+
 def test_validate_on_another_dataset_leaves_out_what_the_run_was_trained_on(trained, dataset):
     split = json.loads((trained / "split.json").read_text())
     scores = runs.validate(trained, dataset)

@@ -167,6 +167,7 @@ def validate(
     which: Which = "last",
     plugins: Sequence[Path] = (),
     tolerance_mm: float = TOLERANCE_MM,
+    **how: Any,
 ) -> Scores:
     """Score a run as :func:`pipeline.runs.scoring.validate`, or a cross-validation out of fold.
 
@@ -174,7 +175,7 @@ def validate(
     """
     if source is None and (run / FOLDS).exists() and not read_own(run, SPLIT)["validation"]:
         return score_out_of_fold(run, which, plugins, tolerance_mm)
-    return scoring.validate(run, source, which, plugins, tolerance_mm)
+    return scoring.validate(run, source, which, plugins, tolerance_mm, **how)
 
 
 def score_out_of_fold(

@@ -22,7 +22,7 @@ from pipeline.runs.reporting import add_case, report_run
 from pipeline.runs.segments import MATCHED, describe, labels_of, match
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pipeline.checkpoints import Which
     from pipeline.data.check import Index
@@ -71,17 +71,26 @@ def validate(
     which: Which = "last",
     plugins: Sequence[Path] = (),
     tolerance_mm: float = TOLERANCE_MM,
+    **how: Any,
 ) -> Scores:
     """Score a run's checkpoint on its own validation cases, or on the labelled cases of another dataset.
 
     Scans that the run was trained on are left out of another dataset, whatever they are called there. Results of
     ``last`` on the run's own cases go into the run itself, others to ``validation/best`` or ``validation/DATASET``.
 
+    Args:
+        run: The run's folder.
+        source: The other dataset, of the run's labels; where it does not name its channels, they are the run's too.
+        which: The checkpoint.
+        plugins: As for :func:`load_model`.
+        tolerance_mm: Of the surface Dice.
+        how: How the other dataset lies on disk: ``root``, ``layout`` and ``options``, as for :func:`open_dataset`.
+
     Raises:
         UserError: The checkpoint or the dataset cannot be used, or there is nothing to validate on.
     """
     model = load_model(run, which, plugins)
-    dataset = _validation_dataset(run, source)
+    dataset = _own_cases(run) if source is None else _other_cases(source, model.task, how)
     segments = model.recipe.segments is not None
     # Segments have names of their own: what they are scored against, the dataset says.
     index = check_dataset(dataset if segments else replace(dataset, labels=model.task.labels))
@@ -146,20 +155,22 @@ def own_dataset(run: Path, part: str) -> Dataset:
     return own
 
 
-def _validation_dataset(run: Path, source: Path | None) -> Dataset:
-    if source is None:
-        own = own_dataset(run, "validation")
-        if not own.cases:
-            message, remedy = "has no labelled case of its own", "name a dataset with labels: --dataset DATASET"
-            raise UserError("There is nothing to validate on.", [Problem(str(run), "no-labels", message, remedy)])
-        return own
-    dataset = open_dataset(source)
+def _own_cases(run: Path) -> Dataset:
+    own = own_dataset(run, "validation")
+    if not own.cases:
+        message, remedy = "has no labelled case of its own", "name a dataset with labels: --dataset DATASET"
+        raise UserError("There is nothing to validate on.", [Problem(str(run), "no-labels", message, remedy)])
+    return own
+
+
+def _other_cases(source: Path, task: Task, how: Mapping[str, Any]) -> Dataset:
+    dataset = open_dataset(source, **how)
     held_out = tuple(case for case in dataset.cases if case.role == "validation")
     cases = held_out or tuple(case for case in dataset.cases if case.label)
     if not cases:
         problem = Problem(str(source), "no-labels", "has no labelled case to validate on", "name a dataset with labels")
         raise UserError("There is nothing to validate on.", [problem])
-    return replace(dataset, cases=cases)
+    return replace(dataset, cases=cases, channels=dataset.channels or task.channels)
 
 
 def _refuse_changed(run: Path, dataset: Dataset) -> None:
