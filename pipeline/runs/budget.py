@@ -186,9 +186,10 @@ class Budget:
             spent = self._spent_by_now()
             least = (spent + pace.tail_s + FEWEST_STEPS * pace.step_s) * 1.1
             message = (
-                f"is too short: {spent:.0f} s are gone, a step takes {pace.step_s:.2f} s, the end {pace.tail_s:.0f} s"
+                f"is too short: of {self.seconds:.0f} s for this training {spent:.0f} are gone, a step takes "
+                f"{pace.step_s:.2f} s, the end {pace.tail_s:.0f} s"
             )
-            remedy = f"give {least / 60:.1f}m or more, or a smaller network or data.patch_size"
+            remedy = f"give each training {least / 60:.1f}m or more, or a smaller network or data.patch_size"
             raise UserError("The training does not fit its time.", [Problem("time_budget", "short", message, remedy)])
         self.pace, self.validate_every = pace, every
         return steps, every
