@@ -38,7 +38,7 @@ def _load(path: Path, name: str) -> None:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
         line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
         raise _unusable(path, f"line {line}: {type(error).__name__}: {error}", "correct the plugin") from error
 

@@ -363,6 +363,8 @@ WHOLE = {
     "voxels in metres": Damage(
         40, "case", both(affine_of(lambda m: np.diag([1e-3, 1e-3, 1e-3, 1]) @ m)), ("voxel-size",)
     ),
+    "header in metres": Damage(40, "case", both(patch(123, "B", 1)), ("units",), warning=True),
+    "header in micrometres": Damage(40, "case", both(patch(123, "B", 3 | 8)), ("units",), warning=True),
     "image and label swapped": Damage(61, "case", swap, ("swapped", "label-out-of-range", "label-too-many")),
     "image smaller than label": Damage(60, "case", lambda case: crop(case[0]), ("shapes-differ",)),
     "slice among volumes": Damage(49, "case", both(flat), ("mixed-dimensions",)),

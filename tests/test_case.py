@@ -29,6 +29,13 @@ def slow_scores(truth, prediction, labels, ignore):
     return rows
 
 
+def test_masks_of_booleans_are_masks_of_one_class():
+    rng = np.random.default_rng(0)
+    truth, prediction = rng.random((2, 5, 6, 7)) < 0.5
+    expected = score_case("a", truth.astype(np.uint8), prediction.astype(np.uint8), {1: "organ"})
+    assert score_case("a", truth, prediction, {1: "organ"}) == expected
+
+
 def random_maps(rng, ignore=None):
     """Draw two maps of one shape, each with its own choice of classes, so that some are absent."""
     shape = tuple(rng.integers(1, 6, size=rng.integers(1, 4)))

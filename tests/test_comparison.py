@@ -146,6 +146,23 @@ def test_a_table_that_is_none_is_refused(tmp_path, text):
     assert not (tmp_path / "out").exists()
 
 
+def test_scores_of_two_tolerances_are_refused_by_names_without_places(tmp_path):
+    a, b = sides(np.random.default_rng(5))
+    places = [tmp_path / side / "scores" for side in "ab"]
+    for place, rows, tolerance in zip(places, (a, b), (1.0, 3.0), strict=True):
+        place.mkdir(parents=True)
+        write_cases_csv(place / "cases.csv", rows)
+        (place / "summary.json").write_text(json.dumps({"tolerance_mm": tolerance}))
+    with pytest.raises(UserError) as raised:
+        compare(*places, tmp_path / "out")
+    (problem,) = raised.value.problems
+    assert (problem.code, problem.where) == ("tolerance-differs", "b/scores")
+    assert str(tmp_path) not in str(raised.value)
+    (places[1] / "summary.json").write_text('{"tolerance_mm": 1.0}')
+    found = compare(*places, tmp_path / "out")
+    assert (found.a, found.b) == ("a/scores", "b/scores")
+
+
 def test_command_writes_what_it_says(tmp_path):
     a, b = sides(np.random.default_rng(5))
     for name, rows in (("one", a), ("two", b)):

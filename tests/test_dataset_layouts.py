@@ -1,6 +1,7 @@
 """Layouts of other tools: nnU-Net, BIDS, tables and bare scans, and how one of them is chosen."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,6 +124,27 @@ def test_several_suffixes_are_a_question_and_may_be_channels(tmp_path):
     assert both.channels == ("T1w", "FLAIR")
     assert {row[0] for row in rows(both).values()} == {2}
     assert only_problem(folder, options={"suffix": "T1W"}).remedy == "did you mean 'T1w'?"
+
+
+def test_what_cannot_be_read_or_told_apart_is_named_in_bids(tmp_path):
+    folder = bids(tmp_path, "sub-03/anat/sub-03_T1w.mgz", "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii")
+    touch(folder, "derivatives/manual/sub-02/sub-02_ses-a_dseg.nrrd", "derivatives/fs/sub-01/mri/aseg.mgz")
+    with pytest.raises(UserError) as raised:
+        open_dataset(folder)
+    assert {(problem.code, Path(problem.where).name) for problem in raised.value.problems} == {
+        ("unsupported-file", "sub-03_T1w.mgz"),
+        ("unsupported-file", "sub-02_ses-a_dseg.nrrd"),
+        ("name-twice", "sub-01_ses-a_T1w.nii.gz"),
+    }
+
+
+def test_a_folder_whose_list_names_its_scans_is_that_list(tmp_path):
+    touch(tmp_path, "images/a.nii.gz", "labels/a.nii.gz")
+    pair = {"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}
+    write_json(tmp_path / "dataset.json", {"training": [pair]})
+    assert open_dataset(tmp_path).layout == "datalist"
+    write_json(tmp_path / "dataset.json", {"name": "mine"})
+    assert open_dataset(tmp_path).layout == "folder"
 
 
 def test_two_sets_of_labels_are_a_question(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from report_fixtures import HOSTILE, result
 
 from pipeline.reports.axes import legend
-from pipeline.reports.figures import figures_of_cases, figures_of_training, standalone, write_figures
+from pipeline.reports.figures import OTHERS, QUESTIONS, figures_of_cases, figures_of_training, standalone, write_figures
 
 CALIBRATION = {
     "ece": 0.031,
@@ -36,6 +36,7 @@ def figures(names=("a", "b", "c"), labels=("organ", "nodule")):
 def test_each_figure_is_a_png_and_an_svg(tmp_path):
     write_figures(tmp_path, figures())
     names = {"dice", "hd95_mm", "size", "reliability", "validation", "loss"}
+    assert names < {*QUESTIONS, *OTHERS}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         f"{name}.{kind}" for name in names for kind in ("svg", "png")
     }
@@ -74,10 +75,10 @@ def test_a_png_shows_more_than_white(tmp_path):
 
 def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path):
     write_figures(tmp_path, figures())
-    (tmp_path / "figures" / "mine.txt").write_text("kept")
+    (tmp_path / "figures" / "mine.png").write_text("kept")
     (tmp_path / "figures" / ".partial-0a1b2c3d.dice.svg").write_text("a killed process left this")
     write_figures(tmp_path, figures()[:1])
-    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["dice.png", "dice.svg", "mine.txt"]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["dice.png", "dice.svg", "mine.png"]
 
 
 def test_hostile_names_are_text(tmp_path):

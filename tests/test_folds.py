@@ -1,6 +1,7 @@
 """Cross-validation: the folds, what they tell out of fold, and how they predict together."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,6 +227,18 @@ def test_folds_are_not_made_of_a_run_that_is_there(dataset, recipe, folder):
 def test_more_folds_than_patients_are_refused_before_anything_is_written(recipe, tmp_path):
     with pytest.raises(UserError, match=r"5 labelled patient\(s\), and each of 6 folds"):
         runs.cross_validate(runs.read_recipe(recipe), tmp_path / "run", 6)
+    assert not (tmp_path / "run").exists()
+
+
+def test_copies_that_a_fold_could_part_are_refused_where_a_list_validates(dataset, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(dataset, data)
+    for place in (data / "imagesTr", data / "labelsTr"):
+        shutil.copy(place / "phantom_000.nii.gz", place / "phantom_002.nii.gz")
+    path = listed(data, data / "list.json", ["phantom_001"])
+    given = runs.read_recipe(write_recipe(tmp_path, path, objective=SUPERVISED))
+    with pytest.raises(UserError, match=r"phantom_002.nii.gz: is the same scan as .*phantom_000.nii.gz"):
+        runs.cross_validate(given, tmp_path / "run", 2)
     assert not (tmp_path / "run").exists()
 
 

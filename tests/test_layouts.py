@@ -155,6 +155,14 @@ def test_a_root_says_where_the_files_of_a_list_are(tmp_path):
     assert only_problem(source).code == "outside-root"
 
 
+def test_absolute_paths_may_go_by_the_link_that_the_list_goes_by(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    names = {"image": str(tmp_path / "link" / "a.nii"), "label": str(tmp_path / "real" / "m.nii")}
+    (case,) = open_dataset(write_list(tmp_path / "link", {"training": [names]})).cases
+    assert (case.images, case.label) == ((tmp_path / "real" / "a.nii",), tmp_path / "real" / "m.nii")
+
+
 def test_a_root_may_be_relative_and_a_link(tmp_path, monkeypatch):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")

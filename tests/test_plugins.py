@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +114,12 @@ def test_plugins_of_one_name_in_two_folders_both_run(write, tmp_path):
 )
 def test_plugin_that_fails_is_a_users_mistake_with_its_line(write, text, message):
     assert message in problem_of(write(text))
+
+
+def test_line_of_a_plugin_named_from_the_folder_it_is_in_is_told(write, tmp_path, monkeypatch):
+    write("x = 1\ny = x / 0\n", "near.py")
+    monkeypatch.chdir(tmp_path)
+    assert problem_of(Path("near.py")).startswith("line 2: ZeroDivisionError")
 
 
 def test_plugin_that_failed_runs_again_once_it_is_mended(write):

@@ -71,6 +71,30 @@ def test_every_repair_that_a_code_names_is_known_and_the_reverse():
     assert set(CASES.values()) | {"use-sform"} == FIXES.keys()
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_masks_of_64_bits_are_repaired(spoilt, tmp_path, dtype):
+    made = spoilt()
+    moved = AFFINE.copy()
+    moved[0, 3] += 3
+    nib.save(nib.Nifti1Image(mask(0).astype(dtype), moved, dtype=dtype), made.labels[0])
+    look, _ = repaired(made, tmp_path / "copy", "copy-affine")
+    assert look.findings == []
+    assert nib.load(min((tmp_path / "copy" / "labels").iterdir())).get_data_dtype() == dtype
+
+
+def test_a_repaired_copy_opens_as_a_folder_whatever_its_labels_are_called(spoilt, tmp_path):
+    made = spoilt("label shifted")
+    told = json.loads(made.source.read_text()) if made.source.is_file() else None
+    listing = made.source if told else made.source / "dataset.json"
+    content = json.loads(listing.read_text())
+    content["labels"] = {"0": "0", "1": "1", "2": "2"}
+    listing.write_text(json.dumps(content))
+    repaired(made, tmp_path / "copy", "copy-affine")
+    dataset = read_dataset(tmp_path / "copy")
+    assert (dataset.problems, dataset.layout) == ((), "datalist")
+    assert dataset.labels == {0: "0", 1: "1", 2: "2"}
+
+
 def test_each_form_can_be_chosen(spoilt, tmp_path):
     made = spoilt("qform against sform")
     moved = AFFINE.copy()

@@ -30,6 +30,12 @@ def test_large_region_is_described_closely():
     assert found.mean == pytest.approx(values.mean(), rel=0.02)
 
 
+def test_large_grid_is_described_by_all_of_its_columns():
+    grid = np.broadcast_to(np.arange(1.0, 257.0, dtype=np.float32), (128, 128, 256))
+    found = Intensities.of(np.ascontiguousarray(grid).ravel())
+    np.testing.assert_allclose(found.quantiles, np.quantile(grid, PROBABILITIES), atol=1)
+
+
 def test_zeros_and_background_are_left_out():
     channel = np.zeros((4, 4, 4), np.int16)
     channel[0], channel[1] = 10, 20

@@ -219,7 +219,9 @@ class Check:
         images = {case.id: str(case.images[0]) for case in self.dataset.cases}
         found = [*self._channel_counts(), *self._dimensions(), *self._voxel_sizes(), *self._lengths()]
         found += self._rare_labels()
-        return [Problem(images[name], code, text, remedy, name) for name, code, text, remedy in found] + self._leaks()
+        problems = [Problem(images[name], code, text, remedy, name) for name, code, text, remedy in found]
+        drawn = all(case.role != "validation" for case in self.dataset.cases)
+        return problems + copies(self.dataset.cases, self.seen, drawn=drawn)
 
     def _channel_counts(self) -> Iterator[tuple[str, str, str, str]]:
         declared = self.dataset.channels
@@ -266,21 +268,25 @@ class Check:
                 message = f"has the label {value}, which no other of {len(masks)} masks has"
                 yield name, "rare-label", message, "correct the mask, or declare the labels"
 
-    def _leaks(self) -> list[Problem]:
-        """Find copies of one scan in two roles, or under two patients where a draw may part them."""
-        drawn = all(case.role != "validation" for case in self.dataset.cases)
-        first: dict[str, Case] = {}
-        problems = []
-        for case in self.dataset.cases:
-            if case.id not in self.seen:
-                continue
-            other = first.setdefault(self.seen[case.id].content, case)
-            parted = drawn and case.role != "test" and other.patient != case.patient
-            if other.role != case.role or parted:
-                message = f"is the same scan as {other.images[0]}, so it could teach and test"
-                remedy = "keep one of them, or give both one patient and one role in a list"
-                problems.append(Problem(str(case.images[0]), "scan-leaks", message, remedy, case.id))
-        return problems
+
+def copies(cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, drawn: bool) -> list[Problem]:
+    """Find copies of one scan in two roles or, where a draw may part them, under two patients.
+
+    Args:
+        cases: Those that are looked at.
+        facts: What is known of them; cases that could not be read are not here.
+        drawn: Whether a draw decides which of the cases validate.
+    """
+    first: dict[str, Case] = {}
+    problems = []
+    for case in (case for case in cases if case.id in facts):
+        other = first.setdefault(facts[case.id].content, case)
+        parted = drawn and case.role != "test" and other.patient != case.patient
+        if other.role != case.role or parted:
+            message = f"is the same scan as {other.images[0]}, so it could teach and test"
+            remedy = "keep one of them, or give both one patient and one role in a list"
+            problems.append(Problem(str(case.images[0]), "scan-leaks", message, remedy, case.id))
+    return problems
 
 
 def _triple(lengths: NDArray[Any]) -> str:

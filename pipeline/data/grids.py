@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     Affine = NDArray[np.float64]
 
 TOLERANCE_VOXELS = 0.1
+# The codes of NIfTI's other units of length; 0 says nothing.
+UNITS = {1: "metres", 3: "micrometres"}
 
 
 def grid_distance(first: Affine, second: Affine, shape: tuple[int, ...]) -> float:
@@ -80,6 +82,10 @@ def orientation_problems(scan: Scan) -> list[Problem]:
     elif is_sheared(scan.affine):
         message = "has axes that do not stand at right angles, which ITK cannot open"
         notes.append(Problem(where, "sheared", message, "resample the scan to a grid with right angles"))
+    if unit := UNITS.get(scan.header.units & 7):
+        spacing = " x ".join(f"{length:.3g}" for length in np.linalg.norm(scan.affine[:3, :3], axis=0))
+        message = f"says that lengths are in {unit}, and its voxels of {spacing} are taken to be in mm"
+        notes.append(Problem(where, "units", message, "correct the unit if it is wrong, else the affine"))
     return notes + _form_problems(scan)
 
 

@@ -144,7 +144,7 @@ def save_volume(path: Path, voxels: NDArray[Any], header: Header) -> None:
     import nibabel as nib  # slow to import, and reading does without
 
     kind = nib.Nifti1Image if header.version == 1 else nib.Nifti2Image
-    image = kind(voxels, header.affine)
+    image = kind(voxels, header.affine, dtype=voxels.dtype)  # Said, or 64-bit integers are refused.
     # Units and codes as they are, since some tools leave values that nibabel's own setters refuse.
     image.header["xyzt_units"] = header.units
     image.set_sform(header.sform, int(header.sform is not None), update_affine=False)

@@ -191,7 +191,9 @@ def _section(case: Case) -> str:
 def _declarations(dataset: Dataset) -> dict[str, Any]:
     """Return what the dataset says of itself, as a datalist says it."""
     content: dict[str, Any] = {}
-    if dataset.labels is not None:
+    if dataset.labels is not None and not dataset.regions:
+        content["labels"] = {str(value): name for value, name in dataset.labels.items()}
+    elif dataset.labels is not None:
         singles = {name: value for value, name in dataset.labels.items() if name not in dataset.regions}
         content["labels"] = singles | {name: list(values) for name, values in dataset.regions.items()}
     if dataset.ignore is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,10 @@ class Intensities:
         """
         if not values.size:
             return None
-        sample = values[:: -(-values.size // MOST_VOXELS)]
+        step = -(-values.size // MOST_VOXELS)
+        while math.gcd(step, values.size) > 1:  # Else of a grid one plane alone might be looked at.
+            step += 1
+        sample = values[::step]
         places = np.array(PROBABILITIES) * (sample.size - 1)
         low, high = _at_ranks(sample, np.floor([places, np.ceil(places)]).astype(int))
         quantiles = low + (places % 1) * (high - low)

@@ -151,7 +151,8 @@ def _validated(case: str, truth: Labels, prediction: Labels) -> tuple[Labels, La
         if array.dtype.kind not in "iub":
             raise ValueError(f"case {case!r}: the {what} is {array.dtype}; labels must be integers")
     shape = (*truth.shape, 1, 1, 1)[:3]
-    return truth.reshape(shape), prediction.reshape(shape)
+    whole, guess = (a.view(np.uint8) if a.dtype.kind == "b" else a for a in (truth, prediction))
+    return whole.reshape(shape), guess.reshape(shape)
 
 
 def _encoded(truth: Labels, prediction: Labels, known: Counts, ignore: int | None) -> tuple[Codes, Codes]:

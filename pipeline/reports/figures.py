@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from pipeline.reports.comparison import Comparison
     from pipeline.types import CaseResult
 
-FOLDER = "figures"
+FOLDER, KINDS = "figures", ("svg", "png")
 QUESTIONS = {
     "dice": "How well do the masks overlap?",
     "surface_dice": "How much of the surface is right?",
     "hd95_mm": "How far off are the worst borders?",
     "volume_difference": "Too large or too small?",
 }
+OTHERS = ("size", "reliability", "validation", "loss", "difference", "paired")
 # A column of a paper is about 3.3 inches wide: 300 dots an inch and some to spare.
 ZOOM = 3
 EDGE, TITLE = 10, 20
@@ -118,14 +119,13 @@ def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
     sweep(place)
-    wanted = {f"{figure.name}.{kind}" for figure in figures for kind in ("svg", "png")}
-    for path in [*place.glob("*.svg"), *place.glob("*.png")]:
-        if path.name not in wanted:
-            path.unlink()
+    for name in {*QUESTIONS, *OTHERS} - {figure.name for figure in figures}:
+        for kind in KINDS:
+            (place / f"{name}.{kind}").unlink(missing_ok=True)
     for figure in figures:
         drawing = standalone(figure.drawing)
         image = resvg_py.svg_to_bytes(drawing, zoom=ZOOM, skip_system_fonts=True, font_files=_fonts())
-        for kind, content in (("svg", drawing.encode()), ("png", bytes(image))):
+        for kind, content in zip(KINDS, (drawing.encode(), bytes(image)), strict=True):
             with atomic_write(place / f"{figure.name}.{kind}") as partial:
                 partial.write_bytes(content)
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
+from pipeline.errors import Problem, UserError
 from pipeline.reports.comparison import Comparison, compare_results, paired_rows
 from pipeline.reports.files import read_cases_csv, write_csv, write_json
+from pipeline.runs.models import read_own
 from pipeline.runs.reporting import report_comparison
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+SUMMARY = "summary.json"
 
 
 def compare(a: Path, b: Path, output: Path) -> Comparison:
@@ -25,7 +29,8 @@ def compare(a: Path, b: Path, output: Path) -> Comparison:
         UserError: There are no scores in a folder, or the two were scored on other cases, classes or masks.
     """
     first, second = (read_cases_csv(folder / "cases.csv") for folder in (a, b))
-    names = (str(a), str(b)) if a.resolve().name == b.resolve().name else (a.resolve().name, b.resolve().name)
+    names = _names_of(a.resolve(), b.resolve())
+    _refuse_tolerances(a, b, names)
     comparison = compare_results(first, second, *names)
     output.mkdir(parents=True, exist_ok=True)
     rows = paired_rows(first, second)
@@ -33,3 +38,23 @@ def compare(a: Path, b: Path, output: Path) -> Comparison:
     write_json(output / "compare.json", {"version": __version__} | comparison.as_dict())
     report_comparison(output, comparison, first, second, (a, b))
     return comparison
+
+
+def _names_of(a: Path, b: Path) -> tuple[str, str]:
+    """Return the last names of two paths, as many as tell them apart: a comparison is passed on."""
+    for count in range(1, max(len(a.parts), len(b.parts))):
+        names = tuple("/".join(path.parts[-count:]) for path in (a, b))
+        if names[0] != names[1]:
+            return names[0], names[1]
+    return a.name, b.name
+
+
+def _refuse_tolerances(a: Path, b: Path, names: tuple[str, str]) -> None:
+    """Refuse surface Dice of two tolerances, where both summaries are there to tell."""
+    if not all((folder / SUMMARY).is_file() for folder in (a, b)):
+        return
+    told = [read_own(folder, SUMMARY).get("tolerance_mm") for folder in (a, b)]
+    if told[0] != told[1]:
+        message = f"was scored with a tolerance of {told[1]} mm, {names[0]} with {told[0]} mm"
+        problem = Problem(names[1], "tolerance-differs", message, "score both with one --tolerance-mm")
+        raise UserError(f"{names[0]} and {names[1]} cannot be compared.", [problem])

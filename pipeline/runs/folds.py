@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline import config
 from pipeline.data import nifti
+from pipeline.data.check import copies
 from pipeline.data.splits import all_cases, split_cases
 from pipeline.engines.postprocessing import Mending, component_sizes, mend, voxel_ml
 from pipeline.errors import Problem, UserError
@@ -100,6 +101,9 @@ def cross_validate(
         resuming.refuse_run(run, resume, folds)
         index = check_dataset_of(recipe)
         everything = all_cases(index.dataset)
+        # The check allows copies among cases of which no draw is made otherwise.
+        if leaks := copies(everything.labelled + everything.unlabelled, index.facts, drawn=True):
+            raise UserError("Nothing was started.", leaks)
         # Too many folds are refused before anything is written.
         split_cases(index.dataset, 0.0, recipe.seed, fold=(folds, folds))
         run.mkdir(parents=True, exist_ok=True)

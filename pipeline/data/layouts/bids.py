@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.container import is_nifti, stem
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
-from pipeline.data.layouts.folders import namesake
+from pipeline.data.layouts.folders import namesake, other_scans
 from pipeline.data.layouts.tables import read_table
 from pipeline.errors import Problem, nearest
 from pipeline.types import Case
@@ -47,16 +47,20 @@ class Bids(Layout):
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Find scans and labels by their names' entities."""
-        files = sorted(
-            path for place in source.glob("sub-*") if place.is_dir() for path in place.rglob("*") if is_nifti(path)
-        )
+        content = sorted(path for place in source.glob("sub-*") if place.is_dir() for path in place.rglob("*"))
+        files = [path for path in content if is_nifti(path)]
         suffixes = self._suffixes(source, files)
         labels, problems = self._labels(source)
+        problems += other_scans(path for path in content if _suffix_of(path) in suffixes)
         scans: dict[str, dict[str, Path]] = {}
         for path in files:
             name, _, suffix = stem(path).rpartition("_")
-            if suffix in suffixes:
-                scans.setdefault(name, {})[suffix] = path
+            if suffix not in suffixes:
+                continue
+            other = scans.setdefault(name, {}).setdefault(suffix, path)
+            if other is not path:
+                message = f"has the name of {other.relative_to(source)}"
+                problems.append(Problem(str(path), "name-twice", message, "keep one", name))
         for name, found in scans.items():
             gone = [suffix for suffix in suffixes if suffix not in found]
             if gone:
@@ -96,15 +100,21 @@ class Bids(Layout):
             raise no_dataset(place, "no-folder", "is no folder", "name one that is under derivatives/")
         labels: dict[str, Path] = {}
         problems: list[Problem] = []
-        for path in sorted(place.rglob("*")) if place.is_dir() else ():
+        content = sorted(place.rglob("*")) if place.is_dir() else []
+        problems += other_scans(path for path in content if _suffix_of(path) in LABEL_SUFFIXES)
+        for path in content:
             name, _, suffix = stem(path).rpartition("_")
             if suffix in LABEL_SUFFIXES and is_nifti(path):
                 other = labels.setdefault(DERIVED.sub("", name), path)
                 if other is not path:
                     message = f"is a second label beside {other.relative_to(source)}"
-                    remedy = "say which: --layout-option derivative=FOLDER"
+                    remedy = "say which: --layout-option derivative=FOLDER, or name scans and labels in a table"
                     problems.append(Problem(str(path), "ambiguous-layout", message, remedy))
         return labels, problems
+
+
+def _suffix_of(path: Path) -> str:
+    return path.name.partition(".")[0].rpartition("_")[2]
 
 
 def _strange_participants(source: Path, subjects: set[str]) -> list[Problem]:

@@ -151,10 +151,12 @@ def inside(root: Path, name: str) -> Path:
     """
     if "\0" in name:
         raise BadEntryError("bad-entry", f"names {name!r}, which no file can be called", "correct the name")
-    path = root / name
-    if path.is_relative_to(root) and ".." not in path.parts:
-        return path
-    raise BadEntryError("outside-root", f"names {name}, outside {root}", "name a folder above all files: root=DIR")
+    resolved = root.resolve()
+    path = resolved / name
+    for base in (resolved, root.absolute()):  # An absolute path may go by the link that the root goes by.
+        if path.is_relative_to(base) and ".." not in path.parts:
+            return resolved / path.relative_to(base)
+    raise BadEntryError("outside-root", f"names {name}, outside {resolved}", "name a folder above all files: root=DIR")
 
 
 def read_labels(named: Any, ignore: Any = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.container import is_nifti, is_other_scan, stem
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
+from pipeline.data.layouts.lists import SECTIONS, list_in
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.types import Case
 
@@ -27,8 +28,10 @@ class Folder(Layout):
 
     @classmethod
     def detect(cls, source: Path) -> str | None:
-        """Look for a folder of images."""
-        return "it has a folder images/" if (source / "images").is_dir() else None
+        """Look for a folder of images, which no list beside it describes."""
+        _, content = list_in(source)
+        listed = content is not None and SECTIONS.keys() & content.keys()
+        return "it has a folder images/" if (source / "images").is_dir() and not listed else None
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Pair images and labels by name."""
@@ -105,12 +108,16 @@ def list_scans(place: Path) -> tuple[list[Path], list[Problem]]:
         for name in count
         if count[name] > 1
     ]
-    problems += [
+    return [path for path in paths if count[stem(path)] == 1], problems + other_scans(content)
+
+
+def other_scans(paths: Iterable[Path]) -> list[Problem]:
+    """Find scans in formats that are not read."""
+    return [
         Problem(str(path), "unsupported-file", "is no .nii or .nii.gz file", "convert it to NIfTI, or take it away")
-        for path in content
+        for path in paths
         if is_other_scan(path)
     ]
-    return [path for path in paths if count[stem(path)] == 1], problems
 
 
 def scans_in(place: Path) -> list[Path]:
