@@ -10,8 +10,8 @@ grids; they choose nothing. Each training is told a budget and must finish its s
 - ours is `fewmask train LIST --time-budget T`, imports, checks, validation and report included, and the network that
   its last checkpoint predicts with;
 - nnU-Net is its own planner, trainer (fold `all`) and prediction. Its steps are timed first, and their number is cut,
-  and corrected twice as ours is, so that the learning rate reaches its end within the budget. Planning, preprocessing
-  and prediction are not counted;
+  and corrected after a third and two thirds of it, so that the learning rate reaches its end within the budget.
+  Planning, preprocessing and prediction are not counted;
 - MONAI is its `SupervisedTrainer` with `CacheDataset`, DynUNet and `DiceCELoss` under deep supervision: our plan's
   patch, batch and (one) network, AdamW with the same learning rate, warm-up and decay as ours, in the precision
   that ours takes, timed and cut before it begins. Loading, caching and prediction are not counted.
