@@ -200,9 +200,10 @@ class TrainingStep:
         """Restore what :meth:`state_dict` returned."""
         self._under_way = None
         self.network.load_state_dict(state["network"])
-        # Only what was learnt: settings are this recipe's, and this device's own.
-        saved, own = state["optimizer"], self.optimizer.state_dict()
-        self.optimizer.load_state_dict(own | {"state": saved["state"]})
+        # Only what the steps have made: settings are this recipe's, and this device's own.
+        saved, own = state["optimizer"], self.optimizer.state_dict()["param_groups"]
+        groups = [mine | {"lr": then["lr"]} for mine, then in zip(own, saved["param_groups"], strict=True)]
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.average:
