@@ -20,7 +20,7 @@ OUT = Console()
 ERR = Console(stderr=True)
 
 # What PyTorch says on a device, and on a CPU.
-OUT_OF_MEMORY = ("CUDA out of memory", "DefaultCPUAllocator: can't allocate memory")
+OUT_OF_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "DefaultCPUAllocator: can't allocate memory")
 # Names and paths may hold what a console would take for markup.
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
@@ -48,7 +48,8 @@ def explained(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
         return f"{error.filename or 'the disk'}: {error.strerror}; check its permissions and free space"
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-        return "too little memory, here or on the GPU; close other programs, or lower data.batch_size and data.workers"
+        remedy = "close other programs, or train with a lower data.batch_size and data.workers"
+        return f"too little memory, here or on the GPU; {remedy}"
     return None
 
 

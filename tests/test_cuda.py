@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.inferers import sliding_window_inference
 from runs_fixtures import make_phantom, train, with_mortal, write_recipe
 from test_loaders import cases, read
 from test_loaders import same as batches_are_equal
@@ -18,6 +19,9 @@ from pipeline import runs
 from pipeline.data.augmentation import Augmentation, Strength
 from pipeline.data.loaders import StepBatches, Stream
 from pipeline.data.resident import Resident
+from pipeline.data.transforms import Grid
+from pipeline.engines import predictor as engines_predictor
+from pipeline.engines.predictor import Predictor
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Term, levels_of
@@ -69,6 +73,29 @@ def test_training_of_the_cpu_goes_on_on_cuda(tmp_path, mortal):
     runs.train(recipe, tmp_path / "run", resume=True, allow_change=["device"])
     assert len(losses_of(tmp_path / "run")) == 6
     assert all(map(math.isfinite, losses_of(tmp_path / "run")))
+
+
+def test_scaler_of_another_precision_is_not_restored():
+    step = make_step(build("unet", channels=1, classes=2).cuda())
+    step.load_state_dict(step.state_dict() | {"scaler": torch.amp.GradScaler("cuda").state_dict()})
+    assert step.scaler.get_scale() == 1.0
+
+
+def test_scan_that_the_device_has_no_memory_for_is_put_together_on_the_host(tmp_path, monkeypatch):
+    scan = sorted((make_phantom(tmp_path / "data") / "imagesTr").iterdir())[0]
+    network = build("unet", channels=1, classes=2).cuda()
+    predictor = Predictor(network, Grid("RAS", (0.0, 0.0, 0.0)), (16, 16, 16), (0, 1), torch.float32)
+    expected, places = predictor.segment([scan]).logits, []
+
+    def short_of_memory(*args, device, **options):
+        places.append(device.type)
+        if len(places) == 1:
+            raise torch.OutOfMemoryError("no memory is left")
+        return sliding_window_inference(*args, device=device, **options)
+
+    monkeypatch.setattr(engines_predictor, "sliding_window_inference", short_of_memory)
+    np.testing.assert_allclose(predictor.segment([scan]).logits, expected, atol=1e-4)
+    assert places == ["cuda", "cpu"]
 
 
 def test_losses_agree_with_those_of_the_cpu():

@@ -128,7 +128,7 @@ def test_several_suffixes_are_a_question_and_may_be_channels(tmp_path):
 
 def test_what_cannot_be_read_or_told_apart_is_named_in_bids(tmp_path):
     folder = bids(tmp_path, "sub-03/anat/sub-03_T1w.mgz", "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii")
-    touch(folder, "derivatives/manual/sub-02/sub-02_ses-a_dseg.nrrd", "derivatives/fs/sub-01/mri/aseg.mgz")
+    touch(folder, "derivatives/manual/sub-02/sub-02_ses-a_dseg.nrrd", "derivatives/fs/sub-01/mri/mask.mgz")
     with pytest.raises(UserError) as raised:
         open_dataset(folder)
     assert {(problem.code, Path(problem.where).name) for problem in raised.value.problems} == {

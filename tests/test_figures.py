@@ -8,7 +8,14 @@ import pytest
 from report_fixtures import HOSTILE, result
 
 from pipeline.reports.axes import legend
-from pipeline.reports.figures import OTHERS, QUESTIONS, figures_of_cases, figures_of_training, standalone, write_figures
+from pipeline.reports.figures import (
+    OTHER_FIGURES,
+    QUESTIONS,
+    figures_of_cases,
+    figures_of_training,
+    standalone,
+    write_figures,
+)
 
 CALIBRATION = {
     "ece": 0.031,
@@ -36,7 +43,7 @@ def figures(names=("a", "b", "c"), labels=("organ", "nodule")):
 def test_each_figure_is_a_png_and_an_svg(tmp_path):
     write_figures(tmp_path, figures())
     names = {"dice", "hd95_mm", "size", "reliability", "validation", "loss"}
-    assert names < {*QUESTIONS, *OTHERS}
+    assert names < {*QUESTIONS, *OTHER_FIGURES}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         f"{name}.{kind}" for name in names for kind in ("svg", "png")
     }

@@ -12,6 +12,7 @@ import yaml
 from runs_fixtures import fewmask, make_phantom, state_of, train, write_recipe
 
 from pipeline import runs
+from pipeline.data.check import copies
 from pipeline.data.splits import all_cases, split_cases
 from pipeline.engines.postprocessing import Mending
 from pipeline.errors import UserError
@@ -239,7 +240,18 @@ def test_copies_that_a_fold_could_part_are_refused_where_a_list_validates(datase
     given = runs.read_recipe(write_recipe(tmp_path, path, objective=SUPERVISED))
     with pytest.raises(UserError, match=r"phantom_002.nii.gz: is the same scan as .*phantom_000.nii.gz"):
         runs.cross_validate(given, tmp_path / "run", 2)
+    with pytest.raises(UserError, match="is the same scan as"):
+        train(tmp_path, path, "run", "data.fold=[1, 2]", objective=SUPERVISED)
     assert not (tmp_path / "run").exists()
+
+
+def test_copies_without_masks_are_no_matter_of_folds(dataset):
+    found = check(dataset)
+    bare = [case for case in found.dataset.cases if case.label is None][:2]
+    facts = dict.fromkeys((case.id for case in bare), found.facts[bare[0].id])
+    assert copies(bare, facts, drawn=True) == []
+    (problem,) = copies([replace(bare[0], label=Path("mask.nii")), bare[1]], facts, drawn=True)
+    assert (problem.code, problem.case) == ("scan-leaks", bare[1].id)
 
 
 def test_training_without_labels_has_no_folds(dataset, tmp_path):

@@ -161,6 +161,7 @@ def test_absolute_paths_may_go_by_the_link_that_the_list_goes_by(tmp_path):
     names = {"image": str(tmp_path / "link" / "a.nii"), "label": str(tmp_path / "real" / "m.nii")}
     (case,) = open_dataset(write_list(tmp_path / "link", {"training": [names]})).cases
     assert (case.images, case.label) == ((tmp_path / "real" / "a.nii",), tmp_path / "real" / "m.nii")
+    assert open_dataset(tmp_path / "real" / "list.json").cases == (case,)  # As a run names it.
 
 
 def test_a_root_may_be_relative_and_a_link(tmp_path, monkeypatch):

@@ -84,11 +84,8 @@ def test_masks_of_64_bits_are_repaired(spoilt, tmp_path, dtype):
 
 def test_a_repaired_copy_opens_as_a_folder_whatever_its_labels_are_called(spoilt, tmp_path):
     made = spoilt("label shifted")
-    told = json.loads(made.source.read_text()) if made.source.is_file() else None
-    listing = made.source if told else made.source / "dataset.json"
-    content = json.loads(listing.read_text())
-    content["labels"] = {"0": "0", "1": "1", "2": "2"}
-    listing.write_text(json.dumps(content))
+    listing = made.folder / "dataset.json"
+    listing.write_text(json.dumps(json.loads(listing.read_text()) | {"labels": {"0": "0", "1": "1", "2": "2"}}))
     repaired(made, tmp_path / "copy", "copy-affine")
     dataset = read_dataset(tmp_path / "copy")
     assert (dataset.problems, dataset.layout) == ((), "datalist")

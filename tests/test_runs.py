@@ -413,6 +413,33 @@ def test_validate_on_another_dataset_takes_how_it_lies_on_disk(trained, tmp_path
     assert (summary["n_cases"], [row["label"] for row in summary["classes"]]) == (2, [1])
 
 
+def test_how_a_dataset_lies_on_disk_goes_with_a_dataset(trained):
+    with pytest.raises(UserError, match="--dataset: is not given, and root says how it lies on disk"):
+        runs.validate(trained, root=trained, layout="auto", options={})
+
+
+def test_scan_in_a_file_a_channel_is_the_one_that_the_run_was_trained_on(dataset, tmp_path):
+    for place in ("whole/images", "whole/labels", "parted"):
+        (tmp_path / place).mkdir(parents=True)
+    entries = []
+    for path in sorted((dataset / "imagesTr").iterdir()):
+        scan, label = nib.load(path), dataset / "labelsTr" / path.name
+        channels = [sign * np.asarray(scan.dataobj).astype(np.float32) for sign in (1, -1)]
+        nib.save(nib.Nifti1Image(np.stack(channels, axis=-1), scan.affine), tmp_path / "whole" / "images" / path.name)
+        shutil.copy(label, tmp_path / "whole" / "labels")
+        shutil.copy(label, tmp_path / "parted")
+        names = [f"{channel}_{path.name}" for channel in "ab"]
+        for name, voxels in zip(names, channels, strict=True):
+            nib.save(nib.Nifti1Image(voxels, scan.affine), tmp_path / "parted" / name)
+        entries.append({"image": names, "label": path.name})
+    (tmp_path / "parted" / "list.json").write_text(json.dumps({"training": entries}))
+    words = ("max_steps=1", "layout.options.channel_names=[a, b]")
+    run = train(tmp_path, tmp_path / "whole", "run", *words, objective=SUPERVISED)
+    scores = runs.validate(run, tmp_path / "parted" / "list.json")
+    assert scores.summary.n_cases == 1
+    assert scores.notes[0].startswith("3 case(s)")
+
+
 def test_validate_takes_the_runs_channels_where_a_dataset_does_not_name_its_own(dataset, tmp_path):
     for place in ("images", "labels"):
         (tmp_path / "two" / place).mkdir(parents=True)

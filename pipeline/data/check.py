@@ -227,8 +227,8 @@ class Check:
         declared = self.dataset.channels
         common = Counter(facts.channels for facts in self.seen.values()).most_common(1)[0][0]
         expected = len(declared) if declared is not None else common
-        source = "the dataset declares" if declared is not None else "most scans have"
-        remedy = "give every scan the same channels, or correct channel_names in the list"
+        source = "expected are" if declared is not None else "most scans have"
+        remedy = "give every scan these channels, or correct channel_names where they are declared"
         for name, facts in self.seen.items():
             if facts.channels != expected:
                 yield name, "channel-count", f"has {facts.channels} channel(s), {source} {expected}", remedy
@@ -281,7 +281,8 @@ def copies(cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, drawn: bool
     problems = []
     for case in (case for case in cases if case.id in facts):
         other = first.setdefault(facts[case.id].content, case)
-        parted = drawn and case.role != "test" and other.patient != case.patient
+        drawable = drawn and case.role != "test" and (case.label or other.label)
+        parted = drawable and other.patient != case.patient
         if other.role != case.role or parted:
             message = f"is the same scan as {other.images[0]}, so it could teach and test"
             remedy = "keep one of them, or give both one patient and one role in a list"

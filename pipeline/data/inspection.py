@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping  # noqa: TC003 - read_facts resolves the annotations of CaseFacts
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -216,11 +217,15 @@ def _load_all(paths: Sequence[Path]) -> tuple[dict[Path, nifti.Scan], list[Probl
 
 
 def _content(images: Sequence[nifti.Scan]) -> str:
-    """Hash type, shape and stored voxels, so that a scan is known again under another name or packing."""
+    """Hash the stored voxels of each channel, so that a scan is known again under another name or packing."""
     digest = hashlib.sha256()
     for image in images:
-        digest.update(f"{image.header.dtype.str} {image.header.dims} ".encode())
-        digest.update(memoryview(image.body)[image.header.offset : image.header.promised])
+        header = image.header
+        shape = (*header.dims, 1)[:3]
+        size = header.dtype.itemsize * math.prod(shape)
+        for start in range(header.offset, header.promised, size):
+            digest.update(f"{header.dtype.str} {shape} ".encode())
+            digest.update(memoryview(image.body)[start : start + size])
     return digest.hexdigest()
 
 

@@ -204,7 +204,7 @@ class TrainingStep:
         saved, own = state["optimizer"], self.optimizer.state_dict()["param_groups"]
         groups = [mine | {"lr": then["lr"]} for mine, then in zip(own, saved["param_groups"], strict=True)]
         self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
-        if state["scaler"]:
+        if state["scaler"] and self.precision == torch.float16:
             self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.network.load_state_dict(state["average"])

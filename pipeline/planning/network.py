@@ -227,6 +227,8 @@ class SizePlanner:
         yield "data.patch_size", sizes.patch_size, patch
         batch = "small patches leave room for more" if self._samples(sizes) > reach.samples else reach.pace
         batch = batch if self._samples(sizes) >= self._samples(full) else "what the memory allows"
+        if self.recipe.data.accumulate not in ("auto", 1):
+            batch = f"{reach.pace}, and a multiple of data.accumulate"
         batch += "; half of a step each for scans with and without masks" if len(self.recipe.kinds) == 2 else ""
         for kind, key in BATCHES.items():
             unused = f"of no effect: no term looks at {kind} scans"

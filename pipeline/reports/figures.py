@@ -29,7 +29,7 @@ QUESTIONS = {
     "hd95_mm": "How far off are the worst borders?",
     "volume_difference": "Too large or too small?",
 }
-OTHERS = ("size", "reliability", "validation", "loss", "difference", "paired")
+OTHER_FIGURES = ("size", "reliability", "validation", "loss", "difference", "paired")
 # A column of a paper is about 3.3 inches wide: 300 dots an inch and some to spare.
 ZOOM = 3
 EDGE, TITLE = 10, 20
@@ -119,7 +119,7 @@ def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
     sweep(place)
-    for name in {*QUESTIONS, *OTHERS} - {figure.name for figure in figures}:
+    for name in {*QUESTIONS, *OTHER_FIGURES} - {figure.name for figure in figures}:
         for kind in KINDS:
             (place / f"{name}.{kind}").unlink(missing_ok=True)
     for figure in figures:

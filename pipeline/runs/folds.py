@@ -16,7 +16,6 @@ import numpy as np
 
 from pipeline import config
 from pipeline.data import nifti
-from pipeline.data.check import copies
 from pipeline.data.splits import all_cases, split_cases
 from pipeline.engines.postprocessing import Mending, component_sizes, mend, voxel_ml
 from pipeline.errors import Problem, UserError
@@ -39,7 +38,7 @@ from pipeline.runs.models import (
     load_folds,
     read_own,
 )
-from pipeline.runs.planning import absolute, check_dataset_of
+from pipeline.runs.planning import absolute, check_dataset_of, refuse_parted_copies
 from pipeline.runs.scoring import Scores, notes_on, write_scores
 from pipeline.runs.training import train
 
@@ -101,9 +100,7 @@ def cross_validate(
         resuming.refuse_run(run, resume, folds)
         index = check_dataset_of(recipe)
         everything = all_cases(index.dataset)
-        # The check allows copies among cases of which no draw is made otherwise.
-        if leaks := copies(everything.labelled + everything.unlabelled, index.facts, drawn=True):
-            raise UserError("Nothing was started.", leaks)
+        refuse_parted_copies(index)
         # Too many folds are refused before anything is written.
         split_cases(index.dataset, 0.0, recipe.seed, fold=(folds, folds))
         run.mkdir(parents=True, exist_ok=True)
@@ -177,6 +174,10 @@ def validate(
 
     That is what a cross-validation has where no other dataset is named and its own has no validation list.
     """
+    told = [key for key, value in how.items() if value not in (None, "auto", {})]
+    if source is None and told:
+        message, remedy = f"is not given, and {told[0]} says how it lies on disk", "name it, or leave that out"
+        raise UserError("There is nothing to open.", [Problem("--dataset", "no-dataset", message, remedy)])
     if source is None and (run / FOLDS).exists() and not read_own(run, SPLIT)["validation"]:
         return score_out_of_fold(run, which, plugins, tolerance_mm)
     return scoring.validate(run, source, which, plugins, tolerance_mm, **how)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from pipeline.checkpoints import Which, newest_checkpoint
 from pipeline.engines.devices import find_hardware
 from pipeline.engines.postprocessing import Mending
@@ -63,6 +65,8 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
         note(f"{problem}\nUsing {checkpoint.path.name} instead.")
     try:
         return _build_model(run, checkpoint.state)
+    except torch.OutOfMemoryError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         message = f"holds no model of ours: {str(error).splitlines()[0]}"
         problem = Problem(str(checkpoint.path), "foreign-checkpoint", message, "use a checkpoint that Fewmask wrote")

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import config
+from pipeline.data.check import copies
 from pipeline.data.layouts import read_dataset
 from pipeline.data.packed import Packed
-from pipeline.data.splits import Split, split_cases
+from pipeline.data.splits import Split, all_cases, split_cases
 from pipeline.engines.devices import find_hardware
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write
@@ -96,6 +97,8 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
         UserError: The dataset has problems, or the recipe does not fit it.
     """
     index, data = check_dataset_of(recipe, known), recipe.data
+    if data.fold:
+        refuse_parted_copies(index)
     labels_teach = recipe.segments is None
     split = split_cases(index.dataset, data.validation_fraction, recipe.seed, labels_teach=labels_teach, fold=data.fold)
     _refuse_unfit(recipe, index, split)
@@ -106,6 +109,13 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     plan = make_plan(recipe, visible, find_hardware(recipe.device))
     wider = plan.wider and absolute(plan.wider)
     return Prepared(index, split, visible, replace(plan, recipe=absolute(plan.recipe), wider=wider))
+
+
+def refuse_parted_copies(index: Index) -> None:
+    """Refuse copies of a scan that folds could part: the check allows them where a validation list leaves no draw."""
+    everything = all_cases(index.dataset)
+    if leaks := copies(everything.labelled + everything.unlabelled, index.facts, drawn=True):
+        raise UserError("The dataset cannot be parted into folds.", leaks)
 
 
 def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from pipeline import config
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.runs.budget import BUDGET, seconds_of
@@ -165,6 +167,8 @@ def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
         raise UserError("Nothing was resumed.", [Problem(where, "task-changed", message, remedy)])
     try:
         step.load_state_dict(checkpoint.state)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"does not fit the recipe's network or optimizer: {str(error).splitlines()[0]}"
         remedy = "give the run's own network and optimizer, or start a new run"

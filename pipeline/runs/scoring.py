@@ -112,11 +112,12 @@ def validate(
 
 
 def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
-    """Return the cases whose scans the run was not trained on, with a mask or without, however they are packed."""
+    """Return the cases of which the run was trained on no file, and not on the same voxels in other files."""
     split, rows = read_own(run, SPLIT), read_own(run, INDEX)
     taught = {*split["labelled"], *split["unlabelled"]}
-    seen = {row["content"] for row in rows if row["case"] in taught}
-    unseen = tuple(case for case in index.dataset.cases if index.facts[case.id].content not in seen)
+    seen = {known for row in rows if row["case"] in taught for known in (row["content"], *row["sha256"])}
+    known = {case: index.facts[case.id] for case in index.dataset.cases}
+    unseen = tuple(case for case, f in known.items() if not seen & {f.content, *f.sha256[: len(case.images)]})
     if not unseen:
         message, remedy = "has no labelled case that the run was not trained on", "name a dataset with other cases"
         raise UserError(

@@ -14,7 +14,7 @@ from pipeline.errors import Problem, nearest
 from pipeline.types import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 # Suffixes that BIDS gives to label maps: dseg for labels, mask for one structure.
@@ -51,7 +51,7 @@ class Bids(Layout):
         files = [path for path in content if is_nifti(path)]
         suffixes = self._suffixes(source, files)
         labels, problems = self._labels(source)
-        problems += other_scans(path for path in content if _suffix_of(path) in suffixes)
+        problems += other_scans(_named_as(content, suffixes))
         scans: dict[str, dict[str, Path]] = {}
         for path in files:
             name, _, suffix = stem(path).rpartition("_")
@@ -101,7 +101,7 @@ class Bids(Layout):
         labels: dict[str, Path] = {}
         problems: list[Problem] = []
         content = sorted(place.rglob("*")) if place.is_dir() else []
-        problems += other_scans(path for path in content if _suffix_of(path) in LABEL_SUFFIXES)
+        problems += other_scans(_named_as(content, LABEL_SUFFIXES))
         for path in content:
             name, _, suffix = stem(path).rpartition("_")
             if suffix in LABEL_SUFFIXES and is_nifti(path):
@@ -113,8 +113,11 @@ class Bids(Layout):
         return labels, problems
 
 
-def _suffix_of(path: Path) -> str:
-    return path.name.partition(".")[0].rpartition("_")[2]
+def _named_as(paths: Iterable[Path], suffixes: Sequence[str]) -> Iterator[Path]:
+    """Yield what has a subject's name and one of the suffixes, in any format: other tools keep files here too."""
+    for path in paths:
+        if SUBJECT.match(path.name) and path.name.partition(".")[0].rpartition("_")[2] in suffixes:
+            yield path
 
 
 def _strange_participants(source: Path, subjects: set[str]) -> list[Problem]:

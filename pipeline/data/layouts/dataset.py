@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -151,12 +152,14 @@ def inside(root: Path, name: str) -> Path:
     """
     if "\0" in name:
         raise BadEntryError("bad-entry", f"names {name!r}, which no file can be called", "correct the name")
-    resolved = root.resolve()
-    path = resolved / name
-    for base in (resolved, root.absolute()):  # An absolute path may go by the link that the root goes by.
-        if path.is_relative_to(base) and ".." not in path.parts:
-            return resolved / path.relative_to(base)
-    raise BadEntryError("outside-root", f"names {name}, outside {resolved}", "name a folder above all files: root=DIR")
+    path = root / name
+    if ".." not in path.parts:
+        if path.is_relative_to(root):
+            return path
+        for base in path.parents:  # An absolute path may go by a link to the root.
+            if os.path.realpath(base) == str(root):
+                return root / path.relative_to(base)
+    raise BadEntryError("outside-root", f"names {name}, outside {root}", "name a folder above all files: root=DIR")
 
 
 def read_labels(named: Any, ignore: Any = None) -> dict[str, Any]:

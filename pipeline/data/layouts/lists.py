@@ -106,7 +106,7 @@ def _keys(content: Mapping[str, Any]) -> str:
 
 def _read_list(source: Path, root: Path | None, layout: str, sections: Mapping[str, Role]) -> Dataset:
     source = source / "dataset.json" if source.is_dir() else source
-    content, root = read_json(source), root or source.parent
+    content, root = read_json(source), (root or source.parent).resolve()
     cases: list[Case] = []
     problems: list[Problem] = []
     for section, role in sections.items():

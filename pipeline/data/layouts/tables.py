@@ -46,7 +46,7 @@ class Table(Layout):
             raise UserError("The dataset cannot be opened.", problems)
         if not columns:
             raise no_dataset(source, "bad-table", "has no column image", FORMAT)
-        base, cases, problems = root or source.parent, [], []
+        base, cases, problems = (root or source.parent).resolve(), [], []
         for number, row in enumerate(rows, start=2):
             try:
                 cases.append(_read_row(row, columns, base))
