@@ -48,7 +48,8 @@ PART, RECENT = 0.01, 8
 # machine.
 MOST_SLOWED = 2.0
 # From which share on of the time or of the steps, whichever is further, the steps are corrected where the end is off by
-# such a share. The last correction waits for the end: whatever other work comes before, the time is kept.
+# such a share. The last correction waits for the end, when little can come any more; beside other work one step may
+# still take ten times as long as another.
 CORRECTIONS, WORTH = (1 / 3, 0.95), 0.01
 # Validations of the training may take this share of the time.
 VALIDATION_SHARE = 0.05
