@@ -1,11 +1,12 @@
 """Whether a training with a time budget ends when it is to: many datasets and budgets, alone and beside other work.
 
     python benchmarks/bench_budget.py --output runs/budget --json budget.json
+    python benchmarks/bench_budget.py --output runs/budget --json beside.json --beside 0.5
     python benchmarks/bench_budget.py --quick
 
 Each pair is a `fewmask train DATASET --time-budget T` of its own, timed from outside: imports, checks, validations and
-the report included. `--beside` runs a second process on the machine from half-way on. A pair that was run is not run
-again.
+the report included. `--beside SHARE` runs a second process on the machine from that share of the budget on, which
+multiplies matrices on all cores. A pair that was run is not run again.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def main() -> None:
     """Run every pair that was not run yet, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="folder of the runs; by default one that is thrown away")
-    parser.add_argument("--beside", action="store_true", help="a second process computes from half of the budget on")
+    parser.add_argument("--beside", type=float, metavar="SHARE", help="a second process computes from there on")
     parser.add_argument("--quick", action="store_true", help="one small pair")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -56,10 +57,20 @@ def main() -> None:
         folder = given.output or Path(work)
         folder.mkdir(parents=True, exist_ok=True)
         rows = [measure(folder, *pair, beside=given.beside) for pair in (QUICK if given.quick else PAIRS)]
-    print("\n| Scans with masks, without | Further | Budget | Took | Off by | Steps | Corrections |")
-    print("|---|---|---|---|---|---|---|")
+    print("\n| Scans with masks, without | Further | Budget | Took | Off by | Steps | Corrections | Threads |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
-        print("| {scans} | {words} | {budget} | {took_s:.1f} s | {off:+.1%} | {steps} | {corrections} |".format(**row))
+        cells = (
+            "{scans}",
+            "{words}",
+            "{budget}",
+            "{took_s:.1f} s",
+            "{off:+.1%}",
+            "{steps}",
+            "{corrections}",
+            "{threads}",
+        )
+        print(f"| {' | '.join(cells)} |".format(**row))
     unfinished = sum(not row["finished"] for row in rows)
     print(f"\nFurthest off: {max(abs(row['off']) for row in rows):.1%}; schedules not finished: {unfinished}")
     if given.json:
@@ -67,10 +78,11 @@ def main() -> None:
 
 
 def measure(
-    folder: Path, labelled: int, unlabelled: int, words: tuple[str, ...], budget: str, *, beside: bool
+    folder: Path, labelled: int, unlabelled: int, words: tuple[str, ...], budget: str, *, beside: float | None
 ) -> dict[str, object]:
     """Run one pair, or read what an earlier run of it took."""
-    name = "-".join([f"{labelled}+{unlabelled}", *words, budget, *["beside"] * beside]).replace("/", "_")
+    how = [] if beside is None else [f"beside-from-{beside:g}"]
+    name = "-".join([f"{labelled}+{unlabelled}", *words, budget, *how]).replace("/", "_")
     kept, data, run = folder / f"{name}.json", folder / f"phantom-{labelled}-{unlabelled}", folder / name
     if kept.exists():
         return json.loads(kept.read_text())
@@ -80,9 +92,9 @@ def measure(
     command = [sys.executable, str(ROOT / "run.py"), "train", str(data), *words, "--time-budget", budget]
     other: list[subprocess.Popen[bytes]] = []
     timer = threading.Timer(
-        seconds_of(budget) / 2, lambda: other.append(subprocess.Popen([sys.executable, "-c", BUSY]))
+        seconds_of(budget) * (beside or 0.0), lambda: other.append(subprocess.Popen([sys.executable, "-c", BUSY]))
     )
-    if beside:
+    if beside is not None:
         timer.start()
     subprocess.run([*command, "--output", str(run)], check=True, capture_output=True)
     took = time.perf_counter() - start
@@ -100,6 +112,7 @@ def measure(
         "off": took / seconds_of(budget) - 1,
         "steps": steps,
         "corrections": len(course.corrections),
+        "threads": [threads for _, threads in recipe["threads"]],
         "finished": course.share_done(steps) == 1 and steps == course.last,
     }
     kept.write_text(json.dumps(row))

@@ -243,6 +243,11 @@ class Recipe(Section):
     corrections: tuple[tuple[Count, Count], ...] = Field(
         default=(), description="a list of pairs, written by a run with a time budget: after which step, how many steps"
     )
+    threads: tuple[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1, le=1024)]], ...] = Field(
+        default=(),
+        description="a list of pairs, written by a run with a time budget: after which step, how many threads, "
+        "1 to 1024",
+    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         default="auto", description="auto, cpu, cuda or cuda:N"
     )

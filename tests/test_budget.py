@@ -118,8 +118,8 @@ def test_an_end_that_has_become_long_is_kept_free(tmp_path):
 
 
 def test_what_is_off_by_little_is_corrected_near_the_end(tmp_path):
-    course, took = run_with(tmp_path, Pace(1.0, 9.0, 15.0), lambda now: 1.25 if now > 0.5 else 1.1, every=90)
-    assert [step for step in course.corrections if step > 0.7 * course.max_steps]
+    course, took = run_with(tmp_path, Pace(1.0, 9.0, 15.0), lambda now: 1.25 if now > 0.7 else 1.1, every=90)
+    assert len(course.corrections) == 2
     assert abs(took - 1000 * AIM) < 15
 
 
@@ -395,9 +395,63 @@ def test_a_run_tells_its_budget_what_each_validation_took(dataset, scripted, tmp
 
 
 def test_the_recipe_of_a_run_can_be_given_another_time(dataset, scripted, tmp_path):
-    recipe = write_recipe(tmp_path, dataset, max_steps=6, corrections=[[2, 4]])
+    recipe = write_recipe(tmp_path, dataset, max_steps=6, corrections=[[2, 4]], threads=[[1, 2]])
     cli.train(recipe, output=tmp_path / "run", time_budget="1h")
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["max_steps"] == 9
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (written["max_steps"], written["threads"]) == (9, [])
+
+
+@pytest.fixture
+def threads_of_steps(monkeypatch):
+    """How many threads each step has had."""
+    update, seen = TrainingStep.__call__, []
+
+    def watched(self, engine, batches):
+        seen.append(torch.get_num_threads())
+        return update(self, engine, batches)
+
+    monkeypatch.setattr(TrainingStep, "__call__", watched)
+    return seen
+
+
+def decide_threads(monkeypatch, decisions):
+    monkeypatch.setattr(Budget, "other_threads", lambda _, step, course: decisions.get(step))
+
+
+def test_threads_that_were_decided_on_the_way_are_repeated(dataset, scripted, threads_of_steps, tmp_path, monkeypatch):
+    decide_threads(monkeypatch, {2: 2, 6: 3})
+    recipe = write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h")
+    run = train(recipe, tmp_path / "run")
+    assert threads_of_steps == [1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
+    assert torch.get_num_threads() == 1
+    assert yaml.safe_load((run / "config.yaml").read_text())["threads"] == [[2, 2], [6, 3]]
+    monkeypatch.setattr(Budget, "other_threads", lambda *_: pytest.fail("a budget that nobody gave"))
+    threads_of_steps.clear()
+    assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)
+    assert threads_of_steps == [1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
+
+
+def test_a_stopped_run_goes_on_with_the_threads_that_it_had(dataset, scripted, threads_of_steps, tmp_path, monkeypatch):
+    decide_threads(monkeypatch, {2: 3, 5: 2, 7: 1})
+    recipe = write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h")
+    whole = train(recipe, tmp_path / "whole")
+    watched = TrainingStep.__call__
+
+    def die(self, engine, batches):
+        if engine.state.iteration == 6:
+            raise KeyError("the plug")
+        return watched(self, engine, batches)
+
+    monkeypatch.setattr(TrainingStep, "__call__", die)
+    with pytest.raises(KeyError, match="the plug"):
+        train(recipe, tmp_path / "stopped")
+    assert torch.get_num_threads() == 1
+    monkeypatch.setattr(TrainingStep, "__call__", watched)
+    # That of step 5 is written down, and the checkpoint is of step 4.
+    decide_threads(monkeypatch, {7: 1})
+    threads_of_steps.clear()
+    assert_same_run(train(recipe, tmp_path / "stopped", resume=True), whole)
+    assert threads_of_steps == [3, 2, 2, 1, 1, 1]
 
 
 def test_a_run_with_a_budget_that_is_stopped_goes_on_as_it_was(dataset, scripted, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The course of a training: its number of steps, which may be decided anew on the way, and how much of it is done."""
+"""The course of a training: what is decided on the way, and how much of it is done."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Course:
     Attributes:
         max_steps: The number of steps as decided at the start.
         corrections: By the step after which it was decided, the number of steps from there on, in rising order.
+        threads: By the step after which it was decided, how many threads compute from there on. The order of sums
+            depends on them, and with it the last bits of the weights.
 
     >>> course = Course(100, {50: 75})
     >>> course.last, [course.share_done(step) for step in (0, 25, 50, 60, 75)]
@@ -28,6 +30,7 @@ class Course:
 
     max_steps: int
     corrections: Mapping[int, int] = field(default_factory=dict)
+    threads: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         steps, last = list(self.corrections), self.max_steps
@@ -47,6 +50,11 @@ class Course:
         """Decide, after a step is done, how many steps there are in all; decisions that were to come are forgotten."""
         past = {when: steps for when, steps in self.corrections.items() if when < step}
         self.corrections = Course(self.max_steps, {**past, step: max_steps}).corrections
+
+    def threads_after(self, step: int) -> int | None:
+        """Return how many threads compute after a step; None where that is not decided."""
+        decided = max((when for when in self.threads if when <= step), default=None)
+        return None if decided is None else self.threads[decided]
 
     def share_done(self, steps: float) -> float:
         """Return the share of the training that so many steps are, in [0, 1]."""

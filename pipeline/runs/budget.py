@@ -1,8 +1,9 @@
 """Fit a training into a time: how many steps that is, and whether it still is on the way.
 
 Before the first step of a new run the real machine is timed on the real data. From then on the number of steps is
-fixed, and with it the run; it may be corrected twice where the pace has turned out to be another. The run's
-``config.yaml`` holds the number and its corrections: with them, and no budget, a training is repeated bit for bit.
+fixed, and with it the run; it may be corrected twice where the pace has turned out to be another, and the number of
+threads changed where another is faster. The run's ``config.yaml`` holds what was decided: with that, and no budget, a
+training is repeated bit for bit.
 ``budget.json`` holds what a resumed run needs to go on keeping to the time:
 
     {"seconds": 1200.0,     the budget
@@ -21,14 +22,18 @@ import copy
 import time
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from math import inf
 from statistics import fmean
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
+
+import torch
 
 from pipeline.engines.course import Course
 from pipeline.errors import Problem, UserError
 from pipeline.reports.files import write_json
 from pipeline.runs.models import read_own
+from pipeline.runs.threads import ThreadTrials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,13 +49,16 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 WARM_STEPS, TIMED_STEPS, AT = 3, 8, 10**6
 # The pace is looked at after each such share of the budget, over the last of them.
 PART, RECENT = 0.01, 8
+# A number of threads is tried for PART of the budget, and so many steps at least, or as long as they usually take; and
+# up to which share of the time, after which the pace has to be known.
+TRIAL_STEPS, SETTLED = 4, 0.8
 # Other work slows down a step, whose threads wait for each other, far more than the rest, which has half of the
 # machine.
 MOST_SLOWED = 2.0
 # From which share on of the time or of the steps, whichever is further, the steps are corrected where the end is off by
 # such a share. The last correction waits for the end, when little can come any more; beside other work one step may
 # still take ten times as long as another.
-CORRECTIONS, WORTH = (1 / 3, 0.95), 0.01
+CORRECTIONS, WORTH = (2 / 3, 0.95), 0.01
 # Validations of the training may take this share of the time.
 VALIDATION_SHARE = 0.05
 FEWEST_STEPS = 20
@@ -104,7 +112,11 @@ class Pace:
 
 
 def time_steps(
-    step: TrainingStep, load: Callable[[], Iterable[Any]], warm: int = WARM_STEPS, timed: int = TIMED_STEPS
+    step: TrainingStep,
+    load: Callable[[], Iterable[Any]],
+    warm: int = WARM_STEPS,
+    timed: int = TIMED_STEPS,
+    at_most_s: float = inf,
 ) -> float:
     """Return the seconds of a training step, its data included, and leave the step as it was.
 
@@ -113,6 +125,7 @@ def time_steps(
         load: Makes its batches.
         warm: Steps that are not timed.
         timed: Steps that are.
+        at_most_s: After so long no other step begins, once one has been timed.
     """
     state, course = copy.deepcopy(step.state_dict()), step.course
     step.course = Course(2 * AT)  # In whose middle every term has its weight.
@@ -121,6 +134,8 @@ def time_steps(
         for n, batches in enumerate(islice(load(), warm + timed)):
             step(cast("Engine", SimpleNamespace(state=SimpleNamespace(iteration=AT + n))), batches)
             durations.append(time.perf_counter() - start)
+            if n >= warm and sum(durations) >= at_most_s:
+                break
             start = time.perf_counter()
         step.settle()
     finally:
@@ -142,6 +157,7 @@ class Budget:
         given_up: Whether the run was asked to end before its time, and nothing is corrected any more.
         began: When this command began, on ``clock``.
         clock: Tells the time.
+        trials: Finds how many threads are the fastest.
     """
 
     run: Path
@@ -152,7 +168,9 @@ class Budget:
     given_up: bool = False
     began: float = 0.0
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
+    trials: ThreadTrials = field(default_factory=lambda: ThreadTrials(torch.get_num_threads()), repr=False)
     _marks: list[tuple[int, float]] = field(default_factory=list, init=False, repr=False)
+    _part: tuple[int, float] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def read(cls, run: Path, began: float) -> Budget | None:
@@ -203,6 +221,26 @@ class Budget:
     def leave_out(self, seconds: float) -> None:
         """Tell what a validation has just taken, which is not the time of a step."""
         self._marks = [(step, when + seconds) for step, when in self._marks]
+        if self._part is not None:
+            self._part = self._part[0], self._part[1] + seconds
+
+    def other_threads(self, step: int, course: Course) -> int | None:
+        """Look at the pace after a step, if it is time to; return another number of threads where one is to be used."""
+        now = self.clock()
+        if self._part is None or step <= self._part[0]:
+            self._part = (step, now)
+        (since, then), to_come = self._part, any(when > step for when in course.threads)
+        steps, taken_s = step - since, now - then
+        is_short = steps < TRIAL_STEPS and taken_s < TRIAL_STEPS * self.trials.step_s
+        if self.given_up or to_come or is_short or taken_s < PART * self.seconds:
+            return None
+        self._part, threads = (step, now), course.threads_after(step) or self.trials.most
+        settle = self._spent_by_now() > SETTLED * self.seconds
+        other = self.trials.after(threads, taken_s / steps, settle=settle)
+        if other == threads:
+            return None
+        self._marks = []
+        return other
 
     def corrected(self, step: int, course: Course) -> int | None:
         """Look at the pace after a step, if it is time to; return another number of steps where that is worth it."""
@@ -213,11 +251,11 @@ class Budget:
             return None
         self._marks = [*self._marks[-RECENT:], (step, now)]
         made, (since, then) = len(course.corrections), self._marks[0]
-        if self.given_up or made >= len(CORRECTIONS) or len(self._marks) <= RECENT or step >= course.last:
+        if self.given_up or made >= len(CORRECTIONS) or step >= course.last or step == since:
             return None
         pace = self.pace.at((now - then) / (step - since))
-        of_time = (self._spent_by_now() + pace.tail_s) / self.seconds
-        if max(of_time, course.share_done(step)) < CORRECTIONS[made]:
+        done = max((self._spent_by_now() + pace.tail_s) / self.seconds, course.share_done(step))
+        if done < CORRECTIONS[made] or (len(self._marks) <= RECENT and done < CORRECTIONS[-1]):
             return None
         steps = step + max(1, pace.steps_in(self.left_s, self.validate_every))
         return steps if abs(steps - course.last) * pace.step_s > WORTH * self.seconds else None

@@ -113,13 +113,13 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
 
 
 def build_course(recipe: Recipe) -> Course:
-    """Build the course of a training: how many steps it has, and where that was corrected.
+    """Build the course of a training: how many steps it has, and what was decided on the way.
 
     Raises:
         UserError: The corrections are not those of any training.
     """
     try:
-        return Course(resolved(recipe.max_steps), dict(recipe.corrections))
+        return Course(resolved(recipe.max_steps), dict(recipe.corrections), dict(recipe.threads))
     except ValueError as error:
         problem = Problem("corrections", "bad-recipe", str(error), "copy them from the run that made them")
         raise UserError("The recipe does not fit itself.", [problem]) from None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import torch
+
 from pipeline.planning.plan import default_steps
-from pipeline.runs.budget import BUDGET, Budget, seconds_of
+from pipeline.runs.budget import BUDGET, TIMED_STEPS, WARM_STEPS, Budget, seconds_of
 from pipeline.runs.checking import note
 from pipeline.runs.models import CONFIG
 from pipeline.runs.resuming import with_steps_of
+from pipeline.runs.threads import FASTER, use_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +25,9 @@ if TYPE_CHECKING:
 # An alternative is timed where that takes this share of what is left of the budget at most.
 TRIAL_SHARE = 0.02
 TRIAL_WARM, TRIAL_TIMED = 2, 3
-# Another memory format is taken where a step takes this share of the time at most.
-FASTER = 0.95
+# Half of the threads are always timed, for a few steps; all of them no longer than so many of these steps take, which
+# on a busy machine may be one step.
+FEWER_WARM, FEWER_TIMED, LONGEST = 1, 2, 4
 # Each network of an ensemble, and of a wide one, gets about this share of the steps of a training without a budget.
 ENOUGH = 3 / 4
 # A wider network learns more from a step, which takes up to four times as long: it is for budgets that have time for
@@ -36,7 +41,7 @@ class Timed(Protocol):
     run: Path
     recipe: Recipe
 
-    def step_s(self, warm: int = ..., timed: int = ...) -> float:
+    def step_s(self, warm: int = ..., timed: int = ..., at_most_s: float = ...) -> float:
         """Return the seconds of a step."""
         ...
 
@@ -83,9 +88,13 @@ def keep_to_time(training: T, plan: Plan, began: float, make: Callable[[Recipe],
         budget = Budget(training.run, seconds_of(recipe.time_budget), began=began)
         training, step_s = choose(training, plan, budget, make)
         steps, every = budget.fit(training.pace(step_s), recipe.validate_every)
-        note(f"time budget {recipe.time_budget}: {steps} steps, a validation every {every}{_choices(training.recipe)}")
+        threads = torch.get_num_threads()
+        decided = () if threads == budget.trials.most else ((0, threads),)
+        budget.trials.step_s = 0.0 if decided else step_s  # Still fewer may be still faster.
+        choices = _choices(training.recipe) + (f", {threads} of {budget.trials.most} threads" if decided else "")
+        note(f"time budget {recipe.time_budget}: {steps} steps, a validation every {every}{choices}")
         budget.write()
-        known = {"max_steps": steps, "validate_every": every, "time_budget": None}
+        known = {"max_steps": steps, "validate_every": every, "time_budget": None, "threads": decided}
         training.decide(training.recipe.model_copy(update=known), budget)
     else:  # What a start with a budget left that was killed before it became a run.
         (training.run / BUDGET).unlink(missing_ok=True)
@@ -109,7 +118,7 @@ def choose(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T])
         budget: The time.
         make: Makes the training of another recipe.
     """
-    step_s = training.step_s()
+    step_s = _time_with_best_threads(training)
     if plan.recipe.network.memory_format == "auto" and _is_worth_a_trial(step_s, budget):
         other = make(_with(training.recipe, memory_format="channels_last"))
         other_s = other.step_s(TRIAL_WARM, TRIAL_TIMED)
@@ -129,6 +138,20 @@ def choose(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T])
         if members > 1:
             training = make(_with(training.recipe, members=members))
     return training, step_s
+
+
+def _time_with_best_threads(training: Timed) -> float:
+    """Return the seconds of a step, and compute with half of the threads from here on where that is faster."""
+    most, fewer_s, warm = torch.get_num_threads(), inf, WARM_STEPS
+    if training.recipe.device == "cpu" and most > 1:
+        use_threads(most // 2)
+        fewer_s, warm = training.step_s(FEWER_WARM, FEWER_TIMED), FEWER_WARM
+        use_threads(most)
+    step_s = training.step_s(warm, TIMED_STEPS, LONGEST * fewer_s)
+    if fewer_s > FASTER * step_s:
+        return step_s
+    use_threads(most // 2)
+    return fewer_s
 
 
 def _is_worth_a_trial(step_s: float, budget: Budget) -> bool:

@@ -92,7 +92,7 @@ def refuse_changes(run: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> No
 
 
 def with_steps_of(run: Path, recipe: Recipe) -> Recipe:
-    """Return a recipe with the number of steps that a run has come to, by its time budget or by being asked to end."""
+    """Return a recipe with what a run has decided on the way, by its time budget or by being asked to end."""
     own, taken = config.read(run / CONFIG), dict[str, Any]()
     if recipe.time_budget is not None:
         if not (run / BUDGET).exists() or read_own(run, BUDGET)["seconds"] != seconds_of(recipe.time_budget):
@@ -100,6 +100,7 @@ def with_steps_of(run: Path, recipe: Recipe) -> Recipe:
             problem = Problem("time_budget", "changed", message, "give the run's own, or start a new run")
             raise UserError(f"{run} holds another run; nothing was resumed.", [problem])
         taken = {key: own[key] for key in ("max_steps", "validate_every")} | {"time_budget": None}
+        taken["threads"] = tuple(map(tuple, own.get("threads", [])))
     asked_to_end = not (run / BUDGET).exists() and not recipe.corrections and recipe.max_steps == own["max_steps"]
     if recipe.time_budget is not None or asked_to_end:
         taken["corrections"] = tuple(map(tuple, own.get("corrections", [])))

@@ -30,6 +30,7 @@ from pipeline.runs.planning import prepare
 from pipeline.runs.reporting import HISTORY, VALIDATION, TrainingPicture
 from pipeline.runs.scoring import Scored, Scores, notes_on, score, validate, write_scores
 from pipeline.runs.segments import labels_of, task_of
+from pipeline.runs.threads import threads_kept, use_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +85,7 @@ def train(
         prepared = prepare(recipe, known)
         training = _Training(run, to_begin_with(prepared.plan.recipe), prepared.index, prepared.split)
         run.mkdir(parents=True, exist_ok=True)
-        with locked(run):
+        with locked(run), threads_kept():
             training = keep_to_time(training, prepared.plan, began, lambda other: replace(training, recipe=other))
             return _train_in(training, allow_change)
 
@@ -186,6 +187,7 @@ class _Training:
         )
         try:
             with shield():
+                use_threads(course.threads_after(self.done))
                 if self._validation_is_due():
                     self._validate(self.done)
                     self.saved = 0  # With what it found.
@@ -203,11 +205,11 @@ class _Training:
         except torch.OutOfMemoryError:
             raise build.out_of_memory(recipe) from None
 
-    def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS) -> float:
+    def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS, at_most_s: float = math.inf) -> float:
         """Time some steps, of which nothing is learnt, and return the seconds of one."""
         batches = self._batches()
         try:
-            return time_steps(self.step, lambda: self._loader(batches), warm, timed)
+            return time_steps(self.step, lambda: self._loader(batches), warm, timed, at_most_s)
         except torch.OutOfMemoryError:
             raise build.out_of_memory(self.recipe) from None
 
@@ -273,10 +275,15 @@ class _Training:
         return handlers + (tensorboard_handlers(self.run / "tensorboard") if self.recipe.tensorboard else [])
 
     def _count(self, step: int) -> None:
-        self.done = step
-        steps = self.budget.corrected(step, self.step.course) if self.budget else None
-        if steps is not None:
-            self._correct(step, steps)
+        self.done, course = step, self.step.course
+        if self.budget:
+            if self.recipe.device == "cpu" and (threads := self.budget.other_threads(step, course)) is not None:
+                self.bar.say(f"step {step}: the number of threads is {threads} instead of {torch.get_num_threads()}")
+                course.threads = {**course.threads, step: threads}
+                self._write_decisions()
+            if (steps := self.budget.corrected(step, course)) is not None:
+                self._correct(step, steps)
+        use_threads(course.threads_after(step))
         if (self.run / STOP).exists():
             (self.run / STOP).unlink()
             self._finish_soon(step)
@@ -292,8 +299,12 @@ class _Training:
             self.bar.say(f"step {step}: ends after {steps} steps instead of {course.last}")
             course.correct(step, steps)
             self.bar.total = steps
-            self.recipe = self.recipe.model_copy(update={"corrections": tuple(course.corrections.items())})
-            self._write_config()
+            self._write_decisions()
+
+    def _write_decisions(self) -> None:
+        decided = {key: tuple(getattr(self.step.course, key).items()) for key in ("corrections", "threads")}
+        self.recipe = self.recipe.model_copy(update=decided)
+        self._write_config()
 
     def _validate(self, step: int) -> None:
         start = time.monotonic()
