@@ -41,6 +41,7 @@ PAIRS = (
     (30, 0, ("validate_every=20",), "3m"),
 )
 QUICK = ((3, 3, ("network=unet", "network.options.channels=[4,8]", "data.patch_size=[16,16,16]"), "25s"),)
+COUNTS = ("steps", "corrections", "threads")
 ROOT = Path(__file__).resolve().parents[1]
 BUSY = "import torch, time; a = torch.randn(1500, 1500); [a @ a for _ in iter(int, 1)]"
 
@@ -60,17 +61,8 @@ def main() -> None:
     print("\n| Scans with masks, without | Further | Budget | Took | Off by | Steps | Corrections | Threads |")
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
-        cells = (
-            "{scans}",
-            "{words}",
-            "{budget}",
-            "{took_s:.1f} s",
-            "{off:+.1%}",
-            "{steps}",
-            "{corrections}",
-            "{threads}",
-        )
-        print(f"| {' | '.join(cells)} |".format(**row))
+        told = row | {"took_s": f"{row['took_s']:.1f} s", "off": f"{row['off']:+.1%}"}
+        print("".join(f"| {told[key]} " for key in ("scans", "words", "budget", "took_s", "off", *COUNTS)) + "|")
     unfinished = sum(not row["finished"] for row in rows)
     print(f"\nFurthest off: {max(abs(row['off']) for row in rows):.1%}; schedules not finished: {unfinished}")
     if given.json:

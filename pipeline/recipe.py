@@ -285,6 +285,14 @@ class Recipe(Section):
             raise ValueError("expected null, since max_steps is given")
         return value
 
+    @field_validator("threads")
+    @classmethod
+    def _rise(cls, value: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        steps = [step for step, _ in value]
+        if steps != sorted(set(steps)):
+            raise ValueError("expected steps in rising order")
+        return value
+
     @field_validator("network")
     @classmethod
     def _has_members_that_can_learn(cls, value: Network, info: ValidationInfo) -> Network:

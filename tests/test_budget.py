@@ -242,7 +242,9 @@ def chosen_recipe(tmp_path, seconds, budget_s, channels="auto", memory_format="a
         trial.timed = first.timed
         return trial
 
-    found, step_s = pacing.choose(first, plan, budget(tmp_path, budget_s)[0], make)
+    threads, first_s = pacing.time_threads(first)
+    assert threads == 1
+    found, step_s = pacing.choose(first, first_s, plan, budget(tmp_path, budget_s)[0], make)
     network = found.recipe.network
     assert step_s == seconds[network.memory_format, network.options["channels"][0]]
     return found.recipe, first.timed
@@ -398,7 +400,7 @@ def test_the_recipe_of_a_run_can_be_given_another_time(dataset, scripted, tmp_pa
     recipe = write_recipe(tmp_path, dataset, max_steps=6, corrections=[[2, 4]], threads=[[1, 2]])
     cli.train(recipe, output=tmp_path / "run", time_budget="1h")
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert (written["max_steps"], written["threads"]) == (9, [])
+    assert (written["max_steps"], written["threads"]) == (9, [[0, 1]])
 
 
 @pytest.fixture
@@ -415,7 +417,7 @@ def threads_of_steps(monkeypatch):
 
 
 def decide_threads(monkeypatch, decisions):
-    monkeypatch.setattr(Budget, "other_threads", lambda _, step, course: decisions.get(step))
+    monkeypatch.setattr(Budget, "other_threads", lambda _, step, step_s, course: decisions.get(step))
 
 
 def test_threads_that_were_decided_on_the_way_are_repeated(dataset, scripted, threads_of_steps, tmp_path, monkeypatch):
@@ -424,7 +426,7 @@ def test_threads_that_were_decided_on_the_way_are_repeated(dataset, scripted, th
     run = train(recipe, tmp_path / "run")
     assert threads_of_steps == [1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
     assert torch.get_num_threads() == 1
-    assert yaml.safe_load((run / "config.yaml").read_text())["threads"] == [[2, 2], [6, 3]]
+    assert yaml.safe_load((run / "config.yaml").read_text())["threads"] == [[0, 1], [2, 2], [6, 3]]
     monkeypatch.setattr(Budget, "other_threads", lambda *_: pytest.fail("a budget that nobody gave"))
     threads_of_steps.clear()
     assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)

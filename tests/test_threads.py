@@ -1,14 +1,23 @@
 """The number of threads with which a step is the fastest is found, and found again when the machine has changed."""
 
+from itertools import pairwise
+from math import inf
+from types import SimpleNamespace
+
 import pytest
+import torch
 import yaml
-from runs_fixtures import make_phantom, write_recipe
+from runs_fixtures import assert_same_run, make_phantom, write_recipe
 
 from pipeline import runs
 from pipeline.engines.course import Course
+from pipeline.engines.handlers import DataWait
+from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
 from pipeline.runs.budget import Budget, Pace
-from pipeline.runs.threads import REST, ThreadTrials
+from pipeline.runs.build import build_course
+from pipeline.runs.pacing import LONGEST, time_threads
+from pipeline.runs.threads import LONGEST_REST, REST, STEPS, ThreadTrials
 
 
 def alone(threads):
@@ -19,135 +28,257 @@ def beside_other_work(threads):
     return 5.0 + threads
 
 
-def after_parts(trials, threads, step_s, parts, **options):
-    """Return the threads of each part, beginning with those of the first."""
+def threads_of_parts(trials, threads, step_s, parts, **options):
+    """Return the threads of each part, beginning with those of the first; ``step_s`` tells the seconds of a step."""
     seen = [threads]
-    for _ in range(parts):
-        seen.append(trials.after(seen[-1], step_s(seen[-1]), **options))
+    for _ in range(parts * STEPS):
+        other = trials.after_step(threads, step_s(threads), **options)
+        seen += [other] * (trials._times == [])
+        threads = other
     return seen
 
 
+def all_in_use(most):
+    return ThreadTrials(most, step_s=alone(most), rest=REST)
+
+
 def test_all_threads_stay_where_they_are_the_fastest():
-    assert after_parts(ThreadTrials(8), 8, alone, 100).count(8) == 100
+    assert set(threads_of_parts(all_in_use(8), 8, alone, 100)) == {8}
 
 
 def test_the_fewest_are_found_where_they_are_the_fastest():
-    assert after_parts(ThreadTrials(8), 8, beside_other_work, 5) == [8, 4, 2, 1, 1, 1]
+    assert threads_of_parts(all_in_use(8), 8, beside_other_work, 5)[:6] == [8, 4, 2, 1, 1, 1]
 
 
 def test_a_number_in_between_is_found():
-    assert after_parts(ThreadTrials(8), 8, lambda threads: 10 + abs(threads - 4), 4) == [8, 4, 2, 4, 4]
+    assert threads_of_parts(all_in_use(8), 8, lambda threads: 10 + abs(threads - 4), 4)[:5] == [8, 4, 2, 4, 4]
 
 
 def test_other_work_that_comes_costs_threads_and_that_goes_gives_them_back():
-    trials = ThreadTrials(8)
-    assert after_parts(trials, 8, alone, 30)[-1] == 8
-    assert after_parts(trials, 8, beside_other_work, 4) == [8, 4, 2, 1, 1]
-    seen = after_parts(trials, 1, alone, REST + 3)
-    assert seen == [1] * REST + [2, 4, 8, 8]
+    trials = all_in_use(8)
+    assert threads_of_parts(trials, 8, beside_other_work, 4) == [8, 4, 2, 1, 1]
+    assert threads_of_parts(trials, 1, alone, REST + 3) == [1] * REST + [2, 4, 8, 8]
 
 
-def test_more_threads_are_tried_a_part_at_a_time():
-    seen = after_parts(ThreadTrials(8), 1, beside_other_work, 110)
+def test_more_threads_are_tried_in_vain_less_and_less_often():
+    trials = ThreadTrials(8, rest=REST)
+    trials.after_step(1, 6.0)
+    seen = threads_of_parts(trials, 1, beside_other_work, 2000)
     assert set(seen) == {1, 2}
-    assert seen.count(2) == 10
+    tried = [part for part, threads in enumerate(seen) if threads == 2]
+    gaps = [b - a for a, b in pairwise(tried)]
+    assert gaps[:5] == [REST + 1, 2 * REST + 1, 4 * REST + 1, 8 * REST + 1, 16 * REST + 1]
+    assert max(gaps) == LONGEST_REST + 1
+
+
+def test_where_nothing_is_known_all_is_tried_at_once():
+    # A run that goes on does not know whether its last number was kept, or a trial.
+    assert threads_of_parts(ThreadTrials(4), 1, alone, 4) == [1, 2, 4, 4, 4]
+    assert threads_of_parts(ThreadTrials(4), 4, alone, 3)[:3] == [4, 2, 4]
 
 
 def test_a_number_that_does_not_halve_is_come_back_to():
-    assert 6 in after_parts(ThreadTrials(6), 1, alone, REST + 3)
+    assert threads_of_parts(ThreadTrials(6), 1, alone, 5)[:5] == [1, 2, 4, 6, 6]
 
 
 def test_a_machine_that_is_slower_with_any_threads_is_tried_once():
-    trials = ThreadTrials(8)
-    after_parts(trials, 8, alone, 30)
-    assert after_parts(trials, 8, lambda threads: 3 * alone(threads), 50).count(4) == 1
+    seen = threads_of_parts(all_in_use(8), 8, lambda threads: 3 * alone(threads), 50)
+    assert seen.count(4) == 1
 
 
 def test_a_single_thread_has_no_alternative():
-    assert set(after_parts(ThreadTrials(1), 1, lambda _: 3.0, 50)) == {1}
+    assert set(threads_of_parts(ThreadTrials(1), 1, lambda _: 3.0, 50)) == {1}
 
 
 def test_a_trial_that_is_no_faster_to_speak_of_is_taken_back():
-    assert after_parts(ThreadTrials(2), 2, lambda threads: 1.0 if threads == 2 else 0.97, 2) == [2, 1, 2]
+    trials = ThreadTrials(2)
+    assert threads_of_parts(trials, 2, lambda threads: 1.0 if threads == 2 else 0.97, 2) == [2, 1, 2]
 
 
-def test_where_the_pace_has_to_be_known_no_trial_begins_and_one_that_is_lost_ends():
-    assert set(after_parts(ThreadTrials(8), 8, beside_other_work, 40, settle=True)) == {8}
-    trials = ThreadTrials(8)
-    assert trials.after(8, 1.0) == 4
-    assert trials.after(4, 2.0, settle=True) == 8
+def test_one_long_step_is_no_reason_for_a_trial():
+    times = iter([4.0, 4.0, 4.0, 60.0] * 20)
+    assert set(threads_of_parts(ThreadTrials(2, step_s=4.0, rest=REST), 2, lambda _: next(times), 20)) == {2}
+
+
+def test_a_trial_that_is_lost_early_ends_early():
+    trials = ThreadTrials(2, part_s=30.0, step_s=1.0)
+    threads = [2]
+    for step_s in [1.0] * 30 + [3.0] * 10 + [5.0] * 4:
+        threads.append(trials.after_step(threads[-1], step_s))
+    assert threads.index(1) == 40, "after parts of 30 s"
+    assert threads[40:] == [1, 1, 1, 2, 2], "as soon as four steps would have taken less"
+
+
+def test_late_in_a_training_threads_become_fewer_and_not_more():
+    assert set(threads_of_parts(ThreadTrials(8), 1, alone, 40, more=False)) == {1}
+    assert threads_of_parts(all_in_use(8), 8, beside_other_work, 3, more=False) == [8, 4, 2, 1]
 
 
 def seconds_with_budget(tmp_path, step_s, seconds=1000.0, most=2):
     """Train without training; return the course and the time it took."""
     now = [0.0]
-    keeper = Budget(tmp_path, seconds, clock=lambda: now[0], trials=ThreadTrials(most))
+    keeper = Budget(tmp_path, seconds, clock=lambda: now[0])
+    keeper.trials = ThreadTrials(most, 0.01 * seconds, step_s(0.0, most), REST)
     steps, _ = keeper.fit(Pace(step_s(0.0, most)), 10**9)
-    course, step = Course(steps), 0
+    course, step = Course(steps, {}, {0: most}), 0
     while step < course.last:
         step += 1
-        now[0] += step_s(now[0] / seconds, course.threads_after(step - 1) or most)
-        if (threads := keeper.other_threads(step, course)) is not None:
+        took = step_s(now[0] / seconds, course.threads_after(step - 1))
+        now[0] += took
+        if (threads := keeper.other_threads(step, took, course)) is not None:
             course.threads = {**course.threads, step: threads}
         if (corrected := keeper.corrected(step, course)) is not None:
             course.correct(step, corrected)
     return course, now[0]
 
 
-def test_a_trial_that_is_lost_early_ends_early(tmp_path):
-    now = [0.0]
-    keeper, course = Budget(tmp_path, 100.0, clock=lambda: now[0], trials=ThreadTrials(2, step_s=1.0)), Course(1000)
-    seen = [keeper.other_threads(0, course)]
-    for step, step_s in enumerate([1.0, 1.0, 1.0, 1.0, 3.0, 3.0, 9.0, 9.0], start=1):
-        now[0] += step_s
-        if (threads := keeper.other_threads(step, course)) is not None:
-            course.threads = {**course.threads, step: threads}
-        seen.append(threads)
-    # Four steps, then as many as take their time: two slow ones, and two of the trial.
-    assert seen == [None, None, None, None, None, None, 1, None, 2]
-
-
-@pytest.mark.parametrize("begins", [0.0, 0.2, 0.5, 0.65, 0.7, 0.75])
-def test_a_budget_is_kept_beside_other_work_by_fewer_threads(tmp_path, begins):
+@pytest.mark.parametrize("seconds", [100.0, 1000.0])
+@pytest.mark.parametrize("begins", [0.05, 0.2, 0.5, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.94])
+def test_a_budget_is_kept_beside_other_work_by_fewer_threads(tmp_path, begins, seconds):
     def step_s(now, threads):
-        return (5.0 if threads == 2 else 1.5) if now >= begins else 2 / threads
+        return (2.5 if threads == 2 else 0.75) if now >= begins else 1 / threads
+
+    course, took = seconds_with_budget(tmp_path, step_s, seconds)
+    assert course.threads_after(course.last) == 1
+    assert took == pytest.approx(0.985 * seconds, rel=0.1)
+
+
+def test_other_work_that_goes_gives_the_threads_back(tmp_path):
+    def step_s(now, threads):
+        return (2.5 if threads == 2 else 0.75) if 0.2 < now < 0.5 else 1 / threads
 
     course, took = seconds_with_budget(tmp_path, step_s)
-    assert course.threads_after(course.last) == 1
+    assert course.threads_after(course.last) == 2
     assert took == pytest.approx(985, abs=20)
 
 
-def test_a_validation_is_no_time_of_a_step(tmp_path):
-    now = [0.0]
-    keeper = Budget(tmp_path, 1000.0, clock=lambda: now[0], trials=ThreadTrials(2))
-    course, seen = Course(1000), []
-    keeper.other_threads(1, course)
-    for step in range(2, 60):
-        now[0] += 3.0
-        seen.append(keeper.other_threads(step, course))
-        course.threads |= {step: seen[-1]} if seen[-1] else {}
-        now[0] += 100.0
-        keeper.leave_out(100.0)
-    assert [threads for threads in seen if threads] == [1, 2], "one trial to begin with"
-
-
-def test_trials_end_with_the_wish_to_end(tmp_path):
-    now = [0.0]
-    keeper = Budget(tmp_path, 1000.0, given_up=True, clock=lambda: now[0], trials=ThreadTrials(2))
-    for step in range(1, 100):
-        now[0] += 5.0
-        assert keeper.other_threads(step, Course(1000)) is None
+def test_a_run_that_was_asked_to_end_in_a_trial_takes_it_back(tmp_path):
+    keeper, course = Budget(tmp_path, 100.0, clock=lambda: 0.0), Course(1000, {}, {0: 1})
+    keeper.trials = ThreadTrials(2, step_s=1.0)
+    threads = 1
+    for step in range(1, 8):
+        other = keeper.other_threads(step, 1.0 if threads == 1 else 9.0, course)
+        if other is not None:
+            course.threads, threads = {**course.threads, step: other}, other
+        keeper.given_up = threads == 2
+    assert course.threads == {0: 1, 4: 2, 5: 1}
 
 
 def test_what_is_written_down_is_repeated_before_anything_is_tried(tmp_path):
-    now = [0.0]
-    keeper, course = Budget(tmp_path, 1000.0, clock=lambda: now[0], trials=ThreadTrials(2)), Course(1000, {}, {50: 1})
-    tried = []
-    for step in range(1, 100):
-        now[0] += 5.0
-        if keeper.other_threads(step, course) is not None:
-            tried.append(step)
-    assert min(tried) >= 50
+    keeper, course = Budget(tmp_path, 1000.0), Course(1000, {}, {0: 8, 50: 4})
+    keeper.trials = ThreadTrials(8, step_s=1.0, rest=REST)
+    judged = []
+    keeper.trials.after_step = lambda threads, step_s, more: judged.append((threads, step_s)) or threads
+    for step in range(40, 60):
+        keeper.other_threads(step, float(step), course)
+    assert judged == [(4, float(step)) for step in range(51, 60)]
+
+
+def test_threads_of_a_gpu_are_not_tried(tmp_path):
+    keeper = Budget(tmp_path, 1000.0)
+    keeper.trials = ThreadTrials(8)
+    assert {keeper.other_threads(step, 9.0, Course(100)) for step in range(100)} == {None}
+    recipe = runs.read_recipe(write_recipe(tmp_path, tmp_path, device="cuda", threads=[[0, 2]]))
+    assert build_course(recipe).threads == {}
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+class Timed:
+    """A training whose steps take as long as is told of its threads, and that notes what was timed."""
+
+    def __init__(self, seconds, device="cpu"):
+        self.recipe, self.seconds, self.seen = SimpleNamespace(device=device), seconds, []
+
+    def prepare(self):
+        self.seen.append(("prepare", torch.get_num_threads()))
+
+    def step_s(self, warm, timed, at_most_s=inf):
+        self.seen.append((torch.get_num_threads(), warm + timed, at_most_s))
+        return self.seconds[torch.get_num_threads()]
+
+
+@pytest.mark.parametrize(("seconds", "best"), [({4: 1.0, 2: 0.9}, 2), ({4: 1.0, 2: 0.97}, 4), ({4: 1.0, 2: 1.9}, 4)])
+def test_half_of_the_threads_are_taken_where_they_are_faster(four_threads, seconds, best):
+    training = Timed(seconds)
+    assert time_threads(training) == (best, seconds[best])
+    assert [seen[0] for seen in training.seen] == ["prepare", 2, 4]
+    assert training.seen[0] == ("prepare", 4)
+    assert training.seen[-1][2] == LONGEST * seconds[2]
+    assert torch.get_num_threads() == 4
+
+
+def test_all_threads_are_timed_alone_where_a_gpu_computes(four_threads):
+    training = Timed({4: 1.0}, device="cuda")
+    assert time_threads(training) == (4, 1.0)
+    assert [seen[0] for seen in training.seen] == [4]
+
+
+def test_a_run_begins_with_the_threads_that_were_faster(four_threads, tmp_path, monkeypatch):
+    update, seen = TrainingStep.__call__, []
+
+    def watched(self, engine, batches):
+        seen.append(torch.get_num_threads())
+        return update(self, engine, batches)
+
+    timed = "pipeline.runs.training._Training"
+    monkeypatch.setattr(TrainingStep, "__call__", watched)
+    monkeypatch.setattr(f"{timed}.step_s", lambda *_: float(torch.get_num_threads()))
+    monkeypatch.setattr(f"{timed}.pace", lambda *_: seen.append(torch.get_num_threads()) or Pace(1.0))
+    monkeypatch.setattr(Budget, "fit", lambda *_: (4, 2))
+    monkeypatch.setattr(Budget, "other_threads", lambda *_: None)
+    recipe = write_recipe(tmp_path, make_phantom(tmp_path / "data"), max_steps="auto", time_budget="1h")
+    runs.train(runs.read_recipe(recipe), tmp_path / "run")
+    assert seen == [2] * 5
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["threads"] == [[0, 2]]
+    assert torch.get_num_threads() == 4
+
+
+def test_a_calibration_that_fails_leaves_the_threads_as_they_were(four_threads, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.runs.training._Training.step_s", lambda *_: float(torch.get_num_threads()))
+    recipe = write_recipe(tmp_path, make_phantom(tmp_path / "data"), max_steps="auto", time_budget="5s")
+    with pytest.raises(UserError, match="does not fit its time"):
+        runs.train(runs.read_recipe(recipe), tmp_path / "run")
+    assert torch.get_num_threads() == 4
+
+
+def test_a_training_that_is_killed_in_a_trial_ends_as_one_that_was_not(four_threads, tmp_path, monkeypatch):
+    """With real trials: steps take a time that is made up, and everything else is as it is."""
+    recipe = write_recipe(
+        tmp_path, make_phantom(tmp_path / "data"), max_steps="auto", time_budget="1h", checkpoint_every=3
+    )
+    monkeypatch.setattr("pipeline.runs.training._Training.step_s", lambda *_: 1.0)
+    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1.0))
+    monkeypatch.setattr(Budget, "fit", lambda *_: (40, 20))
+    monkeypatch.setattr(Budget, "corrected", lambda *_: None)
+    monkeypatch.setattr("pipeline.runs.budget.PART", 0.0)
+    monkeypatch.setattr(DataWait, "step_s", property(lambda _: 9.0 if torch.get_num_threads() == 4 else 3.0))
+    update = TrainingStep.__call__
+
+    def die(self, engine, batches):
+        if engine.state.iteration == 11:
+            raise KeyError("the plug")
+        return update(self, engine, batches)
+
+    monkeypatch.setattr(TrainingStep, "__call__", die)
+    run = tmp_path / "run"
+    with pytest.raises(KeyError, match="the plug"):
+        runs.train(runs.read_recipe(recipe), run)
+    assert yaml.safe_load((run / "config.yaml").read_text())["threads"] == [[0, 4], [4, 2], [8, 1]]
+    monkeypatch.setattr(TrainingStep, "__call__", update)
+    runs.train(runs.read_recipe(recipe), run, resume=True)
+    decided = yaml.safe_load((run / "config.yaml").read_text())["threads"]
+    assert decided[:3] == [[0, 4], [4, 2], [8, 1]]
+    assert len(decided) > 3, "a trial goes on after the resumption"
+    again = tmp_path / "again"
+    runs.train(runs.read_recipe(run / "config.yaml"), again)
+    assert_same_run(again, run)
 
 
 def test_a_course_tells_the_threads_of_each_step():
@@ -155,7 +286,7 @@ def test_a_course_tells_the_threads_of_each_step():
     assert [course.threads_after(step) for step in (0, 19, 20, 59, 60, 100)] == [None, None, 1, 1, 4, 4]
 
 
-@pytest.mark.parametrize("threads", [[[5, 0]], [[5, 5000]], [[-1, 1]], [5]])
+@pytest.mark.parametrize("threads", [[[5, 0]], [[5, 5000]], [[-1, 1]], [5], [[4, 1], [4, 2]], [[4, 1], [3, 2]]])
 def test_threads_that_cannot_be_are_refused(tmp_path, threads):
     recipe = write_recipe(tmp_path, make_phantom(tmp_path / "data"), threads=threads)
     with pytest.raises(UserError) as error:

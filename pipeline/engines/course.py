@@ -52,9 +52,8 @@ class Course:
         self.corrections = Course(self.max_steps, {**past, step: max_steps}).corrections
 
     def threads_after(self, step: int) -> int | None:
-        """Return how many threads compute after a step; None where that is not decided."""
-        decided = max((when for when in self.threads if when <= step), default=None)
-        return None if decided is None else self.threads[decided]
+        """Return how many threads compute after a step; None where that was not decided."""
+        return self.threads.get(max((when for when in self.threads if when <= step), default=-1))
 
     def share_done(self, steps: float) -> float:
         """Return the share of the training that so many steps are, in [0, 1]."""

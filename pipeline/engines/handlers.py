@@ -166,6 +166,11 @@ class DataWait:
             self.waited_s += now - self.asked
 
     @property
+    def step_s(self) -> float:
+        """The time since the last batch was asked for, in seconds: after a step, what it took with its data."""
+        return time.perf_counter() - self.asked
+
+    @property
     def share(self) -> float:
         """The share of the time since the first batch, in [0, 1]."""
         passed = time.perf_counter() - self.began

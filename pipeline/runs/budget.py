@@ -49,9 +49,9 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 WARM_STEPS, TIMED_STEPS, AT = 3, 8, 10**6
 # The pace is looked at after each such share of the budget, over the last of them.
 PART, RECENT = 0.01, 8
-# A number of threads is tried for PART of the budget, and so many steps at least, or as long as they usually take; and
-# up to which share of the time, after which the pace has to be known.
-TRIAL_STEPS, SETTLED = 4, 0.8
+# A number of threads is judged after PART of the budget, or so many seconds where that is longer. More threads are tried
+# up to this share of the time: should they turn out to be slow, enough of it is left to make up for that.
+JUDGED_S, SETTLED = 10.0, 0.8
 # Other work slows down a step, whose threads wait for each other, far more than the rest, which has half of the
 # machine.
 MOST_SLOWED = 2.0
@@ -168,9 +168,11 @@ class Budget:
     given_up: bool = False
     began: float = 0.0
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
-    trials: ThreadTrials = field(default_factory=lambda: ThreadTrials(torch.get_num_threads()), repr=False)
+    trials: ThreadTrials = field(init=False, repr=False)
     _marks: list[tuple[int, float]] = field(default_factory=list, init=False, repr=False)
-    _part: tuple[int, float] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.trials = ThreadTrials(torch.get_num_threads(), min(PART * self.seconds, JUDGED_S))
 
     @classmethod
     def read(cls, run: Path, began: float) -> Budget | None:
@@ -221,22 +223,17 @@ class Budget:
     def leave_out(self, seconds: float) -> None:
         """Tell what a validation has just taken, which is not the time of a step."""
         self._marks = [(step, when + seconds) for step, when in self._marks]
-        if self._part is not None:
-            self._part = self._part[0], self._part[1] + seconds
 
-    def other_threads(self, step: int, course: Course) -> int | None:
-        """Look at the pace after a step, if it is time to; return another number of threads where one is to be used."""
-        now = self.clock()
-        if self._part is None or step <= self._part[0]:
-            self._part = (step, now)
-        (since, then), to_come = self._part, any(when > step for when in course.threads)
-        steps, taken_s = step - since, now - then
-        is_short = steps < TRIAL_STEPS and taken_s < TRIAL_STEPS * self.trials.step_s
-        if self.given_up or to_come or is_short or taken_s < PART * self.seconds:
+    def other_threads(self, step: int, step_s: float, course: Course) -> int | None:
+        """Look at what a step took; return another number of threads where one is to be used from here on.
+
+        A course that tells no threads is that of a GPU.
+        """
+        threads = course.threads_after(step)
+        if threads is None or any(when >= step for when in course.threads):  # What is written down is repeated first.
+            self.trials.forget()
             return None
-        self._part, threads = (step, now), course.threads_after(step) or self.trials.most
-        settle = self._spent_by_now() > SETTLED * self.seconds
-        other = self.trials.after(threads, taken_s / steps, settle=settle)
+        other = self.trials.after_step(threads, step_s, more=self._spent_by_now() <= SETTLED * self.seconds)
         if other == threads:
             return None
         self._marks = []

@@ -119,7 +119,9 @@ def build_course(recipe: Recipe) -> Course:
         UserError: The corrections are not those of any training.
     """
     try:
-        return Course(resolved(recipe.max_steps), dict(recipe.corrections), dict(recipe.threads))
+        # Where a GPU computes, the threads neither matter nor are tried.
+        threads = dict(recipe.threads) if recipe.device == "cpu" else {}
+        return Course(resolved(recipe.max_steps), dict(recipe.corrections), threads)
     except ValueError as error:
         problem = Problem("corrections", "bad-recipe", str(error), "copy them from the run that made them")
         raise UserError("The recipe does not fit itself.", [problem]) from None

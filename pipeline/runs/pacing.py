@@ -12,7 +12,7 @@ from pipeline.runs.budget import BUDGET, TIMED_STEPS, WARM_STEPS, Budget, second
 from pipeline.runs.checking import note
 from pipeline.runs.models import CONFIG
 from pipeline.runs.resuming import with_steps_of
-from pipeline.runs.threads import FASTER, use_threads
+from pipeline.runs.threads import FASTER, REST, threads_kept, use_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +41,10 @@ class Timed(Protocol):
     run: Path
     recipe: Recipe
 
+    def prepare(self) -> object:
+        """Prepare the scans, which the first step that is timed would do."""
+        ...
+
     def step_s(self, warm: int = ..., timed: int = ..., at_most_s: float = ...) -> float:
         """Return the seconds of a step."""
         ...
@@ -50,7 +54,7 @@ class Timed(Protocol):
         ...
 
     def decide(self, recipe: Recipe, budget: Budget | None) -> None:
-        """Take a recipe that differs in its number of steps, and what keeps to the time."""
+        """Take a recipe that differs in its steps and threads, and what keeps to the time."""
         ...
 
 
@@ -86,18 +90,27 @@ def keep_to_time(training: T, plan: Plan, began: float, make: Callable[[Recipe],
         training.decide(own, Budget.read(training.run, began))
     elif recipe.time_budget is not None:
         budget = Budget(training.run, seconds_of(recipe.time_budget), began=began)
-        training, step_s = choose(training, plan, budget, make)
-        steps, every = budget.fit(training.pace(step_s), recipe.validate_every)
-        threads = torch.get_num_threads()
-        decided = () if threads == budget.trials.most else ((0, threads),)
-        budget.trials.step_s = 0.0 if decided else step_s  # Still fewer may be still faster.
-        choices = _choices(training.recipe) + (f", {threads} of {budget.trials.most} threads" if decided else "")
-        note(f"time budget {recipe.time_budget}: {steps} steps, a validation every {every}{choices}")
-        budget.write()
-        known = {"max_steps": steps, "validate_every": every, "time_budget": None, "threads": decided}
-        training.decide(training.recipe.model_copy(update=known), budget)
+        with threads_kept():
+            training = _fit(training, plan, budget, make)
     else:  # What a start with a budget left that was killed before it became a run.
         (training.run / BUDGET).unlink(missing_ok=True)
+    return training
+
+
+def _fit(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -> T:
+    """Time a training, and return the one that is to be run."""
+    threads, step_s = time_threads(training)
+    use_threads(threads)
+    training, step_s = choose(training, step_s, plan, budget, make)
+    steps, every = budget.fit(training.pace(step_s), plan.recipe.validate_every)
+    if threads == budget.trials.most:
+        budget.trials.step_s = step_s
+    budget.trials.rest = REST
+    budget.write()
+    decided = ((0, threads),) if training.recipe.device == "cpu" else ()
+    known = {"max_steps": steps, "validate_every": every, "time_budget": None, "threads": decided}
+    training.decide(training.recipe.model_copy(update=known), budget)
+    note(f"time budget {plan.recipe.time_budget}: {steps} steps, a validation every {every}{_choices(training.recipe)}")
     return training
 
 
@@ -106,19 +119,20 @@ def _choices(recipe: Recipe) -> str:
     channels, members = recipe.network.options.get("channels"), recipe.network.members
     width = f", {channels[0]} features at full resolution" if channels else ""
     turns = f", {members} networks in turn" if members != 1 else ""
-    return f"{turns}{width}, {recipe.network.memory_format.replace('_', ' ')} memory"
+    threads = "".join(f", threads: {threads}" for _, threads in recipe.threads)
+    return f"{turns}{width}, {recipe.network.memory_format.replace('_', ' ')} memory{threads}"
 
 
-def choose(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -> tuple[T, float]:
+def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -> tuple[T, float]:
     """Return the training that is the best use of the time, and the seconds of a step of it.
 
     Args:
         training: Of the plan's recipe, in the contiguous memory format where that leaves it open.
+        step_s: The seconds of a step of it.
         plan: What was planned.
         budget: The time.
         make: Makes the training of another recipe.
     """
-    step_s = _time_with_best_threads(training)
     if plan.recipe.network.memory_format == "auto" and _is_worth_a_trial(step_s, budget):
         other = make(_with(training.recipe, memory_format="channels_last"))
         other_s = other.step_s(TRIAL_WARM, TRIAL_TIMED)
@@ -140,18 +154,16 @@ def choose(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T])
     return training, step_s
 
 
-def _time_with_best_threads(training: Timed) -> float:
-    """Return the seconds of a step, and compute with half of the threads from here on where that is faster."""
+def time_threads(training: Timed) -> tuple[int, float]:
+    """Return with how many threads a step is the fastest, with all or half of them, and its seconds."""
     most, fewer_s, warm = torch.get_num_threads(), inf, WARM_STEPS
     if training.recipe.device == "cpu" and most > 1:
-        use_threads(most // 2)
-        fewer_s, warm = training.step_s(FEWER_WARM, FEWER_TIMED), FEWER_WARM
-        use_threads(most)
+        training.prepare()  # With all of them.
+        with threads_kept():
+            use_threads(most // 2)
+            fewer_s, warm = training.step_s(FEWER_WARM, FEWER_TIMED), FEWER_WARM
     step_s = training.step_s(warm, TIMED_STEPS, LONGEST * fewer_s)
-    if fewer_s > FASTER * step_s:
-        return step_s
-    use_threads(most // 2)
-    return fewer_s
+    return (most, step_s) if fewer_s > FASTER * step_s else (most // 2, fewer_s)
 
 
 def _is_worth_a_trial(step_s: float, budget: Budget) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,56 +18,81 @@ if TYPE_CHECKING:
 
 # Another way to compute a step is taken where it takes this share of the time at most.
 FASTER = 0.95
-# Fewer are tried where a step takes so many times as long as it did; more, where there are more, after so many parts.
-SLOWED, REST = 1.5, 10
+# A number of threads is judged by so many steps or more. Fewer are tried where a step has come to take so many times as
+# long.
+STEPS, SLOWED = 4, 1.5
+# Where not all threads are in use, more are tried after so many parts, and each time in vain after twice as many.
+REST, LONGEST_REST = 10, 160
 
 
 @dataclass
 class ThreadTrials:
     """Finds the number of threads with which a step takes the shortest time.
 
-    Half of them are tried at the beginning and whenever a step has become slow, and twice as many now and then where
-    not all are in use. What is faster stays, and the next number in its direction is tried; what is not is taken back.
+    Half of them are tried whenever steps have become slow, and twice as many now and then where not all are in use.
+    What is faster stays, and the next number in its direction is tried; what is not is taken back.
 
     Attributes:
         most: The threads that there are.
-        step_s: The shortest time that a step has taken since it last became slow, in seconds; 0 where none is known.
+        part_s: A number of threads is judged after so many seconds, or more.
+        step_s: What a step takes with those in use, in seconds; 0 where that is not known, and fewer are tried.
+        rest: After how many parts more threads are tried.
     """
 
     most: int
+    part_s: float = 0.0
     step_s: float = 0.0
+    rest: int = 0
+    _next_rest: int = field(default=REST, init=False)
+    _times: list[float] = field(default_factory=list, init=False)
     _before: int | None = field(default=None, init=False)  # What a trial that is under way is an alternative to.
-    _rest: int = field(default=0, init=False)
 
-    def after(self, threads: int, step_s: float, *, settle: bool = False) -> int:
-        """Return how many threads the next part of a training is to have.
+    def after_step(self, threads: int, step_s: float, *, more: bool = True) -> int:
+        """Return how many threads the next step is to have.
 
         Args:
-            threads: How many the last part had.
-            step_s: What a step of it took, in seconds.
-            settle: Begin no trial any more.
+            threads: How many the last one had.
+            step_s: What it took, in seconds.
+            more: Whether more of them may be tried.
 
-        >>> trials, threads = ThreadTrials(4), [4]
-        >>> for step_s in (8.0, 5.0, 6.0, 5.0):  # Of 4 threads, then of 2, 1 and 2.
-        ...     threads.append(trials.after(threads[-1], step_s))
+        >>> trials, threads = ThreadTrials(4, rest=REST), [4]
+        >>> for step in range(16):
+        ...     threads.append(trials.after_step(threads[-1], {4: 8.0, 2: 5.0, 1: 6.0}[threads[-1]]))
         >>> threads
-        [4, 2, 1, 2, 2]
+        [4, 4, 4, 4, 2, 2, 2, 2, 1, 1, 1, 1, 2, 2, 2, 2, 2]
         """
-        before, self._before = self._before, None
+        self._times.append(step_s)
+        is_lost = self._before is not None and sum(self._times) > STEPS * self.step_s
+        if not is_lost and (len(self._times) < STEPS or sum(self._times) < self.part_s):
+            return threads
+        times, before = self._times, self._before
+        self.forget()
         if before is None:
-            self._rest += 1
-            fewer = step_s > SLOWED * self.step_s
-            goes_on = fewer or self._rest >= REST
-            self.step_s = step_s if fewer else min(step_s, self.step_s)
+            other = self._after_part(threads, times)
+        elif fmean(times) <= FASTER * self.step_s:
+            self.step_s, self.rest, self._next_rest = fmean(times), REST, REST
+            other = max(1, threads // 2) if threads < before else min(self.most, 2 * threads)
         else:
-            self._rest = 0
-            fewer, goes_on = threads < before, step_s <= FASTER * self.step_s
-            threads, self.step_s = (threads, step_s) if goes_on else (before, self.step_s)
-        other = max(1, threads // 2) if fewer else min(self.most, 2 * threads)
-        if settle or not goes_on or other == threads:
+            if threads > before:
+                self.rest, self._next_rest = self._next_rest, min(2 * self._next_rest, LONGEST_REST)
+            return before
+        if other == threads or (other > threads and not more):
             return threads
         self._before = threads
         return other
+
+    def forget(self) -> None:
+        """Judge nothing by the steps so far."""
+        self._times, self._before = [], None
+
+    def _after_part(self, threads: int, times: list[float]) -> int:
+        """Return how many threads to try after a part without a trial."""
+        self.rest -= 1
+        is_slow = median(times) > SLOWED * self.step_s  # Not the mean: one step may be long for once.
+        self.step_s = fmean(times) if is_slow else min(fmean(times), self.step_s)
+        if is_slow and threads > 1:
+            return threads // 2
+        return min(self.most, 2 * threads) if self.rest <= 0 else threads
 
 
 def use_threads(threads: int | None) -> None:

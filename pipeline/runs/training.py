@@ -85,7 +85,7 @@ def train(
         prepared = prepare(recipe, known)
         training = _Training(run, to_begin_with(prepared.plan.recipe), prepared.index, prepared.split)
         run.mkdir(parents=True, exist_ok=True)
-        with locked(run), threads_kept():
+        with locked(run):
             training = keep_to_time(training, prepared.plan, began, lambda other: replace(training, recipe=other))
             return _train_in(training, allow_change)
 
@@ -128,7 +128,7 @@ class _Training:
         self.step = build.build_step(self.recipe, self.task)
 
     def decide(self, recipe: Recipe, budget: Budget | None) -> None:
-        """Take a recipe that differs in its number of steps, and what keeps to the time."""
+        """Take a recipe that differs in its steps and threads, and what keeps to the time."""
         self.recipe, self.budget, self.step.course = recipe, budget, build.build_course(recipe)
 
     @property
@@ -171,7 +171,7 @@ class _Training:
             Stopped: A signal has come; everything up to the last whole step is saved.
             WorkerDiedError: A process that prepares batches was killed.
         """
-        recipe, course, batches = self.recipe, self.step.course, self._batches()
+        recipe, course, batches = self.recipe, self.step.course, self.prepare()
         self.history = History(CsvLog(self.run / HISTORY, ["step", "loss", *self.step.objective.names], self.done))
         self.validations = CsvLog(self.run / VALIDATION, ["step", "mean_dice"], self.done)
         self.wait = DataWait(lambda: self.step.is_busy)
@@ -186,7 +186,7 @@ class _Training:
             done=self.done,
         )
         try:
-            with shield():
+            with shield(), threads_kept():
                 use_threads(course.threads_after(self.done))
                 if self._validation_is_due():
                     self._validate(self.done)
@@ -207,7 +207,7 @@ class _Training:
 
     def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS, at_most_s: float = math.inf) -> float:
         """Time some steps, of which nothing is learnt, and return the seconds of one."""
-        batches = self._batches()
+        batches = self.prepare()
         try:
             return time_steps(self.step, lambda: self._loader(batches), warm, timed, at_most_s)
         except torch.OutOfMemoryError:
@@ -227,7 +227,7 @@ class _Training:
             durations.append((time.perf_counter() - start) / len(cases) * len(self.split.validation))
         return Pace(step_s, durations[1], durations[2] + REPORT_S)
 
-    def _batches(self) -> StepBatches:
+    def prepare(self) -> StepBatches:
         """Return the batches of all steps, once every case of theirs is prepared."""
         if self.batches is None:
             cache = build.build_cache(self.recipe, self.index, self.run)
@@ -277,7 +277,7 @@ class _Training:
     def _count(self, step: int) -> None:
         self.done, course = step, self.step.course
         if self.budget:
-            if self.recipe.device == "cpu" and (threads := self.budget.other_threads(step, course)) is not None:
+            if (threads := self.budget.other_threads(step, self.wait.step_s, course)) is not None:
                 self.bar.say(f"step {step}: the number of threads is {threads} instead of {torch.get_num_threads()}")
                 course.threads = {**course.threads, step: threads}
                 self._write_decisions()
