@@ -50,7 +50,7 @@ def main() -> None:
     """Run every pair that was not run yet, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="folder of the runs; by default one that is thrown away")
-    parser.add_argument("--beside", type=float, metavar="SHARE", help="a second process computes from there on")
+    parser.add_argument("--beside", type=float, metavar="SHARE", help="where a second process begins")
     parser.add_argument("--quick", action="store_true", help="one small pair")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

@@ -244,6 +244,14 @@ def test_the_majority_says_how_many_channels_there_are_where_nothing_declares_th
     assert problem.message == "has 1 channel(s), most scans have 2"
 
 
+def test_what_declares_the_channels_says_how_many_there_are(tmp_path, make_scan):
+    make_scan("a.nii", np.random.default_rng(0).normal(size=SHAPE).astype(np.float32))
+    listed = {"modality": {"0": "T1", "1": "T2"}, "unlabeled": ["a.nii"]}
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    problem = only_problem(tmp_path / "list.json")
+    assert (problem.code, problem.message) == ("channel-count", "has 1 channel(s), expected are 2")
+
+
 def test_a_value_of_one_mask_alone_is_worth_a_warning(tmp_path, make_scan):
     rng = np.random.default_rng(0)
     for name in "abcde":

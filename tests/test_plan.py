@@ -443,6 +443,13 @@ def test_parts_divide_batches_that_are_chosen_to_the_end(data):
         assert made.unlabelled_batch_size <= max(2, made.accumulate)
 
 
+@pytest.mark.parametrize(("accumulate", "told"), [(2, True), (1, False), ("auto", False)])
+def test_parts_that_are_given_are_a_reason_for_the_batch(accumulate, told):
+    plan = make_plan(recipe(data={"accumulate": accumulate}), MANY, CPU)
+    (reason,) = (choice.reason for choice in plan.choices if choice.key == "data.batch_size")
+    assert ("a multiple of data.accumulate" in reason) == told
+
+
 def test_batches_that_nothing_looks_at_are_told_apart():
     for given, idle in ((recipe(), "unlabelled"), (recipe(("all",), segments=3), "labelled")):
         reasons = {choice.key: choice.reason for choice in make_plan(given, MANY, CPU).choices}

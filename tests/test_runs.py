@@ -578,6 +578,17 @@ def test_scans_with_nan_are_refused_before_any_mask_is_written(trained, scan, tm
     assert not (tmp_path / "masks").exists()
 
 
+def test_a_device_that_is_full_is_no_fault_of_a_checkpoint(trained, folder, dataset, scan, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        runs.predict(trained, [scan], folder / "never")
+    with pytest.raises(torch.OutOfMemoryError):
+        train(folder, dataset, trained.name, resume=True)
+
+
 def test_scan_with_too_many_channels_is_refused_before_any_mask_is_written(trained, scan, tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((8, 8, 8, 2), np.float32), np.eye(4)), tmp_path / "two.nii.gz")
     with pytest.raises(UserError, match=r"has 2 channel\(s\), the model was trained on 1: MRI") as raised:

@@ -103,10 +103,17 @@ def test_one_long_step_is_no_reason_for_a_trial():
 def test_a_trial_that_is_lost_early_ends_early():
     trials = ThreadTrials(2, part_s=30.0, step_s=1.0)
     threads = [2]
-    for step_s in [1.0] * 30 + [3.0] * 10 + [5.0] * 4:
+    for step_s in [1.0] * 30 + [3.0] * 10 + [20.0] * 3:
         threads.append(trials.after_step(threads[-1], step_s))
     assert threads.index(1) == 40, "after parts of 30 s"
-    assert threads[40:] == [1, 1, 1, 2, 2], "as soon as four steps would have taken less"
+    assert threads[40:] == [1, 1, 2, 2], "as soon as four steps would have taken less"
+
+
+def test_a_long_step_in_a_trial_is_weighed_against_all_of_it():
+    trials, threads = ThreadTrials(2, part_s=10.0, step_s=0.1), [2]
+    for step_s in [0.4] * 25 + [2.0] + [0.18] * 60:
+        threads.append(trials.after_step(threads[-1], step_s))
+    assert set(threads[25:]) == {1}
 
 
 def test_late_in_a_training_threads_become_fewer_and_not_more():
@@ -118,7 +125,7 @@ def seconds_with_budget(tmp_path, step_s, seconds=1000.0, most=2):
     """Train without training; return the course and the time it took."""
     now = [0.0]
     keeper = Budget(tmp_path, seconds, clock=lambda: now[0])
-    keeper.trials = ThreadTrials(most, 0.01 * seconds, step_s(0.0, most), REST)
+    keeper.trials = ThreadTrials(most, keeper.trials.part_s, step_s(0.0, most), REST)
     steps, _ = keeper.fit(Pace(step_s(0.0, most)), 10**9)
     course, step = Course(steps, {}, {0: most}), 0
     while step < course.last:
@@ -156,12 +163,28 @@ def test_a_run_that_was_asked_to_end_in_a_trial_takes_it_back(tmp_path):
     keeper, course = Budget(tmp_path, 100.0, clock=lambda: 0.0), Course(1000, {}, {0: 1})
     keeper.trials = ThreadTrials(2, step_s=1.0)
     threads = 1
-    for step in range(1, 8):
+    for step in range(1, 12):
         other = keeper.other_threads(step, 1.0 if threads == 1 else 9.0, course)
         if other is not None:
             course.threads, threads = {**course.threads, step: other}, other
         keeper.given_up = threads == 2
-    assert course.threads == {0: 1, 4: 2, 5: 1}
+    assert course.threads == {0: 1, 7: 2, 8: 1}
+
+
+def test_the_first_steps_of_a_command_say_nothing(tmp_path):
+    keeper, course = Budget(tmp_path, 100.0, clock=lambda: 0.0), Course(1000, {}, {0: 2})
+    keeper.trials = ThreadTrials(2, step_s=1.0)
+    seen = [keeper.other_threads(step, 9.0 if step <= 3 else 1.0, course) for step in range(1, 20)]
+    assert set(seen) == {None}
+
+
+def test_trials_of_a_long_run_do_not_hide_its_pace(tmp_path):
+    # From some time on one thread is the best, and faster than two were; two are tried again and again.
+    course, took = seconds_with_budget(tmp_path, lambda now, threads: (2.0 if now < 0.1 else 3.2) * threads, 86400.0)
+    assert len(course.threads) > 50
+    first = min(course.corrections)
+    assert first / course.max_steps == pytest.approx(2 / 3, abs=0.02)
+    assert took == pytest.approx(0.985 * 86400, rel=0.01)
 
 
 def test_what_is_written_down_is_repeated_before_anything_is_tried(tmp_path):
@@ -262,7 +285,7 @@ def test_a_training_that_is_killed_in_a_trial_ends_as_one_that_was_not(four_thre
     update = TrainingStep.__call__
 
     def die(self, engine, batches):
-        if engine.state.iteration == 11:
+        if engine.state.iteration == 14:
             raise KeyError("the plug")
         return update(self, engine, batches)
 
@@ -270,11 +293,11 @@ def test_a_training_that_is_killed_in_a_trial_ends_as_one_that_was_not(four_thre
     run = tmp_path / "run"
     with pytest.raises(KeyError, match="the plug"):
         runs.train(runs.read_recipe(recipe), run)
-    assert yaml.safe_load((run / "config.yaml").read_text())["threads"] == [[0, 4], [4, 2], [8, 1]]
+    assert yaml.safe_load((run / "config.yaml").read_text())["threads"] == [[0, 4], [7, 2], [11, 1]]
     monkeypatch.setattr(TrainingStep, "__call__", update)
     runs.train(runs.read_recipe(recipe), run, resume=True)
     decided = yaml.safe_load((run / "config.yaml").read_text())["threads"]
-    assert decided[:3] == [[0, 4], [4, 2], [8, 1]]
+    assert decided[:3] == [[0, 4], [7, 2], [11, 1]]
     assert len(decided) > 3, "a trial goes on after the resumption"
     again = tmp_path / "again"
     runs.train(runs.read_recipe(run / "config.yaml"), again)

@@ -36,7 +36,7 @@ from pipeline.runs.models import read_own
 from pipeline.runs.threads import ThreadTrials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from ignite.engine import Engine
@@ -49,8 +49,8 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 WARM_STEPS, TIMED_STEPS, AT = 3, 8, 10**6
 # The pace is looked at after each such share of the budget, over the last of them.
 PART, RECENT = 0.01, 8
-# A number of threads is judged after PART of the budget, or so many seconds where that is longer. More threads are tried
-# up to this share of the time: should they turn out to be slow, enough of it is left to make up for that.
+# A number of threads is judged after PART of the budget, of which so many seconds are enough. More threads are tried up
+# to this share of the time: should they turn out to be slow, enough of it is left to make up for that.
 JUDGED_S, SETTLED = 10.0, 0.8
 # Other work slows down a step, whose threads wait for each other, far more than the rest, which has half of the
 # machine.
@@ -170,6 +170,8 @@ class Budget:
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
     trials: ThreadTrials = field(init=False, repr=False)
     _marks: list[tuple[int, float]] = field(default_factory=list, init=False, repr=False)
+    _left: tuple[int, float, Sequence[tuple[int, float]]] = field(default=(0, 0.0, ()), init=False, repr=False)
+    _steps: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.trials = ThreadTrials(torch.get_num_threads(), min(PART * self.seconds, JUDGED_S))
@@ -229,14 +231,19 @@ class Budget:
 
         A course that tells no threads is that of a GPU.
         """
-        threads = course.threads_after(step)
-        if threads is None or any(when >= step for when in course.threads):  # What is written down is repeated first.
+        self._steps += 1
+        threads, before = course.threads_after(step), self.trials.before
+        to_come = any(when >= step for when in course.threads)  # What is written down is repeated first.
+        if threads is None or to_come or self._steps <= WARM_STEPS:
             self.trials.forget()
             return None
         other = self.trials.after_step(threads, step_s, more=self._spent_by_now() <= SETTLED * self.seconds)
         if other == threads:
             return None
-        self._marks = []
+        now, (since, then, marks) = self.clock(), self._left
+        self._left, self._marks = (step, now, self._marks), []
+        if other == before:  # A trial is taken back, and left out of the pace.
+            self._marks = [(at + step - since, when + now - then) for at, when in marks]
         return other
 
     def corrected(self, step: int, course: Course) -> int | None:

@@ -103,7 +103,7 @@ def _fit(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -
     use_threads(threads)
     training, step_s = choose(training, step_s, plan, budget, make)
     steps, every = budget.fit(training.pace(step_s), plan.recipe.validate_every)
-    if threads == budget.trials.most:
+    if threads == budget.trials.most:  # Else still fewer, which were not timed, are tried.
         budget.trials.step_s = step_s
     budget.trials.rest = REST
     budget.write()

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # Another way to compute a step is taken where it takes this share of the time at most.
 FASTER = 0.95
-# A number of threads is judged by so many steps or more. Fewer are tried where a step has come to take so many times as
-# long.
+# A number of threads is judged by so many steps or more; a trial that has taken longer than they would have is over
+# before. Fewer are tried where a step has come to take so many times as long.
 STEPS, SLOWED = 4, 1.5
 # Where not all threads are in use, more are tried after so many parts, and each time in vain after twice as many.
 REST, LONGEST_REST = 10, 160
@@ -37,15 +37,16 @@ class ThreadTrials:
         part_s: A number of threads is judged after so many seconds, or more.
         step_s: What a step takes with those in use, in seconds; 0 where that is not known, and fewer are tried.
         rest: After how many parts more threads are tried.
+        before: The threads that a trial under way is an alternative to; None without one.
     """
 
     most: int
     part_s: float = 0.0
     step_s: float = 0.0
     rest: int = 0
+    before: int | None = field(default=None, init=False)
     _next_rest: int = field(default=REST, init=False)
     _times: list[float] = field(default_factory=list, init=False)
-    _before: int | None = field(default=None, init=False)  # What a trial that is under way is an alternative to.
 
     def after_step(self, threads: int, step_s: float, *, more: bool = True) -> int:
         """Return how many threads the next step is to have.
@@ -62,10 +63,11 @@ class ThreadTrials:
         [4, 4, 4, 4, 2, 2, 2, 2, 1, 1, 1, 1, 2, 2, 2, 2, 2]
         """
         self._times.append(step_s)
-        is_lost = self._before is not None and sum(self._times) > STEPS * self.step_s
-        if not is_lost and (len(self._times) < STEPS or sum(self._times) < self.part_s):
+        taken_s = sum(self._times)
+        is_lost = self.before is not None and taken_s > STEPS * self.step_s
+        if taken_s < self.part_s or (len(self._times) < STEPS and not is_lost):
             return threads
-        times, before = self._times, self._before
+        times, before = self._times, self.before
         self.forget()
         if before is None:
             other = self._after_part(threads, times)
@@ -78,12 +80,12 @@ class ThreadTrials:
             return before
         if other == threads or (other > threads and not more):
             return threads
-        self._before = threads
+        self.before = threads
         return other
 
     def forget(self) -> None:
         """Judge nothing by the steps so far."""
-        self._times, self._before = [], None
+        self._times, self.before = [], None
 
     def _after_part(self, threads: int, times: list[float]) -> int:
         """Return how many threads to try after a part without a trial."""
