@@ -5,14 +5,17 @@ import itertools
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
 from pipeline import runs
 from pipeline.checkpoints import newest_checkpoint
 from pipeline.data.phantom import write_phantom
+from pipeline.engines.steps import TrainingStep
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,6 +59,21 @@ def train(folder, dataset, run, *overrides, resume=False, **changes):
     """Train the tiny recipe, changed as asked for, and return the run's folder."""
     runs.train(runs.read_recipe(write_recipe(folder, dataset, **changes), overrides), folder / run, resume=resume)
     return folder / run
+
+
+@contextmanager
+def plug_pulled_at(step):
+    """Let the training within end before a step is done, as if the plug was pulled."""
+    update = TrainingStep.__call__
+
+    def die(self, engine, batches):
+        if engine.state.iteration == step:
+            raise KeyError("the plug")
+        return update(self, engine, batches)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyError, match="the plug"):
+        patch.setattr(TrainingStep, "__call__", die)
+        yield
 
 
 def state_of(run, which="last"):

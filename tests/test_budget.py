@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from runs_fixtures import assert_same_run, make_phantom, state_of, write_recipe
+from runs_fixtures import assert_same_run, make_phantom, plug_pulled_at, state_of, write_recipe
 from test_plan import CPU, GPU, MANY, recipe
 from torch import nn
 
@@ -437,18 +437,9 @@ def test_a_stopped_run_goes_on_with_the_threads_that_it_had(dataset, scripted, t
     decide_threads(monkeypatch, {2: 3, 5: 2, 7: 1})
     recipe = write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h")
     whole = train(recipe, tmp_path / "whole")
-    watched = TrainingStep.__call__
-
-    def die(self, engine, batches):
-        if engine.state.iteration == 6:
-            raise KeyError("the plug")
-        return watched(self, engine, batches)
-
-    monkeypatch.setattr(TrainingStep, "__call__", die)
-    with pytest.raises(KeyError, match="the plug"):
+    with plug_pulled_at(6):
         train(recipe, tmp_path / "stopped")
     assert torch.get_num_threads() == 1
-    monkeypatch.setattr(TrainingStep, "__call__", watched)
     # That of step 5 is written down, and the checkpoint is of step 4.
     decide_threads(monkeypatch, {7: 1})
     threads_of_steps.clear()
@@ -457,21 +448,10 @@ def test_a_stopped_run_goes_on_with_the_threads_that_it_had(dataset, scripted, t
 
 
 def test_a_run_with_a_budget_that_is_stopped_goes_on_as_it_was(dataset, scripted, tmp_path, monkeypatch):
-    from pipeline.engines.steps import TrainingStep
-
     recipe = write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h")
     whole = train(recipe, tmp_path / "whole")
-    update = TrainingStep.__call__
-
-    def die(self, engine, batches):
-        if engine.state.iteration == 6:
-            raise KeyError("the plug")
-        return update(self, engine, batches)
-
-    monkeypatch.setattr(TrainingStep, "__call__", die)
-    with pytest.raises(KeyError, match="the plug"):
+    with plug_pulled_at(6):
         train(recipe, tmp_path / "stopped")
-    monkeypatch.setattr(TrainingStep, "__call__", update)
     # Its corrections after steps 3 and 5 are written down, and its checkpoint is of step 4.
     monkeypatch.setattr(Budget, "corrected", lambda *_: None)
     assert state_of(tmp_path / "stopped")["step"] == 4

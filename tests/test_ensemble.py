@@ -4,13 +4,12 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from runs_fixtures import ROOT, assert_same_run, make_phantom, state_of, train, write_recipe
+from runs_fixtures import ROOT, assert_same_run, make_phantom, plug_pulled_at, state_of, train, write_recipe
 from test_steps import at, make_batch, make_step, same
 from torch import nn
 
 from pipeline import runs
 from pipeline.engines.ensemble import DeepEnsemble
-from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
 from pipeline.planning.memory import training_bytes
 from pipeline.runs.budget import Budget, Pace
@@ -19,17 +18,6 @@ from pipeline.runs.models import load_model
 
 def softmax(logits):
     return torch.from_numpy(logits).softmax(0).numpy()
-
-
-def die_at(step, update):
-    """Return an update that fails at a step, as if the plug was pulled."""
-
-    def die(self, engine, batches):
-        if engine.state.iteration == step:
-            raise KeyError("the plug")
-        return update(self, engine, batches)
-
-    return die
 
 
 class Fixed(nn.Module):
@@ -119,14 +107,12 @@ def of(members, **more):
     return {"network": {"name": "unet", "options": {"channels": [4, 8]}, "members": members}, **more}
 
 
-def test_a_run_of_an_ensemble_is_resumed_to_the_bit_and_predicts_with_all(dataset, tmp_path, monkeypatch):
+def test_a_run_of_an_ensemble_is_resumed_to_the_bit_and_predicts_with_all(dataset, tmp_path):
     recipe = write_recipe(tmp_path, dataset, **of(2))
     for run in ("whole", "stopped"):
         if run == "stopped":
-            monkeypatch.setattr(TrainingStep, "__call__", die_at(5, TrainingStep.__call__))
-            with pytest.raises(KeyError, match="the plug"):
+            with plug_pulled_at(5):
                 runs.train(runs.read_recipe(recipe), tmp_path / run)
-            monkeypatch.undo()
         runs.train(runs.read_recipe(recipe), tmp_path / run, resume=run == "stopped")
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
     predictor = load_model(tmp_path / "whole", "last").predictor

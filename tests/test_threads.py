@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from runs_fixtures import assert_same_run, make_phantom, write_recipe
+from runs_fixtures import assert_same_run, make_phantom, plug_pulled_at, write_recipe
 
 from pipeline import runs
 from pipeline.engines.course import Course
@@ -282,19 +282,10 @@ def test_a_training_that_is_killed_in_a_trial_ends_as_one_that_was_not(four_thre
     monkeypatch.setattr(Budget, "corrected", lambda *_: None)
     monkeypatch.setattr("pipeline.runs.budget.PART", 0.0)
     monkeypatch.setattr(DataWait, "step_s", property(lambda _: 9.0 if torch.get_num_threads() == 4 else 3.0))
-    update = TrainingStep.__call__
-
-    def die(self, engine, batches):
-        if engine.state.iteration == 14:
-            raise KeyError("the plug")
-        return update(self, engine, batches)
-
-    monkeypatch.setattr(TrainingStep, "__call__", die)
     run = tmp_path / "run"
-    with pytest.raises(KeyError, match="the plug"):
+    with plug_pulled_at(14):
         runs.train(runs.read_recipe(recipe), run)
     assert yaml.safe_load((run / "config.yaml").read_text())["threads"] == [[0, 4], [7, 2], [11, 1]]
-    monkeypatch.setattr(TrainingStep, "__call__", update)
     runs.train(runs.read_recipe(recipe), run, resume=True)
     decided = yaml.safe_load((run / "config.yaml").read_text())["threads"]
     assert decided[:3] == [[0, 4], [7, 2], [11, 1]]
