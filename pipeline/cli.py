@@ -152,7 +152,7 @@ def train(
 
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
-        overrides = ("max_steps=auto", "corrections=[]", "threads=[]", *overrides, f"time_budget={time_budget}")
+        overrides = ("max_steps=auto", "corrections=[]", *overrides, f"time_budget={time_budget}")
     recipe = runs.read_recipe(source, overrides)
     how: dict[str, Any] = {"resume": resume, "allow_change": allow_change, "started": STARTED}
     found = [runs.train(recipe, run, **how)] if folds is None else runs.cross_validate(recipe, run, folds, **how)

@@ -312,3 +312,12 @@ def test_a_run_without_a_budget_decides_nothing(tmp_path):
     recipe = write_recipe(tmp_path, make_phantom(tmp_path / "data"))
     runs.train(runs.read_recipe(recipe), tmp_path / "run")
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["threads"] == []
+
+
+def test_the_last_correction_does_not_wait_for_a_pace_that_comes_too_late(tmp_path):
+    now = [0.0]
+    keeper, course = Budget(tmp_path, 1000.0, clock=lambda: now[0]), Course(1000)
+    keeper.fit(Pace(1.0), 10**9)
+    for step, now[0] in ((900, 940.0), (905, 951.0), (910, 962.0)):
+        steps = keeper.corrected(step, course)
+    assert steps == 910 + int((985 - 962) / 2.2)
