@@ -212,6 +212,10 @@ def test_timing_steps_leaves_the_step_as_it_was():
     assert not optimizer.state
     assert step.course == Course(9)
     step(SimpleNamespace(state=SimpleNamespace(iteration=1)), {"labelled": batch | {"case": ["a"]}})
+    for at_most_s, steps in ((0.0, 3), (1e9, 2 + 5)):
+        seen.clear()
+        time_steps(step, load, 2, 5, at_most_s)
+        assert len(seen) == steps, "one that is timed at least"
 
 
 # What is chosen by timing.

@@ -170,8 +170,9 @@ class Budget:
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
     trials: ThreadTrials = field(init=False, repr=False)
     _marks: list[tuple[int, float]] = field(default_factory=list, init=False, repr=False)
+    # Step, time and marks when the number of threads was last changed.
     _left: tuple[int, float, Sequence[tuple[int, float]]] = field(default=(0, 0.0, ()), init=False, repr=False)
-    _steps: int = field(default=0, init=False, repr=False)
+    _steps: int = field(default=0, init=False, repr=False)  # Of this command.
 
     def __post_init__(self) -> None:
         self.trials = ThreadTrials(torch.get_num_threads(), min(PART * self.seconds, JUDGED_S))

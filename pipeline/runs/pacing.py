@@ -11,7 +11,7 @@ from pipeline.planning.plan import default_steps
 from pipeline.runs.budget import BUDGET, TIMED_STEPS, WARM_STEPS, Budget, seconds_of
 from pipeline.runs.checking import note
 from pipeline.runs.models import CONFIG
-from pipeline.runs.resuming import with_steps_of
+from pipeline.runs.resuming import with_decisions_of
 from pipeline.runs.threads import FASTER, REST, threads_kept, use_threads
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def keep_to_time(training: T, plan: Plan, began: float, make: Callable[[Recipe],
     """
     recipe = plan.recipe
     if (training.run / CONFIG).exists():
-        own = to_begin_with(with_steps_of(training.run, recipe))
+        own = to_begin_with(with_decisions_of(training.run, recipe))
         training.decide(own, Budget.read(training.run, began))
     elif recipe.time_budget is not None:
         budget = Budget(training.run, seconds_of(recipe.time_budget), began=began)

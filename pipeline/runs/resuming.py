@@ -91,7 +91,7 @@ def refuse_changes(run: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> No
         raise UserError(f"{run} holds another run; nothing was resumed.", problems)
 
 
-def with_steps_of(run: Path, recipe: Recipe) -> Recipe:
+def with_decisions_of(run: Path, recipe: Recipe) -> Recipe:
     """Return a recipe with what a run has decided on the way, by its time budget or by being asked to end."""
     own, taken = config.read(run / CONFIG), dict[str, Any]()
     if recipe.time_budget is not None:
