@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from monai.data import ImageReader
-from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
+from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd, Transform
 
 from pipeline.data import nifti
 from pipeline.data.annotation import ANNOTATION, IMAGE, Annotated
@@ -50,16 +50,31 @@ class NiftiReader(ImageReader):
         return [nifti.load(Path(name)) for name in ([data] if isinstance(data, (str, Path)) else data)]
 
     def get_data(self, img: list[nifti.Scan]) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Return voxels ``[C, X, Y, Z]`` and the metadata that MONAI's spatial transforms read."""
+        """Return voxels ``[C, X, Y, Z]`` and the metadata that MONAI's spatial transforms read.
+
+        The affine is the first file's, turned to the nearest axes of the body: a scan is resampled along its own axes,
+        also where it lies obliquely or its axes are sheared.
+        """
         first = img[0]
         voxels = np.concatenate([scan.voxels for scan in img]).astype(np.float32)
-        meta = {"affine": first.affine, "original_affine": first.affine.copy(), "space": "RAS"}
+        affine = first.header.forms.aligned_affine
+        meta = {"affine": affine, "original_affine": affine.copy(), "space": "RAS"}
         return voxels, meta | {"spatial_shape": np.array(first.shape), "original_channel_dim": 0}
+
+
+class OnImageGrid(Transform):
+    """Give a mask its image's affine: the check has seen that they are one grid, and rounding must not part them."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the case with its mask, where there is one, on the grid of its image."""
+        if ANNOTATION in data:
+            data[ANNOTATION].affine = data[IMAGE].affine
+        return data
 
 
 def scan_transforms(grid: Grid, ranges: Sequence[IntensityRange | None] = ()) -> Compose:
     """Return the invertible way from a scan's files to the network's grid: load, orient, resample, normalise."""
-    return Compose([*_spatial((IMAGE,), ("bilinear",), grid), Normalized(IMAGE, ranges)])
+    return Compose([_load(IMAGE), *_resample((IMAGE,), ("bilinear",), grid), Normalized(IMAGE, ranges)])
 
 
 def case_transforms(
@@ -72,24 +87,23 @@ def case_transforms(
     keys = (IMAGE, ANNOTATION)
     return Compose(
         [
-            *_spatial(keys, ("bilinear", "nearest"), grid),
+            _load(*keys),
+            OnImageGrid(),
+            *_resample(keys, ("bilinear", "nearest"), grid),
             Normalized(IMAGE, ranges),
             Annotated(ANNOTATION, label_values, ignore),
         ]
     )
 
 
-def _spatial(keys: tuple[str, ...], modes: tuple[str, ...], grid: Grid) -> list[Any]:
+def _load(*keys: str) -> LoadImaged:
+    return LoadImaged(keys, reader=NiftiReader(), image_only=True, allow_missing_keys=True)
+
+
+def _resample(keys: tuple[str, ...], modes: tuple[str, ...], grid: Grid) -> list[Any]:
     return [
-        LoadImaged(keys, reader=NiftiReader(), image_only=True, allow_missing_keys=True),
         Orientationd(keys, axcodes=grid.orientation, labels=None, allow_missing_keys=True),
-        Spacingd(
-            keys,
-            pixdim=grid.spacing_mm,
-            mode=modes,
-            padding_mode="border",
-            allow_missing_keys=True,
-        ),
+        Spacingd(keys, pixdim=grid.spacing_mm, mode=modes, padding_mode="border", allow_missing_keys=True),
     ]
 
 
