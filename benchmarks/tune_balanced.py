@@ -1,4 +1,4 @@
-"""The weights of configs/balanced.yaml, compared inside the training cases; and then its figures on the validation cases.
+"""The weights of configs/balanced.yaml, compared inside the training cases, and its figures on the validation cases.
 
     python benchmarks/tune_balanced.py DATA --json tune.json              # weights, on cases that teach in no final run
     python benchmarks/tune_balanced.py DATA --final --json final.json     # the recipe as it is, on the validation cases
