@@ -67,7 +67,7 @@ def hashed_load(path: Path) -> object:
 def make_step() -> TrainingStep:
     options = {"channels": [16, 32, 64, 128], "deep_supervision": False}
     network = NETWORKS.build("dynunet", options, spatial_dims=3, in_channels=1, out_channels=3)
-    objective = Objective([Term("dice", LOSSES.build("dice", {}), "labelled", 1.0, 0.0)])
+    objective = Objective([Term(name="dice", loss=LOSSES.build("dice", {}), on="labelled")])
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     precision = getattr(torch, choose_precision(find_hardware("cpu")))
     return TrainingStep(network, objective, optimizer, Schedule(1e-3, 0.0), Course(1000), precision, 12.0, 0)

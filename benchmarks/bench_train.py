@@ -101,7 +101,10 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     batches = StepBatches({"labelled": Stream(cases, BATCH, 1)}, read, PATCH, Augmentation(strength, (1.0,) * 3), 0)
     network = NETWORKS.build("dynunet", {"channels": FEATURES}, spatial_dims=3, in_channels=1, out_channels=3)
     network.to(hardware.device)
-    terms = [Term("dice", DiceLoss(), "labelled"), Term("cross_entropy", CrossEntropyLoss(), "labelled")]
+    terms = [
+        Term(name="dice", loss=DiceLoss(), on="labelled"),
+        Term(name="cross_entropy", loss=CrossEntropyLoss(), on="labelled"),
+    ]
     precision = getattr(torch, choose_precision(hardware))
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=hardware.is_cuda)
     schedule, average = Schedule(1e-3, 0.05), WeightAverage(network, 0.02)

@@ -27,6 +27,7 @@ from pipeline import config
 from pipeline.data.check import Check
 from pipeline.data.layouts import read_dataset
 from pipeline.data.phantom import phantom_case
+from pipeline.engines.sources import SOURCES
 from pipeline.losses import LOSSES
 from pipeline.networks import NETWORKS
 from pipeline.planning.hardware import Hardware
@@ -131,7 +132,7 @@ def our_plan(folder: Path, hardware: Hardware) -> dict[str, str]:
     for _ in check:
         pass
     raw = config.read(config.shipped()["supervised"]) | {"dataset": str(folder)}
-    plan = make_plan(config.parse(raw, "supervised", LOSSES, NETWORKS), check.index(), hardware)
+    plan = make_plan(config.parse(raw, "supervised", LOSSES, NETWORKS, SOURCES), check.index(), hardware)
     data, options = plan.recipe.data, plan.recipe.network.options
     return {
         "spacing": brief(data.spacing_mm),

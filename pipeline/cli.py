@@ -320,10 +320,11 @@ def components() -> None:
     Example: fewmask components
     """
     from pipeline.data.layouts import LAYOUTS
+    from pipeline.engines.sources import SOURCES
     from pipeline.losses import LOSSES
     from pipeline.networks import NETWORKS
 
-    for registry in (LOSSES, NETWORKS, LAYOUTS):
+    for registry in (LOSSES, SOURCES, NETWORKS, LAYOUTS):
         say(f"\n{registry.name} ({registry.description})")
         for name in registry.names:
             options = ", ".join(f"{key}={option.default!r}" for key, option in registry.options(name).items())

@@ -142,7 +142,7 @@ def _bad_override(
     return UserError("An override cannot be read.", [Problem(override, "bad-override", message, remedy)])
 
 
-def parse(raw: Mapping[str, Any], source: str, losses: Registry, networks: Registry) -> Recipe:
+def parse(raw: Mapping[str, Any], source: str, losses: Registry, networks: Registry, sources: Registry) -> Recipe:
     """Turn raw keys and values into a recipe, or report every mistake of them at once.
 
     Args:
@@ -150,19 +150,64 @@ def parse(raw: Mapping[str, Any], source: str, losses: Registry, networks: Regis
         source: What to call the recipe in messages.
         losses: Where the objective's losses are looked up.
         networks: Where the network is looked up.
+        sources: Where sources are looked up.
 
     Raises:
         UserError: With one problem a mistake: dotted path, what was expected, the nearest name.
     """
-    problems = _component_problems(raw, losses, networks)
+    problems = _component_problems(raw, losses, networks, sources)
     try:
         # Through JSON, pydantic is strict about types and still reads a list as a tuple and text as a path.
         recipe = Recipe.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         problems = _schema_problems(error) + problems
     if problems:
-        raise UserError(f"The recipe {source} has {len(problems)} mistake{'s' * (len(problems) > 1)}.", problems)
+        raise _mistakes(source, problems)
+    if problems := needs_problems(recipe, losses, networks, sources):
+        raise _mistakes(source, problems)
     return recipe
+
+
+def _mistakes(source: str, problems: Sequence[Problem]) -> UserError:
+    return UserError(f"The recipe {source} has {len(problems)} mistake{'s' * (len(problems) > 1)}.", problems)
+
+
+def needs_problems(recipe: Recipe, losses: Registry, networks: Registry, sources: Registry) -> list[Problem]:
+    """Find terms that look at scans that there are not, or at values that nothing provides for them."""
+    network = networks[recipe.network.name]
+    provided = {"image", "mask", "logits"} | ({"reconstruction"} if hasattr(network, "reconstruct") else set())
+    for choice in recipe.sources:
+        provided |= set(sources[choice.source].provides)
+    streams = {"unlabelled": provided}
+    if recipe.segments is None:  # Else no mask is trained on.
+        streams["labelled"] = provided | {"label"}
+    problems = []
+    for n, term in enumerate(recipe.objective):
+        there = [streams[kind] for kind in streams if term.on in (kind, "all")]
+        if not there:
+            message = "no scan counts as labelled in a recipe with segments"
+            problems.append(Problem(f"objective.{n}.on", "no-labels", message, "write `on: all`"))
+            continue
+        loss, known = losses[term.loss], set().union(*there)
+        needs = (term.judges or loss.judges, *(term.against or loss.against))
+        problems += [
+            Problem(f"objective.{n}", *_unprovided(term.loss, name, known, recipe))
+            for name in needs
+            if name not in known
+        ]
+    return problems
+
+
+def _unprovided(loss: str, name: str, known: set[str], recipe: Recipe) -> tuple[str, str, str]:
+    """Return code, message and remedy of a value that a term needs and nothing provides."""
+    if name == "label":
+        message = f"{loss} compares with labels, and unlabelled scans have none"
+        return "no-labels", message, "look at other scans, or compare with what a source provides: against=[NAME]"
+    if name == "reconstruction":
+        message = f"{loss} judges a reconstruction, and the network {recipe.network.name} makes none"
+        return "no-decoder", message, "use network=wnet, or leave it out"
+    remedy = f"name a source that does, under `sources`, or another value; {nearest(name, sorted(known))}"
+    return "not-provided", f"{loss} needs {name!r}, and nothing provides it", remedy
 
 
 def dump(recipe: Recipe, comments: Mapping[str, str] | None = None) -> str:
@@ -220,13 +265,16 @@ def _section_of(annotation: Any) -> type[Section] | None:
     return next((section for inner in get_args(annotation) if (section := _section_of(inner))), None)
 
 
-def _component_problems(raw: Mapping[str, Any], losses: Registry, networks: Registry) -> list[Problem]:
+def _component_problems(
+    raw: Mapping[str, Any], losses: Registry, networks: Registry, sources: Registry
+) -> list[Problem]:
     """Check names and options of components wherever the raw recipe has the right shape for it."""
     choices: list[tuple[str, Registry, Any, Any]] = []
-    terms = raw.get("objective")
-    for index, term in enumerate(terms if isinstance(terms, list) else []):
-        if isinstance(term, dict):
-            choices.append((f"objective.{index}", losses, term.get("loss"), term.get("options", {})))
+    for key, registry in (("objective", losses), ("sources", sources)):
+        items = raw.get(key)
+        for index, item in enumerate(items if isinstance(items, list) else []):
+            if isinstance(item, dict):
+                choices.append((f"{key}.{index}", registry, item.get(registry.name), item.get("options", {})))
     network = raw.get("network", {})
     if isinstance(network, dict):
         options = network.get("options", {})
@@ -240,41 +288,7 @@ def _component_problems(raw: Mapping[str, Any], losses: Registry, networks: Regi
         for path, registry, name, options in choices
         if isinstance(name, str) and isinstance(options, dict)
         for problem in _choice_problems(path, registry, name, options)
-    ] + (_label_problems(terms, losses) if raw.get("segments") is None else _segment_problems(terms, losses))
-
-
-def _label_problems(terms: Any, losses: Registry) -> list[Problem]:
-    """Find terms that would always be 0: a loss on labels, looking at scans that have none."""
-    return [
-        Problem(
-            f"objective.{index}.on",
-            "no-labels",
-            f"{term.get('loss')} compares with labels, and unlabelled scans have none",
-            "use labelled or all, or a loss that compares with the image",
-        )
-        for index, term in enumerate(terms if isinstance(terms, list) else [])
-        if isinstance(term, dict)
-        and term.get("on") == "unlabelled"
-        and isinstance(term.get("loss"), str)
-        and term["loss"] in losses
-        and getattr(losses[term["loss"]], "reference", None) == "label"
     ]
-
-
-def _segment_problems(terms: Any, losses: Registry) -> list[Problem]:
-    """Find terms that would be absent from a training without labels, in which every scan counts as unlabelled."""
-    problems = []
-    for index, term in enumerate(terms if isinstance(terms, list) else []):
-        if not isinstance(term, dict) or not isinstance(term.get("loss"), str) or term["loss"] not in losses:
-            continue
-        if getattr(losses[term["loss"]], "reference", None) == "label":
-            message = f"{term['loss']} compares with labels, and a recipe with segments trains without them"
-            remedy = "take a loss that compares with the image, or leave out segments"
-            problems.append(Problem(f"objective.{index}.loss", "no-labels", message, remedy))
-        elif term.get("on", "labelled") == "labelled":
-            message = "no scan counts as labelled in a recipe with segments"
-            problems.append(Problem(f"objective.{index}.on", "no-labels", message, "write `on: all`"))
-    return problems
 
 
 def _choice_problems(path: str, registry: Registry, name: str, options: dict[str, Any]) -> list[Problem]:

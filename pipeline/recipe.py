@@ -12,6 +12,7 @@ from pipeline.types import Scans  # noqa: TC001 - pydantic reads the annotation 
 Auto = Literal["auto"]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -26,9 +27,20 @@ class Term(Section):
 
     loss: str = Field(description="a registered loss; `fewmask components` lists them")
     on: Scans = Field(default="labelled", description="labelled, unlabelled or all")
+    judges: Name | None = Field(default=None, description="the value that the loss judges, or null for its own choice")
+    against: tuple[Name, ...] | None = Field(
+        default=None, description="a list of the values that it is compared with, or null for the loss's own choice"
+    )
     weight: float = Field(default=1.0, ge=0, description="the factor of the term, 0 or more")
     ramp: Share = Field(default=0.0, description="the share of max_steps over which the weight grows, 0 to 1")
     options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the loss's own options")
+
+
+class SourceChoice(Section):
+    """What provides values that terms look at: a registered name and its options."""
+
+    source: str = Field(description="a registered source; `fewmask components` lists them")
+    options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the source's own options")
 
 
 class Network(Section):
@@ -273,6 +285,9 @@ class Recipe(Section):
     optimizer: Optimizer = Optimizer()
     objective: Annotated[tuple[Term, ...], Field(min_length=1)] = Field(
         description="a list of terms, each with its loss"
+    )
+    sources: tuple[SourceChoice, ...] = Field(
+        default=(), description="a list of what provides values beside a batch and the network, each with its source"
     )
     alternate: bool = Field(
         default=False, description="true to update the weights for each term in turn, or false for all of them at once"

@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 
 Role: TypeAlias = Literal["training", "validation", "test"]
 Scans: TypeAlias = Literal["labelled", "unlabelled", "all"]
-Reference: TypeAlias = Literal["label", "image"]
 Outcome: TypeAlias = Literal["scored", "absent", "missed", "false_positive"]
-Output: TypeAlias = Literal["logits", "reconstruction"]
 
 
 @dataclass(frozen=True, slots=True)

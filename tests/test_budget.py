@@ -194,7 +194,10 @@ def test_timing_steps_leaves_the_step_as_it_was():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Conv3d(4, 2, 1))
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
-    terms = [Term("dice", DiceLoss(), "labelled"), Term("late", DiceLoss(), "labelled", ramp=1.0)]
+    terms = [
+        Term(name="dice", loss=DiceLoss(), on="labelled"),
+        Term(name="late", loss=DiceLoss(), on="labelled", ramp=1.0),
+    ]
     step = TrainingStep(network, Objective(terms), optimizer, Schedule(0.1, 0.1), Course(9), torch.float32, 12.0, 0)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     batch = {"image": torch.randn(1, 1, 8, 8, 8), "annotation": torch.full((1, 1, 8, 8, 8), 2, dtype=torch.uint8)}

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from pipeline import config
+from pipeline.engines.sources import SOURCES
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
 from pipeline.networks import NETWORKS
@@ -19,7 +20,7 @@ def load(tmp_path):
     def load(text=MINIMAL, *overrides):
         path = tmp_path / "recipe.yaml"
         path.write_text(text)
-        return config.parse(config.read(path, overrides), str(path), LOSSES, NETWORKS)
+        return config.parse(config.read(path, overrides), str(path), LOSSES, NETWORKS, SOURCES)
 
     return load
 
@@ -166,7 +167,7 @@ def test_recipe_that_is_not_utf_8_is_refused_with_a_message(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_bytes(b"seed: \xff\xfe\n")
     with pytest.raises(UserError, match="seed: expected a valid integer"):
-        config.parse(config.read(path), str(path), LOSSES, NETWORKS)
+        config.parse(config.read(path), str(path), LOSSES, NETWORKS, SOURCES)
 
 
 # Recipes

@@ -24,7 +24,8 @@ from pipeline.engines import predictor as engines_predictor
 from pipeline.engines.predictor import Predictor
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
-from pipeline.losses.objective import Term, levels_of
+from pipeline.losses.base import levels_of
+from pipeline.losses.objective import Term
 from pipeline.networks import recompute_blocks, to_channels_last
 from pipeline.plugins import load_plugins
 
@@ -184,7 +185,9 @@ def test_training_on_resident_scans_repeats(tmp_path):
 
 
 def test_update_that_is_not_finite_is_left_out_on_the_device_and_told_a_step_later():
-    step = make_step(terms=[Term("bad", NanAt(2), "labelled")], network=torch.nn.Conv2d(1, 2, 1).cuda(), fused=True)
+    step = make_step(
+        terms=[Term(name="bad", loss=NanAt(2), on="labelled")], network=torch.nn.Conv2d(1, 2, 1).cuda(), fused=True
+    )
     step(at(1), {"labelled": make_batch()})
     before = weights(step)
     step(at(2), {"labelled": make_batch()})

@@ -228,7 +228,7 @@ class Broken(LabelLoss):
 
 def step_of(loss, **options):
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
-    objective = Objective([Term("loss", loss, "labelled", 1.0, 0.0)])
+    objective = Objective([Term(name="loss", loss=loss, on="labelled")])
     rate = options.pop("rate", 1e-3)
     optimizer = torch.optim.SGD(network.parameters(), lr=rate)
     return TrainingStep(network, objective, optimizer, Schedule(rate, 0.0), Course(10), torch.float32, 1e30, 0)

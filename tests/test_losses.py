@@ -14,8 +14,8 @@ from torch.autograd import gradgradcheck
 from pipeline.losses import LOSSES, DiceLoss, ImageLoss, LabelLoss, NCutLoss
 
 OPTIONS = {"ncut": {"radius": 2.5}, "class_mean_ncut": {"radius": 2, "sigma_2": 2.0}}
-LABEL_LOSSES = [name for name in LOSSES.names if LOSSES[name].reference == "label"]
-IMAGE_LOSSES = [name for name in LOSSES.names if LOSSES[name].reference == "image"]
+LABEL_LOSSES = [name for name in LOSSES.names if LOSSES[name].against == ("label",)]
+IMAGE_LOSSES = [name for name in LOSSES.names if LOSSES[name].against == ("image", "mask")]
 VARIANTS = [
     *((name, {}) for name in LOSSES.names),
     ("dice", {"average": "micro"}),
@@ -348,15 +348,16 @@ def test_importing_the_losses_imports_no_compiler():
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        ({"reference": "labels"}, "Own.reference is 'labels'; expected one of 'label', 'image'"),
-        ({"output": "features"}, "Own.output is 'features'; expected one of 'logits', 'reconstruction'"),
+        ({"against": "label"}, "Own judges 'logits' against 'label'; expected a name and a tuple of names"),
+        ({"against": ("label", 1)}, "Own judges 'logits' against"),
+        ({"judges": ("logits",)}, "Own judges"),
     ],
 )
-def test_an_unknown_reference_or_output_is_refused_when_the_class_is_made(base, declared, message):
+def test_names_that_are_none_are_refused_when_the_class_is_made(base, declared, message):
     with pytest.raises(TypeError, match=message):
         type("Own", (base,), declared)
 
 
 def test_a_loss_must_say_what_it_is_compared_with():
-    with pytest.raises(TypeError, match=r"Own\.reference is None; expected one of"):
+    with pytest.raises(TypeError, match="Own judges 'logits' against None"):
         type("Own", (LabelLoss.__base__,), {})

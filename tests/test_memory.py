@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from pipeline.losses import BalancedCELoss, DiceLoss
-from pipeline.losses.objective import levels_of
+from pipeline.losses.base import levels_of
 from pipeline.networks import NETWORKS, recompute_blocks
 from pipeline.planning.memory import training_bytes
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.losses.objective import levels_of
+from pipeline.losses.base import levels_of
 from pipeline.networks import CHANNELS_LAST, NETWORKS, InstanceNorm, blocks_of, recompute_blocks, to_channels_last
 
 OPTIONS = {

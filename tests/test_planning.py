@@ -13,6 +13,7 @@ from test_plan import CPU, GPU, MANY, recipe
 from pipeline import cli, config, runs
 from pipeline.data.loaders import AHEAD
 from pipeline.engines import devices
+from pipeline.engines.sources import SOURCES
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
 from pipeline.networks import NETWORKS
@@ -269,7 +270,7 @@ def test_size_of_the_cache_is_foretold(dataset, tmp_path):
 
 def test_tiny_recipe_of_the_other_tests_is_still_its_own_plan(dataset, tmp_path):
     raw = write_recipe(tmp_path, dataset)
-    made = config.parse(config.read(raw), "tiny", LOSSES, NETWORKS)
+    made = config.parse(config.read(raw), "tiny", LOSSES, NETWORKS, SOURCES)
     chosen = make_plan(made, MANY, CPU).recipe
     assert chosen.network.options["channels"] == TINY["network"]["options"]["channels"]
     assert make_plan(made, MANY, GPU).recipe.data.patch_size == (16, 16, 16)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import config
+from pipeline.engines.sources import SOURCES
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
 from pipeline.networks import NETWORKS
@@ -68,7 +69,7 @@ def problem_of(path):
 
 
 def parsed(**term):
-    return config.parse({"dataset": "d", "objective": [term]}, "recipe", LOSSES, NETWORKS)
+    return config.parse({"dataset": "d", "objective": [term]}, "recipe", LOSSES, NETWORKS, SOURCES)
 
 
 def test_loss_of_a_plugin_is_chosen_and_judged_like_ours(write):
@@ -110,8 +111,8 @@ def test_plugins_of_one_name_in_two_folders_both_run(write, tmp_path):
         ("x = 1\ny = x / 0\n", "line 2: ZeroDivisionError: division by zero"),
         ("x = 1\n\ndef f(:\n", "line 3: SyntaxError"),
         (
-            FOCAL.replace('    """Focal loss."""', '    reference = "labels"'),
-            "TypeError: Focal.reference is 'labels'; expected one of 'label', 'image'",
+            FOCAL.replace('    """Focal loss."""', '    against = "labels"'),
+            "TypeError: Focal judges 'logits' against 'labels'; expected a name and a tuple of names",
         ),
         (FOCAL.replace("users_focal", "dice"), "ValueError: a loss named 'dice' exists already"),
     ],

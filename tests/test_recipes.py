@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import config
+from pipeline.engines.sources import SOURCES
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
 from pipeline.networks import NETWORKS
@@ -14,7 +15,7 @@ RECIPES = sorted(CONFIGS.glob("*.yaml"))
 
 
 def parse(path, *overrides):
-    return config.parse(config.read(path, overrides), str(path), LOSSES, NETWORKS)
+    return config.parse(config.read(path, overrides), str(path), LOSSES, NETWORKS, SOURCES)
 
 
 def test_there_are_recipes():

@@ -53,7 +53,7 @@ def make_step(
     network = network or nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), nn.ReLU(), nn.Conv2d(4, 2, 1))
     return TrainingStep(
         network,
-        Objective(terms or [Term("dice", DiceLoss(), "labelled")]),
+        Objective(terms or [Term(name="dice", loss=DiceLoss(), on="labelled")]),
         torch.optim.AdamW(network.parameters(), lr=rate, fused=fused),
         Schedule(rate, warmup),
         Course(max_steps),
@@ -117,7 +117,10 @@ def test_steps_lower_the_loss():
 
 
 def test_step_takes_labelled_and_unlabelled_scans_at_once():
-    terms = [Term("dice", DiceLoss(), "labelled"), Term("ncut", NCutLoss(radius=2), "unlabelled", 0.1)]
+    terms = [
+        Term(name="dice", loss=DiceLoss(), on="labelled"),
+        Term(name="ncut", loss=NCutLoss(radius=2), on="unlabelled", weight=0.1),
+    ]
     output = make_step(terms=terms)(at(1), {"labelled": make_batch(), "unlabelled": make_batch("c", labelled=False)})
     assert output["loss"] == pytest.approx(output["dice"] + 0.1 * output["ncut"])
 
@@ -131,7 +134,7 @@ def test_batch_that_no_term_looks_at_costs_no_forward_pass():
 
 
 def test_step_at_the_foot_of_every_ramp_changes_nothing():
-    step = make_step(terms=[Term("dice", DiceLoss(), "labelled", ramp=0.5)])
+    step = make_step(terms=[Term(name="dice", loss=DiceLoss(), on="labelled", ramp=0.5)])
     before = weights(step)
     assert step(at(1), {"labelled": make_batch()}) == {"loss": 0.0}
     assert same(before, weights(step))
@@ -157,14 +160,14 @@ def test_network_works_in_the_precision_that_is_asked_for():
 
 
 def test_gradient_is_clipped_to_its_largest_norm():
-    step = make_step(terms=[Term("dice", DiceLoss(), "labelled", weight=1e6)])
+    step = make_step(terms=[Term(name="dice", loss=DiceLoss(), on="labelled", weight=1e6)])
     step(at(1), {"labelled": make_batch()})
     norms = [p.grad.norm() for p in step.network.parameters()]
     assert torch.stack(norms).norm().item() == pytest.approx(12.0, rel=1e-3)
 
 
 def test_loss_that_is_nan_names_the_cases_and_leaves_the_weights_as_they_were():
-    step = make_step(terms=[Term("bad", NanAt(2), "labelled")])
+    step = make_step(terms=[Term(name="bad", loss=NanAt(2), on="labelled")])
     step(at(1), {"labelled": make_batch()})
     before, optimizer = weights(step), copy.deepcopy(step.optimizer.state_dict()["state"])
     with pytest.raises(UserError) as raised:
@@ -185,7 +188,7 @@ class RootOfZero(LabelLoss):
 
 
 def test_gradient_that_is_not_finite_leaves_the_weights_as_they_were():
-    step = make_step(terms=[Term("root", RootOfZero(), "labelled")])
+    step = make_step(terms=[Term(name="root", loss=RootOfZero(), on="labelled")])
     before = weights(step)
     with pytest.raises(UserError, match=r"gradient is not finite at step 1 \(root 0\)"):
         step(at(1), {"labelled": make_batch()})
@@ -216,7 +219,7 @@ def test_late_numbers_are_those_of_the_step_before(parts, request):
 @pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("last", [True, False])
 def test_late_number_that_is_not_finite_names_the_step_that_it_is_of(last):
-    step = make_step(terms=[Term("bad", NanAt(2), "labelled")])
+    step = make_step(terms=[Term(name="bad", loss=NanAt(2), on="labelled")])
     step(at(1), {"labelled": make_batch()})
     step(at(2), {"labelled": make_batch(["case_7", "case_3"])})
     with pytest.raises(UserError, match=r"step 2 \(bad nan\); cases of this step: case_3, case_7"):
@@ -225,7 +228,7 @@ def test_late_number_that_is_not_finite_names_the_step_that_it_is_of(last):
 
 @pytest.mark.usefixtures("late")
 def test_late_step_at_the_foot_of_every_ramp_tells_a_loss_of_0():
-    step = make_step(terms=[Term("dice", DiceLoss(), "labelled", ramp=0.5)])
+    step = make_step(terms=[Term(name="dice", loss=DiceLoss(), on="labelled", ramp=0.5)])
     step(at(1), {"labelled": make_batch()})
     assert step.settle() == {"loss": 0.0}
 
@@ -289,7 +292,10 @@ OPTIONS = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_network_trains_a_step_of_both_kinds_of_scans(name, size):
     network = NETWORKS.build(name, OPTIONS[name], spatial_dims=len(size), in_channels=1, out_channels=2)
-    terms = [Term("dice", DiceLoss(), "labelled"), Term("ncut", NCutLoss(radius=2), "unlabelled", 0.1)]
+    terms = [
+        Term(name="dice", loss=DiceLoss(), on="labelled"),
+        Term(name="ncut", loss=NCutLoss(radius=2), on="unlabelled", weight=0.1),
+    ]
     step = make_step(network, terms)
     before = weights(step)
     output = step(at(1), {"labelled": make_batch("ab", size), "unlabelled": make_batch("c", size, labelled=False)})
@@ -304,8 +310,8 @@ def make_wnet_step(*terms, ramp=0.0, alternate=True, **options):
     torch.manual_seed(0)
     network = NETWORKS.build("wnet", OPTIONS["wnet"], spatial_dims=2, in_channels=1, out_channels=3)
     every = {
-        "ncut": Term("ncut", NCutLoss(radius=2), "all"),
-        "reconstruction": Term("reconstruction", ReconstructionLoss(), "all", 0.5, ramp),
+        "ncut": Term(name="ncut", loss=NCutLoss(radius=2), on="all"),
+        "reconstruction": Term(name="reconstruction", loss=ReconstructionLoss(), on="all", weight=0.5, ramp=ramp),
     }
     return make_step(network, [every[term] for term in terms], alternate=alternate, **options)
 
@@ -385,7 +391,10 @@ def test_training_in_turn_resumes_to_the_last_bit(tmp_path):
 
 @pytest.mark.parametrize("parts", [2, 4])
 def test_parts_of_a_batch_add_up_to_the_whole(parts):
-    terms = [Term("dice", DiceLoss(), "labelled"), Term("ncut", NCutLoss(radius=2), "unlabelled", 0.1)]
+    terms = [
+        Term(name="dice", loss=DiceLoss(), on="labelled"),
+        Term(name="ncut", loss=NCutLoss(radius=2), on="unlabelled", weight=0.1),
+    ]
     seen = []
     steps = [make_step(terms=terms, parts=n) for n in (1, parts)]
     steps[1].network.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
@@ -400,7 +409,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(parts):
 
 
 def test_loss_of_any_part_that_is_not_finite_stops_the_training():
-    step = make_step(terms=[Term("dice", NanAt(2), "labelled")], parts=2)
+    step = make_step(terms=[Term(name="dice", loss=NanAt(2), on="labelled")], parts=2)
     before = weights(step)
     with pytest.raises(UserError, match="not finite at step 1"):
         step(at(1), {"labelled": make_batch("ab")})

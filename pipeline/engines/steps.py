@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from pipeline.data.annotation import decode
-from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.engines.outcome import Outcome, StepOutput
+from pipeline.engines.sources import own_sources
+from pipeline.engines.values import StreamValues
 from pipeline.interruption import window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ignite.engine import Engine
     from torch import Tensor, nn
 
     from pipeline.engines.averaging import WeightAverage
     from pipeline.engines.course import Course
+    from pipeline.engines.sources import Source
     from pipeline.losses.objective import Batch, Objective
 
 # Scaling by 1, for so many steps: PyTorch's scaler then does no more than to leave out an update that is not finite,
@@ -72,6 +75,7 @@ class TrainingStep:
         average: Of the weights after every step; None keeps none.
         parts: A batch goes through the network in so many parts, whose gradients add up: less memory, the same step but
             for what a loss or a layer makes of a whole batch. It divides the samples of every batch.
+        sources: What terms of the objective look at beside a batch and what the network itself makes of it.
     """
 
     network: nn.Module
@@ -85,10 +89,13 @@ class TrainingStep:
     alternate: bool = False
     average: WeightAverage | None = None
     parts: int = 1
+    sources: tuple[Source, ...] = ()
     scaler: torch.amp.GradScaler = field(init=False)
     _under_way: Outcome | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._every = (*own_sources(self.network), *self.sources)
+        self._providers = {name: source for source in self._every for name in source.provides}
         # float16 alone underflows without scaling; on a CPU the scaler of any other type passes values through.
         scaled = self.precision == torch.float16
         options: dict[str, Any] = {} if scaled else UNSCALED
@@ -99,6 +106,11 @@ class TrainingStep:
     def answering(self) -> nn.Module:
         """The network that is to be judged and kept: the average, or without one the network itself."""
         return self.average.network if self.average else self.network
+
+    @property
+    def trained(self) -> tuple[nn.Module, ...]:
+        """Every network whose weights an update changes: the network, and those that sources have."""
+        return (self.network, *(source.network for source in self.sources if source.network is not None))
 
     @property
     def _device(self) -> torch.device:
@@ -121,12 +133,15 @@ class TrainingStep:
         for group in self.optimizer.param_groups:
             # A warm-up that began at 0 would waste the first step.
             group["lr"] = self.schedule(max(progress, self.course.share_done(1)))
-        if isinstance(self.network, DeepEnsemble):
-            self.network.turn = step
-        self.network.train()
+        for source in self._every:
+            source.begin_step(step)
+        for network in self.trained:
+            network.train()
         outcome = Outcome(step, batches, self._device)
         for n, objective in enumerate(self.objective.parts() if self.alternate else (self.objective,)):
             self._update(objective, batches, progress, outcome, first=n == 0)
+        for source in self._every:
+            source.after_update(step)
         if self.average:
             self.average.update(self.network, step)
         if not outcome.late:
@@ -154,7 +169,7 @@ class TrainingStep:
     ) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         # Up to the first update nothing has changed that lasts, so a step that takes minutes can be left at any moment.
-        with window() if first else nullcontext(), _buffers_kept(self.network):
+        with window() if first else nullcontext(), _buffers_kept(self.trained):
             for part in _parted(batches, self.parts):
                 total, found = self.losses(objective, part, progress)
                 if not found:  # Every term is still at the foot of its ramp.
@@ -164,27 +179,27 @@ class TrainingStep:
                 outcome.add(total, name="loss", share=1 / self.parts, finite="the loss or its gradient is")
                 self.scaler.scale(total / self.parts).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
+        weights = [parameter for network in self.trained for parameter in network.parameters()]
+        norm = torch.nn.utils.clip_grad_norm_(weights, self.clip_norm)
         # Clipping makes every weight NaN of one infinite gradient; under float16 the scaler skips such a step itself.
         if self.precision != torch.float16:
             outcome.add(norm, finite="the loss or its gradient is")
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        outcome.add(torch.nn.utils.get_total_norm(self.network.parameters(), torch.inf), finite="the weights are")
+        outcome.add(torch.nn.utils.get_total_norm(weights, torch.inf), finite="the weights are")
 
     def losses(
         self, objective: Objective, batches: dict[str, Batch], progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return an objective's total and terms; batches and answers that no term looks at cost nothing."""
-        kinds = objective.kinds_at(progress)
-        used = {kind: _prepare(batch, self._device) for kind, batch in batches.items() if kind in kinds}
-        with torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32):
-            logits = {kind: self.network(batch["image"]) for kind, batch in used.items()}
-            reconstructions: dict[str, Tensor] = {}
-            if "reconstruction" in objective.outputs_at(progress):
-                reconstruct: Any = self.network.reconstruct
-                reconstructions = {kind: reconstruct(answer) for kind, answer in logits.items()}
-        return objective(logits, used, progress, reconstructions)
+        """Return an objective's total and terms; batches and values that no term looks at cost nothing."""
+        streams: dict[str, StreamValues] = {}
+        for kind, batch in batches.items():
+            load = partial(_prepare, batch, self._device)
+            streams[kind] = StreamValues(load, self._providers, streams, self._computing)
+        return objective(streams, progress)
+
+    def _computing(self) -> torch.autocast:
+        return torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next update depends on."""
@@ -194,6 +209,8 @@ class TrainingStep:
             # Of a scaler that scales: a run may go on on another device.
             "scaler": self.scaler.state_dict() if self.precision == torch.float16 else {},
         }
+        kept = {str(n): source.state_dict() for n, source in enumerate(self.sources)}
+        state |= {"sources": kept} if kept else {}
         return state | ({"average": self.average.network.state_dict()} if self.average else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -206,14 +223,16 @@ class TrainingStep:
         self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
         if state["scaler"] and self.precision == torch.float16:
             self.scaler.load_state_dict(state["scaler"])
+        for n, source in enumerate(self.sources):
+            source.load_state_dict(state["sources"][str(n)])
         if self.average:
             self.average.network.load_state_dict(state["average"])
 
 
 @contextmanager
-def _buffers_kept(network: nn.Module) -> Iterator[None]:
+def _buffers_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
     """Put running statistics back where they were if the block is left early: a forward pass changes them."""
-    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    before = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
     try:
         yield
     except BaseException:
@@ -235,5 +254,8 @@ def _parted(batches: dict[str, Batch], parts: int) -> Iterator[dict[str, Batch]]
 
 def _prepare(batch: Batch, device: torch.device) -> Batch:
     """Bring a batch to the device, and only there make the labels eight times the size that they travel in."""
-    label, mask = decode(batch["annotation"].to(device, non_blocking=True))
-    return {"image": batch["image"].to(device, non_blocking=True), "label": label, "mask": mask}
+    tensors = {
+        name: value.to(device, non_blocking=True) for name, value in batch.items() if isinstance(value, torch.Tensor)
+    }
+    label, mask = decode(tensors.pop("annotation"))
+    return tensors | {"label": label, "mask": mask}

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch.nn.modules.loss import _Loss
 
 from pipeline.registry import Registry
-from pipeline.types import Output, Reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,12 +17,20 @@ if TYPE_CHECKING:
 LOSSES = Registry("loss", "Terms of an objective: logits in, one number out.")
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
+# What a network predicts: one tensor, or under deep supervision one a level, the finest first.
+Prediction: TypeAlias = "Tensor | tuple[Tensor, ...]"
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value.isidentifier()
 
 
 class SegmentationLoss(_Loss):
     """Base of all losses: reads logits as class probabilities.
 
-    A loss says what it is compared with, ``reference``, and which of the network's answers it judges, ``output``.
+    A loss names the value that it judges, ``judges``, and those that this is compared with, ``against``, in the order
+    of its arguments: tensors of the batch (``image``, ``label``, ``mask``) or whatever a source provides. A recipe may
+    name others.
 
     A NaN among the numbers that count gives NaN. A batch without a case or without a voxel gives 0 with a zero
     gradient. Tensors of a subclass, such as MONAI's ``MetaTensor``, are read as plain ones.
@@ -34,18 +41,18 @@ class SegmentationLoss(_Loss):
 
     Raises:
         ValueError: ``reduction`` is none of the three.
-        TypeError: At its definition, a subclass's ``reference`` or ``output`` is missing or unknown.
+        TypeError: At its definition, a subclass's ``judges`` is no name, or ``against`` no tuple of names.
     """
 
-    reference: ClassVar[Reference]
-    output: ClassVar[Output] = "logits"
+    judges: ClassVar[str] = "logits"
+    against: ClassVar[tuple[str, ...]]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        for name, known in (("reference", get_args(Reference)), ("output", get_args(Output))):
-            value = getattr(cls, name, None)
-            if value not in known:
-                raise TypeError(f"{cls.__name__}.{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
+        against = getattr(cls, "against", None)
+        if not isinstance(against, tuple) or not all(map(_is_name, (cls.judges, *against))):
+            message = f"{cls.__name__} judges {cls.judges!r} against {against!r}; expected a name and a tuple of names"
+            raise TypeError(message)
 
     def __init__(self, *, softmax: bool = True, reduction: Reduction = "mean") -> None:
         if reduction not in get_args(Reduction):
@@ -57,6 +64,10 @@ class SegmentationLoss(_Loss):
         """Return ``forward`` of the tensors."""
         result: Tensor = super().__call__(*map(_plain, tensors), **{key: _plain(one) for key, one in named.items()})
         return result
+
+    def compare(self, judged: Prediction, *targets: Tensor) -> Tensor:
+        """Return the loss of what a network predicts; under deep supervision, of its finest level."""
+        return self(levels_of(judged)[0], *targets)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return class probabilities ``[B, K, ...]`` in float32 or wider.
@@ -125,11 +136,24 @@ class LabelLoss(SegmentationLoss):
         ValueError: ``reduction`` is none of the three.
     """
 
-    reference = "label"
+    against = ("label",)
 
     def __init__(self, *, softmax: bool = True, ignore: int = -1, reduction: Reduction = "mean") -> None:
         super().__init__(softmax=softmax, reduction=reduction)
         self.ignore = ignore
+
+    def compare(self, judged: Prediction, *targets: Tensor) -> Tensor:
+        """Return the loss of what a network predicts; under deep supervision, the mean over its levels.
+
+        They weigh 1, 1/2, 1/4, …, and each is compared with the labels of the nearest voxels.
+        """
+        levels = levels_of(judged)
+        weights = [0.5**level for level in range(len(levels))]
+        losses = [
+            weight * self(level, *(_shrunk(target, level) for target in targets))
+            for weight, level in zip(weights, levels, strict=True)
+        ]
+        return torch.stack(losses).sum() / sum(weights)
 
     def indices(self, labels: Tensor, like: Tensor) -> Tensor:
         """Return the class of each voxel: integers ``[B, ...]``, -1 where nothing counts.
@@ -187,7 +211,7 @@ class ImageLoss(SegmentationLoss):
     ``[B, ...]``, nonzero inside; whatever the image holds outside, NaN included, is not looked at.
     """
 
-    reference = "image"
+    against = ("image", "mask")
 
     def read(self, logits: Tensor, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return probabilities, image (both zero outside the mask) and the boolean mask ``[B, 1, ...]``.
@@ -250,6 +274,18 @@ def _whole(labels: Tensor) -> Tensor:
         worst = labels[~whole][0].item()
         raise ValueError(f"a label is {worst:g}; expected whole numbers, one class index a voxel")
     return labels.where(whole, -1)
+
+
+def levels_of(prediction: Prediction) -> tuple[Tensor, ...]:
+    """Return a prediction by level: one, or under deep supervision several."""
+    return prediction if isinstance(prediction, tuple) else (prediction,)
+
+
+def _shrunk(labels: Tensor, level: Tensor) -> Tensor:
+    """Return labels at a coarser resolution: those of the nearest voxels."""
+    if labels.shape[2:] == level.shape[2:]:
+        return labels
+    return F.interpolate(labels.float(), level.shape[2:], mode="nearest-exact").to(labels.dtype)
 
 
 def _refuse_shape(logits: Tensor) -> None:

@@ -36,7 +36,7 @@ class ReconstructionLoss(ImageLoss):
     1.0
     """
 
-    output = "reconstruction"
+    judges = "reconstruction"
 
     def __init__(self, *, reduction: Reduction = "mean") -> None:
         super().__init__(softmax=False, reduction=reduction)

@@ -18,6 +18,7 @@ from pipeline.engines.averaging import WeightAverage
 from pipeline.engines.course import Course
 from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.engines.predictor import Predictor
+from pipeline.engines.sources import SOURCES
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import Problem, UserError
 from pipeline.losses import LOSSES
@@ -28,6 +29,7 @@ from pipeline.recipe import BATCHES
 if TYPE_CHECKING:
     from pipeline.data.check import Index
     from pipeline.data.splits import Split
+    from pipeline.engines.sources import Source
     from pipeline.recipe import Recipe
     from pipeline.types import Task
 
@@ -39,26 +41,57 @@ def build_network(recipe: Recipe, task: Task) -> torch.nn.Module:
         UserError: The network refuses its options: each is of the right type, but they do not go together.
     """
     torch.manual_seed(recipe.seed)
-    name, members = recipe.network.name, resolved(recipe.network.members)
+    networks = [_draw_network(recipe, task) for _ in range(resolved(recipe.network.members))]
+    return _placed(networks[0] if len(networks) == 1 else DeepEnsemble(networks), recipe)
+
+
+def _draw_network(recipe: Recipe, task: Task) -> torch.nn.Module:
+    name = recipe.network.name
     try:
-        networks: list[torch.nn.Module] = [
-            NETWORKS.build(
-                name,
-                recipe.network.options,
-                spatial_dims=recipe.data.dimensions,
-                in_channels=len(task.channels),
-                out_channels=len(task.labels),
-            )
-            for _ in range(members)
-        ]
+        network: torch.nn.Module = NETWORKS.build(
+            name,
+            recipe.network.options,
+            spatial_dims=recipe.data.dimensions,
+            in_channels=len(task.channels),
+            out_channels=len(task.labels),
+        )
     except (ValueError, TypeError, RuntimeError, IndexError, AssertionError) as error:
         remedy = "`fewmask components` lists every network and its options"
         problem = Problem("network.options", "bad-network", f"{name} refuses them: {_first_line(error)}", remedy)
         raise UserError("The network cannot be built.", [problem]) from error
-    network = networks[0] if members == 1 else DeepEnsemble(networks)
+    return network
+
+
+def _placed(network: torch.nn.Module, recipe: Recipe) -> torch.nn.Module:
     if recipe.network.memory_format == "channels_last":
         to_channels_last(network)
     return network.to(recipe.device)
+
+
+def build_sources(recipe: Recipe, task: Task, network: torch.nn.Module) -> tuple[Source, ...]:
+    """Build the recipe's sources.
+
+    Args:
+        recipe: Whose ``sources`` are built.
+        task: What is trained.
+        network: The one that is trained.
+
+    Raises:
+        UserError: A source refuses its options or the network.
+    """
+
+    def new_network(number: int) -> torch.nn.Module:
+        torch.manual_seed(recipe.seed + number)
+        return _placed(_draw_network(recipe, task), recipe)
+
+    sources = []
+    for n, choice in enumerate(recipe.sources):
+        try:
+            sources.append(SOURCES.build(choice.source, choice.options, student=network, new_network=new_network))
+        except ValueError as error:
+            problem = Problem(f"sources.{n}", "bad-component", str(error), "correct its options, or leave it out")
+            raise UserError("A source cannot be built.", [problem]) from error
+    return tuple(sources)
 
 
 def build_objective(recipe: Recipe) -> Objective:
@@ -74,7 +107,17 @@ def build_objective(recipe: Recipe) -> Objective:
         options = dict(term.options)
         if options.get("spacing_mm") == "data":
             options["spacing_mm"] = resolved(recipe.data.spacing_mm)
-        terms.append(Term(name, LOSSES.build(term.loss, options), term.on, term.weight, term.ramp))
+        terms.append(
+            Term(
+                name=name,
+                loss=LOSSES.build(term.loss, options),
+                on=term.on,
+                judges=term.judges or "",
+                against=term.against or (),
+                weight=term.weight,
+                ramp=term.ramp,
+            )
+        )
     return Objective(terms)
 
 
@@ -87,16 +130,16 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
     network, choice = build_network(recipe, task), recipe.optimizer
     _refuse_patch(network, recipe, len(task.channels))
     _refuse_parts(recipe)
-    objective = build_objective(recipe)
-    _refuse_outputs(network, recipe, objective)
+    sources = build_sources(recipe, task, network)
     average = WeightAverage(network, choice.averaging) if choice.averaging else None
     if resolved(recipe.network.recompute):  # Not of the average, which only answers.
         _recompute(network, recipe)
+    trained = [network, *(source.network for source in sources if source.network is not None)]
     return TrainingStep(
         network,
-        objective,
+        build_objective(recipe),
         torch.optim.AdamW(
-            network.parameters(),
+            [parameter for one in trained for parameter in one.parameters()],
             lr=choice.learning_rate,
             weight_decay=choice.weight_decay,
             fused=recipe.device != "cpu",  # One kernel for all weights.
@@ -109,6 +152,7 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
         recipe.alternate,
         average,
         resolved(recipe.data.accumulate),
+        sources,
     )
 
 
@@ -144,18 +188,6 @@ def _refuse_parts(recipe: Recipe) -> None:
     problems = [Problem("data.accumulate", "bad-recipe", message, "give a divisor") for message in messages]
     if problems:
         raise UserError("The recipe does not fit itself.", problems)
-
-
-def _refuse_outputs(network: torch.nn.Module, recipe: Recipe, objective: Objective) -> None:
-    message = f"judges a reconstruction, and the network {recipe.network.name} makes none"
-    one = network.members[0] if isinstance(network, DeepEnsemble) else network
-    problems = [
-        Problem(f"objective.{n}.loss", "no-decoder", f"{term.name} {message}", "use network=wnet, or leave it out")
-        for n, term in enumerate(objective.terms)
-        if term.loss.output == "reconstruction" and not hasattr(one, "reconstruct")
-    ]
-    if problems:
-        raise UserError("The objective does not fit the network.", problems)
 
 
 def _refuse_patch(network: torch.nn.Module, recipe: Recipe, channels: int) -> None:

@@ -12,6 +12,7 @@ from pipeline.data.layouts import read_dataset
 from pipeline.data.packed import Packed
 from pipeline.data.splits import Split, all_cases, split_cases
 from pipeline.engines.devices import find_hardware
+from pipeline.engines.sources import SOURCES
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write
 from pipeline.losses import LOSSES
@@ -60,7 +61,7 @@ def _parse(raw: dict[str, Any], source: str) -> Recipe:
     plugins = raw.get("plugins")
     if isinstance(plugins, list) and all(isinstance(plugin, str) for plugin in plugins):
         load_plugins([Path(plugin) for plugin in plugins])
-    return config.parse(raw, source, LOSSES, NETWORKS)
+    return config.parse(raw, source, LOSSES, NETWORKS, SOURCES)
 
 
 @dataclass(frozen=True)

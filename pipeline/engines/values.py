@@ -1,0 +1,64 @@
+"""All that is known of one stream's batch in a step, each value made when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from pipeline.engines.sources import Source
+    from pipeline.losses.objective import Batch
+
+
+class StreamValues(Mapping[str, Any]):
+    """Values by name: a batch's own tensors, and what sources make of them.
+
+    A batch that nobody looks at is not even brought to the device, and a source that no term needs does not work.
+
+    Args:
+        load: Returns the batch on the device.
+        sources: What provides each other name.
+        streams: The values of every stream of the step, by its kind: a source may look at others than its own.
+        computing: The context in which sources compute, such as autocast.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Batch],
+        sources: Mapping[str, Source],
+        streams: Mapping[str, StreamValues],
+        computing: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self.streams = streams
+        self._load, self._sources, self._computing = load, sources, computing
+        self._made: dict[str, Any] = {}
+        self._batch: Batch | None = None
+
+    @property
+    def batch(self) -> Batch:
+        """The batch itself, on the device."""
+        if self._batch is None:
+            self._batch = self._load()
+        return self._batch
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a value.
+
+        Raises:
+            KeyError: Neither the batch nor a source provides it.
+        """
+        if name not in self._sources:
+            return self.batch[name]
+        if name not in self._made:
+            with self._computing():
+                self._made.update(self._sources[name](self))
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.batch, **self._sources})
+
+    def __len__(self) -> int:
+        return len({**self.batch, **self._sources})
