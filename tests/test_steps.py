@@ -48,6 +48,7 @@ def make_step(
     averaging=0.0,
     parts=1,
     fused=False,
+    sources=(),
 ):
     torch.manual_seed(0)
     network = network or nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), nn.ReLU(), nn.Conv2d(4, 2, 1))
@@ -63,6 +64,7 @@ def make_step(
         alternate=alternate,
         average=WeightAverage(network, averaging) if averaging else None,
         parts=parts,
+        sources=sources,
     )
 
 

@@ -1,0 +1,248 @@
+"""A method is a class in a file: a teacher, a second network and a mixing of scans as plugins; what a recipe says."""
+
+import pytest
+import torch
+from runs_fixtures import TINY, assert_same_run, make_phantom, plug_pulled_at, state_of, train
+from test_steps import at, make_batch, make_step
+from torch import nn
+
+from pipeline import config
+from pipeline.engines.sources import SOURCES, Source
+from pipeline.errors import UserError
+from pipeline.losses import LOSSES
+from pipeline.networks import NETWORKS
+
+TEACHER = '''
+import copy
+
+import torch
+
+from pipeline.engines.sources import SOURCES, Source
+
+
+@SOURCES.register("test_teacher")
+class Teacher(Source):
+    """Labels that an average of the student's weights predicts, -1 where it is not sure."""
+
+    provides = ("pseudo_label",)
+
+    def __init__(self, student, new_network, *, decay: float = 0.9, sure: float = 0.4):
+        super().__init__(student, new_network)
+        self.decay, self.sure = decay, sure
+        self.teacher = copy.deepcopy(student).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def __call__(self, known):
+        most, label = self.teacher(known["image"]).softmax(1).max(1, keepdim=True)
+        return {"pseudo_label": label.masked_fill(most < self.sure, -1)}
+
+    @torch.no_grad()
+    def after_update(self, step):
+        for ours, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            ours.lerp_(theirs, 1 - self.decay)
+
+    def state_dict(self):
+        return {"teacher": self.teacher.state_dict()}
+
+    def load_state_dict(self, state):
+        self.teacher.load_state_dict(state["teacher"])
+'''
+
+PEER = '''
+from pipeline.engines.sources import SOURCES, Source
+
+
+@SOURCES.register("test_peer")
+class Peer(Source):
+    """A second network, which is trained beside the student, and the labels that each predicts for the other."""
+
+    provides = ("peer_logits", "peer_label", "student_label")
+
+    def __init__(self, student, new_network):
+        super().__init__(student, new_network)
+        self.peer = new_network(1)
+
+    @property
+    def network(self):
+        return self.peer
+
+    def __call__(self, known):
+        logits = self.peer(known["image"])
+        own, other = (each.argmax(1, keepdim=True) for each in (known["logits"], logits))
+        return {"peer_logits": logits, "peer_label": other, "student_label": own}
+'''
+
+MIXER = '''
+import torch
+
+from pipeline.engines.sources import SOURCES, Source
+
+
+@SOURCES.register("test_mixer")
+class Mixer(Source):
+    """A box of a labelled patch pasted into an unlabelled one: what the student makes of it, and the labels there."""
+
+    provides = ("mixed_logits", "mixed_label")
+
+    def __call__(self, known):
+        given = known.streams["labelled"]
+        box = torch.zeros_like(given["label"], dtype=torch.bool)
+        first = int(torch.randint(8, ()))
+        box[:, :, first : first + 8] = True
+        image = torch.where(box, given["image"], known["image"])
+        return {"mixed_logits": self.student(image), "mixed_label": given["label"].where(box, -1)}
+'''
+
+DICE = {"loss": "dice"}
+METHODS = {
+    "teacher": (
+        TEACHER,
+        [{"source": "test_teacher", "options": {"decay": 0.8}}],
+        [{"loss": "cross_entropy", "on": "unlabelled", "against": ["pseudo_label"], "weight": 0.5, "ramp": 0.4}],
+    ),
+    "peer": (
+        PEER,
+        [{"source": "test_peer"}],
+        [
+            {"loss": "dice", "judges": "peer_logits"},
+            {"loss": "cross_entropy", "on": "unlabelled", "against": ["peer_label"], "weight": 0.5},
+            {"loss": "cross_entropy", "on": "unlabelled", "judges": "peer_logits", "against": ["student_label"]},
+        ],
+    ),
+    "mixer": (
+        MIXER,
+        [{"source": "test_mixer"}],
+        [{"loss": "dice", "on": "unlabelled", "judges": "mixed_logits", "against": ["mixed_label"], "weight": 0.5}],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_phantom(tmp_path_factory.mktemp("phantom"))
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plugins")
+    for name, (text, *_) in METHODS.items():
+        (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+def changes(plugins, name, **more):
+    _, sources, terms = METHODS[name]
+    recipe = {"plugins": [str(plugins / f"{name}.py")], "sources": sources, "objective": [DICE, *terms]}
+    return recipe | more
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_in_one_file_is_trained_and_resumes_to_the_last_bit(tmp_path, dataset, plugins, name):
+    whole = train(tmp_path, dataset, "whole", **changes(plugins, name))
+    with plug_pulled_at(5):
+        train(tmp_path, dataset, "stopped", **changes(plugins, name))
+    resumed = train(tmp_path, dataset, "stopped", resume=True, **changes(plugins, name))
+    assert_same_run(whole, resumed)
+    assert state_of(whole)["sources"].keys() == {"0"}
+
+
+@pytest.mark.parametrize("name", ["teacher", "mixer"])
+def test_at_weight_0_the_run_is_the_supervised_one(tmp_path, dataset, plugins, name):
+    supervised = train(tmp_path, dataset, "supervised", objective=[DICE])
+    terms = [term | {"weight": 0} for term in METHODS[name][2]]
+    same = train(tmp_path, dataset, "same", **changes(plugins, name, objective=[DICE, *terms]))
+    other = train(tmp_path, dataset, "other", **changes(plugins, name))
+    weights = [state_of(run)["network"] for run in (supervised, same, other)]
+    for key, value in weights[0].items():
+        assert torch.equal(value, weights[1][key])
+    assert not all(torch.equal(value, weights[2][key]) for key, value in weights[0].items())
+
+
+def test_a_teacher_is_the_average_that_its_formula_says():
+    namespace: dict = {}
+    exec(compile(TEACHER.replace("test_teacher", "formula_teacher"), "teacher", "exec"), namespace)
+    network = nn.Conv2d(1, 2, 1)
+    teacher = namespace["Teacher"](network, None, decay=0.75)
+    step = make_step(network, sources=(teacher,))
+    expected = network.weight.detach().clone()
+    for number in (1, 2, 3):
+        step(at(number), {"labelled": make_batch()})
+        expected = 0.75 * expected + 0.25 * network.weight.detach()
+    torch.testing.assert_close(teacher.teacher.weight, expected)
+
+
+class Counting(Source):
+    """Counts how often it was asked."""
+
+    provides = ("one", "two")
+
+    def __init__(self, student, new_network=None):
+        super().__init__(student, new_network)
+        self.asked = 0
+
+    def __call__(self, known):
+        self.asked += 1
+        return {"one": known["label"].clamp(min=0), "two": known["label"].clamp(min=0)}
+
+
+def test_a_source_works_when_a_term_first_needs_it_and_once():
+    from pipeline.losses.dice import DiceLoss
+    from pipeline.losses.objective import Term
+
+    network = nn.Conv2d(1, 2, 1)
+    source = Counting(network)
+    terms = [Term(name=name, loss=DiceLoss(), on="labelled", against=(name,), ramp=0.5) for name in ("one", "two")]
+    step = make_step(network, [Term(name="dice", loss=DiceLoss(), on="labelled"), *terms], sources=(source,))
+    step(at(1), {"labelled": make_batch()})
+    assert source.asked == 0
+    step(at(2), {"labelled": make_batch()})
+    assert source.asked == 1
+
+
+# What a recipe says
+
+
+def parse(**recipe):
+    return config.parse(TINY | {"dataset": "d"} | recipe, "recipe", LOSSES, NETWORKS, SOURCES)
+
+
+def problems_of(**recipe):
+    with pytest.raises(UserError) as raised:
+        parse(**recipe)
+    return [(problem.where, problem.code, problem.message, problem.remedy) for problem in raised.value.problems]
+
+
+def test_a_value_that_nothing_provides_is_refused_with_the_nearest_name():
+    term = {"loss": "cross_entropy", "on": "unlabelled", "against": ["logit"]}
+    ((where, code, message, remedy),) = problems_of(objective=[DICE, term])
+    assert (where, code) == ("objective.1", "not-provided")
+    assert message == "cross_entropy needs 'logit', and nothing provides it"
+    assert "did you mean 'logits'?" in remedy
+
+
+def test_every_need_that_is_not_met_is_told_at_once():
+    terms = [
+        {"loss": "dice", "on": "unlabelled"},
+        {"loss": "reconstruction", "on": "unlabelled"},
+        {"loss": "ncut", "on": "all", "judges": "teacher"},
+    ]
+    assert [(where, code) for where, code, *_ in problems_of(objective=[DICE, *terms])] == [
+        ("objective.1", "no-labels"),
+        ("objective.2", "no-decoder"),
+        ("objective.3", "not-provided"),
+    ]
+
+
+def test_an_unknown_source_and_its_options_are_refused(plugins):
+    assert problems_of(sources=[{"source": "teachr"}])[0][:2] == ("sources.0.source", "bad-component")
+
+
+def test_a_label_that_a_source_provides_may_be_compared_with_on_unlabelled_scans(plugins):
+    from pipeline.plugins import load_plugins
+
+    load_plugins([plugins / "teacher.py"])
+    terms = [DICE, *METHODS["teacher"][2]]
+    assert parse(objective=terms, sources=METHODS["teacher"][1]).objective[1].against == ("pseudo_label",)
+    ((where, code, message, _),) = problems_of(sources=[{"source": "test_teacher", "options": {"decai": 1}}])
+    assert (where, code) == ("sources.0.options.decai", "bad-component")
+    assert "did you mean 'decay'?" in message
