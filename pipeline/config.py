@@ -163,7 +163,7 @@ def parse(raw: Mapping[str, Any], source: str, losses: Registry, networks: Regis
         problems = _schema_problems(error) + problems
     if problems:
         raise _mistakes(source, problems)
-    if problems := needs_problems(recipe, losses, networks, sources):
+    if problems := _needs_problems(recipe, losses, networks, sources):
         raise _mistakes(source, problems)
     return recipe
 
@@ -172,42 +172,42 @@ def _mistakes(source: str, problems: Sequence[Problem]) -> UserError:
     return UserError(f"The recipe {source} has {len(problems)} mistake{'s' * (len(problems) > 1)}.", problems)
 
 
-def needs_problems(recipe: Recipe, losses: Registry, networks: Registry, sources: Registry) -> list[Problem]:
+def _needs_problems(recipe: Recipe, losses: Registry, networks: Registry, sources: Registry) -> list[Problem]:
     """Find terms that look at scans that there are not, or at values that nothing provides for them."""
-    network = networks[recipe.network.name]
-    provided = {"image", "mask", "logits"} | ({"reconstruction"} if hasattr(network, "reconstruct") else set())
-    for choice in recipe.sources:
-        provided |= set(sources[choice.source].provides)
+    decoder = {"reconstruction"} if hasattr(networks[recipe.network.name], "reconstruct") else set()
+    made = {name for choice in recipe.sources for name in sources[choice.source].provides}
+    provided = {"image", "mask", "logits"} | decoder | made
     streams = {"unlabelled": provided}
     if recipe.segments is None:  # Else no mask is trained on.
         streams["labelled"] = provided | {"label"}
     problems = []
     for n, term in enumerate(recipe.objective):
-        there = [streams[kind] for kind in streams if term.on in (kind, "all")]
-        if not there:
+        known = {name for kind in streams if term.on in (kind, "all") for name in streams[kind]}
+        if not known:
             message = "no scan counts as labelled in a recipe with segments"
             problems.append(Problem(f"objective.{n}.on", "no-labels", message, "write `on: all`"))
             continue
-        loss, known = losses[term.loss], set().union(*there)
+        loss = losses[term.loss]
         needs = (term.judges or loss.judges, *(term.against or loss.against))
-        problems += [
-            Problem(f"objective.{n}", *_unprovided(term.loss, name, known, recipe))
-            for name in needs
-            if name not in known
-        ]
+        problems += [_unprovided(n, term.loss, name, known, recipe) for name in needs if name not in known]
     return problems
 
 
-def _unprovided(loss: str, name: str, known: set[str], recipe: Recipe) -> tuple[str, str, str]:
-    """Return code, message and remedy of a value that a term needs and nothing provides."""
+def _unprovided(n: int, loss: str, name: str, known: set[str], recipe: Recipe) -> Problem:
+    """Say that the n-th term needs a value that nothing provides for the scans that it looks at."""
+    if name == "label" and recipe.segments is not None:
+        message = f"{loss} compares with labels, and a recipe with segments trains without them"
+        remedy = "take a loss that compares with the image, or leave out segments"
+        return Problem(f"objective.{n}.loss", "no-labels", message, remedy)
     if name == "label":
         message = f"{loss} compares with labels, and unlabelled scans have none"
-        return "no-labels", message, "look at other scans, or compare with what a source provides: against=[NAME]"
+        remedy = "use labelled or all, or compare with what a source provides: against=[NAME]"
+        return Problem(f"objective.{n}.on", "no-labels", message, remedy)
     if name == "reconstruction":
         message = f"{loss} judges a reconstruction, and the network {recipe.network.name} makes none"
-        return "no-decoder", message, "use network=wnet, or leave it out"
-    remedy = f"name a source that does, under `sources`, or another value; {nearest(name, sorted(known))}"
-    return "not-provided", f"{loss} needs {name!r}, and nothing provides it", remedy
+        return Problem(f"objective.{n}.loss", "no-decoder", message, "use network=wnet, or leave it out")
+    message, remedy = f"{loss} needs {name!r}, and nothing provides it", nearest(name, sorted(known))
+    return Problem(f"objective.{n}", "not-provided", message, f"name a source that does, under `sources`; {remedy}")
 
 
 def dump(recipe: Recipe, comments: Mapping[str, str] | None = None) -> str:

@@ -57,8 +57,8 @@ def test_supervised_recipe_looks_at_labelled_scans_alone():
 
 def test_semisupervised_recipe_looks_at_unlabelled_scans_by_their_image():
     terms = parse(CONFIGS / "semisupervised.yaml", "dataset=d").objective
-    assert {LOSSES[term.loss].reference for term in terms if term.on == "unlabelled"} == {"image"}
-    assert {LOSSES[term.loss].reference for term in terms if term.on == "labelled"} == {"label"}
+    assert {LOSSES[term.loss].against for term in terms if term.on == "unlabelled"} == {("image", "mask")}
+    assert {LOSSES[term.loss].against for term in terms if term.on == "labelled"} == {("label",)}
 
 
 def test_recipes_differ_in_their_objective_alone():
@@ -72,7 +72,7 @@ def test_recipes_differ_in_their_objective_alone():
 def test_unsupervised_recipe_takes_cut_and_reconstruction_in_turn_and_no_label():
     recipe = parse(CONFIGS / "unsupervised.yaml", "dataset=d")
     assert [term.loss for term in recipe.objective] == ["ncut", "reconstruction"]
-    assert {LOSSES[term.loss].reference for term in recipe.objective} == {"image"}
+    assert {LOSSES[term.loss].against for term in recipe.objective} == {("image", "mask")}
     assert {term.on for term in recipe.objective} == {"all"}
     assert recipe.alternate
     assert recipe.segments

@@ -227,8 +227,8 @@ def test_every_need_that_is_not_met_is_told_at_once():
         {"loss": "ncut", "on": "all", "judges": "teacher"},
     ]
     assert [(where, code) for where, code, *_ in problems_of(objective=[DICE, *terms])] == [
-        ("objective.1", "no-labels"),
-        ("objective.2", "no-decoder"),
+        ("objective.1.on", "no-labels"),
+        ("objective.2.loss", "no-decoder"),
         ("objective.3", "not-provided"),
     ]
 
