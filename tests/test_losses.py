@@ -97,6 +97,19 @@ def test_off_the_cpu_no_label_is_looked_at(dtype):
     assert DiceLoss().indices(labels, logits).shape == (2, 4, 5)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", LABEL_LOSSES)
+def test_on_a_gpu_a_label_with_a_fraction_counts_nowhere(name):
+    logits, labels = (tensor.cuda() for tensor in draw(name))
+    labels[0, 0, 1] = -1
+    expected = build(name)(logits, labels)
+    for value in (0.5, NAN, math.inf, 1e12):
+        spoilt = labels.float()
+        spoilt[0, 0, 1] = value
+        assert build(name)(logits, spoilt) == expected
+
+
 def test_complex_labels_are_refused():
     with pytest.raises(ValueError, match=r"labels are torch\.complex64; expected whole numbers"):
         DiceLoss()(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, dtype=torch.complex64))
@@ -217,6 +230,16 @@ def test_a_nan_of_the_image_is_nan_inside_the_mask_alone(name, options, dtype, m
         expected = gradient_of(loss, answer, image, mask)
         torch.manual_seed(0)
         assert all(map(torch.equal, gradient_of(loss, answer, spoilt, mask), expected))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("name", "options"), [v for v in VARIANTS if v[0] in IMAGE_LOSSES and not v[1].get("batch")])
+def test_on_a_gpu_a_nan_of_the_image_is_nan(name, options):
+    answer, image = (tensor.cuda() for tensor in draw(name, dtype=torch.float32))
+    image[0, 0, 1, 3] = NAN
+    value = build(name, **options, reduction="none")(answer, image)
+    assert value.isnan().tolist() == [True, False]
 
 
 # Second derivatives

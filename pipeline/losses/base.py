@@ -84,8 +84,10 @@ class SegmentationLoss(_Loss):
         """
         if not self.softmax:
             given = self.probabilities(logits)
-            log_p = given.clamp(min=torch.finfo(given.dtype).tiny).log()
-            return log_p.masked_fill(given.isnan().any(dim=1, keepdim=True), math.nan)
+            # Plus 0, or NaN where any class is NaN.
+            return (
+                given.clamp(min=torch.finfo(given.dtype).tiny).log().add_(given.detach().sum(dim=1, keepdim=True) * 0)
+            )
         wide = widen(logits)
         if wide.shape[1] == 1:
             return torch.cat([F.logsigmoid(-wide), F.logsigmoid(wide)], dim=1)
