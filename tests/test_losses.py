@@ -84,7 +84,7 @@ def test_labels_with_a_fraction_are_refused(name, value, shown):
         build(name)(logits, labels)
 
 
-@pytest.mark.parametrize("value", [3.0, 1e12])
+@pytest.mark.parametrize("value", [3.0, 1e12, 1e30])
 def test_float_labels_beyond_the_classes_are_refused(value):
     with pytest.raises(ValueError, match="a label is"):
         DiceLoss()(torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), value))
@@ -104,7 +104,7 @@ def test_on_a_gpu_a_label_with_a_fraction_counts_nowhere(name):
     logits, labels = (tensor.cuda() for tensor in draw(name))
     labels[0, 0, 1] = -1
     expected = build(name)(logits, labels)
-    for value in (0.5, NAN, math.inf, 1e12):
+    for value in (0.5, NAN, math.inf, 1e12, 1e30):
         spoilt = labels.float()
         spoilt[0, 0, 1] = value
         assert build(name)(logits, spoilt) == expected

@@ -247,7 +247,7 @@ def _plain(tensor: Tensor | None) -> Tensor | None:
 
 def _whole(labels: Tensor) -> Tensor:
     """Return float labels, with -1 for what is no whole number; on the CPU that is an error."""
-    whole = (labels.frac() == 0) & (labels.abs() < 2**31)
+    whole = (labels.frac() == 0) & (labels.abs() < 2.0**63)  # An integer holds no more.
     if labels.device.type == "cpu" and not whole.all():
         worst = labels[~whole][0].item()
         raise ValueError(f"a label is {worst:g}; expected whole numbers, one class index a voxel")

@@ -86,7 +86,7 @@ def _differentiable_gradient(
     here, annotated = codes[:, None] == names, codes[:, None] < values.shape[1]
     slope = inside.where(here, 0) + everywhere.where(annotated, 0)
     if softmax:
-        p = values.to(slope.dtype).softmax(dim=1).where(annotated, 0)
+        p = values.to(slope.dtype).softmax(dim=1)
         slope = p * (slope - (slope * p).sum(dim=1, keepdim=True))
     return slope.to(values.dtype)
 
