@@ -110,7 +110,9 @@ def rows_of(facts: Iterable[CaseFacts]) -> list[dict[str, Any]]:
 
 
 def read_facts(path: Path) -> dict[str, CaseFacts]:
-    """Read what :meth:`Index.as_rows` gave and ``write_json`` wrote, by case; nothing where it is of another version.
+    """Read what :meth:`Index.as_rows` gave and ``write_json`` wrote, by case.
+
+    Nothing comes of a file of another version, or one that was altered so that a grid in it is none.
 
     Raises:
         OSError: The file cannot be read.
@@ -118,6 +120,9 @@ def read_facts(path: Path) -> dict[str, CaseFacts]:
     try:
         rows = FACTS.validate_json(path.read_bytes())
     except ValidationError:
+        return {}
+    affines = np.array([facts.affine for facts in rows]).reshape(-1, 4, 4)
+    if not (np.isfinite(affines).all() and np.linalg.det(affines).all()):
         return {}
     return {facts.case: facts for facts in rows}
 

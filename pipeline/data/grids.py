@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.data.forms import corners_of
 from pipeline.data.header import is_sheared
 from pipeline.errors import Problem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pipeline.data.forms import Forms
     from pipeline.data.nifti import Scan
 
     Affine = NDArray[np.float64]
 
+# What two grids may lie apart beyond what float32 headers can hold.
 TOLERANCE_VOXELS = 0.1
 # The codes of NIfTI's other units of length; 0 says nothing.
 UNITS = {1: "metres", 3: "micrometres"}
@@ -29,41 +31,38 @@ def grid_distance(first: Affine, second: Affine, shape: tuple[int, ...]) -> floa
     >>> grid_distance(np.eye(4), shifted, (10, 10, 10))
     0.5
     """
-    corners = np.array([[*corner, 1.0] for corner in product(*((0, n - 1) for n in shape))])
-    offsets = corners @ (np.linalg.solve(first, second) - np.eye(4)).T
+    offsets = corners_of(shape) @ (np.linalg.solve(first, second) - np.eye(4)).T
     return float(np.linalg.norm(offsets[:, :3], axis=1).max())
 
 
-def renaming(
-    wanted: Affine, shape: tuple[int, int, int], given: Affine, given_shape: tuple[int, int, int]
-) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]] | None:
-    """Return how the axes of a given grid must be reordered and turned round to become the wanted one.
+def tolerance(first: Forms, second: Forms) -> float:
+    """Return how far apart two files' affines may place a voxel and still be one grid, in voxels.
 
-    Args:
-        wanted: The wanted grid's affine.
-        shape: Its shape.
-        given: The given grid's affine.
-        given_shape: Its shape.
+    It is a tenth of a voxel, and beyond that what float32 numbers cannot hold: the last digits of a position, and of a
+    quaternion, which count the more the larger the grid.
+    """
+    turned = first.rotation_error_rad + second.rotation_error_rad
+    return TOLERANCE_VOXELS + first.precision_voxels(turned)
+
+
+def renaming(wanted: Forms, given: Forms) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]] | None:
+    """Return how the axes of a given grid must be reordered and turned round to become the wanted one.
 
     Returns:
         The given axis for each wanted axis, and whether it runs backwards; None where the two grids are not the same
-        set of points within a tenth of a voxel.
-
-    >>> backwards = np.diag([-1.0, 1, 1, 1]); backwards[0, 3] = 4
-    >>> renaming(np.eye(4), (5, 6, 7), backwards, (5, 6, 7))
-    ((0, 1, 2), (True, False, False))
+        set of points within the :func:`tolerance`.
     """
-    turn = np.rint(np.linalg.solve(wanted, given)[:3, :3])
+    turn = np.rint(np.linalg.solve(wanted.affine, given.affine)[:3, :3])
     if not (np.abs(turn).sum(axis=0) == 1).all() or not (np.abs(turn).sum(axis=1) == 1).all():
         return None
     x, y, z = (int(axis) for axis in np.abs(turn).argmax(axis=1))
     order, backwards = (x, y, z), tuple(bool(sign < 0) for sign in turn.sum(axis=1))
-    if tuple(given_shape[axis] for axis in order) != shape:
+    if tuple(given.shape[axis] for axis in order) != wanted.shape:
         return None
     step = np.eye(4)  # from an index of the wanted grid to the index of the given one
     step[:3, :3] = turn.T
-    step[:3, 3] = [given_shape[axis] - 1 if backwards[order.index(axis)] else 0 for axis in range(3)]
-    if grid_distance(wanted, given @ step, shape) > TOLERANCE_VOXELS:
+    step[:3, 3] = [given.shape[axis] - 1 if backwards[order.index(axis)] else 0 for axis in range(3)]
+    if grid_distance(wanted.affine, given.affine @ step, wanted.shape) > tolerance(wanted, given):
         return None
     return order, (backwards[0], backwards[1], backwards[2])
 
@@ -76,7 +75,7 @@ def rename_axes(voxels: NDArray[Any], order: tuple[int, int, int], backwards: tu
 def orientation_problems(scan: Scan) -> list[Problem]:
     """Find what is odd or wrong with the way a scan's header places its voxels."""
     where, notes = str(scan.path), []
-    if scan.header.sform is None and scan.header.qform is None:
+    if not (scan.header.forms.sform_code or scan.header.forms.qform_code):
         message = "has neither qform nor sform, so that left and right are a guess"
         notes.append(Problem(where, "no-orientation", message, "convert the scan from its source again"))
     elif is_sheared(scan.affine):
@@ -90,11 +89,12 @@ def orientation_problems(scan: Scan) -> list[Problem]:
 
 
 def _form_problems(scan: Scan) -> list[Problem]:
-    sform, qform = scan.header.sform, scan.header.qform
-    if sform is None or qform is None:
+    forms = scan.header.forms
+    if forms.sform is None or forms.qform is None:
         return []
-    distance = grid_distance(sform, qform, scan.shape) if abs(np.linalg.det(qform)) > 0 else np.inf
-    if distance <= TOLERANCE_VOXELS:
+    regular = abs(np.linalg.det(forms.qform)) > 0
+    distance = grid_distance(forms.sform, forms.qform, scan.shape) if regular else np.inf
+    if distance <= TOLERANCE_VOXELS + forms.precision_voxels(forms.qform_error_rad):
         return []
     message = f"has a qform and an sform up to {distance:.3g} voxels apart"
     remedy = "find out which is right, and use --fix use-sform or --fix use-qform"
@@ -113,7 +113,7 @@ def grid_problems(image: Scan, other: Scan, kind: str) -> list[Problem]:
         remedy = f"resample the {kind} to the grid of {name}, unless it belongs to another scan"
         return [Problem(where, "shapes-differ", message, remedy)]
     distance = grid_distance(image.affine, other.affine, image.shape)
-    if distance > TOLERANCE_VOXELS:
+    if distance > tolerance(image.header.forms, other.header.forms):
         message = f"lies up to {distance:.3g} voxels away from {name}: their affines differ"
         remedy = f"resample the {kind} to that grid, or use --fix copy-affine if only the affine is wrong"
         return [Problem(where, "affines-differ", message, remedy)]
@@ -122,7 +122,7 @@ def grid_problems(image: Scan, other: Scan, kind: str) -> list[Problem]:
 
 def _renamed(image: Scan, other: Scan) -> str:
     """Say which axis stands where, and with a minus which runs backwards; "" where nothing is renamed."""
-    found = renaming(image.affine, image.shape, other.affine, other.shape)
+    found = renaming(image.header.forms, other.header.forms)
     if found is None or found == ((0, 1, 2), (False, False, False)):
         return ""
     return " ".join(("-" if turned else "") + "ijk"[axis] for axis, turned in zip(*found, strict=True))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pipeline.data.container import BY_ITS_TOOL, fault
+from pipeline.data.forms import Forms
 from pipeline.errors import Problem
 
 if TYPE_CHECKING:
@@ -87,11 +88,7 @@ class Header:
         offset: Where the voxels begin.
         slope: What stored values are multiplied by; 1 where the header does not scale.
         inter: What is added then.
-        sform: Voxel indices to mm, 4x4, or None where its code is 0.
-        sform_code: What the sform leads to, such as 1 for the scanner's own space.
-        qform: As ``sform``, from the quaternion.
-        qform_code: As ``sform_code``.
-        spacing_mm: ``pixdim``: the voxel size where neither form is given.
+        forms: Where the voxels lie.
         units: The byte that names the units of space and time.
         notes: Warnings.
     """
@@ -103,19 +100,14 @@ class Header:
     offset: int
     slope: float
     inter: float
-    sform: Affine | None
-    sform_code: int
-    qform: Affine | None
-    qform_code: int
-    spacing_mm: tuple[float, float, float]
+    forms: Forms
     units: int
     notes: tuple[Problem, ...]
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along the three axes of space; a 2-D file has one slice."""
-        x, y, z = (*self.dims, 1, 1)[:3]
-        return x, y, z
+        return self.forms.shape
 
     @property
     def channels(self) -> int:
@@ -129,14 +121,8 @@ class Header:
 
     @property
     def affine(self) -> Affine:
-        """The sform, else the qform, else a grid around the origin with its first axis to the left."""
-        form = self.sform if self.sform is not None else self.qform
-        if form is not None:
-            return form
-        scales = np.array(self.spacing_mm) * (-1, 1, 1)
-        affine = np.diag([*scales, 1.0])
-        affine[:3, 3] = -scales * (np.array(self.shape) - 1) / 2
-        return affine
+        """Voxel indices to mm, 4x4."""
+        return self.forms.affine
 
 
 def parse_header(path: Path, head: bytes) -> Header:
@@ -157,20 +143,24 @@ def parse_header(path: Path, head: bytes) -> Header:
     if not 1 <= rank <= 7 or any(n < 1 for n in dims[:rank]):
         raise fault(path, "bad-dimensions", f"the header's dim is {[rank, *dims]}", BY_ITS_TOOL)
     slope, inter = _scaling(path, fields["scl_slope"][0], fields["scl_inter"][0])
-    sform_code, qform_code = (max(0, fields[f"{form}_code"][0]) for form in ("sform", "qform"))
+    lengths = _dims(path, dims[:rank])
     header = Header(
         version,
         order,
-        _dims(path, dims[:rank]),
+        lengths,
         _dtype(path, fields["datatype"][0], fields["bitpix"][0], order),
         _offset(path, fields["vox_offset"][0], version),
         slope,
         inter,
-        _sform(fields["srow"]) if sform_code > 0 else None,
-        sform_code,
-        _qform(path, fields) if qform_code > 0 else None,
-        qform_code,
-        fields["pixdim"][1:4],
+        Forms(
+            shape=_space(lengths),
+            pixdim=fields["pixdim"][:4],
+            qform_code=max(0, fields["qform_code"][0]),
+            quatern=fields["quatern"],
+            qoffset=fields["qoffset"],
+            sform_code=max(0, fields["sform_code"][0]),
+            srow=fields["srow"],
+        ),
         fields["xyzt_units"][0],
         notes,
     )
@@ -224,6 +214,11 @@ def _dims(path: Path, dims: list[int]) -> tuple[int, ...]:
     return tuple(dims[:4])
 
 
+def _space(dims: tuple[int, ...]) -> tuple[int, int, int]:
+    x, y, z = (*dims, 1, 1)[:3]
+    return x, y, z
+
+
 def _scaling(path: Path, slope: float, inter: float) -> tuple[float, float]:
     if slope == 0:  # By the standard: not scaled, whatever inter says.
         return 1.0, 0.0
@@ -253,33 +248,12 @@ def _offset(path: Path, offset: float, version: int) -> int:
     return int(offset)
 
 
-def _sform(rows: tuple[float, ...]) -> Affine:
-    return np.vstack([np.array(rows, dtype=np.float64).reshape(3, 4), (0, 0, 0, 1)])
-
-
-def _qform(path: Path, fields: dict[str, tuple[Any, ...]]) -> Affine:
-    b, c, d = fields["quatern"]
-    square, spacing = 1 - (b * b + c * c + d * d), np.array(fields["pixdim"][1:4])
-    if not square >= -QUATERNION_TOLERANCE or not (spacing >= 0).all():
-        raise fault(path, "bad-affine", "the qform is no rotation", "write the file again with a valid qform")
-    a = math.sqrt(max(0.0, square))
-    rotation = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - c * c - b * b],
-        ]
-    )
-    affine = np.eye(4)
-    affine[:3, :3] = rotation * spacing * (1, 1, -1 if fields["pixdim"][0] < 0 else 1)
-    affine[:3, 3] = fields["qoffset"]
-    return affine
-
-
 def _refuse_affine(path: Path, header: Header) -> None:
-    """Refuse forms that are not finite, and an affine whose voxels have no volume."""
-    remedy = "write the file again with a valid sform"
-    for form in (header.affine, header.qform):
+    """Refuse forms that are not finite, a qform that is no rotation, and an affine whose voxels have no volume."""
+    forms, remedy = header.forms, "write the file again with a valid sform"
+    if forms.qform_code and not sum(part * part for part in forms.quatern) <= 1 + QUATERNION_TOLERANCE:
+        raise fault(path, "bad-affine", "the qform is no rotation", "write the file again with a valid qform")
+    for form in (forms.affine, forms.qform):
         if form is not None and not np.isfinite(form).all():
             raise fault(path, "bad-affine", "the affine holds NaN or infinity", remedy)
     matrix = header.affine[:3, :3]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003 - read_facts resolves the annotations of CaseFacts
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
 from pipeline.data import nifti
 from pipeline.data.codes import is_warning
 from pipeline.data.content import hash_scan, hash_values
+from pipeline.data.forms import Forms
 from pipeline.data.grids import grid_problems, orientation_problems
 from pipeline.data.layouts.dataset import MAX_CLASSES
 from pipeline.data.statistics import ChannelStatistics, channel_statistics
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.types import Case
+
+Row: TypeAlias = tuple[float, float, float, float]
+Rows: TypeAlias = tuple[Row, Row, Row, Row]
 
 # The transforms carry labels in float32, which holds every integer up to here.
 MAX_LABEL = 2**24
@@ -74,7 +78,7 @@ class CaseFacts:
     sha256: tuple[str, ...]
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
-    affine: tuple[tuple[float, ...], ...]
+    affine: Rows
     channels: int
     label_voxels: Mapping[int, int] | None
     intensities: tuple[ChannelStatistics, ...] = ()
@@ -87,6 +91,19 @@ class CaseFacts:
     def known_by(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The hashes by which a scan is known again, one a channel: by the order of the file, and by the body's."""
         return self.content[: self.channels], self.sums
+
+    @property
+    def forms(self) -> Forms:
+        """The grid, as a header says it."""
+        return Forms(
+            shape=self.shape,
+            pixdim=(1.0, *self.spacing_mm),
+            qform_code=0,
+            quatern=(0.0, 0.0, 0.0),
+            qoffset=(0.0, 0.0, 0.0),
+            sform_code=1,
+            srow=tuple(number for row in self.affine[:3] for number in row),
+        )
 
     def without_mask(self) -> CaseFacts:
         """Return what the scan alone tells."""
@@ -152,7 +169,7 @@ def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list
             sums=sums,
             shape=first.shape,
             spacing_mm=first.spacing_mm,
-            affine=tuple(tuple(map(float, row)) for row in first.affine),
+            affine=cast("Rows", tuple(map(tuple, first.affine.tolist()))),
             channels=sum(image.channels for image in images),
             flat=len(first.header.dims) == 2,
             label_voxels=counts,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.data.forms import Forms
     from pipeline.errors import Problem
 
 __all__ = ["SUFFIXES", "Scan", "is_nifti", "load", "save_labels", "save_volume", "stem"]
@@ -62,9 +63,8 @@ class Scan:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Lengths of the affine's columns."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
+        """Size of a voxel along each axis."""
+        return self.header.forms.spacing_mm
 
     @cached_property
     def stored(self) -> NDArray[Any]:
@@ -147,11 +147,23 @@ def save_volume(path: Path, voxels: NDArray[Any], header: Header) -> None:
     image = kind(voxels, header.affine, dtype=voxels.dtype)  # Said, or 64-bit integers are refused.
     # Units and codes as they are, since some tools leave values that nibabel's own setters refuse.
     image.header["xyzt_units"] = header.units
-    image.set_sform(header.sform, int(header.sform is not None), update_affine=False)
-    image.set_qform(header.qform, int(header.qform is not None), update_affine=False)
-    image.header["sform_code"], image.header["qform_code"] = header.sform_code, header.qform_code
+    _set_forms(image.header, header.forms)
     data = image.to_bytes()
     if path.name.lower().endswith(".gz"):
         data = gzip.compress(data, compresslevel=6, mtime=0)  # mtime=0: the same mask is the same file
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _set_forms(written: Any, forms: Forms) -> None:
+    """Give a nibabel header the very numbers that place a scan: computed anew, they would differ in the last digit."""
+    unused = (0.0,) * 12  # Where the code is 0, the file may hold anything.
+    srow = forms.srow if forms.sform_code else unused
+    quatern, qoffset = (forms.quatern, forms.qoffset) if forms.qform_code else (unused, unused)
+    for number, axis in enumerate("xyz"):
+        written[f"srow_{axis}"] = srow[4 * number : 4 * number + 4]
+        written[f"qoffset_{axis}"] = qoffset[number]
+        written[f"quatern_{'bcd'[number]}"] = quatern[number]
+    written["sform_code"], written["qform_code"] = forms.sform_code, forms.qform_code
+    if np.isfinite(forms.pixdim).all():
+        written["pixdim"][: len(forms.pixdim)] = forms.pixdim

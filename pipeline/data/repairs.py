@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.data.check import Check
+    from pipeline.data.forms import Forms
     from pipeline.data.header import Header
     from pipeline.data.layouts import Dataset
     from pipeline.types import Case
@@ -47,11 +48,11 @@ class Repair:
 
 
 def _use_sform(volume: Volume, _: Header) -> tuple[Volume, str]:
-    return replace(volume, header=replace(volume.header, qform=None, qform_code=0)), "dropped the qform"
+    return _with_forms(volume, replace(volume.header.forms, qform_code=0)), "dropped the qform"
 
 
 def _use_qform(volume: Volume, _: Header) -> tuple[Volume, str]:
-    return replace(volume, header=replace(volume.header, sform=None, sform_code=0)), "dropped the sform"
+    return _with_forms(volume, replace(volume.header.forms, sform_code=0)), "dropped the sform"
 
 
 def _fill_nonfinite(volume: Volume, _: Header) -> tuple[Volume, str]:
@@ -69,20 +70,19 @@ def _round_labels(volume: Volume, _: Header) -> tuple[Volume, str]:
 
 
 def _reorient(volume: Volume, image: Header) -> tuple[Volume, str]:
-    found = renaming(image.affine, image.shape, volume.header.affine, volume.header.shape)
+    found = renaming(image.forms, volume.header.forms)
     if found is None:
         return volume, "left as it is: another repair moved its scan to a grid of other points"
     voxels = np.stack([rename_axes(channel, *found) for channel in volume.voxels])
-    return _with_forms(Volume(voxels, volume.header), image), "reordered the voxels to the scan's axes"
+    return _with_forms(Volume(voxels, volume.header), image.forms), "reordered the voxels to the scan's axes"
 
 
 def _copy_affine(volume: Volume, image: Header) -> tuple[Volume, str]:
-    return _with_forms(volume, image), "copied the scan's qform and sform"
+    return _with_forms(volume, image.forms), "copied the scan's qform and sform"
 
 
-def _with_forms(volume: Volume, image: Header) -> Volume:
-    forms = ("sform", "sform_code", "qform", "qform_code", "spacing_mm")
-    return replace(volume, header=replace(volume.header, **{name: getattr(image, name) for name in forms}))
+def _with_forms(volume: Volume, forms: Forms) -> Volume:
+    return replace(volume, header=replace(volume.header, forms=forms))
 
 
 # In the order in which they are applied: a scan's own forms decide what its label is compared with.

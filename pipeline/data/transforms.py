@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection  # noqa: TC002 - MONAI resolves annotations of transforms
 from monai.data import MetaTensor
-from monai.transforms import Compose, MapTransform, Orientationd, Spacingd
+from monai.transforms import Compose, MapTransform, Orientationd, Spacingd, Transform
 
 from pipeline.data import nifti
 from pipeline.data.annotation import ANNOTATION, IMAGE, Annotated
@@ -45,20 +45,34 @@ class ScansToTensors(MapTransform):
         super().__init__(keys, allow_missing_keys=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Apply to a case; the tensors have the metadata that MONAI's spatial transforms read."""
+        """Apply to a case; the tensors have the metadata that MONAI's spatial transforms read.
+
+        The affine is the first file's, turned to the nearest axes of the body: a scan is resampled along its own axes,
+        also where it lies obliquely or its axes are sheared.
+        """
         result = dict(data)
         for key in self.key_iterator(result):
             scans = [result[key]] if isinstance(result[key], nifti.Scan) else result[key]
-            affine = torch.tensor(scans[0].affine)
+            affine = torch.tensor(scans[0].header.forms.aligned_affine)
             meta = {"original_affine": affine.clone(), "space": "RAS", "spatial_shape": np.array(scans[0].shape)}
             voxels = np.concatenate([scan.voxels for scan in scans]).astype(np.float32, order="C", copy=False)
             result[key] = MetaTensor(torch.from_numpy(voxels), affine, meta | {"original_channel_dim": 0})
         return result
 
 
+class OnImageGrid(Transform):
+    """Give a mask its image's affine: the check has seen that they are one grid, and rounding must not part them."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the case with its mask, where there is one, on the grid of its image."""
+        if ANNOTATION in data:
+            data[ANNOTATION].affine = data[IMAGE].affine
+        return data
+
+
 def scan_transforms(grid: Grid, ranges: Sequence[IntensityRange | None] = ()) -> Compose:
     """Return the invertible way from the scans of a case to the network's grid: orient, resample, normalise."""
-    return Compose([*_spatial((IMAGE,), ("bilinear",), grid), Normalized(IMAGE, ranges)])
+    return Compose([ScansToTensors(IMAGE), *_resample((IMAGE,), ("bilinear",), grid), Normalized(IMAGE, ranges)])
 
 
 def case_transforms(
@@ -71,22 +85,17 @@ def case_transforms(
     keys = (IMAGE, ANNOTATION)
     return Compose(
         [
-            *_spatial(keys, ("bilinear", "nearest"), grid),
+            ScansToTensors(keys),
+            OnImageGrid(),
+            *_resample(keys, ("bilinear", "nearest"), grid),
             Normalized(IMAGE, ranges),
             Annotated(ANNOTATION, label_values, ignore),
         ]
     )
 
 
-def _spatial(keys: tuple[str, ...], modes: tuple[str, ...], grid: Grid) -> list[Any]:
+def _resample(keys: tuple[str, ...], modes: tuple[str, ...], grid: Grid) -> list[Any]:
     return [
-        ScansToTensors(keys),
         Orientationd(keys, axcodes=grid.orientation, labels=None, allow_missing_keys=True),
-        Spacingd(
-            keys,
-            pixdim=grid.spacing_mm,
-            mode=modes,
-            padding_mode="border",
-            allow_missing_keys=True,
-        ),
+        Spacingd(keys, pixdim=grid.spacing_mm, mode=modes, padding_mode="border", allow_missing_keys=True),
     ]

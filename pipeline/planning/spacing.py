@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
+
+from pipeline.data.forms import nearest_axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # A grid with voxels longer than this against the next longest side is coarse along that axis, if it also has this many
 # times fewer of them: nnU-Net's rule.
 COARSE = 3
+# The axis of the body that each letter of an orientation stands on.
+BODY_AXES = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
 
 def choose_dimensions(facts: Sequence[CaseFacts], *given: Any) -> int:
@@ -83,11 +86,8 @@ def oriented(values: Sequence[Any], case: CaseFacts, orientation: str) -> tuple[
 @lru_cache(1024)  # Scans of one dataset lie in a few ways.
 def _axes(linear: tuple[tuple[float, ...], ...], orientation: str) -> tuple[int, ...]:
     """Return which axis of a file each axis of the orientation is."""
-    affine = np.eye(4)
-    affine[:3, :3] = linear
-    codes = nib.aff2axcodes(affine)
-    pairs = {"R": "RL", "L": "RL", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}
-    return tuple(next(i for i, code in enumerate(codes) if code in pairs[wanted]) for wanted in orientation)
+    body = [axis for axis, _ in nearest_axes(np.array(linear))]
+    return tuple(body.index(BODY_AXES[wanted]) for wanted in orientation)
 
 
 def _spacings(facts: Sequence[CaseFacts], orientation: str) -> NDArray[np.float64]:
