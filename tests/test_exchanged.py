@@ -425,7 +425,10 @@ def test_a_few_exchanges_by_chance(place, tmp_path, seed):
 
 @pytest.mark.slow
 def test_200_exchanges_by_chance(place, tmp_path):
-    found = Counter(exchange_by_chance(place, tmp_path / str(seed), seed) for seed in range(200))
+    folders = [tmp_path / str(seed) for seed in range(200)]
+    for folder in folders:
+        folder.mkdir()
+    found = Counter(exchange_by_chance(place, folder, seed) for seed, folder in enumerate(folders))
     print(found)
     assert set(found) <= {"refused", "gone on", "not read again"}, found
     assert found["gone on"] == 100

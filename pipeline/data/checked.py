@@ -138,5 +138,5 @@ def _apart(case: Case, facts: CaseFacts, scans: Sequence[Scan]) -> list[Problem]
 
 
 def _changed(path: Path, why: str, case: Case) -> Problem:
-    message, remedy = f"is not the file that was checked: {why}", "bring it back, or start a new run"
+    message, remedy = f"is not the file that was checked: {why}", "bring it back, or start anew"
     return Problem(str(path), "file-changed", message, remedy, case.id)

@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Looked at together: whole slices of about so many voxels.
+# Whole slices of about so many voxels are looked at together; the hash depends on it.
 BLOCK = 1 << 20
 # A float32 holds every integer up to here; networks are given no more.
 EXACT = 2**24
 INTEGERS = (np.uint8, np.int16, np.int32)
 # Which axis is nearest to which is decided by the last bits where axes lie half-way, as in scans that are turned by 45
 # degrees. With these weights on how they lean, the last bits decide at angles that nobody chooses.
-LEANING = (0.0371, 0.0473, 0.0293)
+LEANING = np.array([[0.0371], [0.0473], [0.0293]])
+ORDERS = tuple(permutations(range(3)))
 
 
 def hash_values(voxels: NDArray[Any]) -> str:
@@ -65,8 +66,9 @@ def _hash(voxels: NDArray[Any], sums: _Sums | None = None) -> str:
     kind = _common_type(voxels)
     digest = hashlib.sha256(f"{kind} {voxels.shape} ".encode())
     for start, block in _blocks(voxels, kind):
-        digest.update(b"\1" if block.any() else b"\0")  # Background need not be hashed.
-        if block.any():
+        marked = block.any()
+        digest.update(b"\1" if marked else b"\0")
+        if marked:  # Background need not be hashed.
             digest.update(block.data)
         if sums:
             sums.add(start, block)
@@ -85,11 +87,11 @@ class _Sums:
     def add(self, start: int, block: NDArray[Any]) -> None:
         """Take in slices ``[Z, Y, X]`` from number ``start`` on."""
         # A sum of floats depends on their order. That of their bits, as integers, does not.
-        numbers = block.view(np.int32) if block.dtype.kind == "f" else block
+        numbers = block.view(np.int32) if block.dtype.kind == "f" else block.astype(np.int32, copy=False)
         here = slice(start, start + len(block))
-        self.planes[0, 1] += numbers.sum(axis=0, dtype=np.int32)
-        self.planes[0, 2][here] = numbers.sum(axis=1, dtype=np.int32)
-        self.planes[1, 2][here] = numbers.sum(axis=2, dtype=np.int32)
+        self.planes[0, 1] += np.einsum("zyx->yx", numbers)
+        self.planes[0, 2][here] = np.einsum("zyx->zx", numbers)
+        self.planes[1, 2][here] = np.einsum("zyx->zy", numbers)
 
     def hash(self, affine: NDArray[np.float64]) -> str:
         """Return the SHA-256 of the sums as they are along the axes of the body."""
@@ -106,16 +108,12 @@ class _Sums:
 
 def _body_axes(affine: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """Return the axis of the file that is nearest to right, anterior and superior, and whether it runs backwards."""
-    unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-
-    def nearness(order: tuple[int, ...]) -> float:
-        right, anterior, superior = (unit[:, axis] for axis in order)
-        # A product of two coordinates of an axis is the same whichever way the axis runs.
-        leaning = right[0] * right[1], right[0] * right[2], anterior[1] * anterior[2]
-        near = abs(right[0]) + abs(anterior[1]) + abs(superior[2])
-        return float(near + np.dot(LEANING, leaning))
-
-    order = max(permutations(range(3)), key=nearness)
+    unit = affine[:3, :3] / np.sqrt(np.square(affine[:3, :3]).sum(axis=0))
+    right, anterior, superior = abs(unit).tolist()
+    # A product of two coordinates of an axis is the same whichever way the axis runs.
+    leaning = unit[[0, 0, 1]] * unit[[1, 2, 2]] * LEANING
+    first, second = (leaning[0] + leaning[1]).tolist(), leaning[2].tolist()
+    order = max(ORDERS, key=lambda o: right[o[0]] + anterior[o[1]] + superior[o[2]] + first[o[0]] + second[o[1]])
     return order, tuple(bool(unit[world, axis] < 0) for world, axis in enumerate(order))
 
 
