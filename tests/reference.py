@@ -17,15 +17,21 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def dice_loss(p: np.ndarray, labels: np.ndarray, smooth: float = 1.0, background: bool = True) -> list[float | None]:
-    """One value a case; None for a case in which every label is negative. Labels are [B, ...]."""
+def dice_loss(
+    p: np.ndarray, labels: np.ndarray, smooth: float = 1.0, background: bool = True, flat: bool = False
+) -> list[float | None]:
+    """One value a case; None for a case in which every label is negative. Labels are [B, ...].
+
+    ``flat`` lays the channels of a case end to end and takes one ratio of them, else there is one for each channel.
+    """
     values: list[float | None] = []
     for case, truth in zip(p, labels, strict=True):
         known = truth >= 0
-        terms = []
-        for k in range(0 if background else 1, p.shape[1]):
-            soft, hard = case[k][known], truth[known] == k
-            terms.append(1 - (2 * (soft * hard).sum() + smooth) / (soft.sum() + hard.sum() + smooth))
+        classes = range(0 if background else 1, p.shape[1])
+        channels = [(case[k][known], truth[known] == k) for k in classes]
+        if flat:
+            channels = [tuple(np.concatenate(parts) for parts in zip(*channels, strict=True))]
+        terms = [1 - (2 * (soft * hard).sum() + smooth) / (soft.sum() + hard.sum() + smooth) for soft, hard in channels]
         values.append(float(np.mean(terms)) if known.any() else None)
     return values
 

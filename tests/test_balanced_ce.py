@@ -162,7 +162,7 @@ def test_one_logit_channel_is_two_classes():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.zeros(1, 4, 4), "expected integers"),
+        (torch.full((1, 4, 4), 0.5), "expected whole numbers"),
         (torch.zeros(1, 2, 4, 4, dtype=torch.long), r"expected \(1, 1, 4, 4\) or \(1, 4, 4\)"),
         (torch.full((1, 4, 4), 2), "a label is 2; expected 0 to 1"),
     ],

@@ -43,11 +43,12 @@ def test_hand_made_table(foreground, labels, expected):
 @pytest.mark.parametrize("classes", [1, 2, 4])
 @pytest.mark.parametrize("background", [True, False])
 @pytest.mark.parametrize("smooth", [1.0, 1e-5])
-def test_agrees_with_the_oracle(size, classes, background, smooth):
+@pytest.mark.parametrize("average", ["macro", "micro"])
+def test_agrees_with_the_oracle(size, classes, background, smooth, average):
     logits, labels = draw(size, classes, batch=3, lowest=-1)
-    expected = dice_loss(softmax(logits.numpy()), labels.numpy(), smooth, background)
+    expected = dice_loss(softmax(logits.numpy()), labels.numpy(), smooth, background, average == "micro")
     for reduction, value in [("none", expected), ("sum", np.sum(expected)), ("mean", np.mean(expected))]:
-        loss = DiceLoss(include_background=background, smooth=smooth, reduction=reduction)
+        loss = DiceLoss(include_background=background, average=average, smooth=smooth, reduction=reduction)
         np.testing.assert_allclose(loss(logits, labels).numpy(), value, atol=1e-9)
 
 
@@ -62,7 +63,20 @@ def test_equals_monai_where_all_is_annotated(size, background):
     assert ours(logits, labels).item() == pytest.approx(peer(logits, labels[:, None]).item(), abs=1e-9)
 
 
-@pytest.mark.parametrize("options", [{}, {"include_background": False}, {"reduction": "sum"}])
+def test_one_ratio_of_all_channels_by_hand():
+    # sum p y = 0.5 + 0.25 + 0.75, sum p = 3 voxels, sum y = 3 voxels: 1 - (2 * 1.5 + 1) / (3 + 3 + 1)
+    p = torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.25, 0.25], [0.25, 0.25, 0.75]]).view(1, 3, 1, 3)
+    loss = DiceLoss(softmax=False, average="micro")(p, torch.tensor([[[0, 1, 2]]]))
+    assert loss.item() == pytest.approx(3 / 7)
+    # without the background 2 (0.25 + 0.75) + 1 of 0.75 + 1.25 + 2 + 1
+    loss = DiceLoss(softmax=False, average="micro", include_background=False)(p, torch.tensor([[[0, 1, 2]]]))
+    assert loss.item() == pytest.approx(1 - 3 / 5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"include_background": False}, {"reduction": "sum"}, {"average": "micro", "include_background": False}],
+)
 @pytest.mark.parametrize("classes", [1, 3])
 def test_gradient_is_that_of_the_value(options, classes):
     logits, labels = draw((3, 4), classes, lowest=-1)
@@ -97,16 +111,18 @@ def test_ignored_and_negative_labels_count_nowhere():
     assert DiceLoss(ignore=255)(logits, labels).item() == pytest.approx(cropped.item(), abs=1e-12)
 
 
-def test_an_unannotated_case_is_left_out():
+@pytest.mark.parametrize("average", ["macro", "micro"])
+def test_an_unannotated_case_is_left_out(average):
     logits, labels = draw((4, 4), batch=3)
     labels[1] = -1
-    annotated = DiceLoss(reduction="none")(logits[[0, 2]], labels[[0, 2]])
+    loss = DiceLoss(average=average, reduction="none")
+    annotated = loss(logits[[0, 2]], labels[[0, 2]])
     logits.requires_grad_()
-    each = DiceLoss(reduction="none")(logits, labels)
+    each = loss(logits, labels)
     assert each[1].item() == 0
     torch.testing.assert_close(each[[0, 2]], annotated)
-    torch.testing.assert_close(DiceLoss(reduction="sum")(logits, labels), annotated.sum())
-    mean = DiceLoss()(logits, labels)
+    torch.testing.assert_close(DiceLoss(average=average, reduction="sum")(logits, labels), annotated.sum())
+    mean = DiceLoss(average=average)(logits, labels)
     torch.testing.assert_close(mean, annotated.mean())
     mean.backward()
     assert logits.grad[1].abs().max() == 0
@@ -147,7 +163,7 @@ def test_half_precision_is_summed_in_single():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.zeros(2, 4, 4), r"torch\.float32; expected integers"),
+        (torch.full((2, 4, 4), 0.5), r"a label is 0\.5; expected whole numbers"),
         (torch.zeros(2, 4, 5, dtype=torch.long), r"\(2, 4, 5\); expected \(2, 1, 4, 4\) or \(2, 4, 4\)"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.long), r"\(2, 3, 4, 4\); expected \(2, 1, 4, 4\)"),
         (torch.full((2, 4, 4), 3), "a label is 3; expected 0 to 2 or ignore=-1"),
@@ -168,6 +184,7 @@ def test_logits_without_spatial_axes_are_refused():
     [
         ({"smooth": 0.0}, "smooth is 0.0; expected a finite number above 0"),
         ({"smooth": float("nan")}, "smooth is nan"),
+        ({"average": "weighted"}, "average is 'weighted'; expected one of macro, micro"),
         ({"reduction": "average"}, "reduction is 'average'; expected one of mean, sum, none"),
     ],
 )
@@ -179,7 +196,7 @@ def test_wrong_options_are_refused(options, message):
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
     [
-        ("dice", {"include_background": False, "smooth": 1}, {"smooth": "some"}),
+        ("dice", {"include_background": False, "smooth": 1, "average": "micro"}, {"smooth": "some", "average": "all"}),
         ("balanced_ce", {"ignore": 255}, {"ignore": "none"}),
         ("ncut", {"sigma_space": "auto", "sigma_intensity": 2.0}, {"sigma_intensity": "large"}),
         ("class_mean_ncut", {"radius": 3, "spatial": False}, {"radius": 2.5}),

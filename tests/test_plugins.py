@@ -109,6 +109,10 @@ def test_plugins_of_one_name_in_two_folders_both_run(write, tmp_path):
         ("import nothing_of_this_name", "line 1: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("x = 1\ny = x / 0\n", "line 2: ZeroDivisionError: division by zero"),
         ("x = 1\n\ndef f(:\n", "line 3: SyntaxError"),
+        (
+            FOCAL.replace('    """Focal loss."""', '    reference = "labels"'),
+            "TypeError: Focal.reference is 'labels'; expected one of 'label', 'image'",
+        ),
         (FOCAL.replace("users_focal", "dice"), "ValueError: a loss named 'dice' exists already"),
     ],
 )

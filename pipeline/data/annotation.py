@@ -44,7 +44,7 @@ class Annotated(MapTransform):
         result = dict(data)
         for key in self.keys:
             if key in result:
-                place = torch.searchsorted(self.values, result[key].as_tensor().round().long())
+                place = torch.searchsorted(self.values, result[key].as_tensor().round().long().contiguous())
                 result[key] = self.codes[place].to(torch.uint8)
             else:
                 result[key] = torch.full_like(result[IMAGE][:1].as_tensor(), UNANNOTATED, dtype=torch.uint8)

@@ -79,13 +79,18 @@ CODES: dict[str, Code] = {
     "bad-scaling": Code("The slope or intercept is not finite."),
     # The grid.
     "bad-affine": Code("The affine is not finite, or its voxels have no volume, or the qform is no rotation."),
-    "forms-differ": Code("The qform and the sform lie over 0.1 voxel apart.", fixes=("use-sform", "use-qform")),
+    "forms-differ": Code(
+        "The qform and the sform lie over 0.1 voxel apart, beyond what float32 can hold.",
+        fixes=("use-sform", "use-qform"),
+    ),
     "no-orientation": Code("Neither qform nor sform is set, so left and right are a guess.", warning=True),
     "sheared": Code("The axes do not stand at right angles; ITK cannot open the file.", warning=True),
     "units": Code("The header says that lengths are in metres or micrometres; they are read as mm.", warning=True),
     "shapes-differ": Code("A label or a channel has another shape than its scan."),
     "axes-differ": Code("A label or channel has its scan's grid with axes renamed.", fixes=("reorient", "copy-affine")),
-    "affines-differ": Code("A label or a channel lies over 0.1 voxel from its scan.", fixes=("copy-affine",)),
+    "affines-differ": Code(
+        "A label or a channel lies over 0.1 voxel from its scan, beyond what float32 can hold.", fixes=("copy-affine",)
+    ),
     "voxel-size": Code("A voxel is over 1000 times larger or smaller than the median voxel."),
     "mixed-dimensions": Code("A 2-D file stands among volumes."),
     "small-scan": Code("The scan is less than half as long as the median along an axis; it is padded.", warning=True),

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     Affine = NDArray[np.float64]
 
-# A float32 is right to half a unit of its last binary digit, and the matrix it was computed from was a float32 too.
+# A number is right to this share of it, where some program has once computed in float32.
 ROUNDING = 2.0**-23
-# So 1 - (b^2 + c^2 + d^2) of the three stored parts of a unit quaternion is right to 2 (|b| + |c| + |d|) roundings,
-# which is 2 sqrt(3) at most. Below the C library's 1e-7 nothing is known of the fourth part, and 0 is taken.
-SQUARE_ERROR, SMALLEST_SQUARE = 2 * math.sqrt(3) * ROUNDING, 1e-7
+# So is 1 - (b^2 + c^2 + d^2) of the three stored parts of a unit quaternion to three times that, which is nibabel's
+# tolerance. Below the C library's 1e-7 nothing is known of the fourth part, and 0 is taken.
+SQUARE_ERROR, SMALLEST_SQUARE = 3 * ROUNDING, 1e-7
 # Voxel sizes that differ by less are one, written twice.
 SAME_SIZE = 1e-4
 # Cosines between voxel axes and axes of the body are compared to so many digits: what differs less is equal.
@@ -107,29 +107,27 @@ class Forms:
 
     @property
     def rotation_error_rad(self) -> float:
-        """The largest angle by which rounding may have turned the affine; of an sform it is nothing that counts."""
-        return 0.0 if self.sform_code or not self.qform_code else self.qform_error_rad
+        """The largest angle by which rounding may have turned the grid about its first voxel.
 
-    @property
-    def qform_error_rad(self) -> float:
-        """The largest angle by which rounding may have turned the qform.
-
-        The fourth part of the quaternion is the square root of what the others leave of 1: near 0, as for all scans
-        whose axes run as DICOM's do, a last digit of them is up to a twentieth of a degree.
+        The fourth part of a qform's quaternion is the square root of what the others leave of 1. Where it is near 0, as
+        in all scans whose axes run as DICOM's do, their last digits are worth up to a fifteenth of a degree. Of an
+        sform nothing is to be said that counts.
         """
+        if self.sform_code or not self.qform_code:
+            return 0.0
         a = math.sqrt(max(0.0, 1 - sum(part * part for part in self.quatern)))
-        return 2 * min(math.sqrt(SQUARE_ERROR), SQUARE_ERROR / max(a, ROUNDING)) + 2 * math.sqrt(3) * ROUNDING
+        return 2 * min(math.sqrt(SQUARE_ERROR), SQUARE_ERROR / max(a, ROUNDING)) + SQUARE_ERROR
 
-    def precision_voxels(self, rotation_error_rad: float) -> float:
-        """Return how far float32 numbers may misplace a voxel of this grid, in voxels of its smallest side.
+    def precision_mm(self, voxels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how far float32 numbers may misplace voxels, in mm, ``[N]``.
 
         Args:
-            rotation_error_rad: The largest angle by which rounding may have turned the grid about its first voxel.
+            voxels: Indices, homogeneous: ``[N, 4]``.
         """
-        corners = corners_of(self.shape) @ self.affine[:3].T
-        reach_mm = np.linalg.norm(corners - self.affine[:3, 3], axis=1).max()
-        error_mm = rotation_error_rad * reach_mm + ROUNDING * np.abs(corners).max()
-        return float(error_mm / min(self.spacing_mm))
+        reach = np.linalg.norm(voxels[:, :3] @ self.affine[:3, :3].T, axis=1)
+        summands = np.abs(voxels) @ np.abs(self.affine[:3]).T
+        error: NDArray[np.float64] = self.rotation_error_rad * reach + ROUNDING * summands.max(axis=1)
+        return error
 
     @property
     def _pixdim_mm(self) -> tuple[float, float, float]:

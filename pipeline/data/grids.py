@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,25 +25,36 @@ TOLERANCE_VOXELS = 0.1
 UNITS = {1: "metres", 3: "micrometres"}
 
 
-def grid_distance(first: Affine, second: Affine, shape: tuple[int, ...]) -> float:
-    """Return how far apart two affines place the corners of a grid, in voxels of the first.
+def corner_distances(first: Affine, second: Affine, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return how far apart two affines place each corner of a grid, in voxels of the first.
 
     >>> shifted = np.eye(4); shifted[0, 3] = 0.5
-    >>> grid_distance(np.eye(4), shifted, (10, 10, 10))
+    >>> float(corner_distances(np.eye(4), shifted, (10, 10, 10)).max())
     0.5
     """
     offsets = corners_of(shape) @ (np.linalg.solve(first, second) - np.eye(4)).T
-    return float(np.linalg.norm(offsets[:, :3], axis=1).max())
+    distances: NDArray[np.float64] = np.linalg.norm(offsets[:, :3], axis=1)
+    return distances
 
 
-def tolerance(first: Forms, second: Forms) -> float:
-    """Return how far apart two files' affines may place a voxel and still be one grid, in voxels.
+def distance_between(first: Forms, second: Forms, step: Affine | None = None) -> float | None:
+    """Return how far apart two files place the corners of one grid, in voxels; None where that is no difference.
 
-    It is a tenth of a voxel, and beyond that what float32 numbers cannot hold: the last digits of a position, and of a
-    quaternion, which count the more the larger the grid.
+    A corner may lie a tenth of a voxel apart, and beyond that by what float32 numbers cannot hold: the last digits of a
+    position, and those of a quaternion, which count the more the farther a corner is from a file's first voxel.
+
+    Args:
+        first: The grid.
+        second: The other file's.
+        step: From an index of the first grid to the index of the second; None where they are the same.
     """
-    turned = first.rotation_error_rad + second.rotation_error_rad
-    return TOLERANCE_VOXELS + first.precision_voxels(turned)
+    step = np.eye(4) if step is None else step
+    corners = corners_of(first.shape)
+    distances = corner_distances(first.affine, second.affine @ step, first.shape)
+    error_mm = first.precision_mm(corners) + second.precision_mm(corners @ step.T)
+    if (distances <= TOLERANCE_VOXELS + error_mm / min(first.spacing_mm)).all():
+        return None
+    return float(distances.max())
 
 
 def renaming(wanted: Forms, given: Forms) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]] | None:
@@ -50,7 +62,7 @@ def renaming(wanted: Forms, given: Forms) -> tuple[tuple[int, int, int], tuple[b
 
     Returns:
         The given axis for each wanted axis, and whether it runs backwards; None where the two grids are not the same
-        set of points within the :func:`tolerance`.
+        set of points.
     """
     turn = np.rint(np.linalg.solve(wanted.affine, given.affine)[:3, :3])
     if not (np.abs(turn).sum(axis=0) == 1).all() or not (np.abs(turn).sum(axis=1) == 1).all():
@@ -62,7 +74,7 @@ def renaming(wanted: Forms, given: Forms) -> tuple[tuple[int, int, int], tuple[b
     step = np.eye(4)  # from an index of the wanted grid to the index of the given one
     step[:3, :3] = turn.T
     step[:3, 3] = [given.shape[axis] - 1 if backwards[order.index(axis)] else 0 for axis in range(3)]
-    if grid_distance(wanted.affine, given.affine @ step, wanted.shape) > tolerance(wanted, given):
+    if distance_between(wanted, given, step) is not None:
         return None
     return order, (backwards[0], backwards[1], backwards[2])
 
@@ -90,11 +102,10 @@ def orientation_problems(scan: Scan) -> list[Problem]:
 
 def _form_problems(scan: Scan) -> list[Problem]:
     forms = scan.header.forms
-    if forms.sform is None or forms.qform is None:
+    if not (forms.sform_code and forms.qform_code):
         return []
-    regular = abs(np.linalg.det(forms.qform)) > 0
-    distance = grid_distance(forms.sform, forms.qform, scan.shape) if regular else np.inf
-    if distance <= TOLERANCE_VOXELS + forms.precision_voxels(forms.qform_error_rad):
+    distance = distance_between(replace(forms, qform_code=0), replace(forms, sform_code=0))
+    if distance is None:
         return []
     message = f"has a qform and an sform up to {distance:.3g} voxels apart"
     remedy = "find out which is right, and use --fix use-sform or --fix use-qform"
@@ -112,8 +123,8 @@ def grid_problems(image: Scan, other: Scan, kind: str) -> list[Problem]:
         message = f"has shape {other.shape}, {name} has {image.shape}"
         remedy = f"resample the {kind} to the grid of {name}, unless it belongs to another scan"
         return [Problem(where, "shapes-differ", message, remedy)]
-    distance = grid_distance(image.affine, other.affine, image.shape)
-    if distance > tolerance(image.header.forms, other.header.forms):
+    distance = distance_between(image.header.forms, other.header.forms)
+    if distance is not None:
         message = f"lies up to {distance:.3g} voxels away from {name}: their affines differ"
         remedy = f"resample the {kind} to that grid, or use --fix copy-affine if only the affine is wrong"
         return [Problem(where, "affines-differ", message, remedy)]

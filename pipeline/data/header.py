@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pipeline.data.container import BY_ITS_TOOL, fault
-from pipeline.data.forms import Forms
+from pipeline.data.forms import SQUARE_ERROR, Forms
 from pipeline.errors import Problem
 
 if TYPE_CHECKING:
@@ -70,8 +70,6 @@ NOT_REAL = {
     2304: "colours",
     1536: "128-bit floats",
 }
-# A quaternion may be longer than 1 by what float32 rounds away; nibabel's tolerance.
-QUATERNION_TOLERANCE = 3 * float(np.finfo(np.float32).eps)
 # Cosine between two axes from which a grid counts as sheared, and volume of the unit axes from which it counts as flat.
 SHEAR_COSINE, FLAT_VOLUME = 1e-3, 1e-3
 
@@ -251,7 +249,7 @@ def _offset(path: Path, offset: float, version: int) -> int:
 def _refuse_affine(path: Path, header: Header) -> None:
     """Refuse forms that are not finite, a qform that is no rotation, and an affine whose voxels have no volume."""
     forms, remedy = header.forms, "write the file again with a valid sform"
-    if forms.qform_code and not sum(part * part for part in forms.quatern) <= 1 + QUATERNION_TOLERANCE:
+    if forms.qform_code and not sum(part * part for part in forms.quatern) <= 1 + SQUARE_ERROR:
         raise fault(path, "bad-affine", "the qform is no rotation", "write the file again with a valid qform")
     for form in (forms.affine, forms.qform):
         if form is not None and not np.isfinite(form).all():

@@ -55,7 +55,7 @@ class BalancedCELoss(LabelLoss):
 
         Args:
             logits: ``[B, K, H, W(, D)]``; one channel is read as two classes.
-            labels: Integers ``[B, 1, H, W(, D)]`` or ``[B, H, W(, D)]``.
+            labels: ``[B, 1, H, W(, D)]`` or ``[B, H, W(, D)]``.
 
         Raises:
             ValueError: A shape, type or label does not fit.

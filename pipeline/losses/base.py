@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 from torch.nn.modules.loss import _Loss
 
 from pipeline.registry import Registry
+from pipeline.types import Output, Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
-
-    from pipeline.types import Output, Reference
 
 LOSSES = Registry("loss", "Terms of an objective: logits in, one number out.")
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
-# Numbers gone through at a time: on a CPU what stays in its cache, elsewhere few launches and little memory.
-CPU_PIECE, PIECE = 1 << 17, 1 << 24
 
 
 class SegmentationLoss(_Loss):
@@ -31,22 +25,38 @@ class SegmentationLoss(_Loss):
 
     A loss says what it is compared with, ``reference``, and which of the network's answers it judges, ``output``.
 
+    A NaN among the numbers that count gives NaN. A batch without a case or without a voxel gives 0 with a zero
+    gradient. Tensors of a subclass, such as MONAI's ``MetaTensor``, are read as plain ones.
+
     Args:
         softmax: Whether the input is logits; False where probabilities are given.
         reduction: ``mean``, ``sum`` or ``none``, over cases unless the loss says otherwise.
 
     Raises:
         ValueError: ``reduction`` is none of the three.
+        TypeError: At its definition, a subclass's ``reference`` or ``output`` is missing or unknown.
     """
 
     reference: ClassVar[Reference]
     output: ClassVar[Output] = "logits"
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name, known in (("reference", get_args(Reference)), ("output", get_args(Output))):
+            value = getattr(cls, name, None)
+            if value not in known:
+                raise TypeError(f"{cls.__name__}.{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
 
     def __init__(self, *, softmax: bool = True, reduction: Reduction = "mean") -> None:
         if reduction not in get_args(Reduction):
             raise ValueError(f"reduction is {reduction!r}; expected one of {', '.join(get_args(Reduction))}")
         super().__init__(reduction=reduction)
         self.softmax = softmax
+
+    def __call__(self, *tensors: Tensor | None, **named: Tensor | None) -> Tensor:
+        """Return ``forward`` of the tensors."""
+        result: Tensor = super().__call__(*map(_plain, tensors), **{key: _plain(one) for key, one in named.items()})
+        return result
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return class probabilities ``[B, K, ...]`` in float32 or wider.
@@ -67,14 +77,15 @@ class SegmentationLoss(_Loss):
         """Return the logarithm of the class probabilities ``[B, K, ...]``, exact for any logits.
 
         Given probabilities are first raised to the smallest normal number, so that a zero gives a
-        large finite loss; its gradient is zero.
+        large finite loss; its gradient is zero. A voxel with a NaN has NaN for every class.
 
         Raises:
             ValueError: The logits are not ``[B, K, H, W]`` or ``[B, K, H, W, D]``.
         """
         if not self.softmax:
             given = self.probabilities(logits)
-            return given.clamp(min=torch.finfo(given.dtype).tiny).log()
+            log_p = given.clamp(min=torch.finfo(given.dtype).tiny).log()
+            return log_p.masked_fill(given.isnan().any(dim=1, keepdim=True), math.nan)
         wide = widen(logits)
         if wide.shape[1] == 1:
             return torch.cat([F.logsigmoid(-wide), F.logsigmoid(wide)], dim=1)
@@ -102,8 +113,8 @@ class SegmentationLoss(_Loss):
 class LabelLoss(SegmentationLoss):
     """Base of the losses that compare logits with labels: ``loss(logits, labels)``.
 
-    Labels are integers ``[B, 1, H, W(, D)]`` or ``[B, H, W(, D)]``. The ``ignore`` value counts nowhere,
-    and neither does any negative label, since padding is negative too.
+    Labels are ``[B, 1, H, W(, D)]`` or ``[B, H, W(, D)]``: whole numbers in any type, float32 as MONAI loads them
+    included. The ``ignore`` value counts nowhere, and neither does any negative label, since padding is negative too.
 
     Args:
         softmax: Whether the input is logits; False where probabilities are given.
@@ -123,27 +134,27 @@ class LabelLoss(SegmentationLoss):
     def indices(self, labels: Tensor, like: Tensor) -> Tensor:
         """Return the class of each voxel: integers ``[B, ...]``, -1 where nothing counts.
 
-        The range of the labels is checked on the CPU only: elsewhere, looking at a value would make the
-        host wait for the device in every step, so there a label too large counts nowhere. The check of
-        the data set has seen every label before any training.
+        The values of the labels are checked on the CPU only: elsewhere, looking at one would make the
+        host wait for the device in every step, so there a label too large, or with a fraction, counts nowhere. The
+        check of the data set has seen every label before any training.
 
         Args:
             labels: The labels as ``forward`` got them.
             like: Logits or probabilities of the same voxels; one channel is two classes.
 
         Raises:
-            ValueError: The labels are not integers, have another shape, or name a class that is not there; or the
-                logits are not ``[B, K, H, W]`` or ``[B, K, H, W, D]``.
+            ValueError: The labels are not whole numbers, have another shape, or name a class that is not there; or
+                the logits are not ``[B, K, H, W]`` or ``[B, K, H, W, D]``.
         """
         _refuse_shape(like)
         batch, channels, *size = like.shape
         classes = max(2, channels)
-        if labels.is_floating_point() or labels.is_complex():
-            raise ValueError(f"labels are {labels.dtype}; expected integers, one class index a voxel")
+        if labels.is_complex():
+            raise ValueError(f"labels are {labels.dtype}; expected whole numbers, one class index a voxel")
         shapes = [(batch, 1, *size), (batch, *size)]
         if tuple(labels.shape) not in shapes:
             raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {shapes[0]} or {shapes[1]}")
-        index = labels.reshape(shapes[1]).long()
+        index = (_whole(labels) if labels.is_floating_point() else labels).reshape(shapes[1]).long()
         if index.device.type == "cpu" and index.numel():
             low, high = map(int, index.aminmax())
             if low >= 0 and high < classes and not low <= self.ignore <= high:
@@ -226,81 +237,22 @@ def widen(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def _plain(tensor: Tensor | None) -> Tensor | None:
+    """Return a tensor without what MONAI's ``MetaTensor`` adds to it, which every operation would carry along."""
+    as_tensor = getattr(tensor, "as_tensor", None)
+    return as_tensor() if as_tensor else tensor
+
+
+def _whole(labels: Tensor) -> Tensor:
+    """Return float labels, with -1 for what is no whole number; on the CPU that is an error."""
+    whole = (labels.frac() == 0) & (labels.abs() < 2**31)
+    if labels.device.type == "cpu" and not whole.all():
+        worst = labels[~whole][0].item()
+        raise ValueError(f"a label is {worst:g}; expected whole numbers, one class index a voxel")
+    return labels.where(whole, -1)
+
+
 def _refuse_shape(logits: Tensor) -> None:
     if logits.ndim not in (4, 5):
         given = tuple(logits.shape)
         raise ValueError(f"logits have shape {given}; expected [B, K, H, W] or [B, K, H, W, D]")
-
-
-def class_sums(values: Tensor, index: Tensor, *, softmax: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum the probability of each class where it is and everywhere, without one-hot labels.
-
-    With the probability ``p`` of a class, and over the annotated voxels of a case::
-
-        inside = sum of p where the class is,    everywhere = sum of p,    voxels = how many are of the class
-
-    Only the values themselves are kept for the backward pass: voxels are gone through a piece at a time, and there the
-    softmax is taken anew.
-
-    Args:
-        values: Logits or probabilities ``[B, K, ...]``, K at least 2.
-        index: The class of each voxel ``[B, ...]``, -1 where nothing counts.
-        softmax: Whether the values are logits.
-
-    Returns:
-        Three times ``[B, K]``, in float32 or wider; no gradient flows through the last.
-    """
-    # As bytes -1 becomes 255, which is no class either.
-    codes = index.to(torch.uint8) if values.shape[1] < 256 else index.masked_fill(index < 0, values.shape[1])
-    sums: tuple[Tensor, Tensor, Tensor] = _ClassSums.apply(  # type: ignore[no-untyped-call]
-        values.flatten(2), codes.flatten(1), softmax
-    )
-    return sums
-
-
-class _ClassSums(torch.autograd.Function):
-    """As :func:`class_sums`, for ``[B, K, N]`` and codes ``[B, N]`` that are K or more where nothing counts."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, codes: Tensor, softmax: bool) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(values, codes)
-        ctx.softmax = softmax
-        wide = torch.promote_types(values.dtype, torch.float32)
-        inside, everywhere, voxels = values.new_zeros(3, *values.shape[:2], dtype=wide)
-        for _, p, y, annotated in _pieces(values, codes, softmax):
-            voxels += y.sum(dim=2)
-            everywhere += (p if annotated is None else p * annotated).sum(dim=2)
-            inside += y.mul_(p).sum(dim=2)
-        ctx.mark_non_differentiable(voxels)
-        return inside, everywhere, voxels
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, inside: Tensor, everywhere: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        values, codes = ctx.saved_tensors
-        inside, everywhere = inside[..., None], everywhere[..., None]
-        gradient = torch.empty_like(values)
-        for part, p, y, annotated in _pieces(values, codes, ctx.softmax):
-            slope = y.mul_(inside)
-            slope = slope.add_(everywhere) if annotated is None else slope.addcmul_(annotated, everywhere)
-            if ctx.softmax:
-                torch.mul(slope.sub_((slope * p).sum(dim=1, keepdim=True)), p, out=gradient[:, :, part])
-            else:
-                gradient[:, :, part] = slope
-        return gradient, None, None
-
-
-def _pieces(values: Tensor, codes: Tensor, softmax: bool) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
-    """Yield a slice of the voxels and their probabilities, one-hot labels, and 1 where annotated (None: all are)."""
-    batch, classes, voxels = values.shape
-    wide = torch.promote_types(values.dtype, torch.float32)
-    names = torch.arange(classes, dtype=codes.dtype, device=codes.device).view(-1, 1)
-    on_cpu = values.device.type == "cpu"
-    size = max(1, (CPU_PIECE if on_cpu else PIECE) // (batch * classes))
-    for start in range(0, voxels, size):
-        part = slice(start, start + size)
-        code, p = codes[:, None, part], values[:, :, part].to(wide)
-        # Written as numbers at once: a comparison of bytes that is converted afterwards takes four times as long.
-        y = torch.eq(code, names, out=torch.empty_like(p))
-        all_count = on_cpu and int(code.max()) < classes  # Elsewhere the host would wait for the device.
-        yield part, p.softmax(dim=1) if softmax else p, y, None if all_count else (code < classes).to(wide)

@@ -46,7 +46,7 @@ class CrossEntropyLoss(LabelLoss):
 
         Args:
             logits: ``[B, K, H, W(, D)]``; one channel is read as two classes.
-            labels: Integers ``[B, 1, H, W(, D)]`` or ``[B, H, W(, D)]``.
+            labels: ``[B, 1, H, W(, D)]`` or ``[B, H, W(, D)]``.
 
         Raises:
             ValueError: A shape, type or label does not fit.

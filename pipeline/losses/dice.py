@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from pipeline.losses.base import LOSSES, LabelLoss, Reduction, class_sums, require_positive
+from pipeline.losses.base import LOSSES, LabelLoss, Reduction, require_positive
+from pipeline.losses.class_sums import class_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Average: TypeAlias = Literal["macro", "micro"]
+
 
 @LOSSES.register("dice")
 class DiceLoss(LabelLoss):
-    """Soft Dice loss per case and class, averaged over classes.
+    """Soft Dice loss of a case: the mean over classes, or of all classes flattened together.
 
     With probabilities ``p``, labels as 0 or 1 ``y`` and ``smooth`` s, over the annotated voxels of a case::
 
         1 - (2 sum(p * y) + s) / (sum p + sum y + s)
 
-    A class absent from a case gives ``1 - s / (sum p + s)``: 0 where it is not predicted either. A case
+    ``macro`` has such a ratio for each class and takes their mean. ``micro`` has one for each case, whose sums run over
+    all classes: large classes weigh more.
+
+    Under ``macro`` a class absent from a case gives ``1 - s / (sum p + s)``: 0 where it is not predicted either. A case
     with nothing annotated is left out: it adds nothing to the sum, is not counted in the mean, and is 0
     under ``reduction="none"``. A batch with nothing annotated gives 0 with a zero gradient.
 
@@ -27,14 +34,15 @@ class DiceLoss(LabelLoss):
     denominator is linear here and squared there.
 
     Args:
-        include_background: Whether class 0 takes part in the mean over classes.
+        include_background: Whether class 0 takes part, in the mean over classes or in the sums.
+        average: ``macro`` or ``micro``, as above.
         smooth: Added to numerator and denominator, in voxels.
         softmax: Whether the input is logits; False where probabilities are given.
         ignore: The label that counts nowhere; nor does any negative label.
         reduction: ``mean`` or ``sum`` over cases, or ``none``: one value a case, ``[B]``.
 
     Raises:
-        ValueError: ``smooth`` is not a finite number above 0, or ``reduction`` is unknown.
+        ValueError: ``smooth`` is not a finite number above 0, or ``average`` or ``reduction`` is unknown.
 
     One of three foreground voxels is found:
 
@@ -44,12 +52,19 @@ class DiceLoss(LabelLoss):
     >>> loss = DiceLoss(softmax=False, include_background=False, smooth=1.0)
     >>> round(loss(p, labels).item(), 4)  # 1 - (2 * 1 + 1) / (1 + 3 + 1)
     0.4
+
+    With the background, whose sums are 0, 2 and 0, the ratios are 3 / 5 and 1 / 3, and of all classes 3 / 7:
+
+    >>> both, flat = DiceLoss(softmax=False), DiceLoss(softmax=False, average="micro")
+    >>> round(both(p, labels).item(), 4), round(flat(p, labels).item(), 4)
+    (0.5333, 0.5714)
     """
 
     def __init__(
         self,
         *,
         include_background: bool = True,
+        average: Average = "macro",
         smooth: float = 1.0,
         softmax: bool = True,
         ignore: int = -1,
@@ -57,7 +72,10 @@ class DiceLoss(LabelLoss):
     ) -> None:
         super().__init__(softmax=softmax, ignore=ignore, reduction=reduction)
         require_positive(smooth=smooth)
+        if average not in get_args(Average):
+            raise ValueError(f"average is {average!r}; expected one of {', '.join(get_args(Average))}")
         self.include_background = include_background
+        self.average = average
         self.smooth = smooth
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -65,7 +83,7 @@ class DiceLoss(LabelLoss):
 
         Args:
             logits: ``[B, K, H, W(, D)]``; one channel is read as two classes.
-            labels: Integers ``[B, 1, H, W(, D)]`` or ``[B, H, W(, D)]``.
+            labels: ``[B, 1, H, W(, D)]`` or ``[B, H, W(, D)]``.
 
         Raises:
             ValueError: A shape, type or label does not fit.
@@ -74,6 +92,15 @@ class DiceLoss(LabelLoss):
         is_plain = self.softmax and logits.shape[1] > 1
         values = logits if is_plain else self.probabilities(logits)
         inside, everywhere, voxels = class_sums(values, index, softmax=is_plain)
-        per_class = 1 - (2 * inside + self.smooth) / (everywhere + voxels + self.smooth)
-        per_case = (per_class if self.include_background else per_class[:, 1:]).mean(dim=1)
+        first = 0 if self.include_background else 1
+        if self.average == "micro":
+            sums = (each[:, first:].sum(dim=1) for each in (inside, everywhere, voxels))
+            per_case = self._cost(*sums)
+        else:
+            per_case = self._cost(inside, everywhere, voxels)[:, first:].mean(dim=1)
+        # A background that is left out may still be NaN.
+        per_case = per_case.masked_fill(everywhere.isnan().any(dim=1), math.nan)
         return self.reduce(per_case, voxels.sum(dim=1) > 0)
+
+    def _cost(self, inside: Tensor, everywhere: Tensor, voxels: Tensor) -> Tensor:
+        return 1 - (2 * inside + self.smooth) / (everywhere + voxels + self.smooth)

@@ -6,12 +6,13 @@ import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from pipeline.losses.base import LOSSES, ImageLoss, Reduction, require_positive
 from pipeline.losses.ncut_pairs import Window, choose_pair_sums, draw_offsets, half_window
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 # The noise is estimated at this many voxels of a scan, spread evenly; smaller scans give all of theirs.
@@ -113,7 +114,17 @@ class NCutLoss(ImageLoss):
         Raises:
             ValueError: A shape does not fit.
         """
+        # Nothing that is compiled elsewhere can be traced: PyTorch's compiler calls it as it is.
+        if torch.compiler.is_compiling():
+            loss: Tensor = torch.compiler.disable(self._compute)(logits, image, mask)  # type: ignore[no-untyped-call]
+            return loss
+        return self._compute(logits, image, mask)
+
+    def _compute(self, logits: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:
         p, image, inside = self.read(logits, image, mask)
+        counted = inside.flatten(1).any(dim=1)
+        if not p.numel():
+            return self.reduce(p.flatten(1).sum(dim=1), counted)
         sigma = noise_sigma(image, inside) if self.sigma_intensity == "auto" else self.sigma_intensity
         # The classes of a softmax add up to the mask, which then needs no sums of its own.
         rest = None if self.softmax else inside.to(p.dtype)
@@ -121,7 +132,7 @@ class NCutLoss(ImageLoss):
         classes = p.shape[1]
         cost = classes - ratios.sum(dim=1)
         scaled = cost / (classes - 1) if self.normalize else cost
-        return self.reduce(scaled.to(p.dtype), inside.flatten(1).any(dim=1))
+        return self.reduce(scaled.to(p.dtype), counted)
 
     def _window(self, p: Tensor) -> Window:
         size, spacing = tuple(p.shape[2:]), self.spacing_mm
@@ -136,32 +147,73 @@ class _Ratios(torch.autograd.Function):
 
     With ``a = W p`` and ``d = W m``, ``N_k = sum_u p_uk a_uk``, ``D_k = sum_u p_uk d_u``. What the gradient needs, the
     forward has at hand, so it is formed there, in place: the backward is one multiplication, and K numbers a voxel are
-    all that is kept.
+    all that is added to the inputs. A second derivative goes through the formula again.
     """
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, features: Tensor, inside: Tensor | None, window: Window) -> Tensor:
-        q = p if inside is None else torch.cat([p, inside], dim=1)
-        sums = choose_pair_sums(q)(q, features, window) if window else q.clone()
-        a, d = (sums, sums.sum(dim=1, keepdim=True)) if inside is None else (sums[:, :-1], sums[:, -1:])
-        within, total = _dot(p, a), _dot(p, d)
-        present = total > 1e6 * torch.finfo(p.dtype).tiny
-        inverse = (1 / total).where(present, 0)
-        ratios = within * inverse
+        a, d = _neighbours(_pair_sums, p, features, inside, window)
+        ratios, inverse = _ratios(p, a, d, features)
         if ctx.needs_input_grad[0]:
             # dR_k / dp_uk = (2 a_uk - R_k d_u) / D_k
-            columns = (*ratios.shape, *[1] * (p.ndim - 2))
-            a.mul_((2 * inverse).to(p.dtype).view(columns))
-            a.addcmul_(d, (ratios * inverse).to(p.dtype).view(columns), value=-1)
-            ctx.save_for_backward(a)
+            a.mul_(_columns(2 * inverse, p))
+            a.addcmul_(d, _columns(ratios * inverse, p), value=-1)
+            ctx.save_for_backward(a, p, features, inside)
+            ctx.window = window
         return ratios
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        (derivative,) = ctx.saved_tensors
-        scale = grad.to(derivative.dtype).view(*grad.shape, *[1] * (derivative.ndim - 2))
-        return scale * derivative, None, None, None
+        derivative, p, features, inside = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            a, d = _neighbours(_PairSums.apply, p, features, inside, ctx.window)
+            ratios, inverse = _ratios(p, a, d, features)
+            derivative = a * _columns(2 * inverse, p) - d * _columns(ratios * inverse, p)
+        return _columns(grad, p) * derivative, None, None, None
+
+
+class _PairSums(torch.autograd.Function):
+    """``W q`` as a function that can be differentiated any number of times: W is symmetric."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, features: Tensor, window: Window) -> Tensor:
+        ctx.save_for_backward(features)
+        ctx.window = window
+        return _pair_sums(q, features, window)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _PairSums.apply(grad, *ctx.saved_tensors, ctx.window), None, None  # type: ignore[no-untyped-call]
+
+
+def _pair_sums(q: Tensor, features: Tensor, window: Window) -> Tensor:
+    return choose_pair_sums(q)(q, features, window) if window else q.clone()
+
+
+def _neighbours(
+    pair_sums: Callable[..., Tensor], p: Tensor, features: Tensor, inside: Tensor | None, window: Window
+) -> tuple[Tensor, Tensor]:
+    """Return ``a = W p`` and ``d = W m`` ``[B, 1, ...]``, where None for the mask says that classes add up to it."""
+    if inside is None:
+        a = pair_sums(p, features, window)
+        return a, a.detach().sum(dim=1, keepdim=True)
+    sums = pair_sums(torch.cat([p, inside], dim=1), features, window)
+    return sums[:, :-1], sums[:, -1:]
+
+
+def _ratios(p: Tensor, a: Tensor, d: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ratios and ``1 / D_k``, both float64 ``[B, K]`` and 0 for a class that is nowhere."""
+    total = _dot(p, d)
+    absent = total <= 1e6 * torch.finfo(p.dtype).tiny
+    inverse = (1 / total.masked_fill(absent, 1)).masked_fill(absent, 0)
+    # Not every kernel would hand on the NaN of an image: its pairs have no weight in one of them.
+    inverse = inverse.masked_fill(features.flatten(1).isnan().any(dim=1, keepdim=True), math.nan)
+    return _dot(p, a) * inverse, inverse
+
+
+def _columns(values: Tensor, like: Tensor) -> Tensor:
+    """Return ``[B, K]`` in the shape and type that go with ``[B, K, ...]``."""
+    return values.to(like.dtype).view(*values.shape, *[1] * (like.ndim - 2))
 
 
 def _dot(p: Tensor, values: Tensor) -> Tensor:

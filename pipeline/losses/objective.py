@@ -118,7 +118,7 @@ def _evaluate(loss: SegmentationLoss, answers: Sequence[Answer], batches: Sequen
 
     levels = [torch.cat(parts) for parts in zip(*map(levels_of, answers), strict=True)]
     if loss.reference == "image":
-        return loss(levels[0], joined("image"), joined("mask"))  # type: ignore[no-any-return]
+        return loss(levels[0], joined("image"), joined("mask"))
     labels = joined("label")
     weights = [0.5**level for level in range(len(levels))]
     losses = [weight * loss(level, _shrunk(labels, level)) for weight, level in zip(weights, levels, strict=True)]
