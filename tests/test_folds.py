@@ -13,6 +13,7 @@ from runs_fixtures import fewmask, make_phantom, state_of, train, write_recipe
 
 from pipeline import runs
 from pipeline.data.check import copies
+from pipeline.data.nifti import load
 from pipeline.data.splits import all_cases, split_cases
 from pipeline.engines.postprocessing import Mending
 from pipeline.errors import UserError
@@ -136,11 +137,11 @@ def test_fold_is_the_run_that_its_own_recipe_makes(crossed, tmp_path):
 
 def test_folds_predict_with_the_mean_of_their_probabilities(crossed, dataset, tmp_path):
     scan = next((Path(dataset) / "imagesTr").iterdir())
-    answers = [model.predictor.segment((scan,)).logits for model in load_folds(crossed, "last")]
+    answers = [model.predictor.segment([load(scan)]).logits for model in load_folds(crossed, "last")]
     shares = [np.exp(answer) / np.exp(answer).sum(axis=0) for answer in answers]
     mean = sum(shares) / len(shares)
     model = load_model(crossed, "last")
-    found = model.predictor.segment((scan,))
+    found = model.predictor.segment([load(scan)])
     np.testing.assert_allclose(np.exp(found.logits), mean, atol=1e-5)
     (mask,) = runs.predict(crossed, [scan], tmp_path / "masks")
     np.testing.assert_array_equal(nib.load(mask).get_fdata(), found.labels)

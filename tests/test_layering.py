@@ -150,6 +150,15 @@ def test_rule_knows_what_an_import_loads(source, expected):
     assert loaded_at_import(ast.parse(source)) == expected
 
 
+# A file is read to be looked at, or repaired, or as one of a caller's own that was never checked.
+READERS = {"data/inspection.py", "data/repairs.py", "engines/predictor.py"}
+
+
+def test_a_file_that_was_checked_is_read_again_in_one_place():
+    loaders = {name_of(path) for path in MODULES if "nifti.load(" in ast.unparse(tree_of(path))}
+    assert loaders == READERS | {"data/checked.py"}
+
+
 @pytest.mark.parametrize("words", [["-c", "import pipeline"], ["run.py", "--help"], ["run.py", "train", "--help"]])
 def test_help_loads_neither_torch_nor_monai(words):
     code = (

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from pipeline import config
-from pipeline.data import nifti
+from pipeline.data.check import read_facts
+from pipeline.data.checked import read_label
 from pipeline.data.splits import all_cases, split_cases
 from pipeline.engines.postprocessing import Mending, component_sizes, mend, voxel_ml
 from pipeline.errors import Problem, UserError
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Which
     from pipeline.data.check import Index
+    from pipeline.data.inspection import CaseFacts
     from pipeline.data.nifti import Scan
     from pipeline.data.splits import Split
     from pipeline.engines.predictor import Segmentation, Segmenter
@@ -98,7 +100,7 @@ def cross_validate(
         raise UserError("Nothing was started.", [Problem("--folds", "too-few", f"is {folds}", "give 2 or more")])
     with stoppable():
         resuming.refuse_run(run, resume, folds)
-        index = check_dataset_of(recipe)
+        index = check_dataset_of(recipe, read_facts(run / INDEX) if resume and (run / INDEX).exists() else None)
         everything = all_cases(index.dataset)
         refuse_parted_copies(index)
         # Too many folds are refused before anything is written.
@@ -157,9 +159,9 @@ class OutOfFold:
         """Where the networks lie."""
         return next(iter(self.by_images.values())).device
 
-    def segment(self, images: Sequence[Path]) -> Segmentation:
+    def segment(self, scans: Sequence[Scan]) -> Segmentation:
         """Segment one of the scans."""
-        return self.by_images[tuple(images)].segment(images)
+        return self.by_images[tuple(scan.path for scan in scans)].segment(scans)
 
 
 def validate(
@@ -195,7 +197,7 @@ def score_out_of_fold(
         UserError: A checkpoint of a fold or the dataset cannot be used.
     """
     models = load_folds(run, which, plugins)
-    dataset = scoring.own_dataset(run, "labelled")
+    dataset, facts = scoring.own_dataset(run, "labelled")
     truth = replace(models[0].task, ignore=dataset.ignore)
     images = {case.id: case.images for case in dataset.cases}
     predictors = {
@@ -203,10 +205,11 @@ def score_out_of_fold(
         for fold, model in enumerate(models, 1)
         for name in read_own(fold_folder(run, fold), SPLIT)["validation"]
     }
-    trial = Trial(truth, tuple(_candidates(dataset.cases, truth)) if which == "last" else ())
+    trial = Trial(truth, tuple(_candidates(dataset.cases, facts, truth)) if which == "last" else ())
     scored = scoring.score(
         OutOfFold(predictors),
         dataset.cases,
+        facts,
         truth,
         matched=False,
         tolerance_mm=tolerance_mm,
@@ -230,10 +233,10 @@ def score_out_of_fold(
     return write_scores(run / OUT_OF_FOLD, run, scored, which, step, notes)
 
 
-def _candidates(cases: Sequence[Case], truth: Task) -> Iterator[Mending]:
+def _candidates(cases: Sequence[Case], facts: Mapping[str, CaseFacts], truth: Task) -> Iterator[Mending]:
     smallest_ml: dict[int, float] = {}
     for case in cases:
-        mask = nifti.load(cast("Path", case.label))
+        mask = read_label(case, facts[case.id])
         for value in [value for value in truth.labels if value != 0]:
             sizes = component_sizes(mask.labels == value)
             if sizes.size:
@@ -262,7 +265,7 @@ class Trial:
     _gains: dict[Mending, list[float]] = field(default_factory=lambda: defaultdict(list), init=False)
     _patients: list[str] = field(default_factory=list, init=False)
 
-    def add(self, case: Case, truth: Scan, labels: NDArray[Any]) -> None:
+    def add(self, case: Case, _: Sequence[Scan], truth: Scan, labels: NDArray[Any]) -> None:
         """Try every change on a predicted mask."""
         self._patients.append(case.patient)
         before = self._dice(truth, labels)

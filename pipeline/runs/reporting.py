@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import __version__, config
-from pipeline.data import nifti
 from pipeline.reports.comparison_page import write_comparison
 from pipeline.reports.page import Origin, write_report
 from pipeline.reports.plots import draw_training, read_curves
@@ -37,10 +36,9 @@ HISTORY, VALIDATION = "history.csv", "validation.csv"
 LIBRARIES = ("torch", "monai", "numpy")
 
 
-def add_case(gallery: Gallery, case: Case, truth: Scan, prediction: NDArray[Any]) -> None:
+def add_case(gallery: Gallery, case: Case, scans: Sequence[Scan], truth: Scan, prediction: NDArray[Any]) -> None:
     """Add a scored case to a gallery: the scan's first channel and both masks."""
-    image = nifti.load(case.images[0])
-    gallery.add(case.id, image.voxels[0], truth.labels, prediction, image.affine)
+    gallery.add(case.id, scans[0].voxels[0], truth.labels, prediction, scans[0].affine)
 
 
 def report_run(
