@@ -109,10 +109,17 @@ def test_a_pair_lies_where_both_sides_say_and_above_the_diagonal_where_b_is_bett
 
 
 def test_differences_lie_beside_the_line_of_none_with_their_intervals():
-    found = Difference(4, 0.5, 0.6, 0.1, (0.05, 0.2), {})
-    nothing = Difference(0, None, None, None, None, {})
+    found = Difference(8, 0.5, 0.62, 0.12, 0.1, (0.05, 0.2), {})
+    nothing = Difference(0, None, None, None, None, None, {})
     drawing = differences([("organ", found), ("nodule", nothing)])
     (zero,), (dot,), (interval,) = (elements(drawing, kind) for kind in ("gap", "dot", "interval"))
     places = [float(zero.get("x1")), float(interval.get("x1")), float(dot.get("cx")), float(interval.get("x2"))]
     assert places == sorted(places)
     assert places[2] - places[0] == pytest.approx(2 * (places[1] - places[0]), abs=0.2)
+
+
+def test_too_few_patients_have_words_in_place_of_the_interval():
+    drawing = differences([("organ", Difference(2, 0.5, 0.6, 0.1, 0.1, None, {"interval": "too few to say: …"}))])
+    assert elements(drawing, "interval") == []
+    assert len(elements(drawing, "dot")) == 1
+    assert "too few to say" in "".join(ElementTree.fromstring(str(drawing)).itertext())

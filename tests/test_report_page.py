@@ -131,6 +131,28 @@ def test_verdict_says_what_the_summary_holds():
     assert told["What to look at?"][0] == "a"
 
 
+def test_two_patients_are_too_few_to_say_how_sure(tmp_path):
+    page = page_of(make_report(tmp_path, ["a", "b"]))
+    rows = [element[2] for element in page.all("tr") if element[2].startswith(("organ", "nodule"))]
+    assert len(rows) == 2
+    assert all("too few to say" in row for row in rows)
+    (card,) = [
+        element for element in page.all("div") if element[1].get("class") == "card" and "How sure?" in element[2]
+    ]
+    assert "too few to say" in card[2]
+    assert "2 patients; an interval needs 6, and `fewmask train --folds 5`" in card[2]
+    assert "95 % interval of" not in card[2]
+
+
+def test_six_patients_have_an_interval_in_card_and_table(tmp_path):
+    page = page_of(make_report(tmp_path, list("abcdef")))
+    (card,) = [
+        element for element in page.all("div") if element[1].get("class") == "card" and "How sure?" in element[2]
+    ]
+    assert "95 % interval of the mean Dice over 6 patients" in card[2]
+    assert "too few" not in "".join(element[2] for element in page.all("tr"))
+
+
 def test_a_report_without_any_number_opens(tmp_path):
     rows = [result("a", 1, None, "absent")]
     write_report(tmp_path, rows, summarise(rows), Origin("empty"))

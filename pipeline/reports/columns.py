@@ -26,8 +26,8 @@ class Metric:
         unit: ``mm``, ``ml`` or nothing.
         better: Which values are better; "" for a plain quantity.
         decimals: Digits behind the point.
-        low: The least value that there can be, where the axis of a chart is to start there.
-        high: The greatest value that there can be.
+        low: The least value that there can be, if any: no axis goes further.
+        high: The greatest value that there can be, if any.
         charted: Whether its distribution is drawn.
     """
 
@@ -69,7 +69,7 @@ METRICS = (
     Metric("recall", "Recall", low=0, high=1),
     Metric("volume_truth_ml", "True volume", "ml", "", 2, low=0),
     Metric("volume_predicted_ml", "Predicted volume", "ml", "", 2, low=0),
-    Metric("volume_difference", "Volume difference", "", "zero", 3, charted=True),
+    Metric("volume_difference", "Volume difference", "", "zero", 3, low=-2, high=2, charted=True),
     Metric("lesions_truth", "Lesions", "", "", 0, low=0),
     Metric("lesions_found", "Found", "", "higher", 0, low=0),
     Metric("lesions_missed", "Lesions missed", "", "lower", 0, low=0),

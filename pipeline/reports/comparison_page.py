@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.reports.columns import METRICS, classes_in
+from pipeline.reports.comparison import is_apart
 from pipeline.reports.figures import figures_of_comparison, write_figures
 from pipeline.reports.html import as_json, write_page
-from pipeline.reports.page import FAILURES, OUTCOMES, plural
+from pipeline.reports.intervals import TOO_FEW, plural
+from pipeline.reports.page import FAILURES, OUTCOMES
 from pipeline.reports.summary import HEADLINES
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ VERDICTS = {
     "b_better": "B is better",
     "mixed": "mixed evidence",
     "not_shown": "no difference shown",
-    "too_few": "too few to tell",
+    "too_few": TOO_FEW,
 }
 
 
@@ -71,9 +73,11 @@ def _verdict(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
     )
     if dice.difference is not None:
         yield "By how much?", f"{dice.difference:+.4f}", f"mean Dice: A {dice.mean_a:.4f}, B {dice.mean_b:.4f}"
-        interval = "{:+.4f} to {:+.4f}".format(*dice.interval) if dice.interval else "–"
+        interval = "{:+.4f} to {:+.4f}".format(*dice.interval) if dice.interval else TOO_FEW
         chance = test.reasons["p_value"] if test.p_value is None else f"Wilcoxon p = {test.p_value:.2g}, two-sided"
-        yield "How sure?", interval, f"95 % interval of the difference; {chance}"
+        about = f"95 % interval of the median patient's difference, {dice.median:+.4f}"
+        why = about if dice.interval else dice.reasons["interval"].removeprefix(f"{TOO_FEW}: ")
+        yield "How sure?", interval, f"{why}; {chance}"
     counts = f"{len(comparison.better)} : {len(comparison.worse)}"
     equal = f", {len(comparison.equal)} equal" if comparison.equal else ""
     yield (
@@ -95,7 +99,8 @@ def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
 
 def _row(name: str, metric: Metric, found: Difference, difference: float) -> dict[str, Any]:
     places = metric.decimals + 1
-    apart = found.interval is not None and not found.interval[0] <= 0 <= found.interval[1]
+    apart = is_apart(found)
+    agreed = found.interval is not None and difference * found.interval[0] > 0
     gain = difference if metric.better == "higher" else -difference
     return {
         "name": name,
@@ -104,10 +109,17 @@ def _row(name: str, metric: Metric, found: Difference, difference: float) -> dic
         "a": metric.shown(found.mean_a),
         "b": metric.shown(found.mean_b),
         "difference": f"{difference:+.{places}f}",
-        "interval": "{:+.{p}f} to {:+.{p}f}".format(*found.interval, p=places) if found.interval else "–",
+        "median": f"{found.median:+.{places}f}",
+        "interval": "{:+.{p}f} to {:+.{p}f}".format(*found.interval, p=places) if found.interval else TOO_FEW,
         "apart": apart,
-        "better": "–" if not apart else "B" if gain > 0 else "A",
+        "better": _better(apart and agreed, gain),
     }
+
+
+def _better(shown: bool, gain: float) -> str:
+    if not shown:
+        return "–"
+    return "B" if gain > 0 else "A"
 
 
 def _page_data(a: Sequence[CaseResult], b: Sequence[CaseResult], places: dict[str, int]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def figures_of_comparison(
     rows = [("all classes", comparison.means["dice"])] if len(comparison.classes) > 1 else []
     rows += [(found.name, found.metrics["dice"]) for found in comparison.classes]
     if any(found.difference is not None for _, found in rows):
-        caption = "Mean difference of Dice, B − A, and its 95 % bootstrap interval over patients."
+        caption = "Difference of Dice of the median patient, B − A, and its 95 % interval, which needs six patients."
         yield Figure("difference", "How large is the difference?", paired_charts.differences(rows), caption)
         caption = "A dot is a structure of a case. Above the dashed line B is better. Crosses were missed or invented."
         yield Figure("paired", "Is it so in every case?", paired_charts.paired(a, b, places), caption)

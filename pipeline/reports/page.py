@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from pipeline.reports.columns import classes_in, metrics_in, value_of
 from pipeline.reports.figures import figures_of_cases, figures_of_training, write_figures
 from pipeline.reports.html import as_json, write_page
+from pipeline.reports.intervals import TOO_FEW, plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.reports.columns import Metric
+    from pipeline.reports.intervals import Interval
     from pipeline.reports.summary import Summary
     from pipeline.reports.volumes import Gallery
     from pipeline.types import CaseResult
@@ -78,6 +80,7 @@ def write_report(
             "origin": origin,
             "summary": summary,
             "verdict": verdict(summary, ranked),
+            "span_of": span_of,
             "left_out": len(shown) - len(room),
             "has_cases": bool(room),
             "figures": figures,
@@ -123,6 +126,15 @@ def page_data(
     }
 
 
+def span_of(interval: Interval | None) -> str:
+    """Return an interval of a Dice as text, or that there are too few patients for one.
+
+    >>> span_of((0.5, 0.75)), span_of(None)
+    ('0.500 – 0.750', 'too few to say')
+    """
+    return "{:.3f} – {:.3f}".format(*interval) if interval else TOO_FEW
+
+
 def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[str, str, str]]:
     """Return question, figure and explanation of what a reader wants to know first."""
     rows = [row for row in summary.classes if row.dice.mean is not None]
@@ -138,10 +150,11 @@ def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[
         ("How good?", f"{mean.value:.3f}", f"mean Dice: {per_class}{', …' if len(rows) > 4 else ''}"),
         (
             "How sure?",
-            "{:.3f} – {:.3f}".format(*mean.interval) if mean.interval else "–",
-            f"95 % interval of the mean Dice over {plural(summary.n_patients, 'patient')}"
+            span_of(mean.interval),
+            f"95 % interval of the mean Dice over {plural(summary.n_patients, 'patient')}; its lower end allows for "
+            "failures that they do not show"
             if mean.interval
-            else mean.reasons.get("interval", ""),
+            else mean.reasons["interval"].removeprefix(f"{TOO_FEW}: "),
         ),
         (
             "Where does it fail?",
@@ -151,12 +164,3 @@ def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[
         ),
         ("What to look at?", worst, f"the lowest case, mean Dice {lowest:.3f}"),
     ]
-
-
-def plural(n: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> plural(1, "case"), plural(2, "case")
-    ('1 case', '2 cases')
-    """
-    return f"{n} {noun}{'s' * (n != 1)}"

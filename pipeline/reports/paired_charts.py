@@ -9,6 +9,7 @@ from markupsafe import Markup
 from pipeline.reports.axes import LEFT, RIGHT, Scale, legend, line, scale_around, shorten, svg, text, x_axis, y_axis
 from pipeline.reports.charts import FAILED, MOST_DOTS, dot
 from pipeline.reports.columns import classes_in
+from pipeline.reports.intervals import TOO_FEW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,13 +55,13 @@ def paired(a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str
 
 
 def differences(rows: Sequence[tuple[str, Difference]], better_right: str = "B is better →") -> Markup:
-    """Draw a mean difference a row with its 95 % interval, beside the line of no difference.
+    """Draw the median patient's difference, a row each, with its 95 % interval, beside the line of no difference.
 
     Args:
         rows: Names and differences; those without a number are left out.
         better_right: What a positive difference means.
     """
-    drawn = [(name, found, found.difference) for name, found in rows if found.difference is not None]
+    drawn = [(name, found, found.median) for name, found in rows if found.median is not None]
     ends = [end for _, found, value in drawn for end in (found.interval or (value, value))]
     x = scale_around([0.0, *ends], LEFT + 130, RIGHT - 8)
     height = 34 * len(drawn) + 18
@@ -70,13 +71,18 @@ def differences(rows: Sequence[tuple[str, Difference]], better_right: str = "B i
         parts.append(text(LEFT, middle + 4, shorten(name, 18), "name"))
         if found.interval:
             parts.append(line("interval", x(found.interval[0]), middle, x(found.interval[1]), middle))
+        else:
+            parts.append(text(RIGHT - 8, middle - 7, TOO_FEW, "tick end"))
         parts.append(
             Markup('<circle class="dot" cx="{}" cy="{}" r="5"><title>{}: {:+.4f}</title></circle>').format(
                 x(value), middle, name, value
             )
         )
-    parts.append(text(RIGHT - 8, height + 32, better_right, "tick end"))
-    return svg(height + 40, "Differences of the mean Dice with their intervals", Markup("").join(parts))
+    parts += [
+        text(LEFT + 130, height + 32, "Dice of B − Dice of A", "tick"),
+        text(RIGHT - 8, height + 32, better_right, "tick end"),
+    ]
+    return svg(height + 40, "Difference of Dice of the median patient, B − A", Markup("").join(parts))
 
 
 def _dice(result: CaseResult) -> float:
