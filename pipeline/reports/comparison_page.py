@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.reports.columns import METRICS, classes_in
+from pipeline.reports.columns import METRICS, classes_in, with_tolerance
 from pipeline.reports.comparison import is_apart
 from pipeline.reports.figures import figures_of_comparison, write_figures
 from pipeline.reports.html import as_json, write_page
@@ -46,6 +46,7 @@ def write_comparison(
     cases = list(dict.fromkeys(row.case for row in a))
     places = {case: n for n, case in enumerate(cases)}
     figures = list(figures_of_comparison(comparison, a, b, places))
+    metrics = [with_tolerance(metric, origin.tolerance_mm) for metric in SHOWN]
     write_figures(folder, figures)
     write_page(
         folder / "report.html",
@@ -55,10 +56,11 @@ def write_comparison(
             "origin": origin,
             "comparison": comparison,
             "verdict": list(_verdict(comparison)),
-            "rows": list(_rows(comparison)),
+            "rows": list(_rows(comparison, metrics)),
+            "metrics": metrics,
             "figures": figures,
             "training": (),
-            "data": as_json(_page_data(a, b, places)),
+            "data": as_json(_page_data(a, b, places, metrics)),
             "blocks": (),
         },
     )
@@ -87,12 +89,12 @@ def _verdict(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
     )
 
 
-def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
+def _rows(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
     """Yield a row of text for each class and metric, all classes together first."""
     groups = [("all classes", comparison.means)] if len(comparison.classes) > 1 else []
     groups += [(found.name, found.metrics) for found in comparison.classes]
     for name, differences in groups:
-        for metric in SHOWN:
+        for metric in metrics:
             if (found := differences[metric.key]).difference is not None:
                 yield _row(name, metric, found, found.difference)
 
@@ -122,16 +124,24 @@ def _better(shown: bool, gain: float) -> str:
     return "B" if gain > 0 else "A"
 
 
-def _page_data(a: Sequence[CaseResult], b: Sequence[CaseResult], places: dict[str, int]) -> dict[str, Any]:
+def _page_data(
+    a: Sequence[CaseResult], b: Sequence[CaseResult], places: dict[str, int], shown: Sequence[Metric]
+) -> dict[str, Any]:
     """Return what the page's script reads, as :func:`pipeline.reports.page.page_data` does."""
     second = {(row.case, row.label): row for row in b}
     pairs = [(one, second[one.case, one.label]) for one in a]
     classes = classes_in(a)
     order = {label: n for n, (label, _) in enumerate(classes)}
     outcomes = dict.fromkeys(_outcome(*pair) for pair in pairs)
-    metrics = [metric for metric in SHOWN if any(_values(*pair, metric)[2] is not None for pair in pairs)]
+    metrics = [metric for metric in shown if any(_values(*pair, metric)[2] is not None for pair in pairs)]
     columns = [
-        {"key": f"{metric.key}{side}", "title": f"{metric.title} {side}", "better": metric.better, "decimals": n}
+        {
+            "key": f"{metric.key}{side}",
+            "title": f"{metric.title} {side}",
+            "better": metric.better,
+            "decimals": n,
+            "note": metric.note,
+        }
         for metric in metrics
         for side, n in (("A", metric.decimals), ("B", metric.decimals), ("B − A", metric.decimals + 1))
     ]

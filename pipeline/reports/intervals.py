@@ -61,9 +61,9 @@ def too_few(patients: int) -> str:
     """Say why there is no interval, and what to do.
 
     >>> too_few(2)
-    'too few to say: 2 patients; an interval needs 6, and `fewmask train --folds 5` scores every patient with a mask'
+    'too few to say: 2 patients, and an interval needs 6; `fewmask train --folds 5` scores every patient with a mask'
     """
-    return f"{TOO_FEW}: {plural(patients, 'patient')}; an interval needs {FEWEST}, and {MORE_PATIENTS}"
+    return f"{TOO_FEW}: {plural(patients, 'patient')}, and an interval needs {FEWEST}; {MORE_PATIENTS}"
 
 
 @dataclass(frozen=True, slots=True)

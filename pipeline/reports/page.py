@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from pipeline.reports.columns import classes_in, metrics_in, value_of
+from pipeline.reports.columns import SURFACE_DICE, classes_in, metrics_in, value_of, with_tolerance
 from pipeline.reports.figures import figures_of_cases, figures_of_training, write_figures
 from pipeline.reports.html import as_json, write_page
 from pipeline.reports.intervals import TOO_FEW, plural
@@ -33,6 +33,7 @@ class Origin:
         config: The run's recipe as YAML, or "".
         history: Steps and values of each term of the loss.
         validation: Steps and validation Dice.
+        tolerance_mm: Of the surface Dice, where it is known.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Origin:
     config: str = ""
     history: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     validation: Sequence[tuple[float, float]] = ()
+    tolerance_mm: float | None = None
 
 
 OUTCOMES = {"scored": "scored", "absent": "absent", "missed": "missed", "false_positive": "invented"}
@@ -69,7 +71,9 @@ def write_report(
     shown = [case for case in ranked if gallery is not None and case in gallery.packed]
     room = shown[: gallery.room] if gallery is not None else []
     volumes = [asdict(gallery.packed[case][0]) for case in room] if gallery is not None else []
-    figures = list(figures_of_cases(results, {case: n for n, case in enumerate(ranked)}, calibration))
+    places = {case: n for n, case in enumerate(ranked)}
+    figures = list(figures_of_cases(results, places, calibration, origin.tolerance_mm))
+    metrics = metrics_in(results, origin.tolerance_mm)
     training = list(figures_of_training(origin.history, origin.validation))
     write_figures(folder, [*figures, *training])
     write_page(
@@ -85,7 +89,9 @@ def write_report(
             "has_cases": bool(room),
             "figures": figures,
             "training": training,
-            "data": as_json(page_data(results, metrics_in(results), ranked, volumes)),
+            "metrics": metrics,
+            "surface_dice": with_tolerance(SURFACE_DICE, origin.tolerance_mm),
+            "data": as_json(page_data(results, metrics, ranked, volumes)),
             "blocks": gallery.blocks(room) if gallery is not None else (),
         },
     )
@@ -114,7 +120,7 @@ def page_data(
         "cases": [{"id": case, "dice": mean} for case, mean in ranked.items()],
         "classes": [{"value": value, "name": name} for value, name in classes],
         "metrics": [
-            {"key": metric.key, "title": metric.title, "better": metric.better, "decimals": metric.decimals}
+            {name: getattr(metric, name) for name in ("key", "title", "better", "decimals", "note")}
             for metric in metrics
         ],
         "outcomes": [{"key": key, "title": title, "bad": key in FAILURES} for key, title in OUTCOMES.items()],

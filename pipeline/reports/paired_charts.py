@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from pipeline.reports.axes import LEFT, RIGHT, Scale, legend, line, scale_around, shorten, svg, text, x_axis, y_axis
-from pipeline.reports.charts import FAILED, MOST_DOTS, dot
+from pipeline.reports.charts import FAILED, MOST_DOTS, TOP, dot
 from pipeline.reports.columns import classes_in
 from pipeline.reports.intervals import TOO_FEW
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.reports.comparison import Difference
     from pipeline.types import CaseResult
 
-SIDE = 380
+SIDE = 394
 
 
 def paired(a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str, int]) -> Markup:
@@ -35,8 +35,9 @@ def paired(a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str
     numbers = [value for one, two in pairs for value in (_dice(one), _dice(two))]
     span = scale_around(numbers or [0.0, 1.0], 0, 1)
     low, high = max(0.0, span.low), min(1.0, span.high)
-    x, y = Scale(low, high, LEFT + 34, RIGHT), Scale(low, high, SIDE - 44, 12)
-    grid = x_axis(x, 12, SIDE - 44, 2) + y_axis(y, LEFT + 34, RIGHT) + line("gap", x(low), y(low), x(high), y(high))
+    x, y = Scale(low, high, LEFT + 34, RIGHT), Scale(low, high, SIDE - 44, TOP)
+    grid = x_axis(x, TOP, SIDE - 44, 2) + y_axis(y, LEFT + 34, RIGHT, "Dice of B")
+    grid += line("gap", x(low), y(low), x(high), y(high))
     dots = [
         dot(
             x(_dice(one)),
@@ -49,7 +50,7 @@ def paired(a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str
         )
         for one, two in pairs[:MOST_DOTS]
     ]
-    words = text((LEFT + RIGHT) / 2, SIDE - 8, "Dice of A", "tick middle") + text(LEFT + 40, 24, "Dice of B", "tick")
+    words = text((LEFT + RIGHT) / 2, SIDE - 8, "Dice of A", "tick middle")
     keys, below = legend([name for _, name in classes], "k", SIDE + 12)
     return svg(SIDE + below + 6, "Dice of B against Dice of A", grid + Markup("").join(dots) + words + keys)
 
