@@ -232,12 +232,12 @@ def test_the_table_shows_each_class_and_the_mean_last():
 
 def test_the_table_says_how_sure_the_mean_is():
     few = " ".join(shown(results_table(summarise(RESULTS))).split())
-    assert "how sure: too few to say: 3 patients, and an interval needs 6" in few
+    assert "how sure? too few to say: 3 patients, and an interval needs 6" in few
     assert "--folds 5" in few
     assert "95 %" not in few
     enough = summarise([result(str(n), 1, 0.8) for n in range(12)])
     low, high = enough.means["dice"].interval
-    assert f"95 % interval over 12 patients: {low:.3f} to {high:.3f}" in shown(results_table(enough))
+    assert f"95 % interval of the mean over 12 patients: {low:.3f} to {high:.3f}" in shown(results_table(enough))
     assert "sure" not in shown(results_table(summarise([])))
 
 
