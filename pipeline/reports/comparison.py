@@ -245,7 +245,8 @@ def _difference(a: Numbers, b: Numbers, patients: Sequence[str]) -> Difference:
         )
         return Difference(0, None, None, None, None, None, dict.fromkeys(names, reason))
     changes = means_of_patients(list(_row_means(a, b)), patients)
-    interval, median = median_interval(changes), float(np.median(changes))
+    median = float(np.median(changes))
+    interval = median_interval(changes)
     reasons = {} if interval else {"interval": too_few(len(changes))}
     return Difference(pairs, mean_of_means(a), mean_of_means(b), mean_of_means(b - a), median, interval, reasons)
 

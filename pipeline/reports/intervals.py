@@ -164,7 +164,8 @@ def mean_interval(values: Numbers, patients: Sequence[str], span: Interval) -> I
     # One more patient, who has as many cases as anyone.
     most = counts.max(axis=0)
     low, high = (np.vstack([sums[filled], end * most]) for end in span)
-    columns, weights = np.hstack([low, high, np.vstack([counts[filled], most])]), _weights(int(filled.sum()))
+    columns = np.hstack([low, high, np.vstack([counts[filled], most])])
+    weights = _weights(int(filled.sum()))
     parts = [weights[n : n + TOGETHER] @ columns for n in range(0, RESAMPLES, TOGETHER)]
     worst, best, weighed = np.split(np.concatenate(parts), 3, axis=1)
     outside = (1 - LEVEL) / 2
