@@ -10,21 +10,24 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline"
 LAYERS = (
-    {"errors", "types", "files", "interruption"},
+    {"errors", "types", "files", "interruption", "durations"},
     {"registry", "recipe", "config", "strict_json", "strict_yaml", "plugins"},
     {"data"},
     {"planning", "networks", "losses", "metrics"},
     {"engines", "checkpoints"},
     {"runs"},
     {"console"},
+    {"arguments"},
     {"cli"},
 )
 # Beside the layers: reports is read by runs and cli, and itself reads three modules alone.
 REPORTS_READ = {"types", "files", "errors"}
-ABOVE_REPORTS = {"runs", "console", "cli"}
+ABOVE_REPORTS = {"runs", "console", "arguments", "cli"}
 LIGHT = (
     "__init__",
+    "arguments",
     "cli",
+    "durations",
     "console",
     "recipe",
     "config",

@@ -65,7 +65,7 @@ def evaluate(
     summary = summarise(results)
     about = {"version": __version__, "tolerance_mm": tolerance_mm}
     write_json(output / "summary.json", about | summary.as_dict())
-    report_masks(output, predictions, labels, results, summary, gallery)
+    report_masks(output, predictions, labels, results, summary, gallery, tolerance_mm)
     return summary
 
 

@@ -23,8 +23,9 @@ from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write, locked
 from pipeline.interruption import stoppable
 from pipeline.metrics.case import TOLERANCE_MM, score_case
+from pipeline.reports.comparison import ALPHA, EQUAL, Wilcoxon, signed_rank
 from pipeline.reports.files import write_json
-from pipeline.reports.intervals import describe
+from pipeline.reports.intervals import FEWEST, means_of_patients
 from pipeline.runs import resuming, scoring
 from pipeline.runs.budget import seconds_of
 from pipeline.runs.checking import note
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     from pipeline.data.splits import Split
     from pipeline.engines.predictor import Segmentation, Segmenter
     from pipeline.recipe import Recipe
-    from pipeline.reports.intervals import Statistics
     from pipeline.types import Case, Task
 
 # Of a budget, what the folds themselves share; the rest is for predicting every labelled case once more.
@@ -252,8 +252,9 @@ def _candidates(cases: Sequence[Case], facts: Mapping[str, CaseFacts], truth: Ta
 class Trial:
     """What each of some changes to the predicted masks would do to Dice.
 
-    A change is kept where its mean gain is above 0 beyond doubt: the whole 95 % bootstrap interval over patients is. Of
-    those that drop components, a label gets the better one. A class that is rightly nowhere counts as Dice 1.
+    A change is kept where the patients gain by it on average and mostly, and Wilcoxon's signed-rank test of six or more
+    that it changes says that it is no chance (p < 0.05). Of those that drop components, a label gets the better one. A
+    class that is rightly nowhere counts as Dice 1.
 
     Attributes:
         truth: What the masks tell.
@@ -283,14 +284,22 @@ class Trial:
 
     def kept(self) -> dict[Mending, str]:
         """Return the changes that are kept, in the order of their application, and what each gains in words."""
-        gains = {candidate: describe(values, self._patients) for candidate, values in self._gains.items()}
-        sure = {m: found for m, found in gains.items() if found.interval is not None and found.interval[0] > 0}
+        gains = {candidate: means_of_patients(values, self._patients) for candidate, values in self._gains.items()}
+        tests = {candidate: signed_rank(found) for candidate, found in gains.items()}
+        sure = [candidate for candidate, test in tests.items() if _helps(gains[candidate], test)]
         best: dict[tuple[int, bool], Mending] = {}
-        for mending in sorted(sure, key=lambda mending: cast("float", sure[mending].mean)):
+        for mending in sorted(sure, key=lambda mending: float(gains[mending].mean())):
             best[mending.label, mending.what != "fill"] = mending
-        return {best[key]: _in_words(sure[best[key]]) for key in sorted(best)}
+        return {best[key]: _in_words(gains[best[key]], tests[best[key]]) for key in sorted(best)}
 
 
-def _in_words(gain: Statistics) -> str:
-    low, high = cast("tuple[float, float]", gain.interval)
-    return f"Dice {gain.mean:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
+def _helps(gains: NDArray[np.float64], test: Wilcoxon) -> bool:
+    """Tell whether a change helps: the test alone would also say so of one that mostly does harm."""
+    if test.p_value is None or test.p_value >= ALPHA or test.n < FEWEST:
+        return False
+    return bool(gains.mean() > 0 and np.median(gains[abs(gains) > EQUAL]) > 0)
+
+
+def _in_words(gains: NDArray[np.float64], test: Wilcoxon) -> str:
+    better, worse = int((gains > EQUAL).sum()), int((gains < -EQUAL).sum())
+    return f"Dice {gains.mean():+.4f}; {better} patients gain, {worse} lose, Wilcoxon p = {test.p_value:.2g}"

@@ -50,6 +50,7 @@ def report_run(
     calibration: Mapping[str, Any],
     facts: Mapping[str, str],
     notes: Sequence[str],
+    tolerance_mm: float,
 ) -> None:
     """Write ``report.html`` of a run's validation.
 
@@ -62,6 +63,7 @@ def report_run(
         calibration: As ``summary.json`` has it.
         facts: Names and values that the reader is told beside the run's own.
         notes: What a reader of the figures has to know.
+        tolerance_mm: Of the surface Dice.
     """
     split = read_own(run, SPLIT)
     taught = f"{len(split['labelled'])} scans with masks, {len(split['unlabelled'])} without"
@@ -75,6 +77,7 @@ def report_run(
         config=write_yaml(told),
         history=read_curves(run / HISTORY),
         validation=read_curves(run / VALIDATION).get("mean_dice", []),
+        tolerance_mm=tolerance_mm,
     )
     write_report(folder, results, summary, origin, gallery, calibration)
 
@@ -86,21 +89,29 @@ def report_masks(
     results: Sequence[CaseResult],
     summary: Summary,
     gallery: Gallery | None,
+    tolerance_mm: float,
 ) -> None:
     """Write ``report.html`` of masks from any tool."""
     origin = Origin(
         title=f"{predictions.resolve().name} against {labels.resolve().name}",
         facts={"Predictions": predictions.resolve().name, "Labels": labels.resolve().name} | _versions(),
+        tolerance_mm=tolerance_mm,
     )
     write_report(folder, results, summary, origin, gallery)
 
 
 def report_comparison(
-    folder: Path, comparison: Comparison, a: Sequence[CaseResult], b: Sequence[CaseResult], places: tuple[Path, Path]
+    folder: Path,
+    comparison: Comparison,
+    a: Sequence[CaseResult],
+    b: Sequence[CaseResult],
+    places: tuple[Path, Path],
+    tolerance_mm: float | None,
 ) -> None:
     """Write ``report.html`` of a comparison of the scores in two places."""
     facts = {side: place.resolve().name for side, place in zip("AB", places, strict=True)}
-    origin = Origin(title=f"{comparison.b} against {comparison.a}", facts=facts | _versions())
+    title = f"{comparison.b} against {comparison.a}"
+    origin = Origin(title=title, facts=facts | _versions(), tolerance_mm=tolerance_mm)
     write_comparison(folder, comparison, a, b, origin)
 
 

@@ -242,5 +242,7 @@ def write_scores(
     about |= {"tolerance_mm": scored.tolerance_mm, "calibration": scored.calibration}
     write_json(folder / "summary.json", about | scored.matching | summary.as_dict())
     facts = {"Checkpoint": f"{which}, step {step}"}
-    report_run(folder, run, scored.results, summary, scored.gallery, scored.calibration, facts, notes)
+    report_run(
+        folder, run, scored.results, summary, scored.gallery, scored.calibration, facts, notes, scored.tolerance_mm
+    )
     return Scores(summary, folder, notes)
