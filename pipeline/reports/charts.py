@@ -187,12 +187,14 @@ def reliability(curve: Sequence[Mapping[str, float]], height: int = 250) -> Mark
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
-    """Return at most about ``most`` points, each the mean of a stretch.
+    """Return at most about ``most`` points, each the mean of a stretch; none of none.
 
+    >>> thinned([])
+    []
     >>> thinned([(1, 1.0), (2, 3.0), (3, 5.0), (4, 7.0)], most=2)
     [(1.5, 2.0), (3.5, 6.0)]
     """
-    size = math.ceil(len(points) / most)
+    size = max(1, math.ceil(len(points) / most))
     stretches = [points[n : n + size] for n in range(0, len(points), size)]
     return [(fmean(step for step, _ in part), fmean(value for _, value in part)) for part in stretches]
 
