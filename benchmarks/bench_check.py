@@ -2,6 +2,8 @@
 
 Load: ours reads to the last byte and verifies checksum, length and header; nibabel and MONAI's LoadImage do not.
 
+Hashes: what a look at a scan of 512x512x128 takes to know its voxels again in any type and order of axes.
+
 Check: ours against nnU-Net's integrity check and fingerprint, on one folder in nnU-Net's layout. First case by case,
 both in one thread of a process that has imported everything; then as whole commands, both with all cores. Calls
 alternate, and the figures are medians.
@@ -32,7 +34,10 @@ import numpy as np
 from monai.transforms import LoadImage
 
 from pipeline.data import nifti
+from pipeline.data.content import hash_scan
+from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.layouts import open_dataset
+from pipeline.types import Case
 
 # What nnUNetv2_extract_fingerprint --verify_dataset_integrity does to each case, without its pools of processes.
 PEER = """
@@ -96,10 +101,23 @@ def time_loads(paths, rounds):
     }
 
 
-def write_large(folder):
-    """Write a volume of 240x240x155 that packs as a brain scan does: smooth, noisy inside and empty outside."""
+def time_hashes(path, rounds):
+    """Milliseconds of a look at one scan, and of the hashes of its voxels in it."""
+    case, scan = Case("large", (path,), None, "large"), nifti.load(path)
+    found = alternate(
+        rounds,
+        look=lambda: examine_case(case, Declared()) and None,
+        hashes=lambda: hash_scan(scan.voxels[0], scan.affine) and None,
+    )
+    return {f"{name}_ms": 1000 * median(seconds) for name, seconds in found.items()} | {
+        "share": ratio(found["hashes"], found["look"])
+    }
+
+
+def write_large(folder, shape=(240, 240, 155)):
+    """Write a volume that packs as a brain scan does: smooth, noisy inside and empty outside."""
     rng = np.random.default_rng(0)
-    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (240, 240, 155)), indexing="ij", sparse=True)
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij", sparse=True)
     inside = x**2 + y**2 + z**2 < 0.6
     values = (600 + 300 * np.cos(5 * x) * np.cos(4 * y) * np.cos(3 * z) + rng.normal(0, 20, inside.shape)) * inside
     nib.save(nib.Nifti1Image(values.astype(np.int16), np.eye(4)), folder / "large.nii.gz")
@@ -184,6 +202,7 @@ def main():
         results = {
             "load": time_loads(paths, rounds),
             "load_large": time_loads([write_large(Path(name))], rounds),
+            "hashes": time_hashes(write_large(Path(name), (512, 512, 128)), rounds),
             "check": [],
         }
     for count in ([20] if given.quick else given.cases) if given.nnunet else []:

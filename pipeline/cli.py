@@ -5,44 +5,36 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
+from pipeline.arguments import (
+    Checkpoint,
+    Layout,
+    LayoutOptions,
+    Overrides,
+    Plugins,
+    Root,
+    Tolerance,
+    command,
+    destination,
+    place,
+    run_command,
+)
 from pipeline.console import ERR, OUT, complain, explained, fail, say, show_findings, show_scores
+from pipeline.durations import in_one_unit
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.interruption import Stopped, stoppable
 
 # A time budget counts the imports too.
 STARTED = time.monotonic()
-KEY_HELP = "Keys of the recipe to set, such as dataset=PATH or max_steps=3000."
-
-app = tyro.extras.SubcommandApp()
-Checkpoint = Annotated[Literal["last", "best"], tyro.conf.arg(help="Which checkpoint of the run to use.")]
-Plugins = Annotated[
-    tyro.conf.UseAppendAction[tuple[Path, ...]],
-    tyro.conf.arg(name="plugin", help="Python file that registers the run's network, where it is not one of ours."),
-]
-Tolerance = Annotated[float, tyro.conf.arg(help="Of the surface Dice, in mm.")]
-Overrides = tyro.conf.Positional[
-    Annotated[tuple[str, ...], tyro.conf.arg(name="key=value", help=KEY_HELP, metavar="key=value")]
-]
-Layout = Annotated[str, tyro.conf.arg(help="How the dataset lies on disk.", metavar="NAME")]
-LayoutOptions = Annotated[
-    tyro.conf.UseAppendAction[tuple[str, ...]],
-    tyro.conf.arg(name="layout-option", help="An option of the layout, such as ignore=255.", metavar="KEY=VALUE"),
-]
-Root = Annotated[Path | None, tyro.conf.arg(help="Folder that the paths in a list are relative to.", metavar="DIR")]
 
 
-def _place(name: str, text: str) -> object:
-    return tyro.conf.arg(name=name, help=text, metavar=name)
-
-
-@app.command
+@command
 def check(
-    dataset: tyro.conf.Positional[Annotated[Path, _place("DATASET", "A dataset folder, a list or a scan.")]],
+    dataset: tyro.conf.Positional[Annotated[Path, place("DATASET", "A dataset folder, a list or a scan.")]],
     root: Root = None,
     *,
     layout: Layout = "auto",
@@ -52,9 +44,7 @@ def check(
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(name="fix", help="Write a repaired copy to --output; docs/checks.md lists the repairs."),
     ] = (),
-    output: Annotated[
-        Path, tyro.conf.arg(help="Folder for check.json, and for the copy that --fix makes.", metavar="DIR")
-    ] = Path(),
+    output: Annotated[Path, destination("Folder for check.json, and for the copy that --fix makes.")] = Path(),
     plugins: Plugins = (),
 ) -> None:
     """Look at every file of a dataset and report everything that is wrong with it.
@@ -88,16 +78,14 @@ def check(
     say(f"Wrote {report}.")
 
 
-@app.command
+@command
 def plan(
     source: tyro.conf.Positional[
-        Annotated[Path | None, _place("SOURCE", "A dataset, or a recipe with dataset=PATH, as for train.")]
+        Annotated[Path | None, place("SOURCE", "A dataset, or a recipe with dataset=PATH, as for train.")]
     ] = None,
     overrides: Overrides = (),
     *,
-    output: Annotated[Path, tyro.conf.arg(help="The file to write; train takes it as it is.", metavar="FILE")] = Path(
-        "plan.yaml"
-    ),
+    output: Annotated[Path, destination("The file to write; train takes it as it is.", "FILE")] = Path("plan.yaml"),
     doctor: Annotated[bool, tyro.conf.arg(help="Say what the machine has, and what will be short.")] = False,
 ) -> None:
     """Choose every setting of a training from the data and the machine, and say why.
@@ -122,20 +110,20 @@ def plan(
     say(f"Wrote {output}: fewmask train {output}")
 
 
-@app.command
+@command
 def train(
     source: tyro.conf.Positional[
-        Annotated[Path, _place("SOURCE", "A recipe by path or by name (semisupervised), or a dataset.")]
+        Annotated[Path, place("SOURCE", "A recipe by path or by name (semisupervised), or a dataset.")]
     ],
     overrides: Overrides = (),
     *,
     output: Annotated[
         Path | None,
-        tyro.conf.arg(help="The run's folder; by default runs/ and the name of the source.", metavar="RUN"),
+        destination("The run's folder; by default runs/ and the name of the source.", "RUN"),
     ] = None,
     time_budget: Annotated[
         str | None,
-        tyro.conf.arg(help="How long the whole command may take: 90s, 20m, 2h, 1.5d.", metavar="TIME"),
+        tyro.conf.arg(help="How long the whole command may take: 90s, 20min, 1h30m, 1.5d.", metavar="TIME"),
     ] = None,
     folds: Annotated[int | None, tyro.conf.arg(help="Cross-validate: so many networks, each without a part.")] = None,
     resume: Annotated[bool, tyro.conf.arg(help="Go on with the run that the folder holds.")] = False,
@@ -152,7 +140,7 @@ def train(
 
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
-        overrides = ("max_steps=auto", "corrections=[]", *overrides, f"time_budget={time_budget}")
+        overrides = ("max_steps=auto", "corrections=[]", *overrides, f"time_budget={in_one_unit(time_budget)}")
     recipe = runs.read_recipe(source, overrides)
     how: dict[str, Any] = {"resume": resume, "allow_change": allow_change, "started": STARTED}
     found = [runs.train(recipe, run, **how)] if folds is None else runs.cross_validate(recipe, run, folds, **how)
@@ -163,9 +151,9 @@ def train(
             show_scores(scores.summary, scores.folder, "last", scores.notes)
 
 
-@app.command
+@command
 def validate(
-    run: tyro.conf.Positional[Annotated[Path, _place("RUN", "A run's folder.")]],
+    run: tyro.conf.Positional[Annotated[Path, place("RUN", "A run's folder.")]],
     *,
     dataset: Annotated[
         Path | None,
@@ -193,12 +181,12 @@ def validate(
     show_scores(scores.summary, scores.folder, checkpoint, scores.notes)
 
 
-@app.command
+@command
 def predict(
-    run: tyro.conf.Positional[Annotated[Path, _place("RUN", "A run's folder.")]],
-    scans: tyro.conf.Positional[Annotated[tuple[Path, ...], _place("SCAN", "Scans, folders of scans, or datasets.")]],
+    run: tyro.conf.Positional[Annotated[Path, place("RUN", "A run's folder.")]],
+    scans: tyro.conf.Positional[Annotated[tuple[Path, ...], place("SCAN", "Scans, folders of scans, or datasets.")]],
     *,
-    output: Annotated[Path, tyro.conf.arg(help="Folder for the masks, which are named as the scans.", metavar="DIR")],
+    output: Annotated[Path, destination("Folder for the masks, which are named as the scans.")],
     annotate_next: Annotated[
         bool, tyro.conf.arg(help="Also write annotate_next.csv: the scans by predicted Dice, the worst first.")
     ] = False,
@@ -215,12 +203,12 @@ def predict(
     say(f"Wrote {len(masks)} mask(s) to {output} with the {checkpoint} checkpoint.")
 
 
-@app.command
+@command
 def evaluate(
-    predictions: tyro.conf.Positional[Annotated[Path, _place("PREDICTIONS", "A folder of masks, made by any tool.")]],
-    labels: tyro.conf.Positional[Annotated[Path, _place("LABELS", "A folder of true masks of the same names.")]],
+    predictions: tyro.conf.Positional[Annotated[Path, place("PREDICTIONS", "A folder of masks, made by any tool.")]],
+    labels: tyro.conf.Positional[Annotated[Path, place("LABELS", "A folder of true masks of the same names.")]],
     *,
-    output: Annotated[Path, tyro.conf.arg(help="Folder for cases.csv and summary.json.", metavar="DIR")],
+    output: Annotated[Path, destination("Folder for cases.csv and summary.json.")],
     ignore: Annotated[int | None, tyro.conf.arg(help="Label value of voxels that are not scored.")] = None,
     tolerance_mm: Tolerance = 1.0,
 ) -> None:
@@ -233,12 +221,12 @@ def evaluate(
     show_scores(runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm), output)
 
 
-@app.command
+@command
 def compare(
-    run_a: tyro.conf.Positional[Annotated[Path, _place("RUN_A", "A run, or the folder of an evaluation.")]],
-    run_b: tyro.conf.Positional[Annotated[Path, _place("RUN_B", "Another, scored on the same cases.")]],
+    run_a: tyro.conf.Positional[Annotated[Path, place("RUN_A", "A run, or the folder of an evaluation.")]],
+    run_b: tyro.conf.Positional[Annotated[Path, place("RUN_B", "Another, scored on the same cases.")]],
     *,
-    output: Annotated[Path, tyro.conf.arg(help="Folder for the report and its tables.", metavar="DIR")],
+    output: Annotated[Path, destination("Folder for the report and its tables.")],
 ) -> None:
     """Say whether one run is better than another on the cases that both were scored on.
 
@@ -253,11 +241,11 @@ def compare(
     say(f"Wrote {output / 'report.html'}, compare.json and compare.csv.")
 
 
-@app.command
+@command
 def fetch(
-    name: tyro.conf.Positional[Annotated[str, _place("NAME", "A task of the Decathlon, such as Task04_Hippocampus.")]],
+    name: tyro.conf.Positional[Annotated[str, place("NAME", "A task of the Decathlon, such as Task04_Hippocampus.")]],
     *,
-    output: Annotated[Path, tyro.conf.arg(help="Where the dataset's folder goes.", metavar="DIR")] = Path("data"),
+    output: Annotated[Path, destination("Where the dataset's folder goes.")] = Path("data"),
 ) -> None:
     """Download a public dataset, and verify it.
 
@@ -269,9 +257,9 @@ def fetch(
     say(f"Wrote {folder}: fewmask train {folder}")
 
 
-@app.command
+@command
 def prune(
-    cache: tyro.conf.Positional[Annotated[Path, _place("CACHE", "A folder of prepared scans, such as RUN/cache.")]],
+    cache: tyro.conf.Positional[Annotated[Path, place("CACHE", "A folder of prepared scans, such as RUN/cache.")]],
     *,
     unused_days: Annotated[float, tyro.conf.arg(help="Keep what a run has used in so many days.")] = 30,
 ) -> None:
@@ -287,9 +275,9 @@ def prune(
     say(f"Deleted {count} file(s), {size / 1e6:.1f} MB.")
 
 
-@app.command
+@command
 def phantom(
-    folder: tyro.conf.Positional[Annotated[Path, _place("DIR", "An empty or new folder.")]],
+    folder: tyro.conf.Positional[Annotated[Path, place("DIR", "An empty or new folder.")]],
     *,
     labelled: Annotated[int, tyro.conf.arg(help="Scans with a mask.")] = 6,
     unlabelled: Annotated[int, tyro.conf.arg(help="Scans without one.")] = 18,
@@ -308,12 +296,14 @@ def phantom(
             raise UserError("Nothing was written.", [Problem(name, "negative", f"is {count}", "give 0 or more")])
 
     cases = write_phantom(folder, labelled=labelled, unlabelled=unlabelled, seed=seed)
-    for _ in track(cases, "writing", labelled + unlabelled, console=ERR, transient=True, disable=not ERR.is_terminal):
+    for _ in track(
+        cases, "writing", labelled + unlabelled, console=ERR, transient=True, disable=OUT.quiet or not ERR.is_terminal
+    ):
         pass
     say(f"Wrote {labelled} scans with masks and {unlabelled} without to {folder}.")
 
 
-@app.command
+@command
 def components() -> None:
     """List what a recipe can name: losses, networks, layouts, and their options.
 
@@ -333,15 +323,9 @@ def components() -> None:
 
 def main() -> None:
     """Run the command that the arguments name; a user's mistake ends in one message and exit code 2."""
-    from pipeline.config import overrides_first
-
     try:
         with stoppable():
-            app.cli(
-                args=overrides_first(sys.argv[1:]),
-                prog="fewmask",
-                description="Few masks, many scans: from a folder of NIfTI volumes to a segmenter.",
-            )
+            run_command(sys.argv[1:])
     except Stopped as stop:
         complain("stopped; `train` goes on with --resume")
         sys.exit(stop.code)

@@ -50,7 +50,7 @@ def find(source: Path) -> Path | None:
 
 
 # Options of `train` and `plan` that are followed by a value.
-VALUED = ("--time-budget", "--folds", "--output", "--allow-change")
+VALUED = ("--time-budget", "--folds", "--output", "-o", "--allow-change")
 
 
 def overrides_first(arguments: list[str]) -> list[str]:

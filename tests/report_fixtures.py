@@ -81,8 +81,11 @@ def make_report(folder, names, labels=LABELS, dice=None, origin=None, shape=SHAP
     for n, name in enumerate(names):
         gallery.add(name, *blob_case(n, shape))
         rows += [
-            result(name, label, (dice or {}).get(name, 0.5 + 0.004 * n) - 0.1 * (label - 1), name=labels[label])
-            for label in (1, 2)
+            result(
+                name, label, max(0.0, (dice or {}).get(name, 0.5 + 0.004 * n) - 0.1 * (label - 1)), name=labels[label]
+            )
+            for label in labels
+            if label
         ]
     write_report(folder, rows, summarise(rows), origin or Origin("A run"), gallery)
     return folder / "report.html"

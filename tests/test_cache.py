@@ -14,8 +14,9 @@ from pipeline.data import cache as cache_module
 from pipeline.data.cache import DAY_S, Cache, prune
 from pipeline.data.check import Check
 from pipeline.data.layouts import open_dataset
+from pipeline.data.nifti import load
 from pipeline.data.normalization import IntensityRange
-from pipeline.data.transforms import Grid, case_files, case_transforms
+from pipeline.data.transforms import Grid, case_transforms
 
 GRID = Grid("RAS", (1.0, 1.0, 1.0))
 
@@ -29,6 +30,11 @@ def indexed(source):
 @pytest.fixture
 def cache(dataset_folder, tmp_path):
     return Cache(tmp_path / "cache", indexed(dataset_folder(labelled=2, unlabelled=1)), GRID)
+
+
+def scans_of(case):
+    scans = {"image": [load(path) for path in case.images]}
+    return scans | ({"annotation": load(case.label)} if case.label else {})
 
 
 def written(cache):
@@ -50,7 +56,7 @@ def equal(first, second):
 def test_a_case_comes_back_as_the_transforms_made_it(cache):
     assert list(cache.fill(cache.index.dataset.cases)) == ["case_000", "case_001", "case_002"]
     for case in cache.index.dataset.cases:
-        expected, stored = case_transforms(GRID, [0, 1])(case_files(case)), cache.get(case)
+        expected, stored = case_transforms(GRID, [0, 1])(scans_of(case)), cache.get(case)
         assert set(stored) == {"image", "annotation", "locations"}
         for part in ("image", "annotation"):
             np.testing.assert_array_equal(stored[part], expected[part].numpy())

@@ -5,6 +5,7 @@ import pytest
 from report_fixtures import HOSTILE, result
 
 from pipeline.reports import charts
+from pipeline.reports.axes import shorten
 from pipeline.reports.charts import Scale, curves, distribution, scale_around, scatter
 from pipeline.reports.columns import METRICS
 from pipeline.reports.comparison import Difference
@@ -45,6 +46,22 @@ def test_dots_and_box_lie_where_their_values_are():
     assert float(median.get("x1")) == places[2]
 
 
+@pytest.mark.parametrize(("n", "boxes"), [(1, 0), (2, 0), (4, 0), (5, 1)])
+def test_a_few_cases_are_points_and_no_box(n, boxes):
+    rows = [result(str(case), 1, 0.5 + 0.05 * case) for case in range(n)]
+    drawing = distribution(rows, METRIC["dice"], {str(case): case for case in range(n)})
+    assert len(elements(drawing, "dot")) == n
+    assert [len(elements(drawing, kind)) for kind in ("box", "median", "whisker")] == [boxes] * 3
+
+
+def test_names_that_differ_at_their_ends_stay_different():
+    names = ["left_upper_lobe_of_the_lung", "left_upper_lobe_of_the_liver", "right_upper_lobe_of_the_lung"]
+    assert len({shorten(name, most) for name in names for most in [18]}) == 3
+    for most in (8, 9, 18, 30):
+        assert all(len(shorten(name * 3, most)) == most for name in names)
+    assert shorten("organ", 8) == "organ"
+
+
 def test_means_count_failures():
     text = "".join(ElementTree.fromstring(str(distribution(RESULTS, METRIC["dice"], PLACES))).itertext())
     assert f"mean {sum(0.5 + 0.03 * n for n in range(9)) / 10:.3f}" in text
@@ -75,10 +92,10 @@ def test_scatter_has_a_dot_a_structure_and_skips_those_without_a_size():
 
 
 def test_long_curves_are_thinned_out_and_keep_their_ends():
-    drawing = curves({"loss": [(n, 1 / n) for n in range(1, 100_001)], "dice": []}, "Loss")
+    drawing = curves({"loss": [(n, 1 / n) for n in range(1, 100_001)], "dice": []}, "Loss", "loss")
     (line,) = elements(drawing, "curve")
     assert line.get("d").count("L") < charts.POINTS
-    assert curves({"loss": []}, "Loss") == ""
+    assert curves({"loss": []}, "Loss", "loss") == ""
 
 
 def test_names_are_text():
@@ -109,10 +126,17 @@ def test_a_pair_lies_where_both_sides_say_and_above_the_diagonal_where_b_is_bett
 
 
 def test_differences_lie_beside_the_line_of_none_with_their_intervals():
-    found = Difference(4, 0.5, 0.6, 0.1, (0.05, 0.2), {})
-    nothing = Difference(0, None, None, None, None, {})
+    found = Difference(8, 0.5, 0.62, 0.12, 0.1, (0.05, 0.2), {})
+    nothing = Difference(0, None, None, None, None, None, {})
     drawing = differences([("organ", found), ("nodule", nothing)])
     (zero,), (dot,), (interval,) = (elements(drawing, kind) for kind in ("gap", "dot", "interval"))
     places = [float(zero.get("x1")), float(interval.get("x1")), float(dot.get("cx")), float(interval.get("x2"))]
     assert places == sorted(places)
     assert places[2] - places[0] == pytest.approx(2 * (places[1] - places[0]), abs=0.2)
+
+
+def test_too_few_patients_have_words_in_place_of_the_interval():
+    drawing = differences([("organ", Difference(2, 0.5, 0.6, 0.1, 0.1, None, {"interval": "too few to say: …"}))])
+    assert elements(drawing, "interval") == []
+    assert len(elements(drawing, "dot")) == 1
+    assert "too few to say" in "".join(ElementTree.fromstring(str(drawing)).itertext())

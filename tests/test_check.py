@@ -356,13 +356,14 @@ def test_a_sound_dataset_is_described_in_a_few_lines(dataset_folder):
 def test_a_pair_of_masks_is_judged_as_one(tmp_path, make_scan):
     truth = make_scan("truth.nii.gz", (np.indices(SHAPE)[0] % 3 * 2).astype(np.int16))
     good = make_scan("good.nii.gz", (np.indices(SHAPE)[1] % 2).astype(np.uint8))
-    assert examine_pair(truth, good) == ({0, 1, 2, 4}, [])
+    hashes = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in (truth, good))
+    assert examine_pair(truth, good) == ({0, 1, 2, 4}, hashes, [])
     small = make_scan("small.nii.gz", np.zeros((2, 2, 2), np.uint8))
-    values, (problem,) = examine_pair(truth, small)
+    values, _, (problem,) = examine_pair(truth, small)
     assert (values, problem.code, problem.where) == (set(), "shapes-differ", str(small))
     (tmp_path / "cut.nii.gz").write_bytes(gzip.compress(b"no"))
-    values, problems = examine_pair(tmp_path / "gone.nii.gz", tmp_path / "cut.nii.gz")
-    assert (values, [problem.code for problem in problems]) == (set(), ["missing-file", "not-nifti"])
+    values, hashes, problems = examine_pair(tmp_path / "gone.nii.gz", tmp_path / "cut.nii.gz")
+    assert (values, hashes, [problem.code for problem in problems]) == (set(), (), ["missing-file", "not-nifti"])
 
 
 def test_the_public_decathlon_passes(hippocampus):

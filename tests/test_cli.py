@@ -11,7 +11,7 @@ import pytest
 import torch
 from runs_fixtures import ROOT, TINY, fewmask, files_in, make_phantom, write_recipe
 
-from pipeline import cli, runs
+from pipeline import __version__, cli, runs
 from pipeline.reports.summary import summarise
 from pipeline.runs.scoring import Scores
 
@@ -22,6 +22,7 @@ COMMANDS = (
     "validate",
     "predict",
     "evaluate",
+    "compare",
     "fetch",
     "prune",
     "phantom",
@@ -88,13 +89,54 @@ def test_help_lists_every_command(run):
     assert all(command in out for command in COMMANDS)
 
 
-@pytest.mark.parametrize(
-    "words", [["trian"], ["train"], ["predict", "run"], ["validate", "run", "--checkpoint", "bast"]]
-)
+@pytest.mark.parametrize("words", [[], ["train"], ["predict", "run"], ["validate", "run", "--checkpoint", "bast"]])
 def test_line_that_is_no_command_exits_2(run, words):
     code, _, err = run(*words)
     assert code == 2
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("trian", "'train'"), ("Validate", "'validate'"), ("xyzzy", "check, plan")]
+)
+def test_command_that_there_is_not_is_compared_with_those_that_there_are(run, word, meant):
+    err = error_of(run(word, "--output", "x"))
+    assert f"{word}: is no command" in err
+    assert meant in err
+
+
+def test_option_that_there_is_not_is_compared_with_the_commands_own(run):
+    code, out, err = run("train", "recipe.yaml", "--outputt", "x")
+    assert (code, out) == (2, "")
+    assert "--output RUN" in err
+    assert "Traceback" not in err
+    assert "fewmask predict" not in err
+
+
+def test_version_is_the_packages(run):
+    assert run("--version") == (0, f"fewmask {__version__}\n", "")
+
+
+@pytest.mark.parametrize("option", ["-o", "--output"])
+def test_output_has_a_short_name(run, dataset, tmp_path, option):
+    assert run("check", dataset, option, tmp_path)[0] == 0
+    assert (tmp_path / "check.json").is_file()
+
+
+def test_quiet_leaves_errors_alone_and_ends_with_its_command(run, tmp_path):
+    words = ["phantom", tmp_path / "new", "--labelled", "1", "--unlabelled", "1"]
+    assert run("--quiet", *words) == run(*words[:1], tmp_path / "other", *words[2:], "--quiet") == (0, "", "")
+    assert "it is there already" in error_of(run(*words, "--quiet"))
+    code, out, _ = run("check", tmp_path / "new", "--output", tmp_path)
+    assert code == 0
+    assert "1 with masks" in out
+
+
+def test_quiet_hides_progress_and_tables_of_a_whole_training(tmp_path, dataset):
+    recipe = write_recipe(tmp_path, dataset, max_steps=2)
+    done = fewmask("train", recipe, "-o", tmp_path / "run", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 # Overrides
@@ -114,6 +156,7 @@ STRIDES = "network.options.strides=[[2, 2, 2]]"
         [*OUTPUT, RECIPE, SEED, STEPS],
         [*OUTPUT, SEED, RECIPE, STEPS],
         ["--output=o=x", SEED, STEPS, RECIPE],
+        ["-o", "o=x", SEED, STEPS, RECIPE],
         ["--resume", RECIPE, SEED, *OUTPUT, STEPS],
         [RECIPE, SEED, STEPS, *OUTPUT, "--resume"],
         ["--allow-change", "seed", RECIPE, SEED, "--allow-change", "data", STEPS, *OUTPUT, "--resume"],
@@ -135,10 +178,18 @@ def test_a_time_budget_counts_more_than_the_recipes_own_steps(run, trains, datas
     assert (trains[0][0].max_steps, trains[0][0].time_budget, trains[0][0].seed) == ("auto", "20m", 3)
 
 
+@pytest.mark.parametrize(("written", "read"), [("20min", "20m"), ("1h30m", "90m"), ("90s", "90s"), ("2 hours", "2h")])
+def test_time_is_written_as_people_write_it(run, trains, dataset, tmp_path, written, read):
+    recipe = write_recipe(tmp_path, dataset)
+    assert run("train", recipe, "--time-budget", written)[0] == 0
+    assert trains[0][0].time_budget == read
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["--time-budget", "20"], "time_budget"),
+        (["--time-budget", "1h30"], "time_budget"),
         (["--time-budget", "20m", "max_steps=7"], "max_steps is given"),
         (["time_budget=20m"], "max_steps is given"),
     ],

@@ -50,7 +50,9 @@ def test_differences_are_those_of_the_pairs_and_the_test_is_scipys():
     dice = found.means["dice"]
     assert dice.difference == pytest.approx(change.mean())
     assert dice.mean_b - dice.mean_a == pytest.approx(dice.difference)
-    assert dice.interval[0] < dice.difference < dice.interval[1]
+    by_case = change.mean(axis=1)
+    exact = stats.quantile_test(by_case, p=0.5).confidence_interval(0.95)
+    assert (dice.median, dice.interval) == (pytest.approx(np.median(by_case)), pytest.approx((exact.low, exact.high)))
     assert found.wilcoxon.p_value == pytest.approx(stats.wilcoxon(change.mean(axis=1)).pvalue)
     assert [row.metrics["dice"].difference for row in found.classes] == pytest.approx(list(change.mean(axis=0)))
     assert found.means["hd95_mm"].difference == pytest.approx(-10 * change.mean())
@@ -62,7 +64,9 @@ def test_differences_are_those_of_the_pairs_and_the_test_is_scipys():
         (0.05, 0.02, 20, "b_better", "two is better than one: from one to two the mean Dice goes from"),
         (-0.05, 0.02, 20, "a_better", "one is better than two: from one to two the mean Dice goes from"),
         (0.0, 0.05, 20, "not_shown", "No difference between one and two is shown"),
-        (0.05, 0.01, 4, "too_few", "There are too few patients that differ to tell one from two"),
+        (0.05, 0.01, 4, "too_few", "The patients that differ are too few to say whether one or two is better"),
+        (0.05, 0.0, 5, "too_few", "The patients that differ are too few to say whether one or two is better"),
+        (0.05, 0.01, 6, "b_better", "two is better than one"),
         (0.0, 0.0, 20, "not_shown", "no patient differs"),
     ],
 )
@@ -73,15 +77,24 @@ def test_conclusion_is_one_sentence_with_the_figures_below_it(shift, noise, n, v
     dice = found.means["dice"]
     figures = f"{dice.mean_a:.4f} to {dice.mean_b:.4f} ({dice.difference:+.4f}"
     assert figures in found.conclusion
-    assert f"{dice.interval[0]:+.4f} to {dice.interval[1]:+.4f}" in found.conclusion
-    assert found.conclusion.endswith(f"{n} patients).")
+    if n < 6:
+        assert (dice.interval, f"{n} patients" in dice.reasons["interval"]) == (None, True)
+        assert "95 %" not in found.conclusion
+        assert f"(too few to say; Wilcoxon p = {found.wilcoxon.p_value:.3f}; {n} patients)" in found.conclusion
+        assert "--folds 5" in found.conclusion
+    else:
+        assert f"95 % interval {dice.interval[0]:+.4f} to {dice.interval[1]:+.4f};" in found.conclusion
+        assert found.conclusion.endswith(f"{n} patients).")
 
 
 def test_evidence_that_disagrees_is_called_mixed():
     values = [0.01] * 15 + [-0.9]
     a = [row(f"c{n}", 0.95 if value < 0 else 0.5) for n, value in enumerate(values)]
     b = [row(f"c{n}", x.dice + value) for n, (x, value) in enumerate(zip(a, values, strict=True))]
-    assert compared(a, b).verdict == "mixed"
+    found = compared(a, b)
+    # Almost all patients gain a little, the interval of the median leaves out 0, and the mean falls.
+    assert found.verdict == "mixed"
+    assert found.means["dice"].interval[0] > 0 > found.means["dice"].difference
 
 
 def test_swapping_the_sides_swaps_the_verdict_and_the_signs():

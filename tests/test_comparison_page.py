@@ -38,9 +38,21 @@ def test_the_conclusion_comes_first_and_matches_the_figures_below(tmp_path):
         for element in page.all("tr")
         if "all classes" in element[2] and "Dice" in element[2] and "Surface" not in element[2]
     ]
-    for number in (f"{dice.mean_a:.3f}", f"{dice.mean_b:.3f}", f"{dice.difference:+.4f}", f"{dice.interval[0]:+.4f}"):
+    numbers = [f"{dice.mean_a:.3f}", f"{dice.mean_b:.3f}"]
+    numbers += [f"{value:+.4f}" for value in (dice.difference, dice.median, *dice.interval)]
+    for number in numbers:
         assert number in row
     assert "B is better" in text
+
+
+def test_too_few_patients_are_told_so_on_every_part_of_the_page(tmp_path):
+    path, comparison = write(tmp_path, NAMES[:4])
+    page, text = page_of(path), unescape(path.read_text())
+    assert comparison.verdict == "too_few"
+    rows = [element[2] for element in page.all("tr") if "organ" in element[2] and "HD95" not in element[2]]
+    assert all("too few to say" in row for row in rows)
+    assert "4 patients, and an interval needs 6; `fewmask train --folds 5` scores every patient with a mask" in text
+    assert "too few to say" in (tmp_path / "figures" / "difference.svg").read_text()
 
 
 def test_rows_hold_both_sides_and_their_difference(tmp_path):

@@ -18,6 +18,7 @@ from test_steps import NanAt, at, make_batch, make_step, same, weights
 from pipeline import runs
 from pipeline.data.augmentation import Augmentation, Strength
 from pipeline.data.loaders import StepBatches, Stream
+from pipeline.data.nifti import load
 from pipeline.data.resident import Resident
 from pipeline.data.transforms import Grid
 from pipeline.engines import predictor as engines_predictor
@@ -86,7 +87,7 @@ def test_scan_that_the_device_has_no_memory_for_is_put_together_on_the_host(tmp_
     scan = sorted((make_phantom(tmp_path / "data") / "imagesTr").iterdir())[0]
     network = build("unet", channels=1, classes=2).cuda()
     predictor = Predictor(network, Grid("RAS", (0.0, 0.0, 0.0)), (16, 16, 16), (0, 1), torch.float32)
-    expected, places = predictor.segment([scan]).logits, []
+    expected, places = predictor.segment([load(scan)]).logits, []
 
     def short_of_memory(*args, device, **options):
         places.append(device.type)
@@ -95,7 +96,7 @@ def test_scan_that_the_device_has_no_memory_for_is_put_together_on_the_host(tmp_
         return sliding_window_inference(*args, device=device, **options)
 
     monkeypatch.setattr(engines_predictor, "sliding_window_inference", short_of_memory)
-    np.testing.assert_allclose(predictor.segment([scan]).logits, expected, atol=1e-4)
+    np.testing.assert_allclose(predictor.segment([load(scan)]).logits, expected, atol=1e-4)
     assert places == ["cuda", "cpu"]
 
 

@@ -1,4 +1,5 @@
 import doctest
+import importlib
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,26 @@ def test_every_metric_of_a_summary_has_a_page():
 
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert all(f"`{name}`" in text for name in NAMES)
+
+
+def rows_beside_peers(page):
+    """The cells of a page's table of ours beside others, by mask."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    start = next((n for n, line in enumerate(lines) if line.startswith("| Masks | Ours | MONAI |")), len(lines))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start + 2 :] if line[:1] == "|"]
+    return {row[0]: row[1:] for row in rows}
+
+
+@pytest.mark.filterwarnings("ignore")  # MONAI warns of its own arguments, and of empty masks.
+@pytest.mark.parametrize("metric", ["hd95_mm", "assd_mm", "surface_dice", "volume_difference"])
+def test_numbers_beside_monais_are_what_both_give(monkeypatch, metric):
+    monkeypatch.syspath_prepend(METRICS.parents[1] / "benchmarks")
+    peers = importlib.import_module("compare_metrics")
+    page = METRICS / f"{metric.removesuffix('_mm').removesuffix('_difference')}.md"
+    told = rows_beside_peers(page)
+    assert len(told) >= 3
+    for name, cells in told.items():
+        pair, exact = peers.pairs()[name], peers.BALLS.get(name, {}).get(metric)
+        found = [peers.ours(*pair)[metric], peers.monais(*pair)[metric]]
+        assert [float(cell) for cell in cells[:2]] == pytest.approx(found, abs=6e-4, nan_ok=True), name
+        assert cells[3:] in ([], ["" if exact is None else f"{exact:.3f}"]), name

@@ -9,6 +9,7 @@ from test_steps import at, make_batch, make_step, same
 from torch import nn
 
 from pipeline import runs
+from pipeline.data.nifti import load
 from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.errors import UserError
 from pipeline.planning.memory import training_bytes
@@ -116,7 +117,7 @@ def test_a_run_of_an_ensemble_is_resumed_to_the_bit_and_predicts_with_all(datase
         runs.train(runs.read_recipe(recipe), tmp_path / run, resume=run == "stopped")
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
     predictor = load_model(tmp_path / "whole", "last").predictor
-    scan = sorted((dataset / "imagesTr").iterdir())[0]
+    scan = load(sorted((dataset / "imagesTr").iterdir())[0])
     both = predictor.segment([scan]).logits
     each = [replace(predictor, network=network).segment([scan]).logits for network in predictor.network.members]
     mean = sum(softmax(logits) for logits in each) / 2

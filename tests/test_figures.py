@@ -8,10 +8,12 @@ import pytest
 from report_fixtures import HOSTILE, result
 
 from pipeline.reports.axes import legend
+from pipeline.reports.comparison import compare_results
 from pipeline.reports.figures import (
     OTHER_FIGURES,
     QUESTIONS,
     figures_of_cases,
+    figures_of_comparison,
     figures_of_training,
     standalone,
     write_figures,
@@ -54,6 +56,53 @@ def test_each_figure_is_a_png_and_an_svg(tmp_path):
         size = struct.unpack(">II", image[16:24])
         assert size == pytest.approx([3 * float(drawing.get(side)) for side in ("width", "height")], abs=2)
         assert size[0] > 1200
+
+
+AXES = {
+    "dice": ["Dice"],
+    "hd95_mm": ["HD95 (mm)"],
+    "surface_dice": ["Surface Dice (2 mm)"],
+    "volume_difference": ["Volume difference"],
+    "size": ["True volume (ml)", "Dice"],
+    "reliability": ["probability of the label that was given", "share of right voxels"],
+    "validation": ["step", "mean Dice"],
+    "loss": ["step", "loss"],
+    "difference": ["Dice of B − Dice of A"],
+    "paired": ["Dice of A", "Dice of B"],
+}
+
+
+def test_every_axis_has_its_title_and_unit_and_every_figure_a_title():
+    sides = [
+        [
+            result(
+                name, 1, dice + 0.1 * side, hd95_mm=2.0, surface_dice=0.8, volume_difference=0.1, volume_truth_ml=dice
+            )
+            for name, dice in (("a", 0.5), ("b", 0.6))
+        ]
+        for side in range(2)
+    ]
+    places = {"a": 0, "b": 1}
+    drawn = [
+        *figures_of_cases(sides[0], places, CALIBRATION, tolerance_mm=2.0),
+        *figures_of_training({"dice": [(1, 0.9), (2, 0.5)]}, [(1, 0.4), (2, 0.6)]),
+        *figures_of_comparison(compare_results(*sides, "one", "two"), *sides, places),
+    ]
+    assert {figure.name for figure in drawn} == AXES.keys() == {*QUESTIONS, *OTHER_FIGURES}
+    for figure in drawn:
+        tree = ElementTree.fromstring(standalone(figure.drawing))
+        words = [node.text for node in tree.iter() if node.tag.endswith("}text")]
+        assert set(AXES[figure.name]) <= set(words), figure.name
+        assert tree.get("aria-label") == words[0] != ""
+        height = float(tree.get("viewBox").split()[3])
+        assert all(-20 <= float(node.get("y")) <= height for node in tree.iter() if node.tag.endswith("}text"))
+
+
+def test_captions_say_what_the_metric_is():
+    rows = [result("a", 1, 0.5, surface_dice=0.8, volume_difference=0.1)]
+    captions = {figure.name: figure.caption for figure in figures_of_cases(rows, {"a": 0}, tolerance_mm=0.5)}
+    assert "share of both surfaces within 0.5 mm of the other" in captions["surface_dice"]
+    assert "2 (predicted − true) / (predicted + true)" in captions["volume_difference"]
 
 
 def test_a_file_needs_nothing_from_elsewhere(tmp_path):

@@ -110,7 +110,7 @@ def write_pair(folder, rng, grid, image, mask):
 
 
 def prepared(scan, mask, grid):
-    case = case_transforms(grid, [0, 1])({"image": [str(scan)], "annotation": str(mask)})
+    case = case_transforms(grid, [0, 1])({"image": nifti.load(scan), "annotation": nifti.load(mask)})
     return case["image"].numpy()[0], case["annotation"].numpy()[0]
 
 
@@ -164,7 +164,7 @@ def test_voxels_are_ordered_as_nibabel_orders_them(tmp_path, draws):
         if grid.tied:  # nibabel's order is then decided by the last bits
             continue
         path = by_nibabel(tmp_path / "a.nii", draw_voxels(rng, grid.shape)[0], grid.affine, (0, 1))
-        ours = scan_transforms(AS_STORED)({"image": [str(path)]})["image"].numpy()[0]
+        ours = scan_transforms(AS_STORED)({"image": nifti.load(path)})["image"].numpy()[0]
         theirs = nib.as_closest_canonical(nib.load(path)).get_fdata(dtype=np.float32)
         assert ours.shape == theirs.shape, seed
         np.testing.assert_allclose(ours, (theirs - theirs.mean()) / theirs.std(), atol=0.01)
@@ -194,7 +194,7 @@ def test_one_scan_has_one_prediction_whichever_form_it_is_stored_in(tmp_path, dr
         image, _ = draw_voxels(rng, grid.shape)
         forms = ((1, 0), (0, 1), (1, 1))
         paths = [by_nibabel(tmp_path / f"{n}.nii.gz", image, grid.affine, form) for n, form in enumerate(forms)]
-        scans = [scan_transforms(RESAMPLED)({"image": [str(path)]})["image"].numpy() for path in paths]
+        scans = [scan_transforms(RESAMPLED)({"image": nifti.load(path)})["image"].numpy() for path in paths]
         masks = [predictor([path]) for path in paths]
         assert 0 < masks[0].mean() < 1
         for scan, mask in zip(scans[1:], masks[1:], strict=True):

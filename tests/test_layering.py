@@ -10,21 +10,24 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline"
 LAYERS = (
-    {"errors", "types", "files", "interruption"},
+    {"errors", "types", "files", "interruption", "durations"},
     {"registry", "recipe", "config", "strict_json", "strict_yaml", "plugins"},
     {"data"},
     {"planning", "networks", "losses", "metrics"},
     {"engines", "checkpoints"},
     {"runs"},
     {"console"},
+    {"arguments"},
     {"cli"},
 )
 # Beside the layers: reports is read by runs and cli, and itself reads three modules alone.
 REPORTS_READ = {"types", "files", "errors"}
-ABOVE_REPORTS = {"runs", "console", "cli"}
+ABOVE_REPORTS = {"runs", "console", "arguments", "cli"}
 LIGHT = (
     "__init__",
+    "arguments",
     "cli",
+    "durations",
     "console",
     "recipe",
     "config",
@@ -148,6 +151,15 @@ def test_rule_finds_an_import_that_goes_up_wherever_it_stands(part, source, expe
 )
 def test_rule_knows_what_an_import_loads(source, expected):
     assert loaded_at_import(ast.parse(source)) == expected
+
+
+# A file is read to be looked at, or repaired, or as one of a caller's own that was never checked.
+READERS = {"data/inspection.py", "data/repairs.py", "engines/predictor.py"}
+
+
+def test_a_file_that_was_checked_is_read_again_in_one_place():
+    loaders = {name_of(path) for path in MODULES if "nifti.load(" in ast.unparse(tree_of(path))}
+    assert loaders == READERS | {"data/checked.py"}
 
 
 @pytest.mark.parametrize("words", [["-c", "import pipeline"], ["run.py", "--help"], ["run.py", "train", "--help"]])

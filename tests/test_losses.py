@@ -84,7 +84,7 @@ def test_labels_with_a_fraction_are_refused(name, value, shown):
         build(name)(logits, labels)
 
 
-@pytest.mark.parametrize("value", [3.0, 1e12])
+@pytest.mark.parametrize("value", [3.0, 1e12, 1e30])
 def test_float_labels_beyond_the_classes_are_refused(value):
     with pytest.raises(ValueError, match="a label is"):
         DiceLoss()(torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), value))
@@ -95,6 +95,19 @@ def test_off_the_cpu_no_label_is_looked_at(dtype):
     # To look at a value of the meta device is an error, as it would be a wait on a GPU.
     labels, logits = torch.zeros(2, 1, 4, 5, dtype=dtype, device="meta"), torch.zeros(2, 3, 4, 5, device="meta")
     assert DiceLoss().indices(labels, logits).shape == (2, 4, 5)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", LABEL_LOSSES)
+def test_on_a_gpu_a_label_with_a_fraction_counts_nowhere(name):
+    logits, labels = (tensor.cuda() for tensor in draw(name))
+    labels[0, 0, 1] = -1
+    expected = build(name)(logits, labels)
+    for value in (0.5, NAN, math.inf, 1e12, 1e30):
+        spoilt = labels.float()
+        spoilt[0, 0, 1] = value
+        assert build(name)(logits, spoilt) == expected
 
 
 def test_complex_labels_are_refused():
@@ -217,6 +230,16 @@ def test_a_nan_of_the_image_is_nan_inside_the_mask_alone(name, options, dtype, m
         expected = gradient_of(loss, answer, image, mask)
         torch.manual_seed(0)
         assert all(map(torch.equal, gradient_of(loss, answer, spoilt, mask), expected))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("name", "options"), [v for v in VARIANTS if v[0] in IMAGE_LOSSES and not v[1].get("batch")])
+def test_on_a_gpu_a_nan_of_the_image_is_nan(name, options):
+    answer, image = (tensor.cuda() for tensor in draw(name, dtype=torch.float32))
+    image[0, 0, 1, 3] = NAN
+    value = build(name, **options, reduction="none")(answer, image)
+    assert value.isnan().tolist() == [True, False]
 
 
 # Second derivatives

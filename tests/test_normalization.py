@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_plan import CPU, facts, index, recipe
 
+from pipeline.data.nifti import load
 from pipeline.data.normalization import IntensityRange, Normalized
 from pipeline.data.statistics import ChannelStatistics, Intensities
 from pipeline.data.transforms import Grid, case_transforms, scan_transforms
@@ -92,10 +93,10 @@ def test_each_channel_has_its_own_way():
 
 
 def test_training_and_prediction_see_the_same_intensities(make_scan):
-    scan = make_scan("a.nii", np.random.default_rng(0).integers(-1000, 1000, (9, 8, 7)).astype(np.int16))
+    scan = load(make_scan("a.nii", np.random.default_rng(0).integers(-1000, 1000, (9, 8, 7)).astype(np.int16)))
     grid, ranges = Grid("RAS", (1.5, 1.0, 1.0)), (IntensityRange(-200, 300, 40, 70),)
-    taught = case_transforms(grid, [0, 1], ranges)({"image": [str(scan)]})["image"]
-    predicted = scan_transforms(grid, ranges)({"image": [str(scan)]})["image"]
+    taught = case_transforms(grid, [0, 1], ranges)({"image": scan})["image"]
+    predicted = scan_transforms(grid, ranges)({"image": scan})["image"]
     assert torch.equal(taught.as_tensor(), predicted.as_tensor())
     assert float(taught.max()) == pytest.approx(260 / 70)
 

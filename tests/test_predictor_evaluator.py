@@ -9,6 +9,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from scipy.spatial.transform import Rotation
 from torch import nn
 
+from pipeline.data.inspection import Declared, examine_case
+from pipeline.data.nifti import load
 from pipeline.data.transforms import Grid
 from pipeline.engines import predictor as module
 from pipeline.engines.evaluator import SegmentationEvaluator
@@ -174,7 +176,7 @@ class Leaning(torch.nn.Module):
 def test_mean_over_mirror_images_leans_to_no_side(make_scan, mirrors, patch, ranges, images):
     network = Leaning()
     path = make_scan("a.nii", ball((16, 16, 4)), AFFINE)
-    logits = predictor(patch=patch, network=network, mirrors=mirrors, windows=4).segment([path]).logits[1]
+    logits = predictor(patch=patch, network=network, mirrors=mirrors, windows=4).segment([load(path)]).logits[1]
     assert np.ptp(logits[:, 0, 0]) == pytest.approx(ranges[0], abs=1e-5)
     assert np.ptp(logits[0, :, 0]) == pytest.approx(ranges[1], abs=1e-5)
     assert logits.mean() == pytest.approx(5.5, abs=1e-4)
@@ -201,7 +203,8 @@ def cases(make_scan):
 
 
 def evaluator(cases, **options):
-    return SegmentationEvaluator(predictor(), cases, {0: "background", 7: "ball"}, **options)
+    facts = {case.id: examine_case(case, Declared())[0] for case in cases}
+    return SegmentationEvaluator(predictor(), cases, facts, {0: "background", 7: "ball"}, **options)
 
 
 def test_every_case_is_scored_once_and_in_order(cases):

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from report_fixtures import HOSTILE, make_report
+from report_fixtures import HOSTILE, LABELS, make_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
 
@@ -102,6 +102,48 @@ def test_worst_cases_with_long_names_stand_side_by_side(open_page, tmp_path):
         " const box = button.getBoundingClientRect(); return [box.left, box.right]; })"
     )
     assert edges == sorted(edges)
+
+
+def test_names_that_differ_at_their_ends_are_told_apart_in_the_strip(open_page, tmp_path):
+    names = [f"hippocampus_of_a_very_long_name_indeed_{n:02d}" for n in range(4)]
+    page = open_page(make_report(tmp_path, names))
+    wait_for(page, "document.querySelectorAll('#strip canvas').length === 4")
+    shown = page.locator("#strip b").all_inner_texts()
+    assert len(set(shown)) == 4
+    assert [page.locator("#strip b").nth(n).get_attribute("title") for n in range(4)] == names
+
+
+EIGHT = {0: "background"} | {
+    n: f"{side} lobe of the lung, part {n}" for n, side in enumerate(["left"] * 4 + ["right"] * 4, 1)
+}
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("labels", [LABELS, EIGHT], ids=["two classes", "eight classes"])
+def test_nothing_is_cut_that_does_not_scroll(open_page, tmp_path, labels, width):
+    page = open_page(make_report(tmp_path, [f"sub-{n:03d}_ses-01_acq-highres_T1w" for n in range(7)], labels))
+    page.set_viewport_size({"width": width, "height": 900})
+    page.locator("#notes summary").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    cut = page.evaluate("""() => [...document.querySelectorAll('main *')].filter((element) =>
+      element.scrollWidth > element.clientWidth + 1 && element.clientWidth > 0 && !element.matches('.sr')
+      && !['visible', 'auto', 'scroll'].includes(getComputedStyle(element).overflowX)
+    ).map((element) => element.outerHTML.slice(0, 80))""")
+    assert cut == []
+    # Words of a drawing may stand beside its frame, not beside its card.
+    outside = page.evaluate("""() => [...document.querySelectorAll('figure svg text')].filter((text) => {
+      const words = text.getBoundingClientRect(), card = text.closest('figure').getBoundingClientRect();
+      return words.left < card.left || words.right > card.right || words.bottom > card.bottom || words.top < card.top;
+    }).map((text) => text.textContent)""")
+    assert outside == []
+
+
+def test_a_column_tells_what_it_says(open_page, report):
+    page = open_page(report)
+    assert "both masks share" in page.locator("#table th button", has_text="Dice").first.get_attribute("title")
+    assert page.locator("#notes dd").first.is_hidden()
+    page.locator("#notes summary").click()
+    assert "both masks share" in page.locator("#notes").inner_text()
 
 
 def test_columns_sort_both_ways(open_page, report):

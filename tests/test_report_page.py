@@ -12,6 +12,7 @@ import pytest
 from report_fixtures import HOSTILE, blob_case, make_report, result
 
 from pipeline.reports.columns import METRICS
+from pipeline.reports.html import asset
 from pipeline.reports.page import Origin, as_json, rank, verdict, write_report
 from pipeline.reports.summary import summarise
 from pipeline.reports.volumes import Gallery
@@ -129,6 +130,65 @@ def test_verdict_says_what_the_summary_holds():
     assert told["Where does it fail?"][0] == "1 failure"
     assert "1 structure missed, 0 invented" in told["Where does it fail?"][1]
     assert told["What to look at?"][0] == "a"
+
+
+def test_two_patients_are_too_few_to_say_how_sure(tmp_path):
+    page = page_of(make_report(tmp_path, ["a", "b"]))
+    rows = [element[2] for element in page.all("tr") if element[2].startswith(("organ", "nodule"))]
+    assert len(rows) == 2
+    assert all("too few to say" in row for row in rows)
+    (card,) = [
+        element for element in page.all("div") if element[1].get("class") == "card" and "How sure?" in element[2]
+    ]
+    assert "too few to say" in card[2]
+    assert "2 patients, and an interval needs 6; `fewmask train --folds 5`" in card[2]
+    assert "95 % interval of" not in card[2]
+
+
+def test_six_patients_have_an_interval_in_card_and_table(tmp_path):
+    page = page_of(make_report(tmp_path, list("abcdef")))
+    (card,) = [
+        element for element in page.all("div") if element[1].get("class") == "card" and "How sure?" in element[2]
+    ]
+    assert "95 % interval of the mean Dice over 6 patients" in card[2]
+    assert "too few" not in "".join(element[2] for element in page.all("tr"))
+
+
+def test_columns_are_explained_where_they_stand(tmp_path):
+    rows = [result(name, 1, 0.5, surface_dice=0.8, volume_difference=0.1) for name in "ab"]
+    write_report(tmp_path, rows, summarise(rows), Origin("x", tolerance_mm=1.5))
+    page = page_of(tmp_path / "report.html")
+    notes = page.by_id("notes")[2]
+    assert "2 (predicted − true) / (predicted + true)" in notes
+    assert "Surface Dice (1.5 mm)" in notes
+    (head,) = [element[2] for element in page.all("thead") if "Missed" in element[2]]
+    assert "Surface Dice (1.5 mm)" in head
+    assert "share of both surfaces within 1.5 mm of the other" in page.by_id("classes-note")[2]
+    told = {metric["title"]: metric["note"] for metric in page.data["metrics"]}
+    assert told["Surface Dice (1.5 mm)"] in notes
+
+
+def lab(rgb):
+    """CIE L*a*b* of sRGB, in which equal distances look equally far."""
+    linear = np.array(rgb) / 255
+    linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
+    xyz = linear @ np.array([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]])
+    x, y, z = np.cbrt(xyz / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_errors_have_colours_that_no_class_has_on_page_and_canvas():
+    sheet, script = asset("report.css"), asset("viewer.js")
+    hexes = dict(re.findall(r"--(\w+): #(\w{6});", sheet))
+    colour = {name: tuple(bytes.fromhex(code)) for name, code in hexes.items()}
+    classes = [colour[f"k{n}"] for n in range(7)]
+    errors = [colour[name] for name in ("missed", "extra", "swapped")]
+    lines = [line for line in script.splitlines() if line.startswith(("const COLOURS", "const MISSED"))]
+    painted = [tuple(map(int, found)) for line in lines for found in re.findall(r"\[(\d+), (\d+), (\d+)\]", line)]
+    assert painted == classes + errors
+    for n, error in enumerate(errors):
+        others = [*classes, *errors[:n]]
+        assert min(np.linalg.norm(lab(error) - lab(other)) for other in others) > 35
 
 
 def test_a_report_without_any_number_opens(tmp_path):

@@ -5,7 +5,7 @@ import re
 import stat
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def test_statistics_equal_those_of_numpy():
         found = row.dice
         assert (found.mean, found.median, found.std, found.min, found.max) == pytest.approx(expected)
         assert (found.q1, found.q3) == pytest.approx(np.percentile(numbers, [25, 75]))
-        assert found.reasons == {}
+        assert set(found.reasons) == ({"interval"} if n < 6 else set())
 
 
 def test_the_mean_weighs_classes_alike_and_names_those_it_leaves_out():
@@ -228,6 +228,33 @@ def test_the_table_shows_each_class_and_the_mean_last():
     assert rows[3] == ["all classes", "0.392"]
     assert len(rows) == 4
     assert "left out of the mean, in no case: class 3" in text
+
+
+def test_the_table_says_how_sure_the_mean_is():
+    few = " ".join(shown(results_table(summarise(RESULTS))).split())
+    assert "how sure? too few to say: 3 patients, and an interval needs 6" in few
+    assert "--folds 5" in few
+    assert "95 %" not in few
+    enough = summarise([result(str(n), 1, 0.8) for n in range(12)])
+    low, high = enough.means["dice"].interval
+    assert f"95 % interval of the mean over 12 patients: {low:.3f} to {high:.3f}" in shown(results_table(enough))
+    assert "sure" not in shown(results_table(summarise([])))
+
+
+def test_only_what_has_a_range_has_an_interval_of_its_mean():
+    rows = [replace(result(str(n), 1, 0.8), hd95_mm=2.0, surface_dice=0.9, volume_difference=0.1) for n in range(8)]
+    summary = summarise(rows)
+    (found,) = summary.classes
+    assert {name for name, metric in found.metrics.items() if metric.interval} == {
+        "dice",
+        "surface_dice",
+        "volume_difference",
+    }
+    low, high = found.metrics["volume_difference"].interval
+    assert -2 < low < 0.1 < high < 2
+    assert low < -0.5, "a patient may be missed, which is -2"
+    assert summary.means["hd95_mm"].interval is None
+    assert "any size" in summary.means["hd95_mm"].reasons["interval"]
 
 
 def test_names_in_the_table_are_neither_markup_nor_terminal_codes():

@@ -7,6 +7,7 @@ import torch
 from monai.data import MetaTensor
 
 from pipeline.data.annotation import FIRST_CLASS
+from pipeline.data.nifti import load
 from pipeline.data.normalization import Normalized
 from pipeline.data.transforms import Grid, case_transforms, scan_transforms
 
@@ -38,7 +39,7 @@ def dice(first, second):
 def there_and_back(path, grid, threshold):
     """Bring a scan to the grid, and its thresholded self back, as prediction does."""
     transforms = scan_transforms(grid)
-    image = transforms({"image": [str(path)]})["image"]
+    image = transforms({"image": load(path)})["image"]
     body = (image.as_tensor() > threshold(image.as_tensor())).float()
     answer = MetaTensor(body, affine=image.affine, applied_operations=image.applied_operations)
     return image, transforms.inverse({"image": answer})["image"].as_tensor()[0].numpy()
@@ -57,7 +58,7 @@ def test_every_orientation_is_prepared_alike_and_comes_back(make_scan, code):
     array, affine = blob(SHAPE, SPACING) * 100, np.diag([*SPACING, 1.0])
     other, other_affine = turned(array, affine, code)
     assert "".join(nib.aff2axcodes(other_affine)) == code
-    expected = scan_transforms(RAS)({"image": [str(make_scan("ras.nii", array, affine))]})["image"]
+    expected = scan_transforms(RAS)({"image": load(make_scan("ras.nii", array, affine))})["image"]
     image, back = there_and_back(make_scan("other.nii", other, other_affine), RAS, above_middle)
     assert image.shape == (1, *SHAPE)
     np.testing.assert_allclose(image.numpy(), expected.numpy(), atol=1e-5)
@@ -98,7 +99,7 @@ def test_a_mask_follows_its_image_to_the_grid(make_scan):
     image = make_scan("image.nii", array, affine)
     label = make_scan("label.nii", np.where(array > array.max() / 2, 300, 0).astype(np.int16), affine)
     prepared = case_transforms(Grid("RAS", (1.0, 1.0, 1.0)), [0, 5, 300])(
-        {"image": [str(image)], "annotation": str(label)}
+        {"image": load(image), "annotation": load(label)}
     )
     codes, bright = prepared["annotation"].numpy()[0], prepared["image"].numpy()[0]
     assert codes.dtype == np.uint8
@@ -110,8 +111,8 @@ def test_a_mask_follows_its_image_to_the_grid(make_scan):
 
 def test_files_of_one_scan_become_channels(make_scan):
     arrays = [blob(SHAPE) + n * np.indices(SHAPE)[n] for n in range(3)]
-    paths = [str(make_scan(f"{n}.nii", array)) for n, array in enumerate(arrays)]
-    image = scan_transforms(RAS)({"image": paths})["image"].numpy()
+    scans = [load(make_scan(f"{n}.nii", array)) for n, array in enumerate(arrays)]
+    image = scan_transforms(RAS)({"image": scans})["image"].numpy()
     for channel, array in zip(image, arrays, strict=True):
         np.testing.assert_allclose(
             channel, (array - array[array != 0].mean()) / array[array != 0].std(ddof=1), atol=1e-4

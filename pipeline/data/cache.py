@@ -27,10 +27,9 @@ import numpy as np
 import torch
 
 from pipeline.data.annotation import ANNOTATION, IMAGE, class_locations
-from pipeline.data.inspection import changed_files
+from pipeline.data.checked import read_case
 from pipeline.data.packed import Packed
-from pipeline.data.transforms import Grid, case_files, case_transforms
-from pipeline.errors import UserError
+from pipeline.data.transforms import Grid, case_transforms
 from pipeline.files import atomic_write
 
 if TYPE_CHECKING:
@@ -152,10 +151,10 @@ class Cache:
             return True
 
     def _prepare(self, case: Case) -> dict[str, NDArray[Any]]:
-        if problems := changed_files(case, self.index.facts[case.id]):
-            raise UserError("The dataset has changed since it was checked.", problems)
+        images, mask = read_case(case, self.index.facts[case.id])
         values = list(self.index.labels)
-        prepared = case_transforms(self.grid, values, self.ranges, self.index.ignore)(case_files(case))
+        scans = {IMAGE: images} | ({ANNOTATION: mask} if mask else {})
+        prepared = case_transforms(self.grid, values, self.ranges, self.index.ignore)(scans)
         image, annotation = (np.ascontiguousarray(prepared[key].numpy()) for key in (IMAGE, ANNOTATION))
         return dict(zip(PARTS, (image, annotation, class_locations(annotation, len(values))), strict=True))
 
@@ -168,7 +167,9 @@ class Cache:
             "ignore": self.index.ignore,
             "masked": case.label is not None,
         }
-        content = [*self.index.facts[case.id].sha256, json.dumps(how, sort_keys=True)]
+        # Not of the files: what is saved anew with the same values on the same grid is prepared alike.
+        facts = self.index.facts[case.id]
+        content = [*facts.content, json.dumps(facts.affine), json.dumps(how, sort_keys=True)]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()[:32] + ".npz"
 
 

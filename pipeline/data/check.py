@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.data.checked import FilesChangedError, read_case
 from pipeline.data.codes import is_warning
 from pipeline.data.inspection import CaseFacts, Declared, case_files, examine_case, stamps
 from pipeline.data.packed import Packed
@@ -109,7 +110,9 @@ def rows_of(facts: Iterable[CaseFacts]) -> list[dict[str, Any]]:
 
 
 def read_facts(path: Path) -> dict[str, CaseFacts]:
-    """Read what :meth:`Index.as_rows` gave and ``write_json`` wrote, by case; nothing where it is of another version.
+    """Read what :meth:`Index.as_rows` gave and ``write_json`` wrote, by case.
+
+    Nothing comes of a file of another version, or one that was altered so that a grid in it is none.
 
     Raises:
         OSError: The file cannot be read.
@@ -117,6 +120,9 @@ def read_facts(path: Path) -> dict[str, CaseFacts]:
     try:
         rows = FACTS.validate_json(path.read_bytes())
     except ValidationError:
+        return {}
+    affines = np.array([facts.affine for facts in rows]).reshape(-1, 4, 4)
+    if not (np.isfinite(affines).all() and np.linalg.det(affines).all()):
         return {}
     return {facts.case: facts for facts in rows}
 
@@ -176,7 +182,11 @@ class Check:
             return known, []
         channels = self.dataset.channels
         count = len(channels) if channels is not None else None
-        return examine_case(case, Declared(self.dataset.labels, self.dataset.ignore, count))
+        facts, problems = examine_case(case, Declared(self.dataset.labels, self.dataset.ignore, count))
+        if known is not None and facts is not None and _is_same(case, known, facts):
+            # What was planned and prepared by it stays as it is.
+            facts = replace(known, sha256=facts.sha256, stamps=facts.stamps)
+        return facts, problems
 
     @property
     def findings(self) -> list[Problem]:
@@ -269,24 +279,40 @@ class Check:
                 yield name, "rare-label", message, "correct the mask, or declare the labels"
 
 
+def _is_same(case: Case, known: CaseFacts, facts: CaseFacts) -> bool:
+    """Tell whether files with other stamps than they had hold the same: every byte, or the same values on one grid."""
+    if facts.sha256 == known.sha256:
+        return True
+    try:
+        images, mask = read_case(case, known)
+    except FilesChangedError:
+        return False
+    return tuple(scan.sha256 for scan in (*images, mask) if scan is not None) == facts.sha256
+
+
 def copies(cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, drawn: bool) -> list[Problem]:
     """Find copies of one scan in two roles or, where a draw may part them, under two patients.
+
+    A copy is known by its voxels, whatever type, order and direction of axes they are stored in.
 
     Args:
         cases: Those that are looked at.
         facts: What is known of them; cases that could not be read are not here.
         drawn: Whether a draw decides which of the cases validate.
     """
-    first: dict[str, Case] = {}
+    first: dict[tuple[str, ...], Case] = {}
     problems = []
     for case in (case for case in cases if case.id in facts):
-        other = first.setdefault(facts[case.id].content, case)
-        drawable = drawn and case.role != "test" and (case.label or other.label)
-        parted = drawable and other.patient != case.patient
-        if other.role != case.role or parted:
-            message = f"is the same scan as {other.images[0]}, so it could teach and test"
-            remedy = "keep one of them, or give both one patient and one role in a list"
-            problems.append(Problem(str(case.images[0]), "scan-leaks", message, remedy, case.id))
+        # Voxels in the order of the file tell a copy of which the affine was lost.
+        others = [first.setdefault(tuple(sorted(key)), case) for key in facts[case.id].known_by]
+        for other in dict.fromkeys(others):
+            drawable = drawn and case.role != "test" and (case.label or other.label)
+            parted = drawable and other.patient != case.patient
+            if other.role != case.role or parted:
+                message = f"is the same scan as {other.images[0]}, so it could teach and test"
+                remedy = "keep one of them, or give both one patient and one role in a list"
+                problems.append(Problem(str(case.images[0]), "scan-leaks", message, remedy, case.id))
+                break
     return problems
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Mapping  # noqa: TC003 - read_facts resolves the annotations of CaseFacts
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
 from pipeline.data import nifti
 from pipeline.data.codes import is_warning
+from pipeline.data.content import hash_scan, hash_values
+from pipeline.data.forms import Forms
 from pipeline.data.grids import grid_problems, orientation_problems
 from pipeline.data.layouts.dataset import MAX_CLASSES
 from pipeline.data.statistics import ChannelStatistics, channel_statistics
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.types import Case
+
+Row: TypeAlias = tuple[float, float, float, float]
+Rows: TypeAlias = tuple[Row, Row, Row, Row]
 
 # The transforms carry labels in float32, which holds every integer up to here.
 MAX_LABEL = 2**24
@@ -64,21 +67,43 @@ class CaseFacts:
         label_voxels: Voxels of each value of the mask; None without a mask.
         intensities: One entry a channel.
         flat: Whether the file has two axes.
-        content: A hash of the image's voxels as they are stored, whatever file they are packed in.
-        stamps: Size, time of change in ns and inode of the same files: what tells that a file is still the same.
+        content: Of each channel, then of the mask: a hash of the values in the order of the file, whatever its type,
+            scaling and packing.
+        sums: Of each channel: a hash of the sums along the axes of the body, whatever the order of the file.
+        stamps: Size, time of change in ns and inode of the same files as ``sha256``: where they are the same, a file is
+            not read again.
     """
 
     case: str
     sha256: tuple[str, ...]
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
-    affine: tuple[tuple[float, ...], ...]
+    affine: Rows
     channels: int
     label_voxels: Mapping[int, int] | None
     intensities: tuple[ChannelStatistics, ...] = ()
     flat: bool = False
-    content: str = ""
+    content: tuple[str, ...] = ()
+    sums: tuple[str, ...] = ()
     stamps: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def known_by(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The hashes by which a scan is known again, one a channel: by the order of the file, and by the body's."""
+        return self.content[: self.channels], self.sums
+
+    @property
+    def forms(self) -> Forms:
+        """The grid, as a header says it."""
+        return Forms(
+            shape=self.shape,
+            pixdim=(1.0, *self.spacing_mm),
+            qform_code=0,
+            quatern=(0.0, 0.0, 0.0),
+            qoffset=(0.0, 0.0, 0.0),
+            sform_code=1,
+            srow=tuple(number for row in self.affine[:3] for number in row),
+        )
 
     def without_mask(self) -> CaseFacts:
         """Return what the scan alone tells."""
@@ -102,18 +127,6 @@ def _stamp(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return about.st_size, about.st_mtime_ns, about.st_ino
-
-
-def changed_files(case: Case, facts: CaseFacts) -> list[Problem]:
-    """Find files of a case that are not those that were checked: told by their stamps, and then by their content."""
-    files = case_files(case)
-    problems = []
-    # A case that trains without its mask has one file less than was checked.
-    for path, stamp, known, digest in zip(files, stamps(files), facts.stamps, facts.sha256, strict=False):
-        if stamp != known and (not stamp or hashlib.sha256(path.read_bytes()).hexdigest() != digest):
-            message, remedy = "is not the file that was checked", "bring it back, or start a new run"
-            problems.append(Problem(str(path), "file-changed", message, remedy, case.id))
-    return problems
 
 
 def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list[Problem]]:
@@ -145,15 +158,18 @@ def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list
     if first is None or len(images) < len(case.images):
         return None, problems
     sound = all(map(is_warning, problems))
+    found = [hash_scan(channel, first.affine) for image in images for channel in image.voxels]
+    content, sums = (tuple(each) for each in zip(*found, strict=True))
     return (
         CaseFacts(
             case=case.id,
-            sha256=tuple(scan.sha256 for scan in scans.values()),
+            sha256=tuple(scans[path].sha256 for path in case_files(case) if path in scans),
             stamps=stamped,
-            content=_content(images),
+            content=content + (() if label is None else (hash_values(label.voxels[0]),)),
+            sums=sums,
             shape=first.shape,
             spacing_mm=first.spacing_mm,
-            affine=tuple(tuple(map(float, row)) for row in first.affine),
+            affine=cast("Rows", tuple(map(tuple, first.affine.tolist()))),
             channels=sum(image.channels for image in images),
             flat=len(first.header.dims) == 2,
             label_voxels=counts,
@@ -184,8 +200,10 @@ def _annotated(labels: NDArray[Any], ignore: int | None) -> NDArray[Any]:
     return labels if ignore is None else np.where(labels == ignore, 0, labels)
 
 
-def examine_pair(truth: Path, prediction: Path, ignore: int | None = None) -> tuple[set[int], list[Problem]]:
-    """Read a true and a predicted mask; return the label values in them and every problem found.
+def examine_pair(
+    truth: Path, prediction: Path, ignore: int | None = None
+) -> tuple[set[int], tuple[str, ...], list[Problem]]:
+    """Read a true and a predicted mask; return the values in them, the hashes of their files and every problem found.
 
     Args:
         truth: The true mask.
@@ -201,7 +219,8 @@ def examine_pair(truth: Path, prediction: Path, ignore: int | None = None) -> tu
     if len(scans) == 2:
         problems += grid_problems(scans[truth], scans[prediction], "prediction")
     problems = [problem for problem in problems if not is_warning(problem)]
-    return (set() if problems else values), problems
+    hashes = tuple(scans[path].sha256 for path in (truth, prediction) if path in scans)
+    return (set() if problems else values), hashes, problems
 
 
 def _load_all(paths: Sequence[Path]) -> tuple[dict[Path, nifti.Scan], list[Problem]]:
@@ -214,19 +233,6 @@ def _load_all(paths: Sequence[Path]) -> tuple[dict[Path, nifti.Scan], list[Probl
         except UserError as error:
             problems += error.problems
     return scans, problems
-
-
-def _content(images: Sequence[nifti.Scan]) -> str:
-    """Hash the stored voxels of each channel, so that a scan is known again under another name or packing."""
-    digest = hashlib.sha256()
-    for image in images:
-        header = image.header
-        shape = (*header.dims, 1)[:3]
-        size = header.dtype.itemsize * math.prod(shape)
-        for start in range(header.offset, header.promised, size):
-            digest.update(f"{header.dtype.str} {shape} ".encode())
-            digest.update(memoryview(image.body)[start : start + size])
-    return digest.hexdigest()
 
 
 def _image_problems(scan: nifti.Scan, labelled: bool, channels: int | None) -> list[Problem]:
@@ -289,7 +295,11 @@ def _histogram(voxels: NDArray[Any], low: int, high: int) -> dict[int, int]:
         return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
     total = np.zeros(high - low + 1, np.int64)
     for start in range(0, flat.size, CHUNK):
-        total += np.bincount(flat[start : start + CHUNK].astype(np.intp) - low, minlength=len(total))
+        chunk = flat[start : start + CHUNK]
+        marked = chunk[chunk != 0]  # Most of a mask is background, which need only be counted.
+        total += np.bincount(marked.astype(np.intp) - low, minlength=len(total))
+        if marked.size < chunk.size:
+            total[-low] += chunk.size - marked.size
     return {low + int(place): int(total[place]) for place in np.flatnonzero(total)}
 
 

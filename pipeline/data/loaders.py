@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pipeline.data.annotation import ANNOTATION, IMAGE
+from pipeline.data.checked import FilesChangedError
 from pipeline.data.patches import cut_patches
 from pipeline.errors import Problem, UserError
 from pipeline.interruption import window
@@ -141,6 +142,11 @@ class _Failure:
 
     summary: str
     problems: tuple[Problem, ...]
+    changed: bool = False
+
+    @property
+    def error(self) -> UserError:
+        return FilesChangedError(self.problems) if self.changed else UserError(self.summary, self.problems)
 
 
 class _Guarded(Dataset[Any]):
@@ -153,7 +159,7 @@ class _Guarded(Dataset[Any]):
         try:
             return self.batches[step]
         except UserError as error:
-            return _Failure(error.summary, error.problems)
+            return _Failure(error.summary, error.problems, isinstance(error, FilesChangedError))
         except torch.OutOfMemoryError:  # Of the device that holds the cases: no sample's fault.
             raise
         except Exception as error:
@@ -213,7 +219,7 @@ class StepLoader:
             if item is None:
                 return
             if isinstance(item, _Failure):
-                raise UserError(item.summary, item.problems)
+                raise item.error
             yield item
 
 

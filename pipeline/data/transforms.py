@@ -1,4 +1,4 @@
-"""MONAI dictionary transforms from a scan's files to the network's grid."""
+"""MONAI dictionary transforms from a scan, as it was read, to the network's grid."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from monai.data import ImageReader
-from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd, Transform
+import torch
+from monai.config import KeysCollection  # noqa: TC002 - MONAI resolves annotations of transforms
+from monai.data import MetaTensor
+from monai.transforms import Compose, MapTransform, Orientationd, Spacingd, Transform
 
 from pipeline.data import nifti
 from pipeline.data.annotation import ANNOTATION, IMAGE, Annotated
 from pipeline.data.normalization import IntensityRange, Normalized
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from pipeline.types import Case
+    from collections.abc import Hashable, Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -35,31 +32,32 @@ class Grid:
     spacing_mm: tuple[float, float, float]
 
 
-class NiftiReader(ImageReader):
-    """MONAI image reader over :func:`pipeline.data.nifti.load`: verified bytes, channels first, slices as volumes."""
+class ScansToTensors(MapTransform):
+    """Turn scans that were read into MONAI's tensors: channels first, slices as volumes.
 
-    def verify_suffix(self, filename: Sequence[Path | str] | Path | str) -> bool:
-        """Tell whether every name ends in .nii or .nii.gz."""
-        names = [filename] if isinstance(filename, str) or not hasattr(filename, "__iter__") else filename
-        return all(str(name).lower().endswith(nifti.SUFFIXES) for name in names)
+    MONAI's own ``LoadImage`` would read the files, and where one is refused it tries other readers until one takes it.
 
-    def read(self, data: Sequence[Path | str] | Path | str, **_: Any) -> list[nifti.Scan]:
-        """Read one file, or one file a channel."""
-        from pathlib import Path
+    Args:
+        keys: Where a scan is, or one scan a channel.
+    """
 
-        return [nifti.load(Path(name)) for name in ([data] if isinstance(data, (str, Path)) else data)]
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(keys, allow_missing_keys=True)
 
-    def get_data(self, img: list[nifti.Scan]) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Return voxels ``[C, X, Y, Z]`` and the metadata that MONAI's spatial transforms read.
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Apply to a case; the tensors have the metadata that MONAI's spatial transforms read.
 
         The affine is the first file's, turned to the nearest axes of the body: a scan is resampled along its own axes,
         also where it lies obliquely or its axes are sheared.
         """
-        first = img[0]
-        voxels = np.concatenate([scan.voxels for scan in img]).astype(np.float32)
-        affine = first.header.forms.aligned_affine
-        meta = {"affine": affine, "original_affine": affine.copy(), "space": "RAS"}
-        return voxels, meta | {"spatial_shape": np.array(first.shape), "original_channel_dim": 0}
+        result = dict(data)
+        for key in self.key_iterator(result):
+            scans = [result[key]] if isinstance(result[key], nifti.Scan) else result[key]
+            affine = torch.tensor(scans[0].header.forms.aligned_affine)
+            meta = {"original_affine": affine.clone(), "space": "RAS", "spatial_shape": np.array(scans[0].shape)}
+            voxels = np.concatenate([scan.voxels for scan in scans]).astype(np.float32, order="C", copy=False)
+            result[key] = MetaTensor(torch.from_numpy(voxels), affine, meta | {"original_channel_dim": 0})
+        return result
 
 
 class OnImageGrid(Transform):
@@ -73,8 +71,8 @@ class OnImageGrid(Transform):
 
 
 def scan_transforms(grid: Grid, ranges: Sequence[IntensityRange | None] = ()) -> Compose:
-    """Return the invertible way from a scan's files to the network's grid: load, orient, resample, normalise."""
-    return Compose([_load(IMAGE), *_resample((IMAGE,), ("bilinear",), grid), Normalized(IMAGE, ranges)])
+    """Return the invertible way from the scans of a case to the network's grid: orient, resample, normalise."""
+    return Compose([ScansToTensors(IMAGE), *_resample((IMAGE,), ("bilinear",), grid), Normalized(IMAGE, ranges)])
 
 
 def case_transforms(
@@ -83,11 +81,11 @@ def case_transforms(
     ranges: Sequence[IntensityRange | None] = (),
     ignore: int | None = None,
 ) -> Compose:
-    """Return the way from a case's files to a normalised image and an annotation on the network's grid."""
+    """Return the way from a case's scans and mask to a normalised image and an annotation on the network's grid."""
     keys = (IMAGE, ANNOTATION)
     return Compose(
         [
-            _load(*keys),
+            ScansToTensors(keys),
             OnImageGrid(),
             *_resample(keys, ("bilinear", "nearest"), grid),
             Normalized(IMAGE, ranges),
@@ -96,18 +94,8 @@ def case_transforms(
     )
 
 
-def _load(*keys: str) -> LoadImaged:
-    return LoadImaged(keys, reader=NiftiReader(), image_only=True, allow_missing_keys=True)
-
-
 def _resample(keys: tuple[str, ...], modes: tuple[str, ...], grid: Grid) -> list[Any]:
     return [
         Orientationd(keys, axcodes=grid.orientation, labels=None, allow_missing_keys=True),
         Spacingd(keys, pixdim=grid.spacing_mm, mode=modes, padding_mode="border", allow_missing_keys=True),
     ]
-
-
-def case_files(case: Case) -> dict[str, Any]:
-    """Return the input of :func:`case_transforms` for a case."""
-    files: dict[str, Any] = {IMAGE: [str(path) for path in case.images]}
-    return files | ({ANNOTATION: str(case.label)} if case.label else {})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ignite.engine import Events
 from monai.engines import Evaluator
 
-from pipeline.data import nifti
+from pipeline.data.checked import read_case
 from pipeline.metrics.calibration import Reliability, expected_dice
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from ignite.engine import Engine
     from numpy.typing import NDArray
 
+    from pipeline.data.inspection import CaseFacts
     from pipeline.data.nifti import Scan
     from pipeline.engines.predictor import Segmenter
     from pipeline.types import Case, CaseResult
 
-# Called with a case, its true mask and its prediction, both on the scan's own grid.
-Watch: TypeAlias = "Callable[[Case, Scan, NDArray[np.integer[Any]]], None]"
+# Called with a case, its scans, its true mask and its prediction, all on the scan's own grid.
+Watch: TypeAlias = "Callable[[Case, Sequence[Scan], Scan, NDArray[np.integer[Any]]], None]"
 
 
 class SegmentationEvaluator(Evaluator):
@@ -35,10 +36,11 @@ class SegmentationEvaluator(Evaluator):
     Args:
         predictor: Turns a case's images into a label map.
         cases: Cases with a mask.
+        facts: What the check found of each; files that are not those that were checked are refused.
         labels: Label values and names, background included.
         ignore: Voxels of the mask with this value are not scored.
         tolerance_mm: Of the surface Dice.
-        watch: Called with each case, its true mask and its prediction, both on the scan's own grid.
+        watch: Called with each case, its scans, its true mask and its prediction, all on the scan's own grid.
         overlap_only: Leaves out surfaces, lesions and calibration: Dice is all that a training asks for.
     """
 
@@ -46,6 +48,7 @@ class SegmentationEvaluator(Evaluator):
         self,
         predictor: Segmenter,
         cases: Sequence[Case],
+        facts: Mapping[str, CaseFacts],
         labels: Mapping[int, str],
         ignore: int | None = None,
         tolerance_mm: float = TOLERANCE_MM,
@@ -55,7 +58,7 @@ class SegmentationEvaluator(Evaluator):
         super().__init__(
             device=predictor.device, val_data_loader=list(cases), iteration_update=self._score, decollate=False
         )
-        self.predictor, self.labels, self.ignore = predictor, labels, ignore
+        self.predictor, self.facts, self.labels, self.ignore = predictor, facts, labels, ignore
         self.tolerance_mm, self.watch, self.overlap_only = tolerance_mm, watch, overlap_only
         self.results: list[CaseResult] = []
         self.reliability = Reliability()
@@ -67,11 +70,11 @@ class SegmentationEvaluator(Evaluator):
         self.reliability = Reliability()
 
     def _score(self, _: Engine, case: Case) -> list[CaseResult]:
-        if case.label is None:
+        scans, truth = read_case(case, self.facts[case.id])
+        if truth is None:
             raise ValueError(f"case {case.id} has no label to be scored against")
-        truth = nifti.load(case.label)
-        found = self.predictor.segment(case.images)
-        self.watch(case, truth, found.labels)
+        found = self.predictor.segment(scans)
+        self.watch(case, scans, truth, found.labels)
         results = score_case(
             case.id,
             truth.labels,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from pipeline.data.nifti import Scan
     from pipeline.data.normalization import IntensityRange
 
 
@@ -52,8 +53,8 @@ class Segmenter(Protocol):
     def device(self) -> torch.device:
         """Where it computes."""
 
-    def segment(self, images: Sequence[Path]) -> Segmentation:
-        """Segment a scan: one file with all channels, or one a channel."""
+    def segment(self, scans: Sequence[Scan]) -> Segmentation:
+        """Segment a scan that was read: one file with all channels, or one a channel."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +91,19 @@ class Predictor:
 
     def __call__(self, images: Sequence[Path]) -> NDArray[np.integer[Any]]:
         """Return label values ``[X, Y, Z]`` on the grid of the scan's files; all else as :meth:`segment`."""
-        return self.segment(images).labels
+        return self.segment([nifti.load(path) for path in images]).labels
 
-    def segment(self, images: Sequence[Path]) -> Segmentation:
+    def segment(self, scans: Sequence[Scan]) -> Segmentation:
         """Segment a scan on the grid of its files, and keep what the network was thinking.
 
         Args:
-            images: One file with all channels, or one a channel.
+            scans: One file with all channels, or one a channel, as it was read.
 
         Raises:
-            UserError: A file cannot be read, or the network answers with NaN.
+            UserError: The network answers with NaN.
         """
         transforms = scan_transforms(self.grid, self.ranges)
-        image = transforms({IMAGE: [str(path) for path in images]})[IMAGE]
+        image = transforms({IMAGE: list(scans)})[IMAGE]
         logits = MetaTensor(
             self._logits(image.as_tensor()), affine=image.affine, applied_operations=image.applied_operations
         )
@@ -111,7 +112,7 @@ class Predictor:
             message = "the network's answer is not finite"
             raise UserError(
                 "Prediction stopped.",
-                [Problem(str(images[0]), "nan-logits", message, "use precision=float32")],
+                [Problem(str(scans[0].path), "nan-logits", message, "use precision=float32")],
             )
         # The header of the file, not the inverse's own affine, says where these voxels lie; so only the shape counts.
         return Segmentation(_named(native.argmax(0), self.label_values), native.numpy())
@@ -183,11 +184,11 @@ class Ensemble:
         """Where the networks lie."""
         return self.predictors[0].device
 
-    def segment(self, images: Sequence[Path]) -> Segmentation:
+    def segment(self, scans: Sequence[Scan]) -> Segmentation:
         """Segment a scan on the grid of its files.
 
         Args:
-            images: One file with all channels, or one a channel.
+            scans: One file with all channels, or one a channel, as it was read.
 
         Returns:
             The label map, and as logits the logarithm of the mean of all ``softmax(logits)``.
@@ -195,11 +196,11 @@ class Ensemble:
         Raises:
             UserError: As :meth:`Predictor.segment`.
         """
-        total = sum(torch.from_numpy(each.segment(images).logits).softmax(0) for each in self.predictors)
+        total = sum(torch.from_numpy(each.segment(scans).logits).softmax(0) for each in self.predictors)
         mean = torch.as_tensor(total) / len(self.predictors)
         labels = _named(mean.argmax(0), self.label_values)
         if self.mendings:
-            labels = mend(labels, voxel_ml(nifti.load(images[0]).spacing_mm), self.mendings)
+            labels = mend(labels, voxel_ml(scans[0].spacing_mm), self.mendings)
         # A probability of 0 is no longer told from one that float32 cannot hold.
         return Segmentation(labels, mean.clamp(min=torch.finfo(mean.dtype).tiny).log().numpy())
 

@@ -95,8 +95,10 @@ class SegmentationLoss(_Loss):
         """
         if not self.softmax:
             given = self.probabilities(logits)
-            log_p = given.clamp(min=torch.finfo(given.dtype).tiny).log()
-            return log_p.masked_fill(given.isnan().any(dim=1, keepdim=True), math.nan)
+            # Plus 0, or NaN where any class is NaN.
+            return (
+                given.clamp(min=torch.finfo(given.dtype).tiny).log().add_(given.detach().sum(dim=1, keepdim=True) * 0)
+            )
         wide = widen(logits)
         if wide.shape[1] == 1:
             return torch.cat([F.logsigmoid(-wide), F.logsigmoid(wide)], dim=1)
@@ -269,7 +271,7 @@ def _plain(tensor: Tensor | None) -> Tensor | None:
 
 def _whole(labels: Tensor) -> Tensor:
     """Return float labels, with -1 for what is no whole number; on the CPU that is an error."""
-    whole = (labels.frac() == 0) & (labels.abs() < 2**31)
+    whole = (labels.frac() == 0) & (labels.abs() < 2.0**63)  # An integer holds no more.
     if labels.device.type == "cpu" and not whole.all():
         worst = labels[~whole][0].item()
         raise ValueError(f"a label is {worst:g}; expected whole numbers, one class index a voxel")

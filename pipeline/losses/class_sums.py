@@ -50,8 +50,9 @@ class _ClassSums(torch.autograd.Function):
         ctx.softmax = softmax
         wide = torch.promote_types(values.dtype, torch.float32)
         inside, everywhere, voxels = values.new_zeros(3, *values.shape[:2], dtype=wide)
-        for _, p, y, _ in _pieces(values, codes, softmax):
+        for _, p, y, annotated in _pieces(values, codes, softmax):
             voxels += y.sum(dim=2)
+            p = p if annotated is None else p.where(annotated, 0)
             everywhere += p.sum(dim=2)
             inside += y.mul_(p).sum(dim=2)
         ctx.mark_non_differentiable(voxels)
@@ -66,7 +67,10 @@ class _ClassSums(torch.autograd.Function):
         gradient = torch.empty_like(values)
         for part, p, y, annotated in _pieces(values, codes, ctx.softmax):
             slope = y.mul_(inside)
-            slope = slope.add_(everywhere) if annotated is None else slope.addcmul_(annotated, everywhere)
+            if annotated is None:
+                slope.add_(everywhere)
+            else:
+                slope.addcmul_(annotated.to(slope.dtype), everywhere)
             if ctx.softmax:
                 torch.mul(slope.sub_((slope * p).sum(dim=1, keepdim=True)), p, out=gradient[:, :, part])
             else:
@@ -82,16 +86,13 @@ def _differentiable_gradient(
     here, annotated = codes[:, None] == names, codes[:, None] < values.shape[1]
     slope = inside.where(here, 0) + everywhere.where(annotated, 0)
     if softmax:
-        p = values.to(slope.dtype).softmax(dim=1).where(annotated, 0)
+        p = values.to(slope.dtype).softmax(dim=1)
         slope = p * (slope - (slope * p).sum(dim=1, keepdim=True))
     return slope.to(values.dtype)
 
 
 def _pieces(values: Tensor, codes: Tensor, softmax: bool) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
-    """Yield slices of the voxels with their probabilities, one-hot labels, and 1 where annotated (None: all are).
-
-    Both probabilities and one-hot labels are 0 where nothing counts.
-    """
+    """Yield a slice of the voxels, their probabilities, one-hot labels, and which are annotated (None: all are)."""
     batch, classes, voxels = values.shape
     if not values.numel():
         return
@@ -102,11 +103,7 @@ def _pieces(values: Tensor, codes: Tensor, softmax: bool) -> Iterator[tuple[slic
     for start in range(0, voxels, size):
         part = slice(start, start + size)
         code, p = codes[:, None, part], values[:, :, part].to(wide)
-        p = p.softmax(dim=1) if softmax else p
         # Written as numbers at once: a comparison of bytes that is converted afterwards takes four times as long.
         y = torch.eq(code, names, out=torch.empty_like(p))
-        if on_cpu and int(code.max()) < classes:  # Elsewhere the host would wait for the device.
-            yield part, p, y, None
-        else:
-            annotated = code < classes
-            yield part, p.where(annotated, 0), y, annotated.to(wide)
+        all_count = on_cpu and int(code.max()) < classes  # Elsewhere the host would wait for the device.
+        yield part, p.softmax(dim=1) if softmax else p, y, None if all_count else code < classes

@@ -92,14 +92,14 @@ class DiceLoss(LabelLoss):
         is_plain = self.softmax and logits.shape[1] > 1
         values = logits if is_plain else self.probabilities(logits)
         inside, everywhere, voxels = class_sums(values, index, softmax=is_plain)
-        first = 0 if self.include_background else 1
         if self.average == "micro":
-            sums = (each[:, first:].sum(dim=1) for each in (inside, everywhere, voxels))
-            per_case = self._cost(*sums)
+            first = 0 if self.include_background else 1
+            per_case = self._cost(*(each[:, first:].sum(dim=1) for each in (inside, everywhere, voxels)))
         else:
-            per_case = self._cost(inside, everywhere, voxels)[:, first:].mean(dim=1)
-        # A background that is left out may still be NaN.
-        per_case = per_case.masked_fill(everywhere.isnan().any(dim=1), math.nan)
+            per_class = self._cost(inside, everywhere, voxels)
+            per_case = (per_class if self.include_background else per_class[:, 1:]).mean(dim=1)
+        if not self.include_background:  # It is left out, but what is NaN is not.
+            per_case = per_case.masked_fill(everywhere[:, 0].isnan(), math.nan)
         return self.reduce(per_case, voxels.sum(dim=1) > 0)
 
     def _cost(self, inside: Tensor, everywhere: Tensor, voxels: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pipeline.reports.columns import Metric
 
 WIDTH, LEFT, RIGHT = 460, 12, 448
+# What a vertical axis has above it: its title, level, so that it reads as the rest does.
+TITLE = 18
 # A legend of more says nothing that the eye could use.
 MOST_NAMES = 14
 
@@ -77,12 +79,14 @@ def scale_around(values: Sequence[float], start: float, end: float, metric: Metr
 
 
 def shorten(name: str, most: int = 30) -> str:
-    """Return a name that fits into a chart.
+    """Return a name that fits into a chart, shortened in its middle: the names of one dataset differ at their ends.
 
-    >>> shorten("x" * 40, 8)
-    'xxxxxxx…'
+    >>> shorten("left_upper_lobe_of_the_lung", 16)
+    'left_up…the_lung'
     """
-    return name if len(name) <= most else name[: most - 1] + "…"
+    if len(name) <= most:
+        return name
+    return f"{name[: (most - 1) // 2]}…{name[-(most // 2) :]}"
 
 
 def x_axis(x: Scale, top: float, bottom: float, decimals: int) -> Markup:
@@ -96,9 +100,9 @@ def x_axis(x: Scale, top: float, bottom: float, decimals: int) -> Markup:
     return Markup("").join(parts)
 
 
-def y_axis(y: Scale, left: float, right: float) -> Markup:
-    """Draw a grid line and a number for each tick of a vertical scale."""
-    parts = []
+def y_axis(y: Scale, left: float, right: float, title: str) -> Markup:
+    """Draw a grid line and a number for each tick of a vertical scale, below its title, which is ``TITLE`` high."""
+    parts = [text(LEFT, y.end - TITLE + 9, title, "tick")]
     for tick in y.ticks:
         parts += [
             line("grid", left, y(tick), right, y(tick)),

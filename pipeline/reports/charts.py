@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pipeline.reports.axes import LEFT, RIGHT, Scale, legend, line, scale_around, shorten, svg, text, x_axis, y_axis
+from pipeline.reports.axes import (
+    LEFT,
+    RIGHT,
+    TITLE,
+    Scale,
+    legend,
+    line,
+    scale_around,
+    shorten,
+    svg,
+    text,
+    x_axis,
+    y_axis,
+)
 from pipeline.reports.columns import Metric, classes_in, value_of
 
 if TYPE_CHECKING:
@@ -21,10 +34,14 @@ MOST_DOTS = 4000
 # Points that a curve is drawn with: about two a pixel of half a chart.
 POINTS = 240
 FAILED = ("missed", "false_positive")
+# Quartiles of fewer cases say less than the cases themselves.
+LEAST_BOX = 5
+# Where the plot begins below a vertical axis' title.
+TOP = TITLE + 8
 
 
 def distribution(results: Sequence[CaseResult], metric: Metric, places: Mapping[str, int]) -> Markup:
-    """Draw every case of every class as a dot, with the box of their quartiles; failures stand apart as crosses.
+    """Draw every case of every class as a dot, failures apart as crosses; from five cases on their quartiles as a box.
 
     Args:
         results: Of any number of classes; those without a number are left out.
@@ -49,7 +66,8 @@ def distribution(results: Sequence[CaseResult], metric: Metric, places: Mapping[
             LEFT + 16 if left else RIGHT - 16, top + 15, "failed", "tick middle"
         )
     title = f"{metric.title} of every case, by class"
-    return svg(top + 24, title, grid + Markup("").join(rows))
+    foot = text((LEFT + RIGHT) / 2, top + 32, metric.title, "tick middle")
+    return svg(top + 40, title, grid + Markup("").join(rows) + foot)
 
 
 def _row(
@@ -69,7 +87,7 @@ def _row(
         text(LEFT, top + 13, shorten(name), "name"),
         text(RIGHT, top + 13, f"mean {metric.shown(mean)}  ·  {len(group)}", "tick end"),
     ]
-    if len(sound) > 1:
+    if len(sound) >= LEAST_BOX:
         first, median, third = quantiles(sound, n=4, method="inclusive")
         width = max(1.5, x(third) - x(first))
         parts += [
@@ -92,7 +110,7 @@ def _row(
 
 
 def scatter(
-    results: Sequence[CaseResult], x_metric: Metric, y_metric: Metric, places: Mapping[str, int], height: int = 236
+    results: Sequence[CaseResult], x_metric: Metric, y_metric: Metric, places: Mapping[str, int], height: int = 250
 ) -> Markup:
     """Draw one metric against the size of the structure, which is on a logarithmic axis, a colour a class."""
     points = [
@@ -102,8 +120,8 @@ def scatter(
     ]
     sizes, values = [size for _, size, _ in points], [value for *_, value in points]
     x = Scale(min(sizes) * 0.8, max(sizes) * 1.25, LEFT + 34, RIGHT, log=max(sizes) > 5 * min(sizes))
-    y = scale_around(values, height - 44, 12, y_metric)
-    grid = x_axis(x, 12, height - 44, 0 if x.low > 5 else 2) + y_axis(y, LEFT + 34, RIGHT)
+    y = scale_around(values, height - 44, TOP, y_metric)
+    grid = x_axis(x, TOP, height - 44, 0 if x.low > 5 else 2) + y_axis(y, LEFT + 34, RIGHT, y_metric.title)
     classes = classes_in(results)
     order = {label: n for n, (label, _) in enumerate(classes)}
     dots = [
@@ -124,7 +142,7 @@ def scatter(
     return svg(height + below + 6, title, grid + Markup("").join(dots) + foot + keys)
 
 
-def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, height: int = 220) -> Markup:
+def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, y_title: str, height: int = 232) -> Markup:
     """Draw lines over the steps of a training; long ones by the mean of each of a few hundred stretches."""
     drawn = {name: thinned(points) for name, points in series.items() if points}
     if not drawn:
@@ -132,18 +150,18 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, heig
     every = [point for points in drawn.values() for point in points]
     last = max(step for step, _ in every)
     x = Scale(0, max(last, 1), LEFT + 34, RIGHT)
-    y = scale_around([value for _, value in every], height - 40, 12)
+    y = scale_around([value for _, value in every], height - 40, TOP)
     lines = [
         Markup('<path class="curve s{}" d="{}"><title>{}</title></path>').format(n % 7, path_of(points, x, y), name)
         for n, (name, points) in enumerate(drawn.items())
     ]
     foot = text((LEFT + RIGHT) / 2, height - 6, "step", "tick middle")
-    grid = x_axis(x, 12, height - 40, 0) + y_axis(y, LEFT + 34, RIGHT)
+    grid = x_axis(x, TOP, height - 40, 0) + y_axis(y, LEFT + 34, RIGHT, y_title)
     keys, below = legend(list(drawn) if len(drawn) > 1 else [], "s", height + 12)
     return svg(height + below + 6 * bool(below), title, grid + Markup("").join(lines) + foot + keys)
 
 
-def reliability(curve: Sequence[Mapping[str, float]], height: int = 236) -> Markup:
+def reliability(curve: Sequence[Mapping[str, float]], height: int = 250) -> Markup:
     """Draw how often voxels are right against how sure the network is of them; the diagonal is where both agree.
 
     Args:
@@ -152,7 +170,7 @@ def reliability(curve: Sequence[Mapping[str, float]], height: int = 236) -> Mark
     """
     numbers = [part[key] for part in curve for key in ("confidence", "accuracy")]
     low = min(0.9, math.floor(min(numbers) * 10) / 10)
-    x, y = Scale(low, 1, LEFT + 34, RIGHT), Scale(low, 1, height - 44, 12)
+    x, y = Scale(low, 1, LEFT + 34, RIGHT), Scale(low, 1, height - 44, TOP)
     most = max(part["voxels"] for part in curve)
     points = [(part["confidence"], part["accuracy"]) for part in curve]
     dots = [
@@ -162,19 +180,21 @@ def reliability(curve: Sequence[Mapping[str, float]], height: int = 236) -> Mark
         for (sure, right), part in zip(points, curve, strict=True)
     ]
     joined = Markup('<path class="curve s0" d="{}"/>').format(path_of(points, x, y))
-    grid = x_axis(x, 12, height - 44, 2) + y_axis(y, LEFT + 34, RIGHT)
+    grid = x_axis(x, TOP, height - 44, 2) + y_axis(y, LEFT + 34, RIGHT, "share of right voxels")
     diagonal = line("gap", x(low), y(low), x(1), y(1))
     foot = text((LEFT + RIGHT) / 2, height - 8, "probability of the label that was given", "tick middle")
     return svg(height, "Share of right voxels by confidence", grid + diagonal + joined + Markup("").join(dots) + foot)
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
-    """Return at most about ``most`` points, each the mean of a stretch.
+    """Return at most about ``most`` points, each the mean of a stretch; none of none.
 
+    >>> thinned([])
+    []
     >>> thinned([(1, 1.0), (2, 3.0), (3, 5.0), (4, 7.0)], most=2)
     [(1.5, 2.0), (3.5, 6.0)]
     """
-    size = math.ceil(len(points) / most)
+    size = max(1, math.ceil(len(points) / most))
     stretches = [points[n : n + size] for n in range(0, len(points), size)]
     return [(fmean(step for step, _ in part), fmean(value for _, value in part)) for part in stretches]
 

@@ -5,7 +5,7 @@ The page, its table and its charts go through these descriptors, so that a metri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ class Metric:
         unit: ``mm``, ``ml`` or nothing.
         better: Which values are better; "" for a plain quantity.
         decimals: Digits behind the point.
-        low: The least value that there can be, where the axis of a chart is to start there.
-        high: The greatest value that there can be.
+        low: The least value that there can be, if any: no axis goes further.
+        high: The greatest value that there can be, if any.
         charted: Whether its distribution is drawn.
+        note: What it says, in a few words.
     """
 
     key: str
@@ -39,6 +40,7 @@ class Metric:
     low: float | None = None
     high: float | None = None
     charted: bool = False
+    note: str = ""
 
     @property
     def title(self) -> str:
@@ -58,20 +60,43 @@ class Metric:
         return "–" if value is None else f"{value:.{self.decimals}f}"
 
 
+SURFACE_DICE = Metric(
+    "surface_dice", "Surface Dice", low=0, high=1, charted=True, note="share of both surfaces near enough to the other"
+)
 METRICS = (
-    Metric("dice", "Dice", low=0, high=1, charted=True),
-    Metric("dice_expected", "Expected Dice", better="", low=0, high=1),
-    Metric("iou", "IoU", low=0, high=1),
-    Metric("surface_dice", "Surface Dice", low=0, high=1, charted=True),
-    Metric("hd95_mm", "HD95", "mm", "lower", 2, low=0, charted=True),
-    Metric("assd_mm", "ASSD", "mm", "lower", 2, low=0),
-    Metric("precision", "Precision", low=0, high=1),
-    Metric("recall", "Recall", low=0, high=1),
+    Metric(
+        "dice", "Dice", low=0, high=1, charted=True, note="twice what both masks share over what they have together"
+    ),
+    Metric("dice_expected", "Expected Dice", better="", low=0, high=1, note="what the network expects of its own mask"),
+    Metric("iou", "IoU", low=0, high=1, note="what both masks share over what either has"),
+    SURFACE_DICE,
+    Metric(
+        "hd95_mm",
+        "HD95",
+        "mm",
+        "lower",
+        2,
+        low=0,
+        charted=True,
+        note="95 % of either surface is that near to the other",
+    ),
+    Metric("assd_mm", "ASSD", "mm", "lower", 2, low=0, note="how far the surfaces are apart on average"),
+    Metric("precision", "Precision", low=0, high=1, note="share of the prediction that is true"),
+    Metric("recall", "Recall", low=0, high=1, note="share of the truth that is predicted"),
     Metric("volume_truth_ml", "True volume", "ml", "", 2, low=0),
     Metric("volume_predicted_ml", "Predicted volume", "ml", "", 2, low=0),
-    Metric("volume_difference", "Volume difference", "", "zero", 3, charted=True),
-    Metric("lesions_truth", "Lesions", "", "", 0, low=0),
-    Metric("lesions_found", "Found", "", "higher", 0, low=0),
+    Metric(
+        "volume_difference",
+        "Volume difference",
+        better="zero",
+        low=-2,
+        high=2,
+        charted=True,
+        note="2 (predicted − true) / (predicted + true): 0 is as large, −1 a third, 1 three times as large; "
+        "−2 is missed, 2 invented",
+    ),
+    Metric("lesions_truth", "Lesions", "", "", 0, low=0, note="separate pieces of the truth"),
+    Metric("lesions_found", "Found", "", "higher", 0, low=0, note="pieces of which a tenth or more is predicted"),
     Metric("lesions_missed", "Lesions missed", "", "lower", 0, low=0),
     Metric("lesions_false", "Lesions invented", "", "lower", 0, low=0),
     Metric("voxels_truth", "True voxels", "", "", 0, low=0),
@@ -85,9 +110,28 @@ def value_of(result: CaseResult, metric: Metric) -> float | None:
     return None if value is None else float(value)
 
 
-def metrics_in(results: Sequence[CaseResult]) -> list[Metric]:
-    """Return the metrics that have a number in any of the results, in the order of the table."""
-    return [metric for metric in METRICS if any(value_of(result, metric) is not None for result in results)]
+def metrics_in(results: Sequence[CaseResult], tolerance_mm: float | None = None) -> list[Metric]:
+    """Return the metrics that have a number in any of the results, in the order of the table.
+
+    Args:
+        results: One row a class of a case.
+        tolerance_mm: Of the surface Dice, where it is known.
+    """
+    found = [metric for metric in METRICS if any(value_of(result, metric) is not None for result in results)]
+    return [with_tolerance(metric, tolerance_mm) for metric in found]
+
+
+def with_tolerance(metric: Metric, tolerance_mm: float | None) -> Metric:
+    """Return a metric that tells the tolerance, if it is the one that has one.
+
+    >>> told = with_tolerance(SURFACE_DICE, 2.0)
+    >>> told.title, told.note
+    ('Surface Dice (2 mm)', 'share of both surfaces within 2 mm of the other')
+    """
+    if metric is not SURFACE_DICE or tolerance_mm is None:
+        return metric
+    size = f"{tolerance_mm:g} mm"
+    return replace(metric, unit=size, note=f"share of both surfaces within {size} of the other")
 
 
 def classes_in(results: Iterable[CaseResult]) -> list[tuple[int, str]]:

@@ -4,13 +4,14 @@ A comparison as JSON:
 
     {"a": "runs/one", "b": "runs/two",
      "conclusion": "two is better: …",       one sentence, made of the figures below
-     "verdict": "b_better",                  or a_better; mixed: interval and test disagree; not_shown; too_few
+     "verdict": "b_better",                  or a_better; mixed: interval, test and mean disagree; not_shown; too_few
      "n_cases": 40, "n_patients": 40,
      "means": {                              over classes, of every metric of which more, or less, is better
        "dice": {"n": 80,                     pairs of a case and a class
          "mean_a": 0.86, "mean_b": 0.88,
          "difference": 0.02,                 b - a
-         "interval": [0.01, 0.03],           95 % bootstrap of the difference, over patients
+         "median": 0.018,                    of the patients' mean differences
+         "interval": [0.01, 0.03],           95 % interval of that median, over six patients or more
          "reasons": {}}, ...},
      "classes": [{"label": 1, "name": "organ", "metrics": {"dice": {as above}, ...}}, ...],
      "wilcoxon": {"n": 38,                   patients whose mean Dice differs
@@ -32,7 +33,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from pipeline.errors import Problem, UserError
-from pipeline.reports.intervals import ONE_PATIENT, mean_interval, mean_of_means
+from pipeline.reports.intervals import (
+    FEWEST,
+    MORE_PATIENTS,
+    TOO_FEW,
+    mean_of_means,
+    means_of_patients,
+    median_interval,
+    plural,
+    too_few,
+)
 from pipeline.reports.summary import HEADLINES
 
 if TYPE_CHECKING:
@@ -45,9 +55,8 @@ if TYPE_CHECKING:
 
 Verdict: TypeAlias = Literal["a_better", "b_better", "mixed", "not_shown", "too_few"]
 
+# With fewer patients than an interval needs, no outcome of the test has a lower p-value: 2 / 2^5 = 0.0625.
 ALPHA = 0.05
-# With fewer patients no outcome of the test has a p-value below ALPHA: 2 / 2^5 = 0.0625.
-FEWEST = 6
 BEST = {"hd95_mm": 0.0, "assd_mm": 0.0}
 # A Dice is a quotient of counts: less than this is rounding.
 EQUAL = 1e-9
@@ -61,6 +70,7 @@ class Difference:
     mean_a: float | None
     mean_b: float | None
     difference: float | None
+    median: float | None
     interval: Interval | None
     reasons: dict[str, str]
 
@@ -76,7 +86,7 @@ class ClassDifference:
 
 @dataclass(frozen=True, slots=True)
 class Wilcoxon:
-    """The signed-rank test of the patients' mean differences of Dice."""
+    """The signed-rank test of the patients' mean differences of Dice; ``n`` patients differ."""
 
     n: int
     p_value: float | None
@@ -139,7 +149,7 @@ def compare_results(a: Sequence[CaseResult], b: Sequence[CaseResult], name_a: st
     patients = list(cases.values())
     means = {metric: _difference(x, y, patients) for metric, (x, y) in tables.items()}
     change = {case: float(value) for case, value in zip(cases, _row_means(*tables["dice"]), strict=True)}
-    wilcoxon = _wilcoxon(list(change.values()), patients)
+    wilcoxon = signed_rank(means_of_patients(list(change.values()), patients))
     verdict = _verdict(means["dice"], wilcoxon)
     return Comparison(
         a=name_a,
@@ -229,13 +239,16 @@ def _tables(first: Side, second: Side, cases: list[str], labels: list[int], metr
 def _difference(a: Numbers, b: Numbers, patients: Sequence[str]) -> Difference:
     pairs = int(np.isfinite(a).sum())
     if not pairs:
-        reason = "neither side has this class in any case"
-        return Difference(
-            0, None, None, None, None, dict.fromkeys(("mean_a", "mean_b", "difference", "interval"), reason)
+        reason, names = (
+            "neither side has this class in any case",
+            ("mean_a", "mean_b", "difference", "median", "interval"),
         )
-    interval = mean_interval(b - a, patients)
-    reasons = {} if interval else {"interval": ONE_PATIENT}
-    return Difference(pairs, mean_of_means(a), mean_of_means(b), mean_of_means(b - a), interval, reasons)
+        return Difference(0, None, None, None, None, None, dict.fromkeys(names, reason))
+    changes = means_of_patients(list(_row_means(a, b)), patients)
+    median = float(np.median(changes))
+    interval = median_interval(changes)
+    reasons = {} if interval else {"interval": too_few(len(changes))}
+    return Difference(pairs, mean_of_means(a), mean_of_means(b), mean_of_means(b - a), median, interval, reasons)
 
 
 def _row_means(a: Numbers, b: Numbers) -> Numbers:
@@ -245,17 +258,12 @@ def _row_means(a: Numbers, b: Numbers) -> Numbers:
     return means
 
 
-def _wilcoxon(changes: Sequence[float], patients: Sequence[str]) -> Wilcoxon:
-    """Test one number a patient, the mean of its cases: the test takes its numbers to be independent."""
+def signed_rank(changes: Numbers) -> Wilcoxon:
+    """Test one number a patient: the test takes its numbers to be independent."""
     from scipy.stats import wilcoxon
 
-    by_patient: dict[str, list[float]] = {}
-    for change, patient in zip(changes, patients, strict=True):
-        if np.isfinite(change):
-            by_patient.setdefault(patient, []).append(change)
-    means = [float(np.mean(values)) for values in by_patient.values()]
-    moved = [mean for mean in means if abs(mean) > EQUAL]
-    if not moved:
+    moved = changes[abs(changes) > EQUAL]
+    if not len(moved):
         return Wilcoxon(0, None, {"p_value": "no patient differs"})
     return Wilcoxon(len(moved), float(wilcoxon(moved).pvalue), {})
 
@@ -263,17 +271,22 @@ def _wilcoxon(changes: Sequence[float], patients: Sequence[str]) -> Wilcoxon:
 def _verdict(dice: Difference, wilcoxon: Wilcoxon) -> Verdict:
     if wilcoxon.p_value is None or dice.interval is None or dice.difference is None:
         return "not_shown" if dice.difference == 0 else "too_few"
-    apart, unlikely = not dice.interval[0] <= 0 <= dice.interval[1], wilcoxon.p_value < ALPHA
-    if apart and unlikely:
+    apart, unlikely = is_apart(dice), wilcoxon.p_value < ALPHA
+    if apart and unlikely and dice.difference * dice.interval[0] > 0:
         return "b_better" if dice.difference > 0 else "a_better"
     if wilcoxon.n < FEWEST:
         return "too_few"
     return "mixed" if apart or unlikely else "not_shown"
 
 
+def is_apart(found: Difference) -> bool:
+    """Return whether the interval leaves out 0."""
+    return found.interval is not None and not found.interval[0] <= 0 <= found.interval[1]
+
+
 def _conclusion(verdict: Verdict, dice: Difference, wilcoxon: Wilcoxon, names: tuple[str, str], patients: int) -> str:
     """Say the verdict in one sentence with the figures that it rests on."""
-    if dice.difference is None or dice.mean_a is None or dice.mean_b is None:
+    if dice.difference is None or dice.mean_a is None or dice.mean_b is None or dice.median is None:
         return "Neither has any structure in any case, so there is nothing to compare."
     a, b = names
     claims = {
@@ -281,12 +294,14 @@ def _conclusion(verdict: Verdict, dice: Difference, wilcoxon: Wilcoxon, names: t
         "b_better": f"{b} is better than {a}",
         "mixed": f"The evidence for a difference between {a} and {b} is mixed",
         "not_shown": f"No difference between {a} and {b} is shown",
-        "too_few": f"There are too few patients that differ to tell {a} from {b}",
+        "too_few": f"The patients that differ are {TOO_FEW} whether {a} or {b} is better",
     }
-    interval = f", 95 % interval {dice.interval[0]:+.4f} to {dice.interval[1]:+.4f}" if dice.interval else ""
+    interval = f"95 % interval {dice.interval[0]:+.4f} to {dice.interval[1]:+.4f}" if dice.interval else TOO_FEW
     test = "no patient differs" if wilcoxon.p_value is None else f"Wilcoxon {_p(wilcoxon.p_value)}"
-    change = f"{dice.mean_a:.4f} to {dice.mean_b:.4f} ({dice.difference:+.4f}{interval}; {test}; {patients} patients)"
-    return f"{claims[verdict]}: from {a} to {b} the mean Dice goes from {change}."
+    means = f"the mean Dice goes from {dice.mean_a:.4f} to {dice.mean_b:.4f} ({dice.difference:+.4f})"
+    median = f"the median patient changes by {dice.median:+.4f} ({interval}; {test}; {plural(patients, 'patient')})"
+    more = "" if dice.interval else f" {MORE_PATIENTS}."
+    return f"{claims[verdict]}: from {a} to {b} {means}, and {median}.{more}"
 
 
 def _p(value: float) -> str:

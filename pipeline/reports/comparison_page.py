@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.reports.columns import METRICS, classes_in
+from pipeline.reports.columns import METRICS, classes_in, with_tolerance
+from pipeline.reports.comparison import is_apart
 from pipeline.reports.figures import figures_of_comparison, write_figures
 from pipeline.reports.html import as_json, write_page
-from pipeline.reports.page import FAILURES, OUTCOMES, plural
+from pipeline.reports.intervals import TOO_FEW, plural
+from pipeline.reports.page import FAILURES, OUTCOMES
 from pipeline.reports.summary import HEADLINES
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ VERDICTS = {
     "b_better": "B is better",
     "mixed": "mixed evidence",
     "not_shown": "no difference shown",
-    "too_few": "too few to tell",
+    "too_few": TOO_FEW,
 }
 
 
@@ -44,6 +46,7 @@ def write_comparison(
     cases = list(dict.fromkeys(row.case for row in a))
     places = {case: n for n, case in enumerate(cases)}
     figures = list(figures_of_comparison(comparison, a, b, places))
+    metrics = [with_tolerance(metric, origin.tolerance_mm) for metric in SHOWN]
     write_figures(folder, figures)
     write_page(
         folder / "report.html",
@@ -53,10 +56,11 @@ def write_comparison(
             "origin": origin,
             "comparison": comparison,
             "verdict": list(_verdict(comparison)),
-            "rows": list(_rows(comparison)),
+            "rows": list(_rows(comparison, metrics)),
+            "metrics": metrics,
             "figures": figures,
             "training": (),
-            "data": as_json(_page_data(a, b, places)),
+            "data": as_json(_page_data(a, b, places, metrics)),
             "blocks": (),
         },
     )
@@ -71,9 +75,11 @@ def _verdict(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
     )
     if dice.difference is not None:
         yield "By how much?", f"{dice.difference:+.4f}", f"mean Dice: A {dice.mean_a:.4f}, B {dice.mean_b:.4f}"
-        interval = "{:+.4f} to {:+.4f}".format(*dice.interval) if dice.interval else "–"
+        interval = "{:+.4f} to {:+.4f}".format(*dice.interval) if dice.interval else TOO_FEW
         chance = test.reasons["p_value"] if test.p_value is None else f"Wilcoxon p = {test.p_value:.2g}, two-sided"
-        yield "How sure?", interval, f"95 % interval of the difference; {chance}"
+        about = f"95 % interval of the median patient's difference, {dice.median:+.4f}"
+        why = about if dice.interval else dice.reasons["interval"].removeprefix(f"{TOO_FEW}: ")
+        yield "How sure?", interval, f"{why}; {chance}"
     counts = f"{len(comparison.better)} : {len(comparison.worse)}"
     equal = f", {len(comparison.equal)} equal" if comparison.equal else ""
     yield (
@@ -83,19 +89,20 @@ def _verdict(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
     )
 
 
-def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
+def _rows(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
     """Yield a row of text for each class and metric, all classes together first."""
     groups = [("all classes", comparison.means)] if len(comparison.classes) > 1 else []
     groups += [(found.name, found.metrics) for found in comparison.classes]
     for name, differences in groups:
-        for metric in SHOWN:
+        for metric in metrics:
             if (found := differences[metric.key]).difference is not None:
                 yield _row(name, metric, found, found.difference)
 
 
 def _row(name: str, metric: Metric, found: Difference, difference: float) -> dict[str, Any]:
     places = metric.decimals + 1
-    apart = found.interval is not None and not found.interval[0] <= 0 <= found.interval[1]
+    apart = is_apart(found)
+    agreed = found.interval is not None and difference * found.interval[0] > 0
     gain = difference if metric.better == "higher" else -difference
     return {
         "name": name,
@@ -104,22 +111,37 @@ def _row(name: str, metric: Metric, found: Difference, difference: float) -> dic
         "a": metric.shown(found.mean_a),
         "b": metric.shown(found.mean_b),
         "difference": f"{difference:+.{places}f}",
-        "interval": "{:+.{p}f} to {:+.{p}f}".format(*found.interval, p=places) if found.interval else "–",
+        "median": f"{found.median:+.{places}f}",
+        "interval": "{:+.{p}f} to {:+.{p}f}".format(*found.interval, p=places) if found.interval else TOO_FEW,
         "apart": apart,
-        "better": "–" if not apart else "B" if gain > 0 else "A",
+        "better": _better(apart and agreed, gain),
     }
 
 
-def _page_data(a: Sequence[CaseResult], b: Sequence[CaseResult], places: dict[str, int]) -> dict[str, Any]:
+def _better(shown: bool, gain: float) -> str:
+    if not shown:
+        return "–"
+    return "B" if gain > 0 else "A"
+
+
+def _page_data(
+    a: Sequence[CaseResult], b: Sequence[CaseResult], places: dict[str, int], shown: Sequence[Metric]
+) -> dict[str, Any]:
     """Return what the page's script reads, as :func:`pipeline.reports.page.page_data` does."""
     second = {(row.case, row.label): row for row in b}
     pairs = [(one, second[one.case, one.label]) for one in a]
     classes = classes_in(a)
     order = {label: n for n, (label, _) in enumerate(classes)}
     outcomes = dict.fromkeys(_outcome(*pair) for pair in pairs)
-    metrics = [metric for metric in SHOWN if any(_values(*pair, metric)[2] is not None for pair in pairs)]
+    metrics = [metric for metric in shown if any(_values(*pair, metric)[2] is not None for pair in pairs)]
     columns = [
-        {"key": f"{metric.key}{side}", "title": f"{metric.title} {side}", "better": metric.better, "decimals": n}
+        {
+            "key": f"{metric.key}{side}",
+            "title": f"{metric.title} {side}",
+            "better": metric.better,
+            "decimals": n,
+            "note": metric.note,
+        }
         for metric in metrics
         for side, n in (("A", metric.decimals), ("B", metric.decimals), ("B − A", metric.decimals + 1))
     ]

@@ -53,7 +53,10 @@ class Figure:
 
 
 def figures_of_cases(
-    results: Sequence[CaseResult], places: Mapping[str, int], calibration: Mapping[str, Any] | None = None
+    results: Sequence[CaseResult],
+    places: Mapping[str, int],
+    calibration: Mapping[str, Any] | None = None,
+    tolerance_mm: float | None = None,
 ) -> Iterator[Figure]:
     """Yield the figures of a validation.
 
@@ -61,13 +64,15 @@ def figures_of_cases(
         results: One row a class of a case.
         places: The place of each case in the page's list.
         calibration: As in ``summary.json``, where it is known.
+        tolerance_mm: Of the surface Dice, where it is known.
     """
-    metrics = metrics_in(results)
+    metrics = metrics_in(results, tolerance_mm)
     for metric in metrics:
         if metric.charted:
             caption = (
-                f"{metric.title}: a dot is a case, the box holds the middle half of the cases with both masks and its "
-                "line is their median. Crosses are structures missed or invented; means count them."
+                f"{metric.title}: {metric.note}. A dot is a case; from five cases with both masks on the box holds the "
+                "middle half of them and its line is their median. Crosses are structures missed or invented; means "
+                "count them."
             )
             yield Figure(metric.key, QUESTIONS[metric.key], charts.distribution(results, metric, places), caption)
     by_key = {metric.key: metric for metric in METRICS}
@@ -90,11 +95,11 @@ def figures_of_training(
 ) -> Iterator[Figure]:
     """Yield the curves of a training: the validation Dice, and the terms of the loss."""
     if len(validation) > 1:
-        drawing = charts.curves({"validation Dice": validation}, "Validation Dice by step")
+        drawing = charts.curves({"validation Dice": validation}, "Validation Dice by step", "mean Dice")
         caption = "Mean Dice on the validation cases during the training."
         yield Figure("validation", "Had it stopped improving?", drawing, caption)
     if history:
-        drawing = charts.curves(history, "Terms of the loss by step")
+        drawing = charts.curves(history, "Terms of the loss by step", "loss")
         caption = "Each term before its weight, and their weighted sum; means over stretches of steps."
         yield Figure("loss", "Did the loss fall?", drawing, caption)
 
@@ -106,7 +111,7 @@ def figures_of_comparison(
     rows = [("all classes", comparison.means["dice"])] if len(comparison.classes) > 1 else []
     rows += [(found.name, found.metrics["dice"]) for found in comparison.classes]
     if any(found.difference is not None for _, found in rows):
-        caption = "Mean difference of Dice, B − A, and its 95 % bootstrap interval over patients."
+        caption = "Difference of Dice of the median patient, B − A, and its 95 % interval, which needs six patients."
         yield Figure("difference", "How large is the difference?", paired_charts.differences(rows), caption)
         caption = "A dot is a structure of a case. Above the dashed line B is better. Crosses were missed or invented."
         yield Figure("paired", "Is it so in every case?", paired_charts.paired(a, b, places), caption)

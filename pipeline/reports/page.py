@@ -6,15 +6,17 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from pipeline.reports.columns import classes_in, metrics_in, value_of
+from pipeline.reports.columns import SURFACE_DICE, classes_in, metrics_in, value_of, with_tolerance
 from pipeline.reports.figures import figures_of_cases, figures_of_training, write_figures
 from pipeline.reports.html import as_json, write_page
+from pipeline.reports.intervals import TOO_FEW, plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.reports.columns import Metric
+    from pipeline.reports.intervals import Interval
     from pipeline.reports.summary import Summary
     from pipeline.reports.volumes import Gallery
     from pipeline.types import CaseResult
@@ -31,6 +33,7 @@ class Origin:
         config: The run's recipe as YAML, or "".
         history: Steps and values of each term of the loss.
         validation: Steps and validation Dice.
+        tolerance_mm: Of the surface Dice, where it is known.
     """
 
     title: str
@@ -39,6 +42,7 @@ class Origin:
     config: str = ""
     history: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     validation: Sequence[tuple[float, float]] = ()
+    tolerance_mm: float | None = None
 
 
 OUTCOMES = {"scored": "scored", "absent": "absent", "missed": "missed", "false_positive": "invented"}
@@ -67,7 +71,9 @@ def write_report(
     shown = [case for case in ranked if gallery is not None and case in gallery.packed]
     room = shown[: gallery.room] if gallery is not None else []
     volumes = [asdict(gallery.packed[case][0]) for case in room] if gallery is not None else []
-    figures = list(figures_of_cases(results, {case: n for n, case in enumerate(ranked)}, calibration))
+    places = {case: n for n, case in enumerate(ranked)}
+    figures = list(figures_of_cases(results, places, calibration, origin.tolerance_mm))
+    metrics = metrics_in(results, origin.tolerance_mm)
     training = list(figures_of_training(origin.history, origin.validation))
     write_figures(folder, [*figures, *training])
     write_page(
@@ -78,11 +84,14 @@ def write_report(
             "origin": origin,
             "summary": summary,
             "verdict": verdict(summary, ranked),
+            "span_of": span_of,
             "left_out": len(shown) - len(room),
             "has_cases": bool(room),
             "figures": figures,
             "training": training,
-            "data": as_json(page_data(results, metrics_in(results), ranked, volumes)),
+            "metrics": metrics,
+            "surface_dice": with_tolerance(SURFACE_DICE, origin.tolerance_mm),
+            "data": as_json(page_data(results, metrics, ranked, volumes)),
             "blocks": gallery.blocks(room) if gallery is not None else (),
         },
     )
@@ -111,7 +120,7 @@ def page_data(
         "cases": [{"id": case, "dice": mean} for case, mean in ranked.items()],
         "classes": [{"value": value, "name": name} for value, name in classes],
         "metrics": [
-            {"key": metric.key, "title": metric.title, "better": metric.better, "decimals": metric.decimals}
+            {name: getattr(metric, name) for name in ("key", "title", "better", "decimals", "note")}
             for metric in metrics
         ],
         "outcomes": [{"key": key, "title": title, "bad": key in FAILURES} for key, title in OUTCOMES.items()],
@@ -121,6 +130,15 @@ def page_data(
         ],
         "volumes": [dict(volume) | {"case": places[volume["case"]]} for volume in volumes],
     }
+
+
+def span_of(interval: Interval | None) -> str:
+    """Return an interval of a Dice as text, or that there are too few patients for one.
+
+    >>> span_of((0.5, 0.75)), span_of(None)
+    ('0.500 – 0.750', 'too few to say')
+    """
+    return "{:.3f} – {:.3f}".format(*interval) if interval else TOO_FEW
 
 
 def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[str, str, str]]:
@@ -138,10 +156,11 @@ def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[
         ("How good?", f"{mean.value:.3f}", f"mean Dice: {per_class}{', …' if len(rows) > 4 else ''}"),
         (
             "How sure?",
-            "{:.3f} – {:.3f}".format(*mean.interval) if mean.interval else "–",
-            f"95 % interval of the mean Dice over {plural(summary.n_patients, 'patient')}"
+            span_of(mean.interval),
+            f"95 % interval of the mean Dice over {plural(summary.n_patients, 'patient')}; its lower end allows for "
+            "failures that they do not show"
             if mean.interval
-            else mean.reasons.get("interval", ""),
+            else mean.reasons["interval"].removeprefix(f"{TOO_FEW}: "),
         ),
         (
             "Where does it fail?",
@@ -151,12 +170,3 @@ def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[
         ),
         ("What to look at?", worst, f"the lowest case, mean Dice {lowest:.3f}"),
     ]
-
-
-def plural(n: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> plural(1, "case"), plural(2, "case")
-    ('1 case', '2 cases')
-    """
-    return f"{n} {noun}{'s' * (n != 1)}"

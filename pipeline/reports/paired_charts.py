@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from pipeline.reports.axes import LEFT, RIGHT, Scale, legend, line, scale_around, shorten, svg, text, x_axis, y_axis
-from pipeline.reports.charts import FAILED, MOST_DOTS, dot
+from pipeline.reports.charts import FAILED, MOST_DOTS, TOP, dot
 from pipeline.reports.columns import classes_in
+from pipeline.reports.intervals import TOO_FEW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.reports.comparison import Difference
     from pipeline.types import CaseResult
 
-SIDE = 380
+SIDE = 394
 
 
 def paired(a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str, int]) -> Markup:
@@ -34,8 +35,9 @@ def paired(a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str
     numbers = [value for one, two in pairs for value in (_dice(one), _dice(two))]
     span = scale_around(numbers or [0.0, 1.0], 0, 1)
     low, high = max(0.0, span.low), min(1.0, span.high)
-    x, y = Scale(low, high, LEFT + 34, RIGHT), Scale(low, high, SIDE - 44, 12)
-    grid = x_axis(x, 12, SIDE - 44, 2) + y_axis(y, LEFT + 34, RIGHT) + line("gap", x(low), y(low), x(high), y(high))
+    x, y = Scale(low, high, LEFT + 34, RIGHT), Scale(low, high, SIDE - 44, TOP)
+    grid = x_axis(x, TOP, SIDE - 44, 2) + y_axis(y, LEFT + 34, RIGHT, "Dice of B")
+    grid += line("gap", x(low), y(low), x(high), y(high))
     dots = [
         dot(
             x(_dice(one)),
@@ -48,19 +50,19 @@ def paired(a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str
         )
         for one, two in pairs[:MOST_DOTS]
     ]
-    words = text((LEFT + RIGHT) / 2, SIDE - 8, "Dice of A", "tick middle") + text(LEFT + 40, 24, "Dice of B", "tick")
+    words = text((LEFT + RIGHT) / 2, SIDE - 8, "Dice of A", "tick middle")
     keys, below = legend([name for _, name in classes], "k", SIDE + 12)
     return svg(SIDE + below + 6, "Dice of B against Dice of A", grid + Markup("").join(dots) + words + keys)
 
 
 def differences(rows: Sequence[tuple[str, Difference]], better_right: str = "B is better →") -> Markup:
-    """Draw a mean difference a row with its 95 % interval, beside the line of no difference.
+    """Draw the median patient's difference, a row each, with its 95 % interval, beside the line of no difference.
 
     Args:
         rows: Names and differences; those without a number are left out.
         better_right: What a positive difference means.
     """
-    drawn = [(name, found, found.difference) for name, found in rows if found.difference is not None]
+    drawn = [(name, found, found.median) for name, found in rows if found.median is not None]
     ends = [end for _, found, value in drawn for end in (found.interval or (value, value))]
     x = scale_around([0.0, *ends], LEFT + 130, RIGHT - 8)
     height = 34 * len(drawn) + 18
@@ -70,13 +72,18 @@ def differences(rows: Sequence[tuple[str, Difference]], better_right: str = "B i
         parts.append(text(LEFT, middle + 4, shorten(name, 18), "name"))
         if found.interval:
             parts.append(line("interval", x(found.interval[0]), middle, x(found.interval[1]), middle))
+        else:
+            parts.append(text(RIGHT - 8, middle - 7, TOO_FEW, "tick end"))
         parts.append(
             Markup('<circle class="dot" cx="{}" cy="{}" r="5"><title>{}: {:+.4f}</title></circle>').format(
                 x(value), middle, name, value
             )
         )
-    parts.append(text(RIGHT - 8, height + 32, better_right, "tick end"))
-    return svg(height + 40, "Differences of the mean Dice with their intervals", Markup("").join(parts))
+    parts += [
+        text(LEFT + 130, height + 32, "Dice of B − Dice of A", "tick"),
+        text(RIGHT - 8, height + 32, better_right, "tick end"),
+    ]
+    return svg(height + 40, "Difference of Dice of the median patient, B − A", Markup("").join(parts))
 
 
 def _dice(result: CaseResult) -> float:

@@ -32,8 +32,8 @@ A summary as JSON:
      "reasons": {}}
 
 A number that cannot be computed is null, and ``reasons`` beside it says why under the same name;
-a name is in ``reasons`` exactly when its value is null. Nothing is ever NaN. Every interval is a 95 % bootstrap
-interval of the mean, over patients.
+a name is in ``reasons`` exactly when its value is null. Nothing is ever NaN. Every interval is a 95 % interval of the
+mean, over six patients or more; distances have none.
 """
 
 from __future__ import annotations
@@ -45,7 +45,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from pipeline.reports.intervals import ONE_PATIENT, Statistics, describe, mean_interval, mean_of_means
+from pipeline.reports import columns
+from pipeline.reports.intervals import (
+    FEWEST,
+    TOO_FEW,
+    Statistics,
+    describe,
+    interval_or_reason,
+    mean_of_means,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,6 +68,12 @@ WORST = 5
 HEADLINES = ("dice", "iou", "precision", "recall", "surface_dice", "hd95_mm", "assd_mm")
 METRICS = (*HEADLINES, "volume_difference")
 NO_CLASS = "no class has a number in any case"
+# The least and the greatest value that there can be; a distance has no greatest.
+SPANS = {
+    metric.key: (metric.low, metric.high)
+    for metric in columns.METRICS
+    if metric.low is not None and metric.high is not None
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +201,8 @@ def _mean(by_case: dict[str, list[CaseResult]], classes: Sequence[tuple[int, str
     values, patients = table_of(by_case, classes, metric)
     if not np.isfinite(values).any():
         return Mean(None, None, {"value": NO_CLASS, "interval": NO_CLASS})
-    interval = mean_interval(values, patients)
-    return Mean(mean_of_means(values), interval, {} if interval else {"interval": ONE_PATIENT})
+    interval, reasons = interval_or_reason(values, patients, SPANS.get(metric))
+    return Mean(mean_of_means(values), interval, reasons)
 
 
 def _class_summary(group: Sequence[CaseResult]) -> ClassSummary:
@@ -202,7 +216,9 @@ def _class_summary(group: Sequence[CaseResult]) -> ClassSummary:
         absent=outcomes["absent"],
         missed=outcomes["missed"],
         false_positive=outcomes["false_positive"],
-        metrics={name: describe([getattr(result, name) for result in group], patients) for name in METRICS},
+        metrics={
+            name: describe([getattr(result, name) for result in group], patients, SPANS.get(name)) for name in METRICS
+        },
         lesions=_lesions(group),
     )
 
@@ -220,19 +236,19 @@ def _lesions(group: Sequence[CaseResult]) -> LesionSummary:
 
 
 def _agreement(results: Sequence[CaseResult]) -> Agreement:
-    pairs = [(r.dice_expected, r.dice) for r in results if r.dice_expected is not None and r.dice is not None]
-    if not pairs:
+    rows = [row for row in results if row.dice_expected is not None and row.dice is not None]
+    if not rows:
         return Agreement(0, None, None, None, dict.fromkeys(("pearson", "spearman", "bias"), "nothing was expected"))
-    expected, found = np.array(pairs).T
+    expected, found = np.array([(row.dice_expected, row.dice) for row in rows], dtype=np.float64).T
     bias = float((expected - found).mean())
-    if len(pairs) < 3 or not expected.std() or not found.std():
-        reason = "fewer than three pairs, or all alike"
-        return Agreement(len(pairs), None, None, bias, dict.fromkeys(("pearson", "spearman"), reason))
+    if len({_patient_of(row) for row in rows}) < FEWEST or not expected.std() or not found.std():
+        reason = f"{TOO_FEW}: fewer than {FEWEST} patients, or all alike"
+        return Agreement(len(rows), None, None, bias, dict.fromkeys(("pearson", "spearman"), reason))
     from scipy.stats import rankdata
 
     ranks = rankdata(expected), rankdata(found)
     pearson, spearman = (float(np.corrcoef(*sides)[0, 1]) for sides in ((expected, found), ranks))
-    return Agreement(len(pairs), pearson, spearman, bias, {})
+    return Agreement(len(rows), pearson, spearman, bias, {})
 
 
 def _refuse_repeats(results: Sequence[CaseResult]) -> None:

@@ -8,6 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.reports.intervals import TOO_FEW, plural
+
 if TYPE_CHECKING:
     from pipeline.reports.comparison import Comparison
     from pipeline.reports.summary import ClassSummary, Summary
@@ -21,7 +23,7 @@ def results_table(summary: Summary) -> Table:
     ``absent``, ``missed`` and ``false`` count cases with the class in neither mask, in the true one alone, and in the
     predicted one alone.
 
-    A number that there is not is a dash, and the caption says which classes the mean leaves out.
+    A number that there is not is a dash, and the caption says how sure the mean is and which classes it leaves out.
     Names come from the user's files, so they are shown as they are: no markup, no emoji codes, no
     control characters.
     """
@@ -43,7 +45,10 @@ def results_table(summary: Summary) -> Table:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Lay out a comparison: one row a metric, the means over classes of both sides and their difference."""
+    """Lay out a comparison: one row a metric, the means over classes of both sides and their difference.
+
+    The interval is that of the median over patients.
+    """
     counts = ", ".join(f"{len(getattr(comparison, side))} {side}" for side in ("better", "worse", "equal"))
     table = Table(
         title=plain(f"A {comparison.a}, B {comparison.b}"),
@@ -52,11 +57,12 @@ def comparison_table(comparison: Comparison) -> Table:
         box=SIMPLE_HEAD,
     )
     table.add_column("metric")
-    for column in ("A", "B", "B - A", "95 % interval"):
+    for column in ("A", "B", "B - A", "median", "95 % interval"):
         table.add_column(column, justify="right", no_wrap=True)
     for metric, row in comparison.means.items():
-        interval = "–" if row.interval is None else f"{row.interval[0]:+.3f} to {row.interval[1]:+.3f}"
-        table.add_row(metric, number(row.mean_a), number(row.mean_b), number(row.difference), interval)
+        interval = f"{row.interval[0]:+.3f} to {row.interval[1]:+.3f}" if row.interval else TOO_FEW
+        means = number(row.mean_a), number(row.mean_b), number(row.difference), number(row.median)
+        table.add_row(metric, *means, interval if row.n else "–")
     return table
 
 
@@ -80,7 +86,13 @@ def _cells(row: ClassSummary) -> list[str]:
     return [str(row.dice.n), f"{number(row.dice.mean)} ± {number(row.dice.std)}", *spread, *counts]
 
 
-def _caption(summary: Summary) -> Text | None:
-    if not summary.classes_left_out:
-        return None
-    return plain(f"left out of the mean, in no case: {', '.join(summary.classes_left_out)}")
+def _caption(summary: Summary) -> Text:
+    lines, mean = [], summary.means["dice"]
+    if mean.interval:
+        low, high = mean.interval
+        lines.append(f"95 % interval of the mean over {plural(summary.n_patients, 'patient')}: {low:.3f} to {high:.3f}")
+    elif mean.value is not None:
+        lines.append(f"how sure? {mean.reasons['interval']}")
+    if summary.classes_left_out:
+        lines.append(f"left out of the mean, in no case: {', '.join(summary.classes_left_out)}")
+    return Text("\n").join(map(plain, lines))

@@ -30,13 +30,13 @@ def compare(a: Path, b: Path, output: Path) -> Comparison:
     """
     first, second = (read_cases_csv(folder / "cases.csv") for folder in (a, b))
     names = _names_of(a.resolve(), b.resolve())
-    _refuse_tolerances(a, b, names)
+    tolerance_mm = _one_tolerance(a, b, names)
     comparison = compare_results(first, second, *names)
     output.mkdir(parents=True, exist_ok=True)
     rows = paired_rows(first, second)
     write_csv(output / "compare.csv", list(rows[0]), rows)
     write_json(output / "compare.json", {"version": __version__} | comparison.as_dict())
-    report_comparison(output, comparison, first, second, (a, b))
+    report_comparison(output, comparison, first, second, (a, b), tolerance_mm)
     return comparison
 
 
@@ -49,12 +49,14 @@ def _names_of(a: Path, b: Path) -> tuple[str, str]:
     return a.name, b.name
 
 
-def _refuse_tolerances(a: Path, b: Path, names: tuple[str, str]) -> None:
-    """Refuse surface Dice of two tolerances, where both summaries are there to tell."""
+def _one_tolerance(a: Path, b: Path, names: tuple[str, str]) -> float | None:
+    """Return the tolerance of both surface Dice, where both summaries are there to tell; refuse two."""
     if not all((folder / SUMMARY).is_file() for folder in (a, b)):
-        return
+        return None
     told = [read_own(folder, SUMMARY).get("tolerance_mm") for folder in (a, b)]
     if told[0] != told[1]:
         message = f"was scored with a tolerance of {told[1]} mm, {names[0]} with {told[0]} mm"
         problem = Problem(names[1], "tolerance-differs", message, "score both with one --tolerance-mm")
         raise UserError(f"{names[0]} and {names[1]} cannot be compared.", [problem])
+    tolerance: float | None = told[0]
+    return tolerance

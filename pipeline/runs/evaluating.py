@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__
 from pipeline.data import nifti
 from pipeline.data.check import THREADS
+from pipeline.data.checked import read_file
 from pipeline.data.inspection import examine_pair
 from pipeline.data.layouts import scans_in
 from pipeline.data.layouts.dataset import BadEntryError, read_labels
@@ -45,13 +46,13 @@ def evaluate(
     """
     declared = _declared_labels(labels, predictions)
     ignored = declared["ignore"] if ignore is None else ignore
-    pairs, values = _checked_pairs(predictions, labels, ignored)
+    pairs, values, hashes = _checked_pairs(predictions, labels, ignored)
     known = {0: "background"} | (declared["labels"] or {})
     names = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
     gallery = Gallery(len(pairs), names, ignored)
 
     def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
-        case, (true, guess) = pair[0], (nifti.load(path) for path in pair[1])
+        case, (true, guess) = pair[0], map(read_file, pair[1], hashes[pair[0]])
         maps = true.labels, guess.labels
         gallery.add(case, None, *maps, true.affine)
         return score_case(case, *maps, names, true.spacing_mm, ignore=ignored, tolerance_mm=tolerance_mm)
@@ -64,14 +65,14 @@ def evaluate(
     summary = summarise(results)
     about = {"version": __version__, "tolerance_mm": tolerance_mm}
     write_json(output / "summary.json", about | summary.as_dict())
-    report_masks(output, predictions, labels, results, summary, gallery)
+    report_masks(output, predictions, labels, results, summary, gallery, tolerance_mm)
     return summary
 
 
 def _checked_pairs(
     predictions: Path, labels: Path, ignored: int | None
-) -> tuple[dict[str, tuple[Path, Path]], set[int]]:
-    """Return the true and the predicted mask of each case, and every label value in them, once all are sound."""
+) -> tuple[dict[str, tuple[Path, Path]], set[int], dict[str, tuple[str, ...]]]:
+    """Return the masks of each case, every label value in them, and the files' hashes, once all are sound."""
     truth, predicted = ({nifti.stem(path): path for path in scans_in(folder)} for folder in (labels, predictions))
     problems = [
         Problem(
@@ -84,9 +85,9 @@ def _checked_pairs(
         if name not in predicted
     ]
     pairs = {name: (path, predicted[name]) for name, path in truth.items() if name in predicted}
-    values = {0}
-    for true, guess in progress(pairs.values(), "checking", len(pairs)):
-        found, wrong = examine_pair(true, guess, ignored)
+    values, hashes = {0}, {}
+    for name, pair in progress(pairs.items(), "checking", len(pairs)):
+        found, hashes[name], wrong = examine_pair(*pair, ignored)
         values |= found
         problems += wrong
     if not truth:
@@ -95,7 +96,7 @@ def _checked_pairs(
         )
     if problems:
         raise UserError("Nothing was evaluated.", problems)
-    return pairs, values
+    return pairs, values, hashes
 
 
 def _declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:

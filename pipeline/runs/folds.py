@@ -10,20 +10,22 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline import config
-from pipeline.data import nifti
+from pipeline.data.check import read_facts
+from pipeline.data.checked import read_label
 from pipeline.data.splits import all_cases, split_cases
 from pipeline.engines.postprocessing import Mending, component_sizes, mend, voxel_ml
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write, locked
 from pipeline.interruption import stoppable
 from pipeline.metrics.case import TOLERANCE_MM, score_case
+from pipeline.reports.comparison import ALPHA, EQUAL, Wilcoxon, signed_rank
 from pipeline.reports.files import write_json
-from pipeline.reports.intervals import describe
+from pipeline.reports.intervals import FEWEST, means_of_patients
 from pipeline.runs import resuming, scoring
 from pipeline.runs.budget import seconds_of
 from pipeline.runs.checking import note
@@ -51,11 +53,11 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Which
     from pipeline.data.check import Index
+    from pipeline.data.inspection import CaseFacts
     from pipeline.data.nifti import Scan
     from pipeline.data.splits import Split
     from pipeline.engines.predictor import Segmentation, Segmenter
     from pipeline.recipe import Recipe
-    from pipeline.reports.intervals import Statistics
     from pipeline.types import Case, Task
 
 # Of a budget, what the folds themselves share; the rest is for predicting every labelled case once more.
@@ -98,7 +100,7 @@ def cross_validate(
         raise UserError("Nothing was started.", [Problem("--folds", "too-few", f"is {folds}", "give 2 or more")])
     with stoppable():
         resuming.refuse_run(run, resume, folds)
-        index = check_dataset_of(recipe)
+        index = check_dataset_of(recipe, read_facts(run / INDEX) if resume and (run / INDEX).exists() else None)
         everything = all_cases(index.dataset)
         refuse_parted_copies(index)
         # Too many folds are refused before anything is written.
@@ -157,9 +159,9 @@ class OutOfFold:
         """Where the networks lie."""
         return next(iter(self.by_images.values())).device
 
-    def segment(self, images: Sequence[Path]) -> Segmentation:
+    def segment(self, scans: Sequence[Scan]) -> Segmentation:
         """Segment one of the scans."""
-        return self.by_images[tuple(images)].segment(images)
+        return self.by_images[tuple(scan.path for scan in scans)].segment(scans)
 
 
 def validate(
@@ -195,7 +197,7 @@ def score_out_of_fold(
         UserError: A checkpoint of a fold or the dataset cannot be used.
     """
     models = load_folds(run, which, plugins)
-    dataset = scoring.own_dataset(run, "labelled")
+    dataset, facts = scoring.own_dataset(run, "labelled")
     truth = replace(models[0].task, ignore=dataset.ignore)
     images = {case.id: case.images for case in dataset.cases}
     predictors = {
@@ -203,10 +205,11 @@ def score_out_of_fold(
         for fold, model in enumerate(models, 1)
         for name in read_own(fold_folder(run, fold), SPLIT)["validation"]
     }
-    trial = Trial(truth, tuple(_candidates(dataset.cases, truth)) if which == "last" else ())
+    trial = Trial(truth, tuple(_candidates(dataset.cases, facts, truth)) if which == "last" else ())
     scored = scoring.score(
         OutOfFold(predictors),
         dataset.cases,
+        facts,
         truth,
         matched=False,
         tolerance_mm=tolerance_mm,
@@ -230,10 +233,10 @@ def score_out_of_fold(
     return write_scores(run / OUT_OF_FOLD, run, scored, which, step, notes)
 
 
-def _candidates(cases: Sequence[Case], truth: Task) -> Iterator[Mending]:
+def _candidates(cases: Sequence[Case], facts: Mapping[str, CaseFacts], truth: Task) -> Iterator[Mending]:
     smallest_ml: dict[int, float] = {}
     for case in cases:
-        mask = nifti.load(cast("Path", case.label))
+        mask = read_label(case, facts[case.id])
         for value in [value for value in truth.labels if value != 0]:
             sizes = component_sizes(mask.labels == value)
             if sizes.size:
@@ -249,8 +252,9 @@ def _candidates(cases: Sequence[Case], truth: Task) -> Iterator[Mending]:
 class Trial:
     """What each of some changes to the predicted masks would do to Dice.
 
-    A change is kept where its mean gain is above 0 beyond doubt: the whole 95 % bootstrap interval over patients is. Of
-    those that drop components, a label gets the better one. A class that is rightly nowhere counts as Dice 1.
+    A change is kept where the patients gain by it on average and mostly, and Wilcoxon's signed-rank test of six or more
+    that it changes says that it is no chance (p < 0.05). Of those that drop components, a label gets the better one. A
+    class that is rightly nowhere counts as Dice 1.
 
     Attributes:
         truth: What the masks tell.
@@ -262,7 +266,7 @@ class Trial:
     _gains: dict[Mending, list[float]] = field(default_factory=lambda: defaultdict(list), init=False)
     _patients: list[str] = field(default_factory=list, init=False)
 
-    def add(self, case: Case, truth: Scan, labels: NDArray[Any]) -> None:
+    def add(self, case: Case, _: Sequence[Scan], truth: Scan, labels: NDArray[Any]) -> None:
         """Try every change on a predicted mask."""
         self._patients.append(case.patient)
         before = self._dice(truth, labels)
@@ -280,14 +284,22 @@ class Trial:
 
     def kept(self) -> dict[Mending, str]:
         """Return the changes that are kept, in the order of their application, and what each gains in words."""
-        gains = {candidate: describe(values, self._patients) for candidate, values in self._gains.items()}
-        sure = {m: found for m, found in gains.items() if found.interval is not None and found.interval[0] > 0}
+        gains = {candidate: means_of_patients(values, self._patients) for candidate, values in self._gains.items()}
+        tests = {candidate: signed_rank(found) for candidate, found in gains.items()}
+        sure = [candidate for candidate, test in tests.items() if _helps(gains[candidate], test)]
         best: dict[tuple[int, bool], Mending] = {}
-        for mending in sorted(sure, key=lambda mending: cast("float", sure[mending].mean)):
+        for mending in sorted(sure, key=lambda mending: float(gains[mending].mean())):
             best[mending.label, mending.what != "fill"] = mending
-        return {best[key]: _in_words(sure[best[key]]) for key in sorted(best)}
+        return {best[key]: _in_words(gains[best[key]], tests[best[key]]) for key in sorted(best)}
 
 
-def _in_words(gain: Statistics) -> str:
-    low, high = cast("tuple[float, float]", gain.interval)
-    return f"Dice {gain.mean:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
+def _helps(gains: NDArray[np.float64], test: Wilcoxon) -> bool:
+    """Tell whether a change helps: the test alone would also say so of one that mostly does harm."""
+    if test.p_value is None or test.p_value >= ALPHA or test.n < FEWEST:
+        return False
+    return bool(gains.mean() > 0 and np.median(gains[abs(gains) > EQUAL]) > 0)
+
+
+def _in_words(gains: NDArray[np.float64], test: Wilcoxon) -> str:
+    better, worse = int((gains > EQUAL).sum()), int((gains < -EQUAL).sum())
+    return f"Dice {gains.mean():+.4f}; {better} patients gain, {worse} lose, Wilcoxon p = {test.p_value:.2g}"

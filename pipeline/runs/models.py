@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.checkpoints import Which, newest_checkpoint
+from pipeline.data.check import read_facts
 from pipeline.engines.devices import find_hardware
 from pipeline.engines.postprocessing import Mending
 from pipeline.engines.predictor import Ensemble
@@ -24,8 +25,9 @@ from pipeline.strict_yaml import read_yaml
 from pipeline.types import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from pipeline.data.inspection import CaseFacts
     from pipeline.engines.predictor import Segmenter
 
 CONFIG, SPLIT, INDEX = "config.yaml", "split.json", "index.json"
@@ -136,6 +138,30 @@ def read_own(run: Path, name: str) -> Any:
             str(run / name), "damaged-run", f"cannot be read: {error}", "bring the file back, or train anew"
         )
         raise UserError("The run's folder is not whole.", [problem]) from None
+
+
+def facts_of(run: Path, cases: Iterable[str] = ()) -> dict[str, CaseFacts]:
+    """Read what a run's ``index.json`` holds of each case, by which its files are known again.
+
+    Args:
+        run: The run's folder.
+        cases: Ids of cases that have to be in it.
+
+    Raises:
+        UserError: It is gone, damaged or of another version, or a case is missing.
+    """
+    try:
+        facts = read_facts(run / INDEX)
+        message = "is damaged, or was written by another version of Fewmask"
+    except OSError as error:
+        facts, message = {}, f"cannot be read: {error.strerror}"
+    missing = sorted(set(cases) - facts.keys())
+    if missing and facts:
+        message = f"says nothing of {len(missing)} case(s), such as {missing[0]}"
+    if missing or not facts:
+        problem = Problem(str(run / INDEX), "damaged-run", message, "bring the file back, or train anew")
+        raise UserError("The run's folder is not whole.", [problem])
+    return facts
 
 
 def portable(recipe: Recipe) -> Recipe:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from pipeline.data import nifti
 from pipeline.data.check import in_parallel, voxel_size_problem
+from pipeline.data.checked import read_images
 from pipeline.data.codes import is_warning
 from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.layouts import open_dataset
 from pipeline.data.layouts.folders import CHANNEL
+from pipeline.data.packed import Packed
 from pipeline.errors import Problem, UserError
 from pipeline.metrics.calibration import expected_dice
 from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
@@ -22,7 +24,7 @@ from pipeline.runs.models import TrainedModel, channel_problem, load_model
 from pipeline.types import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.checkpoints import Which
@@ -57,12 +59,13 @@ def predict(
     """
     targets = _targets(scans, output)
     model = load_model(run, which, plugins)
-    _refuse_scans(targets, model)
+    facts = _checked_scans(targets, model)
     output.mkdir(parents=True, exist_ok=True)
     ranking = annotate_next(run, which, model) if rank else None
     for path, case in progress(targets.items(), "predicting", len(targets)):
-        found = model.predictor.segment(case.images)
-        nifti.save_labels(path, found.labels, nifti.load(case.images[0]))
+        images = read_images(case, facts[str(path)])
+        found = model.predictor.segment(images)
+        nifti.save_labels(path, found.labels, images[0])
         if ranking is not None:
             ranking.add(case.images[0], path, expected_dice(found.labels, found.logits, model.predictor.label_values))
     if ranking is not None:
@@ -117,20 +120,24 @@ def _scans_of(place: Path) -> tuple[Case, ...]:
     return (Case(nifti.stem(place), (place,), None, "", "test"),)
 
 
-def _refuse_scans(targets: dict[Path, Case], model: TrainedModel) -> None:
+def _checked_scans(targets: dict[Path, Case], model: TrainedModel) -> Mapping[str, CaseFacts]:
+    """Look at every scan, and return what was found by the mask's path."""
+    seen: Packed[CaseFacts] = Packed()
     cases = [replace(case, label=None) for case in targets.values()]
     declared = Declared(channels=len(model.task.channels))
     found: list[Problem] = []
-    looks = in_parallel(lambda case: examine_case(case, declared), cases)
-    for case, (facts, wrong) in zip(cases, progress(looks, "checking", len(cases)), strict=True):
+    looks = progress(in_parallel(lambda case: examine_case(case, declared), cases), "checking", len(cases))
+    for path, case, (facts, wrong) in zip(targets, cases, looks, strict=True):
         found += wrong
         if facts is not None:
+            seen[str(path)] = facts
             found += _misfits(str(case.images[0]), facts, model)
     problems = [problem for problem in found if not is_warning(problem)]
     if problems:
         places = len({problem.where for problem in problems})
         raise UserError(f"Nothing was predicted: {places} scan(s) cannot be used.", problems)
     tell_warnings(found)
+    return seen
 
 
 def _misfits(where: str, facts: CaseFacts, model: TrainedModel) -> list[Problem]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import __version__, config
-from pipeline.data import nifti
 from pipeline.reports.comparison_page import write_comparison
 from pipeline.reports.page import Origin, write_report
 from pipeline.reports.plots import draw_training, read_curves
@@ -37,10 +36,9 @@ HISTORY, VALIDATION = "history.csv", "validation.csv"
 LIBRARIES = ("torch", "monai", "numpy")
 
 
-def add_case(gallery: Gallery, case: Case, truth: Scan, prediction: NDArray[Any]) -> None:
+def add_case(gallery: Gallery, case: Case, scans: Sequence[Scan], truth: Scan, prediction: NDArray[Any]) -> None:
     """Add a scored case to a gallery: the scan's first channel and both masks."""
-    image = nifti.load(case.images[0])
-    gallery.add(case.id, image.voxels[0], truth.labels, prediction, image.affine)
+    gallery.add(case.id, scans[0].voxels[0], truth.labels, prediction, scans[0].affine)
 
 
 def report_run(
@@ -52,6 +50,7 @@ def report_run(
     calibration: Mapping[str, Any],
     facts: Mapping[str, str],
     notes: Sequence[str],
+    tolerance_mm: float,
 ) -> None:
     """Write ``report.html`` of a run's validation.
 
@@ -64,6 +63,7 @@ def report_run(
         calibration: As ``summary.json`` has it.
         facts: Names and values that the reader is told beside the run's own.
         notes: What a reader of the figures has to know.
+        tolerance_mm: Of the surface Dice.
     """
     split = read_own(run, SPLIT)
     taught = f"{len(split['labelled'])} scans with masks, {len(split['unlabelled'])} without"
@@ -77,6 +77,7 @@ def report_run(
         config=write_yaml(told),
         history=read_curves(run / HISTORY),
         validation=read_curves(run / VALIDATION).get("mean_dice", []),
+        tolerance_mm=tolerance_mm,
     )
     write_report(folder, results, summary, origin, gallery, calibration)
 
@@ -88,21 +89,29 @@ def report_masks(
     results: Sequence[CaseResult],
     summary: Summary,
     gallery: Gallery | None,
+    tolerance_mm: float,
 ) -> None:
     """Write ``report.html`` of masks from any tool."""
     origin = Origin(
         title=f"{predictions.resolve().name} against {labels.resolve().name}",
         facts={"Predictions": predictions.resolve().name, "Labels": labels.resolve().name} | _versions(),
+        tolerance_mm=tolerance_mm,
     )
     write_report(folder, results, summary, origin, gallery)
 
 
 def report_comparison(
-    folder: Path, comparison: Comparison, a: Sequence[CaseResult], b: Sequence[CaseResult], places: tuple[Path, Path]
+    folder: Path,
+    comparison: Comparison,
+    a: Sequence[CaseResult],
+    b: Sequence[CaseResult],
+    places: tuple[Path, Path],
+    tolerance_mm: float | None,
 ) -> None:
     """Write ``report.html`` of a comparison of the scores in two places."""
     facts = {side: place.resolve().name for side, place in zip("AB", places, strict=True)}
-    origin = Origin(title=f"{comparison.b} against {comparison.a}", facts=facts | _versions())
+    title = f"{comparison.b} against {comparison.a}"
+    origin = Origin(title=title, facts=facts | _versions(), tolerance_mm=tolerance_mm)
     write_comparison(folder, comparison, a, b, origin)
 
 

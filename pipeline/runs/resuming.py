@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from pipeline import config
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.runs.budget import BUDGET, seconds_of
-from pipeline.runs.models import CONFIG, INDEX, SPLIT, count_folds, read_own, task_state
+from pipeline.runs.models import CONFIG, SPLIT, count_folds, facts_of, read_own, task_state
 from pipeline.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Checkpoint
     from pipeline.data.check import Index
+    from pipeline.data.inspection import CaseFacts
     from pipeline.data.splits import Split
     from pipeline.engines.steps import TrainingStep
     from pipeline.recipe import Recipe
@@ -131,8 +132,7 @@ def _covers(name: str, key: str) -> bool:
 
 def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
     """Refuse other cases: a step is a function of the seed and the cases, so a resumed run would be neither run."""
-    rows = (read_own(run, INDEX), json.loads(json.dumps(index.as_rows())))
-    old, new = ({row["case"]: row for row in side} for side in rows)
+    old, new = facts_of(run), index.facts
     problems = [
         Problem(
             case,
@@ -151,9 +151,9 @@ def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
         raise UserError(f"The dataset of {run} has changed; nothing was resumed.", problems)
 
 
-def _content(row: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return what an index says of a case's content; a copied file has other stamps and is still the same."""
-    return row and {key: value for key, value in row.items() if key != "stamps"}
+def _content(facts: CaseFacts | None) -> CaseFacts | None:
+    """Return what is known of a case's content: a file that was copied, or saved anew with the same values, has it."""
+    return facts and replace(facts, sha256=(), stamps=())
 
 
 def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline import __version__, config
-from pipeline.data.check import read_facts
-from pipeline.data.inspection import changed_files
+from pipeline.data.checked import changed_files
 from pipeline.data.layouts import Dataset, open_dataset
 from pipeline.engines.evaluator import SegmentationEvaluator, Watch
 from pipeline.errors import Problem, UserError
@@ -17,7 +17,7 @@ from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.checking import check_dataset
-from pipeline.runs.models import CONFIG, INDEX, SPLIT, channel_problem, load_model, read_own
+from pipeline.runs.models import CONFIG, SPLIT, channel_problem, facts_of, load_model, read_own
 from pipeline.runs.reporting import add_case, report_run
 from pipeline.runs.segments import MATCHED, describe, labels_of, match
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Which
     from pipeline.data.check import Index
+    from pipeline.data.inspection import CaseFacts
     from pipeline.engines.predictor import Predictor, Segmenter
     from pipeline.recipe import Recipe
     from pipeline.types import Case, CaseResult, Task
@@ -90,7 +91,7 @@ def validate(
         UserError: The checkpoint or the dataset cannot be used, or there is nothing to validate on.
     """
     model = load_model(run, which, plugins)
-    dataset = _own_cases(run) if source is None else _other_cases(source, model.task, how)
+    dataset, known = _own_cases(run) if source is None else (_other_cases(source, model.task, how), {})
     segments = model.recipe.segments is not None
     # Segments have names of their own: what they are scored against, the dataset says.
     index = check_dataset(dataset if segments else replace(dataset, labels=model.task.labels))
@@ -99,7 +100,7 @@ def validate(
     if source is None:
         notes, folder = notes_on(model.recipe, which), run / "validation" / "best" if which == "best" else run
         scored = score(
-            model.predictor, dataset.cases, truth, matched=segments, tolerance_mm=tolerance_mm, pictures=True
+            model.predictor, dataset.cases, known, truth, matched=segments, tolerance_mm=tolerance_mm, pictures=True
         )
         return write_scores(folder, run, scored, which, model.step, notes)
     cases = _unseen(run, index)
@@ -107,17 +108,19 @@ def validate(
     notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
     place = source.resolve()
     folder = run / "validation" / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
-    scored = score(model.predictor, cases, truth, matched=segments, tolerance_mm=tolerance_mm, pictures=True)
+    scored = score(
+        model.predictor, cases, index.facts, truth, matched=segments, tolerance_mm=tolerance_mm, pictures=True
+    )
     return write_scores(folder, run, scored, which, model.step, notes)
 
 
 def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
-    """Return the cases of which the run was trained on no file, and not on the same voxels in other files."""
-    split, rows = read_own(run, SPLIT), read_own(run, INDEX)
+    """Return the cases of which the run was trained on no channel, however that was stored."""
+    split = read_own(run, SPLIT)
     taught = {*split["labelled"], *split["unlabelled"]}
-    seen = {known for row in rows if row["case"] in taught for known in (row["content"], *row["sha256"])}
-    known = {case: index.facts[case.id] for case in index.dataset.cases}
-    unseen = tuple(case for case, f in known.items() if not seen & {f.content, *f.sha256[: len(case.images)]})
+    known = facts_of(run, taught)
+    seen = {key for case in taught for keys in known[case].known_by for key in keys}
+    unseen = tuple(c for c in index.dataset.cases if seen.isdisjoint(chain(*index.facts[c.id].known_by)))
     if not unseen:
         message, remedy = "has no labelled case that the run was not trained on", "name a dataset with other cases"
         raise UserError(
@@ -133,8 +136,8 @@ def notes_on(recipe: Recipe, which: Which) -> tuple[str, ...]:
     return (chose if which == "best" else ()) + (ended if recipe.patience is not None else ())
 
 
-def own_dataset(run: Path, part: str) -> Dataset:
-    """Return a run's own dataset with the cases of one part of its split alone.
+def own_dataset(run: Path, part: str) -> tuple[Dataset, dict[str, CaseFacts]]:
+    """Return a run's own dataset with the cases of one part of its split alone, and what was found when it began.
 
     Raises:
         UserError: A case is gone or has changed.
@@ -152,16 +155,19 @@ def own_dataset(run: Path, part: str) -> Dataset:
         ]
         raise UserError("The run's cases are not all there.", problems)
     own = replace(dataset, cases=tuple(case for case in dataset.cases if case.id in wanted))
-    _refuse_changed(run, own)
-    return own
+    facts = facts_of(run, wanted)
+    problems = [problem for case in own.cases for problem in changed_files(case, facts[case.id])]
+    if problems:
+        raise UserError(f"The dataset of {run} has changed.", problems)
+    return own, facts
 
 
-def _own_cases(run: Path) -> Dataset:
-    own = own_dataset(run, "validation")
+def _own_cases(run: Path) -> tuple[Dataset, dict[str, CaseFacts]]:
+    own, facts = own_dataset(run, "validation")
     if not own.cases:
         message, remedy = "has no labelled case of its own", "name a dataset with labels: --dataset DATASET"
         raise UserError("There is nothing to validate on.", [Problem(str(run), "no-labels", message, remedy)])
-    return own
+    return own, facts
 
 
 def _other_cases(source: Path, task: Task, how: Mapping[str, Any]) -> Dataset:
@@ -174,15 +180,6 @@ def _other_cases(source: Path, task: Task, how: Mapping[str, Any]) -> Dataset:
     return replace(dataset, cases=cases, channels=dataset.channels or task.channels)
 
 
-def _refuse_changed(run: Path, dataset: Dataset) -> None:
-    """Refuse files that are not those that the run was started with."""
-    known = read_facts(run / INDEX)
-    cases = [case for case in dataset.cases if case.id in known]
-    problems = [problem for case in cases for problem in changed_files(case, known[case.id])]
-    if problems:
-        raise UserError(f"The dataset of {run} has changed.", problems)
-
-
 def _refuse_channels(index: Index, task: Task) -> None:
     wrong = [facts for facts in index.facts.values() if facts.channels != len(task.channels)]
     problems = [channel_problem(facts.case, facts.channels, task) for facts in wrong]
@@ -193,6 +190,7 @@ def _refuse_channels(index: Index, task: Task) -> None:
 def score(
     predictor: Segmenter,
     cases: Sequence[Case],
+    facts: Mapping[str, CaseFacts],
     truth: Task,
     *,
     matched: bool,
@@ -206,16 +204,17 @@ def score(
     Args:
         predictor: Answers with the labels of the masks, or with segments.
         cases: With masks.
+        facts: What the check found of each; files that are not those that were checked are refused.
         truth: What the masks tell.
         matched: Whether the predictor answers with segments, which are first matched to the labels of these cases.
         tolerance_mm: Of the surface Dice.
         pictures: Whether the scans and both masks are kept, on the disk, for a report.
         overlap_only: Leaves out surfaces, lesions and calibration.
-        watch: Called with each case, its true mask and its prediction.
+        watch: Called with each case, its scans, its true mask and its prediction.
     """
     matching = {}
-    if matched:
-        predictor, matches = match(cast("Predictor", predictor), cases, truth)  # Folds are not made of segments.
+    if matched:  # Folds are not made of segments.
+        predictor, matches = match(cast("Predictor", predictor), cases, facts, truth)
         matching = describe(matches, truth)
     gallery = Gallery(len(cases), truth.labels, truth.ignore) if pictures else None
 
@@ -224,7 +223,9 @@ def score(
         if gallery:
             add_case(gallery, *case)
 
-    evaluator = SegmentationEvaluator(predictor, cases, truth.labels, truth.ignore, tolerance_mm, show, overlap_only)
+    evaluator = SegmentationEvaluator(
+        predictor, cases, facts, truth.labels, truth.ignore, tolerance_mm, show, overlap_only
+    )
     evaluator.run()
     return Scored(evaluator.results, evaluator.reliability.as_dict(), matching, tolerance_mm, gallery)
 
@@ -241,5 +242,7 @@ def write_scores(
     about |= {"tolerance_mm": scored.tolerance_mm, "calibration": scored.calibration}
     write_json(folder / "summary.json", about | scored.matching | summary.as_dict())
     facts = {"Checkpoint": f"{which}, step {step}"}
-    report_run(folder, run, scored.results, summary, scored.gallery, scored.calibration, facts, notes)
+    report_run(
+        folder, run, scored.results, summary, scored.gallery, scored.calibration, facts, notes, scored.tolerance_mm
+    )
     return Scores(summary, folder, notes)

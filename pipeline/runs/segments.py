@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data import nifti
+from pipeline.data.checked import read_case
 from pipeline.metrics.matching import match_segments
 from pipeline.types import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from pipeline.data.check import Index
+    from pipeline.data.inspection import CaseFacts
     from pipeline.engines.predictor import Predictor
     from pipeline.metrics.matching import SegmentMatch
     from pipeline.recipe import Recipe
@@ -39,22 +42,28 @@ def task_of(recipe: Recipe, index: Index) -> Task:
     return Task({value: f"segment {value}" for value in range(1, recipe.segments + 1)}, index.channels)
 
 
-def match(predictor: Predictor, cases: Sequence[Case], truth: Task) -> tuple[Predictor, list[SegmentMatch]]:
+def match(
+    predictor: Predictor, cases: Sequence[Case], facts: Mapping[str, CaseFacts], truth: Task
+) -> tuple[Predictor, list[SegmentMatch]]:
     """Match a predictor's segments to the labels of cases, and return one that answers with these labels.
 
     Voxels that nobody has annotated count nowhere. A segment without a label counts as background. The cases are
     predicted once here and again when they are scored: keeping the label maps of all of them would take more memory
     than a network.
     """
-    pairs = ((_truth_of(case), predictor(case.images)) for case in cases)
+    pairs = _pairs(predictor, cases, facts)
     matches = match_segments(pairs, [value for value in truth.labels if value != truth.ignore], predictor.label_values)
     return replace(predictor, label_values=tuple(match.label or 0 for match in matches)), matches
 
 
-def _truth_of(case: Case) -> Any:
-    if case.label is None:
-        raise ValueError(f"case {case.id} has no label to be matched with")
-    return nifti.load(case.label).labels
+def _pairs(
+    predictor: Predictor, cases: Sequence[Case], facts: Mapping[str, CaseFacts]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    for case in cases:
+        scans, mask = read_case(case, facts[case.id])
+        if mask is None:
+            raise ValueError(f"case {case.id} has no label to be matched with")
+        yield mask.labels, predictor.segment(scans).labels
 
 
 def describe(matches: Sequence[SegmentMatch], truth: Task) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from pipeline import __version__, config
 from pipeline.checkpoints import Which, checkpoints_of, clear_up, newest_checkpoint, save_checkpoint
 from pipeline.data.check import read_facts
+from pipeline.data.checked import FilesChangedError
 from pipeline.data.loaders import StepBatches, StepLoader, WorkerDiedError, fits_shared_memory
 from pipeline.engines.handlers import CsvLog, DataWait, EveryNSteps, History, ProgressBar, tensorboard_handlers
 from pipeline.engines.trainer import SegmentationTrainer
@@ -168,8 +169,8 @@ class _Training:
         """Train from where the run is to its last step.
 
         Raises:
-            Stopped: A signal has come; everything up to the last whole step is saved.
-            WorkerDiedError: A process that prepares batches was killed.
+            Stopped: A signal has come; everything up to the last whole step is saved, as it is before the others.
+            WorkerDiedError, FilesChangedError: A worker was killed, or a file is not the one that was checked.
         """
         recipe, course, batches = self.recipe, self.step.course, self.prepare()
         self.history = History(CsvLog(self.run / HISTORY, ["step", "loss", *self.step.objective.names], self.done))
@@ -199,7 +200,7 @@ class _Training:
             end_children()
             self._save("last", self.done)
             raise
-        except WorkerDiedError:
+        except (WorkerDiedError, FilesChangedError):
             self._save("last", self.done)
             raise
         except torch.OutOfMemoryError:
@@ -218,12 +219,10 @@ class _Training:
         cases = self.split.validation[:2]
         if not cases:
             return Pace(step_s)
-        predictor, truth = build.build_predictor(self.recipe, self.task, self.step.answering), labels_of(self.index)
         durations = []
         for quick in (True, True, False):  # The first time also finds memory and algorithms.
             start = time.perf_counter()
-            matched = self.recipe.segments is not None
-            score(predictor, cases, truth, matched=matched, pictures=not quick, overlap_only=quick)
+            self._score(quick, len(cases))
             durations.append((time.perf_counter() - start) / len(cases) * len(self.split.validation))
         return Pace(step_s, durations[1], durations[2] + REPORT_S)
 
@@ -308,13 +307,8 @@ class _Training:
 
     def _validate(self, step: int) -> None:
         start = time.monotonic()
-        predictor = build.build_predictor(self.recipe, self.task, self.step.answering)
-        matched = self.recipe.segments is not None
-        last = step == self.step.course.last  # whose masks the report shows
-        truth = labels_of(self.index)
         with window():
-            cases = self.split.validation
-            self.scored = score(predictor, cases, truth, matched=matched, pictures=last, overlap_only=not last)
+            self.scored = self._score(quick=step != self.step.course.last)  # The report shows the last masks.
         mean = summarise(self.scored.results).mean_dice
         self.bar.report(step, mean)
         if mean is not None and math.isfinite(mean) and (self.best is None or mean > self.best):
@@ -325,6 +319,12 @@ class _Training:
             self.budget.leave_out(time.monotonic() - start)
         if self.recipe.patience is not None and self._validations_since_best() >= self.recipe.patience:
             self._finish_soon(step)
+
+    def _score(self, quick: bool, at_most: int | None = None) -> Scored:
+        predictor = build.build_predictor(self.recipe, self.task, self.step.answering)
+        cases, facts, truth = self.split.validation[:at_most], self.index.facts, labels_of(self.index)
+        matched = self.recipe.segments is not None
+        return score(predictor, cases, facts, truth, matched=matched, pictures=not quick, overlap_only=quick)
 
     def _validations_since_best(self) -> int:
         dice = [value for _, value in read_curves(self.run / VALIDATION).get("mean_dice", [])]

@@ -9,6 +9,8 @@ function element(tag, text = "", attributes = {}) {
   return made;
 }
 
+/** Shorten a name in its middle: names of one dataset differ at their ends. */
+const brief = (name, most) => (name.length > most ? `${name.slice(0, most / 2 - 2)}…${name.slice(1 - most / 2 - 2)}` : name);
 const shown = (value, metric) => (value === null ? "–" : value.toFixed(metric.decimals));
 const volumeOf = new Map(DATA.volumes.map((about, n) => [about.case, n]));
 
@@ -82,7 +84,7 @@ function fillTable() {
 function buildTable() {
   const head = element("tr");
   COLUMNS.forEach((column, n) => {
-    const made = element("th", "", { scope: "col" }), button = element("button", column.title, { type: "button" });
+    const made = element("th", "", { scope: "col" }), button = element("button", column.title, { type: "button", ...(column.metric?.note && { title: column.metric.note }) });
     button.addEventListener("click", () => {
       sorting.down = sorting.column === n && !sorting.down;
       sorting.column = n;
@@ -220,7 +222,8 @@ async function look(n, bring = false) {
 function showNumbers(place) {
   const wanted = DATA.metrics.map((metric, n) => [metric, n]).filter(([metric]) => metric.better && !metric.key.startsWith("lesions_found"));
   const head = element("tr");
-  head.append(...["Class", "Outcome", ...wanted.map(([metric]) => metric.title)].map((title) => element("th", title, { scope: "col" })));
+  head.append(element("th", "Class", { scope: "col" }), element("th", "Outcome", { scope: "col" }));
+  head.append(...wanted.map(([metric]) => element("th", metric.title, { scope: "col", title: metric.note })));
   const lines = DATA.rows.filter((row) => row[0] === place).map((row) => {
     const line = element("tr"), first = element("th", "", { scope: "row" }), label = element("label");
     const box = element("input", "", { type: "checkbox" });
@@ -248,7 +251,7 @@ async function buildStrip() {
   for (const [n, about] of DATA.volumes.slice(0, STRIP).entries()) {
     const entry = DATA.cases[about.case], item = element("div", "", { role: "listitem" });
     const button = element("button", "", { type: "button" }), canvas = element("canvas"), text = element("span");
-    text.append(element("b", entry.id), element("span", entry.dice === null ? "–" : entry.dice.toFixed(3)));
+    text.append(element("b", brief(entry.id, 26), { title: entry.id }), element("span", entry.dice === null ? "–" : entry.dice.toFixed(3)));
     button.append(canvas, text);
     button.addEventListener("click", () => look(n));
     item.append(button);

@@ -3,7 +3,8 @@
 
 // Okabe and Ito's colours in the order of the page's style; further classes are told apart by the read-out.
 const COLOURS = [[230, 159, 0], [86, 180, 233], [0, 158, 115], [204, 121, 167], [213, 94, 0], [240, 228, 66], [0, 114, 178]];
-const MISSED = [213, 94, 0], TOO_MUCH = [86, 180, 233], SWAPPED = [204, 121, 167];
+// What is wrong has colours that no class has, for colour-blind eyes too.
+const MISSED = [215, 0, 64], TOO_MUCH = [170, 255, 215], SWAPPED = [170, 64, 255];
 // `across` and `down` are axes of the volume; both run against it, which puts the patient's right on the left.
 const PLANES = [
   { name: "Axial", key: "a", axis: 2, across: 0, down: 1, letters: "RLAP" },

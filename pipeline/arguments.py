@@ -1,0 +1,92 @@
+"""What stands on a command line: arguments that several commands share, and the line before it is taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from pipeline import __version__
+from pipeline.console import OUT, say
+from pipeline.errors import Problem, UserError, nearest
+
+ABOUT = """Few masks, many scans: from a folder of NIfTI volumes to a segmenter.
+
+With any command, --quiet prints errors alone. --version prints the version."""
+KEY_HELP = "Keys of the recipe to set, such as dataset=PATH or max_steps=3000."
+
+Checkpoint = Annotated[Literal["last", "best"], tyro.conf.arg(help="Which checkpoint of the run to use.")]
+Plugins = Annotated[
+    tyro.conf.UseAppendAction[tuple[Path, ...]],
+    tyro.conf.arg(name="plugin", help="Python file that registers the run's network, where it is not one of ours."),
+]
+Tolerance = Annotated[float, tyro.conf.arg(help="Of the surface Dice, in mm.")]
+Overrides = tyro.conf.Positional[
+    Annotated[tuple[str, ...], tyro.conf.arg(name="key=value", help=KEY_HELP, metavar="key=value")]
+]
+Layout = Annotated[str, tyro.conf.arg(help="How the dataset lies on disk.", metavar="NAME")]
+LayoutOptions = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]],
+    tyro.conf.arg(name="layout-option", help="An option of the layout, such as ignore=255.", metavar="KEY=VALUE"),
+]
+Root = Annotated[Path | None, tyro.conf.arg(help="Folder that the paths in a list are relative to.", metavar="DIR")]
+
+Command = TypeVar("Command", bound=Callable[..., None])
+COMMANDS: dict[str, Callable[..., None]] = {}
+
+
+def command(function: Command) -> Command:
+    """Register a function as the command of its name."""
+    COMMANDS[function.__name__] = function
+    return function
+
+
+def place(name: str, text: str) -> object:
+    """Describe a positional argument."""
+    return tyro.conf.arg(name=name, help=text, metavar=name)
+
+
+def destination(text: str, metavar: str = "DIR") -> object:
+    """Describe ``--output``, which may be given as ``-o`` too."""
+    return tyro.conf.arg(help=text, metavar=metavar, aliases=["-o"])
+
+
+def run_command(words: list[str]) -> Any:
+    """Run the command that a line names; its first word and every option are compared with what there is.
+
+    Args:
+        words: The line without the program's name.
+
+    Raises:
+        UserError: There is no such command.
+        SystemExit: With code 2, when an option is not one of the command's; with 0 after a help text.
+    """
+    quiet = "--quiet" in words
+    words = [word for word in words if word != "--quiet"]
+    if words == ["--version"]:
+        return say(f"fewmask {__version__}")
+    if not words or words[0].startswith("-"):
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="fewmask", description=ABOUT, args=words)
+    if words[0] not in COMMANDS:
+        problem = Problem(words[0], "no-such-command", "is no command", nearest(words[0], COMMANDS))
+        raise UserError("Nothing was done.", [problem])
+    # Not before: the recipe's schema takes a quarter of the time of a help text.
+    from pipeline.config import overrides_first
+
+    with _silence() if quiet else nullcontext():
+        # The command's own options alone: those of others are no help, and take time to read.
+        return tyro.cli(COMMANDS[words[0]], prog=f"fewmask {words[0]}", args=overrides_first(words)[1:])
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    from pipeline.runs.checking import PROGRESS
+
+    OUT.quiet = PROGRESS.quiet = True
+    try:
+        yield
+    finally:
+        OUT.quiet = PROGRESS.quiet = False

@@ -1,0 +1,142 @@
+"""The one way to read a file again after it was checked: what comes back is what was checked, or nothing does.
+
+The hash is of the very bytes that are used, so no moment is left in which a file could be exchanged between the look at
+it and its use, and nothing is read twice. A file that was copied or touched is the same. So is one that was saved anew,
+in another type, packing, or order of its axes, as long as it has the same values on the same grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pipeline.data import nifti
+from pipeline.data.codes import is_warning
+from pipeline.data.content import hash_values
+from pipeline.data.grids import grid_problems, rename_axes, renaming
+from pipeline.data.inspection import case_files, stamps
+from pipeline.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pipeline.data.inspection import CaseFacts
+    from pipeline.data.nifti import Scan
+    from pipeline.types import Case
+
+
+class FilesChangedError(UserError):
+    """Files are not those that were checked."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("The dataset has changed since it was checked.", problems)
+
+
+def read_case(case: Case, facts: CaseFacts) -> tuple[list[Scan], Scan | None]:
+    """Read a case's images and, where it has one, its mask, which lies on the grid of the first image.
+
+    Args:
+        case: The case.
+        facts: What the check found of it.
+
+    Raises:
+        FilesChangedError: A file is not the one that was checked; with every such file of the case.
+    """
+    scans, count = _load(case, facts), len(case.images)
+    if problems := _apart(case, facts, scans):
+        raise FilesChangedError(problems)
+    return scans[:count], scans[count] if case.label else None
+
+
+def read_images(case: Case, facts: CaseFacts) -> list[Scan]:
+    """Read a case's images; all else as :func:`read_case`."""
+    return read_case(replace(case, label=None), facts)[0]
+
+
+def read_label(case: Case, facts: CaseFacts) -> Scan:
+    """Read a case's mask alone; all else as :func:`read_case`.
+
+    Raises:
+        ValueError: The case has none.
+    """
+    if case.label is None:
+        raise ValueError(f"case {case.id} has no label")
+    return _load(case, facts, len(case.images))[0]
+
+
+def read_file(path: Path, sha256: str) -> Scan:
+    """Read a file of which nothing is known but its hash.
+
+    Raises:
+        FilesChangedError: It is not the one that was checked.
+    """
+    scan = nifti.load(path)
+    if scan.sha256 != sha256:
+        message, remedy = "is not the file that was checked", "try again once nothing writes to it"
+        raise FilesChangedError([Problem(str(path), "file-changed", message, remedy)])
+    return scan
+
+
+def changed_files(case: Case, facts: CaseFacts) -> list[Problem]:
+    """Find files of a case that are not those that were checked; they are read where a stamp is another."""
+    files = case_files(case)
+    if stamps(files) == facts.stamps[: len(files)]:
+        return []
+    try:
+        read_case(case, facts)
+    except FilesChangedError as error:
+        return list(error.problems)
+    return []
+
+
+def _load(case: Case, facts: CaseFacts, first: int = 0) -> list[Scan]:
+    """Read the files of a case from number ``first`` on."""
+    scans: list[Scan] = []
+    problems = []
+    channel = facts.channels if first else 0
+    for number, path in list(enumerate(case_files(case)))[first:]:
+        try:
+            scan = nifti.load(path)
+        except UserError as error:
+            problems.append(_changed(path, error.problems[0].message, case))
+            continue
+        known = facts.content[channel : channel + scan.channels]
+        channel += scan.channels
+        if not _is_known(scan, facts, number) and (why := _difference(scan, known, facts)):
+            problems.append(_changed(path, why, case))
+        scans.append(scan)
+    if problems:
+        raise FilesChangedError(problems)
+    return scans
+
+
+def _is_known(scan: Scan, facts: CaseFacts, number: int) -> bool:
+    """Tell whether a case's file ``number`` has the bytes that were checked."""
+    return facts.sha256[number : number + 1] == (scan.sha256,)
+
+
+def _difference(scan: Scan, known: Sequence[str], facts: CaseFacts) -> str:
+    """Say how a file differs from the one that was checked; "" where it holds the same values on the same grid."""
+    turned = renaming(facts.forms, scan.header.forms)
+    if turned is None:
+        return "it has another grid"
+    found = [hash_values(rename_axes(channel, *turned)) for channel in scan.voxels]
+    return "" if found == list(known) else "it holds other values"
+
+
+def _apart(case: Case, facts: CaseFacts, scans: Sequence[Scan]) -> list[Problem]:
+    """Find files that were saved anew and no longer lie voxel on voxel with the rest of their case."""
+    known = [_is_known(scan, facts, number) for number, scan in enumerate(scans)]
+    if all(known):
+        return []
+    first, *others = scans
+    apart = [other for other in others if not all(map(is_warning, grid_problems(first, other, "file")))]
+    if not known[0] and apart:
+        return [_changed(first.path, f"it no longer lies on the grid of {apart[0].path.name}", case)]
+    return [_changed(other.path, f"it no longer lies on the grid of {first.path.name}", case) for other in apart]
+
+
+def _changed(path: Path, why: str, case: Case) -> Problem:
+    message, remedy = f"is not the file that was checked: {why}", "bring it back, or start anew"
+    return Problem(str(path), "file-changed", message, remedy, case.id)
