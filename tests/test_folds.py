@@ -299,7 +299,7 @@ def masks(*labels):
 def trial(pairs, *candidates):
     made = Trial(Task({0: "background", 1: "one"}, ("image",)), candidates)
     for n, (truth, predicted) in enumerate(pairs):
-        made.add(Case(f"c{n}", (), None, f"p{n}"), Truth(masks(*truth)), masks(*predicted))
+        made.add(Case(f"c{n}", (), None, f"p{n}"), (), Truth(masks(*truth)), masks(*predicted))
     return made.kept()
 
 
