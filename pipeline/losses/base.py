@@ -26,7 +26,7 @@ class SegmentationLoss(_Loss):
     A loss says what it is compared with, ``reference``, and which of the network's answers it judges, ``output``.
 
     A NaN among the numbers that count gives NaN. A batch without a case or without a voxel gives 0 with a zero
-    gradient. Tensors of a subclass, such as MONAI's ``MetaTensor``, are read as plain ones.
+    gradient. MONAI's ``MetaTensor`` is read as the plain tensor that it is.
 
     Args:
         softmax: Whether the input is logits; False where probabilities are given.
