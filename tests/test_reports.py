@@ -238,6 +238,10 @@ def test_the_table_says_how_sure_the_mean_is():
     enough = summarise([result(str(n), 1, 0.8) for n in range(12)])
     low, high = enough.means["dice"].interval
     assert f"95 % interval of the mean over 12 patients: {low:.3f} to {high:.3f}" in shown(results_table(enough))
+    absent = [result(f"without {n}", 1, None, "absent") for n in range(4)]
+    some = summarise([*(result(str(n), 1, 0.8) for n in range(12)), *absent])
+    assert (some.n_patients, some.means["dice"].n_patients) == (16, 12)
+    assert "over 12 patients" in shown(results_table(some))
     assert "sure" not in shown(results_table(summarise([])))
 
 

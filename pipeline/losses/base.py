@@ -33,7 +33,7 @@ class SegmentationLoss(_Loss):
     name others.
 
     A NaN among the numbers that count gives NaN. A batch without a case or without a voxel gives 0 with a zero
-    gradient. Tensors of a subclass, such as MONAI's ``MetaTensor``, are read as plain ones.
+    gradient. MONAI's ``MetaTensor`` is read as the plain tensor that it is.
 
     Args:
         softmax: Whether the input is logits; False where probabilities are given.

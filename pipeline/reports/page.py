@@ -157,7 +157,7 @@ def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[
         (
             "How sure?",
             span_of(mean.interval),
-            f"95 % interval of the mean Dice over {plural(summary.n_patients, 'patient')}; its lower end allows for "
+            f"95 % interval of the mean Dice over {plural(mean.n_patients, 'patient')}; its lower end allows for "
             "failures that they do not show"
             if mean.interval
             else mean.reasons["interval"].removeprefix(f"{TOO_FEW}: "),

@@ -5,7 +5,9 @@ A summary as JSON:
     {"n_cases": 9, "n_patients": 9,
      "mean_dice": 0.81,                      the mean over classes of their means
      "means": {                              the same of every metric of which more, or less, is better
-       "dice": {"value": 0.81, "interval": [0.78, 0.84], "reasons": {}}, ...},
+       "dice": {"value": 0.81, "interval": [0.78, 0.84],
+         "n_patients": 9,                    who have a number
+         "reasons": {}}, ...},
      "classes": [                            by rising label
        {"label": 1, "name": "organ",
         "scored": 8,                         cases where it is in both maps
@@ -82,6 +84,7 @@ class Mean:
 
     value: float | None
     interval: Interval | None
+    n_patients: int
     reasons: dict[str, str]
 
 
@@ -199,10 +202,12 @@ def table_of(
 
 def _mean(by_case: dict[str, list[CaseResult]], classes: Sequence[tuple[int, str]], metric: str) -> Mean:
     values, patients = table_of(by_case, classes, metric)
-    if not np.isfinite(values).any():
-        return Mean(None, None, {"value": NO_CLASS, "interval": NO_CLASS})
+    known = np.isfinite(values).any(axis=1)
+    if not known.any():
+        return Mean(None, None, 0, {"value": NO_CLASS, "interval": NO_CLASS})
     interval, reasons = interval_or_reason(values, patients, SPANS.get(metric))
-    return Mean(mean_of_means(values), interval, reasons)
+    counted: set[str] = set(np.array(patients, dtype=object)[known])
+    return Mean(mean_of_means(values), interval, len(counted), reasons)
 
 
 def _class_summary(group: Sequence[CaseResult]) -> ClassSummary:

@@ -90,7 +90,7 @@ def _caption(summary: Summary) -> Text:
     lines, mean = [], summary.means["dice"]
     if mean.interval:
         low, high = mean.interval
-        lines.append(f"95 % interval of the mean over {plural(summary.n_patients, 'patient')}: {low:.3f} to {high:.3f}")
+        lines.append(f"95 % interval of the mean over {plural(mean.n_patients, 'patient')}: {low:.3f} to {high:.3f}")
     elif mean.value is not None:
         lines.append(f"how sure? {mean.reasons['interval']}")
     if summary.classes_left_out:
