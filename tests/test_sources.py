@@ -1,5 +1,8 @@
 """A method is a class in a file: a teacher, a second network and a mixing of scans as plugins; what a recipe says."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from runs_fixtures import TINY, assert_same_run, make_phantom, plug_pulled_at, state_of, train
@@ -9,44 +12,14 @@ from torch import nn
 from pipeline import config
 from pipeline.engines.sources import SOURCES, Source
 from pipeline.errors import UserError
-from pipeline.losses import LOSSES
+from pipeline.losses import LOSSES, DiceLoss
+from pipeline.losses.objective import Term
 from pipeline.networks import NETWORKS
+from pipeline.plugins import load_plugins
 
-TEACHER = '''
-import copy
-
-import torch
-
-from pipeline.engines.sources import SOURCES, Source
-
-
-@SOURCES.register("test_teacher")
-class Teacher(Source):
-    """Labels that an average of the student's weights predicts, -1 where it is not sure."""
-
-    provides = ("pseudo_label",)
-
-    def __init__(self, student, new_network, *, decay: float = 0.9, sure: float = 0.4):
-        super().__init__(student, new_network)
-        self.decay, self.sure = decay, sure
-        self.teacher = copy.deepcopy(student).requires_grad_(False).eval()
-
-    @torch.no_grad()
-    def __call__(self, known):
-        most, label = self.teacher(known["image"]).softmax(1).max(1, keepdim=True)
-        return {"pseudo_label": label.masked_fill(most < self.sure, -1)}
-
-    @torch.no_grad()
-    def after_update(self, step):
-        for ours, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            ours.lerp_(theirs, 1 - self.decay)
-
-    def state_dict(self):
-        return {"teacher": self.teacher.state_dict()}
-
-    def load_state_dict(self, state):
-        self.teacher.load_state_dict(state["teacher"])
-'''
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+# The page's own example.
+TEACHER = re.search(r"```python\n(# teacher\.py\n.*?)```", PAGE, re.DOTALL)[1]
 
 PEER = '''
 from pipeline.engines.sources import SOURCES, Source
@@ -97,7 +70,7 @@ DICE = {"loss": "dice"}
 METHODS = {
     "teacher": (
         TEACHER,
-        [{"source": "test_teacher", "options": {"decay": 0.8}}],
+        [{"source": "mean_teacher", "options": {"decay": 0.8, "sure": 0.4}}],
         [{"loss": "cross_entropy", "on": "unlabelled", "against": ["pseudo_label"], "weight": 0.5, "ramp": 0.4}],
     ),
     "peer": (
@@ -158,16 +131,16 @@ def test_at_weight_0_the_run_is_the_supervised_one(tmp_path, dataset, plugins, n
     assert not all(torch.equal(value, weights[2][key]) for key, value in weights[0].items())
 
 
-def test_a_teacher_is_the_average_that_its_formula_says():
-    namespace: dict = {}
-    exec(compile(TEACHER.replace("test_teacher", "formula_teacher"), "teacher", "exec"), namespace)
+def test_a_teacher_is_the_average_that_its_formula_says(plugins):
+    load_plugins([plugins / "teacher.py"])
     network = nn.Conv2d(1, 2, 1)
-    teacher = namespace["Teacher"](network, None, decay=0.75)
+    teacher = SOURCES.build("mean_teacher", {"decay": 0.7}, student=network, new_network=None)
     step = make_step(network, sources=(teacher,))
     expected = network.weight.detach().clone()
-    for number in (1, 2, 3):
+    for number in range(1, 6):
         step(at(number), {"labelled": make_batch()})
-        expected = 0.75 * expected + 0.25 * network.weight.detach()
+        kept = min(1 - 1 / (number + 1), 0.7)
+        expected = kept * expected + (1 - kept) * network.weight.detach()
     torch.testing.assert_close(teacher.teacher.weight, expected)
 
 
@@ -186,9 +159,6 @@ class Counting(Source):
 
 
 def test_a_source_works_when_a_term_first_needs_it_and_once():
-    from pipeline.losses.dice import DiceLoss
-    from pipeline.losses.objective import Term
-
     network = nn.Conv2d(1, 2, 1)
     source = Counting(network)
     terms = [Term(name=name, loss=DiceLoss(), on="labelled", against=(name,), ramp=0.5) for name in ("one", "two")]
@@ -238,11 +208,9 @@ def test_an_unknown_source_and_its_options_are_refused(plugins):
 
 
 def test_a_label_that_a_source_provides_may_be_compared_with_on_unlabelled_scans(plugins):
-    from pipeline.plugins import load_plugins
-
     load_plugins([plugins / "teacher.py"])
     terms = [DICE, *METHODS["teacher"][2]]
     assert parse(objective=terms, sources=METHODS["teacher"][1]).objective[1].against == ("pseudo_label",)
-    ((where, code, message, _),) = problems_of(sources=[{"source": "test_teacher", "options": {"decai": 1}}])
+    ((where, code, message, _),) = problems_of(sources=[{"source": "mean_teacher", "options": {"decai": 1}}])
     assert (where, code) == ("sources.0.options.decai", "bad-component")
     assert "did you mean 'decay'?" in message
