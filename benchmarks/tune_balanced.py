@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Weights of balanced_ce and ncut beside dice's 1.
-WEIGHTS = ((0.1, 0.1), (0.3, 0.1), (1.0, 0.1), (0.1, 0.0), (0.1, 0.3), (0.0, 0.0), (0.3, 0.0), (1.0, 0.0))
+WEIGHTS = ((0.1, 0.1), (0.1, 0.3), (0.1, 0.0), (0.3, 0.1), (1.0, 0.1))
 
 
 def tuning_list(data: Path, draw: int) -> dict:
