@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from pipeline.console import ERR, OUT, complain, explained, fail, say, show_findings, show_scores
+from pipeline.bounds import FARTHEST_MM, MAX_LABEL, refuse_no_text, refuse_outside
+from pipeline.console import ERR, OUT, complain, explained, fail, say, show_components, show_findings, show_scores
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.interruption import Stopped, stoppable
 
-# A time budget counts the imports too.
-STARTED = time.monotonic()
+STARTED = time.monotonic()  # A time budget counts the imports too.
 KEY_HELP = "Keys of the recipe to set, such as dataset=PATH or max_steps=3000."
 
 app = tyro.extras.SubcommandApp()
@@ -150,6 +150,7 @@ def train(
     """
     from pipeline import runs
 
+    refuse_outside("--folds", folds, 2, 1000)
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
         overrides = ("max_steps=auto", "corrections=[]", *overrides, f"time_budget={time_budget}")
@@ -188,6 +189,7 @@ def validate(
     from pipeline import runs
     from pipeline.config import read_options
 
+    refuse_outside("--tolerance-mm", tolerance_mm, 0, FARTHEST_MM)
     how = {"root": root, "layout": layout, "options": read_options(layout_options)}
     scores = runs.validate(run, dataset, checkpoint, plugins, tolerance_mm, **how)
     show_scores(scores.summary, scores.folder, checkpoint, scores.notes)
@@ -230,6 +232,8 @@ def evaluate(
     """
     from pipeline import runs
 
+    refuse_outside("--tolerance-mm", tolerance_mm, 0, FARTHEST_MM)
+    refuse_outside("--ignore", ignore, -MAX_LABEL, MAX_LABEL)
     show_scores(runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm), output)
 
 
@@ -281,6 +285,7 @@ def prune(
     """
     from pipeline.data.cache import prune as delete
 
+    refuse_outside("--unused-days", unused_days, 0, 1e6)
     if not cache.is_dir():
         raise UserError("Nothing was deleted.", [Problem(str(cache), "no-folder", "is no folder", "check the path")])
     count, size = delete(cache, unused_days)
@@ -303,10 +308,8 @@ def phantom(
 
     from pipeline.data.phantom import write_phantom
 
-    for name, count in (("--labelled", labelled), ("--unlabelled", unlabelled)):
-        if count < 0:
-            raise UserError("Nothing was written.", [Problem(name, "negative", f"is {count}", "give 0 or more")])
-
+    for name, number in (("--labelled", labelled), ("--unlabelled", unlabelled), ("--seed", seed)):
+        refuse_outside(name, number, 0, 99_999)
     cases = write_phantom(folder, labelled=labelled, unlabelled=unlabelled, seed=seed)
     for _ in track(cases, "writing", labelled + unlabelled, console=ERR, transient=True, disable=not ERR.is_terminal):
         pass
@@ -323,11 +326,7 @@ def components() -> None:
     from pipeline.losses import LOSSES
     from pipeline.networks import NETWORKS
 
-    for registry in (LOSSES, NETWORKS, LAYOUTS):
-        say(f"\n{registry.name} ({registry.description})")
-        for name in registry.names:
-            options = ", ".join(f"{key}={option.default!r}" for key, option in registry.options(name).items())
-            say(f"  {name}: {registry.summary(name)}" + (f"\n      {options}" if options else ""))
+    show_components((LOSSES, NETWORKS, LAYOUTS))
 
 
 def main() -> None:
@@ -335,6 +334,7 @@ def main() -> None:
     from pipeline.config import overrides_first
 
     try:
+        refuse_no_text(sys.argv[1:])
         with stoppable():
             app.cli(
                 args=overrides_first(sys.argv[1:]),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.errors import Problem
+    from pipeline.registry import Registry
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -72,3 +73,12 @@ def show_findings(problems: Sequence[Problem], warnings: Sequence[Problem], data
         width = OUT.width if OUT.is_terminal else 200
         OUT.print(findings_table([*problems, *warnings], dataset if dataset.is_dir() else dataset.parent), width=width)
         OUT.print(counts_table(problems, warnings))
+
+
+def show_components(registries: Sequence[Registry]) -> None:
+    """Print the components of each registry, a line each, and their options."""
+    for registry in registries:
+        say(f"\n{registry.name} ({registry.description})")
+        for name in registry.names:
+            options = ", ".join(f"{key}={option.default!r}" for key, option in registry.options(name).items())
+            say(f"  {name}: {registry.summary(name)}" + (f"\n      {options}" if options else ""))

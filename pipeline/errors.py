@@ -77,6 +77,16 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(known)}"
 
 
+def shown(value: object, most: int = 80) -> str:
+    """Return a value as a message shows it: as Python writes it, and not longer than a line.
+
+    >>> shown("unet"), shown("9" * 400, most=8)
+    ("'unet'", "'9999999…")
+    """
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def plain(message: str) -> str:
     """Return a message of pydantic's in the words of ours.
 

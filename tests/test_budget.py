@@ -12,6 +12,7 @@ from test_plan import CPU, GPU, MANY, recipe
 from torch import nn
 
 from pipeline import cli, runs
+from pipeline.bounds import seconds_of
 from pipeline.engines.course import Course
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import UserError
@@ -19,7 +20,7 @@ from pipeline.losses.dice import DiceLoss
 from pipeline.losses.objective import Objective, Term
 from pipeline.planning.plan import DEFAULT_STEPS, DEFAULT_STEPS_CUDA, make_plan
 from pipeline.runs import pacing
-from pipeline.runs.budget import AIM, Budget, Pace, seconds_of, time_steps
+from pipeline.runs.budget import AIM, Budget, Pace, time_steps
 
 
 class Clock:

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline"
 LAYERS = (
-    {"errors", "types", "files", "interruption"},
+    {"errors", "types", "files", "interruption", "bounds"},
     {"registry", "recipe", "config", "strict_json", "strict_yaml", "plugins"},
     {"data"},
     {"planning", "networks", "losses", "metrics"},
@@ -35,6 +35,7 @@ LIGHT = (
     "files",
     "interruption",
     "registry",
+    "bounds",
     "plugins",
     "reports",
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.bounds import MAX_LABEL
 from pipeline.data import nifti
 from pipeline.data.codes import is_warning
 from pipeline.data.grids import grid_problems, orientation_problems
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from pipeline.types import Case
 
-# The transforms carry labels in float32, which holds every integer up to here.
-MAX_LABEL = 2**24
 # Farther from an integer than this, a label is no rounding error.
 ROUNDING = 1e-3
 # A mask whose values nobody declared is compared with its scan once it has more of them.

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.loss import _Loss
 
+from pipeline.bounds import LabelValue
 from pipeline.registry import Registry
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class LabelLoss(SegmentationLoss):
 
     reference = "label"
 
-    def __init__(self, *, softmax: bool = True, ignore: int = -1, reduction: Reduction = "mean") -> None:
+    def __init__(self, *, softmax: bool = True, ignore: LabelValue = -1, reduction: Reduction = "mean") -> None:
         super().__init__(softmax=softmax, reduction=reduction)
         self.ignore = ignore
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.bounds import LabelValue, Scale
 from pipeline.losses.base import LOSSES, LabelLoss, Reduction, class_sums, require_positive
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ class DiceLoss(LabelLoss):
         self,
         *,
         include_background: bool = True,
-        smooth: float = 1.0,
+        smooth: Scale = 1.0,
         softmax: bool = True,
-        ignore: int = -1,
+        ignore: LabelValue = -1,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(softmax=softmax, ignore=ignore, reduction=reduction)

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from pipeline.engines.steps import TrainingStep
 
 BUDGET = "budget.json"
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # Steps that are timed, after some that find memory and algorithms; and which step of a training they are.
 WARM_STEPS, TIMED_STEPS, AT = 3, 8, 10**6
 # The pace is looked at after each such share of the budget, over the last of them.
@@ -64,15 +63,6 @@ VALIDATION_SHARE = 0.05
 FEWEST_STEPS = 20
 # What is aimed at: to be late is worse than to be early.
 AIM = 0.985
-
-
-def seconds_of(text: str) -> float:
-    """Return a duration in seconds.
-
-    >>> seconds_of("90s"), seconds_of("1.5h")
-    (90.0, 5400.0)
-    """
-    return float(text[:-1]) * SECONDS[text[-1]]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from pipeline import config
+from pipeline.bounds import seconds_of
 from pipeline.data import nifti
 from pipeline.data.splits import all_cases, split_cases
 from pipeline.engines.postprocessing import Mending, component_sizes, mend, voxel_ml
@@ -25,7 +26,6 @@ from pipeline.metrics.case import TOLERANCE_MM, score_case
 from pipeline.reports.files import write_json
 from pipeline.reports.intervals import describe
 from pipeline.runs import resuming, scoring
-from pipeline.runs.budget import seconds_of
 from pipeline.runs.checking import note
 from pipeline.runs.models import (
     CONFIG,

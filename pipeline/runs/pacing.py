@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 
+from pipeline.bounds import seconds_of
 from pipeline.planning.plan import default_steps
-from pipeline.runs.budget import BUDGET, TIMED_STEPS, WARM_STEPS, Budget, seconds_of
+from pipeline.runs.budget import BUDGET, TIMED_STEPS, WARM_STEPS, Budget
 from pipeline.runs.checking import note
 from pipeline.runs.models import CONFIG
 from pipeline.runs.resuming import with_decisions_of

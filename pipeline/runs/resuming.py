@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline import config
+from pipeline.bounds import seconds_of
 from pipeline.errors import Problem, UserError, nearest
-from pipeline.runs.budget import BUDGET, seconds_of
+from pipeline.runs.budget import BUDGET
 from pipeline.runs.models import CONFIG, INDEX, SPLIT, count_folds, read_own, task_state
 from pipeline.strict_yaml import read_yaml
 
