@@ -21,7 +21,8 @@ Steps = Annotated[int, Field(ge=1, le=10**9)]
 Samples = Annotated[int, Field(ge=1, le=4096)]
 # Voxels along an axis of a patch, and their size.
 Side = Annotated[int, Field(ge=1, le=4096)]
-Millimetres = Annotated[float, Field(ge=1e-4, le=1e4)]
+LEAST_MM, MOST_MM = 1e-4, 1e4
+Millimetres = Annotated[float, Field(ge=LEAST_MM, le=MOST_MM)]
 Intensity = Annotated[float, Field(ge=-1e9, le=1e9)]
 # What a float32 divides by and is squared without becoming 0 or infinite.
 Scale = Annotated[float, Field(ge=1e-6, le=1e9)]
@@ -34,8 +35,6 @@ Kernels = Annotated[tuple[tuple[Annotated[int, Field(ge=1, le=15)], ...], ...], 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 # Values of masks travel in float32, which holds every integer up to here.
 MAX_LABEL = 2**24
-# Surfaces of one scan are never so far apart.
-FARTHEST_MM = 1e4
 LabelValue = Annotated[int, Field(ge=-MAX_LABEL, le=MAX_LABEL)]
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

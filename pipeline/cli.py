@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from pipeline.bounds import FARTHEST_MM, MAX_LABEL, refuse_no_text, refuse_outside
+from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_no_text, refuse_outside
 from pipeline.console import ERR, OUT, complain, explained, fail, say, show_components, show_findings, show_scores
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
@@ -189,7 +189,7 @@ def validate(
     from pipeline import runs
     from pipeline.config import read_options
 
-    refuse_outside("--tolerance-mm", tolerance_mm, 0, FARTHEST_MM)
+    refuse_outside("--tolerance-mm", tolerance_mm, 0, MOST_MM)
     how = {"root": root, "layout": layout, "options": read_options(layout_options)}
     scores = runs.validate(run, dataset, checkpoint, plugins, tolerance_mm, **how)
     show_scores(scores.summary, scores.folder, checkpoint, scores.notes)
@@ -232,7 +232,7 @@ def evaluate(
     """
     from pipeline import runs
 
-    refuse_outside("--tolerance-mm", tolerance_mm, 0, FARTHEST_MM)
+    refuse_outside("--tolerance-mm", tolerance_mm, 0, MOST_MM)
     refuse_outside("--ignore", ignore, -MAX_LABEL, MAX_LABEL)
     show_scores(runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm), output)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.bounds import LEAST_MM, MOST_MM
 from pipeline.data.codes import is_warning
 from pipeline.data.inspection import CaseFacts, Declared, case_files, examine_case, stamps
 from pipeline.data.packed import Packed
@@ -38,6 +39,8 @@ LARGE_BYTES = 1 << 28
 MANY_MASKS = 5
 # The largest sensible ratio between a voxel's volume and the median's: a factor of 10 along each axis.
 MAX_VOLUME_RATIO = 1000.0
+# And between the lengths of a voxel's edges.
+MAX_EDGE_RATIO = 1000.0
 
 
 @dataclass(frozen=True)
@@ -297,10 +300,18 @@ def _triple(lengths: NDArray[Any]) -> str:
 def voxel_size_problem(facts: CaseFacts, ratio: float, reference: str) -> tuple[str, str, str] | None:
     """Return code, message and remedy where a scan's voxels are so large or small that a unit must be wrong.
 
-    Resampled to the reference, the scan would have ``ratio`` times its voxels.
+    Resampled to the reference, the scan would have ``ratio`` times its voxels. An axis of one slice may be of any
+    length against the others.
     """
-    if 1 / MAX_VOLUME_RATIO <= ratio <= MAX_VOLUME_RATIO:
+    edges = [length for length, count in zip(facts.spacing_mm, facts.shape, strict=True) if count > 1]
+    unlike = max(edges, default=1.0) / min(edges, default=1.0)
+    if not all(LEAST_MM <= length <= MOST_MM for length in facts.spacing_mm):
+        message = f"and voxels are read from {LEAST_MM:g} to {MOST_MM:g} mm"
+    elif unlike > MAX_EDGE_RATIO:
+        message = f"which are {unlike:.3g} times as long as wide"
+    elif not 1 / MAX_VOLUME_RATIO <= ratio <= MAX_VOLUME_RATIO:
+        message = f"{ratio:.3g} times {reference}: resampling it would give {ratio:.3g} as many"
+    else:
         return None
     size = " x ".join(f"{length:.3g}" for length in facts.spacing_mm)
-    message = f"has voxels of {size} mm, {ratio:.3g} times {reference}: resampling it would give {ratio:.3g} as many"
-    return "voxel-size", message, "correct the units of its affine: NIfTI's are mm"
+    return "voxel-size", f"has voxels of {size} mm, {message}", "correct the units of its affine: NIfTI's are mm"

@@ -86,13 +86,17 @@ CODES: dict[str, Code] = {
     "shapes-differ": Code("A label or a channel has another shape than its scan."),
     "axes-differ": Code("A label or channel has its scan's grid with axes renamed.", fixes=("reorient", "copy-affine")),
     "affines-differ": Code("A label or a channel lies over 0.1 voxel from its scan.", fixes=("copy-affine",)),
-    "voxel-size": Code("A voxel is over 1000 times larger or smaller than the median voxel."),
+    "voxel-size": Code(
+        "A voxel is over 1000 times larger or smaller than the median voxel, or longer than wide, or is not between "
+        "0.0001 and 10000 mm long."
+    ),
     "mixed-dimensions": Code("A 2-D file stands among volumes."),
     "small-scan": Code("The scan is less than half as long as the median along an axis; it is padded.", warning=True),
     # The voxels.
     "not-finite": Code("The scan has voxels that are NaN or infinite.", fixes=("fill-nonfinite",)),
     "constant-image": Code("A scan with a label has one value everywhere."),
     "constant-scan": Code("A scan without a label has one value everywhere.", warning=True),
+    "lost-precision": Code("The values of a scan differ by less than float32, which keeps 7 digits, can tell."),
     "undeclared-channels": Code("A file has a fourth axis, and nothing says that it holds channels."),
     "channel-count": Code("A scan has another number of channels than is declared, or than most."),
     "label-channels": Code("A label has a fourth axis."),

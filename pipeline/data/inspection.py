@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from pipeline.types import Case
 
+# Scans are computed with in float32; whole numbers of which it tells fewer apart than these are worth nothing.
+LEAST_LEVELS = 16
 # Farther from an integer than this, a label is no rounding error.
 ROUNDING = 1e-3
 # A mask whose values nobody declared is compared with its scan once it has more of them.
@@ -243,7 +245,16 @@ def _image_problems(scan: nifti.Scan, labelled: bool, channels: int | None) -> l
     elif low == high:
         code, message = "constant-image" if labelled else "constant-scan", f"is {low:g} everywhere"
         problems.append(Problem(where, code, message, "replace the scan, or leave it out"))
+    elif voxels.dtype.kind in "iu" and (levels := _levels_in_float32(int(low), int(high))) < LEAST_LEVELS:
+        message = f"has values from {low} to {high}, of which float32 tells {levels} apart"
+        problems.append(Problem(where, "lost-precision", message, "subtract what all voxels have in common"))
     return problems
+
+
+def _levels_in_float32(low: int, high: int) -> float:
+    """Return about how many of the whole numbers from one to another a float32 tells apart; infinity for all."""
+    step = int(np.spacing(np.float32(max(abs(low), abs(high)))))
+    return math.inf if step <= 1 else 1 + (high - low) // step
 
 
 def count_labels(scan: nifti.Scan) -> tuple[dict[int, int], list[Problem]]:

@@ -197,7 +197,8 @@ def build_batches(recipe: Recipe, split: Split, cache: Cache) -> StepBatches:
         streams["labelled"] = Stream(split.labelled, resolved(data.batch_size), 1)
     if split.unlabelled and "unlabelled" in recipe.kinds:
         streams["unlabelled"] = Stream(split.unlabelled, resolved(data.unlabelled_batch_size), 2)
-    augmentation = Augmentation(Strength(**recipe.augmentation.model_dump()), resolved(data.spacing_mm))
+    strength = Strength(**recipe.augmentation.model_dump())
+    augmentation = Augmentation(strength, resolved(data.spacing_mm), resolved(data.patch_size))
     read = Resident(cache.get, recipe.device).get if resolved(data.resident) else cache.get
     return StepBatches(streams, read, resolved(data.patch_size), augmentation, recipe.seed)
 
