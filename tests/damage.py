@@ -309,6 +309,9 @@ FILES = {
     "affine singular": image(37, patch(280, "12f", 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0), "bad-affine"),
     "affine NaN": image(38, patch(280, "f", np.nan), "bad-affine"),
     "affine zero": image(38, patch(280, "12f", *[0] * 12), "bad-affine"),
+    "origin 1e17 mm away": image(
+        38, affine_of(lambda m: m + np.outer([1e17, 0, 0, 0], [0, 0, 0, 1]), (1, 0)), "bad-affine"
+    ),
     "spacing zero": image(39, patch(296, "4f", 0, 0, 0, 0), "bad-affine"),
     "voxel NaN": image(42, put(np.nan), "not-finite"),
     "voxel infinite": image(43, put(np.inf), "not-finite"),

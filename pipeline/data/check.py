@@ -305,7 +305,8 @@ def voxel_size_problem(facts: CaseFacts, ratio: float, reference: str) -> tuple[
     """
     edges = [length for length, count in zip(facts.spacing_mm, facts.shape, strict=True) if count > 1]
     unlike = max(edges, default=1.0) / min(edges, default=1.0)
-    if not all(LEAST_MM <= length <= MOST_MM for length in facts.spacing_mm):
+    # Headers hold float32, which is a little off.
+    if not all(0.9999 * LEAST_MM <= length <= 1.0001 * MOST_MM for length in facts.spacing_mm):
         message = f"and voxels are read from {LEAST_MM:g} to {MOST_MM:g} mm"
     elif unlike > MAX_EDGE_RATIO:
         message = f"which are {unlike:.3g} times as long as wide"

@@ -78,7 +78,10 @@ CODES: dict[str, Code] = {
     "bad-extension": Code("A header extension has a senseless size."),
     "bad-scaling": Code("The slope or intercept is not finite."),
     # The grid.
-    "bad-affine": Code("The affine is not finite, or its voxels have no volume, or the qform is no rotation."),
+    "bad-affine": Code(
+        "The affine is not finite, or its voxels have no volume or lie farther than 1e9 mm away, or the qform is no "
+        "rotation."
+    ),
     "forms-differ": Code("The qform and the sform lie over 0.1 voxel apart.", fixes=("use-sform", "use-qform")),
     "no-orientation": Code("Neither qform nor sform is set, so left and right are a guess.", warning=True),
     "sheared": Code("The axes do not stand at right angles; ITK cannot open the file.", warning=True),

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Scans are computed with in float32; whole numbers of which it tells fewer apart than these are worth nothing.
 LEAST_LEVELS = 16
+# The farthest that a voxel may lie from the origin: beyond it, places in a scan are lost in rounding.
+FARTHEST_MM = 1e9
 # Farther from an integer than this, a label is no rounding error.
 ROUNDING = 1e-3
 # A mask whose values nobody declared is compared with its scan once it has more of them.
@@ -237,6 +239,9 @@ def _image_problems(scan: nifti.Scan, labelled: bool, channels: int | None) -> l
         message = f"has a fourth axis of {scan.channels}, and nothing says that these are channels"
         remedy = "declare channel_names, in the list or by --layout-option; or save one volume a file"
         problems.append(Problem(where, "undeclared-channels", message, remedy))
+    if (farthest := float(np.abs(scan.affine[:3, 3]).max())) > FARTHEST_MM:
+        message, remedy = f"lies {farthest:.3g} mm from the origin", "correct the offsets of its affine"
+        problems.append(Problem(where, "bad-affine", message, remedy))
     low, high = voxels.min(), voxels.max()  # NaN where any voxel is
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(voxels.size - np.isfinite(voxels).sum())
