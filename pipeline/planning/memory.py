@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from pipeline.networks import blocks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 # Float32 maps with as many channels as there are classes that the objective holds at its peak: logits, softmax and its
 # logarithm, gradients of as many, and what a loss such as N-cut makes of them.
@@ -20,6 +21,22 @@ PARAMETER_BYTES = 20
 # What is held beside the counted tensors, such as copies in other layouts and gaps between blocks: measured for three
 # networks, two precisions, 2-D and 3-D, it came to a half of them.
 OVERHEAD = 1.5
+
+
+# Up to so many times what is estimated may have been too much.
+TOO_HIGH = 1.75
+# What a voxel of the network's grid takes while a scan is brought to it: where it comes from, and each channel's value
+# before and after, in two precisions; 60 were measured for one channel and a mask.
+PLACE_BYTES, VALUE_BYTES = 40, 20
+
+
+def preparing_bytes(shape: Sequence[int], channels: int) -> int:
+    """Return the bytes that it takes to bring a scan to a grid of this shape.
+
+    >>> preparing_bytes((100, 100, 100), 1) / 1e6
+    60.0
+    """
+    return math.prod(shape) * (PLACE_BYTES + VALUE_BYTES * channels)
 
 
 def training_bytes(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.errors import Problem, UserError, shown
 from pipeline.networks import NETWORKS
 from pipeline.planning.memory import training_bytes
 from pipeline.planning.patch import SMALLEST, choose_channels, choose_kernels, choose_patch, choose_strides
@@ -119,7 +120,12 @@ class SizePlanner:
         return REACH[self.hardware.is_cuda, len(self.shape)]
 
     def choose(self) -> tuple[Sizes, int | None]:
-        """Return what fits the device, and the bytes that a step of it is estimated to take (None: not known)."""
+        """Return what fits the device, and the bytes that a step of it is estimated to take (None: not known).
+
+        Raises:
+            UserError: Strides or kernels that are given do not have a number for each axis.
+        """
+        self._refuse_given()
         sizes = self._full
         while True:
             needed = self.memory_bytes(sizes)
@@ -127,6 +133,19 @@ class SizePlanner:
             if smaller is None:
                 return sizes, needed
             sizes = smaller
+
+    def _refuse_given(self) -> None:
+        axes = len(self.shape)
+        message, remedy = f"expected lists of {axes} numbers, one an axis", "give them, or auto"
+        problems = [
+            Problem(f"network.options.{option}", "bad-network", f"{message}, not {shown(list(given))}", remedy)
+            for option in ("strides", "kernels")
+            if option in NETWORKS.options(self.recipe.network.name)
+            for given in self._given().get(option) or ()
+            if not isinstance(given, list | tuple) or len(given) != axes
+        ]
+        if problems:
+            raise UserError("The recipe does not fit the dataset.", problems[:1])
 
     @property
     def _full(self) -> Sizes:
