@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline"
 LAYERS = (
-    {"errors", "types", "files", "interruption", "bounds"},
+    {"errors", "types", "files", "interruption", "bounds", "memory"},
     {"registry", "recipe", "config", "strict_json", "strict_yaml", "plugins"},
     {"data"},
     {"planning", "networks", "losses", "metrics"},
@@ -36,6 +36,7 @@ LIGHT = (
     "interruption",
     "registry",
     "bounds",
+    "memory",
     "plugins",
     "reports",
 )

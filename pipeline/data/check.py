@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,9 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.bounds import LEAST_MM, MOST_MM
 from pipeline.data.codes import is_warning
+from pipeline.data.container import GZIP_MAGIC, HEAD
+from pipeline.data.header import parse_header
 from pipeline.data.inspection import CaseFacts, Declared, case_files, examine_case, stamps
 from pipeline.data.packed import Packed
 from pipeline.errors import Problem, UserError
+from pipeline.memory import is_out_of_memory, memory_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +36,8 @@ T = TypeVar("T")
 
 FACTS = TypeAdapter(tuple[CaseFacts, ...])
 
+# Looking at a file takes so many times its unpacked bytes.
+READING = 4
 # Each holds the voxels of one case, so more of them cost memory; gzip, hashes and NumPy release the interpreter lock.
 THREADS = min(4, os.cpu_count() or 1)
 # A packed file of this size may unpack to gigabytes.
@@ -89,6 +96,29 @@ class Index:
             ("spacing", _extent(spacings, ".3g", " mm")),
             ("problems", "none"),
         ]
+
+
+def examine(case: Case, declared: Declared) -> tuple[CaseFacts | None, list[Problem]]:
+    """As :func:`examine_case`; a case that there is no memory for is one more problem."""
+    try:
+        return examine_case(case, declared)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        needed, remedy = READING * sum(map(_unpacked_bytes, case_files(case))), "crop the scan, or leave it out"
+        where = str(case.images[0])
+        return None, [memory_problem(where, "to look at it", error, needed, remedy, case.id)]
+
+
+def _unpacked_bytes(path: Path) -> int:
+    """Return the bytes that a file's header promises; 0 where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == GZIP_MAGIC
+        with gzip.open(path) if packed else path.open("rb") as file:
+            return parse_header(path, file.read(HEAD)).promised
+    except (OSError, EOFError, UserError, zlib.error):
+        return 0
 
 
 def in_parallel(function: Callable[[Case], T], cases: Sequence[Case]) -> Iterator[T]:
@@ -179,7 +209,7 @@ class Check:
             return known, []
         channels = self.dataset.channels
         count = len(channels) if channels is not None else None
-        return examine_case(case, Declared(self.dataset.labels, self.dataset.ignore, count))
+        return examine(case, Declared(self.dataset.labels, self.dataset.ignore, count))
 
     @property
     def findings(self) -> list[Problem]:

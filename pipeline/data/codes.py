@@ -114,6 +114,7 @@ CODES: dict[str, Code] = {
     "rare-label": Code("One of many masks has a value that no other has, and nothing declares it.", warning=True),
     "empty-mask": Code("A mask has no foreground.", warning=True),
     # Later on.
+    "out-of-memory": Code("There is too little memory to look at the scan, or to bring it to the network's grid."),
     "too-few-labels": Code("There are too few masks to train on some and validate on others."),
     "file-changed": Code("A file is not the one that was checked."),
 }

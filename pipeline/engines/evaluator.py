@@ -9,11 +9,13 @@ from ignite.engine import Events
 from monai.engines import Evaluator
 
 from pipeline.data import nifti
+from pipeline.memory import memory_for
 from pipeline.metrics.calibration import Reliability, expected_dice
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
     from ignite.engine import Engine
@@ -69,7 +71,11 @@ class SegmentationEvaluator(Evaluator):
     def _score(self, _: Engine, case: Case) -> list[CaseResult]:
         if case.label is None:
             raise ValueError(f"case {case.id} has no label to be scored against")
-        truth = nifti.load(case.label)
+        with memory_for(str(case.images[0]), "to validate it", None, "lower data.patch_size, or leave the scan out"):
+            return self._scored(case, case.label)
+
+    def _scored(self, case: Case, label: Path) -> list[CaseResult]:
+        truth = nifti.load(label)
         found = self.predictor.segment(case.images)
         self.watch(case, truth, found.labels)
         results = score_case(

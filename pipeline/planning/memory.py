@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from pipeline.networks import blocks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 # Float32 maps with as many channels as there are classes that the objective holds at its peak: logits, softmax and its
 # logarithm, gradients of as many, and what a loss such as N-cut makes of them.
@@ -25,18 +24,6 @@ OVERHEAD = 1.5
 
 # Up to so many times what is estimated may have been too much.
 TOO_HIGH = 1.75
-# What a voxel of the network's grid takes while a scan is brought to it: where it comes from, and each channel's value
-# before and after, in two precisions; 60 were measured for one channel and a mask.
-PLACE_BYTES, VALUE_BYTES = 40, 20
-
-
-def preparing_bytes(shape: Sequence[int], channels: int) -> int:
-    """Return the bytes that it takes to bring a scan to a grid of this shape.
-
-    >>> preparing_bytes((100, 100, 100), 1) / 1e6
-    60.0
-    """
-    return math.prod(shape) * (PLACE_BYTES + VALUE_BYTES * channels)
 
 
 def training_bytes(

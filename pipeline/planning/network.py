@@ -166,6 +166,21 @@ class SizePlanner:
         fits = needed is not None and needed <= (self.hardware.budget_bytes or 0)
         return wide if fits and wide != sizes else None
 
+    def lighter(self, sizes: Sizes) -> Iterator[Sizes]:
+        """Yield sizes of which a step takes less and less time: fewer samples first, then smaller patches."""
+        while True:
+            data, samples, voxels = self.recipe.data, self._samples(sizes), math.prod(sizes.patch_size)
+            fewer = self._sizes(voxels, samples // 2)
+            smaller = self._sizes(voxels * 3 // 4, samples) if voxels > LEAST_SIDE ** len(self.shape) else sizes
+            if samples > LEAST_SAMPLES and self._samples(fewer) < samples:
+                sizes = replace(sizes, batch_size=fewer.batch_size, unlabelled_batch_size=fewer.unlabelled_batch_size)
+                sizes = replace(sizes, accumulate=math.gcd(sizes.accumulate, self._common_batch(sizes)))
+            elif data.patch_size == "auto" and math.prod(smaller.patch_size) < voxels:
+                sizes = replace(sizes, patch_size=smaller.patch_size, options=smaller.options)
+            else:
+                return
+            yield sizes
+
     def _smaller(self, sizes: Sizes) -> Sizes | None:
         """Return what takes less memory, first what costs the least; None where all of that is given or done."""
         data, samples, voxels = self.recipe.data, self._samples(sizes), math.prod(sizes.patch_size)
@@ -187,8 +202,12 @@ class SizePlanner:
 
     def _more_parts(self, sizes: Sizes) -> int | None:
         """Return the next number of parts that each stream of a step can be cut into."""
-        whole = math.gcd(*(getattr(sizes, BATCHES[kind]) for kind in self.recipe.kinds))
+        whole = self._common_batch(sizes)
         return next((parts for parts in range(sizes.accumulate + 1, whole + 1) if whole % parts == 0), None)
+
+    def _common_batch(self, sizes: Sizes) -> int:
+        """Return the largest number of parts that each stream of a step can be cut into."""
+        return math.gcd(*(getattr(sizes, BATCHES[kind]) for kind in self.recipe.kinds))
 
     def most_members(self, sizes: Sizes) -> int:
         """Return how many networks a time budget may train: those that are given, or a few where memory allows it."""
@@ -270,6 +289,10 @@ class SizePlanner:
     def _members(self) -> int:
         given = self.recipe.network.members
         return 1 if given == "auto" else given
+
+    def voxels(self, sizes: Sizes) -> int:
+        """Return the voxels of all samples of a step."""
+        return self._samples(sizes) * math.prod(sizes.patch_size)
 
     def _samples(self, sizes: Sizes) -> int:
         return sum(getattr(sizes, BATCHES[kind]) for kind in self.recipe.kinds)

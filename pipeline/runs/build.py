@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,13 @@ from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import Problem, UserError
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
+from pipeline.memory import is_out_of_memory, memory_problem
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pipeline.data.check import Index
     from pipeline.data.splits import Split
     from pipeline.recipe import Recipe
@@ -51,7 +55,9 @@ def build_network(recipe: Recipe, task: Task) -> torch.nn.Module:
             )
             for _ in range(members)
         ]
-    except (ValueError, TypeError, RuntimeError, IndexError, AssertionError) as error:
+    except (ValueError, TypeError, RuntimeError, IndexError, AssertionError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise told(error, recipe, "to build the network") from None
         remedy = "`fewmask components` lists every network and its options"
         problem = Problem("network.options", "bad-network", f"{name} refuses them: {_first_line(error)}", remedy)
         raise UserError("The network cannot be built.", [problem]) from error
@@ -165,9 +171,9 @@ def _refuse_patch(network: torch.nn.Module, recipe: Recipe, channels: int) -> No
             answer = network.eval()(torch.zeros(1, channels, *size, device=recipe.device))
         if answer.shape[2:] != size:
             raise ValueError(f"it answers with {tuple(answer.shape[2:])}")
-    except torch.OutOfMemoryError:
-        raise out_of_memory(recipe) from None
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise told(error, recipe, "to try the network once") from None
         message = f"{recipe.network.name} cannot take {size}: {_first_line(error)}"
         remedy = "use multiples of 2 to the power of the number of levels less 1, at least twice that"
         raise UserError(
@@ -175,14 +181,24 @@ def _refuse_patch(network: torch.nn.Module, recipe: Recipe, channels: int) -> No
         ) from None
 
 
-def out_of_memory(recipe: Recipe) -> UserError:
-    """Say that the device is too small for the recipe's patch and batch, and what to make smaller."""
+@contextmanager
+def memory_for_step(recipe: Recipe) -> Iterator[None]:
+    """Turn an error that says that memory ran out for a step into a user's."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise told(error, recipe, "for a step") from error.__cause__
+
+
+def told(error: Exception, recipe: Recipe, what: str) -> Exception:
+    """Return an error; where it says that memory ran out, a user's that says what to make smaller."""
+    if not is_out_of_memory(error):
+        return error
     data = recipe.data
-    message = f"{recipe.device} has too little memory for patches of {data.patch_size}, {data.batch_size} a batch"
+    what = f"on {recipe.device} {what} with patches of {data.patch_size}, {data.batch_size} a batch"
     remedy = "lower data.batch_size or data.patch_size; a run that has begun goes on only with its own"
-    return UserError(
-        "The recipe does not fit the device.", [Problem("data.batch_size", "out-of-memory", message, remedy)]
-    )
+    problem = memory_problem("data.batch_size", what, error, None, remedy)
+    return UserError("The recipe does not fit the device.", [problem])
 
 
 def _first_line(error: Exception) -> str:

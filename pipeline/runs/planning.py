@@ -110,7 +110,9 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     plan = make_plan(recipe, visible, hardware)
     refuse_step(plan.memory_bytes, hardware)
     wider = plan.wider and absolute(plan.wider)
-    return Prepared(index, split, visible, replace(plan, recipe=absolute(plan.recipe), wider=wider))
+    lighter = tuple((absolute(other), share) for other, share in plan.lighter)
+    plan = replace(plan, recipe=absolute(plan.recipe), wider=wider, lighter=lighter)
+    return Prepared(index, split, visible, plan)
 
 
 def refuse_parted_copies(index: Index) -> None:

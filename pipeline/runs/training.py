@@ -33,7 +33,7 @@ from pipeline.runs.segments import labels_of, task_of
 from pipeline.runs.threads import threads_kept, use_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pipeline.data.check import Index
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 
 # Kept for writing a report, beside the validation that it is of; 1 s on two cores of an Intel Xeon, of 1 case or of 40.
-REPORT_S = 2.0
+# And how many times as long as another that validation takes, where there is no time to find out.
+REPORT_S, TAIL = 2.0, 1.5
 # A file of this name in a run asks it to finish: the learning rate falls to 0 over this share of the steps done.
 STOP, FINISH = "stop", 0.1
 
@@ -202,39 +203,38 @@ class _Training:
         except WorkerDiedError:
             self._save("last", self.done)
             raise
-        except torch.OutOfMemoryError:
-            raise build.out_of_memory(recipe) from None
+        except (RuntimeError, MemoryError) as error:
+            raise build.told(error, recipe, f"for step {self.done + 1}") from error.__cause__
 
     def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS, at_most_s: float = math.inf) -> float:
         """Time some steps, of which nothing is learnt, and return the seconds of one."""
         batches = self.prepare()
-        try:
+        with build.memory_for_step(self.recipe):
             return time_steps(self.step, lambda: self._loader(batches), warm, timed, at_most_s)
-        except torch.OutOfMemoryError:
-            raise build.out_of_memory(self.recipe) from None
 
-    def pace(self, step_s: float) -> Pace:
-        """Time the validation of two cases, and return it beside the seconds of a step."""
-        cases = self.split.validation[:2]
-        if not cases:
-            return Pace(step_s)
+    def pace(self, step_s: float, at_most_s: float = math.inf) -> Pace:
+        """Time the validation of two cases, for so long at most, and return it beside the seconds of a step."""
+        cases, began = self.split.validation, time.perf_counter()
         predictor, truth = build.build_predictor(self.recipe, self.task, self.step.answering), labels_of(self.index)
-        durations = []
-        for quick in (True, True, False):  # The first time also finds memory and algorithms.
+        durations: list[float] = []
+        matched = self.recipe.segments is not None
+        # The first time also finds memory and algorithms; the last one is that of the end, with all that it measures.
+        for few, quick in ((1, True), (2, True), (2, False)) if cases else ():
             start = time.perf_counter()
-            matched = self.recipe.segments is not None
-            score(predictor, cases, truth, matched=matched, pictures=not quick, overlap_only=quick)
-            durations.append((time.perf_counter() - start) / len(cases) * len(self.split.validation))
-        return Pace(step_s, durations[1], durations[2] + REPORT_S)
+            if durations and start - began + few * durations[-1] / len(cases) > at_most_s:
+                return Pace(step_s, durations[-1], TAIL * durations[-1] + REPORT_S)
+            score(predictor, cases[:few], truth, matched=matched, pictures=not quick, overlap_only=quick)
+            durations.append((time.perf_counter() - start) / len(cases[:few]) * len(cases))
+        return Pace(step_s, durations[1], durations[2] + REPORT_S) if cases else Pace(step_s)
 
-    def prepare(self) -> StepBatches:
+    def prepare(self, so_far: Callable[[int, int], None] = lambda *_: None) -> StepBatches:
         """Return the batches of all steps, once every case of theirs is prepared."""
         if self.batches is None:
             cache = build.build_cache(self.recipe, self.index, self.run)
             self.batches = build.build_batches(self.recipe, self.split, cache)
             cases = [case for stream in self.batches.streams.values() for case in stream.cases]
-            for _ in progress(cache.fill(cases), "preparing", len(cases)):
-                pass
+            for done, _ in enumerate(progress(cache.fill(cases), "preparing", len(cases)), start=1):
+                so_far(done, len(cases))
             if cache.failure is not None:
                 note(
                     f"{cache.folder} cannot hold all prepared scans ({cache.failure.strerror}): the others are "
@@ -284,7 +284,7 @@ class _Training:
             if (steps := self.budget.corrected(step, course)) is not None:
                 self._correct(step, steps)
         use_threads(course.threads_after(step))
-        if (self.run / STOP).exists():
+        if (self.run / STOP).is_file():
             (self.run / STOP).unlink()
             self._finish_soon(step)
 
