@@ -14,7 +14,8 @@ import monai
 import torch
 
 from pipeline.data.loaders import AHEAD, SHARED_MEMORY
-from pipeline.planning.plan import prepared_bytes, size, voxel_bytes
+from pipeline.planning.limits import size
+from pipeline.planning.plan import prepared_bytes, voxel_bytes
 from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.errors import Problem, UserError, shown
 from pipeline.networks import NETWORKS
+from pipeline.planning.limits import refuse_options, refuse_unbuildable
 from pipeline.planning.memory import training_bytes
 from pipeline.planning.patch import SMALLEST, choose_channels, choose_kernels, choose_patch, choose_strides
 from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pipeline.planning.hardware import Hardware
     from pipeline.recipe import Recipe
@@ -123,29 +123,19 @@ class SizePlanner:
         """Return what fits the device, and the bytes that a step of it is estimated to take (None: not known).
 
         Raises:
-            UserError: Strides or kernels that are given do not have a number for each axis.
+            UserError: Strides or kernels that are given do not have a number for each axis, or a network of ours
+                refuses its options.
         """
-        self._refuse_given()
+        name = self.recipe.network.name
+        refuse_options(name, self._given(), len(self.shape))
         sizes = self._full
         while True:
             needed = self.memory_bytes(sizes)
             smaller = None if self._fits(needed) else self._smaller(sizes)
             if smaller is None:
+                refuse_unbuildable(name, self._build(sizes))
                 return sizes, needed
             sizes = smaller
-
-    def _refuse_given(self) -> None:
-        axes = len(self.shape)
-        message, remedy = f"expected lists of {axes} numbers, one an axis", "give them, or auto"
-        problems = [
-            Problem(f"network.options.{option}", "bad-network", f"{message}, not {shown(list(given))}", remedy)
-            for option in ("strides", "kernels")
-            if option in NETWORKS.options(self.recipe.network.name)
-            for given in self._given().get(option) or ()
-            if not isinstance(given, list | tuple) or len(given) != axes
-        ]
-        if problems:
-            raise UserError("The recipe does not fit the dataset.", problems[:1])
 
     @property
     def _full(self) -> Sizes:
@@ -223,19 +213,11 @@ class SizePlanner:
         """Return what a step is estimated to take; None where nobody asks, or the network will not be built so."""
         if self.hardware.memory_bytes is None:
             return None
-        build = partial(
-            NETWORKS.build,
-            self.recipe.network.name,
-            sizes.options,
-            spatial_dims=len(self.shape),
-            in_channels=self.channels,
-            out_channels=self.classes,
-        )
         at_once = -(-self._samples(sizes) // sizes.accumulate)
         shape = (at_once, self.channels, *sizes.patch_size)
         try:
             return training_bytes(
-                build,
+                self._build(sizes),
                 shape,
                 self.classes,
                 getattr(torch, self.precision),
@@ -244,6 +226,17 @@ class SizePlanner:
             )
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
             return None  # Building it in earnest says what is wrong.
+
+    def _build(self, sizes: Sizes) -> Callable[[], torch.nn.Module]:
+        """Return what builds the network."""
+        return partial(
+            NETWORKS.build,
+            self.recipe.network.name,
+            sizes.options,
+            spatial_dims=len(self.shape),
+            in_channels=self.channels,
+            out_channels=self.classes,
+        )
 
     def reasons(self, sizes: Sizes) -> Iterator[tuple[str, Any, str]]:
         """Yield key, value and reason of every choice."""

@@ -7,9 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.cache import preparing_bytes
-from pipeline.errors import Problem, UserError
-from pipeline.planning.memory import TOO_HIGH
+from pipeline.planning.limits import refuse_scans
 from pipeline.planning.network import SizePlanner
 from pipeline.planning.normalization import choose_normalization, normalization_reason
 from pipeline.planning.spacing import choose_dimensions, choose_orientation, choose_spacing, coarse_axis, median_shape
@@ -101,7 +99,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     reason = normalization_reason(normalization, index.channels, facts)
     pick.made.append(Choice("data.normalization", normalization, reason))
     precision = pick("precision", recipe.precision, lambda: _precision(hardware))
-    _refuse_scans(index, orientation, spacing, hardware, given=data.spacing_mm != "auto")
+    refuse_scans(index, orientation, spacing, hardware, given=data.spacing_mm != "auto")
     shape = median_shape(facts, orientation, spacing)[:axes]
     planner = SizePlanner(
         recipe, shape, spacing, len(index.channels), recipe.segments or len(index.labels), precision, hardware
@@ -147,50 +145,6 @@ def _lighter(recipe: Recipe, planner: SizePlanner, sizes: Sizes) -> Iterator[tup
         data = recipe.data.model_copy(update=less.of_data)
         network = recipe.network.model_copy(update=less.of_network)
         yield recipe.model_copy(update={"data": data, "network": network}), planner.voxels(less) / whole
-
-
-def _refuse_scans(
-    index: Index, orientation: str, spacing_mm: Sequence[float], hardware: Hardware, *, given: bool
-) -> None:
-    """Refuse scans that the machine has no memory to bring to the grid: all of them, before any is."""
-    problems = []
-    for case in index.dataset.cases:
-        if case.id not in index.facts or hardware.machine_bytes is None:
-            continue
-        facts = index.facts[case.id]
-        shape = median_shape([facts], orientation, spacing_mm)
-        needed = preparing_bytes(shape, facts.channels)
-        if needed > hardware.machine_bytes:
-            grid = " x ".join(map(str, shape))
-            message = f"would have {grid} voxels on the grid of {tuple(spacing_mm)} mm, which takes {size(needed)} of "
-            message += f"memory to make, and there are {size(hardware.machine_bytes)}"
-            remedy = f"give {'larger' if given else 'the'} numbers for data.spacing_mm, or leave the scan out"
-            problems.append(Problem(str(case.images[0]), "out-of-memory", message, remedy, case.id))
-    if problems:
-        raise UserError("The recipe does not fit the machine.", problems)
-
-
-def refuse_step(needed: int | None, hardware: Hardware) -> None:
-    """Refuse a step of which even the least that the estimate may mean is more than the device has.
-
-    Raises:
-        UserError: It is.
-    """
-    if needed is None or hardware.memory_bytes is None or needed <= TOO_HIGH * hardware.memory_bytes:
-        return
-    message = f"a step is estimated to take {size(needed)}, and {hardware.device} has {size(hardware.memory_bytes)}"
-    remedy = "lower data.patch_size, data.batch_size or network.options.channels, or give auto"
-    problem = Problem("data.batch_size", "out-of-memory", message, remedy)
-    raise UserError("The recipe does not fit the device.", [problem])
-
-
-def size(count: int) -> str:
-    """Write bytes for people.
-
-    >>> size(512), size(3_400_000_000)
-    ('0.0 GB', '3.4 GB')
-    """
-    return f"{count / 1e9:.1f} GB"
 
 
 def _dimensions(facts: Sequence[CaseFacts], *given: Any) -> tuple[int, str]:

@@ -95,6 +95,7 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
     _refuse_parts(recipe)
     objective = build_objective(recipe)
     _refuse_outputs(network, recipe, objective)
+    _refuse_losses(recipe, objective, len(task.labels), len(task.channels))
     average = WeightAverage(network, choice.averaging) if choice.averaging else None
     if resolved(recipe.network.recompute):  # Not of the average, which only answers.
         _recompute(network, recipe)
@@ -162,6 +163,27 @@ def _refuse_outputs(network: torch.nn.Module, recipe: Recipe, objective: Objecti
     ]
     if problems:
         raise UserError("The objective does not fit the network.", problems)
+
+
+def _refuse_losses(recipe: Recipe, objective: Objective, classes: int, channels: int) -> None:
+    """Let each of our losses judge a small empty answer: some options fit no scan of these dimensions, or no total."""
+    size = [min(side, 8) for side in resolved(recipe.data.patch_size)]
+    image, label = torch.zeros(1, channels, *size), torch.zeros(1, 1, *size, dtype=torch.long)
+    problems = []
+    for n, term in enumerate(objective.terms):
+        if not type(term.loss).__module__.startswith("pipeline."):
+            continue
+        answer = image if term.loss.output == "reconstruction" else torch.zeros(1, classes, *size)
+        try:
+            value = term.loss(answer, label) if term.loss.reference == "label" else term.loss(answer, image, None)
+            message = "" if value.ndim == 0 else "gives a number a case, and a total is one number: use mean or sum"
+        except (ValueError, RuntimeError) as error:
+            message = _first_line(error)
+        if message:
+            remedy = "`fewmask components` lists every loss and its options"
+            problems.append(Problem(f"objective.{n}.options", "bad-component", f"{term.name}: {message}", remedy))
+    if problems:
+        raise UserError("The objective does not fit the scans.", problems)
 
 
 def _refuse_patch(network: torch.nn.Module, recipe: Recipe, channels: int) -> None:

@@ -17,7 +17,8 @@ from pipeline.files import atomic_write
 from pipeline.losses import LOSSES
 from pipeline.networks import NETWORKS
 from pipeline.planning.doctor import Finding, examine
-from pipeline.planning.plan import Choice, Plan, make_plan, refuse_step, size
+from pipeline.planning.limits import refuse_step, size
+from pipeline.planning.plan import Choice, Plan, make_plan
 from pipeline.plugins import load_plugins
 from pipeline.runs.checking import PROGRESS, check
 

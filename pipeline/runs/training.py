@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from pipeline.data.cache import Cache
     from pipeline.data.check import Index
     from pipeline.data.splits import Split
     from pipeline.recipe import Recipe
@@ -122,7 +123,8 @@ class _Training:
     saved: int = 0
     scored: Scored | None = None
     budget: Budget | None = None
-    batches: StepBatches | None = None
+    cache: Cache | None = None
+    batches: StepBatches | None = field(default=None, init=False)  # Those of this recipe.
 
     def __post_init__(self) -> None:
         self.task = task_of(self.recipe, self.index)
@@ -229,17 +231,17 @@ class _Training:
 
     def prepare(self, so_far: Callable[[int, int], None] = lambda *_: None) -> StepBatches:
         """Return the batches of all steps, once every case of theirs is prepared."""
-        if self.batches is None:
-            cache = build.build_cache(self.recipe, self.index, self.run)
-            self.batches = build.build_batches(self.recipe, self.split, cache)
-            cases = [case for stream in self.batches.streams.values() for case in stream.cases]
-            for done, _ in enumerate(progress(cache.fill(cases), "preparing", len(cases)), start=1):
+        if self.cache is None:
+            self.cache = build.build_cache(self.recipe, self.index, self.run)
+            cases = self.split.labelled + (self.split.unlabelled if "unlabelled" in self.recipe.kinds else ())
+            for done, _ in enumerate(progress(self.cache.fill(cases), "preparing", len(cases)), 1):
                 so_far(done, len(cases))
-            if cache.failure is not None:
-                note(
-                    f"{cache.folder} cannot hold all prepared scans ({cache.failure.strerror}): the others are "
-                    "prepared whenever they are needed. Make room, or name another folder: data.cache=DIR"
+            if (failure := self.cache.failure) is not None:
+                what = (
+                    f"{self.cache.folder} cannot hold all prepared scans ({failure.strerror}): the others are prepared "
                 )
+                note(f"{what}whenever they are needed. Make room, or name another folder: data.cache=DIR")
+        self.batches = self.batches or build.build_batches(self.recipe, self.split, self.cache)
         return self.batches
 
     def _loader(self, batches: StepBatches) -> StepLoader:
