@@ -22,7 +22,8 @@ from pipeline.arguments import (
     place,
     run_command,
 )
-from pipeline.console import ERR, OUT, complain, explained, fail, say, show_findings, show_scores
+from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_no_text, refuse_outside
+from pipeline.console import ERR, OUT, complain, explained, fail, say, show_components, show_findings, show_scores
 from pipeline.durations import in_one_unit
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
@@ -138,6 +139,7 @@ def train(
     """
     from pipeline import runs
 
+    refuse_outside("--folds", folds, 2, 1000)
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
         overrides = ("max_steps=auto", "corrections=[]", *overrides, f"time_budget={in_one_unit(time_budget)}")
@@ -176,6 +178,7 @@ def validate(
     from pipeline import runs
     from pipeline.config import read_options
 
+    refuse_outside("--tolerance-mm", tolerance_mm, 0, MOST_MM)
     how = {"root": root, "layout": layout, "options": read_options(layout_options)}
     scores = runs.validate(run, dataset, checkpoint, plugins, tolerance_mm, **how)
     show_scores(scores.summary, scores.folder, checkpoint, scores.notes)
@@ -218,6 +221,8 @@ def evaluate(
     """
     from pipeline import runs
 
+    refuse_outside("--tolerance-mm", tolerance_mm, 0, MOST_MM)
+    refuse_outside("--ignore", ignore, -MAX_LABEL, MAX_LABEL)
     show_scores(runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm), output)
 
 
@@ -269,6 +274,7 @@ def prune(
     """
     from pipeline.data.cache import prune as delete
 
+    refuse_outside("--unused-days", unused_days, 0, 1e6)
     if not cache.is_dir():
         raise UserError("Nothing was deleted.", [Problem(str(cache), "no-folder", "is no folder", "check the path")])
     count, size = delete(cache, unused_days)
@@ -291,10 +297,8 @@ def phantom(
 
     from pipeline.data.phantom import write_phantom
 
-    for name, count in (("--labelled", labelled), ("--unlabelled", unlabelled)):
-        if count < 0:
-            raise UserError("Nothing was written.", [Problem(name, "negative", f"is {count}", "give 0 or more")])
-
+    for name, number in (("--labelled", labelled), ("--unlabelled", unlabelled), ("--seed", seed)):
+        refuse_outside(name, number, 0, 99_999)
     cases = write_phantom(folder, labelled=labelled, unlabelled=unlabelled, seed=seed)
     for _ in track(
         cases, "writing", labelled + unlabelled, console=ERR, transient=True, disable=OUT.quiet or not ERR.is_terminal
@@ -314,16 +318,13 @@ def components() -> None:
     from pipeline.losses import LOSSES
     from pipeline.networks import NETWORKS
 
-    for registry in (LOSSES, SOURCES, NETWORKS, LAYOUTS):
-        say(f"\n{registry.name} ({registry.description})")
-        for name in registry.names:
-            options = ", ".join(f"{key}={option.default!r}" for key, option in registry.options(name).items())
-            say(f"  {name}: {registry.summary(name)}" + (f"\n      {options}" if options else ""))
+    show_components((LOSSES, SOURCES, NETWORKS, LAYOUTS))
 
 
 def main() -> None:
     """Run the command that the arguments name; a user's mistake ends in one message and exit code 2."""
     try:
+        refuse_no_text(sys.argv[1:])
         with stoppable():
             run_command(sys.argv[1:])
     except Stopped as stop:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
-from pipeline.errors import Problem, UserError, nearest, plain
+from pipeline.errors import Problem, UserError, nearest, plain, shown
 from pipeline.recipe import Recipe, Section
 from pipeline.strict_yaml import read_yaml, write_yaml
 
@@ -223,13 +222,13 @@ def dump(recipe: Recipe, comments: Mapping[str, str] | None = None) -> str:
 def _schema_problems(error: ValidationError) -> list[Problem]:
     found: dict[str, Problem] = {}
     for item in error.errors():
-        path, section, description = _locate(item["loc"])
+        path, section, description = _locate(item["loc"], is_extra=item["type"] == "extra_forbidden")
         if item["type"] == "extra_forbidden":
             message, remedy = "there is no such key", nearest(str(item["loc"][-1]), section.model_fields)
         elif item["type"] == "missing":
             message, remedy = "is not given", f"give {description}"
         else:
-            message = f"{plain(item['msg'])}, not {item['input']!r}"
+            message = f"{plain(item['msg'])}, not {shown(item['input'])}"
             remedy = f"give {description}" if description else "correct the value"
         if path in found:  # One key that accepts several kinds of value fails once a kind.
             message = f"{found[path].message.rpartition(', not')[0]}, or {message}"
@@ -238,8 +237,11 @@ def _schema_problems(error: ValidationError) -> list[Problem]:
     return [problem for path, problem in found.items() if not any(other.startswith(f"{path}.") for other in found)]
 
 
-def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[Section], str]:
-    """Return the dotted path of a pydantic location, the section that it is in, and its description."""
+def _locate(loc: tuple[int | str, ...], *, is_extra: bool) -> tuple[str, type[Section], str]:
+    """Return the dotted path of a pydantic location, the section that it is in, and its description.
+
+    Text that is neither a field's name nor an extra key is pydantic's own for a branch of a union, such as ``bool``.
+    """
     section: type[Section] = Recipe
     path, description = [], ""
     for part in loc:
@@ -247,16 +249,9 @@ def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[Section], str]:
         if info is not None:
             description = info.description or ""
             section = _section_of(info.annotation) or section
-        elif not isinstance(part, int) and part != loc[-1]:
-            continue
-        if isinstance(part, int) or info is not None or _is_key(part):
+        if isinstance(part, int) or info is not None or (is_extra and part is loc[-1]):
             path.append(str(part))
     return ".".join(path), section, description
-
-
-def _is_key(part: str) -> bool:
-    """Tell a user's key from pydantic's tag of a union's branch, such as ``literal['auto']`` or ``tuple[...]``."""
-    return re.fullmatch(r"(literal|tuple|constrained|int|float|str)(\W.*|-.*)?", part) is None
 
 
 def _section_of(annotation: Any) -> type[Section] | None:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 
 from pipeline.errors import UserError, printable
+from pipeline.memory import LIMITED, is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from pipeline.errors import Problem
+    from pipeline.registry import Registry
 
 OUT = Console()
 ERR = Console(stderr=True)
 
-# What PyTorch says on a device, and on a CPU.
-OUT_OF_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "DefaultCPUAllocator: can't allocate memory")
 # Names and paths may hold what a console would take for markup.
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
@@ -45,11 +45,11 @@ def explained(error: Exception) -> str | None:
     """Return in words what a user, or the machine, has done wrong; None where it is a mistake of the program."""
     if isinstance(error, UserError):
         return str(error)
+    if is_out_of_memory(error):
+        remedy = f"{LIMITED}; to train, lower data.batch_size and data.workers"
+        return f"too little memory, here or on the GPU; {remedy}"
     if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
         return f"{error.filename or 'the disk'}: {error.strerror}; check its permissions and free space"
-    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-        remedy = "close other programs, or train with a lower data.batch_size and data.workers"
-        return f"too little memory, here or on the GPU; {remedy}"
     return None
 
 
@@ -72,3 +72,12 @@ def show_findings(problems: Sequence[Problem], warnings: Sequence[Problem], data
         width = OUT.width if OUT.is_terminal else 200
         OUT.print(findings_table([*problems, *warnings], dataset if dataset.is_dir() else dataset.parent), width=width)
         OUT.print(counts_table(problems, warnings))
+
+
+def show_components(registries: Sequence[Registry]) -> None:
+    """Print the components of each registry, a line each, and their options."""
+    for registry in registries:
+        say(f"\n{registry.name} ({registry.description})")
+        for name in registry.names:
+            options = ", ".join(f"{key}={option.default!r}" for key, option in registry.options(name).items())
+            say(f"  {name}: {registry.summary(name)}" + (f"\n      {options}" if options else ""))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -64,17 +66,82 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """Return a hint naming the choice closest to ``name``, or all of them where none is close.
+# So many names are all compared with one; of more, those that are next to it in the alphabet.
+FEW, NEXT = 50, 4
+# A hint lists so many choices at most.
+LISTED = 20
+
+
+class Names:
+    """Names of which a misspelt one may mean one, found without comparing it with all of them.
+
+    Among many names, one that begins or ends as it should stands next to its misspelling in the alphabet, read forwards
+    or backwards. So a dataset of which every file is missing takes no longer than as many that are there.
+
+    Args:
+        names: In any order.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.sorted = sorted(set(map(str, names)))
+        self._backwards = sorted(name[::-1] for name in self.sorted) if len(self.sorted) > FEW else []
+
+    def nearest(self, name: str, besides: str | None = None) -> str | None:
+        """Return the name that is closest to another one, or None where none is close; ``besides`` is left out.
+
+        >>> Names(f"case_{n:05d}_0000" for n in range(60_000)).nearest("case_00123")
+        'case_00123_0000'
+        """
+        near = self.sorted
+        if self._backwards:
+            forwards, backwards = _next_to(self.sorted, name), _next_to(self._backwards, name[::-1])
+            around = {*forwards, *(other[::-1] for other in backwards)} - {besides}
+            near = sorted(around, key=lambda other: -_in_common(name, other))[:2]
+        close = [other for other in get_close_matches(name, near, n=len(near) or 1) if other != besides]
+        # Numbers make many names alike by their letters; what is written from either end tells them apart.
+        return max(close, key=lambda other: _in_common(name, other), default=None)
+
+
+def _next_to(names: list[str], name: str) -> list[str]:
+    place = bisect_left(names, name)
+    return names[max(0, place - NEXT) : place + NEXT]
+
+
+def _in_common(one: str, other: str) -> int:
+    """Return how many letters two names begin and end with alike."""
+    start = commonprefix([one, other])  # noqa: RUF071 - letter by letter, as is meant
+    end = commonprefix([one[::-1], other[::-1]])  # noqa: RUF071
+    return len(start) + len(end)
+
+
+def nearest(name: str, choices: Iterable[str] | Names) -> str:
+    """Return a hint naming the choice closest to ``name``, or some of them where none is close.
+
+    Args:
+        name: What was given.
+        choices: In the order in which they are listed; :class:`Names` where many names are looked up among them.
 
     >>> nearest("balanced_cee", ["dice", "balanced_ce"])
     "did you mean 'balanced_ce'?"
     >>> nearest("focal", ["dice", "ncut"])
     'choose one of: dice, ncut'
     """
-    known = [str(choice) for choice in choices]
-    close = get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(known)}"
+    known = choices.sorted if isinstance(choices, Names) else list(map(str, choices))
+    close = (choices if isinstance(choices, Names) else Names(known)).nearest(name)
+    if close is not None:
+        return f"did you mean {close!r}?"
+    rest = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return f"choose one of: {', '.join(known[:LISTED])}{rest}"
+
+
+def shown(value: object, most: int = 80) -> str:
+    """Return a value as a message shows it: as Python writes it, and not longer than a line.
+
+    >>> shown("unet"), shown("9" * 400, most=8)
+    ("'unet'", "'9999999…")
+    """
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def plain(message: str) -> str:

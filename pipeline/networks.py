@@ -7,7 +7,7 @@ to a tuple of them: the network's answer, and then those of its coarser levels, 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from monai.networks.blocks import Convolution, ResidualUnit
@@ -15,10 +15,12 @@ from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock, Un
 from monai.networks.blocks.segresnet_block import ResBlock
 from monai.networks.layers.factories import Norm
 from monai.networks.nets import DynUNet, SegResNet, UNet
+from pydantic import Field
 from torch import nn
 from torch.nn.functional import instance_norm
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.bounds import Depths, Dropout, Factors, Kernels, Widths
 from pipeline.registry import Registry
 
 if TYPE_CHECKING:
@@ -67,10 +69,10 @@ def unet(
     in_channels: int,
     out_channels: int,
     *,
-    channels: tuple[int, ...] = (16, 32, 64, 128),
-    strides: tuple[tuple[int, ...], ...] | None = None,
-    num_res_units: int = 2,
-    dropout: float = 0.0,
+    channels: Widths = (16, 32, 64, 128),
+    strides: Factors | None = None,
+    num_res_units: Annotated[int, Field(ge=0, le=16)] = 2,
+    dropout: Dropout = 0.0,
 ) -> nn.Module:
     """Residual U-Net of MONAI (Kerfoot et al. 2019, doi 10.1007/978-3-030-12029-0_40), halving at each level.
 
@@ -112,9 +114,9 @@ def dynunet(
     in_channels: int,
     out_channels: int,
     *,
-    channels: tuple[int, ...] = (32, 64, 128, 256),
-    strides: tuple[tuple[int, ...], ...] | None = None,
-    kernels: tuple[tuple[int, ...], ...] | None = None,
+    channels: Widths = (32, 64, 128, 256),
+    strides: Factors | None = None,
+    kernels: Kernels | None = None,
     deep_supervision: bool = True,
     residual: bool = False,
 ) -> nn.Module:
@@ -166,10 +168,10 @@ def resenc(
     in_channels: int,
     out_channels: int,
     *,
-    channels: tuple[int, ...] = (32, 64, 128, 256, 320, 320),
-    strides: tuple[tuple[int, ...], ...] | None = None,
-    kernels: tuple[tuple[int, ...], ...] | None = None,
-    blocks: tuple[int, ...] = (1, 3, 4, 6, 6, 6),
+    channels: Widths = (32, 64, 128, 256, 320, 320),
+    strides: Factors | None = None,
+    kernels: Kernels | None = None,
+    blocks: Depths = (1, 3, 4, 6, 6, 6),
     deep_supervision: bool = True,
 ) -> nn.Module:
     """U-Net with a residual encoder, as in nnU-Net's ResEnc presets (Isensee et al. 2024, arXiv 2404.09556).
@@ -261,10 +263,10 @@ def segresnet(
     in_channels: int,
     out_channels: int,
     *,
-    init_filters: int = 16,
-    blocks_down: tuple[int, ...] = (1, 2, 2, 4),
-    blocks_up: tuple[int, ...] = (1, 1, 1),
-    dropout: float = 0.0,
+    init_filters: Annotated[int, Field(ge=1, le=4096)] = 16,
+    blocks_down: Depths = (1, 2, 2, 4),
+    blocks_up: Depths = (1, 1, 1),
+    dropout: Dropout = 0.0,
 ) -> nn.Module:
     """Residual encoder-decoder of Myronenko 2018 (doi 10.1007/978-3-030-11726-9_28), without its autoencoder.
 
@@ -305,7 +307,7 @@ class WNet(nn.Module):
     """
 
     def __init__(
-        self, spatial_dims: int, in_channels: int, out_channels: int, *, channels: tuple[int, ...] = (16, 32, 64, 128)
+        self, spatial_dims: int, in_channels: int, out_channels: int, *, channels: Widths = (16, 32, 64, 128)
     ) -> None:
         super().__init__()
         self.encoder = dynunet(spatial_dims, in_channels, out_channels, channels=channels, deep_supervision=False)

@@ -7,13 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from pipeline.bounds import SECONDS, Intensity, Millimetres, Samples, Scale, Share, Side, Steps, seconds_of
 from pipeline.types import Scans  # noqa: TC001 - pydantic reads the annotation when it builds the model
 
 Auto = Literal["auto"]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
-Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
@@ -31,7 +29,7 @@ class Term(Section):
     against: tuple[Name, ...] | None = Field(
         default=None, description="a list of the values that it is compared with, or null for the loss's own choice"
     )
-    weight: float = Field(default=1.0, ge=0, description="the factor of the term, 0 or more")
+    weight: float = Field(default=1.0, ge=0, le=1e6, description="the factor of the term, 0 to 1e6")
     ramp: Share = Field(default=0.0, description="the share of max_steps over which the weight grows, 0 to 1")
     options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the loss's own options")
 
@@ -73,10 +71,18 @@ class HounsfieldWindow(Section):
     """Every scan alike, on the calibrated scale of CT: clipped, less a mean, divided by a standard deviation."""
 
     scheme: Literal["ct"]
-    low: Auto | float = Field(default="auto", description="the value that smaller ones become, or auto")
-    high: Auto | float = Field(default="auto", description="the value that larger ones become, or auto")
-    mean: Auto | float = Field(default="auto", description="the value that becomes 0, or auto")
-    std: Auto | Positive = Field(default="auto", description="the distance that becomes 1, above 0, or auto")
+    low: Auto | Intensity = Field(default="auto", description="the value that smaller ones become, or auto")
+    high: Auto | Intensity = Field(default="auto", description="the value that larger ones become, or auto")
+    mean: Auto | Intensity = Field(default="auto", description="the value that becomes 0, or auto")
+    std: Auto | Scale = Field(default="auto", description="the distance that becomes 1, 1e-6 to 1e9, or auto")
+
+    @field_validator("high")
+    @classmethod
+    def _is_above_low(cls, value: Any, info: ValidationInfo) -> Any:
+        low = info.data.get("low", "auto")
+        if "auto" not in (low, value) and value <= low:
+            raise ValueError(f"expected above {low:g}, which is low")
+        return value
 
 
 Normalization = Annotated[
@@ -95,20 +101,22 @@ class Data(Section):
     orientation: Auto | Annotated[str, Field(pattern="^[LRAPSI]{3}$")] = Field(
         default="auto", description="three letters such as RAS; the third is the axis that 2-D slices follow"
     )
-    spacing_mm: Auto | Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)] = Field(
-        default="auto", description="the voxel size to resample to, one number an axis, or auto"
+    spacing_mm: Auto | Annotated[tuple[Millimetres, ...], Field(min_length=2, max_length=3)] = Field(
+        default="auto", description="the voxel size to resample to, 1e-4 to 1e4 along each axis, or auto"
     )
-    normalization: Auto | Annotated[tuple[Normalization, ...], Field(min_length=1)] = Field(
+    normalization: Auto | Annotated[tuple[Normalization, ...], Field(min_length=1, max_length=1000)] = Field(
         default="auto", description="a list with zscore or ct for each channel, or auto"
     )
-    patch_size: Auto | Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] = Field(
-        default="auto", description="the voxels of one training sample, one number an axis, or auto"
+    patch_size: Auto | Annotated[tuple[Side, ...], Field(min_length=2, max_length=3)] = Field(
+        default="auto", description="the voxels of one training sample, 1 to 4096 along each axis, or auto"
     )
-    batch_size: Auto | Count = Field(default="auto", description="the number of labelled samples a step, or auto")
-    unlabelled_batch_size: Auto | Count = Field(
-        default="auto", description="the number of unlabelled samples a step, or auto"
+    batch_size: Auto | Samples = Field(
+        default="auto", description="the number of labelled samples a step, 1 to 4096, or auto"
     )
-    accumulate: Auto | Count = Field(
+    unlabelled_batch_size: Auto | Samples = Field(
+        default="auto", description="the number of unlabelled samples a step, 1 to 4096, or auto"
+    )
+    accumulate: Auto | Samples = Field(
         default="auto",
         description="the number of parts that a batch goes through the network in, which saves memory, or auto",
     )
@@ -116,12 +124,12 @@ class Data(Section):
         default=0.2,
         description="the share of labelled patients to hold out where there is no validation list, between 0 and 1",
     )
-    fold: tuple[Count, Annotated[int, Field(ge=2)]] | None = Field(
+    fold: tuple[Annotated[int, Field(ge=1, le=1000)], Annotated[int, Field(ge=2, le=1000)]] | None = Field(
         default=None,
         description="which fold of how many, such as [1, 5], for a run of a cross-validation, or null",
     )
-    workers: Auto | Annotated[int, Field(ge=0)] = Field(
-        default="auto", description="the number of processes that prepare batches, 0 or more, or auto"
+    workers: Auto | Annotated[int, Field(ge=0, le=256)] = Field(
+        default="auto", description="the number of processes that prepare batches, 0 to 256, or auto"
     )
     resident: Auto | bool = Field(
         default="auto",
@@ -166,7 +174,7 @@ class Data(Section):
 class Augmentation(Section):
     """Random changes of a training sample; every number is the strength of one, and 0 switches it off."""
 
-    flip_axes: Auto | tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
+    flip_axes: Auto | Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(max_length=3)] = Field(
         default="auto",
         description="a list of axes that may be mirrored, or auto: left-right, unless a label names a side",
     )
@@ -176,11 +184,11 @@ class Augmentation(Section):
     scaling: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.15, description="the largest relative change of size, 0 to 1"
     )
-    elastic_mm: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="the largest displacement of an elastic deformation in mm, 0 or more"
+    elastic_mm: Annotated[float, Field(ge=0, le=1000)] = Field(
+        default=0.0, description="the largest displacement of an elastic deformation in mm, 0 to 1000"
     )
-    noise: Annotated[float, Field(ge=0)] = Field(
-        default=0.1, description="the largest noise in standard deviations of the image, 0 or more"
+    noise: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.1, description="the largest noise in standard deviations of the image, 0 to 100"
     )
     blur: Annotated[float, Field(ge=0, le=5)] = Field(
         default=0.0, description="the largest sigma of a blur in voxels, 0 to 5"
@@ -210,10 +218,16 @@ class Layout(Section):
 class Optimizer(Section):
     """AdamW with a linear warm-up and a polynomial decay to zero."""
 
-    learning_rate: Positive = Field(default=2e-3, description="the peak learning rate, above 0")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(default=1e-2, description="AdamW's weight decay, 0 or more")
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = Field(
+        default=2e-3, description="the peak learning rate, above 0 and up to 10"
+    )
+    weight_decay: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=1e-2, description="AdamW's weight decay, 0 to 100"
+    )
     warmup: Share = Field(default=0.05, description="the share of max_steps with a growing learning rate, 0 to 1")
-    clip_norm: Positive = Field(default=12.0, description="the largest norm of the gradient, above 0")
+    clip_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = Field(
+        default=12.0, description="the largest norm of the gradient, 1e-6 to 1e6"
+    )
     averaging: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         default=0.02,
         description="the mean age of the averaged weights, as a share of the steps done, below 0.5; 0 averages none",
@@ -238,7 +252,9 @@ class Recipe(Section):
     dataset: Path = Field(description="a dataset folder or a JSON list; give it as dataset=PATH")
     root: Path | None = Field(default=None, description="the folder that a list's paths are relative to")
     layout: Annotated[Layout, BeforeValidator(_as_choice)] = Layout()
-    plugins: tuple[Path, ...] = Field(default=(), description="a list of Python files that register components")
+    plugins: Annotated[tuple[Path, ...], Field(max_length=100)] = Field(
+        default=(), description="a list of Python files that register components"
+    )
     segments: Annotated[int, Field(ge=2, le=250)] | None = Field(
         default=None,
         description="the number of segments of a training without labels, 2 to 250, or null to train on labels",
@@ -246,21 +262,25 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         default=0, description="a whole number, the one source of randomness"
     )
-    max_steps: Auto | Count = Field(
-        default="auto", description="the number of training steps, 1 or more, or auto: what time_budget allows"
+    max_steps: Auto | Steps = Field(
+        default="auto", description="the number of training steps, 1 to 1e9, or auto: what time_budget allows"
     )
-    time_budget: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[smhd]$")] | None = Field(
-        default=None, description="how long the whole command may take, such as 90s, 20m, 2h or 1.5d, or null"
+    time_budget: Annotated[str, Field(pattern=r"^[0-9]{1,8}(\.[0-9]{1,8})?[smhd]$")] | None = Field(
+        default=None,
+        description="how long the whole command may take, such as 90s, 20m, 2h or 1.5d, up to a year, or null",
     )
-    corrections: tuple[tuple[Count, Count], ...] = Field(
+    corrections: Annotated[tuple[tuple[Steps, Steps], ...], Field(max_length=10_000)] = Field(
         default=(), description="a list of pairs, written by a run with a time budget: after which step, how many steps"
     )
-    threads: tuple[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1, le=1024)]], ...] = Field(
+    threads: Annotated[
+        tuple[tuple[Annotated[int, Field(ge=0, le=10**9)], Annotated[int, Field(ge=1, le=1024)]], ...],
+        Field(max_length=10_000),
+    ] = Field(
         default=(),
         description="a list of pairs, written by a run with a time budget: after which step, how many threads, "
         "1 to 1024",
     )
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")] = Field(
         default="auto", description="auto, cpu, cuda or cuda:N"
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -273,17 +293,17 @@ class Recipe(Section):
     tensorboard: bool = Field(
         default=False, description="true to write TensorBoard events to RUN/tensorboard, or false"
     )
-    validate_every: Count = Field(default=250, description="the number of steps between two validations, 1 or more")
-    patience: Count | None = Field(
+    validate_every: Steps = Field(default=250, description="the number of steps between two validations, 1 or more")
+    patience: Steps | None = Field(
         default=None,
         description="the number of validations without a better Dice after which a training ends soon, or null",
     )
-    checkpoint_every: Count = Field(default=50, description="the number of steps between two checkpoints, 1 or more")
+    checkpoint_every: Steps = Field(default=50, description="the number of steps between two checkpoints, 1 or more")
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
     network: Annotated[Network, BeforeValidator(_as_choice)] = Network()
     optimizer: Optimizer = Optimizer()
-    objective: Annotated[tuple[Term, ...], Field(min_length=1)] = Field(
+    objective: Annotated[tuple[Term, ...], Field(min_length=1, max_length=100)] = Field(
         description="a list of terms, each with its loss"
     )
     sources: tuple[SourceChoice, ...] = Field(
@@ -298,6 +318,8 @@ class Recipe(Section):
     def _is_all_that_counts(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("max_steps", "auto") != "auto":
             raise ValueError("expected null, since max_steps is given")
+        if value is not None and not 1 <= seconds_of(value) <= SECONDS["d"] * 366:
+            raise ValueError("expected one second to a year")
         return value
 
     @field_validator("threads")

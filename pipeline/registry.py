@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from pipeline.errors import nearest, plain
+from pipeline.errors import nearest, plain, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -99,7 +99,12 @@ class Registry:
             # Through JSON, as the recipe: strict about types, and a list is still read as a tuple.
             model.model_validate_json(json.dumps({key: options[key] for key in options if key in known}, default=str))
         except ValidationError as error:
-            return unknown + [(str(e["loc"][0]), f"{plain(e['msg'])}, not {e['input']!r}") for e in error.errors()]
+            found: dict[str, str] = {}
+            for e in error.errors():  # An option that accepts several kinds of value fails once a kind.
+                option, before = str(e["loc"][0]), found.get(str(e["loc"][0]))
+                message = f"{plain(e['msg'])}, not {shown(e['input'])}"
+                found[option] = f"{before.rpartition(', not')[0]}, or {message}" if before else message
+            return unknown + list(found.items())
         return unknown or self._refusal(name, options)
 
     def _refusal(self, name: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ class _StrictDumper(yaml.SafeDumper):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars, no aliases, no repeated keys.
+    """YAML 1.2's plain scalars, no tags, no aliases, no repeated keys; a key is text.
 
     YAML 1.1, which PyYAML speaks, reads ``1e-4`` as text, the key ``on`` as true, and keeps the last of two equal keys.
     """
@@ -36,6 +36,11 @@ class _StrictLoader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(
                 None, None, "aliases are not allowed in a recipe", parent and parent.start_mark
             )
+        # `!!timestamp` and its like make objects of text, and fail on other text in as many ways.
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.tag is not None:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise yaml.composer.ComposerError(None, None, f"tags such as {tag} are not allowed", event.start_mark)
         if self.depth == MAX_DEPTH:
             raise yaml.composer.ComposerError(None, None, f"nested over {MAX_DEPTH} deep", parent and parent.start_mark)
         self.depth += 1
@@ -44,12 +49,26 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
+        content: dict[Any, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no text", key.start_mark)
+            if key.value in content:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep=deep)
+            content[self._text(key)] = self.construct_object(value, deep=deep)
+        return content
+
+    def construct_scalar(self, node: Any) -> Any:
+        return self._text(node) if isinstance(node, yaml.ScalarNode) else super().construct_scalar(node)
+
+    @staticmethod
+    def _text(node: Any) -> str:
+        """Return a scalar's text, unless an escape has made of it what no file can hold."""
+        try:
+            node.value.encode()
+        except UnicodeEncodeError:
+            raise yaml.constructor.ConstructorError(None, None, "half a surrogate pair", node.start_mark) from None
+        return str(node.value)
 
 
 for _tag, _pattern, _first in (

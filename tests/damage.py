@@ -55,7 +55,7 @@ def mask(number):
 
 def save(path, array, affine=AFFINE, kind=nib.Nifti1Image, forms=(1, 1)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = kind(np.asarray(array), affine)
+    image = kind(np.asarray(array), affine, dtype=np.asarray(array).dtype)
     image.set_sform(affine, forms[0])
     image.set_qform(affine, forms[1])
     image.header.set_xyzt_units("mm")
@@ -309,10 +309,16 @@ FILES = {
     "affine singular": image(37, patch(280, "12f", 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0), "bad-affine"),
     "affine NaN": image(38, patch(280, "f", np.nan), "bad-affine"),
     "affine zero": image(38, patch(280, "12f", *[0] * 12), "bad-affine"),
+    "origin 1e17 mm away": image(
+        38, affine_of(lambda m: m + np.outer([1e17, 0, 0, 0], [0, 0, 0, 1]), (1, 0)), "bad-affine"
+    ),
     "spacing zero": image(39, patch(296, "4f", 0, 0, 0, 0), "bad-affine"),
     "voxel NaN": image(42, put(np.nan), "not-finite"),
     "voxel infinite": image(43, put(np.inf), "not-finite"),
     "constant image": image(44, array_of(lambda a: np.full_like(a, 7)), "constant-image"),
+    "integers from 2**63 on": image(
+        44, array_of(lambda a: np.rint(a).astype(np.uint64) + np.uint64(2**63)), "lost-precision"
+    ),
     "complex": image(45, array_of(lambda a: a.astype(np.complex64)), "bad-datatype"),
     "colours": image(46, colours, "bad-datatype"),
     "time series": image(47, array_of(lambda a: np.stack([a, a + 1], -1)), "undeclared-channels", "channel-count"),
@@ -362,6 +368,9 @@ WHOLE = {
     "voxels of 40 mm": Damage(40, "case", both(affine_of(lambda m: np.diag([40.0, 40, 40, 1]) @ m)), ("voxel-size",)),
     "voxels in metres": Damage(
         40, "case", both(affine_of(lambda m: np.diag([1e-3, 1e-3, 1e-3, 1]) @ m)), ("voxel-size",)
+    ),
+    "voxels a million times as long as wide": Damage(
+        40, "case", both(affine_of(lambda m: m @ np.diag([1e-3, 1e3, 1, 1]))), ("voxel-size",)
     ),
     "header in metres": Damage(40, "case", both(patch(123, "B", 1)), ("units",), warning=True),
     "header in micrometres": Damage(40, "case", both(patch(123, "B", 3 | 8)), ("units",), warning=True),

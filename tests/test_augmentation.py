@@ -56,6 +56,29 @@ def test_no_strength_draws_no_change():
         assert replace(augmentation.draw(np.random.default_rng(seed)), noise_seed=0) == Change()
 
 
+@pytest.mark.parametrize("spacing", [(1e-3, 1e3, 1.0), (0.5, 0.5, 5.0), (1.0, 1.0, 40.0), (1e-3, 1e3)])
+def test_half_of_a_patch_stays_within_however_long_its_voxels_are(spacing):
+    shape = (24, 24, 24)[: len(spacing)]
+    strength = Strength(rotation_degrees=180, elastic_mm=100.0)
+    image, annotation = batch(*shape)
+    augmentation, kept = Augmentation(strength, spacing, shape), []
+    for seed in range(100):
+        change = augmentation.draw(np.random.default_rng(seed))
+        after = changed(replace(change, bends=None), image, annotation, augmentation)[1]
+        kept.append(float((after == FIRST_CLASS).float().mean()))
+    # Three turns, one after the other, may each lead half of the way out.
+    assert min(kept) > (0.25 if len(spacing) == 3 else 0.45)
+    bends = [augmentation.draw(np.random.default_rng(seed)).bends for seed in range(50)]
+    assert max(np.abs(bend).max() for bend in bends if bend is not None) <= 12
+
+
+def test_a_patch_about_as_long_as_wide_is_turned_as_far_as_before():
+    free, cut = (Augmentation(STRONG, (1.0, 1.0, 2.5), size) for size in (None, (96, 96, 24)))
+    for seed in range(20):
+        one, other = (each.draw(np.random.default_rng(seed)).affine for each in (free, cut))
+        assert one is other is None or np.array_equal(one, other)
+
+
 def test_a_seed_decides_the_change():
     assert len({CUBE.draw(np.random.default_rng(seed)).noise_seed for seed in range(20)}) == 20
     first, again = (CUBE.draw(np.random.default_rng(7)) for _ in range(2))

@@ -1,25 +1,29 @@
 """A training keeps to its time, and is repeated from what it wrote down."""
 
 import json
+import time
+from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from runs_fixtures import assert_same_run, make_phantom, plug_pulled_at, state_of, write_recipe
+from runs_fixtures import TINY, assert_same_run, make_phantom, plug_pulled_at, state_of, write_recipe
 from test_plan import CPU, GPU, MANY, recipe
 from torch import nn
 
 from pipeline import cli, runs
+from pipeline.bounds import seconds_of
 from pipeline.engines.course import Course
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import UserError
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.objective import Objective, Term
 from pipeline.planning.plan import DEFAULT_STEPS, DEFAULT_STEPS_CUDA, make_plan
-from pipeline.runs import pacing
-from pipeline.runs.budget import AIM, Budget, Pace, seconds_of, time_steps
+from pipeline.runs import pacing, planning
+from pipeline.runs.budget import AIM, Budget, Pace, time_steps
 
 
 class Clock:
@@ -215,10 +219,10 @@ def test_timing_steps_leaves_the_step_as_it_was():
     assert not optimizer.state
     assert step.course == Course(9)
     step(SimpleNamespace(state=SimpleNamespace(iteration=1)), {"labelled": batch | {"case": ["a"]}})
-    for at_most_s, steps in ((0.0, 3), (1e9, 2 + 5)):
+    for at_most_s, steps in ((0.0, 1), (1e9, 2 + 5)):
         seen.clear()
-        time_steps(step, load, 2, 5, at_most_s)
-        assert len(seen) == steps, "one that is timed at least"
+        assert time_steps(step, load, 2, 5, at_most_s) > 0
+        assert len(seen) == steps, "one at least"
 
 
 # What is chosen by timing.
@@ -249,7 +253,7 @@ def chosen_recipe(tmp_path, seconds, budget_s, channels="auto", memory_format="a
         trial.timed = first.timed
         return trial
 
-    threads, first_s = pacing.time_threads(first)
+    threads, first_s = pacing.time_threads(first, budget(tmp_path, budget_s)[0])
     assert threads == 1
     found, step_s = pacing.choose(first, first_s, plan, budget(tmp_path, budget_s)[0], make)
     network = found.recipe.network
@@ -340,6 +344,160 @@ def test_network_is_wider_where_two_of_them_have_steps_enough_or_all_that_are_gi
     enough = 4.0 * DEFAULT_STEPS * 3 / 4 / AIM
     network = chosen_recipe(tmp_path, seconds, times * enough, hardware=ROOMY, members=members)[0].network
     assert (network.options["channels"][0], network.members) == expected
+
+
+# A time that is short.
+
+
+class Machine:
+    """A training on a machine on which a step takes time by its voxels, and scans and validations theirs."""
+
+    def __init__(self, recipe, clock, voxel_s=0.0, scan_s=0.0, case_s=0.0, made=None):
+        self.recipe, self.clock, self.case_s, self.budget = recipe, clock, case_s, None
+        self.voxel_s, self.scan_s, self.made = voxel_s, scan_s, [] if made is None else made
+        self.run, self.is_prepared = None, False
+        self.made.append(self)
+
+    @property
+    def one_s(self):
+        data = self.recipe.data
+        return self.voxel_s * data.batch_size * torch.Size(data.patch_size).numel()
+
+    def prepare(self, so_far=lambda *_: None):
+        for scan in range(0 if self.is_prepared else 100):
+            self.clock.now += self.scan_s
+            so_far(scan + 1, 100)
+        self.is_prepared = True
+
+    def step_s(self, warm=3, timed=8, at_most_s=float("inf")):
+        began = self.clock.now
+        for _ in range(warm + timed):
+            self.clock.now += self.one_s
+            if self.clock.now - began >= at_most_s:
+                break
+        return self.one_s
+
+    def pace(self, step_s, at_most_s=float("inf")):
+        self.clock.now += self.case_s
+        return Pace(step_s, 20 * self.case_s, 30 * self.case_s)
+
+    def decide(self, recipe, budget):
+        self.recipe, self.budget = recipe, budget
+
+
+def fitted(tmp_path, seconds, spent=5.0, **machine):
+    """Return the training that a budget is given, all that were made for it, and the seconds until it begins."""
+    plan = make_plan(recipe(network="dynunet", time_budget=f"{seconds}s"), MANY, CPU)
+    keeper, clock = budget(tmp_path, seconds)
+    clock.now += spent
+    first = Machine(pacing.to_begin_with(plan.recipe), clock, **machine)
+    more = machine | {"made": first.made}
+    found = pacing._fit(first, plan, keeper, lambda other: Machine(other, clock, **more))
+    return found, first.made, clock.now - keeper.began - spent
+
+
+@pytest.mark.parametrize("seconds", [20, 60, 240, 900, 3600])
+@pytest.mark.parametrize("whole_s", [0.1, 1.0, 10.0, 60.0])
+def test_timing_takes_a_tenth_of_the_budget_and_the_steps_that_are_under_way(tmp_path, seconds, whole_s):
+    voxel_s = whole_s / (4 * 40 * 56 * 56)  # About the plan's own batch.
+    made = []
+    with suppress(UserError):  # Too short for any training.
+        fitted(tmp_path, seconds, voxel_s=voxel_s, made=made)
+    taken = made[0].clock.now - 105.0
+    assert 0 < taken <= 0.1 * seconds + 2 * whole_s
+    assert len(made) <= 4
+
+
+def test_what_is_too_slow_is_made_smaller_until_many_steps_fit(tmp_path):
+    plan = make_plan(recipe(network="dynunet"), MANY, CPU).recipe.data
+    voxel_s = 1.0 / (plan.batch_size * torch.Size(plan.patch_size).numel())
+    for seconds, smaller in ((600, False), (200, True), (60, True)):
+        found, _, _ = fitted(tmp_path, seconds, voxel_s=voxel_s)
+        data = found.recipe.data
+        assert (data.patch_size != plan.patch_size or data.batch_size < plan.batch_size) == smaller
+        assert found.recipe.max_steps >= 200
+        # The levels of the network fit the patch.
+        strides = found.recipe.network.options["strides"]
+        shrunk = [torch.Size(along).numel() for along in zip(*strides, strict=True)]
+        assert all(side % factor == 0 for side, factor in zip(data.patch_size, shrunk, strict=True))
+
+
+def test_batches_become_smaller_before_patches_and_what_is_given_stays():
+    lighter = make_plan(recipe(network="dynunet", time_budget="1m"), MANY, CPU).lighter
+    sizes = [(other.data.batch_size, torch.Size(other.data.patch_size).numel()) for other, _ in lighter]
+    assert len(sizes) >= 3
+    assert sizes[0][0] == 2
+    assert all(b < a or (bv < av and a == b) for (a, av), (b, bv) in pairwise(sizes))
+    assert [share for _, share in lighter] == sorted({share for _, share in lighter}, reverse=True)
+    assert lighter[-1][1] < 0.3
+    given = recipe(network="dynunet", time_budget="1m", data={"batch_size": 4, "patch_size": (40, 56, 56)})
+    assert make_plan(given, MANY, CPU).lighter == ()
+    assert make_plan(recipe(network="dynunet"), MANY, CPU).lighter == ()
+    both = make_plan(recipe(["labelled", "unlabelled"], network="dynunet", time_budget="1m"), MANY, CPU)
+    assert min(other.data.unlabelled_batch_size for other, _ in both.lighter) == 1
+
+
+def test_scans_that_take_longer_than_the_budget_are_not_all_waited_for(tmp_path):
+    with pytest.raises(UserError, match="preparing 100 scans takes about 200 s") as raised:
+        fitted(tmp_path, 60, scan_s=2.0, voxel_s=1e-9)
+    assert "data.patch_size" in str(raised.value)
+    fitted(tmp_path, 600, scan_s=2.0, voxel_s=1e-9)
+
+
+def test_a_budget_that_is_spent_before_anything_begins_is_told_at_once(tmp_path):
+    with pytest.raises(UserError, match="of 20 s for this training 25 are gone, nothing of this training has begun"):
+        fitted(tmp_path, 20, spent=25.0, scan_s=1.0, voxel_s=1e-9)
+
+
+def test_a_run_says_what_it_is_doing_with_its_time(dataset, scripted, tmp_path, capsys):
+    train(write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h"), tmp_path / "run")
+    told = capsys.readouterr().err
+    assert "time budget 1h: preparing the scans" in told
+    assert "time budget 1h: timing steps and a validation, 360 s at most" in told
+
+
+def test_a_validation_is_timed_for_so_long_at_most(dataset, tmp_path, monkeypatch):
+    from pipeline.runs import training
+
+    seen = []
+
+    def score(_, cases, *__, overlap_only, **___):
+        seen.append((len(cases), overlap_only))
+        time.sleep(0.2)
+
+    monkeypatch.setattr(training, "score", score)
+    prepared = planning.prepare(runs.read_recipe(write_recipe(tmp_path, dataset, data=TINY["data"] | {"fold": [1, 2]})))
+    whole = training._Training(tmp_path / "run", prepared.plan.recipe, prepared.index, prepared.split)
+    assert len(whole.split.validation) == 2
+    pace = whole.pace(1.0)
+    assert seen == [(1, True), (2, True), (2, False)]
+    assert (pace.validation_s, pace.tail_s) == pytest.approx((0.2, 0.2 + training.REPORT_S), rel=0.5)
+    seen.clear()
+    pace = whole.pace(1.0, at_most_s=0.3)
+    assert seen == [(1, True)]
+    assert (pace.validation_s, pace.tail_s) == pytest.approx((0.4, 0.6 + training.REPORT_S), rel=0.5)
+
+
+def test_what_was_made_smaller_for_the_time_is_so_in_a_resumed_run(dataset, tmp_path, monkeypatch):
+    def step_s(self, *_):
+        return 60.0 * self.recipe.data.batch_size
+
+    monkeypatch.setattr("pipeline.runs.training._Training.step_s", step_s)
+    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1.0))
+    monkeypatch.setattr(Budget, "fit", lambda *_: (4, 2))
+    monkeypatch.setattr(Budget, "corrected", lambda *_: None)
+    options = {
+        "max_steps": "auto",
+        "time_budget": "1h",
+        "network": {"name": "dynunet", "options": {"channels": "auto"}},
+    }
+    path = write_recipe(tmp_path, dataset, data={"spacing_mm": [2.5, 2.5, 2.5], "workers": 0}, **options)
+    run = train(path, tmp_path / "run")
+    data = yaml.safe_load((run / "config.yaml").read_text())["data"]
+    assert (data["batch_size"], data["unlabelled_batch_size"]) == (1, 1)
+    monkeypatch.setattr("pipeline.runs.training._Training.step_s", lambda *_: 1e-3)
+    train(path, run, resume=True)
+    assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)
 
 
 def test_an_ensemble_is_not_larger_than_the_memory():

@@ -86,10 +86,14 @@ def test_key_called_on_stays_text():
         ("a: 1\na: 2", "'a' stands twice"),
         ("a: {b: 1, b: 2}", "'b' stands twice"),
         ("a: &x 1\nb: *x", "aliases are not allowed"),
-        ("a: !!python/object/apply:os.system [echo]", "could not determine a constructor"),
-        ("a: !Custom 3", "could not determine a constructor"),
+        ("a: !!python/object/apply:os.system [echo]", "tags such as !!python/object/apply:os.system are not allowed"),
+        ("a: !Custom 3", "tags such as !Custom are not allowed"),
+        ("! 5", "tags such as ! are not allowed"),
         ("a: [1", "expected ',' or ']'"),
-        ("? [a, b]\n: 1", "unhashable key"),
+        ("? [a, b]\n: 1", "a key is no text"),
+        ("{1: a, 01: b, 1: c}", "'1' stands twice"),
+        ('a: "\\ud800"', "half a surrogate pair"),
+        ('{"\\ud800": 1}', "half a surrogate pair"),
         ("[" * 5000, ""),
         ("a: " + "9" * 5000, "4300"),
         ("a: 1\n---\na: 2", "single document"),
@@ -102,6 +106,28 @@ def test_yaml_that_is_more_or_less_than_plain_data_is_refused(text, message):
     (problem,) = raised.value.problems
     assert (problem.where, problem.code) == ("here.yaml", "bad-yaml")
     assert message in problem.message
+
+
+TAGS = ("bool", "int", "float", "null", "str", "timestamp", "set", "omap", "pairs", "binary", "map", "seq", "value")
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_no_tag_is_obeyed_wherever_it_stands(tag):
+    for place in ("!!{} {}", "a: !!{} {}", "? !!{} {}\n: 1", "[!!{} {}]", "%TAG ! tag:yaml.org,2002:\n---\n!{} {}"):
+        for value in ("abc", "2001-12-14", "{a, b}", "[a: 1]", "5", "\u0663", "aGVsbG8=", "{}", ""):
+            with pytest.raises(UserError, match=f"tags such as !!{tag} are not allowed"):
+                read_yaml(place.format(tag, value), "text")
+
+
+def test_a_key_is_text_whatever_it_looks_like():
+    assert read_yaml("{1: a, 01: b, 1.5: c, true: d, ~: e, 2001-12-14: f}", "text") == {
+        "1": "a",
+        "01": "b",
+        "1.5": "c",
+        "true": "d",
+        "~": "e",
+        "2001-12-14": "f",
+    }
 
 
 def test_merge_key_is_a_key_like_any_other():
@@ -374,7 +400,7 @@ def test_mistake_says_what_was_expected_and_what_was_given(mistakes, path, messa
         ("objective.0.ramp=2", "objective.0.ramp"),
         ("objective.0.loss=3", "objective.0.loss"),
         ("objective.0.on=unlabelled", "objective.0.on"),
-        ("objective.1.options.radius=0", "objective.1.loss"),
+        ("objective.1.options.radius=0", "objective.1.options.radius"),
         ("objective.1.options.radius='3'", "objective.1.options.radius"),
         ("objective.1.options.reduction=median", "objective.1.options.reduction"),
     ],

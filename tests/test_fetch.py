@@ -1,9 +1,16 @@
 """Fetching: from a local address, with honest and with hostile archives."""
 
+import gzip
 import hashlib
 import io
 import json
+import shutil
 import tarfile
+import threading
+import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 from monai.apps import DecathlonDataset
@@ -11,6 +18,7 @@ from monai.apps import DecathlonDataset
 from pipeline.data import fetch as fetch_module
 from pipeline.data.fetch import fetch, fetch_archive
 from pipeline.errors import UserError
+from pipeline.interruption import Stopped
 
 NAME = "Task04_Hippocampus"
 CONTENT = {f"{NAME}/dataset.json": b"{}", f"{NAME}/imagesTr/a.nii.gz": b"scan", f"{NAME}/imagesTr/._a.nii.gz": b"mac"}
@@ -62,7 +70,7 @@ def refused(code, tmp_path, *arguments):
     (problem,) = caught.value.problems
     assert problem.code == code
     assert problem.remedy
-    assert list((tmp_path / "data").iterdir()) == [], "nothing is left behind"
+    assert not (tmp_path / "data").exists(), "nothing is left behind"
     return problem
 
 
@@ -132,3 +140,124 @@ def test_full_disk_leaves_nothing(serve, tmp_path, monkeypatch):
 
     monkeypatch.setattr(fetch_module, "unpack", full)
     assert "No space left" in refused("unwritable", tmp_path, *serve(*SOUND)).message
+
+
+# Limits
+
+
+@pytest.fixture
+def server():
+    """A function that serves answers over HTTP, each written by a function, and returns the address."""
+    servers = []
+
+    def serve(answer):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                with suppress(OSError):  # The other side has hung up.
+                    answer(self)
+
+            def log_message(self, *_):
+                pass
+
+        made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        made.daemon_threads = True
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        servers.append(made)
+        return f"http://127.0.0.1:{made.server_port}/{NAME}.tar"
+
+    yield serve
+    for made in servers:
+        made.shutdown()
+        made.server_close()
+
+
+def answered(handler, length, *blocks, pause=0.0):
+    handler.send_response(200)
+    if length is not None:
+        handler.send_header("Content-Length", str(length))
+    handler.end_headers()
+    for block in blocks:
+        handler.wfile.write(block)
+        time.sleep(pause)
+
+
+def test_an_archive_comes_over_http(serve, server, tmp_path):
+    _, md5 = serve(*SOUND)
+    content = (tmp_path / "served" / f"{NAME}.tar").read_bytes()
+    folder = fetch_archive(NAME, server(lambda handler: answered(handler, len(content), content)), md5, tmp_path / "d")
+    assert (folder / "dataset.json").read_bytes() == b"{}"
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch_module, "SILENT_S", 0.3)
+    url = server(lambda handler: time.sleep(20))
+    began = time.monotonic()
+    assert "timed out" in refused("no-download", tmp_path, url, "0" * 32).message
+    assert time.monotonic() - began < 10
+
+
+def test_a_server_that_drips_has_a_limit_of_time(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch_module, "LONGEST_S", 0.5)
+    url = server(lambda handler: answered(handler, 10**6, *[b"x"] * 200, pause=0.1))
+    began = time.monotonic()
+    assert "MB came within" in refused("no-download", tmp_path, url, "0" * 32).message
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_an_archive_over_the_limit_is_refused_as_soon_as_that_is_known(server, tmp_path, monkeypatch, told):
+    monkeypatch.setattr(fetch_module, "MAX_BYTES", 10_000)
+    url = server(lambda handler: answered(handler, 10**6 if told else None, *[b"x" * 1000] * 1000))
+    assert "over 0 GB" in refused("too-large", tmp_path, url, "0" * 32).message
+
+
+def test_an_archive_that_does_not_fit_the_disk_is_refused_before_it_comes(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
+    url = server(lambda handler: answered(handler, 10**6, b"x"))
+    assert "the disk has 0.0 GB free" in refused("disk-full", tmp_path, url, "0" * 32).message
+
+
+def test_a_download_that_is_cut_is_said_to_be(server, tmp_path):
+    url = server(lambda handler: answered(handler, 1000, b"x" * 10))
+    assert "ended after 10 of 1000 bytes" in refused("no-download", tmp_path, url, "0" * 32).message
+
+
+def test_folders_that_were_made_for_it_are_taken_away_again(tmp_path):
+    with pytest.raises(UserError):
+        fetch_archive(NAME, (tmp_path / "none.tar").as_uri(), "0" * 32, tmp_path / "a" / "b" / "c")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("depth", [20, 2000])
+def test_folders_nested_deeply_are_refused_unread(serve, tmp_path, depth):
+    deep = member("/".join([NAME, *["d"] * depth, "file"]), b"x")
+    assert "deep" in refused("hostile-archive", tmp_path, *serve(*SOUND, deep)).message
+
+
+def test_a_file_of_holes_is_refused(serve, tmp_path):
+    info, data = member(f"{NAME}/holes", b"\0" * 512)
+    info.type, info.pax_headers = tarfile.REGTYPE, {"GNU.sparse.size": str(10**6), "GNU.sparse.map": "0,0"}
+    assert "no plain file" in refused("hostile-archive", tmp_path, *serve(*SOUND, (info, data))).message
+
+
+def test_members_beyond_any_dataset_are_refused(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch_module, "MAX_MEMBERS", 2)
+    assert "over 2 files" in refused("hostile-archive", tmp_path, *serve(*SOUND)).message
+
+
+def test_a_compressed_archive_is_not_unpacked(serve, tmp_path):
+    serve(*SOUND)
+    path = tmp_path / "served" / f"{NAME}.tar"
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    refused("bad-archive", tmp_path, path.as_uri(), hashlib.md5(path.read_bytes()).hexdigest())
+
+
+def test_a_stop_leaves_nothing(serve, tmp_path, monkeypatch):
+    def stop(*_):
+        raise Stopped(143)
+
+    monkeypatch.setattr(fetch_module, "unpack", stop)
+    url, md5 = serve(*SOUND)
+    with pytest.raises(Stopped):
+        fetch_archive(NAME, url, md5, tmp_path / "data")
+    assert not (tmp_path / "data").exists()

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline"
 LAYERS = (
-    {"errors", "types", "files", "interruption", "durations"},
+    {"errors", "types", "files", "interruption", "durations", "bounds", "memory"},
     {"registry", "recipe", "config", "strict_json", "strict_yaml", "plugins"},
     {"data"},
     {"planning", "networks", "losses", "metrics"},
@@ -38,6 +38,8 @@ LIGHT = (
     "files",
     "interruption",
     "registry",
+    "bounds",
+    "memory",
     "plugins",
     "reports",
 )

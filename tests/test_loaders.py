@@ -9,6 +9,7 @@ from pipeline.data.annotation import FIRST_CLASS, UNANNOTATED, class_locations
 from pipeline.data.augmentation import Augmentation, Strength
 from pipeline.data.loaders import StepBatches, StepLoader, Stream
 from pipeline.data.resident import Resident
+from pipeline.errors import UserError
 from pipeline.types import Case
 
 STRONG = Augmentation(Strength((0,), 20, 0.1, noise=0.1, brightness=0.2, gamma=0.2), (1.0, 1.0, 1.0))
@@ -110,7 +111,7 @@ def test_device_that_is_too_small_for_the_cases_is_no_samples_fault():
     def full(case):
         raise torch.OutOfMemoryError("no memory is left")
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(UserError, match=r"batch_size: there is too little memory for the batch of step 1"):
         next(iter(StepLoader(batches(read=Resident(full, "cpu").get), range(1), 0, pin_memory=False)))
 
 

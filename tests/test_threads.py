@@ -219,28 +219,41 @@ class Timed:
     def __init__(self, seconds, device="cpu"):
         self.recipe, self.seconds, self.seen = SimpleNamespace(device=device), seconds, []
 
-    def prepare(self):
-        self.seen.append(("prepare", torch.get_num_threads()))
-
     def step_s(self, warm, timed, at_most_s=inf):
         self.seen.append((torch.get_num_threads(), warm + timed, at_most_s))
         return self.seconds[torch.get_num_threads()]
 
 
 @pytest.mark.parametrize(("seconds", "best"), [({4: 1.0, 2: 0.9}, 2), ({4: 1.0, 2: 0.97}, 4), ({4: 1.0, 2: 1.9}, 4)])
-def test_half_of_the_threads_are_taken_where_they_are_faster(four_threads, seconds, best):
+def test_half_of_the_threads_are_taken_where_they_are_faster(four_threads, tmp_path, seconds, best):
     training = Timed(seconds)
-    assert time_threads(training) == (best, seconds[best])
-    assert [seen[0] for seen in training.seen] == ["prepare", 2, 4]
-    assert training.seen[0] == ("prepare", 4)
+    assert time_threads(training, Budget(tmp_path, 1e4)) == (best, seconds[best])
+    assert [seen[0] for seen in training.seen] == [2, 4]
     assert training.seen[-1][2] == LONGEST * seconds[2]
     assert torch.get_num_threads() == 4
 
 
-def test_all_threads_are_timed_alone_where_a_gpu_computes(four_threads):
+def test_all_threads_are_timed_alone_where_a_gpu_computes(four_threads, tmp_path):
     training = Timed({4: 1.0}, device="cuda")
-    assert time_threads(training) == (4, 1.0)
+    assert time_threads(training, Budget(tmp_path, 1e4)) == (4, 1.0)
     assert [seen[0] for seen in training.seen] == [4]
+
+
+@pytest.mark.parametrize(("step_s", "timed"), [(1.0, [2, 4]), (30.0, [2])])
+def test_threads_are_timed_for_a_share_of_the_budget(four_threads, tmp_path, step_s, timed):
+    now, training = [0.0], Timed({4: step_s, 2: step_s})
+    budget = Budget(tmp_path, 300.0, clock=lambda: now[0])
+    budget.begin_timing()
+
+    def step(warm, timed, at_most_s=inf):
+        training.seen.append((torch.get_num_threads(), warm + timed, at_most_s))
+        now[0] += step_s
+        return step_s
+
+    training.step_s = step
+    assert time_threads(training, budget)[1] == step_s
+    assert [seen[0] for seen in training.seen] == timed
+    assert training.seen[0][2] == 10, "a third of a tenth"
 
 
 def test_a_run_begins_with_the_threads_that_were_faster(four_threads, tmp_path, monkeypatch):

@@ -95,10 +95,13 @@ class Augmentation:
     Attributes:
         strength: The largest of each.
         spacing_mm: Voxel size along each axis of a patch: a rotation turns millimetres, not voxels.
+        patch_size: Voxels along each axis. A long, thin patch is turned, and a small one bent, no further than half of
+            it stays within; without a size both go as far as ``strength`` says.
     """
 
     strength: Strength
     spacing_mm: tuple[float, ...]
+    patch_size: tuple[int, ...] | None = None
 
     def draw(self, rng: np.random.Generator) -> Change:
         """Draw one sample's change."""
@@ -127,14 +130,27 @@ class Augmentation:
             return None
         matrix = np.diag(1 + most * rng.uniform(-1, 1, axes))
         for first, second in ((0, 1), (0, 2), (1, 2))[: 1 if axes == 2 else 3]:
-            matrix = matrix @ _rotation(axes, first, second, angle * rng.uniform(-1, 1))
+            turned = min(angle, self._farthest(first, second)) * rng.uniform(-1, 1)
+            matrix = matrix @ _rotation(axes, first, second, turned)
         spacing = np.array(self.spacing_mm)
         return np.asarray(matrix * spacing / spacing[:, None])
 
     def _draw_bends(self, rng: np.random.Generator) -> NDArray[np.float64]:
         axes = len(self.spacing_mm)
+        column = (-1, *(1,) * axes)
         bends = self.strength.elastic_mm * rng.uniform(-1, 1, (axes, *(KNOTS,) * axes))
-        return np.asarray(bends / np.array(self.spacing_mm).reshape(-1, *(1,) * axes))
+        bends = bends / np.array(self.spacing_mm).reshape(column)
+        if self.patch_size is None:
+            return np.asarray(bends)
+        half = np.array(self.patch_size).reshape(column) / 2
+        return np.asarray(bends.clip(-half, half))
+
+    def _farthest(self, first: int, second: int) -> float:
+        """Return the angle by which the ends of a patch's longer side move by half of its shorter side."""
+        if self.patch_size is None:
+            return np.inf
+        one, other = (self.patch_size[axis] * self.spacing_mm[axis] for axis in (first, second))
+        return float(np.arcsin(min(one, other) / max(one, other)))
 
     def apply(self, image: Tensor, annotation: Tensor, changes: Sequence[Change]) -> None:
         """Change ``image`` ``[B, C, …]`` and ``annotation`` ``[B, 1, …]`` in place; what comes in from outside is 0.

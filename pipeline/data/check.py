@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -11,11 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.bounds import LEAST_MM, MOST_MM
 from pipeline.data.checked import FilesChangedError, read_case
 from pipeline.data.codes import is_warning
+from pipeline.data.container import GZIP_MAGIC, HEAD
+from pipeline.data.header import parse_header
 from pipeline.data.inspection import CaseFacts, Declared, case_files, examine_case, stamps
 from pipeline.data.packed import Packed
 from pipeline.errors import Problem, UserError
+from pipeline.memory import is_out_of_memory, memory_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +37,8 @@ T = TypeVar("T")
 
 FACTS = TypeAdapter(tuple[CaseFacts, ...])
 
+# Looking at a file takes so many times its unpacked bytes.
+READING = 4
 # Each holds the voxels of one case, so more of them cost memory; gzip, hashes and NumPy release the interpreter lock.
 THREADS = min(4, os.cpu_count() or 1)
 # A packed file of this size may unpack to gigabytes.
@@ -39,6 +47,8 @@ LARGE_BYTES = 1 << 28
 MANY_MASKS = 5
 # The largest sensible ratio between a voxel's volume and the median's: a factor of 10 along each axis.
 MAX_VOLUME_RATIO = 1000.0
+# And between the lengths of a voxel's edges.
+MAX_EDGE_RATIO = 1000.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,29 @@ class Index:
             ("spacing", _extent(spacings, ".3g", " mm")),
             ("problems", "none"),
         ]
+
+
+def examine(case: Case, declared: Declared) -> tuple[CaseFacts | None, list[Problem]]:
+    """As :func:`examine_case`; a case that there is no memory for is one more problem."""
+    try:
+        return examine_case(case, declared)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        needed, remedy = READING * sum(map(_unpacked_bytes, case_files(case))), "crop the scan, or leave it out"
+        where = str(case.images[0])
+        return None, [memory_problem(where, "to look at it", error, needed, remedy, case.id)]
+
+
+def _unpacked_bytes(path: Path) -> int:
+    """Return the bytes that a file's header promises; 0 where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == GZIP_MAGIC
+        with gzip.open(path) if packed else path.open("rb") as file:
+            return parse_header(path, file.read(HEAD)).promised
+    except (OSError, EOFError, UserError, zlib.error):
+        return 0
 
 
 def in_parallel(function: Callable[[Case], T], cases: Sequence[Case]) -> Iterator[T]:
@@ -182,7 +215,7 @@ class Check:
             return known, []
         channels = self.dataset.channels
         count = len(channels) if channels is not None else None
-        facts, problems = examine_case(case, Declared(self.dataset.labels, self.dataset.ignore, count))
+        facts, problems = examine(case, Declared(self.dataset.labels, self.dataset.ignore, count))
         if known is not None and facts is not None and _is_same(case, known, facts):
             # What was planned and prepared by it stays as it is.
             facts = replace(known, sha256=facts.sha256, stamps=facts.stamps)
@@ -323,10 +356,19 @@ def _triple(lengths: NDArray[Any]) -> str:
 def voxel_size_problem(facts: CaseFacts, ratio: float, reference: str) -> tuple[str, str, str] | None:
     """Return code, message and remedy where a scan's voxels are so large or small that a unit must be wrong.
 
-    Resampled to the reference, the scan would have ``ratio`` times its voxels.
+    Resampled to the reference, the scan would have ``ratio`` times its voxels. An axis of one slice may be of any
+    length against the others.
     """
-    if 1 / MAX_VOLUME_RATIO <= ratio <= MAX_VOLUME_RATIO:
+    edges = [length for length, count in zip(facts.spacing_mm, facts.shape, strict=True) if count > 1]
+    unlike = max(edges, default=1.0) / min(edges, default=1.0)
+    # Headers hold float32, which is a little off.
+    if not all(0.9999 * LEAST_MM <= length <= 1.0001 * MOST_MM for length in facts.spacing_mm):
+        message = f"and voxels are read from {LEAST_MM:g} to {MOST_MM:g} mm"
+    elif unlike > MAX_EDGE_RATIO:
+        message = f"which are {unlike:.3g} times as long as wide"
+    elif not 1 / MAX_VOLUME_RATIO <= ratio <= MAX_VOLUME_RATIO:
+        message = f"{ratio:.3g} times {reference}: resampling it would give {ratio:.3g} as many"
+    else:
         return None
     size = " x ".join(f"{length:.3g}" for length in facts.spacing_mm)
-    message = f"has voxels of {size} mm, {ratio:.3g} times {reference}: resampling it would give {ratio:.3g} as many"
-    return "voxel-size", message, "correct the units of its affine: NIfTI's are mm"
+    return "voxel-size", f"has voxels of {size} mm, {message}", "correct the units of its affine: NIfTI's are mm"

@@ -78,7 +78,10 @@ CODES: dict[str, Code] = {
     "bad-extension": Code("A header extension has a senseless size."),
     "bad-scaling": Code("The slope or intercept is not finite."),
     # The grid.
-    "bad-affine": Code("The affine is not finite, or its voxels have no volume, or the qform is no rotation."),
+    "bad-affine": Code(
+        "The affine is not finite, or its voxels have no volume or lie farther than 1e9 mm away, or the qform is no "
+        "rotation."
+    ),
     "forms-differ": Code(
         "The qform and the sform lie over 0.1 voxel apart, beyond what float32 can hold.",
         fixes=("use-sform", "use-qform"),
@@ -91,13 +94,17 @@ CODES: dict[str, Code] = {
     "affines-differ": Code(
         "A label or a channel lies over 0.1 voxel from its scan, beyond what float32 can hold.", fixes=("copy-affine",)
     ),
-    "voxel-size": Code("A voxel is over 1000 times larger or smaller than the median voxel."),
+    "voxel-size": Code(
+        "A voxel is over 1000 times larger or smaller than the median voxel, or longer than wide, or is not between "
+        "0.0001 and 10000 mm long."
+    ),
     "mixed-dimensions": Code("A 2-D file stands among volumes."),
     "small-scan": Code("The scan is less than half as long as the median along an axis; it is padded.", warning=True),
     # The voxels.
     "not-finite": Code("The scan has voxels that are NaN or infinite.", fixes=("fill-nonfinite",)),
     "constant-image": Code("A scan with a label has one value everywhere."),
     "constant-scan": Code("A scan without a label has one value everywhere.", warning=True),
+    "lost-precision": Code("The values of a scan differ by less than float32, which keeps 7 digits, can tell."),
     "undeclared-channels": Code("A file has a fourth axis, and nothing says that it holds channels."),
     "channel-count": Code("A scan has another number of channels than is declared, or than most."),
     "label-channels": Code("A label has a fourth axis."),
@@ -112,6 +119,7 @@ CODES: dict[str, Code] = {
     "rare-label": Code("One of many masks has a value that no other has, and nothing declares it.", warning=True),
     "empty-mask": Code("A mask has no foreground.", warning=True),
     # Later on.
+    "out-of-memory": Code("There is too little memory to look at the scan, or to bring it to the network's grid."),
     "too-few-labels": Code("There are too few masks to train on some and validate on others."),
     "file-changed": Code("A file is not the one that was checked."),
 }

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from codecs import BOM_UTF8
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from isal.isal_zlib import decompressobj, error
 
-from pipeline.errors import Problem, UserError, nearest
+from pipeline.errors import Names, Problem, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,10 +130,17 @@ def _whereabouts(path: Path) -> str:
     place, name = path.parent, path.name
     while not place.is_dir() and place != place.parent:
         place, name = place.parent, place.name  # the first folder of the path that there is not
-    wanted: Callable[[Path], bool] = is_nifti if place == path.parent else Path.is_dir
-    names = [other.name for other in place.iterdir() if wanted(other) and other.exists()]
-    hint = nearest(name, names) if names else ""
-    return hint if hint.startswith("did") else "check the path, or take the case out of the list"
+    near = None
+    with suppress(OSError):
+        near = _names_in(place, place == path.parent, place.stat().st_mtime_ns).nearest(name)
+    return f"did you mean {near!r}?" if near else "check the path, or take the case out of the list"
+
+
+@lru_cache(maxsize=16)
+def _names_in(folder: Path, of_scans: bool, _: int) -> Names:
+    """Return the names of a folder's scans or folders, read once as long as the folder has not changed since."""
+    wanted: Callable[[Path], bool] = is_nifti if of_scans else Path.is_dir
+    return Names(other.name for other in folder.iterdir() if wanted(other) and other.exists())
 
 
 def _refuse_other_content(path: Path, raw: bytes) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping  # noqa: TC003 - read_facts resolves the annotations of CaseFacts
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
+from pipeline.bounds import MAX_LABEL
 from pipeline.data import nifti
 from pipeline.data.codes import is_warning
 from pipeline.data.content import hash_scan, hash_values
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
 Row: TypeAlias = tuple[float, float, float, float]
 Rows: TypeAlias = tuple[Row, Row, Row, Row]
 
-# The transforms carry labels in float32, which holds every integer up to here.
-MAX_LABEL = 2**24
+# Scans are computed with in float32; whole numbers of which it tells fewer apart than these are worth nothing.
+LEAST_LEVELS = 16
+# The farthest that a voxel may lie from the origin: beyond it, places in a scan are lost in rounding.
+FARTHEST_MM = 1e9
 # Farther from an integer than this, a label is no rounding error.
 ROUNDING = 1e-3
 # A mask whose values nobody declared is compared with its scan once it has more of them.
@@ -242,6 +246,9 @@ def _image_problems(scan: nifti.Scan, labelled: bool, channels: int | None) -> l
         message = f"has a fourth axis of {scan.channels}, and nothing says that these are channels"
         remedy = "declare channel_names, in the list or by --layout-option; or save one volume a file"
         problems.append(Problem(where, "undeclared-channels", message, remedy))
+    if (farthest := float(np.abs(scan.affine[:3, 3]).max())) > FARTHEST_MM:
+        message, remedy = f"lies {farthest:.3g} mm from the origin", "correct the offsets of its affine"
+        problems.append(Problem(where, "bad-affine", message, remedy))
     low, high = voxels.min(), voxels.max()  # NaN where any voxel is
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(voxels.size - np.isfinite(voxels).sum())
@@ -250,7 +257,16 @@ def _image_problems(scan: nifti.Scan, labelled: bool, channels: int | None) -> l
     elif low == high:
         code, message = "constant-image" if labelled else "constant-scan", f"is {low:g} everywhere"
         problems.append(Problem(where, code, message, "replace the scan, or leave it out"))
+    elif voxels.dtype.kind in "iu" and (levels := _levels_in_float32(int(low), int(high))) < LEAST_LEVELS:
+        message = f"has values from {low} to {high}, of which float32 tells {levels} apart"
+        problems.append(Problem(where, "lost-precision", message, "subtract what all voxels have in common"))
     return problems
+
+
+def _levels_in_float32(low: int, high: int) -> float:
+    """Return about how many of the whole numbers from one to another a float32 tells apart; infinity for all."""
+    step = int(np.spacing(np.float32(max(abs(low), abs(high)))))
+    return math.inf if step <= 1 else 1 + (high - low) // step
 
 
 def count_labels(scan: nifti.Scan) -> tuple[dict[int, int], list[Problem]]:

@@ -24,6 +24,7 @@ from pipeline.data.checked import FilesChangedError
 from pipeline.data.patches import cut_patches
 from pipeline.errors import Problem, UserError
 from pipeline.interruption import window
+from pipeline.memory import is_out_of_memory, memory_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -160,9 +161,11 @@ class _Guarded(Dataset[Any]):
             return self.batches[step]
         except UserError as error:
             return _Failure(error.summary, error.problems, isinstance(error, FilesChangedError))
-        except torch.OutOfMemoryError:  # Of the device that holds the cases: no sample's fault.
-            raise
         except Exception as error:
+            if is_out_of_memory(error):  # No sample's fault.
+                what, remedy = f"for the batch of step {step + 1}", "lower data.batch_size or data.patch_size"
+                problem = memory_problem("data.batch_size", what, error, None, remedy)
+                return _Failure("There is too little memory.", (problem,))
             origin = error.__cause__ or error  # MONAI's own says only which transform failed, where there is no cache.
             cases = ", ".join(sorted(set(self.batches.ids(step))))
             place = traceback.extract_tb(origin.__traceback__)[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from functools import cache
 from pathlib import Path
@@ -37,7 +38,8 @@ def find_hardware(name: str) -> Hardware:
         )
     native = _has_bfloat16(device)
     slow = native and device.type == "cpu" and not _bfloat16_pays()
-    return Hardware(str(device), native, _cores(), _memory_bytes(device), float32_is_faster=slow)
+    machine = _memory_bytes(torch.device("cpu"))
+    return Hardware(str(device), native, _cores(), _memory_bytes(device), slow, machine)
 
 
 def _cores() -> int:
@@ -46,12 +48,16 @@ def _cores() -> int:
 
 
 def _memory_bytes(device: torch.device) -> int:
-    """Return the memory of a CUDA device or of the machine, or what a container leaves of that."""
+    """Return the memory of a CUDA device or of the machine, or what a container or `ulimit -v` leaves of that."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
     found = [path.read_text().strip() for path in limits if path.is_file()]
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if allowed != resource.RLIM_INFINITY:  # Of which the program and its libraries have taken a part.
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        machine = min(machine, max(0, allowed - taken))
     return min([machine, *(int(text) for text in found if text.isdigit())])
 
 

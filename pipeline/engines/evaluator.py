@@ -9,6 +9,7 @@ from ignite.engine import Events
 from monai.engines import Evaluator
 
 from pipeline.data.checked import read_case
+from pipeline.memory import memory_for
 from pipeline.metrics.calibration import Reliability, expected_dice
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 
@@ -73,6 +74,10 @@ class SegmentationEvaluator(Evaluator):
         scans, truth = read_case(case, self.facts[case.id])
         if truth is None:
             raise ValueError(f"case {case.id} has no label to be scored against")
+        with memory_for(str(case.images[0]), "to validate it", None, "lower data.patch_size, or leave the scan out"):
+            return self._scored(case, scans, truth)
+
+    def _scored(self, case: Case, scans: Sequence[Scan], truth: Scan) -> list[CaseResult]:
         found = self.predictor.segment(scans)
         self.watch(case, scans, truth, found.labels)
         results = score_case(

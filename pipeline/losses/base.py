@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.modules.loss import _Loss
 
+from pipeline.bounds import LabelValue
 from pipeline.registry import Registry
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class LabelLoss(SegmentationLoss):
 
     against = ("label",)
 
-    def __init__(self, *, softmax: bool = True, ignore: int = -1, reduction: Reduction = "mean") -> None:
+    def __init__(self, *, softmax: bool = True, ignore: LabelValue = -1, reduction: Reduction = "mean") -> None:
         super().__init__(softmax=softmax, reduction=reduction)
         self.ignore = ignore
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
+from pydantic import Field
 
+from pipeline.bounds import Scale
 from pipeline.losses.base import LOSSES, ImageLoss, Reduction, require_positive
 
 if TYPE_CHECKING:
@@ -57,9 +59,9 @@ class ClassMeanNCutLoss(ImageLoss):
     def __init__(
         self,
         *,
-        radius: int = 5,
-        sigma_1: float = 4.0,
-        sigma_2: float = 10.0,
+        radius: Annotated[int, Field(ge=1, le=1000)] = 5,
+        sigma_1: Scale = 4.0,
+        sigma_2: Scale = 10.0,
         spatial: bool = True,
         batch: bool = False,
         softmax: bool = True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
+from pipeline.bounds import LabelValue, Scale
 from pipeline.losses.base import LOSSES, LabelLoss, Reduction, require_positive
 from pipeline.losses.class_sums import class_sums
 
@@ -65,9 +66,9 @@ class DiceLoss(LabelLoss):
         *,
         include_background: bool = True,
         average: Average = "macro",
-        smooth: float = 1.0,
+        smooth: Scale = 1.0,
         softmax: bool = True,
-        ignore: int = -1,
+        ignore: LabelValue = -1,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(softmax=softmax, ignore=ignore, reduction=reduction)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 
+from pipeline.bounds import Millimetres, Scale, Steps
 from pipeline.losses.base import LOSSES, ImageLoss, Reduction, require_positive
 from pipeline.losses.ncut_pairs import Window, choose_pair_sums, draw_offsets, half_window
 
@@ -77,11 +79,13 @@ class NCutLoss(ImageLoss):
     def __init__(
         self,
         *,
-        radius: float = 4.0,
-        sigma_space: float | Literal["auto"] = "auto",
-        sigma_intensity: float | Literal["auto"] = "auto",
-        spacing_mm: tuple[float, ...] | Literal["data"] | None = None,
-        offsets: int | Literal["all"] = "all",
+        radius: Annotated[float, Field(gt=0, le=1000)] = 4.0,
+        sigma_space: Scale | Literal["auto"] = "auto",
+        sigma_intensity: Scale | Literal["auto"] = "auto",
+        spacing_mm: Annotated[tuple[Millimetres, ...], Field(min_length=2, max_length=3)]
+        | Literal["data"]
+        | None = None,
+        offsets: Steps | Literal["all"] = "all",
         normalize: bool = True,
         softmax: bool = True,
         reduction: Reduction = "mean",

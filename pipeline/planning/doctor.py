@@ -14,6 +14,7 @@ import monai
 import torch
 
 from pipeline.data.loaders import AHEAD, SHARED_MEMORY
+from pipeline.planning.limits import size
 from pipeline.planning.plan import prepared_bytes, voxel_bytes
 from pipeline.recipe import BATCHES
 
@@ -115,12 +116,3 @@ def _shared_memory(plan: Plan | None, index: Index | None) -> Finding:
     needed = int(data.workers) * AHEAD * voxels * voxel_bytes(len(index.channels))
     remedy = "give the container more (docker run --shm-size), or lower data.workers" if needed > free else ""
     return Finding("shared memory", has, f"about {size(needed)} for batches of the workers", remedy)
-
-
-def size(count: int) -> str:
-    """Write bytes for people.
-
-    >>> size(512), size(3_400_000_000)
-    ('0.0 GB', '3.4 GB')
-    """
-    return f"{count / 1e9:.1f} GB"

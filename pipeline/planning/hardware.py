@@ -15,6 +15,7 @@ class Hardware:
         cores: Processor cores for preparing batches.
         memory_bytes: Of the device, or of the machine for the CPU; None where it is not known.
         float32_is_faster: Whether it does without bfloat16 faster although it has it, as was measured.
+        machine_bytes: Memory of the machine that the device is in; None where it is not known.
     """
 
     device: str
@@ -22,6 +23,7 @@ class Hardware:
     cores: int
     memory_bytes: int | None = None
     float32_is_faster: bool = False
+    machine_bytes: int | None = None
 
     @property
     def is_cuda(self) -> bool:

@@ -22,6 +22,10 @@ PARAMETER_BYTES = 20
 OVERHEAD = 1.5
 
 
+# Up to so many times what is estimated may have been too much.
+TOO_HIGH = 1.75
+
+
 def training_bytes(
     build: Callable[[], torch.nn.Module],
     shape: tuple[int, ...],

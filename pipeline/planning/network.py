@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.networks import NETWORKS
+from pipeline.planning.limits import refuse_options, refuse_unbuildable
 from pipeline.planning.memory import training_bytes
 from pipeline.planning.patch import SMALLEST, choose_channels, choose_kernels, choose_patch, choose_strides
 from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pipeline.planning.hardware import Hardware
     from pipeline.recipe import Recipe
@@ -119,12 +120,20 @@ class SizePlanner:
         return REACH[self.hardware.is_cuda, len(self.shape)]
 
     def choose(self) -> tuple[Sizes, int | None]:
-        """Return what fits the device, and the bytes that a step of it is estimated to take (None: not known)."""
+        """Return what fits the device, and the bytes that a step of it is estimated to take (None: not known).
+
+        Raises:
+            UserError: Strides or kernels that are given do not have a number for each axis, or a network of ours
+                refuses its options.
+        """
+        name = self.recipe.network.name
+        refuse_options(name, self._given(), len(self.shape))
         sizes = self._full
         while True:
             needed = self.memory_bytes(sizes)
             smaller = None if self._fits(needed) else self._smaller(sizes)
             if smaller is None:
+                refuse_unbuildable(name, self._build(sizes))
                 return sizes, needed
             sizes = smaller
 
@@ -147,6 +156,21 @@ class SizePlanner:
         fits = needed is not None and needed <= (self.hardware.budget_bytes or 0)
         return wide if fits and wide != sizes else None
 
+    def lighter(self, sizes: Sizes) -> Iterator[Sizes]:
+        """Yield sizes of which a step takes less and less time: fewer samples first, then smaller patches."""
+        while True:
+            data, samples, voxels = self.recipe.data, self._samples(sizes), math.prod(sizes.patch_size)
+            fewer = self._sizes(voxels, samples // 2)
+            smaller = self._sizes(voxels * 3 // 4, samples) if voxels > LEAST_SIDE ** len(self.shape) else sizes
+            if samples > LEAST_SAMPLES and self._samples(fewer) < samples:
+                sizes = replace(sizes, batch_size=fewer.batch_size, unlabelled_batch_size=fewer.unlabelled_batch_size)
+                sizes = replace(sizes, accumulate=math.gcd(sizes.accumulate, self._common_batch(sizes)))
+            elif data.patch_size == "auto" and math.prod(smaller.patch_size) < voxels:
+                sizes = replace(sizes, patch_size=smaller.patch_size, options=smaller.options)
+            else:
+                return
+            yield sizes
+
     def _smaller(self, sizes: Sizes) -> Sizes | None:
         """Return what takes less memory, first what costs the least; None where all of that is given or done."""
         data, samples, voxels = self.recipe.data, self._samples(sizes), math.prod(sizes.patch_size)
@@ -168,8 +192,12 @@ class SizePlanner:
 
     def _more_parts(self, sizes: Sizes) -> int | None:
         """Return the next number of parts that each stream of a step can be cut into."""
-        whole = math.gcd(*(getattr(sizes, BATCHES[kind]) for kind in self.recipe.kinds))
+        whole = self._common_batch(sizes)
         return next((parts for parts in range(sizes.accumulate + 1, whole + 1) if whole % parts == 0), None)
+
+    def _common_batch(self, sizes: Sizes) -> int:
+        """Return the largest number of parts that each stream of a step can be cut into."""
+        return math.gcd(*(getattr(sizes, BATCHES[kind]) for kind in self.recipe.kinds))
 
     def most_members(self, sizes: Sizes) -> int:
         """Return how many networks a time budget may train: those that are given, or a few where memory allows it."""
@@ -185,19 +213,11 @@ class SizePlanner:
         """Return what a step is estimated to take; None where nobody asks, or the network will not be built so."""
         if self.hardware.memory_bytes is None:
             return None
-        build = partial(
-            NETWORKS.build,
-            self.recipe.network.name,
-            sizes.options,
-            spatial_dims=len(self.shape),
-            in_channels=self.channels,
-            out_channels=self.classes,
-        )
         at_once = -(-self._samples(sizes) // sizes.accumulate)
         shape = (at_once, self.channels, *sizes.patch_size)
         try:
             return training_bytes(
-                build,
+                self._build(sizes),
                 shape,
                 self.classes,
                 getattr(torch, self.precision),
@@ -206,6 +226,17 @@ class SizePlanner:
             )
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
             return None  # Building it in earnest says what is wrong.
+
+    def _build(self, sizes: Sizes) -> Callable[[], torch.nn.Module]:
+        """Return what builds the network."""
+        return partial(
+            NETWORKS.build,
+            self.recipe.network.name,
+            sizes.options,
+            spatial_dims=len(self.shape),
+            in_channels=self.channels,
+            out_channels=self.classes,
+        )
 
     def reasons(self, sizes: Sizes) -> Iterator[tuple[str, Any, str]]:
         """Yield key, value and reason of every choice."""
@@ -251,6 +282,10 @@ class SizePlanner:
     def _members(self) -> int:
         given = self.recipe.network.members
         return 1 if given == "auto" else given
+
+    def voxels(self, sizes: Sizes) -> int:
+        """Return the voxels of all samples of a step."""
+        return self._samples(sizes) * math.prod(sizes.patch_size)
 
     def _samples(self, sizes: Sizes) -> int:
         return sum(getattr(sizes, BATCHES[kind]) for kind in self.recipe.kinds)

@@ -7,16 +7,18 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipeline.planning.limits import refuse_scans
 from pipeline.planning.network import SizePlanner
 from pipeline.planning.normalization import choose_normalization, normalization_reason
 from pipeline.planning.spacing import choose_dimensions, choose_orientation, choose_spacing, coarse_axis, median_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pipeline.data.check import Index
     from pipeline.data.inspection import CaseFacts
     from pipeline.planning.hardware import Hardware
+    from pipeline.planning.network import Sizes
     from pipeline.recipe import Recipe
 
 
@@ -51,6 +53,8 @@ class Plan:
         shape: Of the median scan on the plan's grid.
         memory_bytes: What a training step is estimated to take; None where the machine's memory is not known.
         wider: The recipe with a wider network, where a time budget may have time for one; None where it may not.
+        lighter: The recipe with fewer samples and then smaller patches a step, each with the share of the samples'
+            voxels that it has, for a time budget that has no time for more.
         most_members: Networks of an ensemble that a time budget trains if it has the time; without a budget 1.
     """
 
@@ -59,6 +63,7 @@ class Plan:
     shape: tuple[int, ...]
     memory_bytes: int | None
     wider: Recipe | None = None
+    lighter: tuple[tuple[Recipe, float], ...] = ()
     most_members: int = 1
 
 
@@ -94,6 +99,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     reason = normalization_reason(normalization, index.channels, facts)
     pick.made.append(Choice("data.normalization", normalization, reason))
     precision = pick("precision", recipe.precision, lambda: _precision(hardware))
+    refuse_scans(index, orientation, spacing, hardware, given=data.spacing_mm != "auto")
     shape = median_shape(facts, orientation, spacing)[:axes]
     planner = SizePlanner(
         recipe, shape, spacing, len(index.channels), recipe.segments or len(index.labels), precision, hardware
@@ -128,7 +134,17 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     network = wide and resolved.network.model_copy(update=wide.of_network)
     wider = resolved.model_copy(update={"network": network}) if network else None
     most_members = planner.most_members(wide or sizes) if recipe.time_budget is not None else 1
-    return Plan(resolved, tuple(pick.made), shape, memory_bytes, wider, most_members)
+    lighter = tuple(_lighter(resolved, planner, sizes)) if recipe.time_budget is not None else ()
+    return Plan(resolved, tuple(pick.made), shape, memory_bytes, wider, lighter, most_members)
+
+
+def _lighter(recipe: Recipe, planner: SizePlanner, sizes: Sizes) -> Iterator[tuple[Recipe, float]]:
+    """Yield a resolved recipe with less and less to do in a step, and the share that this is."""
+    whole = planner.voxels(sizes)
+    for less in planner.lighter(sizes):
+        data = recipe.data.model_copy(update=less.of_data)
+        network = recipe.network.model_copy(update=less.of_network)
+        yield recipe.model_copy(update={"data": data, "network": network}), planner.voxels(less) / whole
 
 
 def _dimensions(facts: Sequence[CaseFacts], *given: Any) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,8 @@ def choose_spacing(facts: Sequence[CaseFacts], orientation: str) -> tuple[float,
     if axis is not None:
         # Never finer than the plane.
         target[axis] = max(np.quantile(spacings[:, axis], 0.1), np.delete(target, axis).max())
-    return tuple(round(float(value), 4) for value in target)
+    # Four decimals, and four digits of what is smaller than a tenth of a millimetre.
+    return tuple(round(float(value), max(4, 3 - math.floor(math.log10(value)))) for value in target)
 
 
 def coarse_axis(facts: Sequence[CaseFacts], orientation: str) -> int | None:

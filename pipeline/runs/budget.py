@@ -44,9 +44,10 @@ if TYPE_CHECKING:
     from pipeline.engines.steps import TrainingStep
 
 BUDGET = "budget.json"
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # Steps that are timed, after some that find memory and algorithms; and which step of a training they are.
 WARM_STEPS, TIMED_STEPS, AT = 3, 8, 10**6
+# All timing together may take this share of the budget; what is under way then is waited for.
+TIMING_SHARE = 0.1
 # The pace is looked at after each such share of the budget, over the last of them.
 PART, RECENT = 0.01, 8
 # A number of threads is judged after PART of the budget, of which so many seconds are enough. More threads are tried up
@@ -62,17 +63,10 @@ CORRECTIONS, WORTH = (2 / 3, 0.95), 0.01
 # Validations of the training may take this share of the time.
 VALIDATION_SHARE = 0.05
 FEWEST_STEPS = 20
+# Scans are prepared before the first step. After so many of them, or so many seconds, it shows whether there is time.
+FIRST_SCANS, FIRST_S = 3, 5.0
 # What is aimed at: to be late is worse than to be early.
 AIM = 0.985
-
-
-def seconds_of(text: str) -> float:
-    """Return a duration in seconds.
-
-    >>> seconds_of("90s"), seconds_of("1.5h")
-    (90.0, 5400.0)
-    """
-    return float(text[:-1]) * SECONDS[text[-1]]
 
 
 @dataclass(frozen=True)
@@ -125,23 +119,24 @@ def time_steps(
         load: Makes its batches.
         warm: Steps that are not timed.
         timed: Steps that are.
-        at_most_s: After so long no other step begins, once one has been timed.
+        at_most_s: After so long no other step begins. Where none has been timed by then, the last one counts.
     """
     state, course = copy.deepcopy(step.state_dict()), step.course
     step.course = Course(2 * AT)  # In whose middle every term has its weight.
-    durations, start = [], time.perf_counter()
+    durations, began = [], time.perf_counter()
+    start = began
     try:
         for n, batches in enumerate(islice(load(), warm + timed)):
             step(cast("Engine", SimpleNamespace(state=SimpleNamespace(iteration=AT + n))), batches)
             durations.append(time.perf_counter() - start)
-            if n >= warm and sum(durations) >= at_most_s:
-                break
             start = time.perf_counter()
+            if start - began >= at_most_s:
+                break
         step.settle()
     finally:
         step.course = course
         step.load_state_dict(state)
-    return fmean(durations[warm:])
+    return fmean(durations[warm:] or durations[-1:])
 
 
 @dataclass
@@ -169,6 +164,7 @@ class Budget:
     began: float = 0.0
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
     trials: ThreadTrials = field(init=False, repr=False)
+    _timing_began: float | None = field(default=None, init=False, repr=False)
     _marks: list[tuple[int, float]] = field(default_factory=list, init=False, repr=False)
     # Step, time and marks when the number of threads was last changed.
     _left: tuple[int, float, Sequence[tuple[int, float]]] = field(default=(0, 0.0, ()), init=False, repr=False)
@@ -198,6 +194,48 @@ class Budget:
         """What is left of the budget, up to the moment that is aimed at."""
         return AIM * self.seconds - self._spent_by_now()
 
+    def begin_timing(self) -> None:
+        """Let the time begin that timing may take."""
+        self._timing_began = self.clock()
+
+    @property
+    def timing_left_s(self) -> float:
+        """What is left of the time that timing may take, but for what is under way."""
+        if self._timing_began is None:
+            return inf
+        return max(0.0, TIMING_SHARE * self.seconds - (self.clock() - self._timing_began))
+
+    def watch_scans(self) -> Callable[[int, int], None]:
+        """Return what is told after each scan how many of how many are prepared.
+
+        It raises a ``UserError`` as soon as the budget turns out to be too short for them.
+        """
+        began = self.clock()
+
+        def watch(done: int, count: int) -> None:
+            taken = self.clock() - began
+            if done < FIRST_SCANS and taken < FIRST_S:
+                return
+            whole, left = taken / done * count, self.left_s
+            if whole - taken > left:
+                raise self._too_short(f"preparing {count} scans takes about {whole:.0f} s", taken - left + 2 * whole)
+
+        return watch
+
+    def refuse_if_spent(self) -> None:
+        """Refuse to begin with anything where the budget is spent already.
+
+        Raises:
+            UserError: It is.
+        """
+        if self.left_s <= 0:
+            raise self._too_short("nothing of this training has begun", 2 * self._spent_by_now())
+
+    def _too_short(self, why: str, least: float) -> UserError:
+        message = f"is too short: of {self.seconds:.0f} s for this training {self._spent_by_now():.0f} are gone, {why}"
+        remedy = f"give each training {least / 60:.1f}m or more, or a smaller network or data.patch_size"
+        return UserError("The training does not fit its time.", [Problem("time_budget", "short", message, remedy)])
+
     def fit(self, pace: Pace, validate_every: int) -> tuple[int, int]:
         """Return how many steps a new run has, and how many lie between two validations.
 
@@ -207,14 +245,8 @@ class Budget:
         every = pace.validate_every(validate_every)
         steps = pace.steps_in(self.left_s, every)
         if steps < FEWEST_STEPS:
-            spent = self._spent_by_now()
-            least = (spent + pace.tail_s + FEWEST_STEPS * pace.step_s) * 1.1
-            message = (
-                f"is too short: of {self.seconds:.0f} s for this training {spent:.0f} are gone, a step takes "
-                f"{pace.step_s:.2f} s, the end {pace.tail_s:.0f} s"
-            )
-            remedy = f"give each training {least / 60:.1f}m or more, or a smaller network or data.patch_size"
-            raise UserError("The training does not fit its time.", [Problem("time_budget", "short", message, remedy)])
+            least = (self._spent_by_now() + pace.tail_s + FEWEST_STEPS * pace.step_s) * 1.1
+            raise self._too_short(f"a step takes {pace.step_s:.2f} s, the end {pace.tail_s:.0f} s", least)
         self.pace, self.validate_every = pace, every
         return steps, every
 

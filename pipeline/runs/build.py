@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,13 @@ from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import Problem, UserError
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
+from pipeline.memory import is_out_of_memory, memory_problem
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pipeline.data.check import Index
     from pipeline.data.splits import Split
     from pipeline.engines.sources import Source
@@ -55,7 +59,9 @@ def _draw_network(recipe: Recipe, task: Task) -> torch.nn.Module:
             in_channels=len(task.channels),
             out_channels=len(task.labels),
         )
-    except (ValueError, TypeError, RuntimeError, IndexError, AssertionError) as error:
+    except (ValueError, TypeError, RuntimeError, IndexError, AssertionError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise told(error, recipe, "to build the network") from None
         remedy = "`fewmask components` lists every network and its options"
         problem = Problem("network.options", "bad-network", f"{name} refuses them: {_first_line(error)}", remedy)
         raise UserError("The network cannot be built.", [problem]) from error
@@ -130,6 +136,8 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
     network, choice = build_network(recipe, task), recipe.optimizer
     _refuse_patch(network, recipe, len(task.channels))
     _refuse_parts(recipe)
+    objective = build_objective(recipe)
+    _refuse_losses(recipe, objective, len(task.labels), len(task.channels))
     sources = build_sources(recipe, task, network)
     average = WeightAverage(network, choice.averaging) if choice.averaging else None
     if resolved(recipe.network.recompute):  # Not of the average, which only answers.
@@ -190,6 +198,27 @@ def _refuse_parts(recipe: Recipe) -> None:
         raise UserError("The recipe does not fit itself.", problems)
 
 
+def _refuse_losses(recipe: Recipe, objective: Objective, classes: int, channels: int) -> None:
+    """Let each of our losses judge a small empty answer: some options fit no scan of these dimensions, or no total."""
+    size = [min(side, 8) for side in resolved(recipe.data.patch_size)]
+    image, label = torch.zeros(1, channels, *size), torch.zeros(1, 1, *size, dtype=torch.long)
+    problems = []
+    for n, term in enumerate(objective.terms):
+        if not type(term.loss).__module__.startswith("pipeline."):
+            continue
+        answer = image if term.loss.judges == "reconstruction" else torch.zeros(1, classes, *size)
+        try:
+            value = term.loss(answer, label) if term.loss.against == ("label",) else term.loss(answer, image, None)
+            message = "" if value.ndim == 0 else "gives a number a case, and a total is one number: use mean or sum"
+        except (ValueError, RuntimeError) as error:
+            message = _first_line(error)
+        if message:
+            remedy = "`fewmask components` lists every loss and its options"
+            problems.append(Problem(f"objective.{n}.options", "bad-component", f"{term.name}: {message}", remedy))
+    if problems:
+        raise UserError("The objective does not fit the scans.", problems)
+
+
 def _refuse_patch(network: torch.nn.Module, recipe: Recipe, channels: int) -> None:
     size = tuple(resolved(recipe.data.patch_size))
     try:
@@ -197,9 +226,9 @@ def _refuse_patch(network: torch.nn.Module, recipe: Recipe, channels: int) -> No
             answer = network.eval()(torch.zeros(1, channels, *size, device=recipe.device))
         if answer.shape[2:] != size:
             raise ValueError(f"it answers with {tuple(answer.shape[2:])}")
-    except torch.OutOfMemoryError:
-        raise out_of_memory(recipe) from None
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise told(error, recipe, "to try the network once") from None
         message = f"{recipe.network.name} cannot take {size}: {_first_line(error)}"
         remedy = "use multiples of 2 to the power of the number of levels less 1, at least twice that"
         raise UserError(
@@ -207,14 +236,24 @@ def _refuse_patch(network: torch.nn.Module, recipe: Recipe, channels: int) -> No
         ) from None
 
 
-def out_of_memory(recipe: Recipe) -> UserError:
-    """Say that the device is too small for the recipe's patch and batch, and what to make smaller."""
+@contextmanager
+def memory_for_step(recipe: Recipe) -> Iterator[None]:
+    """Turn an error that says that memory ran out for a step into a user's."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise told(error, recipe, "for a step") from error.__cause__
+
+
+def told(error: Exception, recipe: Recipe, what: str) -> Exception:
+    """Return an error; where it says that memory ran out, a user's that says what to make smaller."""
+    if not is_out_of_memory(error):
+        return error
     data = recipe.data
-    message = f"{recipe.device} has too little memory for patches of {data.patch_size}, {data.batch_size} a batch"
+    what = f"on {recipe.device} {what} with patches of {data.patch_size}, {data.batch_size} a batch"
     remedy = "lower data.batch_size or data.patch_size; a run that has begun goes on only with its own"
-    return UserError(
-        "The recipe does not fit the device.", [Problem("data.batch_size", "out-of-memory", message, remedy)]
-    )
+    problem = memory_problem("data.batch_size", what, error, None, remedy)
+    return UserError("The recipe does not fit the device.", [problem])
 
 
 def _first_line(error: Exception) -> str:
@@ -229,7 +268,8 @@ def build_batches(recipe: Recipe, split: Split, cache: Cache) -> StepBatches:
         streams["labelled"] = Stream(split.labelled, resolved(data.batch_size), 1)
     if split.unlabelled and "unlabelled" in recipe.kinds:
         streams["unlabelled"] = Stream(split.unlabelled, resolved(data.unlabelled_batch_size), 2)
-    augmentation = Augmentation(Strength(**recipe.augmentation.model_dump()), resolved(data.spacing_mm))
+    strength = Strength(**recipe.augmentation.model_dump())
+    augmentation = Augmentation(strength, resolved(data.spacing_mm), resolved(data.patch_size))
     read = Resident(cache.get, recipe.device).get if resolved(data.resident) else cache.get
     return StepBatches(streams, read, resolved(data.patch_size), augmentation, recipe.seed)
 

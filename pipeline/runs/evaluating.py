@@ -13,7 +13,7 @@ from pipeline.data.inspection import examine_pair
 from pipeline.data.layouts import scans_in
 from pipeline.data.layouts.dataset import BadEntryError, read_labels
 from pipeline.data.layouts.lists import read_json
-from pipeline.errors import Problem, UserError, nearest
+from pipeline.errors import Names, Problem, UserError, nearest
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
@@ -74,12 +74,13 @@ def _checked_pairs(
 ) -> tuple[dict[str, tuple[Path, Path]], set[int], dict[str, tuple[str, ...]]]:
     """Return the masks of each case, every label value in them, and the files' hashes, once all are sound."""
     truth, predicted = ({nifti.stem(path): path for path in scans_in(folder)} for folder in (labels, predictions))
+    known = Names(predicted)
     problems = [
         Problem(
             str(path),
             "no-prediction",
             f"has no counterpart in {predictions}",
-            nearest(name, predicted) if predicted else "predict it",
+            nearest(name, known) if predicted else "predict it",
         )
         for name, path in truth.items()
         if name not in predicted

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import config
+from pipeline.bounds import seconds_of
 from pipeline.data.check import read_facts
 from pipeline.data.checked import read_label
 from pipeline.data.splits import all_cases, split_cases
@@ -27,7 +28,6 @@ from pipeline.reports.comparison import ALPHA, EQUAL, Wilcoxon, signed_rank
 from pipeline.reports.files import write_json
 from pipeline.reports.intervals import FEWEST, means_of_patients
 from pipeline.runs import resuming, scoring
-from pipeline.runs.budget import seconds_of
 from pipeline.runs.checking import note
 from pipeline.runs.models import (
     CONFIG,

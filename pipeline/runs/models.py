@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pipeline.checkpoints import Which, newest_checkpoint
 from pipeline.data.check import read_facts
 from pipeline.engines.devices import find_hardware
 from pipeline.engines.postprocessing import Mending
 from pipeline.engines.predictor import Ensemble
 from pipeline.errors import Problem, UserError
+from pipeline.memory import is_out_of_memory
 from pipeline.networks import NETWORKS
 from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
@@ -67,9 +66,9 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
         note(f"{problem}\nUsing {checkpoint.path.name} instead.")
     try:
         return _build_model(run, checkpoint.state)
-    except torch.OutOfMemoryError:
-        raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         message = f"holds no model of ours: {str(error).splitlines()[0]}"
         problem = Problem(str(checkpoint.path), "foreign-checkpoint", message, "use a checkpoint that Fewmask wrote")
         raise UserError("The model cannot be built.", [problem]) from None

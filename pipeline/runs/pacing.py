@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 
+from pipeline.bounds import seconds_of
 from pipeline.planning.plan import default_steps
-from pipeline.runs.budget import BUDGET, TIMED_STEPS, WARM_STEPS, Budget, seconds_of
+from pipeline.runs.budget import BUDGET, TIMED_STEPS, TIMING_SHARE, WARM_STEPS, Budget
 from pipeline.runs.checking import note
 from pipeline.runs.models import CONFIG
 from pipeline.runs.resuming import with_decisions_of
@@ -28,6 +30,8 @@ TRIAL_WARM, TRIAL_TIMED = 2, 3
 # Half of the threads are always timed, for a few steps; all of them no longer than so many of these steps take, which
 # on a busy machine may be one step.
 FEWER_WARM, FEWER_TIMED, LONGEST = 1, 2, 4
+# Where fewer steps than these fit, each is made smaller.
+WANTED_STEPS = 300
 # Each network of an ensemble, and of a wide one, gets about this share of the steps of a training without a budget.
 ENOUGH = 3 / 4
 # A wider network learns more from a step, which takes up to four times as long: it is for budgets that have time for
@@ -41,15 +45,15 @@ class Timed(Protocol):
     run: Path
     recipe: Recipe
 
-    def prepare(self) -> object:
-        """Prepare the scans, which the first step that is timed would do."""
+    def prepare(self, so_far: Callable[[int, int], None] = ...) -> object:
+        """Prepare the scans, which the first step that is timed would do; ``so_far`` is told after each."""
         ...
 
     def step_s(self, warm: int = ..., timed: int = ..., at_most_s: float = ...) -> float:
         """Return the seconds of a step."""
         ...
 
-    def pace(self, step_s: float) -> Pace:
+    def pace(self, step_s: float, at_most_s: float = ...) -> Pace:
         """Return them beside the seconds of a validation."""
         ...
 
@@ -99,10 +103,20 @@ def keep_to_time(training: T, plan: Plan, began: float, make: Callable[[Recipe],
 
 def _fit(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -> T:
     """Time a training, and return the one that is to be run."""
-    threads, step_s = time_threads(training)
+    budget.refuse_if_spent()
+    note(f"time budget {plan.recipe.time_budget}: preparing the scans")
+    training.prepare(budget.watch_scans())
+    at_most_s = TIMING_SHARE * budget.seconds
+    note(f"time budget {plan.recipe.time_budget}: timing steps and a validation, {at_most_s:.0f} s at most")
+    budget.begin_timing()
+    threads, step_s = time_threads(training, budget)
     use_threads(threads)
-    training, step_s = choose(training, step_s, plan, budget, make)
-    steps, every = budget.fit(training.pace(step_s), plan.recipe.validate_every)
+    lighter, step_s = lighten(training, step_s, plan, budget, make)
+    if lighter is not training:  # There is no time for a wide network either.
+        plan = replace(plan, wider=None)
+    training, step_s = choose(lighter, step_s, plan, budget, make)
+    pace = training.pace(step_s, budget.timing_left_s)
+    steps, every = budget.fit(pace, plan.recipe.validate_every)
     if threads == budget.trials.most:  # Else still fewer, which were not timed, are tried.
         budget.trials.step_s = step_s
     budget.trials.rest = REST
@@ -123,6 +137,19 @@ def _choices(recipe: Recipe) -> str:
     return f"{turns}{width}, {recipe.network.memory_format.replace('_', ' ')} memory{threads}"
 
 
+def lighten(training: T, step_s: float, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -> tuple[T, float]:
+    """Return a training with less to do in a step where the time has too few of the plan's, and the seconds of one.
+
+    Many steps on smaller patches teach more than a few on large ones.
+    """
+    enough_s = budget.left_s / WANTED_STEPS
+    if step_s <= enough_s or not plan.lighter:
+        return training, step_s
+    fitting = (other for other, share in plan.lighter if share * step_s <= enough_s)
+    lighter = make(_like(next(fitting, plan.lighter[-1][0]), training.recipe))
+    return lighter, lighter.step_s(TRIAL_WARM, TRIAL_TIMED, budget.timing_left_s / 3)
+
+
 def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -> tuple[T, float]:
     """Return the training that is the best use of the time, and the seconds of a step of it.
 
@@ -135,7 +162,7 @@ def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callabl
     """
     if plan.recipe.network.memory_format == "auto" and _is_worth_a_trial(step_s, budget):
         other = make(_with(training.recipe, memory_format="channels_last"))
-        other_s = other.step_s(TRIAL_WARM, TRIAL_TIMED)
+        other_s = other.step_s(TRIAL_WARM, TRIAL_TIMED, budget.timing_left_s / 3)
         if other_s <= FASTER * step_s:
             training, step_s = other, other_s
     enough = ENOUGH * default_steps(training.recipe.device)
@@ -144,7 +171,7 @@ def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callabl
     wide_s, wide_steps = TIMES_LONGER * step_s, enough * wide_members
     if plan.wider and budget.left_s >= wide_steps * wide_s / 2 and _is_worth_a_trial(wide_s, budget):
         wide = make(_with(training.recipe, options=plan.wider.network.options))
-        wide_s = wide.step_s(TRIAL_WARM, TRIAL_TIMED)
+        wide_s = wide.step_s(TRIAL_WARM, TRIAL_TIMED, budget.timing_left_s / 3)
         if budget.left_s >= wide_steps * wide_s:
             training, step_s = wide, wide_s
     if given == "auto":
@@ -154,20 +181,31 @@ def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callabl
     return training, step_s
 
 
-def time_threads(training: Timed) -> tuple[int, float]:
-    """Return with how many threads a step is the fastest, with all or half of them, and its seconds."""
-    most, fewer_s, warm = torch.get_num_threads(), inf, WARM_STEPS
+def time_threads(training: Timed, budget: Budget) -> tuple[int, float]:
+    """Return with how many threads a step is the fastest, with all or half of them, and its seconds.
+
+    A third of the time for timing is for each; where half of the threads take more, all of them are not tried.
+    """
+    most, fewer_s, warm, each_s = torch.get_num_threads(), inf, WARM_STEPS, budget.timing_left_s / 3
     if training.recipe.device == "cpu" and most > 1:
-        training.prepare()  # With all of them.
         with threads_kept():
             use_threads(most // 2)
-            fewer_s, warm = training.step_s(FEWER_WARM, FEWER_TIMED), FEWER_WARM
-    step_s = training.step_s(warm, TIMED_STEPS, LONGEST * fewer_s)
+            fewer_s, warm = training.step_s(FEWER_WARM, FEWER_TIMED, each_s), FEWER_WARM
+        if budget.timing_left_s < each_s:
+            return most // 2, fewer_s
+    step_s = training.step_s(warm, TIMED_STEPS, min(LONGEST * fewer_s, each_s))
     return (most, step_s) if fewer_s > FASTER * step_s else (most // 2, fewer_s)
 
 
 def _is_worth_a_trial(step_s: float, budget: Budget) -> bool:
-    return (TRIAL_WARM + TRIAL_TIMED) * step_s <= TRIAL_SHARE * budget.left_s
+    taken_s = (TRIAL_WARM + TRIAL_TIMED) * step_s
+    return taken_s <= TRIAL_SHARE * budget.left_s and taken_s <= budget.timing_left_s
+
+
+def _like(recipe: Recipe, other: Recipe) -> Recipe:
+    """Return a recipe with what another one has decided until now."""
+    network = {key: getattr(other.network, key) for key in ("memory_format", "members")}
+    return _with(recipe.model_copy(update={"max_steps": other.max_steps}), **network)
 
 
 def _with(recipe: Recipe, **network: object) -> Recipe:

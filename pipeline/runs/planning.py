@@ -17,7 +17,8 @@ from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write
 from pipeline.losses import LOSSES
 from pipeline.networks import NETWORKS
-from pipeline.planning.doctor import Finding, examine, size
+from pipeline.planning.doctor import Finding, examine
+from pipeline.planning.limits import refuse_step, size
 from pipeline.planning.plan import Choice, Plan, make_plan
 from pipeline.plugins import load_plugins
 from pipeline.runs.checking import PROGRESS, check
@@ -107,9 +108,13 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     # Held-out cases choose nothing, not even the size of a patch.
     facts = {name: index.facts[name] if labels_teach else index.facts[name].without_mask() for name in taught}
     visible = replace(index, facts=Packed(facts))  # It lives as long as the training.
-    plan = make_plan(recipe, visible, find_hardware(recipe.device))
+    hardware = find_hardware(recipe.device)
+    plan = make_plan(recipe, visible, hardware)
+    refuse_step(plan.memory_bytes, hardware)
     wider = plan.wider and absolute(plan.wider)
-    return Prepared(index, split, visible, replace(plan, recipe=absolute(plan.recipe), wider=wider))
+    lighter = tuple((absolute(other), share) for other, share in plan.lighter)
+    plan = replace(plan, recipe=absolute(plan.recipe), wider=wider, lighter=lighter)
+    return Prepared(index, split, visible, plan)
 
 
 def refuse_parted_copies(index: Index) -> None:

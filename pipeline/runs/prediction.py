@@ -8,14 +8,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.data import nifti
-from pipeline.data.check import in_parallel, voxel_size_problem
+from pipeline.data.check import examine, in_parallel, voxel_size_problem
 from pipeline.data.checked import read_images
 from pipeline.data.codes import is_warning
-from pipeline.data.inspection import Declared, examine_case
+from pipeline.data.inspection import Declared
 from pipeline.data.layouts import open_dataset
 from pipeline.data.layouts.folders import CHANNEL
 from pipeline.data.packed import Packed
 from pipeline.errors import Problem, UserError
+from pipeline.memory import memory_for
 from pipeline.metrics.calibration import expected_dice
 from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
 from pipeline.runs.build import build_grid
@@ -64,8 +65,9 @@ def predict(
     ranking = annotate_next(run, which, model) if rank else None
     for path, case in progress(targets.items(), "predicting", len(targets)):
         images = read_images(case, facts[str(path)])
-        found = model.predictor.segment(images)
-        nifti.save_labels(path, found.labels, images[0])
+        with memory_for(str(case.images[0]), "to predict it", None, "crop the scan, or predict it elsewhere"):
+            found = model.predictor.segment(images)
+            nifti.save_labels(path, found.labels, images[0])
         if ranking is not None:
             ranking.add(case.images[0], path, expected_dice(found.labels, found.logits, model.predictor.label_values))
     if ranking is not None:
@@ -126,7 +128,7 @@ def _checked_scans(targets: dict[Path, Case], model: TrainedModel) -> Mapping[st
     cases = [replace(case, label=None) for case in targets.values()]
     declared = Declared(channels=len(model.task.channels))
     found: list[Problem] = []
-    looks = progress(in_parallel(lambda case: examine_case(case, declared), cases), "checking", len(cases))
+    looks = progress(in_parallel(lambda case: examine(case, declared), cases), "checking", len(cases))
     for path, case, (facts, wrong) in zip(targets, cases, looks, strict=True):
         found += wrong
         if facts is not None:

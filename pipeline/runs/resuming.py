@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pipeline import config
+from pipeline.bounds import seconds_of
 from pipeline.errors import Problem, UserError, nearest
-from pipeline.runs.budget import BUDGET, seconds_of
+from pipeline.memory import is_out_of_memory
+from pipeline.runs.budget import BUDGET
 from pipeline.runs.models import CONFIG, SPLIT, count_folds, facts_of, read_own, task_state
 from pipeline.strict_yaml import read_yaml
 
@@ -111,9 +111,15 @@ def with_decisions_of(run: Path, recipe: Recipe) -> Recipe:
 def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
     """Return a recipe that leaves open what the machine decides with what the run has: anew, it might be another."""
     own, network, known = config.read(run / CONFIG), recipe.network, dict[str, Any]()
-    if own["network"]["name"] == network.name and network.options.get("channels", "auto") == "auto":
-        planned = {key: value for key, value in own["network"]["options"].items() if key == "channels"}
+    timed = recipe.time_budget is not None  # Which decides patch and batch too, and with them the network's levels.
+    if own["network"]["name"] == network.name:
+        keys = ("channels", "strides", "kernels") if timed else ("channels",)
+        options = own["network"]["options"].items()
+        planned = {key: value for key, value in options if key in keys and network.options.get(key, "auto") == "auto"}
         known["options"] = network.options | planned
+    sizes = ("patch_size", "batch_size", "unlabelled_batch_size", "accumulate") if timed else ()
+    taken = {key: own["data"][key] for key in sizes if getattr(recipe.data, key) == "auto"}
+    taken |= {"patch_size": tuple(taken["patch_size"])} if "patch_size" in taken else {}
     if network.members == "auto":
         known["members"] = own["network"].get("members", 1)
     if network.memory_format == "auto":
@@ -122,7 +128,7 @@ def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
     resident = own["data"].get("resident", False) if recipe.data.resident == "auto" else recipe.data.resident
     # Processes cannot share what is in a device's memory, and a recipe that has both cannot be read again.
     alone = {"workers": 0} if resident is True else {}
-    data = recipe.data.model_copy(update={"resident": resident} | alone)
+    data = recipe.data.model_copy(update=taken | {"resident": resident} | alone)
     return recipe.model_copy(update={"network": network.model_copy(update=known), "precision": precision, "data": data})
 
 
@@ -168,9 +174,9 @@ def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
         raise UserError("Nothing was resumed.", [Problem(where, "task-changed", message, remedy)])
     try:
         step.load_state_dict(checkpoint.state)
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
         message = f"does not fit the recipe's network or optimizer: {str(error).splitlines()[0]}"
         remedy = "give the run's own network and optimizer, or start a new run"
         raise UserError("Nothing was resumed.", [Problem(where, "other-network", message, remedy)]) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -34,16 +34,18 @@ from pipeline.runs.segments import labels_of, task_of
 from pipeline.runs.threads import threads_kept, use_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from pipeline.data.cache import Cache
     from pipeline.data.check import Index
     from pipeline.data.splits import Split
     from pipeline.recipe import Recipe
 
 
 # Kept for writing a report, beside the validation that it is of; 1 s on two cores of an Intel Xeon, of 1 case or of 40.
-REPORT_S = 2.0
+# And how many times as long as another that validation takes, where there is no time to find out.
+REPORT_S, TAIL = 2.0, 1.5
 # A file of this name in a run asks it to finish: the learning rate falls to 0 over this share of the steps done.
 STOP, FINISH = "stop", 0.1
 
@@ -122,7 +124,8 @@ class _Training:
     saved: int = 0
     scored: Scored | None = None
     budget: Budget | None = None
-    batches: StepBatches | None = None
+    cache: Cache | None = None
+    batches: StepBatches | None = field(default=None, init=False)  # Those of this recipe.
 
     def __post_init__(self) -> None:
         self.task = task_of(self.recipe, self.index)
@@ -203,42 +206,41 @@ class _Training:
         except (WorkerDiedError, FilesChangedError):
             self._save("last", self.done)
             raise
-        except torch.OutOfMemoryError:
-            raise build.out_of_memory(recipe) from None
+        except (RuntimeError, MemoryError) as error:
+            raise build.told(error, recipe, f"for step {self.done + 1}") from error.__cause__
 
     def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS, at_most_s: float = math.inf) -> float:
         """Time some steps, of which nothing is learnt, and return the seconds of one."""
         batches = self.prepare()
-        try:
+        with build.memory_for_step(self.recipe):
             return time_steps(self.step, lambda: self._loader(batches), warm, timed, at_most_s)
-        except torch.OutOfMemoryError:
-            raise build.out_of_memory(self.recipe) from None
 
-    def pace(self, step_s: float) -> Pace:
-        """Time the validation of two cases, and return it beside the seconds of a step."""
-        cases = self.split.validation[:2]
-        if not cases:
-            return Pace(step_s)
-        durations = []
-        for quick in (True, True, False):  # The first time also finds memory and algorithms.
+    def pace(self, step_s: float, at_most_s: float = math.inf) -> Pace:
+        """Time the validation of two cases, for so long at most, and return it beside the seconds of a step."""
+        cases, began = self.split.validation, time.perf_counter()
+        durations: list[float] = []
+        # The first time also finds memory and algorithms; the last one is that of the end, with all that it measures.
+        for few, quick in ((1, True), (2, True), (2, False)) if cases else ():
             start = time.perf_counter()
-            self._score(quick, len(cases))
-            durations.append((time.perf_counter() - start) / len(cases) * len(self.split.validation))
-        return Pace(step_s, durations[1], durations[2] + REPORT_S)
+            if durations and start - began + few * durations[-1] / len(cases) > at_most_s:
+                return Pace(step_s, durations[-1], TAIL * durations[-1] + REPORT_S)
+            self._score(quick, few)
+            durations.append((time.perf_counter() - start) / len(cases[:few]) * len(cases))
+        return Pace(step_s, durations[1], durations[2] + REPORT_S) if cases else Pace(step_s)
 
-    def prepare(self) -> StepBatches:
+    def prepare(self, so_far: Callable[[int, int], None] = lambda *_: None) -> StepBatches:
         """Return the batches of all steps, once every case of theirs is prepared."""
-        if self.batches is None:
-            cache = build.build_cache(self.recipe, self.index, self.run)
-            self.batches = build.build_batches(self.recipe, self.split, cache)
-            cases = [case for stream in self.batches.streams.values() for case in stream.cases]
-            for _ in progress(cache.fill(cases), "preparing", len(cases)):
-                pass
-            if cache.failure is not None:
-                note(
-                    f"{cache.folder} cannot hold all prepared scans ({cache.failure.strerror}): the others are "
-                    "prepared whenever they are needed. Make room, or name another folder: data.cache=DIR"
+        if self.cache is None:
+            self.cache = build.build_cache(self.recipe, self.index, self.run)
+            cases = self.split.labelled + (self.split.unlabelled if "unlabelled" in self.recipe.kinds else ())
+            for done, _ in enumerate(progress(self.cache.fill(cases), "preparing", len(cases)), 1):
+                so_far(done, len(cases))
+            if (failure := self.cache.failure) is not None:
+                what = (
+                    f"{self.cache.folder} cannot hold all prepared scans ({failure.strerror}): the others are prepared "
                 )
+                note(f"{what}whenever they are needed. Make room, or name another folder: data.cache=DIR")
+        self.batches = self.batches or build.build_batches(self.recipe, self.split, self.cache)
         return self.batches
 
     def _loader(self, batches: StepBatches) -> StepLoader:
@@ -283,7 +285,7 @@ class _Training:
             if (steps := self.budget.corrected(step, course)) is not None:
                 self._correct(step, steps)
         use_threads(course.threads_after(step))
-        if (self.run / STOP).exists():
+        if (self.run / STOP).is_file():
             (self.run / STOP).unlink()
             self._finish_soon(step)
 

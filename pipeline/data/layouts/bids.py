@@ -10,11 +10,11 @@ from pipeline.data.container import is_nifti, stem
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
 from pipeline.data.layouts.folders import namesake, other_scans
 from pipeline.data.layouts.tables import read_table
-from pipeline.errors import Problem, nearest
+from pipeline.errors import Names, Problem, nearest
 from pipeline.types import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 # Suffixes that BIDS gives to label maps: dseg for labels, mask for one structure.
@@ -66,8 +66,9 @@ class Bids(Layout):
             if gone:
                 where, message = str(next(iter(found.values()))), f"has no {gone[0]} beside it"
                 problems.append(Problem(where, "missing-channel", message, "add the file, or name one suffix", name))
+        known = Names(scans)
         problems += [
-            Problem(str(path), "label-without-image", f"no {suffixes[0]} image has this name", namesake(name, scans))
+            Problem(str(path), "label-without-image", f"no {suffixes[0]} image has this name", namesake(name, known))
             for name, path in labels.items()
             if name not in scans
         ]
@@ -128,8 +129,8 @@ def _strange_participants(source: Path, subjects: set[str]) -> list[Problem]:
     header, rows = read_table(table)
     if "participant_id" not in header:
         return [Problem(str(table), "bad-table", "has no column participant_id", "add it, or take the file away")]
-    known: Mapping[str, None] = dict.fromkeys(row["participant_id"] for row in rows)
+    known = Names(row["participant_id"] for row in rows)
     return [
         Problem(str(source / name), "bad-table", "is not in participants.tsv", nearest(name, known))
-        for name in sorted(subjects - known.keys())
+        for name in sorted(subjects.difference(known.sorted))
     ]

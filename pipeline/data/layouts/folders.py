@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.data.container import is_nifti, is_other_scan, stem
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
 from pipeline.data.layouts.lists import SECTIONS, list_in
-from pipeline.errors import Problem, UserError, nearest
+from pipeline.errors import Names, Problem, UserError
 from pipeline.types import Case
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ class Folder(Layout):
         paths, problems = list_scans(source / "images")
         marks, wrong = list_scans(source / "labels") if (source / "labels").is_dir() else ([], [])
         images, labels = ({stem(path): path for path in found} for found in (paths, marks))
+        lone = Names(images.keys() - labels)
         problems += wrong + [
-            Problem(str(path), "label-without-image", "no image has this name", namesake(name, images.keys() - labels))
+            Problem(str(path), "label-without-image", "no image has this name", namesake(name, lone))
             for name, path in labels.items()
             if name not in images
         ]
@@ -91,11 +92,10 @@ def _by_channel(paths: list[Path]) -> dict[str, tuple[Path, ...]]:
     return grouped
 
 
-def namesake(name: str, others: Iterable[str]) -> str:
+def namesake(name: str, lone: Names) -> str:
     """Return what to do about a label without an image or the reverse: the nearest of those that lack one, too."""
-    lone = sorted(others)
-    hint = nearest(name, lone) if lone else ""
-    return hint if hint.startswith("did") else "rename it after what it belongs to, or take it away"
+    near = lone.nearest(name)
+    return f"did you mean {near!r}?" if near else "rename it after what it belongs to, or take it away"
 
 
 def list_scans(place: Path) -> tuple[list[Path], list[Problem]]:

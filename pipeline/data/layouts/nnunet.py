@@ -9,11 +9,11 @@ from pipeline.data.container import SUFFIXES, stem
 from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset, read_labels
 from pipeline.data.layouts.folders import CHANNEL, list_scans, namesake
 from pipeline.data.layouts.lists import list_in, read_channels, read_json
-from pipeline.errors import Problem, nearest
+from pipeline.errors import Names, Problem
 from pipeline.types import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pipeline.types import Role
@@ -89,19 +89,22 @@ def _read_side(folder: Path, end: str, role: Role | None, channels: int | None) 
             grouped.setdefault(match[1], {})[int(match[2])] = path
     due = {name: set(range(channels or max(files) + 1)) for name, files in grouped.items()}
     broken = [name for name, files in grouped.items() if files.keys() != due[name]]
+    all_broken = Names(broken)
     for name in broken:
         files = grouped[name]
         gone, spare = sorted(due[name] - files.keys()), sorted(files.keys() - due[name])
         message = f"has no {', '.join(f'_{n:04d}' for n in gone)}" if gone else f"has a channel {spare[0]} too many"
         where = str(next(iter(files.values())))
-        problems.append(Problem(where, "missing-channel", message, _channel_remedy(name, broken), name))
+        problems.append(Problem(where, "missing-channel", message, _channel_remedy(name, all_broken), name))
+    unlabelled = Names(grouped.keys() - labels.keys())
+    unscanned = Names(labels.keys() - grouped.keys() - misnamed)
     for name in sorted(grouped.keys() - labels.keys()) if labelled else ():
         message = f"has no label in labels{end}/"
-        hint = namesake(name, labels.keys() - grouped.keys() - misnamed)
+        hint = namesake(name, unscanned)
         remedy = hint if hint.startswith("did") else "give it its label, or move it to imagesTs/, which trains without"
         problems.append(Problem(str(next(iter(grouped[name].values()))), "missing-label", message, remedy, name))
     for name in sorted(labels.keys() - grouped.keys() - misnamed):
-        hint = namesake(name, grouped.keys() - labels.keys())
+        hint = namesake(name, unlabelled)
         problems.append(Problem(str(labels[name]), "label-without-image", "no image has this name", hint))
     return [
         Case(name, tuple(files[n] for n in sorted(files)), labels.get(name), name, role)
@@ -110,7 +113,6 @@ def _read_side(folder: Path, end: str, role: Role | None, channels: int | None) 
     ], problems
 
 
-def _channel_remedy(name: str, broken: Sequence[str]) -> str:
-    others = [other for other in broken if other != name]
-    hint = nearest(name, others) if others else ""
-    return "add the file, or correct its name" + (f"; {hint}" if hint.startswith("did") else "")
+def _channel_remedy(name: str, broken: Names) -> str:
+    near = broken.nearest(name, besides=name)
+    return "add the file, or correct its name" + (f"; did you mean {near!r}?" if near else "")

@@ -1,0 +1,75 @@
+"""Numbers that a person may give, each with bounds that nothing sensible reaches.
+
+Beyond them something overflows, fills the memory or takes for ever, in a place that can no longer say which number it
+was. A recipe, the options of components and the command line are judged by these before anything is read.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from pipeline.errors import Problem, UserError, printable, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Steps = Annotated[int, Field(ge=1, le=10**9)]
+Samples = Annotated[int, Field(ge=1, le=4096)]
+# Voxels along an axis of a patch, and their size.
+Side = Annotated[int, Field(ge=1, le=4096)]
+LEAST_MM, MOST_MM = 1e-4, 1e4
+Millimetres = Annotated[float, Field(ge=LEAST_MM, le=MOST_MM)]
+Intensity = Annotated[float, Field(ge=-1e9, le=1e9)]
+# What a float32 divides by and is squared without becoming 0 or infinite.
+Scale = Annotated[float, Field(ge=1e-6, le=1e9)]
+
+# Of a U-Net's levels: features of each, factors of the steps between them along each axis, sizes of kernels.
+Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=2, max_length=12)]
+Depths = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=12)]
+Factors = Annotated[tuple[tuple[Annotated[int, Field(ge=1, le=16)], ...], ...], Field(max_length=12)]
+Kernels = Annotated[tuple[tuple[Annotated[int, Field(ge=1, le=15)], ...], ...], Field(max_length=12)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+# Values of masks travel in float32, which holds every integer up to here.
+MAX_LABEL = 2**24
+LabelValue = Annotated[int, Field(ge=-MAX_LABEL, le=MAX_LABEL)]
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds_of(text: str) -> float:
+    """Return a duration in seconds.
+
+    >>> seconds_of("90s"), seconds_of("1.5h")
+    (90.0, 5400.0)
+    """
+    return float(text[:-1]) * SECONDS[text[-1]]
+
+
+def refuse_outside(name: str, value: float | None, low: float, high: float) -> None:
+    """Refuse a number of the command line that is not within two others, both included; None is no number.
+
+    Raises:
+        UserError: It is not, or is NaN.
+    """
+    if value is None or (low <= value <= high and math.isfinite(value)):
+        return
+    problem = Problem(name, "out-of-range", f"is {shown(value, 20)}", f"give {low:g} to {high:g}")
+    raise UserError("Nothing was started.", [problem])
+
+
+def refuse_no_text(words: Iterable[str]) -> None:
+    """Refuse words of the command line that hold bytes which are no UTF-8: no recipe and no list could name them.
+
+    Raises:
+        UserError: One does.
+    """
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            problem = Problem(printable(word), "no-text", "holds bytes that are no UTF-8", "rename the file or folder")
+            raise UserError("Nothing was started.", [problem]) from None

@@ -1,0 +1,93 @@
+"""Memory that runs out, said with what it was for, how much that is, and what to do.
+
+A bottom layer beside ``errors``. On Linux memory is promised before it is there, so a process may be killed instead;
+these words are for where it is not given: under ``ulimit -v``, or on a GPU.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pipeline.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# What PyTorch, the C++ library, Python and the loader of libraries say.
+OUT_OF_MEMORY = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "DefaultCPUAllocator",
+    "std::bad_alloc",
+    "annot allocate memory",
+    "failed to map segment",
+    "can't start new thread",
+    "LLVM ERROR: out of memory",
+)
+ASKED = re.compile(r"allocate (\d+) bytes|allocate ([\d.]+ [KMGT]iB)")
+LIMITED = "close other programs, or raise the limit if there is one (`ulimit -v`)"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error, or what it came from, is that memory ran out."""
+    return any(map(_says_so, _origins(error)))
+
+
+def _says_so(error: BaseException) -> bool:
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # PyTorch's, not loaded here.
+    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return known or no_memory or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def _origins(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def memory_problem(
+    where: str, what: str, error: BaseException, needed: int | None, remedy: str, case: str = ""
+) -> Problem:
+    """Return the problem of memory that ran out.
+
+    Args:
+        where: The scan, or the key of the recipe.
+        what: What it was wanted for, as the end of "there is too little memory …".
+        error: What was raised.
+        needed: Bytes that it takes, about; None where that is not known: then what was asked for last is told.
+        remedy: What to do, beside closing other programs.
+        case: The case that it belongs to.
+
+    >>> print(memory_problem("a.nii", "to read it", MemoryError(), 3_400_000_000, "crop it").message)
+    there is too little memory to read it: it takes about 3.4 GB
+    """
+    message = f"there is too little memory {what}{_amount(error, needed)}"
+    return Problem(where, "out-of-memory", message, f"{LIMITED}; {remedy}", case)
+
+
+def _amount(error: BaseException, needed: int | None) -> str:
+    if needed:
+        return f": it takes about {f'{needed / 1e9:.1f} GB' if needed >= 1e8 else f'{needed / 1e6:.1f} MB'}"
+    asked = next((found for origin in _origins(error) if (found := ASKED.search(str(origin)))), None)
+    return f": {asked[2] or f'{int(asked[1]) / 1e6:.1f} MB'} more could not be had" if asked else ""
+
+
+@contextmanager
+def memory_for(where: str, what: str, needed: int | None, remedy: str) -> Iterator[None]:
+    """Turn an error that says that memory ran out into a user's; arguments as for :func:`memory_problem`.
+
+    Raises:
+        UserError: Memory ran out within the block.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        problem = memory_problem(where, what, error, needed, remedy)
+        raise UserError("There is too little memory.", [problem]) from None
