@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data import nifti
@@ -12,7 +13,7 @@ from pipeline.data.check import in_parallel, voxel_size_problem
 from pipeline.data.codes import is_warning
 from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.layouts import open_dataset
-from pipeline.data.layouts.folders import CHANNEL
+from pipeline.data.layouts.channels import CHANNEL
 from pipeline.errors import Problem, UserError
 from pipeline.metrics.calibration import expected_dice
 from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
@@ -23,7 +24,6 @@ from pipeline.types import Case
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pipeline.checkpoints import Which
     from pipeline.data.inspection import CaseFacts
@@ -103,17 +103,27 @@ def _targets(scans: Sequence[Path], output: Path) -> dict[Path, Case]:
 
 
 def _mask_name(case: Case) -> str:
-    """Return the first file's name, without the number of a channel where the dataset gives each channel a file."""
+    """Return the first file's name, without the number of a channel where the dataset gives each channel a file.
+
+    Where a case is called otherwise than its file, or has several files without such numbers, it is the case's own
+    name: ``image.nii.gz`` is there in every folder, and ``X_flair.nii.gz`` is one channel of ``X``.
+    """
     first = case.images[0]
-    channel = CHANNEL.fullmatch(nifti.stem(first))
-    if channel and (len(case.images) > 1 or case.id == channel[1]):
-        return first.name.replace(channel[0], channel[1], 1)
-    return first.name
+    name, own = nifti.stem(first), case.id
+    channel = CHANNEL.fullmatch(name)
+    if channel and (len(case.images) > 1 or own == channel[1]):
+        return first.name.replace(name, channel[1], 1)
+    ours = len(case.images) > 1 or not name.startswith(own)
+    # An id is text of a list's, and not every text can be a file's name.
+    usable = own == Path(own).name and own.isprintable() and not own.startswith(".")
+    return f"{own}{first.name.removeprefix(name)}" if ours and usable else first.name
 
 
 def _scans_of(place: Path) -> tuple[Case, ...]:
     if place.is_dir() or (place.is_file() and not nifti.is_nifti(place)):
-        return open_dataset(place).cases
+        dataset = open_dataset(place)
+        tell_warnings(dataset.problems)
+        return dataset.cases
     return (Case(nifti.stem(place), (place,), None, "", "test"),)
 
 

@@ -1,0 +1,339 @@
+"""A folder a case: ``X/X_flair.nii.gz`` beside ``X/X_seg.nii.gz``, or ``X/image.nii.gz`` beside ``X/label.nii.gz``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from pipeline.data.container import is_nifti, is_other_scan, stem
+from pipeline.data.layouts.bids import Bids
+from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset
+from pipeline.data.layouts.folders import other_scans, subfolders
+from pipeline.data.layouts.lists import describes_folders, list_in, sections_of
+from pipeline.data.layouts.names import SEPARATORS, counted, mask_endings, without_ending
+from pipeline.data.layouts.synonyms import PARTS, holds_images, holds_masks, names_images, names_masks, part_of
+from pipeline.errors import Problem, nearest
+from pipeline.types import Case
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.types import Role
+
+# A folder of folders is a patient's where it holds fewer cases than this on average; with more it is a group.
+GROUP = 10
+
+
+@dataclass
+class Place:
+    """The folder of a case, and its files by what their names say beside the case's own."""
+
+    folder: Path
+    kinds: dict[str, Path] = field(default_factory=dict)
+    twice: list[Path] = field(default_factory=list)
+
+    def add(self, kind: str, path: Path) -> None:
+        """Note a file; of two of one kind the second is set aside."""
+        if kind in self.kinds:
+            self.twice.append(path)
+        else:
+            self.kinds[kind] = path
+
+
+@LAYOUTS.register("cases")
+@dataclass(frozen=True, kw_only=True)
+class Cases(Layout):
+    """A folder a case: ``X/X_flair.nii.gz``, ``X/X_t1.nii.gz``, ``X/X_seg.nii.gz``, or ``X/image.nii.gz``, ``X/label.nii.gz``.
+
+    Attributes:
+        suffix: What the images' names end in, behind the case's own: ``flair``, or several, one a channel.
+        label_suffix: What the mask's name ends in. Where one folder has several such masks, each is a case with the
+            image that has its name without the ending.
+    """  # noqa: E501 - one line, as every list of layouts shows it
+
+    suffix: str | tuple[str, ...] | None = None
+    label_suffix: str | None = None
+
+    @classmethod
+    def detect(cls, source: Path) -> str | None:
+        """Look for folders whose files have the folder's name, or the same names in each."""
+        _, content = list_in(source)
+        listed = content is not None and (sections_of(content) or describes_folders(content))
+        if not source.is_dir() or listed or Bids.detect(source) or any(map(_holds_voxels, source.iterdir())):
+            return None
+        places = _places(source)
+        kinds = {kind for place in places for kind in place.kinds}
+        own = any(stem(path).startswith(place.folder.name) for place in places for path in place.kinds.values())
+        told = own or any(names_masks(kind) or names_images(kind) for kind in kinds)
+        # Two folders of many names are those of images and of masks, whatever they are called.
+        if not told and len(kinds) >= len(places) and any(len(place.kinds) > 1 for place in places):
+            return None
+        if not places:
+            return None
+        first = places[0]
+        names = ", ".join(path.name for path in list(first.kinds.values())[:3])
+        return f"it has a folder a case, such as {first.folder.name}/ with {names}"
+
+    def read(self, source: Path, root: Path | None) -> Dataset:
+        """Find each case's images and mask."""
+        places = _places(source)
+        if not places:
+            raise no_dataset(source, "no-scans", "has no folder that holds scans", "put each case into one")
+        problems = [
+            Problem(str(path), "name-twice", "has the name of another file beside it", "keep one")
+            for place in places
+            for path in place.twice
+        ]
+        problems += other_scans(path for place in places for path in place.folder.iterdir())
+        masks = self._mask_kinds(source, places)
+        ids = _ids(source, places)
+        if self.label_suffix and any(len(masks & place.kinds.keys()) > 1 for place in places):
+            cases, wrong = _pairs(places, ids, self.label_suffix, masks)
+            return Dataset(source, "cases", tuple(cases), problems=(*problems, *wrong), names_patients=True)
+        channels = self._channels(source, places, masks)
+        patients = _patients(source, places, ids)
+        cases = []
+        for place in places:
+            try:
+                cases.append(_read_case(place, ids, patients, masks, channels, _role(source, place.folder)))
+            except BadEntryError as error:
+                problems.append(replace(Problem(str(place.folder), *error.args), case=ids[place.folder]))
+        named = tuple(channels) if len(channels) > 1 else None
+        return Dataset(
+            source,
+            "cases",
+            tuple(cases),
+            named,
+            problems=tuple(problems),
+            left_out=self._left_out(places, {*masks, *channels}),
+            names_patients=any(case.patient != case.id for case in cases),
+        )
+
+    def _mask_kinds(self, source: Path, places: Sequence[Place]) -> set[str]:
+        """Return the kinds that are masks: one, or several with one ending where an option says that ending."""
+        seen = Counter(kind for place in places for kind in place.kinds)
+        there = Counter({kind: count for kind, count in seen.items() if names_masks(kind)})
+        if self.label_suffix is not None:
+            found = _chosen(self.label_suffix, seen)
+            if not found:
+                message = f"has no file whose name ends in {self.label_suffix}; there are {_counted(seen)}"
+                raise no_dataset(source, "bad-layout", message, nearest(self.label_suffix, seen))
+            return set(found)
+        if len(there) > 1:
+            endings = Counter(end for place in places for end in mask_endings(place.kinds))
+            example = next(iter(endings), None) or there.most_common(1)[0][0]
+            message = f"has masks of several kinds: {_counted(there)}"
+            remedy = f"say which, since one file a case is read: --layout-option label_suffix={example}"
+            raise no_dataset(source, "ambiguous-layout", message, remedy)
+        return set(there)
+
+    def _channels(self, source: Path, places: Sequence[Place], masks: set[str]) -> list[str]:
+        """Return the kinds that are channels; none where each case has one image, whatever it is called."""
+        seen = Counter(kind for place in places for kind in _images(place, masks))
+        if self.suffix is not None:
+            seen = Counter(kind for place in places for kind in place.kinds if kind not in masks)
+            wanted = (self.suffix,) if isinstance(self.suffix, str) else self.suffix
+            found = [_chosen(name, seen) for name in wanted]
+            for name, kinds in zip(wanted, found, strict=True):
+                if len(kinds) != 1:
+                    message = f"has {'several files' if kinds else 'no file'} of the suffix {name}: {_counted(seen)}"
+                    raise no_dataset(source, "bad-layout", message, nearest(name, seen))
+            return [kinds[0] for kinds in found]
+        counts = [len(_images(place, masks)) for place in places]
+        if max(counts) <= 1:
+            return []
+        everywhere = [kind for kind in sorted(seen) if seen[kind] == sum(map(bool, counts))]
+        known = all(map(names_images, seen))
+        if len(everywhere) == len(seen) and known:
+            return everywhere
+        message = f"has images of several kinds: {_counted(seen)}"
+        likely = [kind for kind in everywhere if names_images(kind)] or everywhere or list(seen)
+        example = likely[0] if len(likely) == 1 else f"[{','.join(likely)}]"
+        remedy = f"say which are the channels: --layout-option 'suffix={example}'"
+        if not masks:
+            remedy += "; and which is the mask, if there is one: label_suffix=NAME"
+        raise no_dataset(source, "ambiguous-layout", message, remedy)
+
+    def _left_out(self, places: Sequence[Place], used: set[str]) -> frozenset[Path]:
+        """Return the files that options leave out: other masks, or other images."""
+        return frozenset(
+            path
+            for place in places
+            for kind, path in place.kinds.items()
+            if kind not in used and (self.label_suffix if names_masks(kind) else self.suffix)
+        )
+
+
+def _images(place: Place, masks: set[str]) -> dict[str, Path]:
+    return {kind: path for kind, path in place.kinds.items() if kind not in masks and not names_masks(kind)}
+
+
+def _read_case(
+    place: Place,
+    ids: Mapping[Path, str],
+    patients: Mapping[str, str],
+    masks: set[str],
+    channels: Sequence[str],
+    role: Role | None,
+) -> Case:
+    """Return the case of a folder.
+
+    Raises:
+        BadEntryError: It lacks an image, or a mask to validate with.
+    """
+    images = _images(place, masks)
+    gone = [kind for kind in channels if kind not in place.kinds] if images else ["image"]
+    if gone:
+        raise BadEntryError("missing-channel", f"has no {gone[0]}", "add the file, or say which images: suffix=NAME")
+    label = next((place.kinds[kind] for kind in masks if kind in place.kinds), None)
+    if role == "validation" and label is None:
+        raise BadEntryError("missing-label", "is there to validate with, and has no mask", "add it, or move the folder")
+    found = [place.kinds[kind] for kind in channels] if channels else list(images.values())
+    name = ids[place.folder]
+    return Case(name, tuple(found), label, patients[name], role)
+
+
+def _chosen(name: str, kinds: Iterable[str]) -> list[str]:
+    """Return the kind of a name, or those that end in it."""
+    kinds, name = list(kinds), name.strip(SEPARATORS)
+    exact = [kind for kind in kinds if kind.lower() == name.lower()]
+    return exact or [kind for kind in kinds if without_ending(kind, f"_{name}") or without_ending(kind, f"-{name}")]
+
+
+def _counted(kinds: Mapping[str, int]) -> str:
+    """Name kinds and how many cases have them; of many, the first."""
+    shown = dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:8])
+    more = len(kinds) - len(shown)
+    return counted({kind or "the case's own name": count for kind, count in shown.items()}) + (
+        f" and {more} more" if more else ""
+    )
+
+
+def _pairs(
+    places: Sequence[Place], ids: Mapping[Path, str], ending: str, masks: set[str]
+) -> tuple[list[Case], list[Problem]]:
+    """Make a case of each mask in a folder; the folder is their patient."""
+    cases, problems = [], []
+    for place in places:
+        patient = ids[place.folder]
+        for kind, path in place.kinds.items():
+            if kind not in masks:
+                continue
+            base = without_ending(kind, ending.lstrip(SEPARATORS)) or ""
+            if base not in place.kinds:
+                message, remedy = "no image has this name", "rename it after what it belongs to, or take it away"
+                problems.append(Problem(str(path), "label-without-image", message, remedy, patient))
+                continue
+            image = place.kinds[base]
+            name = stem(image) if stem(image).startswith(place.folder.name) else f"{patient}_{base}".rstrip("_")
+            cases.append(Case(name, (image,), path, patient))
+    return cases, problems
+
+
+def _role(source: Path, folder: Path) -> Role | None:
+    """Return the role of a case that lies in train/, val/ or test/."""
+    return part_of(folder.relative_to(source).parts[0]) if folder.parent != source else None
+
+
+def _ids(source: Path, places: Sequence[Place]) -> dict[Path, str]:
+    """Name each case after its folder and those above it; train/ and test/ are part of a name only if they must be."""
+    short = {
+        place.folder: _joined(source / place.folder.relative_to(source).parts[0], place.folder)
+        if _role(source, place.folder)
+        else _joined(source, place.folder)
+        for place in places
+    }
+    if len(set(short.values())) == len(short):
+        return short
+    return {folder: _joined(source, folder) for folder in short}
+
+
+def _patients(source: Path, places: Sequence[Place], ids: Mapping[Path, str]) -> dict[str, str]:
+    """Return the patient of each case: the folder above its own, where that holds few cases and is no part."""
+    above = Counter(place.folder.parent for place in places)
+    groups = len(places) / len(above) >= GROUP or any(part_of(folder.name) for folder in above)
+    return {
+        ids[place.folder]: ids[place.folder]
+        if place.folder.parent == source or groups
+        else _joined(source, place.folder.parent)
+        for place in places
+    }
+
+
+def _joined(source: Path, folder: Path) -> str:
+    return "_".join(folder.relative_to(source).parts)
+
+
+def _places(source: Path) -> list[Place]:
+    """Return the folders of cases, where a folder holds nothing else."""
+    if not source.is_dir() or any(holds_images(place.name) or holds_masks(place.name) for place in subfolders(source)):
+        return []
+    folders = [folder for place in subfolders(source) for folder in _case_folders(place, {source.resolve()})]
+    if any(folder.parent == source and folder.name.lower() in PARTS for folder in folders):
+        return []  # train/ and test/, not cases
+    places = [Place(folder) for folder in folders]
+    for place in places:
+        for path in _scans_below(place.folder):
+            place.add(_kind(path, place.folder), path)
+    shared = Counter(kind for place in places for kind in place.kinds)
+    if len(places) > 1 and max(shared.values(), default=0) == 1:
+        return [_by_common_beginning(place) for place in places]
+    return places
+
+
+def _holds_voxels(path: Path) -> bool:
+    return is_nifti(path) or is_other_scan(path)
+
+
+def _case_folders(folder: Path, above: set[Path]) -> list[Path]:
+    """Return the folder itself where scans lie in it, or in folders for images and masks; else those below it."""
+    here = folder.resolve()
+    if here in above:
+        return []  # a link back
+    if any(map(_holds_voxels, folder.iterdir())):
+        return [folder]
+    inner = {place: _case_folders(place, {*above, here}) for place in subfolders(folder)}
+    found = [case for cases in inner.values() for case in cases]
+    parts = [place for place, cases in inner.items() if cases]
+    return [folder] if any(holds_images(place.name) or holds_masks(place.name) for place in parts) else found
+
+
+def _scans_below(folder: Path) -> list[Path]:
+    found = []
+    for base, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        place = folder / os.path.relpath(base, folder)
+        found += [place / name for name in sorted(files) if is_nifti(place / name)]
+    return found
+
+
+def _kind(path: Path, folder: Path) -> str:
+    """Return what a file's name says beside that of its case: ``flair``, ``segmentations/liver``, or nothing.
+
+    >>> from pathlib import Path
+    >>> _kind(Path("d/P1/P1_seg.nii.gz"), Path("d/P1")), _kind(Path("d/P1/ct.nii"), Path("d/P1"))
+    ('seg', 'ct')
+    """
+    name, case = stem(path), folder.name
+    own = re.match(re.escape(case) + r"(?![A-Za-z0-9])", name, re.IGNORECASE)
+    rest = name[len(case) :].lstrip(SEPARATORS) if own else name
+    return "/".join([*path.relative_to(folder).parts[:-1], rest]).strip("/")
+
+
+def _by_common_beginning(place: Place) -> Place:
+    """Name files by what follows the beginning that all files of a folder share, up to a separator."""
+    names = {path: stem(path) for path in place.kinds.values()}
+    low, high = min(names.values()), max(names.values())
+    shared = low[: next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))]
+    ends = {name[len(shared) :][:1] for name in names.values()}
+    if not ends <= {"", *SEPARATORS}:
+        shared = re.sub(r"[^_\-. ]*$", "", shared)
+    found = Place(place.folder, twice=place.twice)
+    for path, name in names.items():
+        folders = path.relative_to(place.folder).parts[:-1]
+        found.add("/".join([*folders, name[len(shared) :].lstrip(SEPARATORS)]).strip("/"), path)
+    return found

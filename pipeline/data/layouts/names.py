@@ -1,0 +1,122 @@
+"""Which mask belongs to which image, where only their names tell."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from pipeline.data.layouts.synonyms import IMAGE, MASK, names_masks, tokens
+from pipeline.errors import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+SEPARATORS = "_-. "
+# A word before a number, as in label0001, or before a separator, as in segmentation-0.
+LEADING = re.compile(r"([A-Za-z]+)([_\-. ]+|(?=\d))(?=.)")
+
+
+def _ends(name: str) -> Iterator[tuple[str, str]]:
+    """Yield what a name may be made of, the shortest beginning first: a beginning, and the end with its separator."""
+    for match in re.finditer(r"[_\-. ]+", name):
+        if match.start() and match.end() < len(name):
+            yield name[: match.start()], name[match.start() :]
+
+
+def mask_endings(names: Collection[str]) -> Counter[str]:
+    """Count the ends of names that make a mask's name of another one that is there too.
+
+    >>> mask_endings({"a", "a_seg", "b", "b_seg", "b_T2"})
+    Counter({'_seg': 2})
+    """
+    found: Counter[str] = Counter()
+    for name in sorted(names):
+        ends = [end for start, end in _ends(name) if start in names and names_masks(end)]
+        found.update(ends[-1:])
+    return found
+
+
+def without_ending(name: str, ending: str) -> str | None:
+    """Return a name without an ending; None where it ends otherwise.
+
+    An ending without a separator is that of names with and without one.
+
+    >>> without_ending("a_seg", "seg"), without_ending("a_seg", "_seg"), without_ending("aseg", "_seg")
+    ('a', 'a', None)
+    """
+    if not name.endswith(ending) or not ending:
+        return None
+    rest = name.removesuffix(ending)
+    return (rest if ending[0] in SEPARATORS else rest.rstrip(SEPARATORS)) or None
+
+
+def bare_mask(name: str) -> str:
+    """Return a mask's name without the words that say that it is one.
+
+    >>> bare_mask("a_seg-manual"), bare_mask("label0001")
+    ('a', '0001')
+    """
+    return _without_words(name, MASK)
+
+
+def _without_words(name: str, words: re.Pattern[str]) -> str:
+    """Return a name without the words at its end, or the one at its beginning, that a pattern fits."""
+    for start, end in _ends(name):
+        if all(words.fullmatch(token) for token in tokens(end)):
+            return start
+    leading = LEADING.match(name)
+    if leading and all(words.fullmatch(token) for token in tokens(leading[1])):
+        return name[leading.end() :]
+    return name
+
+
+def pair(images: Collection[str], masks: Collection[str]) -> dict[str, str]:
+    """Return the mask of each image: the one of its name or, where that is not there, the one that is meant.
+
+    Names may differ in the word for what they are: ``a`` and ``a_seg``, ``img01`` and ``label01``, ``volume-1`` and
+    ``segmentation-1``, ``a_T2`` and ``a_mask``. What two images or two masks could mean is left alone.
+
+    >>> pair(["img01", "b", "c"], ["label01", "b_mask", "d"])
+    {'b': 'b_mask', 'img01': 'label01'}
+    """
+    found = {name: name for name in images if name in masks}
+    bare_masks = _by_key((name for name in masks if name not in found), MASK)
+    for bare_images in (_by_key(images, None), _by_key(images, IMAGE)):
+        for key, named in bare_images.items():
+            if len(named) == 1 and named[0] not in found and len(bare_masks.get(key, ())) == 1:
+                found[named[0]] = bare_masks.pop(key)[0]
+    return found
+
+
+def doubtful(images: Collection[str], masks: Collection[str]) -> Counter[str]:
+    """Count the endings of masks, where several masks are named after one image.
+
+    >>> doubtful(["a"], ["a_mask", "a_seg"])
+    Counter({'_mask': 1, '_seg': 1})
+    """
+    several = [(key, named) for key, named in _by_key(masks, MASK).items() if key in images and len(named) > 1]
+    return Counter(name.removeprefix(key) for key, named in several for name in named)
+
+
+def _by_key(names: Iterable[str], words: re.Pattern[str] | None) -> dict[str, list[str]]:
+    keyed: dict[str, list[str]] = {}
+    for name in names:
+        keyed.setdefault(_without_words(name, words) if words else name, []).append(name)
+    return keyed
+
+
+def namesake(name: str, others: Iterable[str]) -> str:
+    """Return what to do about a label without an image or the reverse: the nearest of those that lack one, too."""
+    lone = sorted(others)
+    hint = nearest(name, lone) if lone else ""
+    return hint if hint.startswith("did") else "rename it after what it belongs to, or take it away"
+
+
+def counted(found: Mapping[str, int]) -> str:
+    """Say how often each of some names is there.
+
+    >>> counted({"_seg": 3, "_mask": 1})
+    '_seg (3), _mask (1)'
+    """
+    return ", ".join(f"{name} ({count})" for name, count in found.items())
