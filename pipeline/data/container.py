@@ -33,6 +33,8 @@ PACKED_HEAD, HEAD = 1 << 17, 540
 BLOCK = 1 << 20
 # Zeros behind the voxels, as tools that write whole blocks leave them.
 MAX_PADDING = 1 << 20
+# In the target of a link to a file that git-annex keeps.
+ANNEX = ".git/annex/objects"
 AGAIN, BY_ITS_TOOL = "copy or download the file again", "write the file again with its own tool"
 
 
@@ -124,7 +126,9 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _whereabouts(path: Path) -> str:
-    """Return what to do about a missing file: the nearest name of a file or folder, where there is one."""
+    """Return what to do about a missing file: where a link leads, or the nearest name of a file or folder."""
+    if link := next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None):
+        return _behind(link, path)
     place, name = path.parent, path.name
     while not place.is_dir() and place != place.parent:
         place, name = place.parent, place.name  # the first folder of the path that there is not
@@ -134,11 +138,22 @@ def _whereabouts(path: Path) -> str:
     return hint if hint.startswith("did") else "check the path, or take the case out of the list"
 
 
+def _behind(link: Path, path: Path) -> str:
+    """Return what to do about a link that leads nowhere."""
+    target = link.readlink()
+    if ANNEX in target.as_posix():
+        return f"it is in git-annex and not here yet: run `git annex get {path.name}` in {path.parent}"
+    return f"{link.name} is a link to {target}, which is not there: bring that back, or take the case out of the list"
+
+
 def _refuse_other_content(path: Path, raw: bytes) -> None:
     """Refuse what is no NIfTI file at all, or a gzip without its suffix and the reverse."""
     named_gzip, is_gzip = path.name.lower().endswith(".gz"), raw.startswith(GZIP_MAGIC)
     if raw.startswith(b"version https://git-lfs"):
         raise fault(path, "lfs-pointer", "is a git-LFS pointer, not the scan", "run `git lfs pull` in its repository")
+    if raw.startswith(b"/annex/objects/"):
+        remedy = f"run `git annex get {path.name}` in {path.parent}"
+        raise fault(path, "annex-pointer", "is a git-annex pointer, not the scan", remedy)
     if raw[:64].removeprefix(BOM_UTF8).lstrip()[:1] == b"<":
         raise fault(path, "web-page", "is a web page or XML, not a scan", "download the file again, logged in")
     if named_gzip != is_gzip:

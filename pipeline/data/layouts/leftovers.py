@@ -124,6 +124,9 @@ def _finding(place: Path, paths: Sequence[Path], dataset: Dataset, base: Path) -
     ids = {case.id for case in dataset.cases}
     masks = names_masks(place.name) or any(stem(path) in ids or bare_mask(stem(path)) in ids for path in paths)
     name = str(place.relative_to(base)) if base in place.parents else ""
+    if not any(path.name.lower().endswith(SUFFIXES) for path in paths):
+        remedy = "convert to NIfTI, or unpack, what is a scan or a mask; or nothing"
+        return Problem(str(place), "unused-files", message, remedy)
     return Problem(str(place), "unused-files", message, _remedy(name, dataset.layout, masks=masks))
 
 
