@@ -428,6 +428,10 @@ def folder_inputs():
     ):
         write = folders(names=("01", "02"), image=image, label=label)
         yield Input(f"folder: {image} and {label}", write, {"masks": 2, "cases": 2})
+    beside = folders(images=".", labels="masks")
+    yield Input("folder: scans, and masks in a folder", beside, {"cases": 3, "masks": 0}, "unused-files", "images=.")
+    read = {"images": ".", "labels": "masks"}
+    yield Input("folder: both by option", beside, {"masks": 3}, options=read, layout="folder")
     two = and_also(folders(label="{}_seg"), *(f"labels/c{n}_mask.nii.gz" for n in (1, 2, 3)), masked=True)
     yield Input("folder: two masks an image", two, code="ambiguous-layout", word="_mask", sound=False)
     yield Input("folder: one of two", two, {"masks": 3}, options={"label_suffix": "_mask"})
@@ -570,6 +574,11 @@ def bids_inputs():
         options={"suffix": "seg-manual"},
         sound=False,
     )
+    tumour = bids_masks(beside, "sub-{}_T1w_tumour")
+    yield Input("bids: an unknown suffix", tumour, code="ambiguous-layout", word="label_suffix", sound=False)
+    yield Input("bids: it, by option", tumour, facts, options={"label_suffix": "tumour"})
+    named = bids_masks(derived, "sub-{}_T1w_label-lesion")
+    yield Input("bids: a label at the end", named, facts, options={"label": "lesion"})
     session = bids_masks("derivatives/l/sub-{}/ses-1/anat", "sub-{}_ses-1_dseg", session="1")
     yield Input("bids: sessions", session, facts)
     yield Input("bids: a mask that says less", bids_masks(derived, "sub-{}_dseg", session="1"), facts)

@@ -49,8 +49,10 @@ class Kind:
     def options(self) -> dict[str, str]:
         """What each option has to be for these masks, in the order in which they are recommended."""
         first = next(iter(self))
-        about = {key: first.about[key] for key in ("label", "desc") if key in first.about}
-        return {"derivative": self.place, "label_suffix": first.suffix, **about}
+        key, _, value = first.suffix.partition("-")
+        about = {**first.about, key: value}
+        told = {key: about[key] for key in ("label", "desc") if about.get(key)}
+        return {"derivative": self.place, "label_suffix": first.suffix, **told}
 
 
 @LAYOUTS.register("bids")
@@ -89,9 +91,9 @@ class Bids(Layout):
         names = [name for path in content if is_nifti(path) and (name := parse(path))]
         suffixes = self._suffixes(source, names)
         problems = other_scans(_named_as(content, suffixes))
-        scans, wrong = _scans(source, names, suffixes)
+        scans, wrong = _scans(source, [name for name in names if not self._is_mask(name)], suffixes)
         problems += wrong
-        kinds = self._kinds(source, names, [name for name in names if name.suffix in suffixes and not name.is_mask])
+        kinds = self._kinds(source, names, suffixes)
         kind = self._kind(source, kinds)
         derived = _below(source / "derivatives")
         problems += other_scans(_named_as(derived, None)) + _misnamed(derived)
@@ -110,20 +112,24 @@ class Bids(Layout):
         )
 
     def _suffixes(self, source: Path, names: Sequence[Name]) -> tuple[str, ...]:
-        there = sorted({name.suffix for name in names if not name.is_mask})
+        there = sorted({name.suffix for name in names if not self._is_mask(name)})
         wanted = (self.suffix,) if isinstance(self.suffix, str) else self.suffix or tuple(there)
         if not there:
             raise no_dataset(source, "no-scans", "has no NIfTI file under sub-*/", "put the scans there")
         if self.suffix is None and len(there) > 1:
             message = f"has images of several suffixes: {', '.join(there)}"
-            raise no_dataset(source, "ambiguous-layout", message, f"say which: --layout-option suffix={there[0]}")
+            remedy = f"say which: --layout-option suffix={there[0]}; what masks end in is label_suffix"
+            raise no_dataset(source, "ambiguous-layout", message, remedy)
         missing = [suffix for suffix in wanted if suffix not in there]
         if missing:
             remedy = "that of masks is label_suffix" if names_masks(missing[0]) else nearest(missing[0], there)
             raise no_dataset(source, "bad-layout", f"has no images of suffix {missing[0]}", remedy)
         return wanted
 
-    def _kinds(self, source: Path, names: Iterable[Name], scans: Sequence[Name]) -> list[Kind]:
+    def _is_mask(self, name: Name) -> bool:
+        return name.is_mask or (self.label_suffix is not None and name.suffix == self.label_suffix.strip("_"))
+
+    def _kinds(self, source: Path, names: Sequence[Name], wanted: Sequence[str]) -> list[Kind]:
         """Return what kinds of masks there are, and which scan each mask belongs to."""
         place = source / "derivatives"
         if self.derivative not in (None, HERE) and not (place / str(self.derivative)).is_dir():
@@ -131,12 +137,13 @@ class Bids(Layout):
             remedy = nearest(str(self.derivative), there) if there else "leave the option out: there is no derivatives/"
             raise no_dataset(place / str(self.derivative), "no-folder", "is no folder", remedy)
         derived = [name for path in _below(place) if is_nifti(path) and (name := parse(path))]
-        suffixes = tuple(sorted({name.suffix for name in names if not name.is_mask}))
+        suffixes = tuple(sorted({name.suffix for name in names if not self._is_mask(name)}))
         by_subject: dict[str, list[Name]] = {}
-        for scan in scans:
-            by_subject.setdefault(scan.entities["sub"], []).append(scan)
+        for scan in names:
+            if scan.suffix in wanted and not self._is_mask(scan):
+                by_subject.setdefault(scan.entities["sub"], []).append(scan)
         kinds: dict[tuple[str, str], Kind] = {}
-        for name in [*(name for name in names if name.is_mask), *(name for name in derived if name.is_mask)]:
+        for name in filter(self._is_mask, [*names, *derived]):
             inside = name.path.relative_to(place).parts[0] if name.path.is_relative_to(place) else HERE
             mask = as_mask(name, inside, suffixes)
             kind = kinds.setdefault((inside, mask.kind), Kind(inside, mask.kind))
@@ -175,7 +182,7 @@ class Bids(Layout):
     def _left_out(self, names: Iterable[Name], suffixes: Sequence[str], others: Iterable[Kind]) -> frozenset[Path]:
         """Return the files that options leave out: images of other suffixes, and masks of other kinds."""
         told = (self.derivative, self.label_suffix, self.label, self.desc) != (None, None, None, None)
-        images = {name.path for name in names if not name.is_mask and name.suffix not in suffixes}
+        images = {name.path for name in names if not self._is_mask(name) and name.suffix not in suffixes}
         return frozenset(images | {mask.path for kind in others for mask in kind if told})
 
 
@@ -203,7 +210,7 @@ def _scans(
     """Return the files of each scan by suffix, and what is twice or missing."""
     scans: dict[str, dict[str, Path]] = {}
     problems = []
-    for name in (name for name in names if name.suffix in suffixes and not name.is_mask):
+    for name in (name for name in names if name.suffix in suffixes):
         other = scans.setdefault(name.case, {}).setdefault(name.suffix, name.path)
         if other is not name.path:
             message = f"has the name of {other.relative_to(source)}"

@@ -134,6 +134,8 @@ def _remedy(name: str, layout: str, *, masks: bool) -> str:
     """Return the option that would use the files of a folder, where there is one."""
     if layout in ("decathlon", "datalist", "table"):
         return "name them in the list, or nothing, if they are not to be used"
+    if layout == "scans" and name and masks:
+        return f"nothing; or --layout folder --layout-option images=. --layout-option labels={name} trains on both"
     if layout == "folder" and name and masks:
         return f"nothing; or --layout-option labels={name} reads them as masks, in the place of others"
     if layout in ("folder", "nnunet") and name and not masks:
