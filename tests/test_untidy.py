@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import untidy
-from runs_fixtures import fewmask
+from runs_fixtures import fewmask, train
 from untidy import inputs, look_at, scan, silence
 
+from pipeline import runs
 from pipeline.config import read_options
 from pipeline.data.layouts import read_dataset
 from pipeline.runs.checking import survey
+from pipeline.runs.prediction import _mask_name
+from pipeline.types import Case
 
 INPUTS = inputs()
 
@@ -211,3 +214,51 @@ def test_folders_that_link_to_each_other_are_looked_at_once(tmp_path):
     untidy.scan(tmp_path / "old" / "x.nii.gz")
     (finding,) = look_at(source).findings
     assert (finding.code, finding.where) == ("unused-files", str(source / "old"))
+
+
+# From such a folder to masks.
+
+FOUR = ("{}_flair", "{}_t1", "{}_t1ce", "{}_t2")
+SIDES = untidy.bids_masks("derivatives/l/sub-{}/anat", ["sub-{}_label-L_mask", "sub-{}_label-R_mask"])
+
+
+@pytest.mark.parametrize(
+    ("write", "options", "names"),
+    [
+        (untidy.case_folders(FOUR, masks=("{}_seg",)), {}, ["P1", "P2", "P3"]),
+        (untidy.case_folders(("imaging",), masks=("segmentation",)), {}, ["P1", "P2", "P3"]),
+        (untidy.folders(image="{}_0000", labels="masks"), {}, ["c1", "c2", "c3"]),
+        (SIDES, {"label": "R"}, ["sub-01_T1w", "sub-02_T1w", "sub-03_T1w"]),
+        (untidy.folders(images=".", labels=".", label="{}_seg"), {"label_suffix": "_seg"}, ["c1", "c2", "c3"]),
+    ],
+    ids=["four sequences", "one image", "numbered", "two sides", "flat"],
+)
+def test_masks_are_learnt_and_written_under_the_names_of_the_cases(tmp_path, write, options, names):
+    (tmp_path / "data").mkdir()
+    source = write(tmp_path / "data")
+    layout = {"name": "folder" if "label_suffix" in options else "auto", "options": options}
+    run = train(tmp_path, source, "run", max_steps=2, objective=[{"loss": "dice"}], layout=layout)
+    assert json.loads((run / "summary.json").read_text())["n_cases"] == 1
+    masks = runs.predict(run, [source], tmp_path / "masks", open_as=(None, layout["name"], options))
+    assert sorted(path.name for path in masks) == [f"{name}.nii.gz" for name in names]
+
+
+def test_predict_takes_the_options_of_a_layout(tmp_path):
+    (tmp_path / "data").mkdir()
+    source = SIDES(tmp_path / "data")
+    words = ("predict", tmp_path / "no-run", source, "--output", tmp_path / "masks")
+    assert "label=L or label=R" in fewmask(*words).stderr
+    assert "there is no such checkpoint" in fewmask(*words, "--layout-option", "label=L").stderr
+
+
+def test_mask_is_called_after_its_case_where_its_file_is_not():
+    def name(images, case):
+        return _mask_name(Case(case, tuple(Path("d") / image for image in images), None, case))
+
+    assert name(["imaging.nii.gz"], "case_1") == "case_1.nii.gz"
+    assert name(["X_flair.nii", "X_t1.nii"], "X") == "X.nii"
+    assert name(["X_0000.nii.gz"], "X") == name(["X_0000.nii.gz", "X_0001.nii.gz"], "X") == "X.nii.gz"
+    assert name(["sub-1_T1w.nii.gz"], "sub-1") == "sub-1_T1w.nii.gz"
+    assert name(["scan.nii.gz"], "scan") == "scan.nii.gz"
+    for unusable in ("../../x", "a/b", ".hidden", "a\x1b[2J", ""):
+        assert name(["scan.nii.gz"], unusable) == "scan.nii.gz"

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.data import nifti
 from pipeline.data.check import in_parallel, voxel_size_problem
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.data.inspection import CaseFacts
 
+# Root, layout and options of a dataset.
+OpenAs = tuple[Path | None, str, dict[str, Any]]
+
 
 def predict(
     run: Path,
@@ -37,6 +40,7 @@ def predict(
     plugins: Sequence[Path] = (),
     *,
     rank: bool = False,
+    open_as: OpenAs = (None, "auto", {}),
 ) -> list[Path]:
     """Write a label map for each scan, named as the scan and on exactly its grid.
 
@@ -47,6 +51,7 @@ def predict(
         which: The checkpoint.
         plugins: As for :func:`load_model`.
         rank: Also write ``annotate_next.csv``: the scans by their predicted Dice, the worst first.
+        open_as: Root, layout and options of those of the scans that are datasets, as for :func:`open_dataset`.
 
     Returns:
         The masks' paths.
@@ -55,7 +60,7 @@ def predict(
         UserError: Scans have one name, or a mask exists already, or a scan is unsound or has the wrong number of
             channels; all of it is found before anything is written.
     """
-    targets = _targets(scans, output)
+    targets = _targets([case for place in scans for case in _scans_of(place, open_as)], scans, output)
     model = load_model(run, which, plugins)
     _refuse_scans(targets, model)
     output.mkdir(parents=True, exist_ok=True)
@@ -70,9 +75,9 @@ def predict(
     return list(targets)
 
 
-def _targets(scans: Sequence[Path], output: Path) -> dict[Path, Case]:
-    """Map each mask's path to its scan."""
-    named = [(output / _mask_name(case), case) for place in scans for case in _scans_of(place)]
+def _targets(cases: Sequence[Case], scans: Sequence[Path], output: Path) -> dict[Path, Case]:
+    """Map each mask's path to its scan, of those that were found where scans were named."""
+    named = [(output / _mask_name(case), case) for case in cases]
     counts = Counter(nifti.stem(path) for path, _ in named)
     problems = [
         Problem(
@@ -119,9 +124,9 @@ def _mask_name(case: Case) -> str:
     return f"{own}{first.name.removeprefix(name)}" if ours and usable else first.name
 
 
-def _scans_of(place: Path) -> tuple[Case, ...]:
+def _scans_of(place: Path, open_as: OpenAs) -> tuple[Case, ...]:
     if place.is_dir() or (place.is_file() and not nifti.is_nifti(place)):
-        dataset = open_dataset(place)
+        dataset = open_dataset(place, *open_as)
         tell_warnings(dataset.problems)
         return dataset.cases
     return (Case(nifti.stem(place), (place,), None, "", "test"),)
