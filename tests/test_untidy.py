@@ -243,6 +243,24 @@ def test_masks_are_learnt_and_written_under_the_names_of_the_cases(tmp_path, wri
     assert sorted(path.name for path in masks) == [f"{name}.nii.gz" for name in names]
 
 
+@pytest.mark.parametrize(
+    "item", [item for item in INPUTS if item.code == "ambiguous-layout"], ids=lambda item: item.name
+)
+def test_way_that_a_question_names_is_an_answer(tmp_path, item):
+    """Whoever does as the remedy says gets past that question, by ``check`` and by ``train``."""
+    source = item.write(tmp_path)
+    (problem,) = (found for found in look_at(source).problems if found.code == "ambiguous-layout")
+    if "--layout-option" not in problem.remedy:
+        assert "--layout folder" in problem.remedy
+        assert "ambiguous-layout" not in {found.code for found in look_at(source, "folder").problems}
+        return
+    asked, _, train_way = problem.remedy.partition("; for train: ")
+    option = shlex.split(asked.partition("--layout-option ")[2])[0]
+    again = look_at(source, options=read_options([option])).problems
+    assert problem not in again
+    assert shlex.split(train_way)[0].rstrip(",;") == f"layout.options.{option}"
+
+
 def test_predict_takes_the_options_of_a_layout(tmp_path):
     (tmp_path / "data").mkdir()
     source = SIDES(tmp_path / "data")

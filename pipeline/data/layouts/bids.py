@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.data.container import is_nifti
-from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
+from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset, say_which
 from pipeline.data.layouts.entities import OTHER_MASKS, Mask, Name, as_mask, parse
 from pipeline.data.layouts.folders import HERE, other_scans
 from pipeline.data.layouts.names import counted, namesake
@@ -118,7 +118,8 @@ class Bids(Layout):
             raise no_dataset(source, "no-scans", "has no NIfTI file under sub-*/", "put the scans there")
         if self.suffix is None and len(there) > 1:
             message = f"has images of several suffixes: {', '.join(there)}"
-            remedy = f"say which: --layout-option suffix={there[0]}; what masks end in is label_suffix"
+            ways = say_which(*(f"suffix={suffix}" for suffix in there))
+            remedy = f"{ways}; or several, one a channel; what masks end in is label_suffix"
             raise no_dataset(source, "ambiguous-layout", message, remedy)
         missing = [suffix for suffix in wanted if suffix not in there]
         if missing:
@@ -174,9 +175,8 @@ class Bids(Layout):
             raise no_dataset(source, "bad-layout", message, "name one of these kinds, or leave the option out")
         if len(chosen) > 1:
             message = f"has masks of several kinds: {counted({str(kind): len(list(kind)) for kind in chosen})}"
-            ways = " or ".join(_distinguishing(kind, chosen) for kind in chosen[:4])
-            remedy = f"say which: --layout-option {ways}"
-            raise no_dataset(source, "ambiguous-layout", message, remedy)
+            ways = say_which(*(_distinguishing(kind, chosen) for kind in chosen[:4]))
+            raise no_dataset(source, "ambiguous-layout", message, ways)
         return chosen[0] if chosen else None
 
     def _left_out(self, names: Iterable[Name], suffixes: Sequence[str], others: Iterable[Kind]) -> frozenset[Path]:

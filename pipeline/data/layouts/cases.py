@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.container import is_nifti, is_other_scan, stem
 from pipeline.data.layouts.bids import Bids
-from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset
+from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset, say_which
 from pipeline.data.layouts.folders import other_scans, subfolders
 from pipeline.data.layouts.lists import describes_folders, list_in, sections_of
 from pipeline.data.layouts.names import SEPARATORS, counted, mask_endings, without_ending
@@ -127,7 +127,7 @@ class Cases(Layout):
             endings = Counter(end for place in places for end in mask_endings(place.kinds))
             example = next(iter(endings), None) or there.most_common(1)[0][0]
             message = f"has masks of several kinds: {_counted(there)}"
-            remedy = f"say which, since one file a case is read: --layout-option label_suffix={example}"
+            remedy = say_which(f"label_suffix={example}") + "; one file a case is read, not one a structure"
             raise no_dataset(source, "ambiguous-layout", message, remedy)
         return set(there)
 
@@ -153,7 +153,7 @@ class Cases(Layout):
         message = f"has images of several kinds: {_counted(seen)}"
         likely = [kind for kind in everywhere if names_images(kind)] or everywhere or list(seen)
         example = likely[0] if len(likely) == 1 else f"[{','.join(likely)}]"
-        remedy = f"say which are the channels: --layout-option 'suffix={example}'"
+        remedy = say_which(f"suffix={example}") + ", the channels"
         if not masks:
             remedy += "; and which is the mask, if there is one: label_suffix=NAME"
         raise no_dataset(source, "ambiguous-layout", message, remedy)

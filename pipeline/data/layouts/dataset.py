@@ -7,6 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Problem, UserError
@@ -131,6 +132,12 @@ class BadEntryError(Exception):
 def no_dataset(source: Path, code: str, message: str, remedy: str) -> UserError:
     """Return the error of a dataset that cannot be read at all."""
     return UserError("The dataset cannot be opened.", [Problem(str(source), code, message, remedy)])
+
+
+def say_which(*options: str) -> str:
+    """Return the remedy of what an option decides, as ``check`` takes options and as a recipe does."""
+    ways, train = " or ".join(map(quote, options)), quote(f"layout.options.{options[0]}")
+    return f"say which: --layout-option {ways}; for train: {train}"
 
 
 def repeats(source: Path, cases: Sequence[Case]) -> list[Problem]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.data.container import is_nifti, is_other_scan, stem
 from pipeline.data.layouts.channels import gaps, group, numbers_channels, without_number
-from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
+from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset, say_which
 from pipeline.data.layouts.lists import describes_folders, list_in, read_about, sections_of
 from pipeline.data.layouts.names import bare_mask, counted, doubtful, mask_endings, namesake, pair, without_ending
 from pipeline.data.layouts.synonyms import holds_images, holds_masks, names_masks, tokens
@@ -78,9 +78,10 @@ class Folder(Layout):
         if self.label_suffix and not masks:
             raise no_dataset(labels or images, "bad-layout", f"has no mask whose name ends in {ending}", _look(marks))
         scans, wrong = _scans(paths, masks)
-        problems += wrong + _ambiguous(labels, scans, masks)
+        unclear = _ambiguous(labels, scans, masks)
+        problems += wrong + unclear
         mask_of = pair(scans, masks)
-        lone = [name for name in masks if name not in mask_of.values()]
+        lone = [name for name in masks if name not in mask_of.values() and not (unclear and bare_mask(name) in scans)]
         without = [name for name in scans if name not in mask_of]
         problems += [
             Problem(str(masks[name]), "label-without-image", "no image has this name", namesake(name, without))
@@ -103,8 +104,8 @@ class Folder(Layout):
         places = _image_folders(source)
         if len(places) > 1:
             message = f"has several folders of images: {', '.join(place.name for place in places)}"
-            remedy = f"say which: --layout-option images={places[0].name}"
-            raise no_dataset(source, "ambiguous-layout", message, remedy)
+            ways = say_which(*(f"images={place.name}" for place in places))
+            raise no_dataset(source, "ambiguous-layout", message, ways)
         if not places and any(map(is_nifti, source.iterdir())):
             return source
         if not places:
@@ -119,8 +120,8 @@ class Folder(Layout):
         places = [place for place in places if any(is_nifti(path) or is_other_scan(path) for path in place.iterdir())]
         if len(places) > 1:
             message = f"has several folders of masks: {', '.join(place.name for place in places)}"
-            remedy = f"say which: --layout-option labels={places[0].name}"
-            raise no_dataset(source, "ambiguous-layout", message, remedy)
+            ways = say_which(*(f"labels={place.name}" for place in places))
+            raise no_dataset(source, "ambiguous-layout", message, ways)
         return places[0] if places else None
 
     def _ending_here(self, source: Path, images: Path, paths: list[Path]) -> str | None:
@@ -128,8 +129,8 @@ class Folder(Layout):
         endings = mask_endings({stem(path) for path in paths}) if images == source and not self.labels else {}
         if len(endings) > 1:
             message = f"has masks of several kinds: {counted(endings)}"
-            remedy = f"say which: --layout-option label_suffix={next(iter(endings))}"
-            raise no_dataset(images, "ambiguous-layout", message, remedy)
+            ways = say_which(*(f"label_suffix={ending}" for ending in endings))
+            raise no_dataset(images, "ambiguous-layout", message, ways)
         return next(iter(endings), None)
 
 
@@ -196,8 +197,8 @@ def _ambiguous(place: Path | None, scans: Iterable[str], masks: Iterable[str]) -
     if not endings:
         return []
     message = f"has several masks for one image: {counted(endings)}"
-    remedy = f"say which: --layout-option label_suffix={next(iter(endings))}"
-    return [Problem(str(place), "ambiguous-layout", message, remedy)]
+    ways = say_which(*(f"label_suffix={ending}" for ending in endings))
+    return [Problem(str(place), "ambiguous-layout", message, ways)]
 
 
 def _look(marks: list[Path]) -> str:

@@ -37,7 +37,13 @@ def leftovers(dataset: Dataset) -> list[Problem]:
     named = {problem.where for problem in dataset.problems}
     known = used | dataset.left_out
     base = _base(dataset, used)
-    unused = [path for path in _files(dataset, base, used) if path not in known and str(path) not in named]
+    # What is asked about is not there for nothing.
+    asked = {problem.where for problem in dataset.problems if problem.code == "ambiguous-layout"}
+    unused = [
+        path
+        for path in _files(dataset, base, used)
+        if path not in known and str(path) not in named and str(path.parent) not in asked
+    ]
     return [_finding(place, paths, dataset, base) for place, paths in _by_place(unused, base).items()]
 
 

@@ -31,7 +31,6 @@ COUNTED = re.compile(r"^(?P<stem>.*\d)[-_](?P<number>\d+)$")
 SITE = re.compile(r"(?:sites?|cent(?:er|re)|hospital|scanner|fold|batch|part|cohort|dataset|task)[-_]?\d+$", re.I)
 # So many stems make a number behind a number one of scans.
 STEMS = 3
-EACH_ITS_OWN = "'(.+)'"
 
 
 def shared_stems(dataset: Dataset) -> list[Problem]:
@@ -53,7 +52,7 @@ def shared_stems(dataset: Dataset) -> list[Problem]:
         f"has {sum(map(len, parted.values()))} scans whose ids share {len(parted)} stem(s), such as "
         f"{', '.join(case.id for case in first[:3])}, so that one patient could be trained on and tested on"
     )
-    remedy = f"--layout-option patient='{pattern}' keeps each stem together; {EACH_ITS_OWN} says that they are patients"
+    remedy = f"--layout-option patient='{pattern}' keeps each stem together; patient='(.+)' says that all are patients"
     return [Problem(str(dataset.source), "shared-stems", message, remedy)]
 
 

@@ -212,5 +212,5 @@ class Folds:
         if self.chosen is not None or not there:
             return []
         message = f"gives {len(self.given)} of {entries} entries a fold ({', '.join(there)}), which is not used"
-        remedy = f"--layout-option fold={there[0]} lets that fold validate; without, patients are drawn or listed"
+        remedy = f"--layout-option fold={there[0]} lets that fold validate; without it, a list or a draw decides"
         return [Problem(where, "fold-unused", message, remedy)]

@@ -114,12 +114,15 @@ def meaning(word: str, table: Words) -> str | None:
 def slip(word: str, tables: Iterable[Words]) -> str | None:
     """Return the known word that another one is nearly; None where it is far from all.
 
-    >>> slip("trainning", [SECTIONS]), slip("age", [KEYS])
-    ('training', None)
+    >>> slip("trainning", [SECTIONS]), slip("mask2", [KEYS]), slip("age", [KEYS])
+    ('training', 'mask', None)
     """
-    known = {name: name for table in tables for name, what in table.items() if what != "about"}
+    known = {name: what for table in tables for name, what in table.items() if what != "about"}
     close = get_close_matches(simple(word), known, n=1, cutoff=SLIP)
-    return close[0] if close else None
+    if not close:
+        return None
+    meant = known[close[0]]
+    return meant if get_close_matches(simple(word), [simple(meant)], cutoff=SLIP) else close[0]
 
 
 def tokens(name: str) -> list[str]:
