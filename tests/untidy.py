@@ -432,6 +432,18 @@ def folder_inputs():
     yield Input("folder: scans, and masks in a folder", beside, {"cases": 3, "masks": 0}, "unused-files", "images=.")
     read = {"images": ".", "labels": "masks"}
     yield Input("folder: both by option", beside, {"masks": 3}, options=read, layout="folder")
+    lone = and_also(folders(labels="images", label="{}_seg"), "images/c9_seg.nii.gz", masked=True)
+    options = {"label_suffix": "_seg"}
+    yield Input("folder: a mask alone", lone, code="label-without-image", word="c9_seg", options=options, sound=False)
+    both = and_also(folders(labels="images", label="{}_seg"), "images/c1_mask.nii.gz", masked=True)
+    yield Input("folder: two endings here", both, code="mask-as-image", word="_mask (1)", sound=False)
+    yield Input("folder: one of two endings", both, {"masks": 3, "cases": 3}, options=options)
+    sequence = folders(labels="images", image="{}_T1", label="{}_seg")
+    yield Input("folder: a sequence and a mask", sequence, code="mask-as-image", word="_seg", sound=False)
+    yield Input("folder: a sequence, by option", sequence, {"masks": 3, "cases": 3}, options=options)
+    number = folders(labels="images", image="{}_0000", label="{}_seg")
+    yield Input("folder: a channel and a mask", number, code="mask-as-image", word="_seg", sound=False)
+    yield Input("folder: a channel, by option", number, {"masks": 3, "ids": ["c1", "c2", "c3"]}, options=options)
     two = and_also(folders(label="{}_seg"), *(f"labels/c{n}_mask.nii.gz" for n in (1, 2, 3)), masked=True)
     yield Input("folder: two masks an image", two, code="ambiguous-layout", word="_mask", sound=False)
     yield Input("folder: one of two", two, {"masks": 3}, options={"label_suffix": "_mask"})

@@ -11,7 +11,16 @@ from pipeline.data.container import is_nifti, is_other_scan, stem
 from pipeline.data.layouts.channels import gaps, group, numbers_channels, without_number
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset, say_which
 from pipeline.data.layouts.lists import describes_folders, list_in, read_about, sections_of
-from pipeline.data.layouts.names import bare_mask, counted, doubtful, mask_endings, namesake, pair, without_ending
+from pipeline.data.layouts.names import (
+    bare_mask,
+    counted,
+    doubtful,
+    mask_endings,
+    named_as_masks,
+    namesake,
+    pair,
+    without_ending,
+)
 from pipeline.data.layouts.synonyms import holds_images, holds_masks, names_masks, tokens
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.types import Case
@@ -66,10 +75,9 @@ class Folder(Layout):
         marks, wrong = list_scans(labels) if labels else ([], [])
         problems += wrong
         ending = self.label_suffix or self._ending_here(source, images, paths)
+        others: list[Path] = []
         if ending and labels is None:
-            names = {stem(path) for path in paths}
-            marks = [path for path in paths if without_ending(stem(path), ending) in names]
-            paths = [path for path in paths if path not in marks]
+            paths, marks, others = _parted(paths, ending)
         else:
             problems += _masks_among(images, paths)
         masks = {stem(path): path for path in marks}
@@ -78,24 +86,17 @@ class Folder(Layout):
         if self.label_suffix and not masks:
             raise no_dataset(labels or images, "bad-layout", f"has no mask whose name ends in {ending}", _look(marks))
         scans, wrong = _scans(paths, masks)
-        unclear = _ambiguous(labels, scans, masks)
+        mask_of, unclear = _paired(labels or images, scans, masks)
         problems += wrong + unclear
-        mask_of = pair(scans, masks)
-        lone = [name for name in masks if name not in mask_of.values() and not (unclear and bare_mask(name) in scans)]
-        without = [name for name in scans if name not in mask_of]
-        problems += [
-            Problem(str(masks[name]), "label-without-image", "no image has this name", namesake(name, without))
-            for name in lone
-        ]
         if not scans and not problems:
             message = "holds no .nii or .nii.gz file"
             problems.append(Problem(str(images), "no-scans", message, "put the scans there"))
         cases = [Case(name, files, masks.get(mask_of.get(name, "")), name) for name, files in scans.items()]
         more, wrong = _more_scans(unlabelled_folder(source, self.unlabelled), scans.keys())
         declared, about = _about(source)
-        # Masks that were not chosen by their ending.
-        left_out = frozenset(path for path in marks if ending and path not in masks.values())
         problems += wrong + about
+        # Masks that were not chosen by their ending.
+        left_out = frozenset([*others, *marks]) - {*masks.values()} if ending else frozenset()
         return Dataset(source, "folder", (*cases, *more), **declared, problems=tuple(problems), left_out=left_out)
 
     def _images(self, source: Path) -> Path:
@@ -175,16 +176,24 @@ def _image_folders(source: Path) -> list[Path]:
 
 def _scans(paths: list[Path], labels: Iterable[str]) -> tuple[dict[str, tuple[Path, ...]], list[Problem]]:
     """Return the files of each scan by its name, and what is wrong with the numbers of their channels."""
-    known = {name for label in labels for name in (label, bare_mask(label))}
-    if not numbers_channels(paths, known):
+    if not group(paths)[0] or not numbers_channels(paths, {n for label in labels for n in (label, bare_mask(label))}):
         return {stem(path): (path,) for path in paths}, []
     grouped, others = group(paths)
     scans = {name: tuple(files[number] for number in sorted(files)) for name, files in grouped.items()}
     return scans, gaps(grouped, None) + without_number(others)
 
 
+def _parted(paths: list[Path], ending: str) -> tuple[list[Path], list[Path], list[Path]]:
+    """Part what lies in one folder into images, masks with an ending, and masks with another one."""
+    marks = [path for path in paths if without_ending(stem(path), ending)]
+    rest = [path for path in paths if not without_ending(stem(path), ending)]
+    endings = mask_endings({stem(path) for path in rest})
+    others = [path for path in rest if any(without_ending(stem(path), other) for other in endings)]
+    return [path for path in rest if path not in others], marks, others
+
+
 def _masks_among(place: Path, paths: list[Path]) -> list[Problem]:
-    endings = mask_endings({stem(path) for path in paths})
+    endings = named_as_masks({stem(path) for path in paths})
     if not endings:
         return []
     message = f"holds images and, by their names, masks of them: {counted(endings)}"
@@ -192,13 +201,25 @@ def _masks_among(place: Path, paths: list[Path]) -> list[Problem]:
     return [Problem(str(place), "mask-as-image", message, remedy)]
 
 
-def _ambiguous(place: Path | None, scans: Iterable[str], masks: Iterable[str]) -> list[Problem]:
-    endings = doubtful(set(scans), set(masks))
-    if not endings:
-        return []
-    message = f"has several masks for one image: {counted(endings)}"
-    ways = say_which(*(f"label_suffix={ending}" for ending in endings))
-    return [Problem(str(place), "ambiguous-layout", message, ways)]
+def _paired(
+    place: Path, scans: dict[str, tuple[Path, ...]], masks: dict[str, Path]
+) -> tuple[dict[str, str], list[Problem]]:
+    """Return the mask's name of each scan's, and say which masks belong to none, or which scans could have several."""
+    mask_of = pair(scans, masks)
+    paired = {*mask_of.values()}
+    endings = doubtful(scans, masks)
+    problems = []
+    if endings:
+        message = f"has several masks for one image: {counted(endings)}"
+        ways = say_which(*(f"label_suffix={ending}" for ending in endings))
+        problems.append(Problem(str(place), "ambiguous-layout", message, ways))
+    lone = [name for name in masks if name not in paired and not (endings and bare_mask(name) in scans)]
+    without = [name for name in scans if name not in mask_of]
+    problems += [
+        Problem(str(masks[name]), "label-without-image", "no image has this name", namesake(name, without))
+        for name in lone
+    ]
+    return mask_of, problems
 
 
 def _look(marks: list[Path]) -> str:

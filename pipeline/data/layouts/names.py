@@ -37,6 +37,18 @@ def mask_endings(names: Collection[str]) -> Counter[str]:
     return found
 
 
+def named_as_masks(names: Collection[str]) -> Counter[str]:
+    """Count the endings of names that are those of masks, where others are not: :func:`mask_endings`, and lone ones.
+
+    >>> named_as_masks({"a_T1", "a_seg", "b_T1"}), named_as_masks({"a_seg", "b_seg"})
+    (Counter({'_seg': 1}), Counter())
+    """
+    if found := mask_endings(names):
+        return found
+    ends = {name: end for name in names for _, end in list(_ends(name))[-1:] if names_masks(end)}
+    return Counter(ends.values()) if len(ends) < len(names) else Counter()
+
+
 def without_ending(name: str, ending: str) -> str | None:
     """Return a name without an ending; None where it ends otherwise.
 
@@ -82,9 +94,9 @@ def pair(images: Collection[str], masks: Collection[str]) -> dict[str, str]:
     """
     found = {name: name for name in images if name in masks}
     bare_masks = _by_key((name for name in masks if name not in found), MASK)
-    for bare_images in (_by_key(images, None), _by_key(images, IMAGE)):
-        for key, named in bare_images.items():
-            if len(named) == 1 and named[0] not in found and len(bare_masks.get(key, ())) == 1:
+    for words in (None, IMAGE) if bare_masks else ():
+        for key, named in _by_key((name for name in images if name not in found), words).items():
+            if len(named) == 1 and len(bare_masks.get(key, ())) == 1:
                 found[named[0]] = bare_masks.pop(key)[0]
     return found
 
@@ -95,7 +107,8 @@ def doubtful(images: Collection[str], masks: Collection[str]) -> Counter[str]:
     >>> doubtful(["a"], ["a_mask", "a_seg"])
     Counter({'_mask': 1, '_seg': 1})
     """
-    several = [(key, named) for key, named in _by_key(masks, MASK).items() if key in images and len(named) > 1]
+    unclear = _by_key((name for name in masks if name not in images), MASK)
+    several = [(key, named) for key, named in unclear.items() if key in images and len(named) > 1]
     return Counter(name.removeprefix(key) for key, named in several for name in named)
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 AUTO = "auto"
+# Of lists that a folder holds, so many are named.
+LISTS = 5
 COMPONENTS = "see `fewmask components` for the layouts"
 
 
@@ -88,7 +90,10 @@ def _detect(source: Path) -> str:
         return next(iter(seen))
     if seen:
         found = [f"{name} ({what})" for name, what in seen.items()]
-        message = f"could be {' or '.join(found + [f'the list {path.name}, which names scans' for path in lists])}"
+        if lists:
+            more = f" and {len(lists) - LISTS} more" if len(lists) > LISTS else ""
+            found.append(f"what is listed in {', '.join(path.name for path in lists[:LISTS])}{more}")
+        message = f"could be {' or '.join(found)}"
         remedy = f"say which: --layout {next(iter(seen))}, or layout=NAME"
         remedy = f"name the list itself, {lists[0]}; or {remedy}" if lists else remedy
         raise no_dataset(source, "ambiguous-layout", message, remedy)
@@ -112,7 +117,7 @@ def _nearby(source: Path) -> str:
     """Return what to name instead of a folder: a list in it, or a folder in it that has a layout."""
     lists = sorted(path.name for end in ("json", "csv", "tsv") for path in source.glob(f"*.{end}"))
     if lists:
-        return f"name the list itself: {', '.join(lists[:5])}"
+        return f"name the list itself: {', '.join(lists[:LISTS])}"
     if pair := _folders_of_equal_names(source):
         options = f"--layout-option images={pair[0]} --layout-option labels={pair[1]}"
         return f"where that is what they are: --layout folder {options}"
