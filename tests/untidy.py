@@ -679,6 +679,12 @@ def case_inputs():
     )
     visits = case_folders(("flair", "t1"), ("P1/v1", "P1/v2", "P2/v1"), ("seg",))
     yield Input("cases: visits", visits, {"masks": 3, "patients": 2, "channels": 2})
+    deep = case_folders(("{}_t1", "{}_t2"), ("data/A", "data/B", "data/C"), ("{}_seg",))
+    yield Input("cases: one folder above", deep, {"masks": 3, "patients": 3, "ids": ["A", "B", "C"]})
+    grades = case_folders(("{}_t1",), tuple(f"{'HL'[n % 2]}GG/X{n}" for n in range(20)), ("{}_seg",))
+    yield Input("cases: two groups", grades, {"masks": 20, "patients": 20})
+    foreign = and_also(case_folders((), ("P1",)), "P1/a.nrrd", "P2/a.nrrd")
+    yield Input("cases: other formats alone", foreign, code="unsupported-file", word="a.nrrd", sound=False)
     split = case_folders(("image",), ("train/A", "train/B", "val/C"), ("label",))
     yield Input(
         "cases: train and val", split, {"masks": 3, "roles": {"training": 2, "validation": 1}, "ids": ["A", "B", "C"]}
@@ -769,6 +775,8 @@ def stem_inputs():
         yield Input(f"stems: {names[0]}", folders(names=names), {"masks": len(names)}, "shared-stems", "patient='")
     for names in (
         ("case_001", "case_002", "case_003"),
+        ("heart_frame_1", "heart_frame_2"),
+        ("A_s01", "A_s02", "B_s01"),
         ("BraTS20_Training_1", "BraTS20_Training_2"),
         ("site1_01", "site1_02", "site2_01", "site3_01"),
     ):

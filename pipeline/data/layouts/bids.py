@@ -10,7 +10,7 @@ from pipeline.data.container import is_nifti
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset, say_which
 from pipeline.data.layouts.entities import OTHER_MASKS, Mask, Name, as_mask, parse
 from pipeline.data.layouts.folders import HERE, other_scans
-from pipeline.data.layouts.names import counted, namesake
+from pipeline.data.layouts.names import counted, namesakes
 from pipeline.data.layouts.synonyms import KEYS, meaning, names_masks
 from pipeline.data.layouts.tables import read_table
 from pipeline.errors import Problem, nearest
@@ -237,11 +237,12 @@ def _labels(
             message = f"is a second label beside {masks[0].path.relative_to(source)}"
             remedy = "say which: --layout-option derivative=FOLDER, or name scans and labels in a table"
             problems += [Problem(str(mask.path), "ambiguous-layout", message, remedy) for mask in masks[1:]]
-        for mask in kind.lone:
+        names = ["_".join(f"{key}-{value}" for key, value in mask.entities.items()) for mask in kind.lone]
+        remedies = namesakes(names, scans)
+        for mask, case in zip(kind.lone, names, strict=True):
             space = mask.entities.get("space")
             message = "no image has this name" + (f", in the space {space}" if space else "")
-            case = "_".join(f"{key}-{value}" for key, value in mask.entities.items())
-            problems.append(Problem(str(mask.path), "label-without-image", message, namesake(case, scans)))
+            problems.append(Problem(str(mask.path), "label-without-image", message, remedies[case]))
     return labels, problems
 
 

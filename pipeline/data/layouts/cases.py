@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data.container import is_nifti, is_other_scan, stem
@@ -20,7 +21,6 @@ from pipeline.types import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from pipeline.types import Role
 
@@ -67,7 +67,7 @@ class Cases(Layout):
             return None
         places = _places(source)
         kinds = {kind for place in places for kind in place.kinds}
-        own = any(stem(path).startswith(place.folder.name) for place in places for path in place.kinds.values())
+        own = any(_own(stem(path), place.folder) for place in places for path in place.kinds.values())
         told = own or any(names_masks(kind) or names_images(kind) for kind in kinds)
         # Two folders of many names are those of images and of masks, whatever they are called.
         if not told and len(kinds) >= len(places) and any(len(place.kinds) > 1 for place in places):
@@ -90,16 +90,16 @@ class Cases(Layout):
         ]
         problems += other_scans(path for place in places for path in place.folder.iterdir())
         masks = self._mask_kinds(source, places)
-        ids = _ids(source, places)
+        ids = _ids(places)
         if self.label_suffix and any(len(masks & place.kinds.keys()) > 1 for place in places):
             cases, wrong = _pairs(places, ids, self.label_suffix, masks)
             return Dataset(source, "cases", tuple(cases), problems=(*problems, *wrong), names_patients=True)
         channels = self._channels(source, places, masks)
-        patients = _patients(source, places, ids)
+        patients = _patients(places, ids)
         cases = []
         for place in places:
             try:
-                cases.append(_read_case(place, ids, patients, masks, channels, _role(source, place.folder)))
+                cases.append(_read_case(place, ids, patients, masks, channels, _role(places, place.folder)))
             except BadEntryError as error:
                 problems.append(replace(Problem(str(place.folder), *error.args), case=ids[place.folder]))
         named = tuple(channels) if len(channels) > 1 else None
@@ -234,38 +234,37 @@ def _pairs(
     return cases, problems
 
 
-def _role(source: Path, folder: Path) -> Role | None:
+def _base(places: Sequence[Place]) -> Path:
+    """Return the folder that all cases lie below."""
+    return Path(os.path.commonpath([place.folder.parent for place in places]))
+
+
+def _role(places: Sequence[Place], folder: Path) -> Role | None:
     """Return the role of a case that lies in train/, val/ or test/."""
-    return part_of(folder.relative_to(source).parts[0]) if folder.parent != source else None
+    above = folder.relative_to(_base(places)).parts[:-1]
+    return part_of(above[0]) if above else None
 
 
-def _ids(source: Path, places: Sequence[Place]) -> dict[Path, str]:
+def _ids(places: Sequence[Place]) -> dict[Path, str]:
     """Name each case after its folder and those above it; train/ and test/ are part of a name only if they must be."""
-    short = {
-        place.folder: _joined(source / place.folder.relative_to(source).parts[0], place.folder)
-        if _role(source, place.folder)
-        else _joined(source, place.folder)
-        for place in places
-    }
+    base = _base(places)
+    parts = {place.folder: place.folder.relative_to(base).parts for place in places}
+    short = {folder: "_".join(names[1:] if _role(places, folder) else names) for folder, names in parts.items()}
     if len(set(short.values())) == len(short):
         return short
-    return {folder: _joined(source, folder) for folder in short}
+    return {folder: "_".join(names) for folder, names in parts.items()}
 
 
-def _patients(source: Path, places: Sequence[Place], ids: Mapping[Path, str]) -> dict[str, str]:
+def _patients(places: Sequence[Place], ids: Mapping[Path, str]) -> dict[str, str]:
     """Return the patient of each case: the folder above its own, where that holds few cases and is no part."""
-    above = Counter(place.folder.parent for place in places)
+    base, above = _base(places), Counter(place.folder.parent for place in places)
     groups = len(places) / len(above) >= GROUP or any(part_of(folder.name) for folder in above)
     return {
         ids[place.folder]: ids[place.folder]
-        if place.folder.parent == source or groups
-        else _joined(source, place.folder.parent)
+        if place.folder.parent == base or groups
+        else "_".join(place.folder.parent.relative_to(base).parts)
         for place in places
     }
-
-
-def _joined(source: Path, folder: Path) -> str:
-    return "_".join(folder.relative_to(source).parts)
 
 
 def _places(source: Path) -> list[Place]:
@@ -318,15 +317,21 @@ def _kind(path: Path, folder: Path) -> str:
     >>> _kind(Path("d/P1/P1_seg.nii.gz"), Path("d/P1")), _kind(Path("d/P1/ct.nii"), Path("d/P1"))
     ('seg', 'ct')
     """
-    name, case = stem(path), folder.name
-    own = re.match(re.escape(case) + r"(?![A-Za-z0-9])", name, re.IGNORECASE)
-    rest = name[len(case) :].lstrip(SEPARATORS) if own else name
+    name = stem(path)
+    rest = name[len(folder.name) :].lstrip(SEPARATORS) if _own(name, folder) else name
     return "/".join([*path.relative_to(folder).parts[:-1], rest]).strip("/")
+
+
+def _own(name: str, folder: Path) -> bool:
+    """Tell whether a name begins with that of its folder, up to a separator."""
+    return re.match(re.escape(folder.name) + r"(?![A-Za-z0-9])", name, re.IGNORECASE) is not None
 
 
 def _by_common_beginning(place: Place) -> Place:
     """Name files by what follows the beginning that all files of a folder share, up to a separator."""
     names = {path: stem(path) for path in place.kinds.values()}
+    if not names:
+        return place
     low, high = min(names.values()), max(names.values())
     shared = low[: next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))]
     ends = {name[len(shared) :][:1] for name in names.values()}

@@ -17,7 +17,7 @@ from pipeline.data.layouts.names import (
     doubtful,
     mask_endings,
     named_as_masks,
-    namesake,
+    namesakes,
     pair,
     without_ending,
 )
@@ -214,10 +214,9 @@ def _paired(
         ways = say_which(*(f"label_suffix={ending}" for ending in endings))
         problems.append(Problem(str(place), "ambiguous-layout", message, ways))
     lone = [name for name in masks if name not in paired and not (endings and bare_mask(name) in scans)]
-    without = [name for name in scans if name not in mask_of]
+    remedies = namesakes(lone, [name for name in scans if name not in mask_of])
     problems += [
-        Problem(str(masks[name]), "label-without-image", "no image has this name", namesake(name, without))
-        for name in lone
+        Problem(str(masks[name]), "label-without-image", "no image has this name", remedies[name]) for name in lone
     ]
     return mask_of, problems
 

@@ -10,9 +10,11 @@ from pipeline.data.layouts.synonyms import IMAGE, MASK, names_masks, tokens
 from pipeline.errors import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 SEPARATORS = "_-. "
+# Pairs of names that are compared for a hint; 2 s on one core.
+COMPARED = 100_000
 # A word before a number, as in label0001, or before a separator, as in segmentation-0.
 LEADING = re.compile(r"([A-Za-z]+)([_\-. ]+|(?=\d))(?=.)")
 
@@ -119,11 +121,17 @@ def _by_key(names: Iterable[str], words: re.Pattern[str] | None) -> dict[str, li
     return keyed
 
 
-def namesake(name: str, others: Iterable[str]) -> str:
-    """Return what to do about a label without an image or the reverse: the nearest of those that lack one, too."""
+def namesakes(names: Sequence[str], others: Collection[str]) -> dict[str, str]:
+    """Return what to do about each label without an image, or the reverse: the nearest of those that lack one, too.
+
+    Of very many, nobody reads hints, and to find them would take hours.
+    """
+    usual = "rename it after what it belongs to, or take it away"
+    if not others or len(names) * len(others) > COMPARED:
+        return dict.fromkeys(names, usual)
     lone = sorted(others)
-    hint = nearest(name, lone) if lone else ""
-    return hint if hint.startswith("did") else "rename it after what it belongs to, or take it away"
+    hints = {name: nearest(name, lone) for name in names}
+    return {name: hint if hint.startswith("did") else usual for name, hint in hints.items()}
 
 
 def counted(found: Mapping[str, int]) -> str:

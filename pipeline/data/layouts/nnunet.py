@@ -11,7 +11,7 @@ from pipeline.data.layouts.channels import gaps, group, without_number
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
 from pipeline.data.layouts.folders import list_scans, unlabelled_folder
 from pipeline.data.layouts.lists import list_in, read_about, read_json
-from pipeline.data.layouts.names import namesake
+from pipeline.data.layouts.names import namesakes
 from pipeline.errors import Problem
 from pipeline.types import Case
 
@@ -90,13 +90,11 @@ def _read_side(images: Path, labels: Path | None, role: Role, channels: int | No
     problems += without_number(misnamed) + gaps(grouped, channels)
     known = grouped.keys() | {stem(path) for path in misnamed}
     lone = sorted(grouped.keys() - masks.keys()) if labels is not None and (labels.is_dir() or role != "test") else []
-    for name in lone:
-        hint = namesake(name, masks.keys() - known)
+    for name, hint in namesakes(lone, masks.keys() - known).items():
         remedy = hint if hint.startswith("did") else UNLABELLED
         where = str(next(iter(grouped[name].values())))
         problems.append(Problem(where, "missing-label", f"has no label beside {images.name}/", remedy, name))
-    for name in sorted(masks.keys() - known):
-        hint = namesake(name, grouped.keys() - masks.keys())
+    for name, hint in namesakes(sorted(masks.keys() - known), grouped.keys() - masks.keys()).items():
         problems.append(Problem(str(masks[name]), "label-without-image", "no image has this name", hint))
     return [
         Case(name, tuple(files[n] for n in sorted(files)), masks.get(name), name, role)

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 # Words that part an id into a patient and one of its scans; a number follows them, or may.
 NUMBERED = (
     *("slice", "slc", "sl", "frame", "fr", "run", "ses", "session", "visit", "timepoint", "tp", "time", "scan", "day"),
-    *("week", "month", "year", "phase", "echo", "acq", "rep", "vol", "view", "stack", "crop", "patch", "tile"),
-    *("z", "t", "s", "v", "x", "y", "f", "d", "w", "m"),
+    *("week", "month", "year", "phase", "echo", "acq", "rep", "view", "stack", "crop", "patch", "tile", "z", "t", "v"),
 )
 ALONE = (
     *("baseline", "bl", "followup", "follow-up", "fu", "pre", "post", "preop", "postop", "test", "retest", "left"),
@@ -45,7 +44,8 @@ def shared_stems(dataset: Dataset) -> list[Problem]:
         groups.setdefault(match[1] if match else name, []).append(case)
     drawn = all(case.role != "validation" for case in dataset.cases)
     parted = {stem: found for stem, found in groups.items() if _can_part(found, drawn)}
-    if not parted:
+    # One stem of all ids says nothing of them: heart_frame_1, heart_frame_2.
+    if not parted or len(groups) < 2:
         return []
     first = next(iter(parted.values()))
     message = (
