@@ -594,6 +594,19 @@ def bids_inputs():
     session = bids_masks("derivatives/l/sub-{}/ses-1/anat", "sub-{}_ses-1_dseg", session="1")
     yield Input("bids: sessions", session, facts)
     yield Input("bids: a mask that says less", bids_masks(derived, "sub-{}_dseg", session="1"), facts)
+
+    def two_sessions(folder):
+        bids(folder, session="1")
+        return bids_masks(derived, "sub-{}_dseg", session="2")(folder)
+
+    yield Input("bids: a mask of either", two_sessions, code="label-without-image", word="sub-01_dseg", sound=False)
+
+    def runs_and_none(folder):
+        for n in ("01", "02", "03"):
+            scan(folder / f"sub-{n}/anat/sub-{n}_run-2_T1w.nii.gz")
+        return bids_masks(derived, "sub-{}_dseg")(folder)
+
+    yield Input("bids: the scan of the same name", runs_and_none, {"masks": 3, "cases": 6, "patients": 3})
     space = bids_masks(beside, "sub-{}_space-MNI_label-L_desc-T1lesion_mask", space="_space-MNI")
     yield Input("bids: one space", space, facts)
     elsewhere = bids_masks(derived, "sub-{}_space-MNI_dseg")

@@ -149,11 +149,10 @@ class Bids(Layout):
             mask = as_mask(name, inside, suffixes)
             kind = kinds.setdefault((inside, mask.kind), Kind(inside, mask.kind))
             owners = [scan for scan in by_subject.get(mask.entities.get("sub", ""), []) if mask.belongs_to(scan)]
-            least = min((len(scan.entities) for scan in owners), default=0)
             # One that says less of its scan than the scan's own name does is the scan's if there is no other.
-            closest = {scan.case for scan in owners if len(scan.entities) == least}
-            if len(closest) == 1:
-                kind.masks.setdefault(closest.pop(), []).append(mask)
+            cases = {scan.case for scan in owners if mask.has_all_of(scan)} or {scan.case for scan in owners}
+            if len(cases) == 1:
+                kind.masks.setdefault(cases.pop(), []).append(mask)
             else:
                 kind.lone.append(mask)
         return list(kinds.values())

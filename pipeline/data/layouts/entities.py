@@ -91,10 +91,16 @@ class Mask:
 
     def belongs_to(self, scan: Name) -> bool:
         """Tell whether this can be a mask of a scan: it says of no entity that it is another one."""
-        space = self.entities.get("space")
-        native = space in OWN_SPACES or space == scan.suffix
-        told = {key: value for key, value in self.entities.items() if not (key == "space" and native)}
-        return self.of in ("", scan.suffix) and told.items() <= scan.entities.items()
+        return self.of in ("", scan.suffix) and self._told(scan).items() <= scan.entities.items()
+
+    def has_all_of(self, scan: Name) -> bool:
+        """Tell whether it has every entity of a scan that it belongs to, but for those that masks have of their own."""
+        return scan.entities.keys() - {*DERIVED} <= self._told(scan).keys()
+
+    def _told(self, scan: Name) -> dict[str, str]:
+        """Return the entities that say which scan it is; a space that is every scan's own says nothing."""
+        own = (*OWN_SPACES, scan.suffix)
+        return {key: value for key, value in self.entities.items() if key != "space" or value not in own}
 
 
 def as_mask(name: Name, place: str, suffixes: tuple[str, ...]) -> Mask:

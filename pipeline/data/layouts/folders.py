@@ -127,7 +127,8 @@ class Folder(Layout):
 
     def _ending_here(self, source: Path, images: Path, paths: list[Path]) -> str | None:
         """Return the ending of the masks that lie among images in the dataset's own folder, where there is one kind."""
-        endings = mask_endings({stem(path) for path in paths}) if images == source and not self.labels else {}
+        alone = images == source and not isinstance(self.labels, str)
+        endings = mask_endings({stem(path) for path in paths}) if alone else {}
         if len(endings) > 1:
             message = f"has masks of several kinds: {counted(endings)}"
             ways = say_which(*(f"label_suffix={ending}" for ending in endings))
