@@ -696,6 +696,10 @@ def case_inputs():
     yield Input("cases: one folder above", deep, {"masks": 3, "patients": 3, "ids": ["A", "B", "C"]})
     grades = case_folders(("{}_t1",), tuple(f"{'HL'[n % 2]}GG/X{n}" for n in range(20)), ("{}_seg",))
     yield Input("cases: two groups", grades, {"masks": 20, "patients": 20})
+    dataset = lambda folder: pairs(folder, "mine/images", "mine/masks") and folder  # noqa: E731
+    yield Input("cases: a dataset in a folder", dataset, code="no-dataset", word="mine/ (folder)", sound=False)
+    listed = lambda folder: nnunet(folder / "mine").parent  # noqa: E731
+    yield Input("cases: nnU-Net in a folder", listed, code="no-dataset", word="mine/ (nnunet)", sound=False)
     foreign = and_also(case_folders((), ("P1",)), "P1/a.nrrd", "P2/a.nrrd")
     yield Input("cases: other formats alone", foreign, code="unsupported-file", word="a.nrrd", sound=False)
     split = case_folders(("image",), ("train/A", "train/B", "val/C"), ("label",))

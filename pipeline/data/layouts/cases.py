@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # A folder of folders is a patient's where it holds fewer cases than this on average; with more it is a group.
 GROUP = 10
+# Folders below a dataset's own in which cases are looked for: patient, visit, modality, and one more.
+DEPTH = 4
 
 
 @dataclass
@@ -289,16 +291,25 @@ def _holds_voxels(path: Path) -> bool:
 
 
 def _case_folders(folder: Path, above: set[Path]) -> list[Path]:
-    """Return the folder itself where scans lie in it, or in folders for images and masks; else those below it."""
+    """Return the folder itself where scans lie in it, or in folders for images and masks; else those below it.
+
+    A folder that is a dataset holds many cases, and is none.
+    """
     here = folder.resolve()
-    if here in above:
-        return []  # a link back
+    if here in above or len(above) > DEPTH or (folder / "dataset.json").is_file():
+        return []  # a link back, or another dataset
     if any(map(_holds_voxels, folder.iterdir())):
         return [folder]
     inner = {place: _case_folders(place, {*above, here}) for place in subfolders(folder)}
     found = [case for cases in inner.values() for case in cases]
     parts = [place for place, cases in inner.items() if cases]
-    return [folder] if any(holds_images(place.name) or holds_masks(place.name) for place in parts) else found
+    images, masks = (
+        [{stem(path) for path in part.iterdir() if is_nifti(path)} for part in parts if what(part.name)]
+        for what in (holds_images, holds_masks)
+    )
+    if any(len(some & others) > 1 for some in images for others in masks):
+        return []
+    return [folder] if images or masks else found
 
 
 def _scans_below(folder: Path) -> list[Path]:
