@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from pipeline.data.layouts.dataset import Dataset
     from pipeline.types import Case
@@ -52,7 +52,7 @@ def shared_stems(dataset: Dataset) -> list[Problem]:
         f"has {sum(map(len, parted.values()))} scans whose ids share {len(parted)} stem(s), such as "
         f"{', '.join(case.id for case in first[:3])}, so that one patient could be trained on and tested on"
     )
-    remedy = f"--layout-option patient='{pattern}' keeps each stem together; patient='(.+)' says that all are patients"
+    remedy = f"--layout-option patient='{pattern}' keeps each stem together; patient='(.+)' each scan by itself"
     return [Problem(str(dataset.source), "shared-stems", message, remedy)]
 
 
@@ -66,18 +66,28 @@ def _can_part(cases: Sequence[Case], drawn: bool) -> bool:
     return drawn and len(cases) > 1 and any(case.label for case in cases)
 
 
-def _pattern(ids: Mapping[str, Case]) -> str | None:
+def _pattern(ids: Iterable[str]) -> str | None:
     """Return a pattern whose first group is the stem of an id; None where no stem has several ids."""
-    words = [match["word"].lower() for name in ids if (match := MARKER.search(name))]
-    if words:
-        marks = "|".join(re.escape(word) for word in dict.fromkeys(words))
+    ids = list(ids)
+    found = [match for name in ids if (match := MARKER.search(name))]
+    if found:
+        marks = "|".join(dict.fromkeys(re.escape(match["word"].lower()) for match in found))
         pattern = rf"(?i)^(.+?)(?:[-_.](?:{marks})(?:[-_.]?\d|[-_.]|$).*)?$"
         if _is_shared(pattern, ids):
-            return pattern
+            return _shorter(found[0], pattern, ids)
     numbers = [match["stem"] for name in ids if (match := COUNTED.match(name)) and not SITE.search(match["stem"])]
     pattern = r"^(.*\d)[-_]\d+$"
     whole = len(numbers) == len(ids) and len(set(numbers)) >= STEMS
     return pattern if whole and _is_shared(pattern, ids) else None
+
+
+def _shorter(marker: re.Match[str], pattern: str, ids: Sequence[str]) -> str:
+    """Return a pattern of the one mark of all ids, where that gives the same stems: it is easier to read."""
+    number = r"\d" if len(marker["word"]) == 1 else ""
+    mark = re.escape(marker[0]).replace(r"\-", "-")
+    short = f"(.+?){mark}{number}"
+    stems, others = ([match and match[1] for match in (re.search(p, name) for name in ids)] for p in (short, pattern))
+    return short if stems == others else pattern
 
 
 def _is_shared(pattern: str, ids: Iterable[str]) -> bool:
