@@ -305,7 +305,7 @@ def test_a_plugin_adds_a_layout(tmp_path):
         save(tmp_path / "data" / f"{name}.seg.nii", mask(0))
     load_plugins([tmp_path / "plugin.py"])
     try:
-        with pytest.raises(UserError, match=r"could be scans .* or pairs"):
+        with pytest.raises(UserError, match=r"could be .*scans .* or pairs"):
             open_dataset(tmp_path / "data")
         index = check(tmp_path / "data", layout="pairs", options={"ignore": 2})
         assert (len(index.facts), index.labels) == (2, {0: "background", 1: "label 1"})

@@ -428,6 +428,9 @@ def folder_inputs():
     ):
         write = folders(names=("01", "02"), image=image, label=label)
         yield Input(f"folder: {image} and {label}", write, {"masks": 2, "cases": 2})
+    words = folders(images=".", labels=".", image="{}_image", label="{}_label")
+    yield Input("flat: words for both", words, code="ambiguous-layout", word="_label", sound=False)
+    yield Input("flat: words for both, as a folder", words, {"masks": 3, "cases": 3}, layout="folder")
     beside = folders(images=".", labels="masks")
     yield Input("folder: scans, and masks in a folder", beside, {"cases": 3, "masks": 0}, "unused-files", "images=.")
     read = {"images": ".", "labels": "masks"}
@@ -586,6 +589,10 @@ def bids_inputs():
         options={"suffix": "seg-manual"},
         sound=False,
     )
+    direct = bids_masks("derivatives/sub-{}/anat", "sub-{}_msk")
+    yield Input("bids: subjects in derivatives", direct, facts)
+    twice = bids_masks("derivatives/sub-{}", ["sub-{}_msk", "sub-{}_dseg"])
+    yield Input("bids: two kinds there", twice, code="ambiguous-layout", word="msk in derivatives (3)", sound=False)
     tumour = bids_masks(beside, "sub-{}_T1w_tumour")
     yield Input("bids: an unknown suffix", tumour, code="ambiguous-layout", word="label_suffix", sound=False)
     yield Input("bids: it, by option", tumour, facts, options={"label_suffix": "tumour"})

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SUBJECT = re.compile(r"sub-([^_/]+)")
+# What the option calls derivatives that are in no folder of their own.
+DIRECTLY = "derivatives"
 
 
 @dataclass
@@ -40,7 +42,8 @@ class Kind:
     lone: list[Mask] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"{self.name} {'beside the scans' if self.place == HERE else f'in derivatives/{self.place}'}"
+        places = {HERE: "beside the scans", DIRECTLY: "in derivatives"}
+        return f"{self.name} {places.get(self.place, f'in derivatives/{self.place}')}"
 
     def __iter__(self) -> Iterator[Mask]:
         return iter([mask for masks in self.masks.values() for mask in masks] + self.lone)
@@ -133,7 +136,7 @@ class Bids(Layout):
     def _kinds(self, source: Path, names: Sequence[Name], wanted: Sequence[str]) -> list[Kind]:
         """Return what kinds of masks there are, and which scan each mask belongs to."""
         place = source / "derivatives"
-        if self.derivative not in (None, HERE) and not (place / str(self.derivative)).is_dir():
+        if self.derivative not in (None, HERE, DIRECTLY) and not (place / str(self.derivative)).is_dir():
             there = sorted(path.name for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
             remedy = nearest(str(self.derivative), there) if there else "leave the option out: there is no derivatives/"
             raise no_dataset(place / str(self.derivative), "no-folder", "is no folder", remedy)
@@ -145,7 +148,7 @@ class Bids(Layout):
                 by_subject.setdefault(scan.entities["sub"], []).append(scan)
         kinds: dict[tuple[str, str], Kind] = {}
         for name in filter(self._is_mask, [*names, *derived]):
-            inside = name.path.relative_to(place).parts[0] if name.path.is_relative_to(place) else HERE
+            inside = _place_of(name.path, place)
             mask = as_mask(name, inside, suffixes)
             kind = kinds.setdefault((inside, mask.kind), Kind(inside, mask.kind))
             owners = [scan for scan in by_subject.get(mask.entities.get("sub", ""), []) if mask.belongs_to(scan)]
@@ -183,6 +186,14 @@ class Bids(Layout):
         told = (self.derivative, self.label_suffix, self.label, self.desc) != (None, None, None, None)
         images = {name.path for name in names if not self._is_mask(name) and name.suffix not in suffixes}
         return frozenset(images | {mask.path for kind in others for mask in kind if told})
+
+
+def _place_of(path: Path, derivatives: Path) -> str:
+    """Return the folder under ``derivatives/`` that a file lies in; some have the subjects there, without one."""
+    if not path.is_relative_to(derivatives):
+        return HERE
+    first = path.relative_to(derivatives).parts[0]
+    return DIRECTLY if SUBJECT.match(first) else first
 
 
 def _fits(kind: Kind, told: Mapping[str, str]) -> bool:

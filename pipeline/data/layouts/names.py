@@ -27,14 +27,15 @@ def _ends(name: str) -> Iterator[tuple[str, str]]:
 
 
 def mask_endings(names: Collection[str]) -> Counter[str]:
-    """Count the ends of names that make a mask's name of another one that is there too.
+    """Count the ends of names that are those of masks of what is there too: under the rest of the name, or with more.
 
-    >>> mask_endings({"a", "a_seg", "b", "b_seg", "b_T2"})
-    Counter({'_seg': 2})
+    >>> mask_endings({"a", "a_seg", "b", "b_seg"}), mask_endings({"c_T1", "c_label"}), mask_endings({"d_seg"})
+    (Counter({'_seg': 2}), Counter({'_label': 1}), Counter())
     """
+    begun = {start for name in names for start, end in _ends(name) if not names_masks(end)} | {*names}
     found: Counter[str] = Counter()
     for name in sorted(names):
-        ends = [end for start, end in _ends(name) if start in names and names_masks(end)]
+        ends = [end for start, end in _ends(name) if start in begun and names_masks(end)]
         found.update(ends[-1:])
     return found
 

@@ -86,7 +86,7 @@ FOLDER = re.compile(
 )
 # Tokens of a name that a mask has and an image has not; an image may well be called after an organ.
 MASK = re.compile(
-    r"(?:[a-z]*seg(?:mentations?|s)?|[a-z]*masks?|label(?:s|led|maps?|ing)?|labelmaps?|annot(?:ations?|ated)?|gts?|"
+    r"(?:[a-z]*seg(?:mentations?|m|s)?|[a-z]*masks?|msks?|d?label(?:s|led|maps?|ing)?|annot(?:ations?|ated)?|gts?|"
     r"(?:ground)?truths?|rois?|lesions?|contours?|delineations?|manual|scribbles?|parcellations?|aparc|consensus)"
     r"(?:tr|train|training|ts|test|testing|val|valid|validation)?\d*"
 )
