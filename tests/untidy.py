@@ -314,6 +314,16 @@ def key_inputs():
         yield Input(f"table: {key} for role", table(entries(**{key: SPLIT})), facts)
         other = as_list(entries(**{key: SPLIT}))
         yield Input(f"datalist: {key} against its section", other, code="bad-entry", word="validation", sound=False)
+    bare = [
+        row | ({"split": "", "label": row["label"]} if n < 2 else {"split": "unlabelled", "label": ""})
+        for n, row in enumerate(entries())
+    ]
+    facts = {"masks": 2, "cases": 4, "roles": {"None": 2, "training": 2}}
+    yield Input("table: a split of unlabelled", table(bare), facts, "unused-files", "d.nii.gz")
+    rows = [row | {"split": "unlabeled"} for row in entries()]
+    yield Input("table: labels of unlabelled", table(rows), code="unwanted-label", word="a.nii.gz", sound=False)
+    floats = table(entries(fold=("0.0", "1.0", "", "0.0")))
+    yield Input("table: folds as a spreadsheet has them", floats, {"masks": 4}, "fold-unused", "(0, 1)")
     index = [{"": str(n)} | row for n, row in enumerate(entries())]
     yield Input("table: the index of pandas", table(index), {"masks": 4}, "unknown-key", "''")
     yield Input("table: a tsv of synonyms", table(entries(image="img", label="mask"), "c.tsv"), {"masks": 4})
@@ -337,6 +347,8 @@ def list_inputs():
     ):
         content = json_file({"training": rows[:3], key: value})
         yield Input(f"list: {key}, not ours", content, {"masks": 3}, "unknown-key", repr(key))
+    parallel = json_file({"training": rows[:2], "train_images": ["im/c.nii.gz"], "train_labels": ["la/c.nii.gz"]})
+    yield Input("list: images and masks apart", parallel, {"masks": 2}, "unknown-key", "'train_labels'")
     about = {"name": "n", "description": "d", "reference": "r", "licence": "l", "release": "1", "relase": "1"}
     about |= {"tensorImageSize": "3D", "numTraining": 4, "numTest": 0, "author": "me", "Version": 2}
     yield Input("list: what is for people", json_file(about | {"training": rows, "test": []}), {"masks": 4})
@@ -403,7 +415,7 @@ def folder_inputs():
     ):
         facts = {"masks": 3}
         yield Input(f"folder: {other} beside it", and_also(folders(), other), facts, "unused-files", Path(other).name)
-    for other in ("masks/c1.png", "labels.zip", "extra/x.nrrd"):
+    for other in ("masks/c1.png", "labels.zip", "masks.tar.gz", "extra/x.nrrd"):
         write = and_also(folders(labels=None), other)
         yield Input(f"folder: {other} beside it", write, {"cases": 3}, "unused-files", Path(other).name)
     for other in ("labels/c9.mha", "images/c9.nrrd", "masks/c1.mgz"):
@@ -447,6 +459,16 @@ def folder_inputs():
     number = folders(labels="images", image="{}_0000", label="{}_seg")
     yield Input("folder: a channel and a mask", number, code="mask-as-image", word="_seg", sound=False)
     yield Input("folder: a channel, by option", number, {"masks": 3, "ids": ["c1", "c2", "c3"]}, options=options)
+    organs = and_also(folders(label="{}_liver"), *(f"labels/c{n}_spleen.nii.gz" for n in (1, 2, 3)), masked=True)
+    yield Input("folder: a mask an organ", organs, code="ambiguous-layout", word="_spleen (3)", sound=False)
+    yield Input("folder: one organ", organs, {"masks": 3}, options={"label_suffix": "_spleen"})
+    one = folders(label="{}_liver")
+    yield Input("folder: an unknown ending", one, code="ambiguous-layout", word="_liver (3)", sound=False)
+    other = folders(names=("c1", "c2"), labels=None)
+    other = and_also(other, "labels/c1.nii.gz", "labels/c2_01.nii.gz", masked=True)
+    yield Input("folder: a number more", other, code="label-without-image", word="c2_01", sound=False)
+    visit = and_also(folders(names=("c1", "c2"), labels=None), "labels/c1_visit2.nii.gz", masked=True)
+    yield Input("folder: another visit", visit, code="label-without-image", word="c1_visit2", sound=False)
     two = and_also(folders(label="{}_seg"), *(f"labels/c{n}_mask.nii.gz" for n in (1, 2, 3)), masked=True)
     yield Input("folder: two masks an image", two, code="ambiguous-layout", word="_mask", sound=False)
     yield Input("folder: one of two", two, {"masks": 3}, options={"label_suffix": "_mask"})
@@ -703,6 +725,8 @@ def case_inputs():
     yield Input("cases: one folder above", deep, {"masks": 3, "patients": 3, "ids": ["A", "B", "C"]})
     grades = case_folders(("{}_t1",), tuple(f"{'HL'[n % 2]}GG/X{n}" for n in range(20)), ("{}_seg",))
     yield Input("cases: two groups", grades, {"masks": 20, "patients": 20})
+    raw = lambda folder: bids(folder / "rawdata").parent  # noqa: E731
+    yield Input("cases: BIDS in a folder", raw, code="no-dataset", word="rawdata/ (bids)", sound=False)
     dataset = lambda folder: pairs(folder, "mine/images", "mine/masks") and folder  # noqa: E731
     yield Input("cases: a dataset in a folder", dataset, code="no-dataset", word="mine/ (folder)", sound=False)
     listed = lambda folder: nnunet(folder / "mine").parent  # noqa: E731

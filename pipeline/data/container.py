@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".nii.gz", ".nii")
 # Formats that hold scans too: left out in silence, they would be scans that nobody looked at.
 OTHER_FORMATS = (".img", ".img.gz", ".hdr", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".dcm", ".gz")
+# What ends in .gz and is something else.
+PACKED = (".tar.gz", ".tsv.gz", ".csv.gz", ".json.gz", ".txt.gz")
 GZIP_MAGIC, GZIP = b"\x1f\x8b", 31
 # Deflate cannot shrink further than this, so a header that promises more is wrong before anything is unpacked.
 DEFLATE_MAX_RATIO = 1032
@@ -78,7 +80,8 @@ def is_nifti(path: Path) -> bool:
 
 def is_other_scan(path: Path) -> bool:
     """Tell by its name whether a path is a scan in a format that is not read here, and not hidden."""
-    return path.name.lower().endswith(OTHER_FORMATS) and not is_nifti(path) and not path.name.startswith(".")
+    name = path.name.lower()
+    return name.endswith(OTHER_FORMATS) and not name.endswith((*SUFFIXES, *PACKED)) and not name.startswith(".")
 
 
 def read_container(path: Path, promised: Callable[[bytes], int]) -> Container:

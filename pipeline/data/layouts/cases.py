@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections import Counter
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.data.container import is_nifti, is_other_scan, stem
+from pipeline.data.container import stem
 from pipeline.data.layouts.bids import Bids
+from pipeline.data.layouts.case_folders import (
+    Place,
+    common_folder,
+    find_places,
+    has_own_name,
+    holds_voxels,
+    ids_of,
+    patients_of,
+    role_of,
+)
 from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset, say_which
-from pipeline.data.layouts.folders import other_scans, subfolders
+from pipeline.data.layouts.folders import other_scans
 from pipeline.data.layouts.lists import describes_folders, list_in, sections_of
 from pipeline.data.layouts.names import SEPARATORS, counted, mask_endings, without_ending
-from pipeline.data.layouts.synonyms import PARTS, holds_images, holds_masks, names_images, names_masks, part_of
+from pipeline.data.layouts.synonyms import names_images, names_masks
 from pipeline.errors import Problem, nearest
 from pipeline.types import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from pipeline.types import Role
-
-# A folder of folders is a patient's where it holds fewer cases than this on average; with more it is a group.
-GROUP = 10
-# Folders below a dataset's own in which cases are looked for: patient, visit, modality, and one more.
-DEPTH = 4
-
-
-@dataclass
-class Place:
-    """The folder of a case, and its files by what their names say beside the case's own."""
-
-    folder: Path
-    kinds: dict[str, Path] = field(default_factory=dict)
-    twice: list[Path] = field(default_factory=list)
-
-    def add(self, kind: str, path: Path) -> None:
-        """Note a file; of two of one kind the second is set aside."""
-        if kind in self.kinds:
-            self.twice.append(path)
-        else:
-            self.kinds[kind] = path
 
 
 @LAYOUTS.register("cases")
@@ -65,11 +52,11 @@ class Cases(Layout):
         """Look for folders whose files have the folder's name, or the same names in each."""
         _, content = list_in(source)
         listed = content is not None and (sections_of(content) or describes_folders(content))
-        if not source.is_dir() or listed or Bids.detect(source) or any(map(_holds_voxels, source.iterdir())):
+        if not source.is_dir() or listed or Bids.detect(source) or any(map(holds_voxels, source.iterdir())):
             return None
-        places = _places(source)
+        places = find_places(source)
         kinds = {kind for place in places for kind in place.kinds}
-        own = any(_own(stem(path), place.folder) for place in places for path in place.kinds.values())
+        own = any(has_own_name(stem(path), place.folder) for place in places for path in place.kinds.values())
         told = own or any(names_masks(kind) or names_images(kind) for kind in kinds)
         # Two folders of many names are those of images and of masks, whatever they are called.
         if not told and len(kinds) >= len(places) and any(len(place.kinds) > 1 for place in places):
@@ -82,7 +69,7 @@ class Cases(Layout):
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Find each case's images and mask."""
-        places = _places(source)
+        places = find_places(source)
         if not places:
             raise no_dataset(source, "no-scans", "has no folder that holds scans", "put each case into one")
         problems = [
@@ -92,16 +79,17 @@ class Cases(Layout):
         ]
         problems += other_scans(path for place in places for path in place.folder.iterdir())
         masks = self._mask_kinds(source, places)
-        ids = _ids(places)
+        base = common_folder(places)
+        ids = ids_of(base, places)
         if self.label_suffix and any(len(masks & place.kinds.keys()) > 1 for place in places):
             cases, wrong = _pairs(places, ids, self.label_suffix, masks)
             return Dataset(source, "cases", tuple(cases), problems=(*problems, *wrong), names_patients=True)
         channels = self._channels(source, places, masks)
-        patients = _patients(places, ids)
+        patients = patients_of(base, places, ids)
         cases = []
         for place in places:
             try:
-                cases.append(_read_case(place, ids, patients, masks, channels, _role(places, place.folder)))
+                cases.append(_read_case(place, ids, patients, masks, channels, role_of(base, place.folder)))
             except BadEntryError as error:
                 problems.append(replace(Problem(str(place.folder), *error.args), case=ids[place.folder]))
         named = tuple(channels) if len(channels) > 1 else None
@@ -234,122 +222,3 @@ def _pairs(
             name = stem(image) if stem(image).startswith(place.folder.name) else f"{patient}_{base}".rstrip("_")
             cases.append(Case(name, (image,), path, patient))
     return cases, problems
-
-
-def _base(places: Sequence[Place]) -> Path:
-    """Return the folder that all cases lie below."""
-    return Path(os.path.commonpath([place.folder.parent for place in places]))
-
-
-def _role(places: Sequence[Place], folder: Path) -> Role | None:
-    """Return the role of a case that lies in train/, val/ or test/."""
-    above = folder.relative_to(_base(places)).parts[:-1]
-    return part_of(above[0]) if above else None
-
-
-def _ids(places: Sequence[Place]) -> dict[Path, str]:
-    """Name each case after its folder and those above it; train/ and test/ are part of a name only if they must be."""
-    base = _base(places)
-    parts = {place.folder: place.folder.relative_to(base).parts for place in places}
-    short = {folder: "_".join(names[1:] if _role(places, folder) else names) for folder, names in parts.items()}
-    if len(set(short.values())) == len(short):
-        return short
-    return {folder: "_".join(names) for folder, names in parts.items()}
-
-
-def _patients(places: Sequence[Place], ids: Mapping[Path, str]) -> dict[str, str]:
-    """Return the patient of each case: the folder above its own, where that holds few cases and is no part."""
-    base, above = _base(places), Counter(place.folder.parent for place in places)
-    groups = len(places) / len(above) >= GROUP or any(part_of(folder.name) for folder in above)
-    return {
-        ids[place.folder]: ids[place.folder]
-        if place.folder.parent == base or groups
-        else "_".join(place.folder.parent.relative_to(base).parts)
-        for place in places
-    }
-
-
-def _places(source: Path) -> list[Place]:
-    """Return the folders of cases, where a folder holds nothing else."""
-    if not source.is_dir() or any(holds_images(place.name) or holds_masks(place.name) for place in subfolders(source)):
-        return []
-    folders = [folder for place in subfolders(source) for folder in _case_folders(place, {source.resolve()})]
-    if any(folder.parent == source and folder.name.lower() in PARTS for folder in folders):
-        return []  # train/ and test/, not cases
-    places = [Place(folder) for folder in folders]
-    for place in places:
-        for path in _scans_below(place.folder):
-            place.add(_kind(path, place.folder), path)
-    shared = Counter(kind for place in places for kind in place.kinds)
-    if len(places) > 1 and max(shared.values(), default=0) == 1:
-        return [_by_common_beginning(place) for place in places]
-    return places
-
-
-def _holds_voxels(path: Path) -> bool:
-    return is_nifti(path) or is_other_scan(path)
-
-
-def _case_folders(folder: Path, above: set[Path]) -> list[Path]:
-    """Return the folder itself where scans lie in it, or in folders for images and masks; else those below it.
-
-    A folder that is a dataset holds many cases, and is none.
-    """
-    here = folder.resolve()
-    if here in above or len(above) > DEPTH or (folder / "dataset.json").is_file():
-        return []  # a link back, or another dataset
-    if any(map(_holds_voxels, folder.iterdir())):
-        return [folder]
-    inner = {place: _case_folders(place, {*above, here}) for place in subfolders(folder)}
-    found = [case for cases in inner.values() for case in cases]
-    parts = [place for place, cases in inner.items() if cases]
-    images, masks = (
-        [{stem(path) for path in part.iterdir() if is_nifti(path)} for part in parts if what(part.name)]
-        for what in (holds_images, holds_masks)
-    )
-    if any(len(some & others) > 1 for some in images for others in masks):
-        return []
-    return [folder] if images or masks else found
-
-
-def _scans_below(folder: Path) -> list[Path]:
-    found = []
-    for base, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        place = folder / os.path.relpath(base, folder)
-        found += [place / name for name in sorted(files) if is_nifti(place / name)]
-    return found
-
-
-def _kind(path: Path, folder: Path) -> str:
-    """Return what a file's name says beside that of its case: ``flair``, ``segmentations/liver``, or nothing.
-
-    >>> from pathlib import Path
-    >>> _kind(Path("d/P1/P1_seg.nii.gz"), Path("d/P1")), _kind(Path("d/P1/ct.nii"), Path("d/P1"))
-    ('seg', 'ct')
-    """
-    name = stem(path)
-    rest = name[len(folder.name) :].lstrip(SEPARATORS) if _own(name, folder) else name
-    return "/".join([*path.relative_to(folder).parts[:-1], rest]).strip("/")
-
-
-def _own(name: str, folder: Path) -> bool:
-    """Tell whether a name begins with that of its folder, up to a separator."""
-    return re.match(re.escape(folder.name) + r"(?![A-Za-z0-9])", name, re.IGNORECASE) is not None
-
-
-def _by_common_beginning(place: Place) -> Place:
-    """Name files by what follows the beginning that all files of a folder share, up to a separator."""
-    names = {path: stem(path) for path in place.kinds.values()}
-    if not names:
-        return place
-    low, high = min(names.values()), max(names.values())
-    shared = low[: next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))]
-    ends = {name[len(shared) :][:1] for name in names.values()}
-    if not ends <= {"", *SEPARATORS}:
-        shared = re.sub(r"[^_\-. ]*$", "", shared)
-    found = Place(place.folder, twice=place.twice)
-    for path, name in names.items():
-        folders = path.relative_to(place.folder).parts[:-1]
-        found.add("/".join([*folders, name[len(shared) :].lstrip(SEPARATORS)]).strip("/"), path)
-    return found

@@ -14,7 +14,6 @@ from pipeline.data.layouts.lists import describes_folders, list_in, read_about, 
 from pipeline.data.layouts.names import (
     bare_mask,
     counted,
-    doubtful,
     mask_endings,
     named_as_masks,
     namesakes,
@@ -206,15 +205,15 @@ def _paired(
     place: Path, scans: dict[str, tuple[Path, ...]], masks: dict[str, Path]
 ) -> tuple[dict[str, str], list[Problem]]:
     """Return the mask's name of each scan's, and say which masks belong to none, or which scans could have several."""
-    mask_of = pair(scans, masks)
+    mask_of, endings = pair(scans, masks)
     paired = {*mask_of.values()}
-    endings = doubtful(scans, masks)
     problems = []
     if endings:
-        message = f"has several masks for one image: {counted(endings)}"
+        message = f"has masks whose names end otherwise than their images': {counted(endings)}"
         ways = say_which(*(f"label_suffix={ending}" for ending in endings))
         problems.append(Problem(str(place), "ambiguous-layout", message, ways))
-    lone = [name for name in masks if name not in paired and not (endings and bare_mask(name) in scans)]
+    asked = tuple(endings)
+    lone = [name for name in masks if name not in paired and not (asked and name.endswith(asked))]
     remedies = namesakes(lone, [name for name in scans if name not in mask_of])
     problems += [
         Problem(str(masks[name]), "label-without-image", "no image has this name", remedies[name]) for name in lone

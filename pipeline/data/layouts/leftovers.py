@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from shlex import quote
 from typing import TYPE_CHECKING
 
-from pipeline.data.container import OTHER_FORMATS, SUFFIXES, stem
+from pipeline.data.container import SUFFIXES, is_nifti, is_other_scan, stem
 from pipeline.data.layouts.folders import subfolders
 from pipeline.data.layouts.names import bare_mask
 from pipeline.data.layouts.synonyms import holds_images, names_masks, part_of
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from pipeline.data.layouts.dataset import Dataset
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
-# Tables and the like that BIDS packs: no scans, though they end in .gz.
-PACKED_TEXTS = (".tsv.gz", ".csv.gz", ".json.gz", ".txt.gz")
 # What may be an image or a mask, in a folder whose name says so.
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".npz", ".h5", ".hdf5", ".mat", ".stl", ".vtk")
 # Names in one message, and folders that are named one by one.
@@ -104,10 +103,10 @@ def _below(place: Path) -> Iterator[Path]:
 def could_hold_voxels(path: Path) -> bool:
     """Tell by its name whether a file is a scan or an archive, or a picture where images or masks should be."""
     name = path.name.lower()
-    if name.startswith(".") or name.endswith(PACKED_TEXTS):
+    if name.startswith("."):
         return False
-    endings = (*SUFFIXES, *OTHER_FORMATS, *ARCHIVES)
-    return name.endswith(endings) or (name.endswith(PICTURES) and _is_role(path.parent.name))
+    pictured = name.endswith(PICTURES) and _is_role(path.parent.name)
+    return is_nifti(path) or is_other_scan(path) or name.endswith(ARCHIVES) or pictured
 
 
 def _by_place(paths: Sequence[Path], base: Path) -> dict[Path, list[Path]]:
@@ -129,21 +128,28 @@ def _finding(place: Path, paths: Sequence[Path], dataset: Dataset, base: Path) -
     message = f"holds {len(paths)} file(s) that no case uses: {names}{more}"
     ids = {case.id for case in dataset.cases}
     masks = names_masks(place.name) or any(stem(path) in ids or bare_mask(stem(path)) in ids for path in paths)
-    name = str(place.relative_to(base)) if base in place.parents else ""
     if not any(path.name.lower().endswith(SUFFIXES) for path in paths):
         remedy = "convert to NIfTI, or unpack, what is a scan or a mask; or nothing"
         return Problem(str(place), "unused-files", message, remedy)
-    return Problem(str(place), "unused-files", message, _remedy(name, dataset.layout, masks=masks))
+    # An option names one folder, whose files it then reads.
+    alone = place != base and base in place.parents and all(path.parent == place for path in paths)
+    remedy = _remedy(str(place.relative_to(base)) if alone else "", dataset.layout, masks=masks)
+    return Problem(str(place), "unused-files", message, remedy)
 
 
 def _remedy(name: str, layout: str, *, masks: bool) -> str:
     """Return the option that would use the files of a folder, where there is one."""
     if layout in ("decathlon", "datalist", "table"):
         return "name them in the list, or nothing, if they are not to be used"
-    if layout == "scans" and name and masks:
-        return f"nothing; or --layout folder --layout-option images=. --layout-option labels={name} trains on both"
-    if layout == "folder" and name and masks:
-        return f"nothing; or --layout-option labels={name} reads them as masks, in the place of others"
-    if layout in ("folder", "nnunet") and name and not masks:
-        return f"nothing; or --layout-option unlabelled={name} trains on them without masks"
+    if layout == "bids" and masks:
+        return "nothing; or put masks beside their scans or under derivatives/, and choose one kind by an option"
+    if name and masks and part_of(name) in (None, "training"):
+        if layout == "scans":
+            ways = f"--layout folder --layout-option images=. --layout-option {quote(f'labels={name}')}"
+            return f"nothing; or {ways} trains on both"
+        if layout == "folder":
+            ways = f"--layout-option {quote(f'labels={name}')}"
+            return f"nothing; or {ways} reads them as masks, in the place of others"
+    if name and layout in ("folder", "nnunet") and not masks:
+        return f"nothing; or --layout-option {quote(f'unlabelled={name}')} trains on them without masks"
     return "nothing, if they are not to be used; the layout's options say which files are"

@@ -12,7 +12,7 @@ from pipeline.data.codes import is_warning
 from pipeline.data.layouts.channels import NumberedFiles
 from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset, read_labels, repeats
 from pipeline.data.layouts.records import Folds, Keys, is_scan_name, make_case, read_files, read_role
-from pipeline.data.layouts.synonyms import ABOUT, SECTIONS, meaning, simple, slip
+from pipeline.data.layouts.synonyms import ABOUT, SECTIONS, meaning, names_masks, simple, slip
 from pipeline.errors import Problem
 
 if TYPE_CHECKING:
@@ -228,12 +228,15 @@ def read_about(content: Mapping[str, Any], source: Path) -> tuple[dict[str, Any]
 
 
 def _unknown(key: str, value: Any, where: str) -> Problem:
-    if known := slip(key, [SECTIONS, ABOUT]):
-        return Problem(where, "misspelt-key", f"has a key {key!r}", f"did you mean {known!r}?")
     entries = value if isinstance(value, list) else [value]
     scans = sum(any(map(is_scan_name, e.values())) if isinstance(e, dict) else is_scan_name(e) for e in entries)
+    message = f"has a section {key!r} of {scans} scan(s), and nothing reads it"
+    if scans and (names_masks(key) or "image" in simple(key)):
+        # Images in one list and masks in another, to be paired by their order.
+        return Problem(where, "unknown-key", message, f"{ENTRY} for each pair, under training")
+    if known := slip(key, [SECTIONS, ABOUT]):
+        return Problem(where, "misspelt-key", f"has a key {key!r}", f"did you mean {known!r}?")
     if scans:
-        message = f"has a section {key!r} of {scans} scan(s), and nothing reads it"
         return Problem(where, "unknown-key", message, "call it training, validation, unlabeled or test; or take it out")
     message, remedy = f"has a key {key!r}, and nothing reads it", "nothing, if it is for people; or take it out"
     return Problem(where, "unknown-key", message, remedy)

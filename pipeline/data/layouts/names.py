@@ -86,33 +86,46 @@ def _without_words(name: str, words: re.Pattern[str]) -> str:
     return name
 
 
-def pair(images: Collection[str], masks: Collection[str]) -> dict[str, str]:
-    """Return the mask of each image: the one of its name or, where that is not there, the one that is meant.
+def pair(images: Collection[str], masks: Collection[str]) -> tuple[dict[str, str], Counter[str]]:
+    """Return the mask of each image, and the endings that somebody has to choose from.
 
-    Names may differ in the word for what they are: ``a`` and ``a_seg``, ``img01`` and ``label01``, ``volume-1`` and
-    ``segmentation-1``, ``a_T2`` and ``a_mask``. What two images or two masks could mean is left alone.
+    A mask has its image's name, or names differ in the word for what they are: ``a`` and ``a_seg``, ``img01`` and
+    ``label01``, ``volume-1`` and ``segmentation-1``, ``a_T2`` and ``a_mask``. What two images could mean is left alone.
+    Several masks of one image are a question, and so is an ending that is no word for a mask: ``a_liver``.
 
     >>> pair(["img01", "b", "c"], ["label01", "b_mask", "d"])
-    {'b': 'b_mask', 'img01': 'label01'}
+    ({'b': 'b_mask', 'img01': 'label01'}, Counter())
+    >>> pair(["a"], ["a_mask", "a_seg"]), pair(["a"], ["a_liver"]), pair(["a"], ["a_2"])
+    (({}, Counter({'_mask': 1, '_seg': 1})), ({}, Counter({'_liver': 1})), ({}, Counter()))
     """
     found = {name: name for name in images if name in masks}
-    bare_masks = _by_key((name for name in masks if name not in found), MASK)
-    for words in (None, IMAGE) if bare_masks else ():
-        for key, named in _by_key((name for name in images if name not in found), words).items():
-            if len(named) == 1 and len(bare_masks.get(key, ())) == 1:
-                found[named[0]] = bare_masks.pop(key)[0]
-    return found
+    of: dict[str, list[str]] = {}
+    lone = []
+    for name in (name for name in masks if name not in found):
+        # A number would make it another image's, of which the image is missing.
+        starts = [start for start, end in _ends(name) if start in images and start not in found and _is_ending(end)]
+        if starts:
+            of.setdefault(starts[-1], []).append(name)
+        else:
+            lone.append(name)
+    asked: Counter[str] = Counter()
+    for image, named in of.items():
+        endings = [name.removeprefix(image) for name in named]
+        if len(named) == 1 and names_masks(endings[0]):
+            found[image] = named[0]
+        else:
+            asked.update(endings)
+    bare = _by_key(lone, MASK)
+    for words in (None, IMAGE) if bare else ():
+        for key, images_of in _by_key((name for name in images if name not in found), words).items():
+            if len(images_of) == 1 and len(bare.get(key, ())) == 1:
+                found[images_of[0]] = bare.pop(key)[0]
+    return found, asked
 
 
-def doubtful(images: Collection[str], masks: Collection[str]) -> Counter[str]:
-    """Count the endings of masks, where several masks are named after one image.
-
-    >>> doubtful(["a"], ["a_mask", "a_seg"])
-    Counter({'_mask': 1, '_seg': 1})
-    """
-    unclear = _by_key((name for name in masks if name not in images), MASK)
-    several = [(key, named) for key, named in unclear.items() if key in images and len(named) > 1]
-    return Counter(name.removeprefix(key) for key, named in several for name in named)
+def _is_ending(end: str) -> bool:
+    """Tell whether the end of a name says what a mask is of, and not which image it belongs to."""
+    return names_masks(end) or not any(map(str.isdigit, end))
 
 
 def _by_key(names: Iterable[str], words: re.Pattern[str] | None) -> dict[str, list[str]]:

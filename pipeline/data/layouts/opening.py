@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.codes import is_warning
@@ -119,7 +120,7 @@ def _nearby(source: Path) -> str:
     if lists:
         return f"name the list itself: {', '.join(lists[:LISTS])}"
     if pair := _folders_of_equal_names(source):
-        options = f"--layout-option images={pair[0]} --layout-option labels={pair[1]}"
+        options = f"--layout-option {quote(f'images={pair[0]}')} --layout-option {quote(f'labels={pair[1]}')}"
         return f"where that is what they are: --layout folder {options}"
     inner = [
         f"{place.name}/ ({name})"

@@ -188,7 +188,8 @@ class Folds:
             BadEntryError: It is no text.
         """
         if fold := read_text(fields, "fold"):
-            self.given[name] = fold
+            # Spreadsheets write whole numbers as 0.0 where a row lacks one.
+            self.given[name] = fold.removesuffix(".0") if fold.removesuffix(".0").isdigit() else fold
 
     def applied(self, cases: Sequence[Case]) -> list[Case]:
         """Return the cases, those of the chosen fold to validate and those of the others to train."""

@@ -69,10 +69,13 @@ ABOUT = _words(
         "fileending overwriteimagereaderwriter regionsclassorder imagereaderwriter convertedby",
     }
 )
+UNLABELLED = ("unlabeled", "unlabelled")
 ROLES: dict[str, Role] = {
     **{role: role for role in get_args(Role)},
     **{"train": "training", "tr": "training", "val": "validation", "valid": "validation"},
     **{"testing": "test", "ts": "test"},
+    # Whose masks, if they have any, are not to be learnt from.
+    **dict.fromkeys(UNLABELLED, "training"),
 }
 # Ends of a folder's name that say which part of the dataset it holds, as in imagesTr.
 PARTS: dict[str, Role] = {
@@ -94,7 +97,7 @@ MASK = re.compile(
 IMAGE = re.compile(
     r"(?:t1(?:w|n|c|ce|gd|gad|post|pre|km|ir|rho|map)?|t2(?:w|f|s|star|starw|map)?|(?:t2)?flair|pdw?|dwi|adc|swi|asl|dti|fa|"
     r"md|cb[fv]|tmax|mtt|hbv|(?:ce|nc)?cta?|ctp|cect|ncct|pet|suv|mri?|dce|bold|epi|b\d+|"
-    r"images?|img|imaging|scan|volume|vol|orig|data|water|fat|in|opp(?:osed)?|inphase|outphase)\d*"
+    r"images?|img|imaging|scan|volume|vol|orig|pre|post|data|water|fat|in|opp(?:osed)?|inphase|outphase)\d*"
 )
 
 

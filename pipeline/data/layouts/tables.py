@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.codes import is_warning
 from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset, repeats
-from pipeline.data.layouts.records import Folds, Keys, make_case, read_files, read_role
+from pipeline.data.layouts.records import Folds, Keys, make_case, read_files, read_role, read_text
+from pipeline.data.layouts.synonyms import UNLABELLED, simple
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -104,6 +105,9 @@ def _separator(source: Path, text: str) -> str:
 def _read_row(fields: Mapping[str, Any], root: Path) -> Case:
     scans, mask = read_files(fields, root, FORMAT)
     role = read_role(fields)
+    if mask is not None and simple(read_text(fields, "role")) in UNLABELLED:
+        message = f"has the label {mask.name}, and scans of its role train without one"
+        raise BadEntryError("unwanted-label", message, "take its label or its role out")
     if mask is None and role == "validation":
         raise BadEntryError("missing-label", f"validates with {scans[0].name}, which has no label", "name its label")
     return make_case(fields, scans, mask, role)
