@@ -355,9 +355,8 @@ def list_inputs():
     for key in ("numTraining", "numTest", "numValidation"):
         content = json_file({key: 9, "training": rows[:3], "validation": rows[3:]})
         yield Input(f"list: {key} is wrong", content, {"masks": 4}, "count-differs", key)
-    names = (("channel_names", ["cine"]), ("modality", "CT"), ("modalities", {"0": "MR"}))
-    for key, value in names:
-        name = value if isinstance(value, str) else next(iter(value.values() if isinstance(value, dict) else value))
+    names = (("channel_names", ["cine"], "cine"), ("modality", "CT", "CT"), ("modalities", {"0": "MR"}, "MR"))
+    for key, value, name in names:
         content = json_file({"training": rows, key: value})
         yield Input(f"list: {key} as {type(value).__name__}", content, {"names": (name,)})
     content = json_file({"training": rows, "classes": {"1": "organ", "2": "nodule"}, "ignore_index": 9})
@@ -537,6 +536,9 @@ def nnunet_inputs():
     for key, code in (("vendor", "unknown-key"), ("lables", "misspelt-key"), ("channel_name", "misspelt-key")):
         write = lambda folder, key=key: nnunet(folder, about={key: {"x": 1}})  # noqa: E731
         yield Input(f"nnunet: {key}", write, code=code, word=key, sound=code == "unknown-key")
+    told = {"dataset": {"a": {"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}}}
+    with_list = lambda folder: nnunet(folder, about=told)  # noqa: E731
+    yield Input("nnunet: its own list", with_list, facts, "unknown-key", "'dataset' of 1 scan(s)")
     counted = lambda folder: nnunet(folder, about={"numTest": 7})  # noqa: E731
     yield Input("nnunet: numTest is wrong", counted, facts, "count-differs", "numTest")
 
@@ -591,15 +593,13 @@ def bids_inputs():
     yield Input("bids: beside and derived", both, code="ambiguous-layout", word="beside the scans", sound=False)
     yield Input("bids: beside, not derived", both, facts, options={"derivative": "."})
     write = bids_masks(derived, "sub-{}_T1w_seg-manual")
-    for key, value in (
-        ("derivative", "label"),
-        ("label", "L"),
-        ("desc", "x"),
-        ("label_suffix", "dseg"),
-        ("suffix", "T2w"),
+    for key, value, code, word in (
+        ("derivative", "label", "no-folder", "labels"),
+        ("label", "L", "bad-layout", "seg-manual"),
+        ("desc", "x", "bad-layout", "seg-manual"),
+        ("label_suffix", "dseg", "bad-layout", "seg-manual"),
+        ("suffix", "T2w", "bad-layout", "T1w"),
     ):
-        code = "no-folder" if key == "derivative" else "bad-layout"
-        word = "labels" if key == "derivative" else "T1w" if key == "suffix" else "seg-manual"
         yield Input(
             f"bids: {key}={value} finds nothing", write, code=code, word=word, options={key: value}, sound=False
         )

@@ -36,7 +36,8 @@ def dataset_warnings(
         labels: Values and names, background included.
         classes: Of each labelled case.
     """
-    split, where = all_cases(dataset), str(dataset.source)
+    split = all_cases(dataset)
+    where = str(dataset.source)
     if not split.labelled:
         return []
     if split.validation:
@@ -67,9 +68,8 @@ def split_warnings(
     """
     problems = []
     for value, name in labels.items():
-        taught, tested = (
-            [case for case in side if value in classes[case.id]] for side in (split.labelled, split.validation)
-        )
+        taught = [case for case in split.labelled if value in classes[case.id]]
+        tested = [case for case in split.validation if value in classes[case.id]]
         if value and not taught:
             problems.append(_unseen(value, name, split.labelled, tested, where))
         elif value and not tested and split.validation:

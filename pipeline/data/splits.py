@@ -65,7 +65,8 @@ def split_cases(
         UserError: Nothing is left to train on, or, where labels teach, nothing to validate on.
     """
     everything = all_cases(dataset)
-    validation, holders = everything.validation, _holders(everything.labelled, classes or {})
+    validation = everything.validation
+    holders = _holders(everything.labelled, classes or {})
     if fold:
         held_out = _fold_patients(dataset, everything.labelled, seed, fold, holders)
         validation = _scans_of(held_out, everything.labelled)
@@ -131,7 +132,8 @@ def _draw_patients(
 def _fold_patients(
     dataset: Dataset, labelled: tuple[Case, ...], seed: int, fold: tuple[int, int], holders: Sequence[set[str]]
 ) -> set[str]:
-    patients, folds = sorted({case.patient for case in labelled}), fold[1]
+    number, folds = fold
+    patients = sorted({case.patient for case in labelled})
     if len(patients) < folds:
         message, remedy = f"{len(patients)} labelled patient(s), and each of {folds} folds holds one out", "use fewer"
         raise UserError(
@@ -139,7 +141,7 @@ def _fold_patients(
         )
     order = [patients[i] for i in np.random.default_rng([seed, 0xF01D]).permutation(len(patients))]
     _spread(order, folds, [group for group in holders if len(group) > 1])
-    return set(order[fold[0] - 1 :: folds])
+    return set(order[number - 1 :: folds])
 
 
 def _spread(order: list[str], folds: int, holders: Sequence[set[str]]) -> None:

@@ -114,7 +114,8 @@ def _mask_name(case: Case) -> str:
     name: ``image.nii.gz`` is there in every folder, and ``X_flair.nii.gz`` is one channel of ``X``.
     """
     first = case.images[0]
-    name, own = nifti.stem(first), case.id
+    name = nifti.stem(first)
+    own = case.id
     channel = CHANNEL.fullmatch(name)
     if channel and (len(case.images) > 1 or own == channel[1]):
         return first.name.replace(name, channel[1], 1)

@@ -109,10 +109,9 @@ def _case_folders(folder: Path, above: set[Path]) -> list[Path]:
     inner = {place: _case_folders(place, {*above, here}) for place in subfolders(folder)}
     found = [case for cases in inner.values() for case in cases]
     parts = [place for place, cases in inner.items() if cases]
-    images, masks = (
-        [{stem(path) for path in part.iterdir() if is_nifti(path)} for part in parts if what(part.name)]
-        for what in (holds_images, holds_masks)
-    )
+    held = {part: {stem(path) for path in part.iterdir() if is_nifti(path)} for part in parts}
+    images = [names for part, names in held.items() if holds_images(part.name)]
+    masks = [names for part, names in held.items() if holds_masks(part.name)]
     if any(len(some & others) > 1 for some in images for others in masks):
         return []
     return [folder] if images or masks else found
@@ -149,8 +148,10 @@ def _by_common_beginning(place: Place) -> Place:
     names = {path: stem(path) for path in place.kinds.values()}
     if not names:
         return place
-    low, high = min(names.values()), max(names.values())
-    shared = low[: next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))]
+    # What the first and the last of them in order share, all share.
+    first = min(names.values())
+    last = max(names.values())
+    shared = first[: next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
     ends = {name[len(shared) :][:1] for name in names.values()}
     if not ends <= {"", *SEPARATORS}:
         shared = re.sub(r"[^_\-. ]*$", "", shared)

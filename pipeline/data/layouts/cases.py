@@ -189,9 +189,10 @@ def _read_case(
 
 def _chosen(name: str, kinds: Iterable[str]) -> list[str]:
     """Return the kind of a name, or those that end in it."""
-    kinds, name = list(kinds), name.strip(SEPARATORS)
-    exact = [kind for kind in kinds if kind.lower() == name.lower()]
-    return exact or [kind for kind in kinds if without_ending(kind, f"_{name}") or without_ending(kind, f"-{name}")]
+    there = list(kinds)
+    bare = name.strip(SEPARATORS)
+    exact = [kind for kind in there if kind.lower() == bare.lower()]
+    return exact or [kind for kind in there if without_ending(kind, f"_{bare}") or without_ending(kind, f"-{bare}")]
 
 
 def _counted(kinds: Mapping[str, int]) -> str:

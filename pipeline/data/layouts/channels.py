@@ -58,7 +58,8 @@ def gaps(grouped: Grouped, channels: int | None) -> list[Problem]:
     problems = []
     for name in broken:
         files = grouped[name]
-        gone, spare = sorted(due[name] - files.keys()), sorted(files.keys() - due[name])
+        gone = sorted(due[name] - files.keys())
+        spare = sorted(files.keys() - due[name])
         message = f"has no {', '.join(f'_{n:04d}' for n in gone)}" if gone else f"has a channel {spare[0]} too many"
         where = str(next(iter(files.values())))
         problems.append(Problem(where, "missing-channel", message, _remedy(name, broken), name))

@@ -136,8 +136,8 @@ def no_dataset(source: Path, code: str, message: str, remedy: str) -> UserError:
 
 def say_which(*options: str) -> str:
     """Return the remedy of what an option decides, as ``check`` takes options and as a recipe does."""
-    ways, train = " or ".join(map(quote, options)), quote(f"layout.options.{options[0]}")
-    return f"say which: --layout-option {ways}; for train: {train}"
+    ways = " or ".join(map(quote, options))
+    return f"say which: --layout-option {ways}; for train: {quote(f'layout.options.{options[0]}')}"
 
 
 def repeats(source: Path, cases: Sequence[Case]) -> list[Problem]:

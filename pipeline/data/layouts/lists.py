@@ -124,7 +124,8 @@ def _keys(content: Mapping[str, Any]) -> str:
 def _read_list(source: Path, root: Path | None, layout: str, roles: Mapping[str, Role], folds: Folds) -> Dataset:
     source = source / "dataset.json" if source.is_dir() else source
     content, root = read_json(source), (root or source.parent).resolve()
-    keys, numbered = Keys("key", "misspelt-key"), NumberedFiles()
+    keys = Keys("key", "misspelt-key")
+    numbered = NumberedFiles()
     cases: list[Case] = []
     problems: list[Problem] = []
     patients = 0
@@ -180,7 +181,8 @@ def read_json(source: Path) -> dict[str, Any]:
 def _read_case(fields: Mapping[str, Any], key: str, section: str, role: Role, root: Path) -> Case:
     """Read one entry of a section, which the list calls ``key``."""
     scans, mask = read_files(fields, root, ENTRY)
-    images, told = ", ".join(scan.name for scan in scans), read_role(fields)
+    images = ", ".join(scan.name for scan in scans)
+    told = read_role(fields)
     if told and told != role:
         message = f"stands under {key}, and its own role is {told}"
         raise BadEntryError("bad-entry", message, "take its role out, or move it to that section")
@@ -203,11 +205,12 @@ def read_about(content: Mapping[str, Any], source: Path) -> tuple[dict[str, Any]
     Returns:
         ``labels``, ``ignore``, ``regions`` and ``channels`` of a :class:`Dataset`, and what is wrong or not used.
     """
-    where, problems = str(source), []
+    where = str(source)
+    problems: list[Problem] = []
     keys: dict[str, str] = {}
     for key, value in content.items():
         what = meaning(key, ABOUT)
-        if what is None and not meaning(key, SECTIONS):
+        if not meaning(key, SECTIONS) and (what is None or (what == "about" and _scans_in(value))):
             problems.append(_unknown(key, value, where))
         elif what in keys and what != "about" and value != content[keys[what]]:
             message = f"has {keys[what]!r} and {key!r}, which differ and mean the same"
@@ -228,8 +231,7 @@ def read_about(content: Mapping[str, Any], source: Path) -> tuple[dict[str, Any]
 
 
 def _unknown(key: str, value: Any, where: str) -> Problem:
-    entries = value if isinstance(value, list) else [value]
-    scans = sum(any(map(is_scan_name, e.values())) if isinstance(e, dict) else is_scan_name(e) for e in entries)
+    scans = _scans_in(value)
     message = f"has a section {key!r} of {scans} scan(s), and nothing reads it"
     if scans and (names_masks(key) or "image" in simple(key)):
         # Images in one list and masks in another, to be paired by their order.
@@ -240,6 +242,14 @@ def _unknown(key: str, value: Any, where: str) -> Problem:
         return Problem(where, "unknown-key", message, "call it training, validation, unlabeled or test; or take it out")
     message, remedy = f"has a key {key!r}, and nothing reads it", "nothing, if it is for people; or take it out"
     return Problem(where, "unknown-key", message, remedy)
+
+
+def _scans_in(value: Any) -> int:
+    """Count the entries of a list, or of a mapping, that name scans."""
+    entries = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(entries, list):
+        entries = [entries]
+    return sum(any(map(is_scan_name, e.values())) if isinstance(e, dict) else is_scan_name(e) for e in entries)
 
 
 def _counts(content: Mapping[str, Any], source: Path) -> list[Problem]:

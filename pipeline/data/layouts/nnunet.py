@@ -68,9 +68,9 @@ class NnUNet(Layout):
             cases += [replace(case, role="training") for case in found]
             problems += wrong
         told, pairs = content.get("numTraining"), sum(case.label is not None and case.role != "test" for case in cases)
-        tests, tested = content.get("numTest"), sum(case.role == "test" for case in cases)
-        if tests not in (None, tested) and extra is None:
-            message = f"says numTest {tests}, and imagesTs/ holds {tested}"
+        tested = sum(case.role == "test" for case in cases)
+        if content.get("numTest") not in (None, tested) and extra is None:
+            message = f"says numTest {content['numTest']}, and imagesTs/ holds {tested}"
             problems.append(Problem(str(about), "count-differs", message, "find the lost files, or correct it"))
         sound = all(map(is_warning, problems))
         if told not in (None, pairs) and sound:
@@ -85,7 +85,8 @@ def _read_side(images: Path, labels: Path | None, role: Role, channels: int | No
     """Pair the scans and the masks of two folders; those of a test set need no masks, where none of them has one."""
     paths, problems = list_scans(images)
     marks, wrong = list_scans(labels) if labels is not None and labels.is_dir() else ([], [])
-    masks, problems = {stem(path): path for path in marks}, problems + wrong
+    masks = {stem(path): path for path in marks}
+    problems += wrong
     grouped, misnamed = group(paths)
     problems += without_number(misnamed) + gaps(grouped, channels)
     known = grouped.keys() | {stem(path) for path in misnamed}

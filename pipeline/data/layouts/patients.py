@@ -86,10 +86,13 @@ def _shorter(marker: re.Match[str], pattern: str, ids: Sequence[str]) -> str:
     number = r"\d" if len(marker["word"]) == 1 else ""
     mark = re.escape(marker[0]).replace(r"\-", "-")
     short = f"(.+?){mark}{number}"
-    stems, others = ([match and match[1] for match in (re.search(p, name) for name in ids)] for p in (short, pattern))
-    return short if stems == others else pattern
+    return short if _stems(short, ids) == _stems(pattern, ids) else pattern
+
+
+def _stems(pattern: str, ids: Iterable[str]) -> list[str | None]:
+    return [match and match[1] for match in (re.search(pattern, name) for name in ids)]
 
 
 def _is_shared(pattern: str, ids: Iterable[str]) -> bool:
-    stems = [match[1] for name in ids if (match := re.search(pattern, name))]
+    stems = [stem for stem in _stems(pattern, ids) if stem is not None]
     return len(set(stems)) < len(stems)

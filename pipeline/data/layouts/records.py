@@ -76,7 +76,8 @@ class Keys:
         """
         problems = []
         for key in (key for key, what in self.meanings.items() if what is None):
-            known, held = slip(key, [KEYS]), f"{self.seen[key]} of {entries}"
+            known = slip(key, [KEYS])
+            held = f"{self.seen[key]} of {entries}"
             if known:
                 message = f"has a {self.what} {key!r}, in {held} entries"
                 problems.append(Problem(where, self.misspelt, message, f"did you mean {known!r}?"))
@@ -106,7 +107,9 @@ def _in_order(key: str) -> tuple[Any, ...]:
 def is_scan_name(value: Any) -> bool:
     """Tell whether a value is, or begins a list with, the name of a scan."""
     first = value[0] if isinstance(value, list) and value else value
-    return isinstance(first, str) and first.lower().endswith((*SUFFIXES, *OTHER_FORMATS))
+    if not isinstance(first, str) or first.rpartition("/")[2].startswith("."):
+        return False
+    return first.lower().endswith((*SUFFIXES, *OTHER_FORMATS))
 
 
 def read_text(fields: Mapping[str, Any], what: str) -> str:
@@ -146,7 +149,8 @@ def read_files(fields: Mapping[str, Any], root: Path, remedy: str) -> tuple[tupl
     Raises:
         BadEntryError: They are no names, or lead out of the root, or one is both.
     """
-    images, label = fields.get("image"), fields.get("label")
+    images = fields.get("image")
+    label = fields.get("label")
     images = images if isinstance(images, list) else [images]
     if not images or not all(isinstance(name, str) and name for name in images):
         raise BadEntryError("bad-entry", "names no image", remedy)

@@ -43,7 +43,9 @@ class Table(Layout):
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Read the rows."""
         header, rows = read_table(source)
-        base, keys, folds = (root or source.parent).resolve(), Keys("column", "bad-table"), Folds(self.fold)
+        base = (root or source.parent).resolve()
+        keys = Keys("column", "bad-table")
+        folds = Folds(self.fold)
         cases: list[Case] = []
         problems: list[Problem] = []
         patients = 0
