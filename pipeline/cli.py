@@ -158,11 +158,7 @@ def validate(
     run: tyro.conf.Positional[Annotated[Path, place("RUN", "A run's folder.")]],
     *,
     dataset: Annotated[
-        Path | None,
-        tyro.conf.arg(
-            help="Score the labelled cases of this dataset, not the run's own validation cases.",
-            metavar="DATASET",
-        ),
+        Path | None, tyro.conf.arg(help="Score this dataset's labelled cases, not the run's own.", metavar="DATASET")
     ] = None,
     root: Root = None,
     layout: Layout = "auto",
@@ -190,9 +186,10 @@ def predict(
     scans: tyro.conf.Positional[Annotated[tuple[Path, ...], place("SCAN", "Scans, folders of scans, or datasets.")]],
     *,
     output: Annotated[Path, destination("Folder for the masks, which are named as the scans.")],
-    annotate_next: Annotated[
-        bool, tyro.conf.arg(help="Also write annotate_next.csv: the scans by predicted Dice, the worst first.")
-    ] = False,
+    annotate_next: Annotated[bool, tyro.conf.arg(help="Also rank scans by predicted Dice: annotate_next.csv.")] = False,
+    root: Root = None,
+    layout: Layout = "auto",
+    layout_options: LayoutOptions = (),
     checkpoint: Checkpoint = "last",
     plugins: Plugins = (),
 ) -> None:
@@ -201,8 +198,10 @@ def predict(
     Example: fewmask predict runs/hippocampus scans/ --output masks/
     """
     from pipeline import runs
+    from pipeline.config import read_options
 
-    masks = runs.predict(run, scans, to_write(output), checkpoint, plugins, rank=annotate_next)
+    open_as = (root, layout, read_options(layout_options))
+    masks = runs.predict(run, scans, to_write(output), checkpoint, plugins, rank=annotate_next, open_as=open_as)
     say(f"Wrote {len(masks)} mask(s) to {output} with the {checkpoint} checkpoint.")
 
 

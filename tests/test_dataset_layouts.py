@@ -42,13 +42,15 @@ def nnunet(folder, channels=1, ending=".nii.gz", **more):
     return folder
 
 
-def test_channels_of_nnunet_become_one_scan_and_test_scans_teach_unlabelled(tmp_path):
+def test_channels_of_nnunet_become_one_scan_and_test_scans_are_trained_on_only_on_request(tmp_path):
     folder = nnunet(tmp_path, channels=2, numTraining=1)
     touch(folder, *(f"imagesTr/a_000{n}.nii.gz" for n in (0, 1)), "labelsTr/a.nii.gz")
     touch(folder, *(f"imagesTs/b_000{n}.nii.gz" for n in (1, 0)))
     dataset = open_dataset(folder)
     assert (dataset.layout, dataset.channels) == ("nnunet", ("T1", "T2"))
-    assert rows(dataset) == {"a": (2, True, "a", "training"), "b": (2, False, "b", "training")}
+    assert rows(dataset) == {"a": (2, True, "a", "training"), "b": (2, False, "b", "test")}
+    asked = rows(open_dataset(folder, options={"unlabelled": "imagesTs"}))
+    assert asked == {"a": (2, True, "a", "training"), "b": (2, False, "b", "training")}
     assert [path.name for path in dataset.cases[1].images] == ["b_0000.nii.gz", "b_0001.nii.gz"]
     touch(folder, "labelsTs/b.nii.gz")
     assert rows(open_dataset(folder))["b"] == (2, True, "b", "test")
@@ -173,8 +175,10 @@ def test_a_table_has_channels_patients_and_roles(tmp_path):
     ("text", "code", "hint"),
     [
         ("image,lable\na.nii,b.nii\n", "bad-table", "label"),
-        ("scan,label\na.nii,b.nii\n", "bad-table", "'image'"),
-        ("image,Mask\na.nii,b.nii\n", "bad-table", "'label'"),
+        ("imge,label\na.nii,b.nii\n", "bad-table", "'image'"),
+        ("picture,label\na.nii,b.nii\n", "bad-table", "columns image"),
+        ("image,scan\na.nii,b.nii\n", "same-meaning", "keep one"),
+        ("image,Image\na.nii,b.nii\n", "same-meaning", "keep one"),
         ("image,image\na.nii,b.nii\n", "bad-table", "columns"),
         ("image,label\na.nii\n", "bad-table", "quotes"),
         ("", "bad-table", "columns"),
@@ -201,11 +205,13 @@ def test_one_file_and_a_folder_of_files_are_scans_without_masks(tmp_path):
     assert rows(open_dataset(tmp_path / "b.nii")) == {"b": (1, False, "b", "test")}
 
 
-def test_files_that_end_in_channels_are_one_scan_where_one_has_several(tmp_path):
+def test_files_that_end_in_channels_are_one_scan_and_those_that_end_in_numbers_are_not(tmp_path):
     touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
-    assert set(rows(open_dataset(tmp_path))) == {"a_0000", "b_0000"}
+    assert rows(open_dataset(tmp_path)) == {name: (1, False, name, "test") for name in "ab"}
     touch(tmp_path, "a_0001.nii.gz", "b_0001.nii.gz")
     assert rows(open_dataset(tmp_path)) == {name: (2, False, name, "test") for name in "ab"}
+    touch(tmp_path / "numbers", "a_0001.nii.gz", "a_0002.nii.gz")
+    assert set(rows(open_dataset(tmp_path / "numbers"))) == {"a_0001", "a_0002"}
 
 
 # Which one
@@ -299,7 +305,7 @@ def test_a_plugin_adds_a_layout(tmp_path):
         save(tmp_path / "data" / f"{name}.seg.nii", mask(0))
     load_plugins([tmp_path / "plugin.py"])
     try:
-        with pytest.raises(UserError, match=r"could be scans .* or pairs"):
+        with pytest.raises(UserError, match=r"could be .*scans .* or pairs"):
             open_dataset(tmp_path / "data")
         index = check(tmp_path / "data", layout="pairs", options={"ignore": 2})
         assert (len(index.facts), index.labels) == (2, {0: "background", 1: "label 1"})

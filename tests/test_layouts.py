@@ -292,9 +292,10 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path):
 
 
 def test_a_list_without_entries_says_which_lists_it_may_have(tmp_path):
-    problem = only_problem(write_list(tmp_path, {"train": [PAIR]}))
+    problem = only_problem(write_list(tmp_path, {"pictures": [PAIR]}))
     assert problem.code == "no-cases"
-    assert "training, unlabeled, unlabelled, validation, test" in problem.message
+    assert "training, unlabeled, validation, test" in problem.message
+    assert "'pictures' of 1 scan(s)" in problem.message
 
 
 def test_a_folder_of_lists_names_them(tmp_path):

@@ -142,3 +142,71 @@ def test_the_only_labelled_patient_validates_where_labels_do_not_teach():
 def test_nothing_to_train_on_is_refused_where_labels_do_not_teach():
     with pytest.raises(UserError, match="no case is left to train on"):
         split_cases(dataset(case("a")), 0.2, seed=0, labels_teach=False)
+
+
+# Classes that few masks have
+
+
+def of(**classes):
+    return {name: frozenset(values) for name, values in classes.items()}
+
+
+def many_with(*rare, classes=(1,)):
+    """The classes of many cases: those of all, and 9 in some."""
+    return {c.id: frozenset({*classes} | ({9} if c.id in rare else set())) for c in MANY.cases if c.label}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_class_of_one_patient_is_trained_on(seed):
+    rare = split_cases(MANY, 0.2, seed).validation[0].id
+    split = split_cases(MANY, 0.2, seed, classes=many_with(rare))
+    assert rare not in {case.id for case in split.validation}
+    assert len(split.validation) == 4, "another one is held out in its place"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_of_two_patients_with_a_class_one_at_least_is_trained_on(seed):
+    rare = [case.id for case in split_cases(MANY, 0.2, seed).validation[:2]]
+    split = split_cases(MANY, 0.2, seed, classes=many_with(*rare))
+    assert len({*rare} & {case.id for case in split.validation}) == 1
+
+
+@pytest.mark.parametrize("fold", [None, (1, 5), (3, 5), (2, 2)])
+@pytest.mark.parametrize("seed", range(10))
+def test_draw_is_the_same_where_nothing_is_at_stake(seed, fold):
+    known = many_with(*(case.id for case in MANY.cases), classes=(1, 2, 3))
+    assert split_cases(MANY, 0.2, seed, fold=fold, classes=known) == split_cases(MANY, 0.2, seed, fold=fold)
+
+
+def test_one_is_held_out_even_where_every_patient_has_a_class_of_its_own():
+    cases = [case(name) for name in "abc"]
+    split = split_cases(dataset(*cases), 0.5, 0, classes=of(a={1}, b={2}, c={3}))
+    assert (len(split.validation), len(split.labelled)) == (1, 2)
+
+
+def test_masks_that_do_not_teach_are_drawn_as_ever():
+    known = many_with(split_cases(MANY, 0.2, 0).validation[0].id)
+    ours = split_cases(MANY, 0.2, 0, labels_teach=False, classes=None)
+    assert ours.validation == split_cases(MANY, 0.2, 0).validation
+    assert split_cases(MANY, 0.2, 0, classes=known).validation != ours.validation
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_no_fold_holds_out_all_masks_with_a_class(seed, folds):
+    plain = [split_cases(MANY, 0, seed, fold=(n + 1, folds)).validation for n in range(folds)]
+    rare = [case.id for case in plain[0][:2]]  # both in one fold, as drawn
+    known = many_with(*rare) | {plain[1][0].id: frozenset({1, 7}), plain[1][1].id: frozenset({7})}
+    parts = [split_cases(MANY, 0, seed, fold=(n + 1, folds), classes=known) for n in range(folds)]
+    for split in parts:
+        taught = set().union(*(known[case.id] for case in split.labelled))
+        assert {1, 7, 9} <= taught
+    assert sorted(case.id for split in parts for case in split.validation) == sorted(known)
+    assert [len(split.validation) for split in parts] == [len(validation) for validation in plain]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_class_of_one_patient_does_not_keep_folds_from_being_made(seed):
+    known = many_with("c03")
+    parts = [split_cases(MANY, 0, seed, fold=(n, 5), classes=known).validation for n in range(1, 6)]
+    assert parts == [split_cases(MANY, 0, seed, fold=(n, 5)).validation for n in range(1, 6)]

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.bounds import LEAST_MM, MOST_MM
 from pipeline.data.checked import FilesChangedError, read_case
+from pipeline.data.classes import classes_of, dataset_warnings
 from pipeline.data.codes import is_warning
 from pipeline.data.container import GZIP_MAGIC, HEAD
 from pipeline.data.header import parse_header
@@ -96,6 +97,7 @@ class Index:
             ("shape", _extent(shapes, "d", "")),
             ("spacing", _extent(spacings, ".3g", " mm")),
             ("problems", "none"),
+            *([("warnings", warned)] if (warned := count_codes(self.warnings)) else []),
         ]
 
 
@@ -120,6 +122,11 @@ def _unpacked_bytes(path: Path) -> int:
             return parse_header(path, file.read(HEAD)).promised
     except (OSError, EOFError, UserError, zlib.error):
         return 0
+
+
+def count_codes(findings: Iterable[Problem]) -> str:
+    """Say how many findings there are of each code, the most frequent first; "" where there are none."""
+    return ", ".join(f"{count} {code}" for code, count in Counter(f.code for f in findings).most_common())
 
 
 def in_parallel(function: Callable[[Case], T], cases: Sequence[Case]) -> Iterator[T]:
@@ -177,6 +184,7 @@ class Check:
         dataset: The dataset; what is wrong with its list is reported beside what is wrong with its files.
         strict: Count warnings as problems.
         known: Facts of an earlier check, by case: files that are as they were then are not read again.
+        to_train: Whether the dataset is there to be trained on; what it lacks for that is no fault of one that is not.
         seen: What was found of all cases that could be read: cases are compared whatever else is wrong with them.
         sound: The ids of those that nothing is wrong with.
         problems: What keeps the dataset from being used.
@@ -186,6 +194,7 @@ class Check:
     dataset: Dataset
     strict: bool = False
     known: Mapping[str, CaseFacts] = field(default_factory=dict)
+    to_train: bool = True
     seen: Packed[CaseFacts] = field(default_factory=Packed, init=False)
     sound: list[str] = field(default_factory=list, init=False)
     problems: list[Problem] = field(default_factory=list, init=False)
@@ -264,7 +273,20 @@ class Check:
         found += self._rare_labels()
         problems = [Problem(images[name], code, text, remedy, name) for name, code, text, remedy in found]
         drawn = all(case.role != "validation" for case in self.dataset.cases)
-        return problems + copies(self.dataset.cases, self.seen, drawn=drawn)
+        problems += copies(self.dataset.cases, self.seen, drawn=drawn)
+        return problems + self._classes({problem.case for problem in problems if problem.code == "rare-label"})
+
+    def _classes(self, rare: set[str]) -> list[Problem]:
+        """Find classes that are not trained on or not validated, once every mask is known."""
+        labelled = [case.id for case in self.dataset.cases if case.label and case.role != "test"]
+        if not self.to_train or not {*labelled} <= {*self.sound}:
+            return []
+        classes = classes_of({name: self.seen[name] for name in labelled}, self.dataset.ignore)
+        once = Counter(value for found in classes.values() for value in found)
+        # What one of many masks has alone, and nothing declares, is said already.
+        said = {value for name in rare for value in classes[name] if once[value] == 1}
+        labels = {value: name for value, name in self._labels().items() if value not in said}
+        return dataset_warnings(self.dataset, labels, classes)
 
     def _channel_counts(self) -> Iterator[tuple[str, str, str, str]]:
         declared = self.dataset.channels

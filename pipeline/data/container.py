@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".nii.gz", ".nii")
 # Formats that hold scans too: left out in silence, they would be scans that nobody looked at.
 OTHER_FORMATS = (".img", ".img.gz", ".hdr", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".dcm", ".gz")
+# What ends in .gz and is something else.
+PACKED = (".tar.gz", ".tsv.gz", ".csv.gz", ".json.gz", ".txt.gz")
 GZIP_MAGIC, GZIP = b"\x1f\x8b", 31
 # Deflate cannot shrink further than this, so a header that promises more is wrong before anything is unpacked.
 DEFLATE_MAX_RATIO = 1032
@@ -35,6 +37,8 @@ PACKED_HEAD, HEAD = 1 << 17, 540
 BLOCK = 1 << 20
 # Zeros behind the voxels, as tools that write whole blocks leave them.
 MAX_PADDING = 1 << 20
+# In the target of a link to a file that git-annex keeps.
+ANNEX = ".git/annex/objects"
 AGAIN, BY_ITS_TOOL = "copy or download the file again", "write the file again with its own tool"
 
 
@@ -78,7 +82,8 @@ def is_nifti(path: Path) -> bool:
 
 def is_other_scan(path: Path) -> bool:
     """Tell by its name whether a path is a scan in a format that is not read here, and not hidden."""
-    return path.name.lower().endswith(OTHER_FORMATS) and not is_nifti(path) and not path.name.startswith(".")
+    name = path.name.lower()
+    return name.endswith(OTHER_FORMATS) and not name.endswith((*SUFFIXES, *PACKED)) and not name.startswith(".")
 
 
 def read_container(path: Path, promised: Callable[[bytes], int]) -> Container:
@@ -126,7 +131,9 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _whereabouts(path: Path) -> str:
-    """Return what to do about a missing file: the nearest name of a file or folder, where there is one."""
+    """Return what to do about a missing file: where a link leads, or the nearest name of a file or folder."""
+    if link := next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None):
+        return _behind(link, path)
     place, name = path.parent, path.name
     while not place.is_dir() and place != place.parent:
         place, name = place.parent, place.name  # the first folder of the path that there is not
@@ -143,11 +150,22 @@ def _names_in(folder: Path, of_scans: bool, _: int) -> Names:
     return Names(other.name for other in folder.iterdir() if wanted(other) and other.exists())
 
 
+def _behind(link: Path, path: Path) -> str:
+    """Return what to do about a link that leads nowhere."""
+    target = link.readlink()
+    if ANNEX in target.as_posix():
+        return f"it is in git-annex and not here yet: run `git annex get {path.name}` in {path.parent}"
+    return f"{link.name} is a link to {target}, which is not there: bring that back, or take the case out of the list"
+
+
 def _refuse_other_content(path: Path, raw: bytes) -> None:
     """Refuse what is no NIfTI file at all, or a gzip without its suffix and the reverse."""
     named_gzip, is_gzip = path.name.lower().endswith(".gz"), raw.startswith(GZIP_MAGIC)
     if raw.startswith(b"version https://git-lfs"):
         raise fault(path, "lfs-pointer", "is a git-LFS pointer, not the scan", "run `git lfs pull` in its repository")
+    if raw.startswith(b"/annex/objects/"):
+        remedy = f"run `git annex get {path.name}` in {path.parent}"
+        raise fault(path, "annex-pointer", "is a git-annex pointer, not the scan", remedy)
     if raw[:64].removeprefix(BOM_UTF8).lstrip()[:1] == b"<":
         raise fault(path, "web-page", "is a web page or XML, not a scan", "download the file again, logged in")
     if named_gzip != is_gzip:

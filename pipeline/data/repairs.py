@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.data import nifti
-from pipeline.data.codes import CODES
+from pipeline.data.codes import CODES, is_warning
 from pipeline.data.grids import rename_axes, renaming
 from pipeline.errors import Problem, UserError, nearest
 
@@ -128,8 +128,8 @@ def repair_dataset(look: Check, names: Sequence[str], folder: Path) -> tuple[dic
     Raises:
         UserError: The dataset's list has mistakes, so that a copy would lack cases; or nothing needs these repairs.
     """
-    if look.dataset.problems:
-        raise UserError("Nothing was repaired: mend the list or the folders first.", look.dataset.problems)
+    if mistakes := [problem for problem in look.dataset.problems if not is_warning(problem)]:
+        raise UserError("Nothing was repaired: mend the list or the folders first.", mistakes)
     wanted: dict[str, list[tuple[str, str]]] = {}
     for problem in look.findings:
         fix = next((name for name in FIXES if name in names and name in CODES[problem.code].fixes), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
     from pipeline.data.layouts import Dataset
     from pipeline.types import Case
 
@@ -34,13 +37,20 @@ class Split:
 
 
 def split_cases(
-    dataset: Dataset, fraction: float, seed: int, *, labels_teach: bool = True, fold: tuple[int, int] | None = None
+    dataset: Dataset,
+    fraction: float,
+    seed: int,
+    *,
+    labels_teach: bool = True,
+    fold: tuple[int, int] | None = None,
+    classes: Mapping[str, Collection[int]] | None = None,
 ) -> Split:
     """Split a dataset by its own ``validation`` list or, without one, by a seeded draw of labelled patients.
 
     No patient is on both sides: scans of a held-out patient are not trained on, labelled or not. As one fold of several
     the labelled patients of the training are parted by a seeded draw, and those of one part validate; a ``validation``
-    list of the dataset then plays no part at all.
+    list of the dataset then plays no part at all. Where a draw would leave the training without any mask that has a
+    class, another patient is held out; where nothing is at stake, the draw is the same with and without ``classes``.
 
     Args:
         dataset: The dataset.
@@ -49,16 +59,20 @@ def split_cases(
         labels_teach: Whether masks are learnt from. Where they are not, masks only validate: training cases lose
             theirs, so that nothing can look at it, and a dataset without any mask has no validation cases.
         fold: Which fold, counted from 1, and of how many; ``fraction`` is then of no effect.
+        classes: The classes in the mask of each labelled case, where they are known and learnt.
 
     Raises:
         UserError: Nothing is left to train on, or, where labels teach, nothing to validate on.
     """
     everything = all_cases(dataset)
     validation = everything.validation
+    holders = _holders(everything.labelled, classes or {})
     if fold:
-        validation = _scans_of(_fold_patients(dataset, everything.labelled, seed, *fold), everything.labelled)
+        held_out = _fold_patients(dataset, everything.labelled, seed, fold, holders)
+        validation = _scans_of(held_out, everything.labelled)
     elif not validation:
-        held_out = _draw_patients(dataset, everything.labelled, fraction, seed, to_teach=1 if labels_teach else 0)
+        to_teach = 1 if labels_teach else 0
+        held_out = _draw_patients(dataset, everything.labelled, fraction, seed, to_teach, holders)
         validation = _scans_of(held_out, everything.labelled)
     tested = {case.patient for case in validation}
     teaching = {case.id for case in everything.labelled + everything.unlabelled if case.patient not in tested}
@@ -85,23 +99,80 @@ def _scans_of(patients: set[str], cases: tuple[Case, ...]) -> tuple[Case, ...]:
     return tuple(case for case in cases if case.patient in patients)
 
 
-def _draw_patients(dataset: Dataset, labelled: tuple[Case, ...], fraction: float, seed: int, to_teach: int) -> set[str]:
+def _holders(cases: Sequence[Case], classes: Mapping[str, Collection[int]]) -> list[set[str]]:
+    """Return, for each class, the patients whose masks have it."""
+    holders: dict[int, set[str]] = {}
+    for case in cases:
+        for value in classes.get(case.id, ()):
+            holders.setdefault(value, set()).add(case.patient)
+    return list(holders.values())
+
+
+def _draw_patients(
+    dataset: Dataset,
+    labelled: tuple[Case, ...],
+    fraction: float,
+    seed: int,
+    to_teach: int,
+    holders: Sequence[set[str]],
+) -> set[str]:
+    """Hold out patients in a drawn order, all but the last that has a class; one at least, whatever it has."""
     patients = sorted({case.patient for case in labelled})
     if len(patients) < 2 * to_teach:
         raise _too_few(dataset, f"{len(patients)} labelled patient(s), and one must be held out to validate on")
     count = min(max(1, round(fraction * len(patients))), len(patients) - to_teach)
-    return {patients[i] for i in np.random.default_rng([seed, 0x5711]).permutation(len(patients))[:count]}
+    order = [patients[i] for i in np.random.default_rng([seed, 0x5711]).permutation(len(patients))]
+    held_out: set[str] = set()
+    for patient in order:
+        if len(held_out) < count and not any(group <= held_out | {patient} for group in holders if patient in group):
+            held_out.add(patient)
+    return held_out or set(order[:count][:1])
 
 
-def _fold_patients(dataset: Dataset, labelled: tuple[Case, ...], seed: int, fold: int, folds: int) -> set[str]:
+def _fold_patients(
+    dataset: Dataset, labelled: tuple[Case, ...], seed: int, fold: tuple[int, int], holders: Sequence[set[str]]
+) -> set[str]:
+    number, folds = fold
     patients = sorted({case.patient for case in labelled})
     if len(patients) < folds:
         message, remedy = f"{len(patients)} labelled patient(s), and each of {folds} folds holds one out", "use fewer"
         raise UserError(
             "The dataset cannot be split.", [Problem(str(dataset.source), "too-few-labels", message, remedy)]
         )
-    order = np.random.default_rng([seed, 0xF01D]).permutation(len(patients))
-    return {patients[i] for i in order[fold - 1 :: folds]}
+    order = [patients[i] for i in np.random.default_rng([seed, 0xF01D]).permutation(len(patients))]
+    _spread(order, folds, [group for group in holders if len(group) > 1])
+    return set(order[number - 1 :: folds])
+
+
+def _spread(order: list[str], folds: int, holders: Sequence[set[str]]) -> None:
+    """Exchange patients of different folds, in place, until no fold holds out all that have a class, as far as it goes.
+
+    Args:
+        order: Patients; each ``folds``-th is of one fold.
+        folds: How many there are.
+        holders: The patients that have each class, two or more of them.
+    """
+
+    def lost() -> int:
+        parts = [set(order[first::folds]) for first in range(folds)]
+        return sum(any(group <= part for part in parts) for group in holders)
+
+    def exchange(one: int, other: int) -> None:
+        kept = order[one]
+        order[one] = order[other]
+        order[other] = kept
+
+    at_stake = lost()
+    while at_stake:
+        for one, other in combinations(range(len(order)), 2):
+            if one % folds != other % folds:
+                exchange(one, other)
+                if lost() < at_stake:
+                    break
+                exchange(one, other)
+        else:
+            return
+        at_stake = lost()
 
 
 def _too_few(dataset: Dataset, message: str) -> UserError:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from pipeline import __version__
-from pipeline.data.check import Check, Index, read_facts, rows_of
+from pipeline.data.check import Check, Index, count_codes, read_facts, rows_of
 from pipeline.data.layouts import Dataset, read_dataset
 from pipeline.data.repairs import Repair, log_rows, repair_dataset
 from pipeline.errors import printable
@@ -56,10 +56,16 @@ def check(
     return check_dataset(read_dataset(source, root, layout, options), known, cache)
 
 
-def check_dataset(dataset: Dataset, known: Mapping[str, CaseFacts] | None = None, cache: Path | None = None) -> Index:
+def check_dataset(
+    dataset: Dataset,
+    known: Mapping[str, CaseFacts] | None = None,
+    cache: Path | None = None,
+    *,
+    to_train: bool = True,
+) -> Index:
     """As :func:`check`, for a dataset that is open; its warnings are counted on the terminal."""
     kept = _kept_facts(cache / _facts_name(dataset)) if cache else {}
-    look = survey(dataset, known=kept | dict(known or {}))
+    look = survey(dataset, known=kept | dict(known or {}), to_train=to_train)
     index = look.index()
     tell_warnings(index.warnings)
     if cache and not known:  # Of what a caller knows, nobody has said whether there were warnings.
@@ -92,9 +98,11 @@ def _keep_facts(look: Check, kept: Mapping[str, CaseFacts], path: Path) -> None:
         write_json(path, rows_of(facts.values()))
 
 
-def survey(dataset: Dataset, *, strict: bool = False, known: Mapping[str, CaseFacts] | None = None) -> Check:
+def survey(
+    dataset: Dataset, *, strict: bool = False, known: Mapping[str, CaseFacts] | None = None, to_train: bool = True
+) -> Check:
     """Look at every file of a dataset, and return what was found, problems or none."""
-    look = Check(dataset, strict, known or {})
+    look = Check(dataset, strict, known or {}, to_train)
     for _ in progress(look, "checking", len(look)):
         pass
     return look
@@ -150,9 +158,8 @@ def repair(look: Check, names: Sequence[str], folder: Path) -> tuple[Check, list
 def tell_warnings(warnings: Sequence[Problem]) -> None:
     """Count warnings on the terminal, by code."""
     if warnings:
-        counts = ", ".join(f"{count} {code}" for code, count in Counter(w.code for w in warnings).most_common())
-        text = f"{len(warnings)} warning(s): {counts}. `fewmask check` shows them; docs/checks.md explains them."
-        note(text)
+        text = f"{len(warnings)} warning(s): {count_codes(warnings)}."
+        note(f"{text} `fewmask check` shows them; docs/checks.md explains them.")
 
 
 def note(text: str) -> None:

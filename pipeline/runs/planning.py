@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import config
 from pipeline.data.check import copies
+from pipeline.data.classes import classes_of, split_warnings
 from pipeline.data.layouts import read_dataset
 from pipeline.data.packed import Packed
 from pipeline.data.splits import Split, all_cases, split_cases
@@ -21,7 +22,7 @@ from pipeline.planning.doctor import Finding, examine
 from pipeline.planning.limits import refuse_step, size
 from pipeline.planning.plan import Choice, Plan, make_plan
 from pipeline.plugins import load_plugins
-from pipeline.runs.checking import PROGRESS, check
+from pipeline.runs.checking import PROGRESS, check, note
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,7 +103,19 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     if data.fold:
         refuse_parted_copies(index)
     labels_teach = recipe.segments is None
-    split = split_cases(index.dataset, data.validation_fraction, recipe.seed, labels_teach=labels_teach, fold=data.fold)
+    classes = classes_of(index.facts, index.ignore)
+    split = split_cases(
+        index.dataset,
+        data.validation_fraction,
+        recipe.seed,
+        labels_teach=labels_teach,
+        fold=data.fold,
+        classes=classes if labels_teach else None,
+    )
+    if labels_teach:
+        found = split_warnings(split, index.labels, classes, str(index.dataset.source))
+        for problem in (problem for problem in found if problem not in index.warnings):
+            note(str(problem))
     _refuse_unfit(recipe, index, split)
     taught = [case.id for case in split.labelled + split.unlabelled]
     # Held-out cases choose nothing, not even the size of a patch.

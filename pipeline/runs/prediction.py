@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.data import nifti
 from pipeline.data.check import examine, in_parallel, voxel_size_problem
@@ -13,7 +14,7 @@ from pipeline.data.checked import read_images
 from pipeline.data.codes import is_warning
 from pipeline.data.inspection import Declared
 from pipeline.data.layouts import open_dataset
-from pipeline.data.layouts.folders import CHANNEL
+from pipeline.data.layouts.channels import CHANNEL
 from pipeline.data.packed import Packed
 from pipeline.errors import Problem, UserError
 from pipeline.memory import memory_for
@@ -26,10 +27,12 @@ from pipeline.types import Case
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from pipeline.checkpoints import Which
     from pipeline.data.inspection import CaseFacts
+
+# Root, layout and options of a dataset.
+OpenAs = tuple[Path | None, str, dict[str, Any]]
 
 
 def predict(
@@ -40,6 +43,7 @@ def predict(
     plugins: Sequence[Path] = (),
     *,
     rank: bool = False,
+    open_as: OpenAs = (None, "auto", {}),
 ) -> list[Path]:
     """Write a label map for each scan, named as the scan and on exactly its grid.
 
@@ -50,6 +54,7 @@ def predict(
         which: The checkpoint.
         plugins: As for :func:`load_model`.
         rank: Also write ``annotate_next.csv``: the scans by their predicted Dice, the worst first.
+        open_as: Root, layout and options of those of the scans that are datasets, as for :func:`open_dataset`.
 
     Returns:
         The masks' paths.
@@ -58,7 +63,7 @@ def predict(
         UserError: Scans have one name, or a mask exists already, or a scan is unsound or has the wrong number of
             channels; all of it is found before anything is written.
     """
-    targets = _targets(scans, output)
+    targets = _targets([case for place in scans for case in _scans_of(place, open_as)], scans, output)
     model = load_model(run, which, plugins)
     facts = _checked_scans(targets, model)
     output.mkdir(parents=True, exist_ok=True)
@@ -75,9 +80,9 @@ def predict(
     return list(targets)
 
 
-def _targets(scans: Sequence[Path], output: Path) -> dict[Path, Case]:
-    """Map each mask's path to its scan."""
-    named = [(output / _mask_name(case), case) for place in scans for case in _scans_of(place)]
+def _targets(cases: Sequence[Case], scans: Sequence[Path], output: Path) -> dict[Path, Case]:
+    """Map each mask's path to its scan, of those that were found where scans were named."""
+    named = [(output / _mask_name(case), case) for case in cases]
     counts = Counter(nifti.stem(path) for path, _ in named)
     problems = [
         Problem(
@@ -108,17 +113,28 @@ def _targets(scans: Sequence[Path], output: Path) -> dict[Path, Case]:
 
 
 def _mask_name(case: Case) -> str:
-    """Return the first file's name, without the number of a channel where the dataset gives each channel a file."""
+    """Return the first file's name, without the number of a channel where the dataset gives each channel a file.
+
+    Where a case is called otherwise than its file, or has several files without such numbers, it is the case's own
+    name: ``image.nii.gz`` is there in every folder, and ``X_flair.nii.gz`` is one channel of ``X``.
+    """
     first = case.images[0]
-    channel = CHANNEL.fullmatch(nifti.stem(first))
-    if channel and (len(case.images) > 1 or case.id == channel[1]):
-        return first.name.replace(channel[0], channel[1], 1)
-    return first.name
+    name = nifti.stem(first)
+    own = case.id
+    channel = CHANNEL.fullmatch(name)
+    if channel and (len(case.images) > 1 or own == channel[1]):
+        return first.name.replace(name, channel[1], 1)
+    ours = len(case.images) > 1 or not name.startswith(own)
+    # An id is text of a list's, and not every text can be a file's name.
+    usable = own == Path(own).name and own.isprintable() and not own.startswith(".")
+    return f"{own}{first.name.removeprefix(name)}" if ours and usable else first.name
 
 
-def _scans_of(place: Path) -> tuple[Case, ...]:
+def _scans_of(place: Path, open_as: OpenAs) -> tuple[Case, ...]:
     if place.is_dir() or (place.is_file() and not nifti.is_nifti(place)):
-        return open_dataset(place).cases
+        dataset = open_dataset(place, *open_as)
+        tell_warnings(dataset.problems)
+        return dataset.cases
     return (Case(nifti.stem(place), (place,), None, "", "test"),)
 
 

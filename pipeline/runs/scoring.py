@@ -94,7 +94,7 @@ def validate(
     dataset, known = _own_cases(run) if source is None else (_other_cases(source, model.task, how), {})
     segments = model.recipe.segments is not None
     # Segments have names of their own: what they are scored against, the dataset says.
-    index = check_dataset(dataset if segments else replace(dataset, labels=model.task.labels))
+    index = check_dataset(dataset if segments else replace(dataset, labels=model.task.labels), to_train=False)
     _refuse_channels(index, model.task)
     truth = labels_of(index) if segments else replace(model.task, ignore=index.ignore)
     if source is None:
@@ -154,7 +154,8 @@ def own_dataset(run: Path, part: str) -> tuple[Dataset, dict[str, CaseFacts]]:
             Problem(name, "case-gone", f"is no longer in {dataset.source}", "bring it back") for name in missing
         ]
         raise UserError("The run's cases are not all there.", problems)
-    own = replace(dataset, cases=tuple(case for case in dataset.cases if case.id in wanted))
+    # What is odd about the dataset was said when it was trained on.
+    own = replace(dataset, cases=tuple(case for case in dataset.cases if case.id in wanted), problems=())
     facts = facts_of(run, wanted)
     problems = [problem for case in own.cases for problem in changed_files(case, facts[case.id])]
     if problems:

@@ -3,7 +3,7 @@
 A plugin adds its own: a subclass of :class:`Layout`, registered in ``LAYOUTS``.
 """
 
-from pipeline.data.layouts import bids, folders, lists, nnunet, tables  # noqa: F401 - they register their layouts
+from pipeline.data.layouts import bids, cases, folders, lists, nnunet, tables  # noqa: F401 - they register their layouts
 from pipeline.data.layouts.dataset import LAYOUTS, MAX_CLASSES, Dataset, Layout
 from pipeline.data.layouts.folders import scans_in
 from pipeline.data.layouts.opening import open_dataset, read_dataset

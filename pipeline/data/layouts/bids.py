@@ -1,128 +1,285 @@
-"""BIDS: subjects in folders, images by suffix, labels under ``derivatives/``."""
+"""BIDS: subjects in folders, images by suffix, masks beside them or under ``derivatives/``."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.data.container import is_nifti, stem
-from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
-from pipeline.data.layouts.folders import namesake, other_scans
+from pipeline.data.container import is_nifti
+from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset, say_which
+from pipeline.data.layouts.entities import OTHER_MASKS, Mask, Name, as_mask, parse
+from pipeline.data.layouts.folders import HERE, other_scans
+from pipeline.data.layouts.names import counted, namesakes
+from pipeline.data.layouts.synonyms import KEYS, meaning, names_masks
 from pipeline.data.layouts.tables import read_table
 from pipeline.errors import Names, Problem, nearest
 from pipeline.types import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-# Suffixes that BIDS gives to label maps: dseg for labels, mask for one structure.
-LABEL_SUFFIXES = ("dseg", "mask")
 SUBJECT = re.compile(r"sub-([^_/]+)")
-# Entities of a derivative that its scan does not have.
-DERIVED = re.compile(r"_(desc|label|space|res|den|atlas)-[^_]+")
+# What the option calls derivatives that are in no folder of their own.
+DIRECTLY = "derivatives"
+
+
+@dataclass
+class Kind:
+    """Masks that are the same thing in several scans.
+
+    Attributes:
+        place: The folder under ``derivatives/``, or ``.`` beside the scans.
+        name: What the masks are: ``desc-manual_dseg``.
+        masks: The masks, by the scan that each belongs to.
+        lone: Those that belong to no scan, or to several.
+    """
+
+    place: str
+    name: str
+    masks: dict[str, list[Mask]] = field(default_factory=dict)
+    lone: list[Mask] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        places = {HERE: "beside the scans", DIRECTLY: "in derivatives"}
+        return f"{self.name} {places.get(self.place, f'in derivatives/{self.place}')}"
+
+    def __iter__(self) -> Iterator[Mask]:
+        return iter([mask for masks in self.masks.values() for mask in masks] + self.lone)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What each option has to be for these masks, in the order in which they are recommended."""
+        first = next(iter(self))
+        key, _, value = first.suffix.partition("-")
+        about = {**first.about, key: value}
+        told = {key: about[key] for key in ("label", "desc") if about.get(key)}
+        return {"derivative": self.place, "label_suffix": first.suffix, **told}
 
 
 @LAYOUTS.register("bids")
 @dataclass(frozen=True, kw_only=True)
 class Bids(Layout):
-    """BIDS: ``sub-X[/ses-Y]/…/…_SUFFIX.nii.gz``, labels ``…_dseg`` or ``…_mask`` under ``derivatives/``; a subject is a patient.
+    """BIDS: ``sub-X[/ses-Y]/…/…_SUFFIX.nii.gz``, one kind of mask beside them or under ``derivatives/``; a subject is a patient.
 
     Attributes:
         suffix: The suffix of the images, such as ``T1w``, or several, one a channel.
-        derivative: The folder under ``derivatives/`` that holds the labels, where there are several.
+        derivative: The folder under ``derivatives/`` that holds the masks; ``.`` for masks beside their scans.
+        label_suffix: What the masks' names end in: ``dseg``, ``seg-manual``, ``label-L_mask``.
+        label: The entity ``label`` of the masks.
+        desc: The entity ``desc`` of the masks.
     """  # noqa: E501 - one line, as every list of layouts shows it
 
     suffix: str | tuple[str, ...] | None = None
     derivative: str | None = None
+    label_suffix: str | None = None
+    label: str | None = None
+    desc: str | None = None
 
     @classmethod
     def detect(cls, source: Path) -> str | None:
-        """Look for folders of subjects."""
+        """Look for folders of subjects, whose files have the subject's name."""
         if not source.is_dir():
             return None
-        subjects = sum(path.is_dir() and SUBJECT.fullmatch(path.name) is not None for path in source.iterdir())
-        return f"it has {subjects} folder(s) sub-*" if subjects else None
+        subjects = [path for path in source.iterdir() if path.is_dir() and SUBJECT.fullmatch(path.name)]
+        files = [path for place in subjects for path in place.rglob("*") if is_nifti(path)]
+        if not subjects or (files and not any(map(parse, files))):
+            return None
+        return f"it has {len(subjects)} folder(s) sub-*"
 
     def read(self, source: Path, root: Path | None) -> Dataset:
-        """Find scans and labels by their names' entities."""
+        """Find scans and masks by their names' entities."""
         content = sorted(path for place in source.glob("sub-*") if place.is_dir() for path in place.rglob("*"))
-        files = [path for path in content if is_nifti(path)]
-        suffixes = self._suffixes(source, files)
-        labels, problems = self._labels(source)
-        problems += other_scans(_named_as(content, suffixes))
-        scans: dict[str, dict[str, Path]] = {}
-        for path in files:
-            name, _, suffix = stem(path).rpartition("_")
-            if suffix not in suffixes:
-                continue
-            other = scans.setdefault(name, {}).setdefault(suffix, path)
-            if other is not path:
-                message = f"has the name of {other.relative_to(source)}"
-                problems.append(Problem(str(path), "name-twice", message, "keep one", name))
-        for name, found in scans.items():
-            gone = [suffix for suffix in suffixes if suffix not in found]
-            if gone:
-                where, message = str(next(iter(found.values()))), f"has no {gone[0]} beside it"
-                problems.append(Problem(where, "missing-channel", message, "add the file, or name one suffix", name))
-        known = Names(scans)
-        problems += [
-            Problem(str(path), "label-without-image", f"no {suffixes[0]} image has this name", namesake(name, known))
-            for name, path in labels.items()
-            if name not in scans
-        ]
-        problems += _strange_participants(source, {SUBJECT.match(name)[0] for name in scans})  # type: ignore[index]
+        names = [name for path in content if is_nifti(path) and (name := parse(path))]
+        suffixes = self._suffixes(source, names)
+        problems = other_scans(_named_as(content, suffixes))
+        scans, wrong = _scans(source, [name for name in names if not self._is_mask(name)], suffixes)
+        problems += wrong
+        kinds = self._kinds(source, names, suffixes)
+        kind = self._kind(source, kinds)
+        derived = _below(source / "derivatives")
+        problems += other_scans(_named_as(derived, None)) + _misnamed(derived)
+        labels, wrong = _labels(source, [kind] if kind else kinds, scans)
+        problems += wrong
+        problems += _participants(source, {SUBJECT.match(name)[0] for name in scans})  # type: ignore[index]
         cases = tuple(
             Case(name, tuple(found[suffix] for suffix in suffixes), labels.get(name), SUBJECT.match(name)[0])  # type: ignore[index]
             for name, found in scans.items()
             if len(found) == len(suffixes)
         )
         channels = suffixes if len(suffixes) > 1 else None
-        return Dataset(source, "bids", cases, channels, problems=tuple(problems))
+        left_out = self._left_out(names, suffixes, [other for other in kinds if other is not kind])
+        return Dataset(
+            source, "bids", cases, channels, problems=tuple(problems), left_out=left_out, names_patients=True
+        )
 
-    def _suffixes(self, source: Path, files: Sequence[Path]) -> tuple[str, ...]:
-        there = sorted({stem(path).rpartition("_")[2] for path in files} - set(LABEL_SUFFIXES))
+    def _suffixes(self, source: Path, names: Sequence[Name]) -> tuple[str, ...]:
+        there = sorted({name.suffix for name in names if not self._is_mask(name)})
         wanted = (self.suffix,) if isinstance(self.suffix, str) else self.suffix or tuple(there)
         if not there:
             raise no_dataset(source, "no-scans", "has no NIfTI file under sub-*/", "put the scans there")
         if self.suffix is None and len(there) > 1:
             message = f"has images of several suffixes: {', '.join(there)}"
-            raise no_dataset(source, "ambiguous-layout", message, f"say which: --layout-option suffix={there[0]}")
+            ways = say_which(*(f"suffix={suffix}" for suffix in there))
+            remedy = f"{ways}; or several, one a channel; what masks end in is label_suffix"
+            raise no_dataset(source, "ambiguous-layout", message, remedy)
         missing = [suffix for suffix in wanted if suffix not in there]
         if missing:
-            raise no_dataset(source, "bad-layout", f"has no images of suffix {missing[0]}", nearest(missing[0], there))
+            remedy = "that of masks is label_suffix" if names_masks(missing[0]) else nearest(missing[0], there)
+            raise no_dataset(source, "bad-layout", f"has no images of suffix {missing[0]}", remedy)
         return wanted
 
-    def _labels(self, source: Path) -> tuple[dict[str, Path], list[Problem]]:
-        """Return the label of each scan, by the name that the scan has without its suffix."""
-        place = source / "derivatives" / (self.derivative or "")
-        if self.derivative and not place.is_dir():
-            raise no_dataset(place, "no-folder", "is no folder", "name one that is under derivatives/")
-        labels: dict[str, Path] = {}
-        problems: list[Problem] = []
-        content = sorted(place.rglob("*")) if place.is_dir() else []
-        problems += other_scans(_named_as(content, LABEL_SUFFIXES))
-        for path in content:
-            name, _, suffix = stem(path).rpartition("_")
-            if suffix in LABEL_SUFFIXES and is_nifti(path):
-                other = labels.setdefault(DERIVED.sub("", name), path)
-                if other is not path:
-                    message = f"is a second label beside {other.relative_to(source)}"
-                    remedy = "say which: --layout-option derivative=FOLDER, or name scans and labels in a table"
-                    problems.append(Problem(str(path), "ambiguous-layout", message, remedy))
-        return labels, problems
+    def _is_mask(self, name: Name) -> bool:
+        return name.is_mask or (self.label_suffix is not None and name.suffix == self.label_suffix.strip("_"))
+
+    def _kinds(self, source: Path, names: Sequence[Name], wanted: Sequence[str]) -> list[Kind]:
+        """Return what kinds of masks there are, and which scan each mask belongs to."""
+        place = source / "derivatives"
+        if self.derivative not in (None, HERE, DIRECTLY) and not (place / str(self.derivative)).is_dir():
+            there = sorted(path.name for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
+            remedy = nearest(str(self.derivative), there) if there else "leave the option out: there is no derivatives/"
+            raise no_dataset(place / str(self.derivative), "no-folder", "is no folder", remedy)
+        derived = [name for path in _below(place) if is_nifti(path) and (name := parse(path))]
+        suffixes = tuple(sorted({name.suffix for name in names if not self._is_mask(name)}))
+        by_subject: dict[str, list[Name]] = {}
+        for scan in names:
+            if scan.suffix in wanted and not self._is_mask(scan):
+                by_subject.setdefault(scan.entities["sub"], []).append(scan)
+        kinds: dict[tuple[str, str], Kind] = {}
+        for name in filter(self._is_mask, [*names, *derived]):
+            inside = _place_of(name.path, place)
+            mask = as_mask(name, inside, suffixes)
+            kind = kinds.setdefault((inside, mask.kind), Kind(inside, mask.kind))
+            owners = [scan for scan in by_subject.get(mask.entities.get("sub", ""), []) if mask.belongs_to(scan)]
+            # One that says less of its scan than the scan's own name does is the scan's if there is no other.
+            cases = {scan.case for scan in owners if mask.has_all_of(scan)} or {scan.case for scan in owners}
+            if len(cases) == 1:
+                kind.masks.setdefault(cases.pop(), []).append(mask)
+            else:
+                kind.lone.append(mask)
+        return list(kinds.values())
+
+    def _kind(self, source: Path, kinds: Sequence[Kind]) -> Kind | None:
+        """Return the kind of mask that is read; None where there is none that belongs to scans.
+
+        Raises:
+            UserError: There are several, or what the options say is not there.
+        """
+        options = ("derivative", "label_suffix", "label", "desc")
+        told = {key: getattr(self, key) for key in options if getattr(self, key) is not None}
+        found = [kind for kind in kinds if (kind.masks and kind.name.rpartition("_")[2] not in OTHER_MASKS) or told]
+        seen = counted({str(kind): len(list(kind)) for kind in (found or kinds)}) or "none at all"
+        chosen = [kind for kind in found if _fits(kind, told)]
+        if told and not chosen:
+            asked = ", ".join(f"{key}={value}" for key, value in told.items())
+            message = f"has no masks with {asked}; there are {seen}"
+            raise no_dataset(source, "bad-layout", message, "name one of these kinds, or leave the option out")
+        if len(chosen) > 1:
+            message = f"has masks of several kinds: {counted({str(kind): len(list(kind)) for kind in chosen})}"
+            ways = say_which(*(_distinguishing(kind, chosen) for kind in chosen[:4]))
+            raise no_dataset(source, "ambiguous-layout", message, ways)
+        return chosen[0] if chosen else None
+
+    def _left_out(self, names: Iterable[Name], suffixes: Sequence[str], others: Iterable[Kind]) -> frozenset[Path]:
+        """Return the files that options leave out: images of other suffixes, and masks of other kinds."""
+        told = (self.derivative, self.label_suffix, self.label, self.desc) != (None, None, None, None)
+        images = {name.path for name in names if not self._is_mask(name) and name.suffix not in suffixes}
+        return frozenset(images | {mask.path for kind in others for mask in kind if told})
 
 
-def _named_as(paths: Iterable[Path], suffixes: Sequence[str]) -> Iterator[Path]:
-    """Yield what has a subject's name and one of the suffixes, in any format: other tools keep files here too."""
+def _place_of(path: Path, derivatives: Path) -> str:
+    """Return the folder under ``derivatives/`` that a file lies in; some have the subjects there, without one."""
+    if not path.is_relative_to(derivatives):
+        return HERE
+    first = path.relative_to(derivatives).parts[0]
+    return DIRECTLY if SUBJECT.match(first) else first
+
+
+def _fits(kind: Kind, told: Mapping[str, str]) -> bool:
+    """Tell whether masks are what options say; a suffix may be that of BIDS or the whole of what they are called."""
+    own = kind.options
+    suffixes = (own["label_suffix"], kind.name)
+    return all(
+        (value.strip("_") in suffixes) if key == "label_suffix" else own.get(key) == value
+        for key, value in told.items()
+    )
+
+
+def _distinguishing(kind: Kind, others: Sequence[Kind]) -> str:
+    """Return an option that only one kind has: the first of its own, or its whole name."""
+    for key, value in kind.options.items():
+        if sum(other.options.get(key) == value for other in others) == 1:
+            return f"{key}={value}"
+    return f"label_suffix={kind.name}"
+
+
+def _scans(
+    source: Path, names: Iterable[Name], suffixes: Sequence[str]
+) -> tuple[dict[str, dict[str, Path]], list[Problem]]:
+    """Return the files of each scan by suffix, and what is twice or missing."""
+    scans: dict[str, dict[str, Path]] = {}
+    problems = []
+    for name in (name for name in names if name.suffix in suffixes):
+        other = scans.setdefault(name.case, {}).setdefault(name.suffix, name.path)
+        if other is not name.path:
+            message = f"has the name of {other.relative_to(source)}"
+            problems.append(Problem(str(name.path), "name-twice", message, "keep one", name.case))
+    for case, found in scans.items():
+        gone = [suffix for suffix in suffixes if suffix not in found]
+        if gone:
+            where, message = str(next(iter(found.values()))), f"has no {gone[0]} beside it"
+            problems.append(Problem(where, "missing-channel", message, "add the file, or name one suffix", case))
+    return scans, problems
+
+
+def _labels(
+    source: Path, kinds: Sequence[Kind], scans: Mapping[str, dict[str, Path]]
+) -> tuple[dict[str, Path], list[Problem]]:
+    """Return the mask of each scan, and the masks of these kinds that no scan has."""
+    labels: dict[str, Path] = {}
+    problems = []
+    for kind in kinds:
+        if kind.name.rpartition("_")[2] in OTHER_MASKS and len(kinds) > 1:
+            continue
+        for case, masks in kind.masks.items():
+            labels[case] = masks[0].path
+            message = f"is a second label beside {masks[0].path.relative_to(source)}"
+            remedy = "say which: --layout-option derivative=FOLDER, or name scans and labels in a table"
+            problems += [Problem(str(mask.path), "ambiguous-layout", message, remedy) for mask in masks[1:]]
+        names = ["_".join(f"{key}-{value}" for key, value in mask.entities.items()) for mask in kind.lone]
+        remedies = namesakes(names, scans)
+        for mask, case in zip(kind.lone, names, strict=True):
+            space = mask.entities.get("space")
+            message = "no image has this name" + (f", in the space {space}" if space else "")
+            problems.append(Problem(str(mask.path), "label-without-image", message, remedies[case]))
+    return labels, problems
+
+
+def _misnamed(paths: Iterable[Path]) -> list[Problem]:
+    """Find masks whose names hold a subject, and not at the beginning, so that no scan can have them."""
+    remedy = "rename it after its scan, or take it away"
+    return [
+        Problem(str(path), "label-without-image", "no image has this name", remedy)
+        for path in paths
+        if is_nifti(path) and parse(path) is None and "sub-" in path.name and names_masks(path.name.rpartition("_")[2])
+    ]
+
+
+def _below(place: Path) -> list[Path]:
+    return sorted(place.rglob("*")) if place.is_dir() else []
+
+
+def _named_as(paths: Iterable[Path], suffixes: Sequence[str] | None) -> Iterator[Path]:
+    """Yield what has a subject's name and one of the suffixes or a mask's, in any format: other tools keep files."""
     for path in paths:
-        if SUBJECT.match(path.name) and path.name.partition(".")[0].rpartition("_")[2] in suffixes:
+        suffix = path.name.partition(".")[0].rpartition("_")[2]
+        if SUBJECT.match(path.name) and (names_masks(suffix) or suffix in (suffixes or ())):
             yield path
 
 
-def _strange_participants(source: Path, subjects: set[str]) -> list[Problem]:
-    """Find subjects that ``participants.tsv`` does not know, where there is one."""
+def _participants(source: Path, subjects: set[str]) -> list[Problem]:
+    """Find subjects that ``participants.tsv`` does not know, and columns of it that say how to split them."""
     table = source / "participants.tsv"
     if not table.is_file():
         return []
@@ -130,7 +287,13 @@ def _strange_participants(source: Path, subjects: set[str]) -> list[Problem]:
     if "participant_id" not in header:
         return [Problem(str(table), "bad-table", "has no column participant_id", "add it, or take the file away")]
     known = Names(row["participant_id"] for row in rows)
-    return [
+    remedy = "write a table with the columns image, label and this one, where it is to count"
+    unused = [
+        Problem(str(table), "unknown-key", f"has a column {name!r}, which is not read here", remedy)
+        for name in header
+        if meaning(name, KEYS) in ("role", "fold")
+    ]
+    return unused + [
         Problem(str(source / name), "bad-table", "is not in participants.tsv", nearest(name, known))
         for name in sorted(subjects.difference(known.sorted))
     ]

@@ -7,6 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Problem, UserError
@@ -37,7 +38,10 @@ class Dataset:
         labels: Label values and their names, background included, or None where nothing declares them.
         ignore: The label value of voxels that nobody has annotated; None where there is none.
         regions: Names of structures that are unions of labels, and the values of each.
-        problems: What is wrong with the list or the folders; the cases are those that could be read all the same.
+        problems: What is wrong with the list or the folders, and what is only worth a warning; the cases are those that
+            could be read all the same.
+        left_out: Files that an option has left out, so that nobody has to be told of them.
+        names_patients: Whether the dataset says of every case whose scan it is.
     """
 
     source: Path
@@ -48,6 +52,8 @@ class Dataset:
     ignore: int | None = None
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    left_out: frozenset[Path] = frozenset()
+    names_patients: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +61,13 @@ class Layout(ABC):
     """One way in which a dataset may lie on disk. Its options say what a dataset does not say itself.
 
     Attributes:
-        labels: Label names and values, such as ``{liver: 1}``.
+        labels: Label names and values, such as ``{liver: 1}``; a text is only for layouts that take it for a folder.
         channel_names: Names of the channels.
         ignore: The label value of voxels that nobody has annotated.
         patient: A regular expression; its first group in a case's id, or else the whole match, is the patient.
     """
 
-    labels: dict[str, int] | None = None
+    labels: dict[str, int] | str | None = None
     channel_names: tuple[str, ...] | None = None
     ignore: int | None = None
     patient: str | None = None
@@ -98,7 +104,8 @@ class Layout(ABC):
             named = dataset.labels and {v: n for v, n in dataset.labels.items() if v != self.ignore}
             declared = {"labels": named} | declared | {"ignore": self.ignore}
         cases, wrong = self._with_patients(dataset)
-        return replace(dataset, **declared, cases=cases, problems=(*problems, *wrong))
+        known = dataset.names_patients or self.patient is not None
+        return replace(dataset, **declared, cases=cases, problems=(*problems, *wrong), names_patients=known)
 
     def _with_patients(self, dataset: Dataset) -> tuple[tuple[Case, ...], list[Problem]]:
         if self.patient is None:
@@ -125,6 +132,12 @@ class BadEntryError(Exception):
 def no_dataset(source: Path, code: str, message: str, remedy: str) -> UserError:
     """Return the error of a dataset that cannot be read at all."""
     return UserError("The dataset cannot be opened.", [Problem(str(source), code, message, remedy)])
+
+
+def say_which(*options: str) -> str:
+    """Return the remedy of what an option decides, as ``check`` takes options and as a recipe does."""
+    ways = " or ".join(map(quote, options))
+    return f"say which: --layout-option {ways}; for train: {quote(f'layout.options.{options[0]}')}"
 
 
 def repeats(source: Path, cases: Sequence[Case]) -> list[Problem]:

@@ -1,59 +1,138 @@
-"""Folders without a list: images and labels of equal names, or scans alone."""
+"""Folders without a list: images and masks of equal names, or scans alone."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.data.container import is_nifti, is_other_scan, stem
-from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
-from pipeline.data.layouts.lists import SECTIONS, list_in
-from pipeline.errors import Names, Problem, UserError
+from pipeline.data.layouts.channels import gaps, group, numbers_channels, without_number
+from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset, say_which
+from pipeline.data.layouts.lists import describes_folders, list_in, read_about, sections_of
+from pipeline.data.layouts.names import (
+    bare_mask,
+    counted,
+    mask_endings,
+    named_as_masks,
+    namesakes,
+    pair,
+    without_ending,
+)
+from pipeline.data.layouts.synonyms import holds_images, holds_masks, names_masks, tokens
+from pipeline.errors import Problem, UserError, nearest
 from pipeline.types import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
-# nnU-Net's way to write the channels of a scan into the names of its files.
-CHANNEL = re.compile(r"(.+)_(\d{4})")
+HERE = "."
 
 
 @LAYOUTS.register("folder")
 @dataclass(frozen=True, kw_only=True)
 class Folder(Layout):
-    """Plain folder: ``images/`` and ``labels/`` with equal names; an image without a label is unlabelled."""
+    """Plain folder: ``images/`` beside ``labels/``, ``masks/``, … with equal names; an image without a mask is unlabelled.
+
+    Attributes:
+        labels: Names and values as in any layout, or the folder of the masks.
+        images: The folder of the images; ``.`` for the dataset's own.
+        label_suffix: What the masks' names end in, behind the name of their image: ``_seg``.
+        unlabelled: A folder of more scans, which train without masks.
+    """  # noqa: E501 - one line, as every list of layouts shows it
+
+    images: str | None = None
+    label_suffix: str | None = None
+    unlabelled: str | None = None
 
     @classmethod
     def detect(cls, source: Path) -> str | None:
-        """Look for a folder of images, which no list beside it describes."""
+        """Look for a folder of images, which no list beside it describes, or for masks beside images in one folder."""
         _, content = list_in(source)
-        listed = content is not None and SECTIONS.keys() & content.keys()
-        return "it has a folder images/" if (source / "images").is_dir() and not listed else None
+        if not source.is_dir() or (content and (sections_of(content) or describes_folders(content))):
+            return None
+        if places := _image_folders(source):
+            return f"it has a folder {places[0].name}/"
+        names = {stem(path) for path in source.iterdir() if is_nifti(path)}
+        if endings := mask_endings(names):
+            return f"names such as …{next(iter(endings))} are those of masks of others"
+        return None
+
+    def declare(self, dataset: Dataset) -> Dataset:
+        """Add what the options say; a text among them is no declaration of labels, but a folder's name."""
+        named = replace(self, labels=None) if isinstance(self.labels, str) else self
+        return Layout.declare(named, dataset)
 
     def read(self, source: Path, root: Path | None) -> Dataset:
-        """Pair images and labels by name."""
-        if not (source / "images").is_dir():
-            raise no_dataset(
-                source, "no-folder", "has no folder images/", "put the scans there, or name another layout"
-            )
-        paths, problems = list_scans(source / "images")
-        marks, wrong = list_scans(source / "labels") if (source / "labels").is_dir() else ([], [])
-        images, labels = ({stem(path): path for path in found} for found in (paths, marks))
-        lone = Names(images.keys() - labels)
-        problems += wrong + [
-            Problem(str(path), "label-without-image", "no image has this name", namesake(name, lone))
-            for name, path in labels.items()
-            if name not in images
-        ]
-        if not images and not problems:
-            problems.append(
-                Problem(str(source / "images"), "no-scans", "holds no .nii or .nii.gz file", "put the scans there")
-            )
-        cases = tuple(Case(name, (path,), labels.get(name), name) for name, path in images.items())
-        return Dataset(source, "folder", cases, problems=tuple(problems))
+        """Pair images and masks by name."""
+        if not source.is_dir():
+            raise no_dataset(source, "no-folder", "is no folder", "name the folder, or another layout")
+        images = self._images(source)
+        paths, problems = list_scans(images)
+        labels = self._labels(source, images)
+        marks, wrong = list_scans(labels) if labels else ([], [])
+        problems += wrong
+        ending = self.label_suffix or self._ending_here(source, images, paths)
+        others: list[Path] = []
+        if ending and labels is None:
+            paths, marks, others = _parted(paths, ending)
+        else:
+            problems += _masks_among(images, paths)
+        masks = {stem(path): path for path in marks}
+        if ending:
+            masks = {base: path for name, path in masks.items() if (base := without_ending(name, ending))}
+        if self.label_suffix and not masks:
+            raise no_dataset(labels or images, "bad-layout", f"has no mask whose name ends in {ending}", _look(marks))
+        scans, wrong = _scans(paths, masks)
+        mask_of, unclear = _paired(labels or images, scans, masks)
+        problems += wrong + unclear
+        if not scans and not problems:
+            message = "holds no .nii or .nii.gz file"
+            problems.append(Problem(str(images), "no-scans", message, "put the scans there"))
+        cases = [Case(name, files, masks.get(mask_of.get(name, "")), name) for name, files in scans.items()]
+        more, wrong = _more_scans(unlabelled_folder(source, self.unlabelled), scans.keys())
+        declared, about = _about(source)
+        problems += wrong + about
+        # Masks that were not chosen by their ending.
+        left_out = frozenset([*others, *marks]) - {*masks.values()} if ending else frozenset()
+        return Dataset(source, "folder", (*cases, *more), **declared, problems=tuple(problems), left_out=left_out)
+
+    def _images(self, source: Path) -> Path:
+        if self.images is not None:
+            return subfolder(source, self.images, "images")
+        places = _image_folders(source)
+        if len(places) > 1:
+            message = f"has several folders of images: {', '.join(place.name for place in places)}"
+            ways = say_which(*(f"images={place.name}" for place in places))
+            raise no_dataset(source, "ambiguous-layout", message, ways)
+        if not places and any(map(is_nifti, source.iterdir())):
+            return source
+        if not places:
+            remedy = "put the scans there, or name another folder: images=FOLDER, or name another layout"
+            raise no_dataset(source, "no-folder", "has no folder images/", remedy)
+        return places[0]
+
+    def _labels(self, source: Path, images: Path) -> Path | None:
+        if isinstance(self.labels, str):
+            return subfolder(source, self.labels, "labels")
+        places = [place for place in subfolders(source) if holds_masks(place.name) and place != images]
+        places = [place for place in places if any(is_nifti(path) or is_other_scan(path) for path in place.iterdir())]
+        if len(places) > 1:
+            message = f"has several folders of masks: {', '.join(place.name for place in places)}"
+            ways = say_which(*(f"labels={place.name}" for place in places))
+            raise no_dataset(source, "ambiguous-layout", message, ways)
+        return places[0] if places else None
+
+    def _ending_here(self, source: Path, images: Path, paths: list[Path]) -> str | None:
+        """Return the ending of the masks that lie among images in the dataset's own folder, where there is one kind."""
+        alone = images == source and not isinstance(self.labels, str)
+        endings = mask_endings({stem(path) for path in paths}) if alone else {}
+        if len(endings) > 1:
+            message = f"has masks of several kinds: {counted(endings)}"
+            ways = say_which(*(f"label_suffix={ending}" for ending in endings))
+            raise no_dataset(images, "ambiguous-layout", message, ways)
+        return next(iter(endings), None)
 
 
 @LAYOUTS.register("scans")
@@ -76,26 +155,119 @@ class Scans(Layout):
         paths, problems = ([source], []) if not source.is_dir() else list_scans(source)
         if not paths and not problems:
             raise no_dataset(source, "no-scans", "holds no .nii or .nii.gz file", "name scans or a folder of them")
-        cases = tuple(Case(name, images, None, name, "test") for name, images in _by_channel(paths).items())
-        return Dataset(source, "scans", cases, problems=tuple(problems))
+        scans, wrong = _scans(paths, ()) if source.is_dir() else ({stem(source): (source,)}, [])
+        masks = [name for name in scans if any(map(names_masks, tokens(name)[-1:]))]
+        if masks and len(masks) < len(scans):
+            message = f"holds {len(masks)} of {len(scans)} scans with the name of a mask, such as {masks[0]}"
+            remedy = "--layout folder, or a list, tells images from masks; or take the masks away"
+            problems.append(Problem(str(source), "mask-among-scans", message, remedy))
+        cases = tuple(Case(name, images, None, name, "test") for name, images in scans.items())
+        return Dataset(source, "scans", cases, problems=tuple(problems + wrong))
 
 
-def _by_channel(paths: list[Path]) -> dict[str, tuple[Path, ...]]:
-    """Group files by scan where all of their names end in a channel and some scan has more than one."""
-    found = [CHANNEL.fullmatch(stem(path)) for path in paths]
-    names = [match[1] for match in found if match]
-    if len(names) < len(paths) or len(set(names)) == len(names):
-        return {stem(path): (path,) for path in paths}
-    grouped: dict[str, tuple[Path, ...]] = {}
-    for name, path in zip(names, paths, strict=True):
-        grouped[name] = (*grouped.get(name, ()), path)
-    return grouped
+def _image_folders(source: Path) -> list[Path]:
+    """Return the folders that hold images by their names; one called ``images`` counts if it is empty, too."""
+    return [
+        place
+        for place in subfolders(source)
+        if holds_images(place.name) and (place.name.lower() == "images" or any(map(is_nifti, place.iterdir())))
+    ]
 
 
-def namesake(name: str, lone: Names) -> str:
-    """Return what to do about a label without an image or the reverse: the nearest of those that lack one, too."""
-    near = lone.nearest(name)
-    return f"did you mean {near!r}?" if near else "rename it after what it belongs to, or take it away"
+def _scans(paths: list[Path], labels: Iterable[str]) -> tuple[dict[str, tuple[Path, ...]], list[Problem]]:
+    """Return the files of each scan by its name, and what is wrong with the numbers of their channels."""
+    if not group(paths)[0] or not numbers_channels(paths, {n for label in labels for n in (label, bare_mask(label))}):
+        return {stem(path): (path,) for path in paths}, []
+    grouped, others = group(paths)
+    scans = {name: tuple(files[number] for number in sorted(files)) for name, files in grouped.items()}
+    return scans, gaps(grouped, None) + without_number(others)
+
+
+def _parted(paths: list[Path], ending: str) -> tuple[list[Path], list[Path], list[Path]]:
+    """Part what lies in one folder into images, masks with an ending, and masks with another one."""
+    marks = [path for path in paths if without_ending(stem(path), ending)]
+    rest = [path for path in paths if not without_ending(stem(path), ending)]
+    endings = mask_endings({stem(path) for path in rest})
+    others = [path for path in rest if any(without_ending(stem(path), other) for other in endings)]
+    return [path for path in rest if path not in others], marks, others
+
+
+def _masks_among(place: Path, paths: list[Path]) -> list[Problem]:
+    endings = named_as_masks({stem(path) for path in paths})
+    if not endings:
+        return []
+    message = f"holds images and, by their names, masks of them: {counted(endings)}"
+    remedy = f"--layout-option label_suffix={next(iter(endings))} reads them as masks; or give them a folder"
+    return [Problem(str(place), "mask-as-image", message, remedy)]
+
+
+def _paired(
+    place: Path, scans: dict[str, tuple[Path, ...]], masks: dict[str, Path]
+) -> tuple[dict[str, str], list[Problem]]:
+    """Return the mask's name of each scan's, and say which masks belong to none, or which scans could have several."""
+    mask_of, endings = pair(scans, masks)
+    paired = {*mask_of.values()}
+    problems = []
+    if endings:
+        message = f"has masks whose names end otherwise than their images': {counted(endings)}"
+        ways = say_which(*(f"label_suffix={ending}" for ending in endings))
+        problems.append(Problem(str(place), "ambiguous-layout", message, ways))
+    asked = tuple(endings)
+    lone = [name for name in masks if name not in paired and not (asked and name.endswith(asked))]
+    remedies = namesakes(lone, [name for name in scans if name not in mask_of])
+    problems += [
+        Problem(str(masks[name]), "label-without-image", "no image has this name", remedies[name]) for name in lone
+    ]
+    return mask_of, problems
+
+
+def _look(marks: list[Path]) -> str:
+    return f"it holds names such as {', '.join(path.name for path in marks[:3])}" if marks else "give another ending"
+
+
+def _more_scans(place: Path | None, known: Iterable[str]) -> tuple[list[Case], list[Problem]]:
+    if place is None:
+        return [], []
+    paths, problems = list_scans(place)
+    scans, wrong = _scans(paths, ())
+    twice = [name for name in scans if name in known]
+    problems += wrong + [
+        Problem(str(scans[name][0]), "id-twice", f"two scans have the name {name}", "rename one of them", name)
+        for name in twice
+    ]
+    return [Case(name, files, None, name) for name, files in scans.items() if name not in twice], problems
+
+
+def _about(source: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """Return what a ``dataset.json`` without a list says of the folders beside it."""
+    path, content = list_in(source)
+    return read_about(content, path) if path and content else ({}, [])
+
+
+def subfolders(source: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones and those that archives of a Mac leave."""
+    return sorted(p for p in source.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name != "__MACOSX")
+
+
+def subfolder(source: Path, name: str, option: str) -> Path:
+    """Return the folder of a dataset that an option names, in any case of its letters; ``.`` is the dataset's own.
+
+    Raises:
+        UserError: There is none; with those that there are.
+    """
+    there = {place.name: place for place in subfolders(source)}
+    found = source if name == HERE else next((p for other, p in there.items() if other.lower() == name.lower()), None)
+    if found is None and ".." not in Path(name).parts and not Path(name).is_absolute() and (source / name).is_dir():
+        return source / name  # below another one
+    if found is None:
+        remedy = nearest(name, there) if there else "put the scans there"
+        raise no_dataset(source, "bad-layout", f"has no folder {name}, which the option `{option}` names", remedy)
+    return found
+
+
+def unlabelled_folder(source: Path, name: str | None) -> Path | None:
+    """Return the folder that the option ``unlabelled`` names; None where it names none."""
+    return None if name is None else subfolder(source, name, "unlabelled")
 
 
 def list_scans(place: Path) -> tuple[list[Path], list[Problem]]:

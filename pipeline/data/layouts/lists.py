@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
 
 from pipeline import strict_json
-from pipeline.data.container import stem
-from pipeline.data.layouts.dataset import (
-    LAYOUTS,
-    BadEntryError,
-    Dataset,
-    Layout,
-    inside,
-    no_dataset,
-    read_labels,
-    repeats,
-)
+from pipeline.data.codes import is_warning
+from pipeline.data.layouts.channels import NumberedFiles
+from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset, read_labels, repeats
+from pipeline.data.layouts.records import Folds, Keys, is_scan_name, make_case, read_files, read_role
+from pipeline.data.layouts.synonyms import ABOUT, SECTIONS, meaning, names_masks, simple, slip
 from pipeline.errors import Problem
-from pipeline.types import Case, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-SECTIONS: dict[str, Role] = {
+    from pipeline.types import Case, Role
+
+SECTION_ROLES: dict[str, Role] = {
     "training": "training",
     "unlabeled": "training",
-    "unlabelled": "training",
     "validation": "validation",
     "test": "test",
 }
-# What only the Decathlon's lists have, and what they never have.
-DECATHLON_KEYS, DATALIST_SECTIONS = (
-    ("modality", "tensorImageSize", "numTraining"),
-    ("validation", "unlabeled", "unlabelled"),
-)
+# What only the Decathlon's lists have.
+DECATHLON_KEYS = ("modality", "tensorImageSize", "numTraining")
+# Keys that count the entries of a section.
+COUNTS = {
+    **{"numtraining": "training", "numtrain": "training", "numtest": "test", "numtesting": "test"},
+    **{"numvalidation": "validation", "numval": "validation"},
+    **{"numunlabeled": "unlabeled", "numunlabelled": "unlabeled"},
+}
 FORMAT = "see the README for the format"
+ENTRY = 'write {"image": PATH, "label": PATH}'
+
+
+@dataclass(frozen=True, kw_only=True)
+class List(Layout):
+    """A JSON file that lists scans.
+
+    Attributes:
+        fold: Entries with this ``fold`` validate, and those with another one train.
+    """
+
+    fold: int | str | None = None
 
 
 @LAYOUTS.register("decathlon")
 @dataclass(frozen=True, kw_only=True)
-class Decathlon(Layout):
+class Decathlon(List):
     """Medical Segmentation Decathlon: ``dataset.json``; its ``test`` scans have no masks and train as unlabelled."""
 
     @classmethod
@@ -53,12 +63,12 @@ class Decathlon(Layout):
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Read ``dataset.json``."""
-        return _read_list(source, root, "decathlon", SECTIONS | {"test": "training"})
+        return _read_list(source, root, "decathlon", SECTION_ROLES | {"test": "training"}, Folds(self.fold))
 
 
 @LAYOUTS.register("datalist")
 @dataclass(frozen=True, kw_only=True)
-class Datalist(Layout):
+class Datalist(List):
     """MONAI datalist: JSON with ``training``, ``validation``, ``unlabeled`` and ``test``, which is never trained on."""
 
     @classmethod
@@ -67,13 +77,13 @@ class Datalist(Layout):
         path, content = list_in(source)
         if path is None or (content is not None and is_decathlon(content)):
             return None
-        if content is None or (source.is_file() and not _describes_folders(content)):
+        if content is None or (source.is_file() and not describes_folders(content)):
             return f"{path.name} is a list"
-        return f"{path.name} has {_keys(content)}" if SECTIONS.keys() & content.keys() else None
+        return f"{path.name} has {_keys(content)}" if sections_of(content) else None
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Read the list."""
-        return _read_list(source, root, "datalist", SECTIONS)
+        return _read_list(source, root, "datalist", SECTION_ROLES, Folds(self.fold))
 
 
 def list_in(source: Path) -> tuple[Path | None, dict[str, Any] | None]:
@@ -88,44 +98,67 @@ def list_in(source: Path) -> tuple[Path | None, dict[str, Any] | None]:
     return path, content if isinstance(content, dict) else None
 
 
+def sections_of(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys of a list that are sections, and which."""
+    found = {key: meaning(key, SECTIONS) for key in content}
+    return {key: section for key, section in found.items() if section}
+
+
 def is_decathlon(content: Mapping[str, Any]) -> bool:
     """Tell the Decathlon's list from a datalist, whose test scans are never trained on."""
-    listed = isinstance(content.get("training"), list) and any(key in content for key in DECATHLON_KEYS)
-    return listed and not any(key in content for key in DATALIST_SECTIONS)
+    sections = sections_of(content)
+    listed = any(section == "training" and isinstance(content[key], list) for key, section in sections.items())
+    return listed and any(key in content for key in DECATHLON_KEYS) and set(sections.values()) <= {"training", "test"}
 
 
-def _describes_folders(content: Mapping[str, Any]) -> bool:
+def describes_folders(content: Mapping[str, Any]) -> bool:
     """Tell whether this is nnU-Net's ``dataset.json``, which names no scans."""
-    return not SECTIONS.keys() & content.keys() and "file_ending" in content
+    return not sections_of(content) and "file_ending" in content
 
 
 def _keys(content: Mapping[str, Any]) -> str:
-    known = (*SECTIONS, *DECATHLON_KEYS)
-    return ", ".join(key for key in content if key in known)
+    sections = sections_of(content)
+    return ", ".join(key for key in content if key in sections or key in DECATHLON_KEYS)
 
 
-def _read_list(source: Path, root: Path | None, layout: str, sections: Mapping[str, Role]) -> Dataset:
+def _read_list(source: Path, root: Path | None, layout: str, roles: Mapping[str, Role], folds: Folds) -> Dataset:
     source = source / "dataset.json" if source.is_dir() else source
     content, root = read_json(source), (root or source.parent).resolve()
+    keys = Keys("key", "misspelt-key")
+    numbered = NumberedFiles()
     cases: list[Case] = []
     problems: list[Problem] = []
-    for section, role in sections.items():
-        entries = content.get(section, [])
-        for position, entry in enumerate(entries if isinstance(entries, list) else [entries]):
-            try:
-                cases.append(_read_case(entry, section, role, root))
-            except BadEntryError as error:
-                problems.append(Problem(f"{source} {section}.{position}", *error.args))
-    declared: dict[str, Any] = {}
-    try:
-        declared = read_labels(content.get("labels"), content.get("ignore"))
-    except BadEntryError as error:
-        problems.append(Problem(f"{source} labels", *error.args))
-    problems += repeats(source, cases)
-    if not cases and not problems:
-        raise no_dataset(source, "no-cases", f"has no entries under {', '.join(sections)}", FORMAT)
-    unique = tuple({case.id: case for case in reversed(cases)}.values())[::-1]
-    return Dataset(source, layout, unique, read_channels(content), **declared, problems=tuple(problems))
+    patients = 0
+    for section, key, position, entry in _entries(content):
+        try:
+            fields = keys.fields(entry) if isinstance(entry, dict) else {"image": entry}
+            case = _read_case(fields, key, section, roles[section], root)
+            folds.add(fields, case.id)
+            # Named by the list itself: the numbers of channels are no part of an id.
+            cases.append(replace(case, images=tuple(path for scan in case.images for path in numbered.of(scan))))
+            patients += bool(fields.get("patient"))
+        except BadEntryError as error:
+            problems.append(Problem(f"{source} {key}.{position}", *error.args))
+    declared, wrong = read_about(content, source)
+    counted = [*keys.problems(str(source), len(cases)), *folds.problems(str(source), len(cases))]
+    problems += [*wrong, *counted, *_counts(content, source), *repeats(source, cases)]
+    if not cases and all(map(is_warning, problems)):
+        message = f"has no entries under {', '.join(roles)}"
+        found = "; ".join(problem.message for problem in problems if problem.code == "unknown-key")
+        raise no_dataset(source, "no-cases", message + (f"; it {found}" if found else ""), FORMAT)
+    unique = tuple({case.id: case for case in reversed(folds.applied(cases))}.values())[::-1]
+    known = patients == len(cases)
+    return Dataset(source, layout, unique, **declared, problems=tuple(problems), names_patients=known)
+
+
+def _entries(content: Mapping[str, Any]) -> Iterator[tuple[str, str, int, Any]]:
+    """Yield section, its key, position and content of every entry, sections in the order of their roles."""
+    sections = sections_of(content)
+    for section in SECTION_ROLES:
+        for key in (key for key, what in sections.items() if what == section):
+            entries = content[key]
+            for position, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+                yield section, key, position, entry
 
 
 def read_json(source: Path) -> dict[str, Any]:
@@ -145,30 +178,103 @@ def read_json(source: Path) -> dict[str, Any]:
     return content
 
 
-def _read_case(entry: Any, section: str, role: Role, root: Path) -> Case:
-    entry = entry if isinstance(entry, dict) else {"image": entry}
-    images, label = entry.get("image"), entry.get("label") or None
-    images = images if isinstance(images, list) else [images]
-    if not images or not all(isinstance(name, str) and name for name in images):
-        raise BadEntryError("bad-entry", "names no image", 'write {"image": PATH, "label": PATH}')
-    if label is None and section in ("training", "validation"):
-        message = f"has the image {images[0]} without a label"
+def _read_case(fields: Mapping[str, Any], key: str, section: str, role: Role, root: Path) -> Case:
+    """Read one entry of a section, which the list calls ``key``."""
+    scans, mask = read_files(fields, root, ENTRY)
+    images = ", ".join(scan.name for scan in scans)
+    told = read_role(fields)
+    if told and told != role:
+        message = f"stands under {key}, and its own role is {told}"
+        raise BadEntryError("bad-entry", message, "take its role out, or move it to that section")
+    if mask is None and section in ("training", "validation"):
+        message = f"has the image {images} without a label"
         raise BadEntryError("missing-label", message, 'name its label, or move it to "unlabeled"')
-    if label is not None and not isinstance(label, str):
-        raise BadEntryError("bad-entry", f"has the label {label!r}, which is no path", "name one label file")
-    if label is not None and role == "training" and section != "training":
-        message = f"has the label {label}, and scans under {section} train without one"
+    if mask is not None and role == "training" and section != "training":
+        message = f"has the label {mask.name}, and scans under {key} train without one"
         raise BadEntryError("unwanted-label", message, 'move it to "training", or take its label out of the list')
-    scans, mask = tuple(inside(root, name) for name in images), inside(root, label) if label else None
-    if mask in scans:
-        raise BadEntryError("label-is-image", f"has {label} as image and as label", "name the label's own file")
-    name = str(entry.get("id") or stem(scans[0]))
-    return Case(name, scans, mask, str(entry.get("patient") or name), role)
+    return make_case(fields, scans, mask, role)
 
 
-def read_channels(content: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Read the channels' names, ``{"0": "T1", "1": "T2"}``, in the order of their numbers."""
-    named = content.get("channel_names", content.get("modality"))
-    if not isinstance(named, dict) or not named:
+def read_about(content: Mapping[str, Any], source: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """Read what a JSON list says of itself beside its sections.
+
+    Args:
+        content: The list.
+        source: Its file.
+
+    Returns:
+        ``labels``, ``ignore``, ``regions`` and ``channels`` of a :class:`Dataset`, and what is wrong or not used.
+    """
+    where = str(source)
+    problems: list[Problem] = []
+    keys: dict[str, str] = {}
+    for key, value in content.items():
+        what = meaning(key, ABOUT)
+        if not meaning(key, SECTIONS) and (what is None or (what == "about" and _scans_in(value))):
+            problems.append(_unknown(key, value, where))
+        elif what in keys and what != "about" and value != content[keys[what]]:
+            message = f"has {keys[what]!r} and {key!r}, which differ and mean the same"
+            problems.append(Problem(where, "same-meaning", message, "keep one of them"))
+        elif what:
+            keys.setdefault(what, key)
+    told = {what: content[keys[what]] for what in ("labels", "ignore", "channel_names") if what in keys}
+    declared: dict[str, Any] = {}
+    try:
+        declared = read_labels(told.get("labels"), told.get("ignore"))
+    except BadEntryError as error:
+        problems.append(Problem(f"{source} labels", *error.args))
+    try:
+        declared["channels"] = _read_channels(told.get("channel_names"))
+    except BadEntryError as error:
+        problems.append(Problem(f"{source} {keys['channel_names']}", *error.args))
+    return declared, problems
+
+
+def _unknown(key: str, value: Any, where: str) -> Problem:
+    scans = _scans_in(value)
+    message = f"has a section {key!r} of {scans} scan(s), and nothing reads it"
+    if scans and (names_masks(key) or "image" in simple(key)):
+        # Images in one list and masks in another, to be paired by their order.
+        return Problem(where, "unknown-key", message, f"{ENTRY} for each pair, under training")
+    if known := slip(key, [SECTIONS, ABOUT]):
+        return Problem(where, "misspelt-key", f"has a key {key!r}", f"did you mean {known!r}?")
+    if scans:
+        return Problem(where, "unknown-key", message, "call it training, validation, unlabeled or test; or take it out")
+    message, remedy = f"has a key {key!r}, and nothing reads it", "nothing, if it is for people; or take it out"
+    return Problem(where, "unknown-key", message, remedy)
+
+
+def _scans_in(value: Any) -> int:
+    """Count the entries of a list, or of a mapping, that name scans."""
+    entries = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(entries, list):
+        entries = [entries]
+    return sum(any(map(is_scan_name, e.values())) if isinstance(e, dict) else is_scan_name(e) for e in entries)
+
+
+def _counts(content: Mapping[str, Any], source: Path) -> list[Problem]:
+    """Compare what a list says of its length with its length."""
+    found = Counter(section for section, *_ in _entries(content))
+    problems = []
+    for key, told in content.items():
+        section = COUNTS.get(simple(key))
+        if section and str(told) != str(found[section]):
+            message = f"says {key} {told}, and lists {found[section]} under {section}"
+            problems.append(Problem(str(source), "count-differs", message, "find the lost entries, or correct it"))
+    return problems
+
+
+def _read_channels(named: Any) -> tuple[str, ...] | None:
+    """Read the channels' names: ``{"0": "T1", "1": "T2"}`` in the order of the numbers, or a list, or one name.
+
+    Raises:
+        BadEntryError: They are none of these.
+    """
+    if named in (None, {}, [], ""):
         return None
-    return tuple(str(named[key]) for key in sorted(named, key=lambda key: (len(key), key)))
+    if isinstance(named, dict) and all(isinstance(name, (str, int)) for name in named.values()):
+        return tuple(str(named[key]) for key in sorted(named, key=lambda key: (len(key), key)))
+    names = [named] if isinstance(named, str) else named
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadEntryError("bad-entry", f"is {named!r}", 'write {"0": "T1", "1": "T2"}')
+    return tuple(names)

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from pipeline.data.codes import is_warning
 from pipeline.data.container import SUFFIXES, stem
-from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset, read_labels
-from pipeline.data.layouts.folders import CHANNEL, list_scans, namesake
-from pipeline.data.layouts.lists import list_in, read_channels, read_json
-from pipeline.errors import Names, Problem
+from pipeline.data.layouts.channels import gaps, group, without_number
+from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
+from pipeline.data.layouts.folders import list_scans, unlabelled_folder
+from pipeline.data.layouts.lists import list_in, read_about, read_json
+from pipeline.data.layouts.names import namesakes
+from pipeline.errors import Problem
 from pipeline.types import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from pipeline.types import Role
+
+ROLES: dict[str, Role] = {"Tr": "training", "Ts": "test"}
+UNLABELLED = "give it its label, or move it to a folder of its own: --layout-option unlabelled=FOLDER"
 
 
 @LAYOUTS.register("nnunet")
 @dataclass(frozen=True, kw_only=True)
 class NnUNet(Layout):
-    """nnU-Net v2 raw: ``imagesTr/NAME_0000.nii.gz``, ``labelsTr/NAME.nii.gz``; ``imagesTs`` without ``labelsTs`` trains unlabelled."""  # noqa: E501 - one line, as every list of layouts shows it
+    """nnU-Net v2 raw: ``imagesTr/NAME_0000.nii.gz``, ``labelsTr/NAME.nii.gz``; ``imagesTs`` is never trained on, unless ``unlabelled=imagesTs`` says so.
+
+    Attributes:
+        unlabelled: A folder of scans that train without masks.
+    """  # noqa: E501 - one line, as every list of layouts shows it
+
+    unlabelled: str | None = None
 
     @classmethod
     def detect(cls, source: Path) -> str | None:
@@ -37,82 +48,57 @@ class NnUNet(Layout):
         """Read ``dataset.json`` and list the folders beside it."""
         about = source / "dataset.json" if source.is_dir() else source
         content, folder = read_json(about), about.parent
-        problems: list[Problem] = []
-        declared: dict[str, Any] = {}
         ending = content.get("file_ending", SUFFIXES[0])
         if ending not in SUFFIXES:
             message = f"has the file_ending {ending!r}, which is not read"
             raise no_dataset(about, "unsupported-file", message, f"convert the scans to {' or '.join(SUFFIXES)}")
         if not (folder / "imagesTr").is_dir():
             raise no_dataset(folder, "no-folder", "has no folder imagesTr/", "put the scans there")
-        try:
-            declared = read_labels(content.get("labels"))
-        except BadEntryError as error:
-            problems.append(Problem(f"{about} labels", *error.args))
-        channels = read_channels(content)
+        declared, problems = read_about(content, about)
+        count = len(declared.get("channels") or ()) or None
         cases: list[Case] = []
-        for end, role in _roles(folder).items():
-            found, wrong = _read_side(folder, end, role, len(channels or ()) or None)
-            cases += found
+        extra = unlabelled_folder(folder, self.unlabelled)
+        for end, role in ROLES.items():
+            if (images := folder / f"images{end}").is_dir() and images != extra:
+                found, wrong = _read_side(images, folder / f"labels{end}", role, count)
+                cases += found
+                problems += wrong
+        if extra is not None:
+            found, wrong = _read_side(extra, None, "test", count)
+            cases += [replace(case, role="training") for case in found]
             problems += wrong
         told, pairs = content.get("numTraining"), sum(case.label is not None and case.role != "test" for case in cases)
-        if told not in (None, pairs) and not problems:
+        tested = sum(case.role == "test" for case in cases)
+        if content.get("numTest") not in (None, tested) and extra is None:
+            message = f"says numTest {content['numTest']}, and imagesTs/ holds {tested}"
+            problems.append(Problem(str(about), "count-differs", message, "find the lost files, or correct it"))
+        sound = all(map(is_warning, problems))
+        if told not in (None, pairs) and sound:
             message = f"says numTraining {told}, and there are {pairs} pairs"
             problems.append(Problem(str(about), "case-count", message, "find the lost files, or correct it"))
-        if not cases and not problems:
+        if not cases and sound:
             raise no_dataset(folder, "no-scans", "holds no scan under imagesTr/", "put the scans there")
-        return Dataset(about, "nnunet", tuple(cases), channels, **declared, problems=tuple(problems))
+        return Dataset(about, "nnunet", tuple(cases), **declared, problems=tuple(problems))
 
 
-def _roles(folder: Path) -> Mapping[str, Role | None]:
-    """Return the ends of the folders' names: scans without any labels teach as unlabelled ones."""
-    roles: dict[str, Role | None] = {"Tr": "training"}
-    if (folder / "imagesTs").is_dir():
-        roles["Ts"] = "test" if (folder / "labelsTs").is_dir() else "training"
-    return roles
-
-
-def _read_side(folder: Path, end: str, role: Role | None, channels: int | None) -> tuple[list[Case], list[Problem]]:
-    paths, problems = list_scans(folder / f"images{end}")
-    labelled = (folder / f"labels{end}").is_dir() or end == "Tr"
-    marks, wrong = list_scans(folder / f"labels{end}") if (folder / f"labels{end}").is_dir() else ([], [])
-    labels, problems = {stem(path): path for path in marks}, problems + wrong
-    grouped: dict[str, dict[int, Path]] = {}
-    misnamed: set[str] = set()
-    for path in paths:
-        match = CHANNEL.fullmatch(stem(path))
-        if match is None:
-            message, remedy = "has no channel in its name", f"rename it to {stem(path)}_0000"
-            problems.append(Problem(str(path), "missing-channel", message, remedy))
-            misnamed.add(stem(path))
-        else:
-            grouped.setdefault(match[1], {})[int(match[2])] = path
-    due = {name: set(range(channels or max(files) + 1)) for name, files in grouped.items()}
-    broken = [name for name, files in grouped.items() if files.keys() != due[name]]
-    all_broken = Names(broken)
-    for name in broken:
-        files = grouped[name]
-        gone, spare = sorted(due[name] - files.keys()), sorted(files.keys() - due[name])
-        message = f"has no {', '.join(f'_{n:04d}' for n in gone)}" if gone else f"has a channel {spare[0]} too many"
-        where = str(next(iter(files.values())))
-        problems.append(Problem(where, "missing-channel", message, _channel_remedy(name, all_broken), name))
-    unlabelled = Names(grouped.keys() - labels.keys())
-    unscanned = Names(labels.keys() - grouped.keys() - misnamed)
-    for name in sorted(grouped.keys() - labels.keys()) if labelled else ():
-        message = f"has no label in labels{end}/"
-        hint = namesake(name, unscanned)
-        remedy = hint if hint.startswith("did") else "give it its label, or move it to imagesTs/, which trains without"
-        problems.append(Problem(str(next(iter(grouped[name].values()))), "missing-label", message, remedy, name))
-    for name in sorted(labels.keys() - grouped.keys() - misnamed):
-        hint = namesake(name, unlabelled)
-        problems.append(Problem(str(labels[name]), "label-without-image", "no image has this name", hint))
+def _read_side(images: Path, labels: Path | None, role: Role, channels: int | None) -> tuple[list[Case], list[Problem]]:
+    """Pair the scans and the masks of two folders; those of a test set need no masks, where none of them has one."""
+    paths, problems = list_scans(images)
+    marks, wrong = list_scans(labels) if labels is not None and labels.is_dir() else ([], [])
+    masks = {stem(path): path for path in marks}
+    problems += wrong
+    grouped, misnamed = group(paths)
+    problems += without_number(misnamed) + gaps(grouped, channels)
+    known = grouped.keys() | {stem(path) for path in misnamed}
+    lone = sorted(grouped.keys() - masks.keys()) if labels is not None and (labels.is_dir() or role != "test") else []
+    for name, hint in namesakes(lone, masks.keys() - known).items():
+        remedy = hint if hint.startswith("did") else UNLABELLED
+        where = str(next(iter(grouped[name].values())))
+        problems.append(Problem(where, "missing-label", f"has no label beside {images.name}/", remedy, name))
+    for name, hint in namesakes(sorted(masks.keys() - known), grouped.keys() - masks.keys()).items():
+        problems.append(Problem(str(masks[name]), "label-without-image", "no image has this name", hint))
     return [
-        Case(name, tuple(files[n] for n in sorted(files)), labels.get(name), name, role)
+        Case(name, tuple(files[n] for n in sorted(files)), masks.get(name), name, role)
         for name, files in grouped.items()
-        if labels.get(name) or not labelled
+        if name not in lone
     ], problems
-
-
-def _channel_remedy(name: str, broken: Names) -> str:
-    near = broken.nearest(name, besides=name)
-    return "add the file, or correct its name" + (f"; did you mean {near!r}?" if near else "")

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import permutations
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from pipeline.data.codes import is_warning
+from pipeline.data.container import is_nifti, stem
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
+from pipeline.data.layouts.folders import subfolders
+from pipeline.data.layouts.leftovers import leftovers
+from pipeline.data.layouts.patients import shared_stems
+from pipeline.data.layouts.spare_lists import listing_here, naming_cases
+from pipeline.data.layouts.synonyms import names_masks
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -12,19 +22,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 AUTO = "auto"
+# Of lists that a folder holds, so many are named.
+LISTS = 5
+COMPONENTS = "see `fewmask components` for the layouts"
 
 
 def open_dataset(
     source: Path, root: Path | None = None, layout: str = AUTO, options: Mapping[str, Any] | None = None
 ) -> Dataset:
-    """As :func:`read_dataset`, and refuse a dataset whose list has mistakes.
+    """As :func:`read_dataset`, and refuse a dataset whose list has mistakes; what is only worth a warning stays.
 
     Raises:
         UserError: It is no dataset, or its list is broken; every mistake of the list is named.
     """
     dataset = read_dataset(source, root, layout, options)
-    if dataset.problems:
-        raise UserError(f"{dataset.source} has {len(dataset.problems)} mistake(s).", dataset.problems)
+    problems = [problem for problem in dataset.problems if not is_warning(problem)]
+    if problems:
+        raise UserError(f"{dataset.source} has {len(problems)} mistake(s).", problems)
     return dataset
 
 
@@ -40,7 +54,7 @@ def read_dataset(
         options: Of the layout.
 
     Returns:
-        The dataset, with what is wrong with its list among its problems.
+        The dataset, with what is wrong with its list among its problems, and what in its folders nothing uses.
 
     Raises:
         UserError: There is no such file or folder, or it is no dataset, or could be several, or the layout is unknown.
@@ -56,7 +70,9 @@ def read_dataset(
         ]
         raise UserError("The dataset cannot be opened.", problems)
     reader: Layout = LAYOUTS.build(name, _as_tuples(options or {}))
-    return reader.declare(reader.read(source, root))
+    dataset = reader.declare(reader.read(source, root))
+    found = [*leftovers(dataset), *naming_cases(dataset), *shared_stems(dataset)]
+    return replace(dataset, problems=(*dataset.problems, *found))
 
 
 def _as_tuples(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,21 +86,46 @@ def _detect(source: Path) -> str:
         UserError: It has none, or more than one; with what was seen.
     """
     seen = {name: what for name in LAYOUTS.names if (what := LAYOUTS[name].detect(source))}
-    if len(seen) == 1:
+    lists = [] if {"decathlon", "datalist"} & seen.keys() else listing_here(source)
+    if len(seen) == 1 and not lists:
         return next(iter(seen))
     if seen:
-        message = "could be " + " or ".join(f"{name} ({what})" for name, what in seen.items())
-        raise no_dataset(source, "ambiguous-layout", message, f"say which: --layout {next(iter(seen))}, or layout=NAME")
-    if source.is_dir():
-        lists = sorted(path.name for end in ("json", "csv", "tsv") for path in source.glob(f"*.{end}"))
-        content = sorted(path.name for path in source.iterdir())
-        message = f"has no layout that is known; it holds {', '.join(content[:8]) or 'nothing'}"
-        remedy = (
-            f"name the list itself: {', '.join(lists[:5])}" if lists else "see `fewmask components` for the layouts"
-        )
-    else:
-        message, remedy = (
-            "is no list, no table and no scan that can be read",
-            "see `fewmask components` for the layouts",
-        )
-    raise no_dataset(source, "no-dataset", message, remedy)
+        found = [f"{name} ({what})" for name, what in seen.items()]
+        if lists:
+            more = f" and {len(lists) - LISTS} more" if len(lists) > LISTS else ""
+            found.append(f"what is listed in {', '.join(path.name for path in lists[:LISTS])}{more}")
+        message = f"could be {' or '.join(found)}"
+        remedy = f"say which: --layout {next(iter(seen))}, or layout=NAME"
+        remedy = f"name the list itself, {lists[0]}; or {remedy}" if lists else remedy
+        raise no_dataset(source, "ambiguous-layout", message, remedy)
+    if not source.is_dir():
+        message, remedy = "is no list, no table and no scan that can be read", COMPONENTS
+        raise no_dataset(source, "no-dataset", message, remedy)
+    content = sorted(path.name for path in source.iterdir())
+    message = f"has no layout that is known; it holds {', '.join(content[:8]) or 'nothing'}"
+    raise no_dataset(source, "no-dataset", message, _nearby(source) or COMPONENTS)
+
+
+def _folders_of_equal_names(source: Path) -> tuple[str, str] | None:
+    """Return two folders that hold scans of the same names: images and masks, perhaps."""
+    held = {place.name: {stem(path) for path in place.iterdir() if is_nifti(path)} for place in subfolders(source)}
+    pairs = [pair for pair in permutations(held, 2) if held[pair[0]] & held[pair[1]]]
+    # What is called after masks comes second, and else the smaller one: some scans have no mask.
+    return max(pairs, key=lambda pair: (names_masks(pair[1]), len(held[pair[0]]) - len(held[pair[1]])), default=None)
+
+
+def _nearby(source: Path) -> str:
+    """Return what to name instead of a folder: a list in it, or a folder in it that has a layout."""
+    lists = sorted(path.name for end in ("json", "csv", "tsv") for path in source.glob(f"*.{end}"))
+    if lists:
+        return f"name the list itself: {', '.join(lists[:LISTS])}"
+    if pair := _folders_of_equal_names(source):
+        options = f"--layout-option {quote(f'images={pair[0]}')} --layout-option {quote(f'labels={pair[1]}')}"
+        return f"where that is what they are: --layout folder {options}"
+    inner = [
+        f"{place.name}/ ({name})"
+        for place in subfolders(source)
+        for name in LAYOUTS.names
+        if LAYOUTS[name].detect(place)
+    ]
+    return f"name what is in it: {', '.join(inner[:5])}; or write a list of all of it" if inner else ""

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from pipeline.data.container import stem
-from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, inside, no_dataset, repeats
-from pipeline.errors import Problem, UserError, nearest
-from pipeline.types import Case, Role
+from pipeline.data.codes import is_warning
+from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset, repeats
+from pipeline.data.layouts.records import Folds, Keys, make_case, read_files, read_role, read_text
+from pipeline.data.layouts.synonyms import UNLABELLED, simple
+from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+    from typing import Any
 
-COLUMNS = ("image", "image_0", "image_1", "label", "id", "patient", "role")
-# How people call the roles.
-ROLES: dict[str, Role] = {"train": "training", "val": "validation", "valid": "validation", "testing": "test"}
-ROLES |= {role: role for role in get_args(Role)}
-# How people call the columns.
-SYNONYMS = {"scan": "image", "mask": "label", "seg": "label", "segmentation": "label", "subject": "patient"}
+    from pipeline.types import Case
+
 FORMAT = "give columns image (or image_0, image_1, …) and perhaps label, id, patient, role"
 
 
@@ -29,7 +28,12 @@ class Table(Layout):
     """CSV or TSV: columns ``image`` (or ``image_0``, ``image_1``, …), ``label``, ``id``, ``patient``, ``role``.
 
     A row without a role teaches; with a label it may be drawn to validate.
+
+    Attributes:
+        fold: Rows with this ``fold`` validate, and those with another one train.
     """
+
+    fold: int | str | None = None
 
     @classmethod
     def detect(cls, source: Path) -> str | None:
@@ -39,24 +43,33 @@ class Table(Layout):
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Read the rows."""
         header, rows = read_table(source)
-        columns = [name for name in header if name == "image" or name.startswith("image_")]
-        strange = [name for name in header if name not in COLUMNS and name not in columns]
-        if strange:
-            problems = [Problem(str(source), "bad-table", f"has a column {name!r}", _meant(name)) for name in strange]
-            raise UserError("The dataset cannot be opened.", problems)
-        if not columns:
-            raise no_dataset(source, "bad-table", "has no column image", FORMAT)
-        base, cases, problems = (root or source.parent).resolve(), [], []
+        base = (root or source.parent).resolve()
+        keys = Keys("column", "bad-table")
+        folds = Folds(self.fold)
+        cases: list[Case] = []
+        problems: list[Problem] = []
+        patients = 0
         for number, row in enumerate(rows, start=2):
+            fields = keys.fields(row)
             try:
-                cases.append(_read_row(row, columns, base))
+                case = _read_row(fields, base)
+                folds.add(fields, case.id)
+                cases.append(case)
+                patients += bool(fields.get("patient"))
             except BadEntryError as error:
                 problems.append(Problem(f"{source} line {number}", *error.args))
-        problems += repeats(source, cases)
-        if not cases and not problems:
+        where = str(source)
+        found = keys.problems(where, len(rows))
+        if not rows:
             raise no_dataset(source, "no-cases", "has no rows", FORMAT)
-        unique = tuple({case.id: case for case in reversed(cases)}.values())[::-1]
-        return Dataset(source, "table", unique, problems=tuple(problems))
+        if not {"image", "channel"} & {*keys.meanings.values()}:
+            # One finding instead of the same one of every row.
+            problems = [Problem(where, "bad-table", f"has no column image; it has {', '.join(header)}", FORMAT)]
+            problems = [problem for problem in found if not is_warning(problem)] or problems
+            raise UserError("The dataset cannot be opened.", problems)
+        problems += [*found, *folds.problems(where, len(rows)), *repeats(source, cases)]
+        unique = tuple({case.id: case for case in reversed(folds.applied(cases))}.values())[::-1]
+        return Dataset(source, "table", unique, problems=tuple(problems), names_patients=patients == len(cases))
 
 
 def read_table(source: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -84,11 +97,6 @@ def read_table(source: Path) -> tuple[list[str], list[dict[str, str]]]:
     return header, [dict(zip(header, (field.strip() for field in row), strict=True)) for row in rows[1:] if row]
 
 
-def _meant(name: str) -> str:
-    hint = nearest(SYNONYMS.get(name.lower(), name.lower()), COLUMNS)
-    return hint if hint.startswith("did") else FORMAT
-
-
 def _separator(source: Path, text: str) -> str:
     if source.suffix.lower() == ".tsv":
         return "\t"
@@ -96,18 +104,12 @@ def _separator(source: Path, text: str) -> str:
     return ";" if ";" in first and "," not in first else ","
 
 
-def _read_row(row: dict[str, str], columns: list[str], root: Path) -> Case:
-    images = [row[name] for name in columns]
-    if not all(images):
-        raise BadEntryError("bad-entry", "names no image", FORMAT)
-    scans, label = tuple(inside(root, name) for name in images), row.get("label")
-    mask = inside(root, label) if label else None
-    if mask in scans:
-        raise BadEntryError("label-is-image", f"has {label} as image and as label", "name the label's own file")
-    told, name = row.get("role", ""), row.get("id") or stem(scans[0])
-    if told and told.lower() not in ROLES:
-        raise BadEntryError("bad-entry", f"has the role {told!r}", nearest(told, get_args(Role)))
-    role = ROLES[told.lower()] if told else None
+def _read_row(fields: Mapping[str, Any], root: Path) -> Case:
+    scans, mask = read_files(fields, root, FORMAT)
+    role = read_role(fields)
+    if mask is not None and simple(read_text(fields, "role")) in UNLABELLED:
+        message = f"has the label {mask.name}, and scans of its role train without one"
+        raise BadEntryError("unwanted-label", message, "take its label or its role out")
     if mask is None and role == "validation":
-        raise BadEntryError("missing-label", f"validates with {images[0]}, which has no label", "name its label")
-    return Case(name, scans, mask, row.get("patient") or name, role)
+        raise BadEntryError("missing-label", f"validates with {scans[0].name}, which has no label", "name its label")
+    return make_case(fields, scans, mask, role)

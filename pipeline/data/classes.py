@@ -1,0 +1,94 @@
+"""Which classes are in which masks: one that is never trained on is not learnt, one that never validates not judged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.data.splits import Split, all_cases
+from pipeline.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from pipeline.data.inspection import CaseFacts
+    from pipeline.data.layouts import Dataset
+    from pipeline.types import Case
+
+# Cases that one message names.
+NAMED = 4
+
+
+def classes_of(facts: Mapping[str, CaseFacts], ignore: int | None) -> dict[str, frozenset[int]]:
+    """Return the label values that each case's mask has voxels of, without background and what nobody annotated."""
+    return {
+        name: frozenset(v for v, count in (found.label_voxels or {}).items() if count and v not in (0, ignore))
+        for name, found in facts.items()
+    }
+
+
+def dataset_warnings(
+    dataset: Dataset, labels: Mapping[int, str], classes: Mapping[str, Collection[int]]
+) -> list[Problem]:
+    """Warn of classes that a dataset's own lists keep from being trained on or validated, or any draw would.
+
+    Args:
+        dataset: The dataset.
+        labels: Values and names, background included.
+        classes: Of each labelled case.
+    """
+    split = all_cases(dataset)
+    where = str(dataset.source)
+    if not split.labelled:
+        return []
+    if split.validation:
+        return split_warnings(split, labels, classes, where)
+    problems = []
+    for value, name in labels.items():
+        holders = [case for case in split.labelled if value in classes[case.id]]
+        patients = {case.patient for case in holders}
+        if value and not holders:
+            problems.append(_unseen(value, name, split.labelled, [], where))
+        elif value and len(patients) == 1 and len({case.patient for case in split.labelled}) > 1:
+            message = f"has {value} ({name}) in masks of one patient alone, {_named(holders)}: they are trained on"
+            remedy = "label one more scan that has it; until then no mask tells how well it is found"
+            problems.append(Problem(where, "class-unvalidated", message, remedy))
+    return problems
+
+
+def split_warnings(
+    split: Split, labels: Mapping[int, str], classes: Mapping[str, Collection[int]], where: str
+) -> list[Problem]:
+    """Warn of classes that one side of a split has no voxel of.
+
+    Args:
+        split: Who is trained on and who validates.
+        labels: Values and names, background included.
+        classes: Of each labelled case.
+        where: The dataset.
+    """
+    problems = []
+    for value, name in labels.items():
+        taught = [case for case in split.labelled if value in classes[case.id]]
+        tested = [case for case in split.validation if value in classes[case.id]]
+        if value and not taught:
+            problems.append(_unseen(value, name, split.labelled, tested, where))
+        elif value and not tested and split.validation:
+            message = f"has {value} ({name}) in none of {len(split.validation)} masks that validate"
+            remedy = f"let a scan that has it validate, such as {_named(taught)}; until then nothing tells how it fares"
+            problems.append(Problem(where, "class-unvalidated", message, remedy))
+    return problems
+
+
+def _unseen(value: int, name: str, taught: Sequence[Case], tested: Sequence[Case], where: str) -> Problem:
+    message = f"has {value} ({name}) in none of {len(taught)} masks that are trained on, so that it cannot be learnt"
+    remedy = "label a scan that has it, or take it out of the labels"
+    if tested:
+        message += f"; it is in {_named(tested)}, which validate"
+        remedy = "train on one of these"
+    return Problem(where, "class-unseen", message, remedy)
+
+
+def _named(cases: Iterable[Case]) -> str:
+    names = [case.id for case in cases]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

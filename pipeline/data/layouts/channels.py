@@ -1,0 +1,98 @@
+"""Channels in files of their own, numbered as nnU-Net numbers them: ``NAME_0000``, ``NAME_0001``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pipeline.data.container import is_nifti, stem
+from pipeline.errors import Problem, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
+CHANNEL = re.compile(r"(.+)_(\d{4})")
+
+Grouped = dict[str, dict[int, "Path"]]
+
+
+def group(paths: Sequence[Path]) -> tuple[Grouped, list[Path]]:
+    """Return the files of each scan by their channels' numbers, and the files that have no number."""
+    grouped: Grouped = {}
+    others = []
+    for path in paths:
+        if match := CHANNEL.fullmatch(stem(path)):
+            grouped.setdefault(match[1], {})[int(match[2])] = path
+        else:
+            others.append(path)
+    return grouped, others
+
+
+def numbers_channels(paths: Sequence[Path], labels: Collection[str] = ()) -> bool:
+    """Tell whether the numbers at the ends of names are those of channels, and not those of cases.
+
+    Args:
+        paths: The images of one folder.
+        labels: Names of the masks: they have a case's number, and no channel's.
+    """
+    grouped, others = group(paths)
+    if not grouped or any(stem(path) in labels for files in grouped.values() for path in files.values()):
+        return False
+    if any(name in labels for name in grouped):
+        return True
+    several = any({0, 1} <= files.keys() for files in grouped.values())
+    return not others and (several or all(files.keys() == {0} for files in grouped.values()))
+
+
+def gaps(grouped: Grouped, channels: int | None) -> list[Problem]:
+    """Find scans that lack a channel or have one too many.
+
+    Args:
+        grouped: As :func:`group` gives it.
+        channels: How many there are; None where only the numbers tell.
+    """
+    due = {name: set(range(channels or max(files) + 1)) for name, files in grouped.items()}
+    broken = [name for name, files in grouped.items() if files.keys() != due[name]]
+    problems = []
+    for name in broken:
+        files = grouped[name]
+        gone = sorted(due[name] - files.keys())
+        spare = sorted(files.keys() - due[name])
+        message = f"has no {', '.join(f'_{n:04d}' for n in gone)}" if gone else f"has a channel {spare[0]} too many"
+        where = str(next(iter(files.values())))
+        problems.append(Problem(where, "missing-channel", message, _remedy(name, broken), name))
+    return problems
+
+
+def without_number(paths: Sequence[Path]) -> list[Problem]:
+    """Say that files have no channel in their names where others have."""
+    return [
+        Problem(
+            str(path), "missing-channel", "has no channel in its name", f"rename it to {stem(path)}_0000", stem(path)
+        )
+        for path in paths
+    ]
+
+
+def _remedy(name: str, broken: Sequence[str]) -> str:
+    others = [other for other in broken if other != name]
+    hint = nearest(name, others) if others else ""
+    return "add the file, or correct its name" + (f"; {hint}" if hint.startswith("did") else "")
+
+
+@dataclass
+class NumberedFiles:
+    """Looks up the channels of scans that a list names without their numbers; each folder is listed once."""
+
+    listed: dict[Path, Grouped] = field(default_factory=dict)
+
+    def of(self, path: Path) -> tuple[Path, ...]:
+        """Return the files ``NAME_0000``, ``NAME_0001``, … of a scan ``NAME`` that is not there itself; else itself."""
+        if path.exists() or not path.parent.is_dir():
+            return (path,)
+        if path.parent not in self.listed:
+            self.listed[path.parent] = group([other for other in path.parent.iterdir() if is_nifti(other)])[0]
+        files = self.listed[path.parent].get(stem(path), {})
+        return tuple(files[number] for number in sorted(files)) or (path,)

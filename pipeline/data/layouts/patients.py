@@ -1,0 +1,98 @@
+"""Ids that look like several scans of one patient, where a dataset does not say whose scan each is."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pipeline.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pipeline.data.layouts.dataset import Dataset
+    from pipeline.types import Case
+
+# Words that part an id into a patient and one of its scans; a number follows them, or may.
+NUMBERED = (
+    *("slice", "slc", "sl", "frame", "fr", "run", "ses", "session", "visit", "timepoint", "tp", "time", "scan", "day"),
+    *("week", "month", "year", "phase", "echo", "acq", "rep", "view", "stack", "crop", "patch", "tile", "z", "t", "v"),
+)
+ALONE = (
+    *("baseline", "bl", "followup", "follow-up", "fu", "pre", "post", "preop", "postop", "test", "retest", "left"),
+    *("right", "lh", "rh", "ed", "es", "l", "r"),
+)
+MARKER = re.compile(
+    rf"[-_.](?P<word>(?:{'|'.join(NUMBERED)})(?=[-_]?\d)|(?:{'|'.join(ALONE)})(?=\d*(?:[-_.]|$)))", re.I
+)
+# A number behind a number: 012_03. Numbers of sites stand before those of patients, too.
+COUNTED = re.compile(r"^(?P<stem>.*\d)[-_](?P<number>\d+)$")
+SITE = re.compile(r"(?:sites?|cent(?:er|re)|hospital|scanner|fold|batch|part|cohort|dataset|task)[-_]?\d+$", re.I)
+# So many stems make a number behind a number one of scans.
+STEMS = 3
+
+
+def shared_stems(dataset: Dataset) -> list[Problem]:
+    """Warn of ids that share a stem and can be, or are, on both sides of a split, with the option that mends it."""
+    cases = {case.id: case for case in dataset.cases}
+    pattern = None if dataset.names_patients else _pattern(cases)
+    if pattern is None:
+        return []
+    groups: dict[str, list[Case]] = {}
+    for name, case in cases.items():
+        match = re.search(pattern, name)
+        groups.setdefault(match[1] if match else name, []).append(case)
+    drawn = all(case.role != "validation" for case in dataset.cases)
+    parted = {stem: found for stem, found in groups.items() if _can_part(found, drawn)}
+    # One stem of all ids says nothing of them: heart_frame_1, heart_frame_2.
+    if not parted or len(groups) < 2:
+        return []
+    first = next(iter(parted.values()))
+    message = (
+        f"has {sum(map(len, parted.values()))} scans whose ids share {len(parted)} stem(s), such as "
+        f"{', '.join(case.id for case in first[:3])}, so that one patient could be trained on and tested on"
+    )
+    remedy = f"--layout-option patient='{pattern}' keeps each stem together; patient='(.+)' each scan by itself"
+    return [Problem(str(dataset.source), "shared-stems", message, remedy)]
+
+
+def _can_part(cases: Sequence[Case], drawn: bool) -> bool:
+    """Tell whether cases are under different patients and have roles, or may be drawn for roles, that differ."""
+    if len({case.patient for case in cases}) < 2 or all(case.patient != case.id for case in cases):
+        return False
+    trainable = [case for case in cases if case.role in (None, "training")]
+    if len(trainable) < len(cases):
+        return bool(trainable)
+    return drawn and len(cases) > 1 and any(case.label for case in cases)
+
+
+def _pattern(ids: Iterable[str]) -> str | None:
+    """Return a pattern whose first group is the stem of an id; None where no stem has several ids."""
+    ids = list(ids)
+    found = [match for name in ids if (match := MARKER.search(name))]
+    if found:
+        marks = "|".join(dict.fromkeys(re.escape(match["word"].lower()) for match in found))
+        pattern = rf"(?i)^(.+?)(?:[-_.](?:{marks})(?:[-_.]?\d|[-_.]|$).*)?$"
+        if _is_shared(pattern, ids):
+            return _shorter(found[0], pattern, ids)
+    numbers = [match["stem"] for name in ids if (match := COUNTED.match(name)) and not SITE.search(match["stem"])]
+    pattern = r"^(.*\d)[-_]\d+$"
+    whole = len(numbers) == len(ids) and len(set(numbers)) >= STEMS
+    return pattern if whole and _is_shared(pattern, ids) else None
+
+
+def _shorter(marker: re.Match[str], pattern: str, ids: Sequence[str]) -> str:
+    """Return a pattern of the one mark of all ids, where that gives the same stems: it is easier to read."""
+    number = r"\d" if len(marker["word"]) == 1 else ""
+    mark = re.escape(marker[0]).replace(r"\-", "-")
+    short = f"(.+?){mark}{number}"
+    return short if _stems(short, ids) == _stems(pattern, ids) else pattern
+
+
+def _stems(pattern: str, ids: Iterable[str]) -> list[str | None]:
+    return [match and match[1] for match in (re.search(pattern, name) for name in ids)]
+
+
+def _is_shared(pattern: str, ids: Iterable[str]) -> bool:
+    stems = [stem for stem in _stems(pattern, ids) if stem is not None]
+    return len(set(stems)) < len(stems)

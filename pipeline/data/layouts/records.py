@@ -1,0 +1,221 @@
+"""What one entry of a list and one row of a table have in common: keys of known meaning, and others that are named."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, get_args
+
+from pipeline.data.container import OTHER_FORMATS, SUFFIXES, stem
+from pipeline.data.layouts.dataset import BadEntryError, inside
+from pipeline.data.layouts.synonyms import KEYS, ROLES, meaning, names_masks, simple, slip
+from pipeline.errors import Problem, nearest
+from pipeline.types import Case, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+# Of channels in keys of their own: image_0, image_1, img2.
+NUMBERED = re.compile(r"(?:images?|imgs?|scans?|volumes?)(?:[_ -]?\d+|[_ -].+)")
+
+
+@dataclass
+class Keys:
+    """What the keys of a list's entries, or the columns of a table, mean; and all that is odd about them.
+
+    Attributes:
+        what: ``key`` or ``column``, as messages call it.
+        misspelt: The code of a key that is nearly one of ours.
+        seen: Entries that hold something under each key, by the key.
+        files: Keys without a meaning whose values look like names of scans.
+        twice: Pairs of keys that mean the same in one entry, and how many entries have both.
+        meanings: What each key means, once it has been seen.
+    """
+
+    what: str
+    misspelt: str
+    seen: Counter[str] = field(default_factory=Counter)
+    files: set[str] = field(default_factory=set)
+    twice: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    meanings: dict[str, str | None] = field(default_factory=dict)
+
+    def fields(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a record holds, by meaning; several images are a list of them, one a channel."""
+        found: dict[str, tuple[str, Any]] = {}
+        channels: list[tuple[str, Any]] = []
+        for key, value in record.items():
+            self.seen[key] += value not in (None, "")
+            what = self._meaning(key, value)
+            if what == "channel":
+                channels.append((key, value))
+            elif what and what in found:
+                self.twice[what, found[what][0], key] += 1
+            elif what:
+                found[what] = key, value
+            elif is_scan_name(value):
+                self.files.add(key)
+        if channels and "image" in found:
+            self.twice["image", found["image"][0], channels[0][0]] += 1
+        elif channels:
+            found["image"] = "image", [value for _, value in sorted(channels, key=lambda pair: _in_order(pair[0]))]
+        return {what: value for what, (_, value) in found.items()}
+
+    def _meaning(self, key: str, value: Any) -> str | None:
+        if key not in self.meanings or (self.meanings[key] is None and _is_channel(key, value)):
+            self.meanings[key] = meaning(key, KEYS) or ("channel" if _is_channel(key, value) else None)
+        return self.meanings[key]
+
+    def problems(self, where: str, entries: int) -> list[Problem]:
+        """Name what is odd about the keys, a finding a key.
+
+        Args:
+            where: The list.
+            entries: How many there are.
+        """
+        problems = []
+        for key in (key for key, what in self.meanings.items() if what is None):
+            known = slip(key, [KEYS])
+            held = f"{self.seen[key]} of {entries}"
+            if known:
+                message = f"has a {self.what} {key!r}, in {held} entries"
+                problems.append(Problem(where, self.misspelt, message, f"did you mean {known!r}?"))
+                continue
+            message = f"has a {self.what} {key!r}, in {held} entries, and nothing reads it"
+            remedy = "nothing, if it is for people; or take it out"
+            if key in self.files:
+                message += ", though it names scans"
+                remedy = "call it image_0, image_1, … where it is a channel, or label; or take it out"
+            problems.append(Problem(where, "unknown-key", message, remedy))
+        for (what, first, second), count in self.twice.items():
+            message = f"has {first!r} and {second!r} in {count} of {entries} entries, and both mean {what}"
+            problems.append(Problem(where, "same-meaning", message, "keep one of them"))
+        return problems
+
+
+def _is_channel(key: str, value: Any) -> bool:
+    fits = NUMBERED.fullmatch(key.strip().lower()) is not None and not names_masks(key)
+    return fits and (key[-1:].isdigit() or is_scan_name(value))
+
+
+def _in_order(key: str) -> tuple[Any, ...]:
+    """Sort image_2 before image_10."""
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", key))
+
+
+def is_scan_name(value: Any) -> bool:
+    """Tell whether a value is, or begins a list with, the name of a scan."""
+    first = value[0] if isinstance(value, list) and value else value
+    if not isinstance(first, str) or first.rpartition("/")[2].startswith("."):
+        return False
+    return first.lower().endswith((*SUFFIXES, *OTHER_FORMATS))
+
+
+def read_text(fields: Mapping[str, Any], what: str) -> str:
+    """Return what stands under a meaning as text: "" where nothing does.
+
+    Raises:
+        BadEntryError: It is neither a text nor a whole number.
+    """
+    value = fields.get(what)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise BadEntryError("bad-entry", f"has the {what} {value!r}, which is no text", "write one, or a whole number")
+    return str(value).strip()
+
+
+def read_role(fields: Mapping[str, Any]) -> Role | None:
+    """Return the role that a record gives; None where it gives none.
+
+    Raises:
+        BadEntryError: There is no such role.
+    """
+    told = read_text(fields, "role")
+    if told and simple(told) not in ROLES:
+        raise BadEntryError("bad-entry", f"has the role {told!r}", nearest(told, get_args(Role)))
+    return ROLES[simple(told)] if told else None
+
+
+def read_files(fields: Mapping[str, Any], root: Path, remedy: str) -> tuple[tuple[Path, ...], Path | None]:
+    """Return the images and the label of a record.
+
+    Args:
+        fields: By meaning.
+        root: What their names are relative to.
+        remedy: What a record without an image should have.
+
+    Raises:
+        BadEntryError: They are no names, or lead out of the root, or one is both.
+    """
+    images = fields.get("image")
+    label = fields.get("label")
+    images = images if isinstance(images, list) else [images]
+    if not images or not all(isinstance(name, str) and name for name in images):
+        raise BadEntryError("bad-entry", "names no image", remedy)
+    if label not in (None, "") and not isinstance(label, str):
+        raise BadEntryError("bad-entry", f"has the label {label!r}, which is no path", "name one label file")
+    scans = tuple(inside(root, name) for name in images)
+    mask = inside(root, label) if label else None
+    if mask in scans:
+        raise BadEntryError("label-is-image", f"has {label} as image and as label", "name the label's own file")
+    return scans, mask
+
+
+def make_case(fields: Mapping[str, Any], scans: tuple[Path, ...], mask: Path | None, role: Role | None) -> Case:
+    """Return the case of a record: without an id it is called after its first file, and is a patient of its own.
+
+    Raises:
+        BadEntryError: Its id or its patient is no text.
+    """
+    name = read_text(fields, "id") or stem(scans[0])
+    return Case(name, scans, mask, read_text(fields, "patient") or name, role)
+
+
+@dataclass
+class Folds:
+    """The folds that entries of a list give, and which of them validates.
+
+    Attributes:
+        chosen: The fold that an option lets validate, or None.
+        given: The fold of each case that gives one.
+    """
+
+    chosen: int | str | None = None
+    given: dict[str, str] = field(default_factory=dict)
+
+    def add(self, fields: Mapping[str, Any], name: str) -> None:
+        """Note the fold of a case.
+
+        Raises:
+            BadEntryError: It is no text.
+        """
+        if fold := read_text(fields, "fold"):
+            # Spreadsheets write whole numbers as 0.0 where a row lacks one.
+            self.given[name] = fold.removesuffix(".0") if fold.removesuffix(".0").isdigit() else fold
+
+    def applied(self, cases: Sequence[Case]) -> list[Case]:
+        """Return the cases, those of the chosen fold to validate and those of the others to train."""
+        if self.chosen is None:
+            return list(cases)
+        roles: dict[bool, Role] = {True: "validation", False: "training"}
+        return [
+            replace(case, role=roles[self.given[case.id] == str(self.chosen)])
+            if case.id in self.given and case.label and case.role in (None, "training")
+            else case
+            for case in cases
+        ]
+
+    def problems(self, where: str, entries: int) -> list[Problem]:
+        """Say which folds there are and are not used, or that the chosen one is not there."""
+        there = sorted(set(self.given.values()), key=lambda name: (len(name), name))
+        if self.chosen is not None and str(self.chosen) not in there:
+            message = f"has no entry of fold {self.chosen}"
+            remedy = nearest(str(self.chosen), there) if there else "leave the option `fold` out"
+            return [Problem(where, "bad-layout", message, remedy)]
+        if self.chosen is not None or not there:
+            return []
+        message = f"gives {len(self.given)} of {entries} entries a fold ({', '.join(there)}), which is not used"
+        remedy = f"--layout-option fold={there[0]} lets that fold validate; without it, a list or a draw decides"
+        return [Problem(where, "fold-unused", message, remedy)]

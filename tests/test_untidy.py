@@ -1,0 +1,282 @@
+"""Nothing that people have in their datasets is dropped in silence."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import untidy
+from runs_fixtures import fewmask, train
+from untidy import inputs, look_at, scan, silence
+
+from pipeline import runs
+from pipeline.config import read_options
+from pipeline.data.layouts import read_dataset
+from pipeline.runs.checking import survey
+from pipeline.runs.prediction import _mask_name
+from pipeline.types import Case
+
+INPUTS = inputs()
+
+
+@pytest.mark.parametrize("item", INPUTS, ids=lambda item: item.name)
+def test_everything_is_used_as_it_was_meant_or_named(tmp_path, item):
+    unsaid, outcome = silence(item, tmp_path)
+    findings = [str(finding) for finding in outcome.findings]
+    assert unsaid == [], findings
+    assert bool(outcome.problems) != item.sound, findings
+    if item.code:
+        assert item.code in {finding.code for finding in outcome.findings}, findings
+        assert any(item.word in f"{f.where} {f.message} {f.remedy}" for f in outcome.findings), findings
+    elif item.sound:
+        assert findings == []
+    if item.sound:
+        facts = outcome.facts()
+        assert {key: facts[key] for key in item.facts} == dict(item.facts)
+    for finding in outcome.findings:
+        assert len(finding.remedy) > 5
+        assert "\n" not in finding.message + finding.remedy
+
+
+def test_there_are_as_many_inputs_as_there_are_said_to_be():
+    assert len(INPUTS) >= 300
+
+
+def test_oracle_sees_what_is_dropped(tmp_path, monkeypatch):
+    """Without the look at what is left over, files go unsaid."""
+    monkeypatch.setattr("pipeline.data.layouts.opening.leftovers", lambda dataset: [])
+    item = next(item for item in INPUTS if item.name == "folder: organ beside it")
+    assert untidy.silence(item, tmp_path)[0] == ["organ/c1.nii.gz", "organ/c2.nii.gz", "organ/c3.nii.gz", "organ"]
+
+
+# The inputs that people have sent, where this machine has them.
+
+CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
+
+
+@pytest.fixture
+def sent(tmp_path):
+    """A function that copies one of these inputs, since a folder beside tests is not ours to write to."""
+
+    def copied(name):
+        if not (CASES / name).is_dir():
+            pytest.skip(f"needs the inputs in {CASES}")
+        shutil.copytree(CASES / name, tmp_path / name)
+        return tmp_path / name
+
+    return copied
+
+
+def test_two_kinds_of_masks_a_subject_are_asked_about(sent):
+    place = sent("bids_two_masks")
+    outcome = look_at(place)
+    (problem,) = outcome.problems
+    assert problem.code == "ambiguous-layout"
+    assert "gmseg-manual in derivatives/labels (4), seg-manual in derivatives/labels (4)" in problem.message
+    for kind in ("seg-manual", "gmseg-manual"):
+        assert f"label_suffix={kind}" in problem.remedy
+        chosen = look_at(place, options={"label_suffix": kind})
+        assert (chosen.findings, chosen.facts()["masks"]) == ([], 4)
+        assert {case.label.name for case in chosen.dataset.cases} == {
+            f"sub-0{n}_T2starw_{kind}.nii.gz" for n in (1, 2, 3, 4)
+        }
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("bids_label_entity", {"masks": 3, "channels": 1}),
+        ("images_and_masks", {"masks": 3, "channels": 1}),
+        ("folder_per_case", {"masks": 3, "channels": 4, "names": ("flair", "t1", "t1ce", "t2")}),
+    ],
+)
+def test_what_was_dropped_is_read(sent, name, facts):
+    outcome = look_at(sent(name))
+    assert outcome.findings == []
+    assert {key: outcome.facts()[key] for key in facts} == facts
+
+
+def test_sections_and_keys_of_lists_count(sent):
+    folder = sent("lists")
+    for name in "01234567":
+        scan(folder / "im" / f"a{name}.nii.gz")
+        scan(folder / "la" / f"a{name}.nii.gz", masked=True)
+    facts = {path.stem: look_at(path).facts() for path in folder.glob("*.json")}
+    assert facts["pat2"]["patients"] == 4
+    assert facts["unl"]["roles"] == {"training": 8}
+    assert facts["val"]["roles"] == {"training": 5, "validation": 3}
+    folds = look_at(folder / "fold.json")
+    assert folds.facts()["roles"] == {"training": 6, "test": 1}
+    assert [(p.code, p.where.rpartition("/")[2]) for p in folds.problems] == [("missing-file", "DOES_NOT_EXIST.nii.gz")]
+    assert "fold-unused" in {finding.code for finding in folds.findings}
+    chosen = look_at(folder / "fold.json", options={"fold": 0})
+    assert chosen.facts()["roles"] == {"training": 4, "validation": 2, "test": 1}
+
+
+# Links that lead nowhere.
+
+
+def test_scan_that_git_annex_has_not_fetched_says_how_to_get_it(tmp_path):
+    folder = untidy.bids_masks("derivatives/labels/sub-{}/anat", "sub-{}_dseg")(tmp_path)
+    path = folder / "sub-01/anat/sub-01_T1w.nii.gz"
+    path.unlink()
+    path.symlink_to("../../.git/annex/objects/Xk/2f/MD5E-s5--aa.nii.gz/MD5E-s5--aa.nii.gz")
+    (problem,) = look_at(folder).problems
+    assert (problem.code, problem.where) == ("missing-file", str(path))
+    assert f"run `git annex get sub-01_T1w.nii.gz` in {path.parent}" in problem.remedy
+
+
+def test_link_that_leads_nowhere_says_where_it_leads(tmp_path):
+    folder = untidy.pairs(tmp_path)
+    (folder / "images/c1.nii.gz").unlink()
+    (folder / "images/c1.nii.gz").symlink_to("/mnt/archive/c1.nii.gz")
+    (problem,) = look_at(folder).problems
+    assert problem.code == "missing-file"
+    assert "is a link to /mnt/archive/c1.nii.gz, which is not there" in problem.remedy
+
+
+def test_pointer_of_git_annex_is_called_that(tmp_path):
+    folder = untidy.pairs(tmp_path)
+    (folder / "labels/c1.nii.gz").write_bytes(b"/annex/objects/MD5E-s5--aa.nii.gz\n")
+    (problem,) = look_at(folder).problems
+    assert problem.code == "annex-pointer"
+    assert "git annex get c1.nii.gz" in problem.remedy
+
+
+# Remedies do what they say.
+
+STEMS = [item for item in INPUTS if item.code == "shared-stems"]
+
+
+@pytest.mark.parametrize("item", STEMS, ids=lambda item: item.name)
+def test_pattern_of_the_remedy_makes_one_patient_of_a_stem(tmp_path, item):
+    source = item.write(tmp_path)
+    (finding,) = look_at(source).findings
+    option = shlex.split(finding.remedy.partition(" keeps")[0])[1]
+    mended = look_at(source, options=read_options([option]))
+    assert mended.findings == []
+    stems = {case.id: case.patient for case in mended.dataset.cases}
+    assert len(set(stems.values())) < len(stems)
+    assert all(name.startswith(patient) for name, patient in stems.items())
+    apart = look_at(source, options=read_options(["patient=(.+)"]))
+    assert (apart.findings, apart.facts()["patients"]) == ([], len(stems))
+
+
+@pytest.mark.parametrize(("second", "warned"), [("training", False), ("validation", True), ("test", True)])
+def test_stems_on_both_sides_of_a_list_are_warned_of(tmp_path, second, warned):
+    names = ["p1_slice1", "p2_slice1", "p1_slice2", "p3_slice1"]
+    untidy.pairs(tmp_path, names=names)
+    rows = [{"image": f"images/{name}.nii.gz", "label": f"labels/{name}.nii.gz"} for name in names]
+    content = {"training": rows[:2], "validation": rows[3:]}
+    content.setdefault(second, []).append(rows[2])
+    source = untidy.json_file(content)(tmp_path)
+    codes = {finding.code for finding in look_at(source).findings}
+    # Under training both are on one side, and nothing is drawn beside a validation list.
+    assert ("shared-stems" in codes) == warned
+
+
+@pytest.mark.parametrize("option", ["labels=organ", "unlabelled=organ"])
+def test_folder_that_nothing_uses_is_used_by_the_option_of_the_remedy(tmp_path, option):
+    write = (
+        untidy.folders(labels="organ")
+        if option.startswith("labels")
+        else untidy.and_also(untidy.folders(), "organ/u.nii.gz")
+    )
+    source = write(tmp_path)
+    (finding,) = look_at(source).findings
+    assert option in finding.remedy
+    assert look_at(source, options=read_options([option])).findings == []
+
+
+def test_strict_makes_problems_of_all_of_them(tmp_path):
+    source = untidy.folders(labels="organ")(tmp_path)
+    assert [problem.code for problem in survey(read_dataset(source), strict=True).problems] == ["unused-files"]
+
+
+def test_warnings_are_in_the_output_and_in_the_report(tmp_path):
+    source = untidy.folders(labels="organ")(tmp_path / "data")
+    done = fewmask("check", source, "--output", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    assert "unused-files" in done.stdout
+    assert "1 unused-files" in done.stdout.splitlines()[-2]
+    report = json.loads((tmp_path / "report" / "check.json").read_text())
+    assert [row["code"] for row in report["warnings"]] == ["unused-files"]
+    strict = fewmask("check", source, "--strict", "--output", tmp_path / "report")
+    assert strict.returncode == 2
+
+
+def test_folders_that_link_to_each_other_are_looked_at_once(tmp_path):
+    source = untidy.folders()(tmp_path / "data")
+    (source / "again").symlink_to(source)
+    (source / "up").symlink_to(tmp_path)
+    (source / "old").symlink_to(tmp_path / "old")
+    untidy.scan(tmp_path / "old" / "x.nii.gz")
+    (finding,) = look_at(source).findings
+    assert (finding.code, finding.where) == ("unused-files", str(source / "old"))
+
+
+# From such a folder to masks.
+
+FOUR = ("{}_flair", "{}_t1", "{}_t1ce", "{}_t2")
+SIDES = untidy.bids_masks("derivatives/l/sub-{}/anat", ["sub-{}_label-L_mask", "sub-{}_label-R_mask"])
+
+
+@pytest.mark.parametrize(
+    ("write", "options", "names"),
+    [
+        (untidy.case_folders(FOUR, masks=("{}_seg",)), {}, ["P1", "P2", "P3"]),
+        (untidy.case_folders(("imaging",), masks=("segmentation",)), {}, ["P1", "P2", "P3"]),
+        (untidy.folders(image="{}_0000", labels="masks"), {}, ["c1", "c2", "c3"]),
+        (SIDES, {"label": "R"}, ["sub-01_T1w", "sub-02_T1w", "sub-03_T1w"]),
+        (untidy.folders(images=".", labels=".", label="{}_seg"), {"label_suffix": "_seg"}, ["c1", "c2", "c3"]),
+    ],
+    ids=["four sequences", "one image", "numbered", "two sides", "flat"],
+)
+def test_masks_are_learnt_and_written_under_the_names_of_the_cases(tmp_path, write, options, names):
+    (tmp_path / "data").mkdir()
+    source = write(tmp_path / "data")
+    layout = {"name": "folder" if "label_suffix" in options else "auto", "options": options}
+    run = train(tmp_path, source, "run", max_steps=2, objective=[{"loss": "dice"}], layout=layout)
+    assert json.loads((run / "summary.json").read_text())["n_cases"] == 1
+    masks = runs.predict(run, [source], tmp_path / "masks", open_as=(None, layout["name"], options))
+    assert sorted(path.name for path in masks) == [f"{name}.nii.gz" for name in names]
+
+
+@pytest.mark.parametrize(
+    "item", [item for item in INPUTS if item.code == "ambiguous-layout"], ids=lambda item: item.name
+)
+def test_way_that_a_question_names_is_an_answer(tmp_path, item):
+    """Whoever does as the remedy says gets past that question, by ``check`` and by ``train``."""
+    source = item.write(tmp_path)
+    (problem,) = (found for found in look_at(source).problems if found.code == "ambiguous-layout")
+    if "--layout-option" not in problem.remedy:
+        assert "--layout folder" in problem.remedy
+        assert "ambiguous-layout" not in {found.code for found in look_at(source, "folder").problems}
+        return
+    asked, _, train_way = problem.remedy.partition("; for train: ")
+    option = shlex.split(asked.partition("--layout-option ")[2])[0]
+    again = look_at(source, options=read_options([option])).problems
+    assert problem not in again
+    assert shlex.split(train_way)[0].rstrip(",;") == f"layout.options.{option}"
+
+
+def test_predict_takes_the_options_of_a_layout(tmp_path):
+    (tmp_path / "data").mkdir()
+    source = SIDES(tmp_path / "data")
+    words = ("predict", tmp_path / "no-run", source, "--output", tmp_path / "masks")
+    assert "label=L or label=R" in fewmask(*words).stderr
+    assert "there is no such checkpoint" in fewmask(*words, "--layout-option", "label=L").stderr
+
+
+def test_mask_is_called_after_its_case_where_its_file_is_not():
+    def name(images, case):
+        return _mask_name(Case(case, tuple(Path("d") / image for image in images), None, case))
+
+    assert name(["imaging.nii.gz"], "case_1") == "case_1.nii.gz"
+    assert name(["X_flair.nii", "X_t1.nii"], "X") == "X.nii"
+    assert name(["X_0000.nii.gz"], "X") == name(["X_0000.nii.gz", "X_0001.nii.gz"], "X") == "X.nii.gz"
+    assert name(["sub-1_T1w.nii.gz"], "sub-1") == "sub-1_T1w.nii.gz"
+    assert name(["scan.nii.gz"], "scan") == "scan.nii.gz"
+    for unusable in ("../../x", "a/b", ".hidden", "a\x1b[2J", ""):
+        assert name(["scan.nii.gz"], unusable) == "scan.nii.gz"
