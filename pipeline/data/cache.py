@@ -7,7 +7,6 @@ by all processes that read them, so neither the number of cases nor that of work
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import mmap
@@ -16,7 +15,7 @@ import re
 import struct
 import time
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile
@@ -31,7 +30,7 @@ from pipeline.data.inspection import changed_files
 from pipeline.data.packed import Packed
 from pipeline.data.transforms import Grid, case_files, case_transforms
 from pipeline.errors import UserError
-from pipeline.files import atomic_write
+from pipeline.files import atomic_write, byte_locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -141,7 +140,9 @@ class Cache:
             return True
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / LOCK).open("ab") as file, _locked(file, path.stem, wait) as ours:
+            # The system lets go of a killed process's locks, and locks of a range need no file for each key.
+            place = int(path.stem[:15], 16)
+            with (self.folder / LOCK).open("ab") as file, byte_locked(file.fileno(), place, wait=wait) as ours:
                 if ours and not _is_sound(path):
                     arrays = self._prepare(case)
                     with atomic_write(path) as temporary:
@@ -188,24 +189,6 @@ def prune(folder: Path, unused_days: float) -> tuple[int, int]:
             path.unlink(missing_ok=True)
             count, size = count + 1, size + about.st_size
     return count, size
-
-
-@contextmanager
-def _locked(file: BinaryIO, key: str, wait: bool) -> Iterator[bool]:
-    """Hold one key's byte of the lock file; False where another process holds it and we are not to wait.
-
-    The system lets go of a killed process's locks, and locks of a range need no file for each key.
-    """
-    place = int(key[:15], 16)
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
-    except BlockingIOError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
 
 
 def _is_sound(path: Path) -> bool:

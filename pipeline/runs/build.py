@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +25,8 @@ from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.data.check import Index
     from pipeline.data.splits import Split
     from pipeline.recipe import Recipe
@@ -38,27 +39,34 @@ def build_network(recipe: Recipe, task: Task) -> torch.nn.Module:
     Raises:
         UserError: The network refuses its options: each is of the right type, but they do not go together.
     """
-    torch.manual_seed(recipe.seed)
-    name, members = recipe.network.name, resolved(recipe.network.members)
+    name = recipe.network.name
     try:
-        networks: list[torch.nn.Module] = [
-            NETWORKS.build(
-                name,
-                recipe.network.options,
-                spatial_dims=recipe.data.dimensions,
-                in_channels=len(task.channels),
-                out_channels=len(task.labels),
-            )
-            for _ in range(members)
-        ]
+        network = make_network(recipe, task)
     except (ValueError, TypeError, RuntimeError, IndexError, AssertionError) as error:
         remedy = "`fewmask components` lists every network and its options"
         problem = Problem("network.options", "bad-network", f"{name} refuses them: {_first_line(error)}", remedy)
         raise UserError("The network cannot be built.", [problem]) from error
+    return network.to(recipe.device)
+
+
+def make_network(recipe: Recipe, task: Task) -> torch.nn.Module:
+    """Build what :func:`build_network` does where PyTorch makes its tensors; what a network raises is left as it is."""
+    torch.manual_seed(recipe.seed)
+    members = resolved(recipe.network.members)
+    networks: list[torch.nn.Module] = [
+        NETWORKS.build(
+            recipe.network.name,
+            recipe.network.options,
+            spatial_dims=recipe.data.dimensions,
+            in_channels=len(task.channels),
+            out_channels=len(task.labels),
+        )
+        for _ in range(members)
+    ]
     network = networks[0] if members == 1 else DeepEnsemble(networks)
     if recipe.network.memory_format == "channels_last":
         to_channels_last(network)
-    return network.to(recipe.device)
+    return network
 
 
 def build_objective(recipe: Recipe) -> Objective:
@@ -215,10 +223,8 @@ def build_predictor(recipe: Recipe, task: Task, network: torch.nn.Module) -> Pre
     )
 
 
-def build_cache(recipe: Recipe, index: Index, run: Path) -> Cache:
-    """Build the cache of prepared scans: in the run, in the folder that the recipe names, or nowhere."""
-    place = recipe.data.cache
-    folder = run / "cache" if place == "run" else None if place == "off" else Path(place)
+def build_cache(recipe: Recipe, index: Index, folder: Path | None) -> Cache:
+    """Build the cache of prepared scans, in a folder or nowhere."""
     return Cache(folder, index, build_grid(recipe), build_ranges(recipe))
 
 

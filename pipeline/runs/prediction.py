@@ -15,6 +15,7 @@ from pipeline.data.layouts import open_dataset
 from pipeline.data.layouts.folders import CHANNEL
 from pipeline.errors import Problem, UserError
 from pipeline.metrics.calibration import expected_dice
+from pipeline.outputs import Output
 from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
 from pipeline.runs.build import build_grid
 from pipeline.runs.checking import progress, tell_warnings
@@ -22,7 +23,7 @@ from pipeline.runs.models import TrainedModel, channel_problem, load_model
 from pipeline.types import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from pipeline.checkpoints import Which
@@ -55,6 +56,9 @@ def predict(
         UserError: Scans have one name, or a mask exists already, or a scan is unsound or has the wrong number of
             channels; all of it is found before anything is written.
     """
+    listing = Output(output, "predict")
+    if rank:
+        listing.refuse_foreign([ANNOTATE_NEXT])
     targets = _targets(scans, output)
     model = load_model(run, which, plugins)
     _refuse_scans(targets, model)
@@ -62,11 +66,14 @@ def predict(
     ranking = annotate_next(run, which, model) if rank else None
     for path, case in progress(targets.items(), "predicting", len(targets)):
         found = model.predictor.segment(case.images)
+        if come_since := _present([path]):
+            raise UserError("The prediction was not written.", come_since)
         nifti.save_labels(path, found.labels, nifti.load(case.images[0]))
         if ranking is not None:
             ranking.add(case.images[0], path, expected_dice(found.labels, found.logits, model.predictor.label_values))
     if ranking is not None:
-        ranking.write(output / ANNOTATE_NEXT)
+        with listing.writing([ANNOTATE_NEXT]) as stage:
+            ranking.write(stage / ANNOTATE_NEXT)
     return list(targets)
 
 
@@ -83,11 +90,7 @@ def _targets(scans: Sequence[Path], output: Path) -> dict[Path, Case]:
         )
         for path, case in named
         if counts[nifti.stem(path)] > 1
-    ] + [
-        Problem(str(path), "mask-exists", "is there already", "name another --output, or remove it")
-        for path, _ in named
-        if path.exists()
-    ]
+    ] + _present(path for path, _ in named)
     if not named:
         problems = [
             Problem(
@@ -100,6 +103,12 @@ def _targets(scans: Sequence[Path], output: Path) -> dict[Path, Case]:
     if problems:
         raise UserError("Nothing was predicted.", problems)
     return dict(named)
+
+
+def _present(paths: Iterable[Path]) -> list[Problem]:
+    message, remedy = "is there already", "name another --output, or remove it"
+    there = [path for path in paths if path.is_symlink() or path.exists()]
+    return [Problem(str(path), "mask-exists", message, remedy) for path in there]
 
 
 def _mask_name(case: Case) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline import config
 from pipeline.errors import Problem, UserError, nearest
-from pipeline.runs.budget import BUDGET, seconds_of
-from pipeline.runs.models import CONFIG, INDEX, SPLIT, count_folds, read_own, task_state
-from pipeline.strict_yaml import read_yaml
+from pipeline.runs.budget import seconds_of
+from pipeline.runs.models import task_state
+from pipeline.runs.stored import BUDGET, SPLIT, read_about, read_config, read_index, read_own
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,11 +18,14 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Checkpoint
     from pipeline.data.check import Index
+    from pipeline.data.inspection import CaseFacts
     from pipeline.data.splits import Split
     from pipeline.engines.steps import TrainingStep
     from pipeline.recipe import Recipe
     from pipeline.types import Task
 
+# What AdamW remembers of each parameter.
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 # What a resumed run may have otherwise and still be the same run; the dataset's content is compared by its hashes.
 HARMLESS = (
     "dataset",
@@ -37,26 +39,6 @@ HARMLESS = (
 )
 
 
-def refuse_run(run: Path, resume: bool, folds: int = 0) -> None:
-    """Refuse a folder that holds a run which is not to go on, or one of another number of folds.
-
-    Args:
-        run: The folder.
-        resume: Whether to go on with what is there.
-        folds: Of the cross-validation that is to be in it; 0 for a run.
-    """
-    if not (run / CONFIG).exists():
-        return
-    there = count_folds(run)
-    what = f"a cross-validation of {there} folds" if there else "a run"
-    if not resume:
-        message, remedy = f"this folder holds {what}", "add --resume to go on with it, or name another --output"
-        raise UserError("Nothing was started.", [Problem(str(run), "run-exists", message, remedy)])
-    if there != folds:
-        remedy = (f"give --folds {there}" if there else "leave out --folds") + ", or name another --output"
-        raise UserError("Nothing was resumed.", [Problem(str(run), "run-exists", f"holds {what}", remedy)])
-
-
 def refuse_changes(run: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> None:
     """Refuse a recipe that is not the run's own, and show every difference.
 
@@ -68,8 +50,7 @@ def refuse_changes(run: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> No
     Raises:
         UserError: Something else differs, or an allowed key is in neither recipe.
     """
-    old = _flat(config.read(run / CONFIG))
-    new = _flat(read_yaml(config.dump(recipe), str(run)))
+    old, new = (_flat(each.model_dump(mode="json")) for each in (read_config(run), recipe))
     keys = old.keys() | new.keys()
     sections = {".".join(key.split(".")[:n]) for key in keys for n in range(1, len(key.split(".")) + 1)}
     problems = [
@@ -93,32 +74,30 @@ def refuse_changes(run: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> No
 
 def with_decisions_of(run: Path, recipe: Recipe) -> Recipe:
     """Return a recipe with what a run has decided on the way, by its time budget or by being asked to end."""
-    own, taken = config.read(run / CONFIG), dict[str, Any]()
+    own, taken = read_config(run), dict[str, Any]()
     if recipe.time_budget is not None:
         if not (run / BUDGET).exists() or read_own(run, BUDGET)["seconds"] != seconds_of(recipe.time_budget):
             message = f"is {recipe.time_budget}, and the run was not started with that"
             problem = Problem("time_budget", "changed", message, "give the run's own, or start a new run")
             raise UserError(f"{run} holds another run; nothing was resumed.", [problem])
-        taken = {key: own[key] for key in ("max_steps", "validate_every")} | {"time_budget": None}
-        taken["threads"] = tuple(map(tuple, own.get("threads", [])))
-    asked_to_end = not (run / BUDGET).exists() and not recipe.corrections and recipe.max_steps == own["max_steps"]
+        taken = {key: getattr(own, key) for key in ("max_steps", "validate_every", "threads")} | {"time_budget": None}
+    asked_to_end = not (run / BUDGET).exists() and not recipe.corrections and recipe.max_steps == own.max_steps
     if recipe.time_budget is not None or asked_to_end:
-        taken["corrections"] = tuple(map(tuple, own.get("corrections", [])))
+        taken["corrections"] = own.corrections
     return recipe.model_copy(update=taken)
 
 
 def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
     """Return a recipe that leaves open what the machine decides with what the run has: anew, it might be another."""
-    own, network, known = config.read(run / CONFIG), recipe.network, dict[str, Any]()
-    if own["network"]["name"] == network.name and network.options.get("channels", "auto") == "auto":
-        planned = {key: value for key, value in own["network"]["options"].items() if key == "channels"}
+    own, network, known = read_config(run), recipe.network, dict[str, Any]()
+    if own.network.name == network.name and network.options.get("channels", "auto") == "auto":
+        planned = {key: value for key, value in own.network.options.items() if key == "channels"}
         known["options"] = network.options | planned
-    if network.members == "auto":
-        known["members"] = own["network"].get("members", 1)
-    if network.memory_format == "auto":
-        known["memory_format"] = own["network"].get("memory_format", "contiguous")
-    precision = own["precision"] if recipe.precision == "auto" else recipe.precision
-    resident = own["data"].get("resident", False) if recipe.data.resident == "auto" else recipe.data.resident
+    for key in ("members", "memory_format"):
+        if getattr(network, key) == "auto":
+            known[key] = getattr(own.network, key)
+    precision = own.precision if recipe.precision == "auto" else recipe.precision
+    resident = own.data.resident if recipe.data.resident == "auto" else recipe.data.resident
     # Processes cannot share what is in a device's memory, and a recipe that has both cannot be read again.
     alone = {"workers": 0} if resident is True else {}
     data = recipe.data.model_copy(update={"resident": resident} | alone)
@@ -131,8 +110,7 @@ def _covers(name: str, key: str) -> bool:
 
 def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
     """Refuse other cases: a step is a function of the seed and the cases, so a resumed run would be neither run."""
-    rows = (read_own(run, INDEX), json.loads(json.dumps(index.as_rows())))
-    old, new = ({row["case"]: row for row in side} for side in rows)
+    old, new = read_index(run), index.facts
     problems = [
         Problem(
             case,
@@ -151,29 +129,47 @@ def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
         raise UserError(f"The dataset of {run} has changed; nothing was resumed.", problems)
 
 
-def _content(row: dict[str, Any] | None) -> dict[str, Any] | None:
+def _content(facts: CaseFacts | None) -> CaseFacts | None:
     """Return what an index says of a case's content; a copied file has other stamps and is still the same."""
-    return row and {key: value for key, value in row.items() if key != "stamps"}
+    return facts and replace(facts, stamps=())
 
 
 def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
     """Bring a training step to where a checkpoint was.
 
     Raises:
-        UserError: The checkpoint is of another task, or its weights do not fit the network.
+        UserError: The checkpoint is of another task, or what it holds does not fit the network and its optimizer.
     """
     where = str(checkpoint.path)
-    if checkpoint.state.get("task") != task_state(task):
+    if read_about(checkpoint).task.model_dump() != task_state(task):
         message, remedy = "was trained on other labels or channels", "bring the dataset back as it was"
         raise UserError("Nothing was resumed.", [Problem(where, "task-changed", message, remedy)])
     try:
+        _refuse_other_moments(step.optimizer, checkpoint.state["optimizer"])
         step.load_state_dict(checkpoint.state)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"does not fit the recipe's network or optimizer: {str(error).splitlines()[0]}"
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        message = f"does not fit the recipe's network or optimizer: {(str(error) or 'it is empty').splitlines()[0]}"
         remedy = "give the run's own network and optimizer, or start a new run"
         raise UserError("Nothing was resumed.", [Problem(where, "other-network", message, remedy)]) from None
+
+
+def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Refuse moments of other shapes, which PyTorch would take.
+
+    Raises:
+        ValueError: They are.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, moments in saved["state"].items():
+        shape = parameters[number].shape
+        for name, value in moments.items():
+            if name not in MOMENTS or not isinstance(value, torch.Tensor) or value.shape not in (shape, ()):
+                raise ValueError(f"{name} of parameter {number} is not of the shape {tuple(shape)}")
+    for group in saved["param_groups"]:
+        if not isinstance(group["lr"], float):
+            raise ValueError(f"the learning rate is {group['lr']!r}")
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
