@@ -85,13 +85,14 @@ def _refuse_inflated(path: Path, state: dict[str, Any]) -> None:
     """Refuse tensors of more numbers than the file holds, and what stands in a state more than once.
 
     A view of one number can have any shape, and a few lists within each other any number of items. What is plain in a
-    checkpoint of ours stands there once, but for values that cannot hold others.
+    checkpoint of ours stands there once, but for values that cannot hold others. Weights that a network has under
+    several names are the same tensor.
     """
-    seen, held, todo = set[int](), 0, [state]
+    seen, views, todo = set[int](), dict[object, int](), [state]
     while todo:
         value: Any = todo.pop()
         if isinstance(value, torch.Tensor):
-            held += value.numel() * value.element_size()
+            views[value.data_ptr(), value.dtype, value.shape, value.stride()] = value.nbytes
         elif isinstance(value, (dict, list, tuple)) and value:
             if id(value) in seen:
                 raise _foreign(path, "holds one list or mapping in several places")
@@ -99,7 +100,7 @@ def _refuse_inflated(path: Path, state: dict[str, Any]) -> None:
             todo += [*value.keys(), *value.values()] if isinstance(value, dict) else value
         elif not isinstance(value, (str, int, float, bool, NoneType, dict, list, tuple)):
             raise _unsafe(path)
-    if held > path.stat().st_size:
+    if (held := sum(views.values())) > path.stat().st_size:
         message = f"holds tensors of {held / 1e6:.0f} MB in {path.stat().st_size / 1e6:.1f} MB"
         raise _unusable(path, "inflated-checkpoint", message, REMEDY)
 

@@ -8,7 +8,7 @@ holds, it must take the recipe's patch, and no single tensor on the way may be l
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.nn.modules import module
@@ -51,12 +51,11 @@ def refuse_declared(path: Path, recipe: Recipe, task: Task, weights: object, har
     """
     name, options = recipe.network.name, recipe.network.options
     messages = [text for _, text in NETWORKS.problems(name, options)] or _misfits(recipe, task)
-    held = _shapes(weights)
-    if not messages and held is None:
+    if not messages and not _are_named_tensors(weights):
         messages = ["its weights are no tensors by name"]
-    elif not messages and held is not None:
+    if not messages:
         try:
-            messages = _found_wrong(recipe, task, held, hardware)
+            messages = _found_wrong(recipe, task, cast("dict[str, Tensor]", weights), hardware)
         except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, OverflowError) as error:
             if NETWORKS[name].__module__.startswith("pipeline."):
                 messages = [f"{name} cannot be made of it: {str(error).partition(chr(10))[0] or type(error).__name__}"]
@@ -87,21 +86,22 @@ def _open_keys(content: dict[str, Any], path: str = "") -> list[str]:
     return found
 
 
-def _shapes(weights: object) -> dict[str, tuple[int, ...]] | None:
-    if not isinstance(weights, dict):
-        return None
-    if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in weights.items()):
-        return None
-    return {key: tuple(value.shape) for key, value in weights.items()}
+def _are_named_tensors(weights: object) -> bool:
+    return isinstance(weights, dict) and all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in weights.items()
+    )
 
 
-def _found_wrong(recipe: Recipe, task: Task, held: Mapping[str, tuple[int, ...]], hardware: Hardware) -> list[str]:
-    with torch.device("meta"), _at_most(held):
+def _found_wrong(recipe: Recipe, task: Task, held: Mapping[str, Tensor], hardware: Hardware) -> list[str]:
+    with torch.device("meta"), _at_most(len(held)):
         network = build.make_network(recipe, task)
-    declared = _shapes(network.state_dict()) or {}
+    declared = network.state_dict()
     for name in [*declared, *held]:
-        if declared.get(name) != held.get(name):
-            return [f"{name} is declared as {declared.get(name)} and held as {held.get(name)}"]
+        shapes = [tuple(side[name].shape) if name in side else "nothing" for side in (declared, held)]
+        if shapes[0] != shapes[1]:
+            return [f"{name} is declared as {shapes[0]} and held as {shapes[1]}"]
+    if _stored_bytes(declared) > _stored_bytes(held):
+        return [f"it declares {_stored_bytes(declared)} bytes of weights and holds {_stored_bytes(held)}"]
     patch = tuple(build.resolved(recipe.data.patch_size))
     answer, largest = _answer(network, torch.empty(Predictor.windows, len(task.channels), *patch, device="meta"))
     if tuple(answer.shape) != (Predictor.windows, len(task.labels), *patch):
@@ -111,16 +111,22 @@ def _found_wrong(recipe: Recipe, task: Task, held: Mapping[str, tuple[int, ...]]
     return []
 
 
+def _stored_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Return what tensors take without what they share: several names, or many numbers that are one."""
+    storages = (tensor.untyped_storage() for tensor in tensors.values())
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+
+
 @contextmanager
-def _at_most(held: Mapping[str, tuple[int, ...]]) -> Iterator[None]:
-    """Let no network be built of many more weights or parts than a file holds: their number alone would take hours."""
-    left = 1000 + PARTS * len(held)
+def _at_most(held: int) -> Iterator[None]:
+    """Let no network be built of many more weights or parts than a file holds: their number alone could take hours."""
+    left = 1000 + PARTS * held
 
     def count(*_: object) -> None:
         nonlocal left
         left -= 1
         if left < 0:
-            raise ValueError(f"it is declared with many more weights than the {len(held)} that it holds")
+            raise ValueError(f"it is declared with many more weights than the {held} that it holds")
 
     with ExitStack() as stack:
         for register in (

@@ -165,7 +165,8 @@ def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any
     for number, moments in saved["state"].items():
         shape = parameters[number].shape
         for name, value in moments.items():
-            if name not in MOMENTS or not isinstance(value, torch.Tensor) or value.shape not in (shape, ()):
+            fits = name in MOMENTS and isinstance(value, torch.Tensor) and value.shape in (shape, ())
+            if not fits or value.untyped_storage().nbytes() < value.nbytes:
                 raise ValueError(f"{name} of parameter {number} is not of the shape {tuple(shape)}")
     for group in saved["param_groups"]:
         if not isinstance(group["lr"], float):
