@@ -30,7 +30,7 @@ from pipeline.data.inspection import changed_files
 from pipeline.data.packed import Packed
 from pipeline.data.transforms import Grid, case_files, case_transforms
 from pipeline.errors import UserError
-from pipeline.files import atomic_write, byte_locked
+from pipeline.files import PARTIAL, atomic_write, byte_locked, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -144,6 +144,7 @@ class Cache:
             place = int(path.stem[:15], 16)
             with (self.folder / LOCK).open("ab") as file, byte_locked(file.fileno(), place, wait=wait) as ours:
                 if ours and not _is_sound(path):
+                    sweep(self.folder, path.name)  # What a killed process has left of it.
                     arrays = self._prepare(case)
                     with atomic_write(path) as temporary:
                         np.savez(temporary, allow_pickle=False, **arrays)
@@ -176,7 +177,8 @@ class Cache:
 def prune(folder: Path, unused_days: float) -> tuple[int, int]:
     """Delete entries that no run has used for some days, and what killed writers left behind.
 
-    A run that is reading them goes on: it prepares anew what it misses.
+    A run that is reading them goes on: it prepares anew what it misses. A file that only has the name of an entry
+    stays, and so does a damaged entry, of which nobody can tell that it is one.
 
     Returns:
         The number of files deleted, and their bytes.
@@ -185,10 +187,26 @@ def prune(folder: Path, unused_days: float) -> tuple[int, int]:
     count = size = 0
     for path in folder.iterdir():
         kind = re.fullmatch(r"(\.partial-[0-9a-f]{8}\.)?([0-9a-f]{32}\.npz|facts-[0-9a-f]{32}\.json)", path.name)
-        if kind and (about := path.stat()).st_atime <= (time.time() - DAY_S if kind[1] else oldest):
+        if not kind or path.is_symlink() or not path.is_file():
+            continue
+        if (about := path.stat()).st_atime <= (time.time() - DAY_S if kind[1] else oldest) and _is_ours(path):
             path.unlink(missing_ok=True)
             count, size = count + 1, size + about.st_size
     return count, size
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell an entry, and the facts of a check, from a file of anybody's with such a name."""
+    if path.name.startswith(PARTIAL):
+        return True
+    if path.suffix == ".json":
+        with path.open("rb") as stream:
+            return re.match(rb'\[\s*\{\s*"case":', stream.read(100)) is not None
+    try:
+        with ZipFile(path) as archive:
+            return archive.namelist() == [f"{part}.npy" for part in PARTS]
+    except (BadZipFile, OSError, ValueError):
+        return False
 
 
 def _is_sound(path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ HISTORY, VALIDATION, PICTURE, CACHE = "history.csv", "validation.csv", "training
 SCORES = ("cases.csv", SUMMARY, *REPORT_FILES)
 # What is written again and again while a run goes on; and what is written once, and then no more.
 LIVING, FIXED = (CONFIG, HISTORY, VALIDATION, PICTURE, BUDGET, FOLDS), (SPLIT, INDEX, POSTPROCESSING)
+BRING_BACK = "bring it back as it was, or name another --output"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class RunFolder:
         elif known := [path for which in KINDS for path in checkpoints_of(self.path, which)]:
             self._refuse_remains(known[0])
         refuse_foreign(self.path)
-        self.output.refuse_foreign((*LIVING, *FIXED, *SCORES))
+        replace(self.output, remedy=BRING_BACK).refuse_foreign(FIXED)
+        self.output.refuse_foreign((*LIVING, *SCORES))
 
     def _refuse_run(self, resume: bool, folds: int) -> None:
         there = count_folds(self.path)

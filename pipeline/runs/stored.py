@@ -193,6 +193,8 @@ def read_config(run: Path) -> Recipe:
         return Recipe.model_validate_json(json.dumps(config.read(regular(path)), default=str))
     except ValidationError as error:
         raise _damaged(path, _first_of(error)) from None
+    except UserError as error:
+        raise _damaged(path, error.problems[0].message) from None
     except (OSError, ValueError, TypeError) as error:
         raise _damaged(path, error) from None
 
