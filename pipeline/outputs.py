@@ -149,9 +149,7 @@ class Output:
             if blocked:
                 problems.append(Problem(str(blocked), "in-the-way", "is a file", self.remedy))
             elif (path.is_symlink() or path.exists()) and not self._is_own(name, states.get(name, [])):
-                changed = name in states and path.is_file() and not path.is_symlink()
-                message = "was changed after it was written" if changed else "is there, and was not written by this"
-                problems.append(Problem(str(path), "in-the-way", message, self.remedy))
+                problems.append(Problem(str(path), "in-the-way", _why(path, known=name in states), self.remedy))
         if problems:
             unique = list(dict.fromkeys(problems))
             more = f", of which {SHOWN} are named here" if len(unique) > SHOWN else ""
@@ -234,6 +232,12 @@ class Output:
                 flush_to_disk(self.folder)
         except OSError as error:
             raise WriteError(self.folder / LIST, error, len(text)) from None
+
+
+def _why(path: Path, *, known: bool) -> str:
+    if path.is_symlink():
+        return "is a link"
+    return "was changed after it was written" if known and path.is_file() else "is there, and was not written by this"
 
 
 def _state_of(path: Path) -> str:

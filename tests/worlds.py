@@ -76,9 +76,9 @@ def _memory(key: str) -> int:
     return int(status.read_text().partition(f"{key}:")[2].split()[0]) * 1024 if status.exists() else 0
 
 
-def make_dataset(folder: Path, labelled: int = 4, unlabelled: int = 1) -> Path:
+def make_dataset(folder: Path, labelled: int = 4, unlabelled: int = 1, seed: int = 0) -> Path:
     """Write a Decathlon folder of scans with a bright box, which is the label."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     listing: dict = {"labels": {"0": "background", "1": "box"}, "modality": {"0": "MRI"}, "training": [], "test": []}
     for number in range(labelled + unlabelled):
         name = f"case_{number}.nii.gz"
@@ -124,7 +124,10 @@ class World:
 
 
 def make_world(base: Path) -> World:
-    """Write the dataset and train: ``done``, ``other``, ``stopped``, ``crossed``; and evaluate into ``scores``."""
+    """Write the dataset and train: ``done``, ``other``, ``stopped``, ``crossed``; and evaluate into two folders.
+
+    ``rounding`` is a dataset with a mask that ``check --fix round-labels`` repairs.
+    """
     base.mkdir(parents=True, exist_ok=True)
     world = World(base)
     make_dataset(world.data)
@@ -135,8 +138,12 @@ def make_world(base: Path) -> World:
         ended = command("train", world.recipe, *words, "--output", base / name)
         assert ended.code == 0, ended.said
     stop_at(world, base / "stopped", STOPPED)
-    ended = command("evaluate", world.data / "labelsTr", world.data / "labelsTr", "--output", base / "scores")
-    assert ended.code == 0, ended.said
+    for name in ("scores", "scores-2"):
+        ended = command("evaluate", world.data / "labelsTr", world.data / "labelsTr", "--output", base / name)
+        assert ended.code == 0, ended.said
+    mask = world.copy("data", base / "rounding") / "labelsTr" / "case_0.nii.gz"
+    image = nib.load(mask)
+    nib.save(nib.Nifti1Image(image.get_fdata().astype(np.float32) * np.float32(0.9999), image.affine), mask)
     return world
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -184,17 +185,18 @@ class ProgressBar:
         self.bar.update(self.task, total=self.total, completed=done, description=self.terms, dice=self.dice, wait=wait)
 
     def close(self) -> None:
-        """Leave the terminal as it was, where the training ends without an event."""
-        self.bar.stop()
+        """Leave the terminal as it was, if it is still there."""
+        with suppress(OSError):
+            self.bar.stop()
 
     def _finish(self, engine: Engine) -> None:
-        self.bar.stop()
+        self.close()
         minutes, seconds = divmod(round(engine.state.times["COMPLETED"]), 60)
         took = f"trained to step {engine.state.iteration} in {minutes} min {seconds} s"
         self.say(f"{took}, {self.wait.share:.0%} of it waiting for data" + (LATE if self.wait.share > MUCH else ""))
 
     def _fail(self, error: BaseException) -> None:
-        self.bar.stop()
+        self.close()
         raise error
 
 

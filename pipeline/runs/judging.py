@@ -67,7 +67,7 @@ def refuse_declared(path: Path, recipe: Recipe, task: Task, weights: object, har
 def _misfits(recipe: Recipe, task: Task) -> list[str]:
     """Find what is wrong with a recipe and a task that are each what they should be."""
     data, axes = recipe.data, recipe.augmentation.flip_axes
-    if left_open := _open_keys(recipe.model_dump(mode="json")):
+    if left_open := _open_keys(recipe.model_dump(mode="json", include={"data", "augmentation", "network"})):
         return [f"{left_open[0]} is still 'auto'"]
     lengths = {len(build.resolved(data.spacing_mm)), len(build.resolved(data.patch_size)), data.dimensions}
     return [
