@@ -7,7 +7,7 @@ returned. After it, a new process's start is imitated, and three things are coun
 
 - torn: files under a checkpoint's own name that do not load, or not as what was saved;
 - lost: kills after which no file of the last save that had returned, or of a later one, loads;
-- left: files that are no checkpoints and are still there after the next start.
+- left: files that are no checkpoints, nor the list of those, and are still there after the next start.
 
 All are killed at random moments and, on Linux with an x86-64, at every system call of one save.
 """
@@ -31,7 +31,7 @@ from ignite.engine import Engine
 from ignite.handlers import DiskSaver, ModelCheckpoint
 from monai.handlers import CheckpointSaver
 
-from pipeline.checkpoints import checkpoints_of, clear_up, newest_checkpoint, save_checkpoint
+from pipeline.checkpoints import clear_up, newest_checkpoint, save_checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from typing import TYPE_CHECKING
@@ -54,8 +54,7 @@ class Ours:
     """Fewmask's saver, through its own functions."""
 
     def start(self, folder: Path) -> None:
-        steps = [int(path.stem.partition("-")[2]) for path in checkpoints_of(folder, "last")]
-        clear_up(folder, max(steps, default=0))
+        clear_up(folder)
 
     def save(self, folder: Path, first: int) -> Iterator[int]:
         for step in range(first, first + 10_000):
@@ -63,7 +62,7 @@ class Ours:
             yield step
 
     def is_a_checkpoint(self, path: Path) -> bool:
-        return re.fullmatch(r"last-\d+\.pt(\.sha256)?", path.name) is not None
+        return re.fullmatch(r"last-\d+\.pt(\.sha256)?|\.fewmask", path.name) is not None
 
     def newest(self, folder: Path) -> int:
         return int(newest_checkpoint(folder, "last").state["step"])

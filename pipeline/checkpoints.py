@@ -4,46 +4,34 @@ A checkpoint is written once and never changed. Its name says which it is and of
 file ``last-000050.pt.sha256`` beside it, which ``sha256sum -c`` reads too, what must be in it. The two newest of each
 kind are kept. Each save is: write, fsync, rename, fsync of the folder, the same for the hash, and only then is the
 oldest deleted; so at every moment of it, a kill leaves the two that were there or the new one.
+
+What is deleted, a save deletes, and only what the run itself has saved: files of the bytes that its list
+(:mod:`pipeline.outputs`) tells. A damaged one is set aside, since nobody knows what it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import mmap
-import pickle
-import pickletools
 import re
-import struct
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 
+from pipeline.archives import FORMAT, hash_of, load_checkpoint, read_archive
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write, flush_to_disk, sweep
+from pipeline.outputs import Output
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 Which = Literal["last", "best"]
 
-FORMAT = 2
 FOLDER = "checkpoints"
 KEPT = 2
-
-# Of a checkpoint of nine residual encoders, which are the most that a recipe may ask for, each with its average and
-# moments; what is read to judge a file must itself be small.
-MAX_DIRECTORY_BYTES, MAX_PICKLE_BYTES, MAX_OPERATIONS = 2_000_000, 5_000_000, 700_000
-# The last 22 bytes of an archive without a comment: its mark, and the size of its directory.
-DIRECTORY_END = struct.Struct("<4s8xI6x")
-# Every opcode that names a thing to call, and all that a checkpoint of ours names.
-NAMING = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "OBJ", "NEWOBJ_EX"}
-_STORED = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
-PLAIN = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {kind}Storage" for kind in _STORED)}
 
 
 @dataclass(frozen=True)
@@ -74,23 +62,35 @@ def save_checkpoint(run: Path, which: Which, state: dict[str, Any]) -> Path:
         The file.
 
     Raises:
+        UserError: A file of this name is there that the run has not saved.
         WriteError: The disk is full or fails.
     """
     buffer = io.BytesIO()  # Whole in memory first: its size is known before the disk is asked for it.
     torch.save({"format": FORMAT, **state}, buffer)
-    content, folder = buffer.getbuffer(), run / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{which}-{state['step']:06d}.pt"
-    if _hash_of(path).exists():  # Of a file of this name that is about to go, and must not condemn the new one.
-        _hash_of(path).unlink()
-        flush_to_disk(folder)
+    content, output = buffer.getbuffer(), output_of(run)
+    path = run / FOLDER / f"{which}-{state['step']:06d}.pt"
+    refuse_foreign(run, [path])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(content).hexdigest()
+    output.tell(_name(path), digest)
+    if hash_of(path).exists():  # Of a file of this name that is about to go, and must not condemn the new one.
+        hash_of(path).unlink()
+        flush_to_disk(path.parent)
     with atomic_write(path, len(content), private=True) as temporary:
         temporary.write_bytes(content)
-    with atomic_write(_hash_of(path), private=True) as temporary:
-        temporary.write_text(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n", encoding="ascii")
-    for old in checkpoints_of(run, which)[KEPT:]:
-        _delete(old)
+    with atomic_write(hash_of(path), private=True) as temporary:
+        temporary.write_text(_hash_line(digest, path), encoding="ascii", newline="\n")
+    for old in [old for old in checkpoints_of(run, which) if output.digests(_name(old))][KEPT:]:
+        if output.is_own(_name(old)):
+            old.unlink()
+            if _is_own_hash(output, old):
+                hash_of(old).unlink()
     return path
+
+
+def output_of(run: Path) -> Output:
+    """Return a run's folder as what its files belong to."""
+    return Output(run, "run")
 
 
 def checkpoints_of(run: Path, which: Which) -> list[Path]:
@@ -98,148 +98,111 @@ def checkpoints_of(run: Path, which: Which) -> list[Path]:
     found = {
         int(match[1]): path
         for path in (run / FOLDER).glob(f"{which}-*.pt")
-        if (match := re.fullmatch(rf"{which}-(\d+)\.pt", path.name))
+        if (match := re.fullmatch(rf"{which}-(\d{{1,18}})\.pt", path.name))
     }
     return [found[step] for step in sorted(found, reverse=True)]
 
 
-def newest_checkpoint(run: Path, which: Which) -> Checkpoint:
-    """Read the newest sound checkpoint of a run.
+def newest_checkpoint(run: Path, *kinds: Which) -> Checkpoint:
+    """Read the newest sound checkpoint of a run, of one kind or several.
 
     Raises:
         UserError: There is none, or a file is not damaged but something else than a checkpoint of ours: that is
             somebody's doing, and no older file is used instead.
     """
     damaged: list[Problem] = []
-    for path in checkpoints_of(run, which):
+    for path in sorted((path for which in kinds for path in checkpoints_of(run, which)), key=_step, reverse=True):
         try:
             return Checkpoint(path, load_checkpoint(path), tuple(damaged))
         except UserError as error:
             if error.problems[0].code != "damaged-checkpoint":
                 raise
             damaged += error.problems
+    told = " or ".join(kinds)
     if damaged:
-        raise UserError(f"No {which} checkpoint of {run} is sound.", damaged)
-    message, remedy = f"there is no such checkpoint: {which}", "train first, or check the run's folder"
+        raise UserError(f"No {told} checkpoint of {run} is sound.", damaged)
+    message, remedy = f"there is no such checkpoint: {told}", "train first, or check the run's folder"
     raise UserError("There is nothing to go on from.", [Problem(str(run), "missing-checkpoint", message, remedy)])
 
 
-def clear_up(run: Path, done: int) -> None:
-    """Make a folder ready to be trained in, from the step ``done`` on.
-
-    What killed saves left half-done goes. So do checkpoints of later steps: they are damaged, or of steps that are
-    about to be trained anew.
-    """
-    folder = run / FOLDER
-    sweep(folder)
-    for which in ("last", "best"):
-        for path in checkpoints_of(run, which):
-            if int(path.stem.rpartition("-")[2]) > done:
-                _delete(path)
-    for path in folder.glob("*.pt.sha256"):
-        if not path.with_suffix("").exists():
-            path.unlink()
+def _step(path: Path) -> int:
+    return int(path.stem.rpartition("-")[2])
 
 
-def _delete(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    _hash_of(path).unlink(missing_ok=True)
+def refuse_foreign(run: Path, paths: Iterable[Path] | None = None) -> None:
+    """Refuse checkpoints, and hashes beside them, that the run has not saved; one of its own may be damaged.
 
-
-def _hash_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, with ``weights_only=True`` and no other way in.
-
-    The file is judged before anything is made of it: that nothing in it unpacks to more than the file holds, that its
-    pickle names nothing but tensors, and that its bytes are those that were written, by the hash beside it or, where
-    that is gone, by the archive's own checksums.
+    Args:
+        run: The run's folder.
+        paths: Of the checkpoints that are looked at; by default all that are there.
 
     Raises:
-        UserError: There is no such file, it is damaged, or it is no checkpoint of ours.
+        UserError: With every such file.
     """
-    if not path.is_file():
-        remedy = "train first, or check the run's folder"
-        raise _unusable(path, "missing-checkpoint", "there is no such checkpoint", remedy)
-    hashed = _hash_of(path).is_file()
-    with ThreadPoolExecutor(1) as pool:
-        # Hashing lets other threads run. What it finds counts first: an archive of other bytes says nothing.
-        hashing = pool.submit(_refuse_other_bytes, path) if hashed else None
-        try:
-            _refuse_archive(path, check_sums=not hashed)
-        finally:
-            if hashing:
-                hashing.result()
+    output, problems = output_of(run), []
+    remedy = "move it away, or name another --output; to go on from it, `fewmask train {} dataset=DATASET --output NEW`"
+    for path in _named(run) if paths is None else paths:
+        if _is_there(path) and not output.is_own(_name(path)) and not _is_own_damaged(output, path):
+            message = "is a link" if path.is_symlink() else "is there, and was not saved by this run"
+            problems.append(Problem(str(path), "in-the-way", message, remedy.format(path)))
+        elif _is_there(hash_of(path)) and not _is_own_hash(output, path):
+            message = "is there, and is not the hash that this run saved"
+            problems.append(Problem(str(hash_of(path)), "in-the-way", message, output.remedy))
+    if problems:
+        raise UserError("Nothing was written: checkpoints are in the way.", problems)
+
+
+def clear_up(run: Path) -> list[Path]:
+    """Make a folder in which nothing foreign is ready to be trained in.
+
+    What killed saves left half-done goes. A damaged checkpoint is set aside, under another name.
+
+    Returns:
+        The new paths of damaged checkpoints.
+    """
+    output, aside = output_of(run), []
+    sweep(run / FOLDER)
+    for path in _named(run):
+        if path.exists() and _is_own_damaged(output, path):
+            names = (path.with_name(f"{path.name}.damaged{end}") for end in ("", *map(str, range(2, 1000))))
+            aside.append(path.rename(next(name for name in names if not _is_there(name))))
+        if not path.exists() and _is_own_hash(output, path):
+            hash_of(path).unlink()
+    return aside
+
+
+def _named(run: Path) -> list[Path]:
+    """Return the paths of all checkpoints that are there, or of which the hash is."""
+    found = (re.fullmatch(r"((?:last|best)-\d+\.pt)(?:\.sha256)?", path.name) for path in (run / FOLDER).glob("*"))
+    return sorted({run / FOLDER / match[1] for match in found if match})
+
+
+def _name(path: Path) -> str:
+    return f"{FOLDER}/{path.name}"
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_symlink() or path.exists()
+
+
+def _is_own_damaged(output: Output, path: Path) -> bool:
+    """Tell whether a file has the name of one that the run saved, and is no sound checkpoint of anybody's."""
+    if path.is_symlink() or not path.is_file() or output.is_own(_name(path)) or not output.digests(_name(path)):
+        return False
     try:
-        # Mapped, since it has just been read: nothing is copied before it is used.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError:
-        raise _unsafe(path) from None
-    except Exception:  # Whatever a pickle can make torch stumble over.
-        state = None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise _foreign(path)
-    return state
+        read_archive(path)
+    except UserError:
+        return True
+    return False
 
 
-def _refuse_other_bytes(path: Path) -> None:
-    """Compare a file with the hash beside it, since torch would read a flipped bit as a weight."""
-    told = _hash_of(path)
-    with path.open("rb") as stream, told.open("rb") as hashed:
-        # An empty file cannot be mapped.
-        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
-        if hashed.read(64) != hashlib.sha256(content).hexdigest().encode():
-            raise _damaged(path, f"is damaged: its bytes are not those of {told.name}")
+def _is_own_hash(output: Output, path: Path) -> bool:
+    told = hash_of(path)
+    if told.is_symlink() or not told.is_file():
+        return False
+    with told.open("rb") as stream:
+        return stream.read(200) in {_hash_line(digest, path).encode() for digest in output.digests(_name(path))}
 
 
-def _refuse_archive(path: Path, check_sums: bool) -> None:
-    """Refuse an archive that is damaged, or that would unpack or unpickle to more than it says."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(-DIRECTORY_END.size, io.SEEK_END)
-            magic, size = DIRECTORY_END.unpack(stream.read())
-            if magic != b"PK\5\6":
-                raise BadZipFile
-            if size > MAX_DIRECTORY_BYTES:
-                raise _foreign(path)
-            with ZipFile(stream) as archive:
-                members = archive.infolist()
-                stored = all(m.compress_type == ZIP_STORED and m.file_size == m.compress_size for m in members)
-                if not stored or sum(m.file_size for m in members) > path.stat().st_size:
-                    raise _unusable(path, "zip-bomb", "unpacks to more than its own size", "use no such file")
-                if check_sums and archive.testzip() is not None:
-                    raise BadZipFile
-                _refuse_pickle(path, archive)
-    except (BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, zlib.error, struct.error):
-        raise _damaged(path, "is damaged, or no checkpoint") from None
-
-
-def _refuse_pickle(path: Path, archive: ZipFile) -> None:
-    """Refuse a pickle that names anything but tensors: torch's own list has calls that take any amount of memory."""
-    for member in archive.infolist():
-        if member.filename.endswith(".pkl"):
-            if member.file_size > MAX_PICKLE_BYTES:
-                raise _unsafe(path)
-            for count, (code, argument, _) in enumerate(pickletools.genops(archive.read(member))):
-                if count > MAX_OPERATIONS or (code.name in NAMING and argument not in PLAIN):
-                    raise _unsafe(path)
-
-
-def _unusable(path: Path, code: str, message: str, remedy: str) -> UserError:
-    return UserError("The checkpoint cannot be used.", [Problem(str(path), code, message, remedy)])
-
-
-def _damaged(path: Path, message: str) -> UserError:
-    return _unusable(path, "damaged-checkpoint", message, "use an older checkpoint of the run, or train again")
-
-
-def _unsafe(path: Path) -> UserError:
-    message = "holds more than tensors, numbers and text"
-    return _unusable(path, "unsafe-checkpoint", message, "use a checkpoint that Fewmask wrote")
-
-
-def _foreign(path: Path) -> UserError:
-    message = f"is not of format {FORMAT}"
-    return _unusable(path, "foreign-checkpoint", message, "use a checkpoint that this version wrote")
+def _hash_line(digest: str, path: Path) -> str:
+    return f"{digest}  {path.name}\n"

@@ -53,22 +53,18 @@ def check(
     Example: fewmask check data/Task04_Hippocampus
     """
     from pipeline.config import read_options
-    from pipeline.data.layouts import read_dataset
-    from pipeline.data.repairs import refuse_unknown
     from pipeline.plugins import load_plugins
-    from pipeline.runs.checking import repair, survey, write_report
+    from pipeline.runs.checking import REPORT, examine
 
     load_plugins(plugins)
+    options = read_options(layout_options)
+    look, log = examine(to_write(output), dataset, root, layout, options, fixes, strict=strict)
+    for line in log:
+        say(f"{line.fix}: {line.file}: {line.done}")
     if fixes:
-        refuse_unknown(fixes, output)
-    look = survey(read_dataset(dataset, root, layout, read_options(layout_options)), strict=strict)
-    if fixes:
-        look, log = repair(look, fixes, to_write(output))
-        for line in log:
-            say(f"{line.fix}: {line.file}: {line.done}")
         say(f"Wrote the repaired copy {output / 'dataset.json'} and {output / 'repairs.json'}.")
         dataset = output
-    report = write_report(look, to_write(output))
+    report = output / REPORT
     show_findings(look.problems, look.warnings, dataset)
     if look.problems:
         places = len({problem.where for problem in look.problems})
@@ -114,7 +110,7 @@ def plan(
 @command
 def train(
     source: tyro.conf.Positional[
-        Annotated[Path, place("SOURCE", "A recipe by path or by name (semisupervised), or a dataset.")]
+        Annotated[Path, place("SOURCE", "A recipe by path or by name (semisupervised), a dataset, or a checkpoint.")]
     ],
     overrides: Overrides = (),
     *,
@@ -145,6 +141,8 @@ def train(
         overrides = ("max_steps=auto", "corrections=[]", *overrides, f"time_budget={in_one_unit(time_budget)}")
     recipe = runs.read_recipe(source, overrides)
     how: dict[str, Any] = {"resume": resume, "allow_change": allow_change, "started": STARTED}
+    if start := runs.read_start(source, recipe, folds):
+        how["start"] = start
     found = [runs.train(recipe, run, **how)] if folds is None else runs.cross_validate(recipe, run, folds, **how)
     for scores in found:
         if scores is None:
@@ -327,7 +325,8 @@ def main() -> None:
         with stoppable():
             run_command(sys.argv[1:])
     except Stopped as stop:
-        complain("stopped; `train` goes on with --resume")
+        train_goes_on = sys.argv[1:2] == ["train"]
+        complain("stopped; `train` goes on with --resume" if train_goes_on else "stopped; no file is half-written")
         sys.exit(stop.code)
     except Exception as error:
         if (message := explained(error)) is None:

@@ -92,8 +92,17 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             "The recipe cannot be read.",
             [Problem(str(path), "bad-yaml", "no mapping of keys to values", "see configs/ for examples")],
         )
-    for override in overrides:
-        _apply(raw, override)
+    return override(raw, overrides)
+
+
+def override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set ``key=value`` pairs in raw keys and values, as :func:`read` does, and return them.
+
+    Raises:
+        UserError: A pair has no ``=`` or no place.
+    """
+    for pair in overrides:
+        _apply(raw, pair)
     return raw
 
 
@@ -103,10 +112,7 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: A pair has no ``=``, or no YAML behind it.
     """
-    raw: dict[str, Any] = {}
-    for pair in pairs:
-        _apply(raw, pair)
-    return raw
+    return override({}, pairs)
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
@@ -31,8 +32,9 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Print text as it is where errors go."""
-    ERR.print(printable(text), **PLAIN)
+    """Print text as it is where errors go, if anybody is still there to read it."""
+    with suppress(OSError):
+        ERR.print(printable(text), **PLAIN)
 
 
 def fail(message: str) -> NoReturn:

@@ -1,17 +1,21 @@
-"""Files that are whole or not there: after a kill or a full disk the old file stands, never half a new one.
+"""Files that are whole or not there, and locks: after a kill or a full disk the old file stands, never half a new one.
 
+All that differs between POSIX systems and Windows in how files are locked and brought to the disk is in this module.
 A bottom layer beside ``types``: every other module may import it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
+import re
 import secrets
 import shutil
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from fnmatch import fnmatchcase
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Problem, UserError
 
@@ -19,10 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+POSIX = find_spec("fcntl") is not None
+# Either has functions and constants that the other lacks, which a type checker sees on its own system alone.
+_system: Any = import_module("fcntl" if POSIX else "msvcrt")
+
 # Marks a file that is being written. Hidden, so that no reader of a folder takes it for a scan.
-PARTIAL = ".partial-"
+PARTIAL, PARTIAL_NAME = ".partial-", re.compile(r"\.partial-[0-9a-f]{8}\.(.+)", re.DOTALL)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK = ".lock"
+# What a system says of a byte that another process holds; and how many bytes Windows can be asked about.
+BUSY, WINDOWS_PLACES = (errno.EACCES, errno.EAGAIN, errno.EDEADLK), 2**30
 
 
 class WriteError(UserError, OSError):
@@ -102,12 +112,29 @@ def _length(path: Path) -> int:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until the disk holds what was written to a file, or the names that are in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until the disk holds what was written to a file, or the names that are in a folder.
+
+    Windows lets nobody open a folder, writes its names down by itself, and brings only those files to the disk that are
+    open for writing.
+    """
+    if not POSIX and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY if POSIX else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def regular(path: Path) -> Path:
+    """Return the path of what is to be read, unless it is a pipe, which would be waited for, a device or a folder.
+
+    Raises:
+        OSError: It is.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return path
 
 
 def to_write(folder: Path) -> Path:
@@ -129,8 +156,59 @@ def sweep(folder: Path, name: str = "*") -> None:
         folder: Looked at without its subfolders; nothing happens where it is not there.
         name: Pattern of the names that the files would have had.
     """
-    for path in folder.glob(f"{PARTIAL}*.{name}"):
-        path.unlink(missing_ok=True)
+    for path in folder.glob(f"{PARTIAL}*"):
+        partial = PARTIAL_NAME.fullmatch(path.name)
+        if partial and fnmatchcase(partial[1], name):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def byte_locked(descriptor: int, place: int, *, wait: bool = False) -> Iterator[bool]:
+    """Hold one byte of an open file for this process alone.
+
+    The lock ends with the process, however that ends, and on POSIX whenever the process closes any descriptor of the
+    file. Windows lets nobody else read or write the byte meanwhile.
+
+    Args:
+        descriptor: Of a file that is open for writing.
+        place: Which byte; it need not be there. Windows tells only the lowest 30 bits apart.
+        wait: Whether to wait for it.
+
+    Yields:
+        Whether it is ours: False where another process holds it and we are not to wait.
+
+    Raises:
+        OSError: The file system knows no locks.
+    """
+    ours = _lock(descriptor, place, wait)
+    try:
+        yield ours
+    finally:
+        if ours:
+            _unlock(descriptor, place)
+
+
+def _lock(descriptor: int, place: int, wait: bool) -> bool:
+    try:
+        if POSIX:
+            # A lock of the process, not of the open file, which workers would inherit and keep.
+            _system.lockf(descriptor, _system.LOCK_EX | (0 if wait else _system.LOCK_NB), 1, place)
+        else:
+            os.lseek(descriptor, place % WINDOWS_PLACES, os.SEEK_SET)
+            _system.locking(descriptor, _system.LK_LOCK if wait else _system.LK_NBLCK, 1)
+    except OSError as error:
+        if error.errno not in BUSY:
+            raise
+        return wait and not POSIX and _lock(descriptor, place, wait)  # Windows itself gives up after ten seconds.
+    return True
+
+
+def _unlock(descriptor: int, place: int) -> None:
+    if POSIX:
+        _system.lockf(descriptor, _system.LOCK_UN, 1, place)
+    else:
+        os.lseek(descriptor, place % WINDOWS_PLACES, os.SEEK_SET)
+        _system.locking(descriptor, _system.LK_UNLCK, 1)
 
 
 @contextmanager
@@ -140,16 +218,12 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: Another process holds it.
     """
-    # A lock of the process, not of the open file, which workers would inherit and keep.
     descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            message, remedy = "another process is training in this folder", "wait for it, or name another --output"
-            raise UserError("Nothing was started.", [Problem(str(folder), "run-is-busy", message, remedy)]) from None
-        yield
+        with byte_locked(descriptor, 0) as ours:
+            if not ours:
+                message, remedy = "another process is training in this folder", "wait for it, or name another --output"
+                raise UserError("Nothing was started.", [Problem(str(folder), "run-is-busy", message, remedy)])
+            yield
     finally:
         os.close(descriptor)

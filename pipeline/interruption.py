@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, turned into an end that loses nothing.
+"""SIGTERM, SIGINT and SIGHUP, turned into an end that loses nothing.
 
 A signal raises :class:`Stopped` where it arrives, so that every ``finally`` runs. Where that would leave something half
 done, a shield holds it back; inside a shield, a window lets it through again while nothing is under way.
@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Windows has no SIGHUP, which a terminal sends when it goes.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
 class Stopped(SystemExit):
-    """The process was asked to end. Its code is what a shell expects: 143 after SIGTERM, 130 after SIGINT."""
+    """The process was asked to end.
+
+    Its code is what a shell expects: 143 after SIGTERM, 130 after SIGINT, 129 after SIGHUP.
+    """
 
 
 class _State:
@@ -36,15 +40,18 @@ _state = _State()
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Take both signals as requests to end, until the block ends; outside the main thread, leave them as they are.
+    """Take these signals as requests to end, until the block ends; outside the main thread, leave them as they are.
 
-    The second signal ends the process at once, its children too.
+    A signal that is ignored, as SIGHUP is under ``nohup``, goes on being ignored. The second signal ends the process at
+    once, its children too; but a terminal that goes may send several SIGHUP, of which the second means no more than the
+    first.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _state.signum = None
-    before = {number: signal.signal(number, _receive) for number in SIGNALS}
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _receive) for number in heeded}
     try:
         yield
     finally:
@@ -55,6 +62,8 @@ def stoppable() -> Iterator[None]:
 
 def _receive(signum: int, _: FrameType | None) -> None:
     if _state.signum is not None:
+        if signal.Signals(signum).name == "SIGHUP":
+            return
         end_children()
         os._exit(128 + signum)
     _state.signum = signum

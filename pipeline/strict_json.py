@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pipeline.files import regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,12 +22,12 @@ def read_json(path: Path) -> Any:
         OSError: It cannot be read.
         ValueError: It is no JSON, or too large, or nested too deeply, or has a key twice in one object.
     """
-    with path.open("rb") as stream:
+    with regular(path).open("rb") as stream:
         content = stream.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise ValueError(f"it has over {MAX_BYTES // 1_000_000} MB")
     try:
-        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique)
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -36,3 +38,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         name = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"key {name!r} stands twice in one object")
     return found
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")

@@ -80,6 +80,14 @@ def hippocampus():
     return HIPPOCAMPUS
 
 
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Runs of every kind on a small dataset; what is to be damaged is copied first."""
+    from worlds import make_world
+
+    return make_world(tmp_path_factory.mktemp("world") / "world")
+
+
 @pytest.fixture
 def make_scan(tmp_path):
     """A function that writes an array as NIfTI, below ``tmp_path`` where the path is relative, and returns the path."""

@@ -27,8 +27,9 @@ from pipeline.data.cache import Cache
 from pipeline.data.check import Check
 from pipeline.data.layouts import open_dataset
 from pipeline.data.transforms import Grid
-from pipeline.engines.handlers import CsvLog
 from pipeline.errors import UserError
+from pipeline.logs import CsvLog
+from pipeline.outputs import Output
 from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.types import CaseResult
 
@@ -125,8 +126,9 @@ def _report() -> Case:
         return [CaseResult(**one | {"case": f"case {n}", "label": 1, "name": "organ"}) for n in range(count)]
 
     def write(folder: Path, count: int = 2_000) -> None:
-        write_cases_csv(folder / "cases.csv", rows(count))
-        write_json(folder / "summary.json", {"rows": list(range(count))})
+        with Output(folder, "evaluate").writing(["cases.csv", "summary.json"]) as stage:
+            write_cases_csv(stage / "cases.csv", rows(count))
+            write_json(stage / "summary.json", {"rows": list(range(count))})
 
     def is_whole(folder: Path) -> bool:
         lines = (folder / "cases.csv").read_text().count("\n")

@@ -20,9 +20,11 @@ import time
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 CANARY = "canary_that_must_not_sing"
@@ -160,8 +162,77 @@ def checkpoint_files(canary: Path) -> dict[str, bytes]:
     files["bomb-entries"] = archive(plain, {f"archive/{n}": b"" for n in range(60_000)})
     files["bomb-directory"] = archive(plain)[:-10] + struct.pack("<I", 2**31) + bytes(6)
     files["bomb-storage"] = archive(storage_of(10**12))
+    files |= declarations()
     for n, name in enumerate(("../../escaped", "/tmp/escaped", "archive/../../escaped", "..\\escaped", "C:\\escaped")):
         files[f"slip-{n}"] = archive(plain, {name: b"escaped"})
+    return files
+
+
+RECIPE = """
+dataset: .
+device: cpu
+precision: float32
+max_steps: 9
+data: {dimensions: 3, orientation: RAS, spacing_mm: [1.0, 1.0, 1.0], patch_size: [8, 8, 8], normalization: [zscore],
+  batch_size: 1, unlabelled_batch_size: 1, accumulate: 1, workers: 0, resident: false}
+augmentation: {flip_axes: [0]}
+network: {name: unet, options: {channels: [4, 8], strides: [[2, 2, 2]], num_res_units: 0}, memory_format: contiguous,
+  recompute: false}
+objective: [{loss: dice}]
+"""
+
+
+def declarations() -> dict[str, bytes]:
+    """Return checkpoints that declare more than they hold, and one that does not."""
+    from pipeline.networks import NETWORKS
+
+    options = {"channels": (4, 8), "strides": ((2, 2, 2),), "num_res_units": 0}
+    given = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2}
+    small = NETWORKS.build("unet", options, **given).state_dict()
+    with torch.device("meta"):
+        large = NETWORKS.build("unet", options | {"channels": (1500, 3000)}, **given).state_dict()
+    channels, wide = "channels: [4, 8]", "channels: [1500, 3000]"
+    number, stored = torch.zeros(1), torch.zeros(100_000)
+    held = {
+        "sound": (RECIPE, small),
+        "bomb-channels": (RECIPE.replace(channels, "channels: [16, 1500, 3000]"), small),
+        "bomb-channels-expanded": (
+            RECIPE.replace(channels, wide),
+            {k: number.expand(v.shape) for k, v in large.items()},
+        ),
+        "bomb-one-storage": (
+            RECIPE.replace(channels, wide),
+            {k: stored.as_strided(v.shape, (0,) * v.ndim) for k, v in large.items()},
+        ),
+        "bomb-levels": (RECIPE.replace(channels, f"channels: {[4] * 9000}"), small),
+        "bomb-units": (RECIPE.replace("num_res_units: 0", "num_res_units: 1000000000"), small),
+        "bomb-members": (RECIPE.replace("{name: unet,", "{name: unet, members: 9,"), small),
+        "bomb-patch": (RECIPE.replace("[8, 8, 8]", "[100000, 100000, 100000]"), small),
+        "bomb-patch-overflow": (RECIPE.replace("[8, 8, 8]", f"[{10**9}, {10**9}, {10**9}]"), small),
+        "bomb-mirrors": (RECIPE.replace("flip_axes: [0]", f"flip_axes: {[0] * 40}"), small),
+        "bomb-nine-shared": (
+            RECIPE.replace("{name: unet,", "{name: unet, members: 9,"),
+            {f"members.{n}.{k}": v for n in range(9) for k, v in small.items()},
+        ),
+    }
+    task = {"labels": {0: "background", 1: "one"}, "channels": ["image"]}
+    about = {"format": 2, "step": 9, "best": None, "version": "0", "task": task}
+    states: dict[str, Any] = {k: about | {"recipe": recipe, "network": net} for k, (recipe, net) in held.items()}
+    lists: Any = ["x"]
+    for _ in range(60):
+        lists = [lists, lists]
+    sound = states["sound"]
+    states |= {
+        "bomb-lists-shared": sound | {"scaler": lists},
+        "bomb-labels": sound | {"task": task | {"labels": dict.fromkeys(range(300_000), "x")}},
+        "bomb-label": sound | {"task": task | {"labels": {0: "x", 10**12: "y"}}},
+        "bomb-names": sound | {"task": task | {"channels": ["x"] * 300_000}},
+    }
+    files = {}
+    for name, state in states.items():
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        files[f"declared-{name}"] = buffer.getvalue()
     return files
 
 
@@ -436,7 +507,9 @@ def examine(inputs: list[tuple[str, str, str]], folder: Path) -> list[Found]:
             raise AssertionError(f"a terminal would obey {text.getvalue()!r}")
 
     readers = {
-        "run": lambda path: runs.predict(Path(path), [folder / "lists" / "target" / "images"], folder / "masks"),
+        "run": lambda path: runs.predict(
+            Path(path), [folder / "lists" / "target" / "images"], folder / "masks" / Path(path).name
+        ),
         "recipe": lambda path: runs.read_recipe(Path(path)),
         "override": lambda text: runs.read_recipe(base, [text]),
         "dataset": lambda path: runs.check(Path(path)),

@@ -24,6 +24,7 @@ from pipeline.losses.objective import Objective, Term
 from pipeline.planning.plan import DEFAULT_STEPS, DEFAULT_STEPS_CUDA, make_plan
 from pipeline.runs import pacing, planning
 from pipeline.runs.budget import AIM, Budget, Pace, time_steps
+from pipeline.runs.folder import RunFolder
 
 
 class Clock:
@@ -656,7 +657,7 @@ def test_a_run_cannot_go_on_with_another_budget(dataset, scripted, tmp_path):
 
 def test_the_budget_of_a_start_that_was_killed_does_not_bind_a_run_without_one(dataset, tmp_path):
     run = tmp_path / "run"
-    run.mkdir()
+    RunFolder(run).take()
     Budget(run, 60.0).write()
     train(write_recipe(tmp_path, dataset), run)
     assert not (run / "budget.json").exists()

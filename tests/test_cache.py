@@ -12,11 +12,12 @@ import pytest
 
 from pipeline.data import cache as cache_module
 from pipeline.data.cache import DAY_S, Cache, prune
-from pipeline.data.check import Check
+from pipeline.data.check import Check, rows_of
 from pipeline.data.layouts import open_dataset
 from pipeline.data.nifti import load
 from pipeline.data.normalization import IntensityRange
 from pipeline.data.transforms import Grid, case_transforms
+from pipeline.reports.files import write_json
 
 GRID = Grid("RAS", (1.0, 1.0, 1.0))
 
@@ -298,18 +299,32 @@ def test_only_entries_that_nothing_has_used_for_so_long_are_deleted(cache):
         cache.folder / name for name in (*sorted(written(cache))[:2], f".partial-0a0b0c0d.{'0' * 32}.npz")
     )
     other, found = cache.folder / "notes.txt", cache.folder / f"facts-{'0' * 32}.json"
-    for path in (partial, other, found):
+    for path in (partial, other):
         path.write_text("mine")
+    write_json(found, rows_of(cache.index.facts.values()))
     long_ago = time.time() - 40 * DAY_S
     for path in (old, partial, other, found):
         os.utime(path, (long_ago, long_ago))
-    size = old.stat().st_size + 8
+    size = old.stat().st_size + found.stat().st_size + 4
     assert prune(cache.folder, 30) == (3, size)
     assert not found.exists()
     assert not old.exists()
     assert not partial.exists()
     assert fresh.exists()
     assert other.exists()
+
+
+def test_files_of_a_user_that_only_have_the_names_of_entries_stay(tmp_path):
+    names = ("0" * 32 + ".npz", "1" * 32 + ".npz", "2" * 32 + ".npz", f"facts-{'0' * 32}.json", "a.npz")
+    (tmp_path / "a.npz").write_bytes(b"of the user")
+    (tmp_path / names[0]).write_bytes(b"of the user")
+    np.savez(tmp_path / names[1], image=np.zeros(3))
+    (tmp_path / names[2]).symlink_to(tmp_path / "a.npz")
+    (tmp_path / names[3]).write_text('{"case": 1}')
+    for name in names:
+        os.utime(tmp_path / name, (0, 0))
+    assert prune(tmp_path, 30) == (0, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
 def test_a_run_s_use_keeps_an_entry(cache):

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import pickle
+import shutil
 import stat
 import subprocess
 import zipfile
@@ -9,8 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import checkpoints
-from pipeline.checkpoints import checkpoints_of, clear_up, load_checkpoint, newest_checkpoint, save_checkpoint
+from pipeline import archives
+from pipeline.checkpoints import (
+    checkpoints_of,
+    clear_up,
+    load_checkpoint,
+    newest_checkpoint,
+    refuse_foreign,
+    save_checkpoint,
+)
 from pipeline.errors import UserError
 
 STATE = {
@@ -148,14 +156,68 @@ def test_hostile_newest_is_refused_and_no_older_one_is_used(tmp_path, saved):
         newest_checkpoint(tmp_path, "last")
 
 
-def test_clearing_up_takes_what_kills_left_and_what_will_be_trained_anew(tmp_path, saved):
-    later = save_checkpoint(tmp_path, "best", STATE | {"step": 4})
+def test_clearing_up_takes_what_kills_left_and_nothing_else(tmp_path, saved):
+    gone = save_checkpoint(tmp_path, "best", STATE | {"step": 4})
+    gone.unlink()  # A kill came before its hash went too.
     (saved.parent / ".partial-0123abcd.last-000005.pt").write_bytes(b"half")
-    (saved.parent / "last-000001.pt.sha256").write_text("of a file that is gone")
+    (saved.parent / "last-000001.pt.sha256").write_text("not ours")
     (saved.parent / "mine.pt").write_bytes(b"not ours")
-    clear_up(tmp_path, 3)
-    assert not later.exists()
-    assert {path.name for path in saved.parent.iterdir()} == {"last-000003.pt", "last-000003.pt.sha256", "mine.pt"}
+    assert clear_up(tmp_path) == []
+    kept = {"last-000003.pt", "last-000003.pt.sha256", "last-000001.pt.sha256", "mine.pt"}
+    assert {path.name for path in saved.parent.iterdir()} == kept
+
+
+def test_damaged_checkpoint_is_set_aside_and_not_deleted(tmp_path, saved):
+    data = saved.read_bytes()[:-1]
+    for name in ("last-000003.pt.damaged", "last-000003.pt.damaged2"):
+        saved.write_bytes(data)
+        assert clear_up(tmp_path) == [saved.with_name(name)]
+        assert saved.with_name(name).read_bytes() == data
+    assert not saved.exists()
+    assert not saved.with_name("last-000003.pt.sha256").exists()
+
+
+# Whose a checkpoint is
+
+
+def other_sound(tmp_path, step):
+    """A sound checkpoint of another run."""
+    return save_checkpoint(tmp_path / "other", "last", STATE | {"step": step, "best": 0.25})
+
+
+@pytest.mark.parametrize("name", ["last-000001.pt", "last-000009.pt"])
+def test_save_deletes_no_checkpoint_of_another_run(tmp_path, saved, name):
+    foreign = saved.with_name(name)
+    shutil.copy(other_sound(tmp_path, 1), foreign)
+    before = foreign.read_bytes()
+    for step in (4, 5, 6):
+        save_checkpoint(tmp_path, "last", STATE | {"step": step})
+    assert foreign.read_bytes() == before
+    assert set(steps_of(tmp_path)) - {1, 9} == {5, 6}
+
+
+def test_save_deletes_none_of_its_own_that_somebody_has_replaced(tmp_path, saved):
+    shutil.copy(other_sound(tmp_path, 3), saved)
+    before = saved.read_bytes()
+    for step in (4, 5, 6):
+        save_checkpoint(tmp_path, "last", STATE | {"step": step})
+    assert saved.read_bytes() == before
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_save_replaces_no_checkpoint_of_another_run(tmp_path, saved, linked):
+    other, place = other_sound(tmp_path, 4), saved.with_name("last-000004.pt")
+    place.symlink_to(other) if linked else shutil.copy(other, place)
+    before = place.read_bytes()
+    assert problem_of(place, lambda _: save_checkpoint(tmp_path, "last", STATE | {"step": 4})) == "in-the-way"
+    assert (place.read_bytes(), place.is_symlink()) == (before, linked)
+
+
+def test_checkpoints_of_a_folder_that_is_linked_belong_to_their_run(tmp_path, saved):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "checkpoints").symlink_to(saved.parent)
+    assert problem_of(tmp_path / "linked" / "checkpoints" / saved.name, lambda _: refuse_foreign(tmp_path / "linked"))
+    refuse_foreign(tmp_path)
 
 
 # Refuse
@@ -247,9 +309,7 @@ def test_checkpoint_of_another_format_is_foreign(tmp_path, state):
 def test_tensors_of_any_device_are_read_onto_the_cpu_by_the_safe_way_alone(saved, monkeypatch):
     seen = {}
     real = torch.load
-    monkeypatch.setattr(
-        checkpoints.torch, "load", lambda path, **options: seen.update(options) or real(path, **options)
-    )
+    monkeypatch.setattr(archives.torch, "load", lambda path, **options: seen.update(options) or real(path, **options))
     load_checkpoint(saved)
     assert (seen["map_location"], seen["weights_only"]) == ("cpu", True)
 

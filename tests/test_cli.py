@@ -284,7 +284,13 @@ def test_training_that_diverges_is_one_message(run, dataset, tmp_path, monkeypat
     assert "not finite at step 2" in error_of(run("train", recipe, "--output", tmp_path / "run"))
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_in_another_command_does_not_speak_of_train(run, monkeypatch, dataset, tmp_path):
+    monkeypatch.setattr(runs, "predict", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    code, _, err = run("predict", tmp_path, dataset / "imagesTs", "--output", tmp_path / "masks")
+    assert (code, err) == (143, "stopped; no file is half-written\n")
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signal_says_how_to_go_on(run, monkeypatch, dataset, tmp_path, number, expected):
     monkeypatch.setattr(runs, "train", lambda *_, **__: signal.raise_signal(number))
     code, _, err = run("train", write_recipe(tmp_path, dataset))

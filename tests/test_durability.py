@@ -2,6 +2,8 @@
 
 import csv
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -133,6 +135,21 @@ def test_command_with_workers_that_is_asked_to_end_saves_and_leaves_no_process(d
     assert command.returncode == 143
     assert said == "stopped; `train` goes on with --resume\n"
     assert processes_of(command.pid) == []
+    assert state_of(tmp_path / "run")["step"] == steps_of(history)[-1]
+
+
+def test_training_whose_terminal_goes_saves(dataset, tmp_path):
+    recipe = write_recipe(tmp_path, dataset, max_steps=100_000, validate_every=100_000)
+    words = [sys.executable, ROOT / "run.py", "train", recipe, "data.workers=1", "--output", tmp_path / "run"]
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execve(sys.executable, [str(word) for word in words], os.environ | {"OMP_NUM_THREADS": "1"})
+    history, deadline = tmp_path / "run" / "history.csv", time.monotonic() + 100
+    while time.monotonic() < deadline and not (history.exists() and len(history.read_text().splitlines()) > 5):
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 10_000)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 129
     assert state_of(tmp_path / "run")["step"] == steps_of(history)[-1]
 
 
@@ -320,12 +337,7 @@ def test_another_network_is_refused_even_where_the_change_is_allowed(dataset, tm
 
 
 def test_folder_in_which_another_process_trains_is_left_alone(dataset, tmp_path, monkeypatch):
-    from pipeline import files
-
-    def busy(*_):
-        raise BlockingIOError(files.errno.EAGAIN, "busy")
-
-    monkeypatch.setattr(files.fcntl, "lockf", busy)
+    monkeypatch.setattr("pipeline.files._lock", lambda *_: False)
     with stoppable(), pytest.raises(UserError, match="run-is-busy"):
         train(tmp_path, dataset, "run", "max_steps=1")
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]

@@ -7,9 +7,10 @@ from ignite.engine import Engine
 from rich.console import Console
 
 from pipeline.engines import handlers
-from pipeline.engines.handlers import CsvLog, DataWait, EveryNSteps, History, ProgressBar, tensorboard_handlers
+from pipeline.engines.handlers import DataWait, EveryNSteps, History, ProgressBar, tensorboard_handlers
 from pipeline.engines.outcome import StepOutput
 from pipeline.errors import UserError
+from pipeline.logs import CsvLog
 
 
 def rows_of(path):
@@ -26,48 +27,6 @@ def run(steps, *attached, step=lambda engine, batch: StepOutput(engine.state.ite
 
 
 # Log
-
-
-def test_log_starts_with_its_header_alone(tmp_path):
-    CsvLog(tmp_path / "log.csv", ["step", "loss"], 0)
-    assert (tmp_path / "log.csv").read_text().split() == ["step,loss"]
-
-
-def test_missing_value_is_an_empty_field(tmp_path):
-    log = CsvLog(tmp_path / "log.csv", ["step", "loss", "ncut"], 0)
-    log.append({"step": 1, "loss": 0.5})
-    log.append({"step": 2, "loss": None, "ncut": 0.25})
-    assert rows_of(log.path) == [{"step": "1", "loss": "0.5", "ncut": ""}, {"step": "2", "loss": "", "ncut": "0.25"}]
-
-
-def test_resumed_log_keeps_the_rows_of_steps_that_are_done(tmp_path):
-    log = CsvLog(tmp_path / "log.csv", ["step", "loss"], 0)
-    for step in range(1, 6):
-        log.append({"step": step, "loss": 0.1})
-    before = log.path.read_bytes().splitlines()
-    CsvLog(log.path, ["step", "loss"], 3)
-    assert log.path.read_bytes().splitlines() == before[:4]
-
-
-@pytest.mark.parametrize("cut", ["3", "3,0.", "3,"])
-def test_row_that_a_kill_has_cut_is_dropped_and_written_again(tmp_path, cut):
-    log = CsvLog(tmp_path / "log.csv", ["step", "loss"], 0)
-    log.append({"step": 1, "loss": 0.25})
-    log.append({"step": 2, "loss": 0.5})
-    with log.path.open("a") as stream:
-        stream.write(cut)
-    resumed = CsvLog(log.path, ["step", "loss"], 2)
-    resumed.append({"step": 3, "loss": 0.75})
-    assert [row["step"] for row in rows_of(log.path)] == ["1", "2", "3"]
-    assert rows_of(log.path)[-1]["loss"] == "0.75"
-
-
-@pytest.mark.parametrize("text", ["", "step,loss\r\n1,0.5\r\nx", "step,loss\r\n1,0.5\r\n\r\n", "step,lo"])
-def test_log_that_was_cut_anywhere_is_taken_up(tmp_path, text):
-    (tmp_path / "log.csv").write_text(text)
-    log = CsvLog(tmp_path / "log.csv", ["step", "loss"], 1)
-    log.append({"step": 2, "loss": 0.25})
-    assert [row["step"] for row in rows_of(log.path)] == (["1", "2"] if "1" in text else ["2"])
 
 
 def test_history_has_a_row_a_step(tmp_path):

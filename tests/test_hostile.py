@@ -21,6 +21,8 @@ def test_no_hostile_input_is_executed_gets_out_or_goes_off(tmp_path):
     harmful = [item for item in found if any(word in item.name for word in ("gadget", "outside", "object"))]
     assert len(harmful) > 200
     assert [item.name for item in harmful if item.outcome != "refused"] == []
+    sound = [item for item in found if "declared-sound" in item.name]  # Which others differ from by what they declare.
+    assert [item.outcome for item in sound] == ["accepted"]
     bombs = [item for item in found if "bomb" in item.name]
     assert len(bombs) >= 25
     assert [item.name for item in bombs if item.outcome != "refused"] == []

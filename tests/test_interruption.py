@@ -9,8 +9,25 @@ import time
 
 import pytest
 
-from pipeline.interruption import Stopped, shield, stoppable, window
+from pipeline.interruption import SIGNALS, Stopped, shield, stoppable, window
 
+HANGS_UP = """
+import os, signal, sys
+from pipeline.interruption import stoppable, shield
+with stoppable(), shield():
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGHUP)
+    print("goes on to its end", flush=True)
+print("never")
+"""
+IGNORES = """
+import os, signal
+from pipeline.interruption import stoppable
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with stoppable():
+    os.kill(os.getpid(), signal.SIGHUP)
+print("goes on", flush=True)
+"""
 TWICE = """
 import multiprocessing, os, signal, time
 from pipeline.interruption import stoppable, shield
@@ -28,7 +45,7 @@ def ask(number=signal.SIGTERM):
     signal.raise_signal(number)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_signal_ends_with_the_code_that_a_shell_expects(number, code):
     with pytest.raises(Stopped) as raised, stoppable():
         ask(number)
@@ -43,10 +60,10 @@ def test_process_that_goes_on_after_a_stop_is_not_stopped_again():
 
 
 def test_handlers_are_put_back():
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(Stopped), stoppable():
         ask()
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def test_shield_holds_a_signal_back_to_its_end():
@@ -112,3 +129,13 @@ def test_second_signal_ends_at_once_with_every_child():
         for _ in range(100):  # Until init has collected it.
             os.kill(int(done.stdout), 0)
             time.sleep(0.05)
+
+
+def test_terminal_that_hangs_up_several_times_asks_once():
+    done = subprocess.run([sys.executable, "-c", HANGS_UP], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (129, "goes on to its end\n")
+
+
+def test_signal_that_is_ignored_as_under_nohup_goes_on_being_ignored():
+    done = subprocess.run([sys.executable, "-c", IGNORES], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (0, "goes on\n")

@@ -10,11 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline"
 LAYERS = (
-    {"errors", "types", "files", "interruption", "durations", "bounds", "memory"},
+    {"errors", "types", "files", "outputs", "logs", "interruption", "durations", "bounds", "memory"},
     {"registry", "recipe", "config", "strict_json", "strict_yaml", "plugins"},
     {"data"},
     {"planning", "networks", "losses", "metrics"},
-    {"engines", "checkpoints"},
+    {"engines", "archives", "checkpoints"},
     {"runs"},
     {"console"},
     {"arguments"},
@@ -36,6 +36,8 @@ LIGHT = (
     "types",
     "errors",
     "files",
+    "outputs",
+    "logs",
     "interruption",
     "registry",
     "bounds",

@@ -31,6 +31,7 @@ from scipy.spatial.transform import Rotation
 from pipeline import runs
 from pipeline.data.loaders import StepLoader
 from pipeline.errors import UserError
+from pipeline.outputs import LIST
 from pipeline.planning.hardware import Hardware
 from pipeline.runs import models, reporting, training
 
@@ -87,7 +88,16 @@ def refuse_constant(text):
 def test_a_run_holds_what_its_documentation_says(trained):
     found = {path.name for path in trained.iterdir()}
     tables = {"history.csv", "validation.csv", "cases.csv", "summary.json", "report.html", "training.png"}
-    assert found == tables | {"config.yaml", "split.json", "index.json", "checkpoints", "cache", "figures", ".lock"}
+    assert found == tables | {
+        "config.yaml",
+        "split.json",
+        "index.json",
+        "checkpoints",
+        "cache",
+        "figures",
+        ".lock",
+        LIST,
+    }
     (best,) = {step for step, score in validations(trained).items() if score == max(validations(trained).values())}
     checkpoints = {f"{name}.pt{end}" for name in ("last-000004", "last-000006", f"best-{best:06d}") for end in ENDS}
     assert {path.name for path in (trained / "checkpoints").iterdir()} >= checkpoints
@@ -650,7 +660,7 @@ def test_scans_are_ranked_by_their_predicted_dice_where_asked_for(trained, datas
     assert predicted == sorted(predicted)
     assert not (tmp_path / "plain" / "annotate_next.csv").exists()
     masks = files_in(tmp_path / "plain").values()
-    assert sorted(masks) == sorted(v for k, v in files_in(tmp_path / "ranked").items() if k.suffix != ".csv")
+    assert sorted(masks) == sorted(v for k, v in files_in(tmp_path / "ranked").items() if k.suffix == ".gz")
 
 
 def test_masks_evaluated_against_themselves_score_one(dataset, tmp_path):
@@ -730,7 +740,7 @@ def test_run_with_a_plugins_network_asks_for_its_file(dataset, scan, tmp_path, m
     monkeypatch.delitem(NETWORKS.components, "one_layer")
     with pytest.raises(UserError, match="--plugin FILE") as raised:
         runs.predict(run, [scan], tmp_path / "none")
-    assert problems_of(raised) == [("unknown-network", str(run))]
+    assert problems_of(raised) == [("unknown-network", str(run / "checkpoints" / "last-000002.pt"))]
 
 
 # Two dimensions

@@ -7,7 +7,6 @@ by all processes that read them, so neither the number of cases nor that of work
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -17,7 +16,7 @@ import re
 import struct
 import time
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile
@@ -31,7 +30,7 @@ from pipeline.data.annotation import ANNOTATION, IMAGE, class_locations
 from pipeline.data.checked import read_case
 from pipeline.data.packed import Packed
 from pipeline.data.transforms import Grid, case_transforms
-from pipeline.files import atomic_write
+from pipeline.files import PARTIAL, atomic_write, byte_locked, sweep
 from pipeline.memory import memory_for
 
 if TYPE_CHECKING:
@@ -156,8 +155,11 @@ class Cache:
             return True
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / LOCK).open("ab") as file, _locked(file, path.stem, wait) as ours:
+            # The system lets go of a killed process's locks, and locks of a range need no file for each key.
+            place = int(path.stem[:15], 16)
+            with (self.folder / LOCK).open("ab") as file, byte_locked(file.fileno(), place, wait=wait) as ours:
                 if ours and not _is_sound(path):
+                    sweep(self.folder, path.name)  # What a killed process has left of it.
                     arrays = self._prepare(case)
                     with atomic_write(path) as temporary:
                         np.savez(temporary, allow_pickle=False, **arrays)
@@ -200,7 +202,8 @@ class Cache:
 def prune(folder: Path, unused_days: float) -> tuple[int, int]:
     """Delete entries that no run has used for some days, and what killed writers left behind.
 
-    A run that is reading them goes on: it prepares anew what it misses.
+    A run that is reading them goes on: it prepares anew what it misses. A file that only has the name of an entry
+    stays, and so does a damaged entry, of which nobody can tell that it is one.
 
     Returns:
         The number of files deleted, and their bytes.
@@ -209,28 +212,26 @@ def prune(folder: Path, unused_days: float) -> tuple[int, int]:
     count = size = 0
     for path in folder.iterdir():
         kind = re.fullmatch(r"(\.partial-[0-9a-f]{8}\.)?([0-9a-f]{32}\.npz|facts-[0-9a-f]{32}\.json)", path.name)
-        if kind and (about := path.stat()).st_atime <= (time.time() - DAY_S if kind[1] else oldest):
+        if not kind or path.is_symlink() or not path.is_file():
+            continue
+        if (about := path.stat()).st_atime <= (time.time() - DAY_S if kind[1] else oldest) and _is_ours(path):
             path.unlink(missing_ok=True)
             count, size = count + 1, size + about.st_size
     return count, size
 
 
-@contextmanager
-def _locked(file: BinaryIO, key: str, wait: bool) -> Iterator[bool]:
-    """Hold one key's byte of the lock file; False where another process holds it and we are not to wait.
-
-    The system lets go of a killed process's locks, and locks of a range need no file for each key.
-    """
-    place = int(key[:15], 16)
+def _is_ours(path: Path) -> bool:
+    """Tell an entry, and the facts of a check, from a file of anybody's with such a name."""
+    if path.name.startswith(PARTIAL):
+        return True
+    if path.suffix == ".json":
+        with path.open("rb") as stream:
+            return re.match(rb'\[\s*\{\s*"case":', stream.read(100)) is not None
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
-    except BlockingIOError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
+        with ZipFile(path) as archive:
+            return archive.namelist() == [f"{part}.npy" for part in PARTS]
+    except (BadZipFile, OSError, ValueError):
+        return False
 
 
 def _is_sound(path: Path) -> bool:

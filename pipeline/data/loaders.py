@@ -227,8 +227,10 @@ class StepLoader:
 
 
 def _leave_interrupts_to_the_parent(_: int) -> None:
-    # A terminal sends ctrl-c to every process of the command.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal sends ctrl-c, and when it goes SIGHUP, to every process of the command.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class WorkerDiedError(UserError):

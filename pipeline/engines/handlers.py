@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +21,9 @@ from rich.progress import (
 from rich.text import Text
 
 from pipeline.errors import Problem, UserError
-from pipeline.files import WriteError, atomic_write, flush_to_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from ignite.engine import Engine
@@ -34,59 +31,11 @@ if TYPE_CHECKING:
     from rich.progress import Task as ProgressTask
 
     from pipeline.engines.outcome import StepOutput
+    from pipeline.logs import CsvLog
 
 
 # A share of the time spent waiting for data that is worth a word, and the word.
 MUCH, LATE = 0.2, ": a lighter augmentation, or with data.resident=false more data.workers, would make it faster"
-
-
-class CsvLog:
-    """A CSV file of rows that begin with a step, to which a resumed run adds each step once.
-
-    Args:
-        path: The file.
-        fields: Its columns, ``step`` first.
-        done: Steps that the run has behind it; rows of later ones are dropped.
-    """
-
-    def __init__(self, path: Path, fields: Sequence[str], done: int) -> None:
-        rows = [row for row in self._rows_of(path) if int(row["step"]) <= done]
-        # A run that goes on with another objective keeps the columns that it had.
-        self.path, self.fields = path, list(dict.fromkeys([*fields, *(rows[0] if rows else ())]))
-        with atomic_write(path) as temporary, temporary.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, self.fields)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    @classmethod
-    def last_step(cls, path: Path, done: int) -> int:
-        """Return the last step up to ``done`` that a file has a row of, or 0."""
-        return max((int(row["step"]) for row in cls._rows_of(path) if int(row["step"]) <= done), default=0)
-
-    @staticmethod
-    def _rows_of(path: Path) -> list[dict[str, str]]:
-        if not path.exists():
-            return []
-        with path.open(newline="") as stream:
-            # The last line of a run that was killed may be cut.
-            return [row for row in csv.DictReader(stream) if None not in row.values()]
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; a missing value is an empty field."""
-        # Opened anew each time: it costs microseconds, and after a kill every finished row is in the file.
-        text = io.StringIO(newline="")
-        csv.DictWriter(text, self.fields).writerow(row)
-        before = self.path.stat().st_size
-        try:
-            with self.path.open("a", newline="") as stream:
-                stream.write(text.getvalue())
-        except OSError as error:
-            os.truncate(self.path, before)
-            raise WriteError(self.path, error, len(text.getvalue())) from None
-
-    def flush(self) -> None:
-        """Wait until the disk holds every row."""
-        flush_to_disk(self.path)
 
 
 class History:
@@ -236,17 +185,18 @@ class ProgressBar:
         self.bar.update(self.task, total=self.total, completed=done, description=self.terms, dice=self.dice, wait=wait)
 
     def close(self) -> None:
-        """Leave the terminal as it was, where the training ends without an event."""
-        self.bar.stop()
+        """Leave the terminal as it was, if it is still there."""
+        with suppress(OSError):
+            self.bar.stop()
 
     def _finish(self, engine: Engine) -> None:
-        self.bar.stop()
+        self.close()
         minutes, seconds = divmod(round(engine.state.times["COMPLETED"]), 60)
         took = f"trained to step {engine.state.iteration} in {minutes} min {seconds} s"
         self.say(f"{took}, {self.wait.share:.0%} of it waiting for data" + (LATE if self.wait.share > MUCH else ""))
 
     def _fail(self, error: BaseException) -> None:
-        self.bar.stop()
+        self.close()
         raise error
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pipeline.files import atomic_write, sweep
+from pipeline.files import atomic_write
 from pipeline.reports import charts, paired_charts
 from pipeline.reports.axes import LEFT
 from pipeline.reports.columns import METRICS, metrics_in, value_of
@@ -30,6 +30,11 @@ QUESTIONS = {
     "volume_difference": "Too large or too small?",
 }
 OTHER_FIGURES = ("size", "reliability", "validation", "loss", "difference", "paired")
+# All that a report may write, replace or delete.
+REPORT_FILES = (
+    "report.html",
+    *(f"{FOLDER}/{name}.{kind}" for name in (*QUESTIONS, *OTHER_FIGURES) for kind in KINDS),
+)
 # A column of a paper is about 3.3 inches wide: 300 dots an inch and some to spare.
 ZOOM = 3
 EDGE, TITLE = 10, 20
@@ -123,7 +128,6 @@ def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
 
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
-    sweep(place)
     for name in {*QUESTIONS, *OTHER_FIGURES} - {figure.name for figure in figures}:
         for kind in KINDS:
             (place / f"{name}.{kind}").unlink(missing_ok=True)

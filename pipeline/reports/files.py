@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from pipeline.errors import Problem, UserError
-from pipeline.files import atomic_write
-from pipeline.types import CaseResult
+from pipeline.files import atomic_write, regular
+from pipeline.types import CaseResult, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -50,14 +51,17 @@ def read_cases_csv(path: Path) -> list[CaseResult]:
         UserError: The file is not there, or it is no such table.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return [_result(row) for row in csv.DictReader(file)]
+        with regular(path).open(encoding="utf-8-sig", newline="") as file:
+            results = [_result(row) for row in csv.DictReader(file)]
+        if len({(result.case, result.label) for result in results}) < len(results):
+            raise ValueError("a class of a case stands twice in it")
     except OSError as error:
         message, remedy = f"cannot be read: {error.strerror}", "name a folder that `validate` or `evaluate` wrote"
         raise UserError("There are no scores.", [Problem(str(path), "no-scores", message, remedy)]) from None
     except (KeyError, ValueError, csv.Error) as error:
         message, remedy = f"is no table of scores of this version: {error}", "validate or evaluate again"
         raise UserError("The scores cannot be read.", [Problem(str(path), "bad-scores", message, remedy)]) from None
+    return results
 
 
 def _result(row: Mapping[str, str]) -> CaseResult:
@@ -69,9 +73,16 @@ def _value(text: str | None, kind: str) -> str | int | float | None:
     if text is None:
         raise ValueError("a row is too short")
     if kind == "int":
-        return int(text)
+        if abs(number := int(text)) >= 2**63:
+            raise ValueError(f"{text} is too large")
+        return number
     if kind.startswith("float"):
-        return float(text) if text or "None" not in kind else None
+        value = float(text) if text or "None" not in kind else None
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{text} is no number")
+        return value
+    if kind == "Outcome" and text not in get_args(Outcome):
+        raise ValueError(f"{text[:40]!r} is no outcome")
     return text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA_STARTS) else text
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING
 
 from pipeline.files import atomic_write
@@ -16,31 +15,6 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, the same as the page's.
 COLOURS = ("#00598f", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5c646c")
-
-
-def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Read a CSV log of a training: for each column but ``step``, the steps that have a number and the numbers.
-
-    A file that is not there has no curves; fields that are empty or no number, as the last line of a run that was
-    killed may have, are left out.
-    """
-    if not path.exists():
-        return {}
-    curves: dict[str, list[tuple[float, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            for name, text in row.items():
-                if name and name != "step":
-                    curves.setdefault(name, []).extend(_point(row.get("step"), text))
-    return curves
-
-
-def _point(step: str | None, text: str | None) -> list[tuple[float, float]]:
-    try:
-        point = float(step or ""), float(text or "")
-    except ValueError:
-        return []
-    return [point] if abs(point[1]) < float("inf") else []
 
 
 def draw_training(path: Path, terms: Mapping[str, Points], dice: Points) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pipeline.runs.comparing import compare
     from pipeline.runs.evaluating import evaluate
     from pipeline.runs.folds import cross_validate, validate
-    from pipeline.runs.planning import look_at_machine, memory_choice, plan, read_recipe
+    from pipeline.runs.planning import look_at_machine, memory_choice, plan, read_recipe, read_start
     from pipeline.runs.prediction import predict
     from pipeline.runs.training import train
 
@@ -25,6 +25,7 @@ __all__ = [
     "plan",
     "predict",
     "read_recipe",
+    "read_start",
     "train",
     "validate",
 ]
@@ -39,6 +40,7 @@ HOMES = {
     "plan": "planning",
     "predict": "prediction",
     "read_recipe": "planning",
+    "read_start": "planning",
     "train": "training",
     "validate": "folds",
 }

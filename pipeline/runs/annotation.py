@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.metrics.calibration import DiceCurve, fit_dice_curve
 from pipeline.reports.files import read_cases_csv, write_csv
-from pipeline.runs.models import OUT_OF_FOLD
+from pipeline.runs.stored import OUT_OF_FOLD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -32,7 +32,7 @@ import torch
 from pipeline.engines.course import Course
 from pipeline.errors import Problem, UserError
 from pipeline.reports.files import write_json
-from pipeline.runs.models import read_own
+from pipeline.runs.stored import BUDGET, read_own
 from pipeline.runs.threads import ThreadTrials
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from pipeline.engines.steps import TrainingStep
 
-BUDGET = "budget.json"
 # Steps that are timed, after some that find memory and algorithms; and which step of a training they are.
 WARM_STEPS, TIMED_STEPS, AT = 3, 8, 10**6
 # All timing together may take this share of the budget; what is under way then is waited for.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +29,7 @@ from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pipeline.data.check import Index
     from pipeline.data.splits import Split
@@ -44,34 +44,40 @@ def build_network(recipe: Recipe, task: Task) -> torch.nn.Module:
     Raises:
         UserError: The network refuses its options: each is of the right type, but they do not go together.
     """
-    torch.manual_seed(recipe.seed)
-    networks = [_draw_network(recipe, task) for _ in range(resolved(recipe.network.members))]
-    return _placed(networks[0] if len(networks) == 1 else DeepEnsemble(networks), recipe)
-
-
-def _draw_network(recipe: Recipe, task: Task) -> torch.nn.Module:
     name = recipe.network.name
     try:
-        network: torch.nn.Module = NETWORKS.build(
-            name,
-            recipe.network.options,
-            spatial_dims=recipe.data.dimensions,
-            in_channels=len(task.channels),
-            out_channels=len(task.labels),
-        )
+        network = make_network(recipe, task)
     except (ValueError, TypeError, RuntimeError, IndexError, AssertionError, MemoryError) as error:
         if is_out_of_memory(error):
             raise told(error, recipe, "to build the network") from None
         remedy = "`fewmask components` lists every network and its options"
         problem = Problem("network.options", "bad-network", f"{name} refuses them: {_first_line(error)}", remedy)
         raise UserError("The network cannot be built.", [problem]) from error
+    return network.to(recipe.device)
+
+
+def make_network(recipe: Recipe, task: Task) -> torch.nn.Module:
+    """Build what :func:`build_network` does where PyTorch makes its tensors; what a network raises is left as it is."""
+    torch.manual_seed(recipe.seed)
+    networks = [_draw_network(recipe, task) for _ in range(resolved(recipe.network.members))]
+    return _laid_out(networks[0] if len(networks) == 1 else DeepEnsemble(networks), recipe)
+
+
+def _draw_network(recipe: Recipe, task: Task) -> torch.nn.Module:
+    network: torch.nn.Module = NETWORKS.build(
+        recipe.network.name,
+        recipe.network.options,
+        spatial_dims=recipe.data.dimensions,
+        in_channels=len(task.channels),
+        out_channels=len(task.labels),
+    )
     return network
 
 
-def _placed(network: torch.nn.Module, recipe: Recipe) -> torch.nn.Module:
+def _laid_out(network: torch.nn.Module, recipe: Recipe) -> torch.nn.Module:
     if recipe.network.memory_format == "channels_last":
         to_channels_last(network)
-    return network.to(recipe.device)
+    return network
 
 
 def build_sources(recipe: Recipe, task: Task, network: torch.nn.Module) -> tuple[Source, ...]:
@@ -88,7 +94,7 @@ def build_sources(recipe: Recipe, task: Task, network: torch.nn.Module) -> tuple
 
     def new_network(number: int) -> torch.nn.Module:
         torch.manual_seed(recipe.seed + number)
-        return _placed(_draw_network(recipe, task), recipe)
+        return _laid_out(_draw_network(recipe, task), recipe).to(recipe.device)
 
     sources = []
     for n, choice in enumerate(recipe.sources):
@@ -287,10 +293,8 @@ def build_predictor(recipe: Recipe, task: Task, network: torch.nn.Module) -> Pre
     )
 
 
-def build_cache(recipe: Recipe, index: Index, run: Path) -> Cache:
-    """Build the cache of prepared scans: in the run, in the folder that the recipe names, or nowhere."""
-    place = recipe.data.cache
-    folder = run / "cache" if place == "run" else None if place == "off" else Path(place)
+def build_cache(recipe: Recipe, index: Index, folder: Path | None) -> Cache:
+    """Build the cache of prepared scans, in a folder or nowhere."""
     return Cache(folder, index, build_grid(recipe), build_ranges(recipe))
 
 

@@ -14,8 +14,9 @@ from rich.progress import track
 from pipeline import __version__
 from pipeline.data.check import Check, Index, count_codes, read_facts, rows_of
 from pipeline.data.layouts import Dataset, read_dataset
-from pipeline.data.repairs import Repair, log_rows, repair_dataset
+from pipeline.data.repairs import Repair, log_rows, refuse_unknown, repair_dataset
 from pipeline.errors import printable
+from pipeline.outputs import Output
 from pipeline.reports.files import write_json
 
 if TYPE_CHECKING:
@@ -98,6 +99,44 @@ def _keep_facts(look: Check, kept: Mapping[str, CaseFacts], path: Path) -> None:
         write_json(path, rows_of(facts.values()))
 
 
+def examine(
+    folder: Path,
+    source: Path,
+    root: Path | None,
+    layout: str,
+    options: Mapping[str, Any],
+    fixes: Sequence[str] = (),
+    *,
+    strict: bool = False,
+) -> tuple[Check, list[Repair]]:
+    """Look at every file of a dataset, write ``check.json``, and before that the repaired copy that is asked for.
+
+    Args:
+        folder: For ``check.json`` and the copy.
+        source: The dataset; all else that says how it lies on disk is as for :func:`check`.
+        root: Likewise.
+        layout: Likewise.
+        options: Likewise.
+        fixes: Names of repairs.
+        strict: Whether warnings count as problems.
+
+    Returns:
+        What was found, in the copy where there is one, and what was repaired.
+
+    Raises:
+        UserError: The dataset cannot be opened, a file is in the way, or nothing can be repaired.
+    """
+    if fixes:
+        refuse_unknown(fixes, folder)
+    report_in(folder).refuse_foreign([REPORT])
+    look = survey(read_dataset(source, root, layout, options), strict=strict)
+    log: list[Repair] = []
+    if fixes:
+        look, log = repair(look, fixes, folder)
+    write_report(look, folder)
+    return look, log
+
+
 def survey(
     dataset: Dataset, *, strict: bool = False, known: Mapping[str, CaseFacts] | None = None, to_train: bool = True
 ) -> Check:
@@ -117,6 +156,9 @@ def write_report(look: Check, folder: Path) -> Path:
 
     Returns:
         The file's path.
+
+    Raises:
+        UserError: A file of its name is there that no check has written.
     """
     dataset = look.dataset
     content = {
@@ -133,9 +175,14 @@ def write_report(look: Check, folder: Path) -> Path:
         "channels": dataset.channels,
         "cases": look.as_rows(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / REPORT, content)
+    with report_in(folder).writing([REPORT]) as stage:
+        write_json(stage / REPORT, content)
     return folder / REPORT
+
+
+def report_in(folder: Path) -> Output:
+    """Return a folder as one that a check writes to."""
+    return Output(folder, "check")
 
 
 def repair(look: Check, names: Sequence[str], folder: Path) -> tuple[Check, list[Repair]]:

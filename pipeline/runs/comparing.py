@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 
 from pipeline import __version__
 from pipeline.errors import Problem, UserError
+from pipeline.outputs import Output
 from pipeline.reports.comparison import Comparison, compare_results, paired_rows
+from pipeline.reports.figures import REPORT_FILES
 from pipeline.reports.files import read_cases_csv, write_csv, write_json
-from pipeline.runs.models import read_own
 from pipeline.runs.reporting import report_comparison
+from pipeline.runs.stored import SUMMARY, read_own
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SUMMARY = "summary.json"
+FILES = ("compare.csv", "compare.json", *REPORT_FILES)
 
 
 def compare(a: Path, b: Path, output: Path) -> Comparison:
@@ -26,17 +28,20 @@ def compare(a: Path, b: Path, output: Path) -> Comparison:
         output: Where the files go; made where it is not there.
 
     Raises:
-        UserError: There are no scores in a folder, or the two were scored on other cases, classes or masks.
+        UserError: A file is in the way, or there are no scores in a folder, or the two were scored on other cases,
+            classes or masks.
     """
+    made = Output(output, "compare")
+    made.refuse_foreign(FILES)
     first, second = (read_cases_csv(folder / "cases.csv") for folder in (a, b))
     names = _names_of(a.resolve(), b.resolve())
     tolerance_mm = _one_tolerance(a, b, names)
     comparison = compare_results(first, second, *names)
-    output.mkdir(parents=True, exist_ok=True)
     rows = paired_rows(first, second)
-    write_csv(output / "compare.csv", list(rows[0]), rows)
-    write_json(output / "compare.json", {"version": __version__} | comparison.as_dict())
-    report_comparison(output, comparison, first, second, (a, b), tolerance_mm)
+    with made.writing(FILES) as stage:
+        write_csv(stage / "compare.csv", list(rows[0]), rows)
+        write_json(stage / "compare.json", {"version": __version__} | comparison.as_dict())
+        report_comparison(stage, comparison, first, second, (a, b), tolerance_mm)
     return comparison
 
 
@@ -53,7 +58,7 @@ def _one_tolerance(a: Path, b: Path, names: tuple[str, str]) -> float | None:
     """Return the tolerance of both surface Dice, where both summaries are there to tell; refuse two."""
     if not all((folder / SUMMARY).is_file() for folder in (a, b)):
         return None
-    told = [read_own(folder, SUMMARY).get("tolerance_mm") for folder in (a, b)]
+    told = [read_own(folder, SUMMARY)["tolerance_mm"] for folder in (a, b)]
     if told[0] != told[1]:
         message = f"was scored with a tolerance of {told[1]} mm, {names[0]} with {told[0]} mm"
         problem = Problem(names[1], "tolerance-differs", message, "score both with one --tolerance-mm")

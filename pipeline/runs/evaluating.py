@@ -15,10 +15,12 @@ from pipeline.data.layouts.dataset import BadEntryError, read_labels
 from pipeline.data.layouts.lists import read_json
 from pipeline.errors import Names, Problem, UserError, nearest
 from pipeline.metrics.case import TOLERANCE_MM, score_case
+from pipeline.outputs import Output
 from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.checking import progress
+from pipeline.runs.folder import SCORES
 from pipeline.runs.reporting import report_masks
 
 if TYPE_CHECKING:
@@ -42,8 +44,11 @@ def evaluate(
         tolerance_mm: Of the surface Dice.
 
     Raises:
-        UserError: A prediction is missing, a file is unsound, or grids differ; nothing is written then.
+        UserError: A file is in the way, a prediction is missing, a file is unsound, or grids differ; nothing is
+            written then.
     """
+    made = Output(output, "evaluate")
+    made.refuse_foreign(SCORES)
     declared = _declared_labels(labels, predictions)
     ignored = declared["ignore"] if ignore is None else ignore
     pairs, values, hashes = _checked_pairs(predictions, labels, ignored)
@@ -60,12 +65,12 @@ def evaluate(
     with ThreadPoolExecutor(THREADS) as pool:
         by_case = progress(pool.map(scored, pairs.items()), "scoring", len(pairs))
         results = [result for rows in by_case for result in rows]
-    output.mkdir(parents=True, exist_ok=True)
-    write_cases_csv(output / "cases.csv", results)
     summary = summarise(results)
     about = {"version": __version__, "tolerance_mm": tolerance_mm}
-    write_json(output / "summary.json", about | summary.as_dict())
-    report_masks(output, predictions, labels, results, summary, gallery, tolerance_mm)
+    with made.writing(SCORES) as stage:
+        write_cases_csv(stage / "cases.csv", results)
+        write_json(stage / "summary.json", about | summary.as_dict())
+        report_masks(stage, predictions, labels, results, summary, gallery, tolerance_mm)
     return summary
 
 

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import config
 from pipeline.bounds import seconds_of
-from pipeline.data.check import read_facts
+from pipeline.checkpoints import output_of
 from pipeline.data.checked import read_label
 from pipeline.data.splits import all_cases, split_cases
 from pipeline.engines.postprocessing import Mending, component_sizes, mend, voxel_ml
 from pipeline.errors import Problem, UserError
-from pipeline.files import atomic_write, locked
+from pipeline.files import locked
 from pipeline.interruption import stoppable
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 from pipeline.reports.comparison import ALPHA, EQUAL, Wilcoxon, signed_rank
@@ -29,19 +28,11 @@ from pipeline.reports.files import write_json
 from pipeline.reports.intervals import FEWEST, means_of_patients
 from pipeline.runs import resuming, scoring
 from pipeline.runs.checking import note
-from pipeline.runs.models import (
-    CONFIG,
-    FOLDS,
-    INDEX,
-    OUT_OF_FOLD,
-    POSTPROCESSING,
-    SPLIT,
-    fold_folder,
-    load_folds,
-    read_own,
-)
+from pipeline.runs.folder import SCORES, RunFolder, write_own
+from pipeline.runs.models import fold_folder, load_folds
 from pipeline.runs.planning import absolute, check_dataset_of, refuse_parted_copies
 from pipeline.runs.scoring import Scores, notes_on, write_scores
+from pipeline.runs.stored import FOLDS, INDEX, OUT_OF_FOLD, POSTPROCESSING, SPLIT, read_index, read_own
 from pipeline.runs.training import train
 
 if TYPE_CHECKING:
@@ -52,10 +43,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.checkpoints import Which
-    from pipeline.data.check import Index
     from pipeline.data.inspection import CaseFacts
     from pipeline.data.nifti import Scan
-    from pipeline.data.splits import Split
     from pipeline.engines.predictor import Segmentation, Segmenter
     from pipeline.recipe import Recipe
     from pipeline.types import Case, Task
@@ -99,35 +88,37 @@ def cross_validate(
     if folds < 2:
         raise UserError("Nothing was started.", [Problem("--folds", "too-few", f"is {folds}", "give 2 or more")])
     with stoppable():
-        resuming.refuse_run(run, resume, folds)
-        index = check_dataset_of(recipe, read_facts(run / INDEX) if resume and (run / INDEX).exists() else None)
+        _refuse_folders(run, resume, folds)
+        index = check_dataset_of(recipe, read_index(run) if resume and (run / INDEX).exists() else None)
         everything = all_cases(index.dataset)
         refuse_parted_copies(index)
         # Too many folds are refused before anything is written.
         split_cases(index.dataset, 0.0, recipe.seed, fold=(folds, folds))
         run.mkdir(parents=True, exist_ok=True)
         with locked(run):
-            if resume and (run / CONFIG).exists():
+            folder = RunFolder(run)
+            folder.take()
+            if folder.holds_run:
                 resuming.refuse_changes(run, recipe, allow_change)
                 resuming.refuse_other_scans(run, index, everything)
-            _write_folder(run, recipe, folds, index, everything)
+            folder.write_facts(everything.as_dict(), index.as_rows())
+            write_json(run / FOLDS, {"folds": folds})
+            folder.write_config(recipe)  # Last, as in any run.
             for fold in range(1, folds + 1):
                 note(f"fold {fold} of {folds}")
-                folder, its_own = fold_folder(run, fold), recipe_of_fold(recipe, run, (fold, folds))
-                folder.mkdir(exist_ok=True)
-                write_json(folder / INDEX, index.as_rows())  # So that the files are not read again.
-                train(its_own, folder, resume=True, allow_change=allow_change, started=began if fold == 1 else None)
+                place, its_own = fold_folder(run, fold), recipe_of_fold(recipe, run, (fold, folds))
+                write_own(place, INDEX, index.as_rows())  # So that the files are not read again.
+                train(its_own, place, resume=True, allow_change=allow_change, started=began if fold == 1 else None)
         scores = [score_out_of_fold(run)]
         return [*scores, validate(run)] if everything.validation else scores
 
 
-def _write_folder(run: Path, recipe: Recipe, folds: int, index: Index, everything: Split) -> None:
-    """Write what the cross-validation is, its ``config.yaml`` last, as in any run."""
-    write_json(run / SPLIT, everything.as_dict())
-    write_json(run / INDEX, index.as_rows())
-    write_json(run / FOLDS, {"folds": folds})
-    with atomic_write(run / CONFIG) as temporary:
-        temporary.write_text(config.dump(recipe), encoding="utf-8")
+def _refuse_folders(run: Path, resume: bool, folds: int) -> None:
+    """Refuse a folder in which something is in the way, of the last fold or the scores too."""
+    RunFolder(run).refuse(resume, folds)
+    for place in run.glob("fold-*"):
+        RunFolder(place).refuse(resume=True)
+    output_of(run / OUT_OF_FOLD).refuse_foreign(SCORES)
 
 
 def recipe_of_fold(recipe: Recipe, run: Path, fold: tuple[int, int]) -> Recipe:
@@ -196,6 +187,7 @@ def score_out_of_fold(
     Raises:
         UserError: A checkpoint of a fold or the dataset cannot be used.
     """
+    output_of(run / "validation" / "best" if which == "best" else run / OUT_OF_FOLD).refuse_foreign(SCORES)
     models = load_folds(run, which, plugins)
     dataset, facts = scoring.own_dataset(run, "labelled")
     truth = replace(models[0].task, ignore=dataset.ignore)
@@ -225,7 +217,7 @@ def score_out_of_fold(
     if which == "best":
         return write_scores(run / "validation" / "best", run, scored, which, step, notes)
     kept = trial.kept()
-    write_json(run / POSTPROCESSING, {"mendings": [asdict(mending) for mending in kept]})
+    write_own(run, POSTPROCESSING, {"mendings": [asdict(mending) for mending in kept]})
     notes += (
         "Post-processing is chosen by these cases and is not in the figures.",
         *(f"Post-processing of predictions: {truth.labels[m.label]}, {m} ({gain})." for m, gain in kept.items()),

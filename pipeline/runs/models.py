@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
-from pipeline.checkpoints import Which, newest_checkpoint
-from pipeline.data.check import read_facts
+from pipeline.checkpoints import newest_checkpoint
 from pipeline.engines.devices import find_hardware
 from pipeline.engines.postprocessing import Mending
 from pipeline.engines.predictor import Ensemble
 from pipeline.errors import Problem, UserError
-from pipeline.memory import is_out_of_memory
 from pipeline.networks import NETWORKS
 from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
-from pipeline.recipe import Recipe
 from pipeline.runs import build
 from pipeline.runs.checking import note
-from pipeline.strict_yaml import read_yaml
+from pipeline.runs.folder import count_folds
+from pipeline.runs.judging import refuse_declared
+from pipeline.runs.stored import FOLDS, INDEX, POSTPROCESSING, read_about, read_index, read_own, read_recipe_of
 from pipeline.types import Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
+    from torch import Tensor
+
+    from pipeline.checkpoints import Checkpoint, Which
     from pipeline.data.inspection import CaseFacts
     from pipeline.engines.predictor import Segmenter
-
-CONFIG, SPLIT, INDEX = "config.yaml", "split.json", "index.json"
-# Of a cross-validation.
-FOLDS, POSTPROCESSING, OUT_OF_FOLD = "folds.json", "postprocessing.json", "out-of-fold"
+    from pipeline.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -58,25 +57,28 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
     """
     if (run / FOLDS).exists():
         models = load_folds(run, which, plugins)
-        ensemble = Ensemble(tuple(model.predictor for model in models), _mendings(run))
+        ensemble = Ensemble(tuple(model.predictor for model in models), _mendings(run, models[0].task))
         return replace(models[0], predictor=ensemble, step=min(model.step for model in models))
     load_plugins(plugins)
     checkpoint = newest_checkpoint(run, which)
     for problem in checkpoint.damaged:
         note(f"{problem}\nUsing {checkpoint.path.name} instead.")
-    try:
-        return _build_model(run, checkpoint.state)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise
-        message = f"holds no model of ours: {str(error).splitlines()[0]}"
-        problem = Problem(str(checkpoint.path), "foreign-checkpoint", message, "use a checkpoint that Fewmask wrote")
-        raise UserError("The model cannot be built.", [problem]) from None
+    return _build_model(checkpoint)
 
 
 def load_folds(run: Path, which: Which, plugins: Sequence[Path] = ()) -> list[TrainedModel]:
-    """Build the predictor of every fold of a cross-validation; all else as :func:`load_model`."""
-    return [load_model(fold_folder(run, fold), which, plugins) for fold in range(1, count_folds(run) + 1)]
+    """Build the predictor of every fold of a cross-validation; all else as :func:`load_model`.
+
+    Raises:
+        UserError: As :func:`load_model`, or the folds were not trained on the same labels and channels.
+    """
+    models = [load_model(fold_folder(run, fold), which, plugins) for fold in range(1, count_folds(run) + 1)]
+    for fold, model in enumerate(models, 1):
+        if model.task != models[0].task:
+            message = "was trained on other labels or channels than fold-1"
+            problem = Problem(str(fold_folder(run, fold)), "task-changed", message, "bring the fold's own folder back")
+            raise UserError("The folds do not fit each other.", [problem])
+    return models
 
 
 def fold_folder(run: Path, fold: int) -> Path:
@@ -84,59 +86,40 @@ def fold_folder(run: Path, fold: int) -> Path:
     return run / f"fold-{fold}"
 
 
-def count_folds(run: Path) -> int:
-    """Return how many folds a folder is a cross-validation of; 0 where it is none.
+def _mendings(run: Path, task: Task) -> tuple[Mending, ...]:
+    """Read what is done to predictions.
 
     Raises:
-        UserError: Its ``folds.json`` is damaged.
+        UserError: The file is damaged, or speaks of a label that the run does not know.
     """
-    return int(read_own(run, FOLDS)["folds"]) if (run / FOLDS).exists() else 0
-
-
-def _mendings(run: Path) -> tuple[Mending, ...]:
     if not (run / POSTPROCESSING).exists():
         note(f"{run} is not finished, so nothing was chosen to mend predictions by; train goes on with --resume")
         return ()
-    return tuple(Mending(**row) for row in read_own(run, POSTPROCESSING)["mendings"])
+    mendings = tuple(Mending(**row) for row in read_own(run, POSTPROCESSING)["mendings"])
+    if unknown := [mending.label for mending in mendings if mending.label not in task.labels]:
+        message, remedy = f"mends the label {unknown[0]}, which the run does not know", "bring the file back"
+        problem = Problem(str(run / POSTPROCESSING), "damaged-run", message, remedy)
+        raise UserError("The run's folder is not whole.", [problem])
+    return mendings
 
 
-def _build_model(run: Path, state: dict[str, Any]) -> TrainedModel:
-    raw = read_yaml(state["recipe"], str(run))
-    if raw["network"]["name"] not in NETWORKS:
-        message = f"needs the network {raw['network']['name']!r}, which no loaded file registers"
-        raise UserError(
-            "The model cannot be built.",
-            [Problem(str(run), "unknown-network", message, "name its file: --plugin FILE")],
-        )
-    # Losses play no part in prediction, and those of a plugin need not be there.
-    recipe = Recipe.model_validate_json(json.dumps(raw))
+def _build_model(checkpoint: Checkpoint) -> TrainedModel:
+    about, recipe = read_about(checkpoint), read_recipe_of(checkpoint)
+    if recipe.network.name not in NETWORKS:
+        message = f"needs the network {recipe.network.name!r}, which no loaded file registers"
+        problem = Problem(str(checkpoint.path), "unknown-network", message, "name its file: --plugin FILE")
+        raise UserError("The model cannot be built.", [problem])
     hardware = find_hardware("auto")
     # What the training machine was good at, this one may not have; float32 is everywhere.
     native = recipe.precision in hardware.precisions
     precision = recipe.precision if native else choose_precision(hardware)
     recipe = recipe.model_copy(update={"device": hardware.device, "precision": precision})
-    task = Task(
-        {int(value): str(name) for value, name in state["task"]["labels"].items()},
-        tuple(state["task"]["channels"]),
-    )
+    task = Task(about.task.labels, tuple(about.task.channels))
+    weights = checkpoint.state.get("average", checkpoint.state.get("network"))
+    refuse_declared(checkpoint.path, recipe, task, weights, hardware)
     network = build.build_network(recipe, task)
-    network.load_state_dict(state.get("average", state["network"]))
-    return TrainedModel(recipe, task, build.build_predictor(recipe, task, network), state["step"])
-
-
-def read_own(run: Path, name: str) -> Any:
-    """Read a JSON file that a run wrote about itself.
-
-    Raises:
-        UserError: It is gone or damaged.
-    """
-    try:
-        return json.loads((run / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        problem = Problem(
-            str(run / name), "damaged-run", f"cannot be read: {error}", "bring the file back, or train anew"
-        )
-        raise UserError("The run's folder is not whole.", [problem]) from None
+    network.load_state_dict(cast("dict[str, Tensor]", weights))
+    return TrainedModel(recipe, task, build.build_predictor(recipe, task, network), about.step)
 
 
 def facts_of(run: Path, cases: Iterable[str] = ()) -> dict[str, CaseFacts]:
@@ -149,15 +132,10 @@ def facts_of(run: Path, cases: Iterable[str] = ()) -> dict[str, CaseFacts]:
     Raises:
         UserError: It is gone, damaged or of another version, or a case is missing.
     """
-    try:
-        facts = read_facts(run / INDEX)
-        message = "is damaged, or was written by another version of Fewmask"
-    except OSError as error:
-        facts, message = {}, f"cannot be read: {error.strerror}"
+    facts = read_index(run)
     missing = sorted(set(cases) - facts.keys())
-    if missing and facts:
+    if missing:
         message = f"says nothing of {len(missing)} case(s), such as {missing[0]}"
-    if missing or not facts:
         problem = Problem(str(run / INDEX), "damaged-run", message, "bring the file back, or train anew")
         raise UserError("The run's folder is not whole.", [problem])
     return facts

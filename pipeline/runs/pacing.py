@@ -10,10 +10,10 @@ import torch
 
 from pipeline.bounds import seconds_of
 from pipeline.planning.plan import default_steps
-from pipeline.runs.budget import BUDGET, TIMED_STEPS, TIMING_SHARE, WARM_STEPS, Budget
+from pipeline.runs.budget import TIMED_STEPS, TIMING_SHARE, WARM_STEPS, Budget
 from pipeline.runs.checking import note
-from pipeline.runs.models import CONFIG
 from pipeline.runs.resuming import with_decisions_of
+from pipeline.runs.stored import BUDGET, CONFIG
 from pipeline.runs.threads import FASTER, REST, threads_kept, use_threads
 
 if TYPE_CHECKING:

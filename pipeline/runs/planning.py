@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import config
+from pipeline.archives import load_checkpoint
+from pipeline.checkpoints import Checkpoint
 from pipeline.data.check import copies
 from pipeline.data.classes import classes_of, split_warnings
 from pipeline.data.layouts import read_dataset
@@ -23,6 +25,7 @@ from pipeline.planning.limits import refuse_step, size
 from pipeline.planning.plan import Choice, Plan, make_plan
 from pipeline.plugins import load_plugins
 from pipeline.runs.checking import PROGRESS, check, note
+from pipeline.runs.stored import read_recipe_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,17 +34,23 @@ if TYPE_CHECKING:
     from pipeline.data.inspection import CaseFacts
     from pipeline.recipe import Recipe
 
+# The ending of a checkpoint's name.
+CHECKPOINT = ".pt"
+
 
 def read_recipe(source: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe with its overrides, load its plugins, and check everything in it.
 
     Args:
-        source: A recipe's file, the name of one that is shipped, or a dataset, for which a shipped one is chosen.
+        source: A recipe's file, the name of one that is shipped, a dataset, for which a shipped one is chosen, or a
+            checkpoint, which holds the recipe that it was trained by.
         overrides: ``key=value`` settings, which count more than the recipe's own.
 
     Raises:
         UserError: With every mistake of the recipe, or there is nothing of that name.
     """
+    if source.suffix == CHECKPOINT:
+        return _parse(_of_checkpoint(source, overrides), str(source))
     path = config.find(source)
     if path is not None:
         return _parse(config.read(path, overrides), str(path))
@@ -53,6 +62,40 @@ def read_recipe(source: Path, overrides: Sequence[str] = ()) -> Recipe:
     text = f"{source}: {len(training) - bare} scans with masks and {bare} without, so the recipe is {name!r}"
     PROGRESS.print(text, markup=False, highlight=False, soft_wrap=True)
     return _parse(_for(source, name, overrides), str(source))
+
+
+def read_start(source: Path, recipe: Recipe, folds: int | None = None) -> Checkpoint | None:
+    """Read the checkpoint that a training is to go on from; None where the source is something else.
+
+    Args:
+        source: As for :func:`read_recipe`.
+        recipe: That was read from it.
+        folds: Of a cross-validation, where it is to be one.
+
+    Raises:
+        UserError: It cannot be used, or what is asked for begins at the first step of a training.
+    """
+    if source.suffix != CHECKPOINT:
+        return None
+    told = {"time_budget": recipe.time_budget, "--folds": folds}
+    problems = [
+        Problem(key, "not-from-the-start", "is for a training from its first step on", "leave it out")
+        for key, value in told.items()
+        if value is not None
+    ]
+    if problems:
+        raise UserError("Nothing was started.", problems)
+    return Checkpoint(source, load_checkpoint(source))
+
+
+def _of_checkpoint(source: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the recipe of a checkpoint, which holds no places of the machine that it was trained on."""
+    raw = read_recipe_of(Checkpoint(source, load_checkpoint(source))).model_dump(mode="json")
+    changed = config.override(raw, overrides)
+    if not any(override.startswith("dataset=") for override in overrides):
+        problem = Problem("dataset", "no-dataset", "is not given, and a checkpoint does not tell", "add dataset=PATH")
+        raise UserError("There is nothing to train on.", [problem])
+    return changed
 
 
 def _for(source: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -177,18 +220,23 @@ def plan(recipe: Recipe, output: Path, *, doctor: bool = False) -> tuple[Plan, l
     Raises:
         UserError: The file is there already, the dataset has problems, or the recipe does not fit it.
     """
-    if output.exists():
-        message, remedy = "is there already", "name another --output, or remove it"
-        raise UserError("Nothing was planned.", [Problem(str(output), "plan-exists", message, remedy)])
+    _refuse_present(output)
     prepared = prepare(recipe)
     chosen = prepared.plan
     reasons = {choice.key: choice.reason for choice in chosen.choices}
     output.parent.mkdir(parents=True, exist_ok=True)
+    _refuse_present(output)  # It may have come since.
     with atomic_write(output) as temporary:
         temporary.write_text(_heading(chosen) + config.dump(chosen.recipe, reasons), encoding="utf-8")
     hardware = find_hardware(recipe.device)
     findings = examine(hardware, output.parent, chosen, prepared.visible) if doctor else []
     return chosen, findings
+
+
+def _refuse_present(output: Path) -> None:
+    if output.is_symlink() or output.exists():
+        message, remedy = "is there already", "name another --output, or remove it"
+        raise UserError("Nothing was planned.", [Problem(str(output), "plan-exists", message, remedy)])
 
 
 def _heading(chosen: Plan) -> str:

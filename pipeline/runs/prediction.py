@@ -19,6 +19,7 @@ from pipeline.data.packed import Packed
 from pipeline.errors import Problem, UserError
 from pipeline.memory import memory_for
 from pipeline.metrics.calibration import expected_dice
+from pipeline.outputs import Output
 from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
 from pipeline.runs.build import build_grid
 from pipeline.runs.checking import progress, tell_warnings
@@ -26,7 +27,7 @@ from pipeline.runs.models import TrainedModel, channel_problem, load_model
 from pipeline.types import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pipeline.checkpoints import Which
     from pipeline.data.inspection import CaseFacts
@@ -63,6 +64,9 @@ def predict(
         UserError: Scans have one name, or a mask exists already, or a scan is unsound or has the wrong number of
             channels; all of it is found before anything is written.
     """
+    listing = Output(output, "predict")
+    if rank:
+        listing.refuse_foreign([ANNOTATE_NEXT])
     targets = _targets([case for place in scans for case in _scans_of(place, open_as)], scans, output)
     model = load_model(run, which, plugins)
     facts = _checked_scans(targets, model)
@@ -72,11 +76,14 @@ def predict(
         images = read_images(case, facts[str(path)])
         with memory_for(str(case.images[0]), "to predict it", None, "crop the scan, or predict it elsewhere"):
             found = model.predictor.segment(images)
+            if come_since := _present([path]):
+                raise UserError("The prediction was not written.", come_since)
             nifti.save_labels(path, found.labels, images[0])
         if ranking is not None:
             ranking.add(case.images[0], path, expected_dice(found.labels, found.logits, model.predictor.label_values))
     if ranking is not None:
-        ranking.write(output / ANNOTATE_NEXT)
+        with listing.writing([ANNOTATE_NEXT]) as stage:
+            ranking.write(stage / ANNOTATE_NEXT)
     return list(targets)
 
 
@@ -93,11 +100,7 @@ def _targets(cases: Sequence[Case], scans: Sequence[Path], output: Path) -> dict
         )
         for path, case in named
         if counts[nifti.stem(path)] > 1
-    ] + [
-        Problem(str(path), "mask-exists", "is there already", "name another --output, or remove it")
-        for path, _ in named
-        if path.exists()
-    ]
+    ] + _present(path for path, _ in named)
     if not named:
         problems = [
             Problem(
@@ -110,6 +113,12 @@ def _targets(cases: Sequence[Case], scans: Sequence[Path], output: Path) -> dict
     if problems:
         raise UserError("Nothing was predicted.", problems)
     return dict(named)
+
+
+def _present(paths: Iterable[Path]) -> list[Problem]:
+    message, remedy = "is there already", "name another --output, or remove it"
+    there = [path for path in paths if path.is_symlink() or path.exists()]
+    return [Problem(str(path), "mask-exists", message, remedy) for path in there]
 
 
 def _mask_name(case: Case) -> str:

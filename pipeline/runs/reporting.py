@@ -12,12 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import __version__, config
+from pipeline import __version__
+from pipeline.logs import read_curves
 from pipeline.reports.comparison_page import write_comparison
 from pipeline.reports.page import Origin, write_report
-from pipeline.reports.plots import draw_training, read_curves
+from pipeline.reports.plots import draw_training
 from pipeline.runs.checking import PROGRESS
-from pipeline.runs.models import CONFIG, INDEX, SPLIT, read_own
+from pipeline.runs.folder import HISTORY, PICTURE, VALIDATION
+from pipeline.runs.stored import INDEX, SPLIT, read_config, read_own
 from pipeline.strict_yaml import write_yaml
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.reports.volumes import Gallery
     from pipeline.types import Case, CaseResult
 
-HISTORY, VALIDATION = "history.csv", "validation.csv"
+Curve = list[tuple[float, float]]
 LIBRARIES = ("torch", "monai", "numpy")
 
 
@@ -65,9 +67,9 @@ def report_run(
         notes: What a reader of the figures has to know.
         tolerance_mm: Of the surface Dice.
     """
-    split = read_own(run, SPLIT)
+    split, (history, validation) = read_own(run, SPLIT), curves_of(run)
     taught = f"{len(split['labelled'])} scans with masks, {len(split['unlabelled'])} without"
-    told = _without_places(config.read(run / CONFIG))
+    told = _without_places(read_config(run).model_dump(mode="json"))
     fingerprint = f"sha256 {hashlib.sha256((run / INDEX).read_bytes()).hexdigest()} of {INDEX}"
     own = {"Trained on": taught, "Dataset": told["dataset"], "Data fingerprint": fingerprint}
     origin = Origin(
@@ -75,11 +77,20 @@ def report_run(
         facts={**facts, **own, **_versions()},
         notes=notes,
         config=write_yaml(told),
-        history=read_curves(run / HISTORY),
-        validation=read_curves(run / VALIDATION).get("mean_dice", []),
+        history=history,
+        validation=validation,
         tolerance_mm=tolerance_mm,
     )
     write_report(folder, results, summary, origin, gallery, calibration)
+
+
+def curves_of(run: Path) -> tuple[dict[str, Curve], Curve]:
+    """Read the curves of a run: those of its loss by term, and its validation Dice.
+
+    Raises:
+        UserError: A log is damaged.
+    """
+    return read_curves(run / HISTORY), read_curves(run / VALIDATION).get("mean_dice", [])
 
 
 def report_masks(
@@ -155,8 +166,7 @@ class TrainingPicture:
     def redraw(self) -> None:
         """Draw what the logs hold; a first failure is told, and none is raised."""
         try:
-            dice = read_curves(self.run / VALIDATION).get("mean_dice", [])
-            draw_training(self.run / "training.png", read_curves(self.run / HISTORY), dice)
+            draw_training(self.run / PICTURE, *curves_of(self.run))
         except Exception as error:  # a picture is not worth a night of training
             if not self.failed:
                 PROGRESS.print(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline import config
+import torch
+
 from pipeline.bounds import seconds_of
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.memory import is_out_of_memory
-from pipeline.runs.budget import BUDGET
-from pipeline.runs.models import CONFIG, SPLIT, count_folds, facts_of, read_own, task_state
-from pipeline.strict_yaml import read_yaml
+from pipeline.runs.models import task_state
+from pipeline.runs.stored import BUDGET, SPLIT, read_about, read_config, read_index, read_own
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
     from pipeline.types import Task
 
+# What AdamW remembers of each parameter.
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 # What a resumed run may have otherwise and still be the same run; the dataset's content is compared by its hashes.
 HARMLESS = (
     "dataset",
@@ -38,26 +40,6 @@ HARMLESS = (
 )
 
 
-def refuse_run(run: Path, resume: bool, folds: int = 0) -> None:
-    """Refuse a folder that holds a run which is not to go on, or one of another number of folds.
-
-    Args:
-        run: The folder.
-        resume: Whether to go on with what is there.
-        folds: Of the cross-validation that is to be in it; 0 for a run.
-    """
-    if not (run / CONFIG).exists():
-        return
-    there = count_folds(run)
-    what = f"a cross-validation of {there} folds" if there else "a run"
-    if not resume:
-        message, remedy = f"this folder holds {what}", "add --resume to go on with it, or name another --output"
-        raise UserError("Nothing was started.", [Problem(str(run), "run-exists", message, remedy)])
-    if there != folds:
-        remedy = (f"give --folds {there}" if there else "leave out --folds") + ", or name another --output"
-        raise UserError("Nothing was resumed.", [Problem(str(run), "run-exists", f"holds {what}", remedy)])
-
-
 def refuse_changes(run: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> None:
     """Refuse a recipe that is not the run's own, and show every difference.
 
@@ -69,8 +51,7 @@ def refuse_changes(run: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> No
     Raises:
         UserError: Something else differs, or an allowed key is in neither recipe.
     """
-    old = _flat(config.read(run / CONFIG))
-    new = _flat(read_yaml(config.dump(recipe), str(run)))
+    old, new = (_flat(each.model_dump(mode="json")) for each in (read_config(run), recipe))
     keys = old.keys() | new.keys()
     sections = {".".join(key.split(".")[:n]) for key in keys for n in range(1, len(key.split(".")) + 1)}
     problems = [
@@ -94,38 +75,35 @@ def refuse_changes(run: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> No
 
 def with_decisions_of(run: Path, recipe: Recipe) -> Recipe:
     """Return a recipe with what a run has decided on the way, by its time budget or by being asked to end."""
-    own, taken = config.read(run / CONFIG), dict[str, Any]()
+    own, taken = read_config(run), dict[str, Any]()
     if recipe.time_budget is not None:
         if not (run / BUDGET).exists() or read_own(run, BUDGET)["seconds"] != seconds_of(recipe.time_budget):
             message = f"is {recipe.time_budget}, and the run was not started with that"
             problem = Problem("time_budget", "changed", message, "give the run's own, or start a new run")
             raise UserError(f"{run} holds another run; nothing was resumed.", [problem])
-        taken = {key: own[key] for key in ("max_steps", "validate_every")} | {"time_budget": None}
-        taken["threads"] = tuple(map(tuple, own.get("threads", [])))
-    asked_to_end = not (run / BUDGET).exists() and not recipe.corrections and recipe.max_steps == own["max_steps"]
+        taken = {key: getattr(own, key) for key in ("max_steps", "validate_every", "threads")} | {"time_budget": None}
+    asked_to_end = not (run / BUDGET).exists() and not recipe.corrections and recipe.max_steps == own.max_steps
     if recipe.time_budget is not None or asked_to_end:
-        taken["corrections"] = tuple(map(tuple, own.get("corrections", [])))
+        taken["corrections"] = own.corrections
     return recipe.model_copy(update=taken)
 
 
 def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
     """Return a recipe that leaves open what the machine decides with what the run has: anew, it might be another."""
-    own, network, known = config.read(run / CONFIG), recipe.network, dict[str, Any]()
+    own, network, known = read_config(run), recipe.network, dict[str, Any]()
     timed = recipe.time_budget is not None  # Which decides patch and batch too, and with them the network's levels.
-    if own["network"]["name"] == network.name:
+    if own.network.name == network.name:
         keys = ("channels", "strides", "kernels") if timed else ("channels",)
-        options = own["network"]["options"].items()
+        options = own.network.options.items()
         planned = {key: value for key, value in options if key in keys and network.options.get(key, "auto") == "auto"}
         known["options"] = network.options | planned
     sizes = ("patch_size", "batch_size", "unlabelled_batch_size", "accumulate") if timed else ()
-    taken = {key: own["data"][key] for key in sizes if getattr(recipe.data, key) == "auto"}
-    taken |= {"patch_size": tuple(taken["patch_size"])} if "patch_size" in taken else {}
-    if network.members == "auto":
-        known["members"] = own["network"].get("members", 1)
-    if network.memory_format == "auto":
-        known["memory_format"] = own["network"].get("memory_format", "contiguous")
-    precision = own["precision"] if recipe.precision == "auto" else recipe.precision
-    resident = own["data"].get("resident", False) if recipe.data.resident == "auto" else recipe.data.resident
+    taken = {key: getattr(own.data, key) for key in sizes if getattr(recipe.data, key) == "auto"}
+    for key in ("members", "memory_format"):
+        if getattr(network, key) == "auto":
+            known[key] = getattr(own.network, key)
+    precision = own.precision if recipe.precision == "auto" else recipe.precision
+    resident = own.data.resident if recipe.data.resident == "auto" else recipe.data.resident
     # Processes cannot share what is in a device's memory, and a recipe that has both cannot be read again.
     alone = {"workers": 0} if resident is True else {}
     data = recipe.data.model_copy(update=taken | {"resident": resident} | alone)
@@ -138,7 +116,7 @@ def _covers(name: str, key: str) -> bool:
 
 def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
     """Refuse other cases: a step is a function of the seed and the cases, so a resumed run would be neither run."""
-    old, new = facts_of(run), index.facts
+    old, new = read_index(run), index.facts
     problems = [
         Problem(
             case,
@@ -166,20 +144,39 @@ def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
     """Bring a training step to where a checkpoint was.
 
     Raises:
-        UserError: The checkpoint is of another task, or its weights do not fit the network.
+        UserError: The checkpoint is of another task, or what it holds does not fit the network and its optimizer.
     """
     where = str(checkpoint.path)
-    if checkpoint.state.get("task") != task_state(task):
+    if read_about(checkpoint).task.model_dump() != task_state(task):
         message, remedy = "was trained on other labels or channels", "bring the dataset back as it was"
         raise UserError("Nothing was resumed.", [Problem(where, "task-changed", message, remedy)])
     try:
+        _refuse_other_moments(step.optimizer, checkpoint.state["optimizer"])
         step.load_state_dict(checkpoint.state)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
-        message = f"does not fit the recipe's network or optimizer: {str(error).splitlines()[0]}"
+        message = f"does not fit the recipe's network or optimizer: {(str(error) or 'it is empty').splitlines()[0]}"
         remedy = "give the run's own network and optimizer, or start a new run"
         raise UserError("Nothing was resumed.", [Problem(where, "other-network", message, remedy)]) from None
+
+
+def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Refuse moments of other shapes, which PyTorch would take.
+
+    Raises:
+        ValueError: They are.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, moments in saved["state"].items():
+        shape = parameters[number].shape
+        for name, value in moments.items():
+            fits = name in MOMENTS and isinstance(value, torch.Tensor) and value.shape in (shape, ())
+            if not fits or value.untyped_storage().nbytes() < value.nbytes:
+                raise ValueError(f"{name} of parameter {number} is not of the shape {tuple(shape)}")
+    for group in saved["param_groups"]:
+        if not isinstance(group["lr"], float):
+            raise ValueError(f"the learning rate is {group['lr']!r}")
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline import __version__, config
+from pipeline import __version__
+from pipeline.checkpoints import output_of
 from pipeline.data.checked import changed_files
 from pipeline.data.layouts import Dataset, open_dataset
 from pipeline.engines.evaluator import SegmentationEvaluator, Watch
@@ -17,12 +17,15 @@ from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.checking import check_dataset
-from pipeline.runs.models import CONFIG, SPLIT, channel_problem, facts_of, load_model, read_own
-from pipeline.runs.reporting import add_case, report_run
+from pipeline.runs.folder import SCORES
+from pipeline.runs.models import channel_problem, facts_of, load_model
+from pipeline.runs.reporting import add_case, curves_of, report_run
 from pipeline.runs.segments import MATCHED, describe, labels_of, match
+from pipeline.runs.stored import SPLIT, read_config, read_own
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from pipeline.checkpoints import Which
     from pipeline.data.check import Index
@@ -90,6 +93,9 @@ def validate(
     Raises:
         UserError: The checkpoint or the dataset cannot be used, or there is nothing to validate on.
     """
+    folder = _folder_of_scores(run, source, which)
+    output_of(folder).refuse_foreign(SCORES)
+    curves_of(run)  # Before anything is computed that could not be reported.
     model = load_model(run, which, plugins)
     dataset, known = _own_cases(run) if source is None else (_other_cases(source, model.task, how), {})
     segments = model.recipe.segments is not None
@@ -98,7 +104,7 @@ def validate(
     _refuse_channels(index, model.task)
     truth = labels_of(index) if segments else replace(model.task, ignore=index.ignore)
     if source is None:
-        notes, folder = notes_on(model.recipe, which), run / "validation" / "best" if which == "best" else run
+        notes = notes_on(model.recipe, which)
         scored = score(
             model.predictor, dataset.cases, known, truth, matched=segments, tolerance_mm=tolerance_mm, pictures=True
         )
@@ -106,12 +112,17 @@ def validate(
     cases = _unseen(run, index)
     left_out = len(dataset.cases) - len(cases)
     notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
-    place = source.resolve()
-    folder = run / "validation" / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
     scored = score(
         model.predictor, cases, index.facts, truth, matched=segments, tolerance_mm=tolerance_mm, pictures=True
     )
     return write_scores(folder, run, scored, which, model.step, notes)
+
+
+def _folder_of_scores(run: Path, source: Path | None, which: Which) -> Path:
+    if source is None:
+        return run / "validation" / "best" if which == "best" else run
+    place = source.resolve()
+    return run / "validation" / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
 
 
 def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
@@ -143,10 +154,8 @@ def own_dataset(run: Path, part: str) -> tuple[Dataset, dict[str, CaseFacts]]:
         UserError: A case is gone or has changed.
     """
     # The run's folder knows better than its checkpoint, which may be from before the dataset was moved.
-    told = config.read(run / CONFIG)
-    layout = told.get("layout", {"name": "auto", "options": {}})
-    root = Path(told["root"]) if told["root"] else None
-    dataset = open_dataset(Path(told["dataset"]), root, layout["name"], layout["options"])
+    told = read_config(run)
+    dataset = open_dataset(told.dataset, told.root, told.layout.name, told.layout.options)
     wanted = read_own(run, SPLIT)[part]
     missing = [name for name in wanted if name not in {case.id for case in dataset.cases}]
     if missing:
@@ -236,14 +245,14 @@ def write_scores(
 ) -> Scores:
     """Write ``cases.csv``, ``summary.json`` and ``report.html`` of a run into a folder."""
     notes += (MATCHED,) if scored.matching else ()
-    folder.mkdir(parents=True, exist_ok=True)
     summary = summarise(scored.results)
-    write_cases_csv(folder / "cases.csv", scored.results)
     about: dict[str, Any] = {"checkpoint": which, "step": step, "notes": list(notes), "version": __version__}
     about |= {"tolerance_mm": scored.tolerance_mm, "calibration": scored.calibration}
-    write_json(folder / "summary.json", about | scored.matching | summary.as_dict())
     facts = {"Checkpoint": f"{which}, step {step}"}
-    report_run(
-        folder, run, scored.results, summary, scored.gallery, scored.calibration, facts, notes, scored.tolerance_mm
-    )
+    with output_of(folder).writing(SCORES) as stage:
+        write_cases_csv(stage / "cases.csv", scored.results)
+        write_json(stage / "summary.json", about | scored.matching | summary.as_dict())
+        report_run(
+            stage, run, scored.results, summary, scored.gallery, scored.calibration, facts, notes, scored.tolerance_mm
+        )
     return Scores(summary, folder, notes)

@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline import __version__, config
-from pipeline.checkpoints import Which, checkpoints_of, clear_up, newest_checkpoint, save_checkpoint
-from pipeline.data.check import read_facts
+from pipeline.checkpoints import Checkpoint, Which, save_checkpoint
 from pipeline.data.checked import FilesChangedError
 from pipeline.data.loaders import StepBatches, StepLoader, WorkerDiedError, fits_shared_memory
-from pipeline.engines.handlers import CsvLog, DataWait, EveryNSteps, History, ProgressBar, tensorboard_handlers
+from pipeline.engines.handlers import DataWait, EveryNSteps, History, ProgressBar, tensorboard_handlers
 from pipeline.engines.trainer import SegmentationTrainer
-from pipeline.files import atomic_write, locked, sweep
+from pipeline.files import locked
 from pipeline.interruption import Stopped, end_children, shield, stoppable, window
-from pipeline.reports.files import write_json
-from pipeline.reports.plots import read_curves
+from pipeline.logs import CsvLog, read_curves
 from pipeline.reports.summary import summarise
 from pipeline.runs import build, resuming
 from pipeline.runs.budget import TIMED_STEPS, WARM_STEPS, Budget, Pace, time_steps
 from pipeline.runs.checking import PROGRESS, note, progress
-from pipeline.runs.models import CONFIG, INDEX, SPLIT, portable, task_state
+from pipeline.runs.folder import HISTORY, VALIDATION, RunFolder
+from pipeline.runs.models import portable, task_state
 from pipeline.runs.pacing import keep_to_time, to_begin_with
 from pipeline.runs.planning import prepare
-from pipeline.runs.reporting import HISTORY, VALIDATION, TrainingPicture
+from pipeline.runs.reporting import TrainingPicture
 from pipeline.runs.scoring import Scored, Scores, notes_on, score, validate, write_scores
 from pipeline.runs.segments import labels_of, task_of
+from pipeline.runs.stored import INDEX, read_index
 from pipeline.runs.threads import threads_kept, use_threads
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def train(
     resume: bool = False,
     allow_change: Sequence[str] = (),
     started: float | None = None,
+    start: Checkpoint | None = None,
 ) -> Scores | None:
     """Check the dataset, train, and validate the last weights.
 
@@ -70,43 +71,47 @@ def train(
         resume: Go on with the run that is there; starts one where there is none.
         allow_change: Keys of the recipe, or sections of it, that a resumed run may have otherwise than it had.
         started: When the time of a budget began, by ``time.monotonic()``; by default now.
+        start: What a new run goes on from, with the recipe that it holds; by default it begins anew.
 
     Returns:
         The scores of the last weights; None without a validation case.
 
     Raises:
         UserError: The recipe or the dataset has problems, or the folder holds a run and ``resume`` is off, or the run
-            that it holds is another one.
-        Stopped: SIGTERM or SIGINT has come, and what was learnt is saved.
+            that it holds is another one, or it holds files that no run has written there.
+        Stopped: A signal has come that asks to end, and what was learnt is saved.
     """
     began = time.monotonic() if started is None else started
     with stoppable():
-        resuming.refuse_run(run, resume)
-        known = read_facts(run / INDEX) if resume and (run / INDEX).exists() else {}
-        if resume and (run / CONFIG).exists():
+        folder = RunFolder(run)
+        folder.refuse(resume)
+        folder.cache_of(recipe)
+        known = read_index(run) if resume and (run / INDEX).exists() else {}
+        if folder.holds_run:
             recipe = resuming.with_measured_of(run, recipe)
         prepared = prepare(recipe, known)
-        training = _Training(run, to_begin_with(prepared.plan.recipe), prepared.index, prepared.split)
+        plan = to_begin_with(prepared.plan.recipe)
+        training = _Training(run, plan, prepared.index, prepared.split, start=start)
         run.mkdir(parents=True, exist_ok=True)
         with locked(run):
+            folder.take()
             training = keep_to_time(training, prepared.plan, began, lambda other: replace(training, recipe=other))
             return _train_in(training, allow_change)
 
 
 def _train_in(training: _Training, allow_change: Sequence[str]) -> Scores | None:
     training.open_folder(allow_change)
-    if training.is_done:
-        return validate(training.run) if training.split.validation else None
-    try:
-        training.run_to_end()
-    except WorkerDiedError as error:
-        # A machine that is out of memory for a moment should not cost the night; the second time it is an error.
-        note(f"{error}\nGoing on from the last checkpoint.")
-        training = replace(training, done=0, best=None, saved=0)
-        training.open_folder(allow_change)
-        training.run_to_end()
+    if not training.is_done:
+        try:
+            training.run_to_end()
+        except WorkerDiedError as error:
+            # A machine that is out of memory for a moment should not cost the night; the second time it is an error.
+            note(f"{error}\nGoing on from the last checkpoint.")
+            training = replace(training, done=0, best=None, saved=0)
+            training.open_folder(allow_change)
+            training.run_to_end()
     if training.scored is None:
-        return None
+        return validate(training.run) if training.split.validation else None
     notes = notes_on(training.recipe, "last")
     return write_scores(training.run, training.run, training.scored, "last", training.done, notes)
 
@@ -119,6 +124,7 @@ class _Training:
     recipe: Recipe
     index: Index
     split: Split
+    start: Checkpoint | None = None
     done: int = 0
     best: float | None = None
     saved: int = 0
@@ -136,37 +142,29 @@ class _Training:
         self.recipe, self.budget, self.step.course = recipe, budget, build.build_course(recipe)
 
     @property
+    def folder(self) -> RunFolder:
+        """The run's folder."""
+        return RunFolder(self.run)
+
+    @property
     def is_done(self) -> bool:
-        """Whether every step is done, and validated."""
-        return self.done >= self.step.course.last and not self._validation_is_due()
+        """Whether every step is done, validated and saved."""
+        is_saved = self.saved == self.done >= self.step.course.last
+        return is_saved and not self._validation_is_due()
 
     def open_folder(self, allow_change: Sequence[str] = ()) -> None:
         """Write what the run is, or take up what is there."""
-        stored = self.run / CONFIG
-        if stored.exists():
+        if self.folder.holds_run:
             resuming.refuse_changes(self.run, self.recipe, allow_change)
             resuming.refuse_other_scans(self.run, self.index, self.split)
-            self._restore()
-        for folder in (self.run, self.run / "cache"):
-            sweep(folder)
-        clear_up(self.run, self.done)
-        write_json(self.run / SPLIT, self.split.as_dict())
-        write_json(self.run / INDEX, self.index.as_rows())
-        self._write_config()  # Last, since a folder with a config.yaml is a run.
-
-    def _write_config(self) -> None:
-        with atomic_write(self.run / CONFIG) as temporary:
-            temporary.write_text(config.dump(self.recipe), encoding="utf-8")
-
-    def _restore(self) -> None:
-        if not checkpoints_of(self.run, "last"):
-            return
-        checkpoint = newest_checkpoint(self.run, "last")
-        for problem in checkpoint.damaged:
-            note(str(problem))
-        resuming.restore(self.step, checkpoint, self.task)
-        self.done = self.saved = checkpoint.state["step"]
-        self.best = checkpoint.state["best"]
+        if checkpoint := self.folder.newest_checkpoint() or self.start:
+            resuming.restore(self.step, checkpoint, self.task)
+            self.done = checkpoint.state["step"]
+            if checkpoint is not self.start:  # Of which this run has neither the last nor the best yet.
+                self.best = checkpoint.state["best"]
+                self.saved = self.done if checkpoint.path.name.startswith("last-") else 0
+        self.folder.write_facts(self.split.as_dict(), self.index.as_rows())
+        self.folder.write_config(self.recipe)  # Last, since a folder with a config.yaml is a run.
 
     def run_to_end(self) -> None:
         """Train from where the run is to its last step.
@@ -195,7 +193,7 @@ class _Training:
                 if self._validation_is_due():
                     self._validate(self.done)
                     self.saved = 0  # With what it found.
-                    self._save("last", self.done)
+                self._save("last", self.done)
                 if self.done < course.last:
                     trainer.run()
         except Stopped:
@@ -231,7 +229,7 @@ class _Training:
     def prepare(self, so_far: Callable[[int, int], None] = lambda *_: None) -> StepBatches:
         """Return the batches of all steps, once every case of theirs is prepared."""
         if self.cache is None:
-            self.cache = build.build_cache(self.recipe, self.index, self.run)
+            self.cache = build.build_cache(self.recipe, self.index, self.folder.cache_of(self.recipe))
             cases = self.split.labelled + (self.split.unlabelled if "unlabelled" in self.recipe.kinds else ())
             for done, _ in enumerate(progress(self.cache.fill(cases), "preparing", len(cases)), 1):
                 so_far(done, len(cases))
@@ -305,7 +303,7 @@ class _Training:
     def _write_decisions(self) -> None:
         decided = {key: tuple(getattr(self.step.course, key).items()) for key in ("corrections", "threads")}
         self.recipe = self.recipe.model_copy(update=decided)
-        self._write_config()
+        self.folder.write_config(self.recipe)
 
     def _validate(self, step: int) -> None:
         start = time.monotonic()

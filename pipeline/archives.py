@@ -1,0 +1,170 @@
+"""Read a checkpoint's archive, which is judged before anything is made of it: that it is data, whole, and no bomb."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import mmap
+import pickle
+import pickletools
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from types import NoneType
+from typing import TYPE_CHECKING, Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
+
+import torch
+
+from pipeline.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMAT = 2
+
+# Of a checkpoint of nine residual encoders, which are the most that a recipe may ask for, each with its average and
+# moments; what is read to judge a file must itself be small.
+MAX_DIRECTORY_BYTES, MAX_PICKLE_BYTES, MAX_OPERATIONS = 2_000_000, 5_000_000, 700_000
+# The last 22 bytes of an archive without a comment: its mark, and the size of its directory.
+DIRECTORY_END = struct.Struct("<4s8xI6x")
+# Every opcode that names a thing to call, and all that a checkpoint of ours names.
+NAMING = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "OBJ", "NEWOBJ_EX"}
+_STORED = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
+PLAIN = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {kind}Storage" for kind in _STORED)}
+REMEDY = "use a checkpoint that Fewmask wrote"
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, with ``weights_only=True`` and no other way in.
+
+    The file is judged before anything is made of it: that nothing in it unpacks to more than the file holds, that its
+    pickle names nothing but tensors, and that its bytes are those that were written, by the hash beside it or, where
+    that is gone, by the archive's own checksums.
+
+    Raises:
+        UserError: There is no such file, it is damaged, or it is no checkpoint of ours.
+    """
+    if not path.is_file():
+        remedy = "train first, or check the run's folder"
+        raise _unusable(path, "missing-checkpoint", "there is no such checkpoint", remedy)
+    return read_archive(path, hashed=hash_of(path).is_file())
+
+
+def read_archive(path: Path, *, hashed: bool = False) -> dict[str, Any]:
+    """As :func:`load_checkpoint`, whatever lies beside the file unless it is ``hashed``."""
+    with ThreadPoolExecutor(1) as pool:
+        # Hashing lets other threads run. What it finds counts first: an archive of other bytes says nothing.
+        hashing = pool.submit(_refuse_other_bytes, path) if hashed else None
+        try:
+            _refuse_archive(path, check_sums=not hashed)
+        finally:
+            if hashing:
+                hashing.result()
+    try:
+        # Mapped, since it has just been read: nothing is copied before it is used.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        raise _unsafe(path) from None
+    except Exception:  # Whatever a pickle can make torch stumble over.
+        state = None
+    told = state.get("format") if isinstance(state, dict) else None
+    if type(told) is int and told > FORMAT:
+        message, remedy = (
+            f"is of format {told}, and this version of Fewmask knows none after {FORMAT}",
+            "update Fewmask",
+        )
+        raise _unusable(path, "foreign-checkpoint", message, remedy)
+    if told != FORMAT or not isinstance(state, dict):
+        raise _foreign(path)
+    _refuse_inflated(path, state)
+    return state
+
+
+def _refuse_inflated(path: Path, state: dict[str, Any]) -> None:
+    """Refuse tensors of more numbers than the file holds, and what stands in a state more than once.
+
+    A view of one number can have any shape, and a few lists within each other any number of items. What is plain in a
+    checkpoint of ours stands there once, but for values that cannot hold others. Weights that a network has under
+    several names are the same tensor.
+    """
+    seen, views, todo = set[int](), dict[object, int](), [state]
+    while todo:
+        value: Any = todo.pop()
+        if isinstance(value, torch.Tensor):
+            views[value.data_ptr(), value.dtype, value.shape, value.stride()] = value.nbytes
+        elif isinstance(value, (dict, list, tuple)) and value:
+            if id(value) in seen:
+                raise _foreign(path, "holds one list or mapping in several places")
+            seen.add(id(value))
+            todo += [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        elif not isinstance(value, (str, int, float, bool, NoneType, dict, list, tuple)):
+            raise _unsafe(path)
+    if (held := sum(views.values())) > path.stat().st_size:
+        message = f"holds tensors of {held / 1e6:.0f} MB in {path.stat().st_size / 1e6:.1f} MB"
+        raise _unusable(path, "inflated-checkpoint", message, REMEDY)
+
+
+def _refuse_other_bytes(path: Path) -> None:
+    """Compare a file with the hash beside it, since torch would read a flipped bit as a weight."""
+    told = hash_of(path)
+    with path.open("rb") as stream, told.open("rb") as hashed:
+        # An empty file cannot be mapped.
+        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        if hashed.read(64) != hashlib.sha256(content).hexdigest().encode():
+            raise _damaged(path, f"is damaged: its bytes are not those of {told.name}")
+
+
+def _refuse_archive(path: Path, check_sums: bool) -> None:
+    """Refuse an archive that is damaged, or that would unpack or unpickle to more than it says."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(-DIRECTORY_END.size, io.SEEK_END)
+            magic, size = DIRECTORY_END.unpack(stream.read())
+            if magic != b"PK\5\6":
+                raise BadZipFile
+            if size > MAX_DIRECTORY_BYTES:
+                raise _foreign(path)
+            with ZipFile(stream) as archive:
+                members = archive.infolist()
+                stored = all(m.compress_type == ZIP_STORED and m.file_size == m.compress_size for m in members)
+                if not stored or sum(m.file_size for m in members) > path.stat().st_size:
+                    raise _unusable(path, "zip-bomb", "unpacks to more than its own size", "use no such file")
+                if check_sums and archive.testzip() is not None:
+                    raise BadZipFile
+                _refuse_pickle(path, archive)
+    except (BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, zlib.error, struct.error):
+        raise _damaged(path, "is damaged, or no checkpoint") from None
+
+
+def _refuse_pickle(path: Path, archive: ZipFile) -> None:
+    """Refuse a pickle that names anything but tensors: torch's own list has calls that take any amount of memory."""
+    for member in archive.infolist():
+        if member.filename.endswith(".pkl"):
+            if member.file_size > MAX_PICKLE_BYTES:
+                raise _unsafe(path)
+            for count, (code, argument, _) in enumerate(pickletools.genops(archive.read(member))):
+                if count > MAX_OPERATIONS or (code.name in NAMING and argument not in PLAIN):
+                    raise _unsafe(path)
+
+
+def _unusable(path: Path, code: str, message: str, remedy: str) -> UserError:
+    return UserError("The checkpoint cannot be used.", [Problem(str(path), code, message, remedy)])
+
+
+def _damaged(path: Path, message: str) -> UserError:
+    return _unusable(path, "damaged-checkpoint", message, "use an older checkpoint of the run, or train again")
+
+
+def _unsafe(path: Path) -> UserError:
+    message = "holds more than tensors, numbers and text"
+    return _unusable(path, "unsafe-checkpoint", message, REMEDY)
+
+
+def _foreign(path: Path, message: str = f"is not of format {FORMAT}") -> UserError:
+    return _unusable(path, "foreign-checkpoint", message, REMEDY)
+
+
+def hash_of(path: Path) -> Path:
+    """Return the path of the hash beside a checkpoint."""
+    return path.with_name(f"{path.name}.sha256")

@@ -1,0 +1,156 @@
+"""A run's folder: which files are the run's own, whether it may be trained in, and how that is begun."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import config
+from pipeline.checkpoints import Which, checkpoints_of, clear_up, newest_checkpoint, output_of, refuse_foreign
+from pipeline.errors import Problem, UserError
+from pipeline.files import atomic_write, sweep
+from pipeline.outputs import LIST
+from pipeline.reports.figures import REPORT_FILES
+from pipeline.reports.files import write_json
+from pipeline.runs.checking import note
+from pipeline.runs.stored import BUDGET, CONFIG, FOLDS, INDEX, POSTPROCESSING, SPLIT, SUMMARY, read_config, read_own
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pipeline.checkpoints import Checkpoint
+    from pipeline.outputs import Output
+    from pipeline.recipe import Recipe
+
+KINDS: tuple[Which, ...] = ("last", "best")
+HISTORY, VALIDATION, PICTURE, CACHE = "history.csv", "validation.csv", "training.png", "cache"
+# What a validation writes, wherever that is.
+SCORES = ("cases.csv", SUMMARY, *REPORT_FILES)
+# What is written again and again while a run goes on; and what is written once, and then no more.
+LIVING, FIXED = (CONFIG, HISTORY, VALIDATION, PICTURE, BUDGET, FOLDS), (SPLIT, INDEX, POSTPROCESSING)
+BRING_BACK = "bring it back as it was, or name another --output"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run or of a cross-validation."""
+
+    path: Path
+
+    @property
+    def output(self) -> Output:
+        """The folder as what the run's files belong to."""
+        return output_of(self.path)
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was begun here: its ``config.yaml``, which is written last, is there."""
+        return (self.path / CONFIG).exists() and self.output.knows(CONFIG)
+
+    def refuse(self, resume: bool, folds: int = 0) -> None:
+        """Refuse a folder that may not be trained in; nothing is looked at or computed before.
+
+        Args:
+            resume: Whether to go on with what is there.
+            folds: Of the cross-validation that is to be in it; 0 for a run.
+
+        Raises:
+            UserError: It holds a run that is not to go on, one of another number of folds, checkpoints without the
+                recipe that they were trained by, or files that no run has written here.
+        """
+        if self.holds_run:
+            self._refuse_run(resume, folds)
+        elif known := [path for which in KINDS for path in checkpoints_of(self.path, which)]:
+            self._refuse_remains(known[0])
+        refuse_foreign(self.path)
+        replace(self.output, remedy=BRING_BACK).refuse_foreign(FIXED)
+        self.output.refuse_foreign((*LIVING, *SCORES))
+
+    def _refuse_run(self, resume: bool, folds: int) -> None:
+        there = count_folds(self.path)
+        what = f"a cross-validation of {there} folds" if there else "a run"
+        if not resume:
+            message, remedy = f"this folder holds {what}", "add --resume to go on with it, or name another --output"
+            raise UserError("Nothing was started.", [Problem(str(self.path), "run-exists", message, remedy)])
+        if there != folds:
+            remedy = (f"give --folds {there}" if there else "leave out --folds") + ", or name another --output"
+            raise UserError("Nothing was resumed.", [Problem(str(self.path), "run-exists", f"holds {what}", remedy)])
+
+    def _refuse_remains(self, checkpoint: Path) -> None:
+        """Refuse the checkpoints of a run of which something is gone that would say how it goes on."""
+        gone = f"{LIST}, its list of what it has written" if (self.path / CONFIG).exists() else CONFIG
+        message = f"holds checkpoints of a run, and not {gone}"
+        remedy = f"bring that back, or go on in a new folder: fewmask train {checkpoint} dataset=DATASET --output NEW"
+        raise UserError("Nothing was started.", [Problem(str(self.path), "no-run", message, remedy)])
+
+    def take(self) -> None:
+        """Take what will grow or be written again and again, once the folder is locked.
+
+        What a killed run left of it half-written goes.
+
+        Raises:
+            UserError: As :meth:`refuse`, if something has come in between.
+        """
+        self.output.own(LIVING)
+        for name in LIVING:
+            sweep(self.path, name)
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """Read the newest sound checkpoint of either kind, and set damaged ones aside; None where there is none.
+
+        Raises:
+            UserError: There are some, and none is sound.
+        """
+        refuse_foreign(self.path)
+        there = any(checkpoints_of(self.path, which) for which in KINDS)
+        checkpoint = newest_checkpoint(self.path, *KINDS) if there else None
+        for problem in checkpoint.damaged if checkpoint else ():
+            note(str(problem))
+        for path in clear_up(self.path):
+            note(f"{path.stem} is damaged, and is called {path.name} from now on")
+        return checkpoint
+
+    def cache_of(self, recipe: Recipe) -> Path | None:
+        """Return the folder of prepared scans that a recipe means; None where it keeps none.
+
+        Raises:
+            UserError: A file has its name.
+        """
+        told = recipe.data.cache
+        place = self.path / CACHE if told == "run" else None if told == "off" else Path(told)
+        file = next((path for path in (place, *place.parents) if path.is_file()), None) if place else None
+        if file:
+            message, remedy = "is a file, and prepared scans are to lie in it", "name a folder: data.cache=DIR"
+            raise UserError("Nothing was started.", [Problem(str(file), "not-a-folder", message, remedy)])
+        return place
+
+    def write_facts(self, split: dict[str, Any], index: list[dict[str, Any]]) -> None:
+        """Write who teaches and who tests, and what was found of every case."""
+        with self.output.writing([SPLIT, INDEX]) as stage:
+            write_json(stage / SPLIT, split)
+            write_json(stage / INDEX, index)
+
+    def write_config(self, recipe: Recipe) -> None:
+        """Write the recipe, unless it is what is there: somebody may have written a comment."""
+        with suppress(UserError):
+            if read_config(self.path) == recipe:
+                return
+        with atomic_write(self.path / CONFIG) as temporary:
+            temporary.write_text(config.dump(recipe), encoding="utf-8")
+
+
+def write_own(folder: Path, name: str, content: Any) -> None:
+    """Write a JSON file of a run that is written once."""
+    with output_of(folder).writing([name]) as stage:
+        write_json(stage / name, content)
+
+
+def count_folds(run: Path) -> int:
+    """Return how many folds a folder is a cross-validation of; 0 where it is none.
+
+    Raises:
+        UserError: Its ``folds.json`` is damaged.
+    """
+    return int(read_own(run, FOLDS)["folds"]) if (run / FOLDS).exists() else 0

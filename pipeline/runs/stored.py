@@ -1,0 +1,244 @@
+"""The files that a run has written about itself are input, like any other: each has a schema and is read here alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003 - pydantic reads the annotation when it builds the models
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from pipeline import config, strict_json
+from pipeline.bounds import MAX_LABEL
+from pipeline.data.check import rows_of
+from pipeline.data.inspection import CaseFacts
+from pipeline.data.layouts.dataset import MAX_CLASSES
+from pipeline.errors import Problem, UserError, plain
+from pipeline.files import regular
+from pipeline.recipe import Recipe
+from pipeline.strict_yaml import read_yaml
+
+if TYPE_CHECKING:
+    from pipeline.checkpoints import Checkpoint
+
+CONFIG, SPLIT, INDEX, BUDGET, SUMMARY = "config.yaml", "split.json", "index.json", "budget.json", "summary.json"
+# Of a cross-validation.
+FOLDS, POSTPROCESSING, OUT_OF_FOLD = "folds.json", "postprocessing.json", "out-of-fold"
+# Masks that declare none may have 250 values each, and not the same.
+MAX_LABELS = 4 * MAX_CLASSES
+# An index of 60,000 cases has about 150 MB.
+MAX_INDEX_BYTES = 500_000_000
+
+REMEDY = "bring the file back as it was written, or train anew"
+STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+AboveZero = Annotated[float, Field(gt=0, le=1e9)]
+Ids = list[str]
+
+
+class Stored(BaseModel):
+    """Base of what a JSON file of a run holds."""
+
+    model_config = STRICT
+
+
+class StoredSplit(Stored):
+    """Who teaches and who tests."""
+
+    labelled: Ids
+    unlabelled: Ids
+    validation: Ids
+
+    @model_validator(mode="after")
+    def _names_each_case_once(self) -> StoredSplit:
+        everyone = self.labelled + self.unlabelled + self.validation
+        if len(set(everyone)) < len(everyone):
+            raise ValueError("expected each case once")
+        return self
+
+
+class StoredFolds(Stored):
+    """That a folder is a cross-validation."""
+
+    folds: Annotated[int, Field(ge=2, le=1_000_000)]
+
+
+class StoredMending(Stored):
+    """One change to predictions."""
+
+    label: Annotated[int, Field(ge=1, le=MAX_LABEL)]
+    what: Literal["fill", "largest", "minimum"]
+    least_ml: Annotated[float, Field(ge=0)]
+
+
+class StoredMendings(Stored):
+    """What is done to predictions."""
+
+    mendings: list[StoredMending]
+
+
+class StoredPace(Stored):
+    """What was timed."""
+
+    step_s: AboveZero
+    validation_s: Seconds
+    tail_s: Seconds
+
+
+class StoredBudget(Stored):
+    """What keeps a run to its time."""
+
+    seconds: AboveZero
+    spent_s: Seconds
+    pace: StoredPace
+    validate_every: Annotated[int, Field(ge=1)]
+    given_up: bool
+
+
+class StoredSummary(Stored):
+    """What is read of a summary; the rest is for others."""
+
+    model_config = {**STRICT, "extra": "ignore"}
+
+    tolerance_mm: float | None = None
+
+
+class StoredTask(Stored):
+    """What a network was trained to do."""
+
+    labels: Annotated[dict[Annotated[int, Field(ge=0, le=MAX_LABEL)], str], Field(min_length=2, max_length=MAX_LABELS)]
+    channels: Annotated[list[str], Field(min_length=1, max_length=1000)]
+
+
+class StoredAbout(Stored):
+    """What a checkpoint tells beside its tensors."""
+
+    model_config = {**STRICT, "extra": "ignore"}
+
+    step: Annotated[int, Field(ge=1, le=10**15)]
+    best: float | None
+    recipe: str
+    task: StoredTask
+    version: str
+
+
+SCHEMAS: dict[str, type[Stored]] = {
+    SPLIT: StoredSplit,
+    FOLDS: StoredFolds,
+    POSTPROCESSING: StoredMendings,
+    BUDGET: StoredBudget,
+    SUMMARY: StoredSummary,
+}
+FACTS = TypeAdapter(tuple[CaseFacts, ...], config=STRICT)
+
+
+def read_own(run: Path, name: str) -> Any:
+    """Read a JSON file that a run has written about itself.
+
+    Args:
+        run: The run's folder.
+        name: Of the file.
+
+    Returns:
+        Its content, as it was given to be written.
+
+    Raises:
+        UserError: It is gone, or is not what this version writes.
+    """
+    if name == INDEX:
+        return rows_of(read_index(run).values())
+    path = run / name
+    try:
+        return SCHEMAS[name].model_validate(strict_json.read_json(path)).model_dump()
+    except ValidationError as error:
+        raise _damaged(path, _first_of(error)) from None
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def read_index(run: Path) -> dict[str, CaseFacts]:
+    """Read what was found of every case when a run was started, by case.
+
+    Raises:
+        UserError: As :func:`read_own`.
+    """
+    path = run / INDEX
+    try:
+        with regular(path).open("rb") as stream:
+            content = stream.read(MAX_INDEX_BYTES + 1)
+        if len(content) > MAX_INDEX_BYTES:
+            raise ValueError(f"it has over {MAX_INDEX_BYTES // 1_000_000} MB")
+        rows = FACTS.validate_json(content)
+        facts = {found.case: found for found in rows}
+        if len(facts) < len(rows):
+            raise ValueError("a case stands twice in it")
+        for found in rows:
+            if not found.content or len(found.stamps) != len(found.sha256):
+                raise ValueError(f"it does not tell every file of the case {found.case}")
+    except ValidationError as error:
+        raise _damaged(path, _first_of(error)) from None
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+    return facts
+
+
+def read_config(run: Path) -> Recipe:
+    """Read the recipe that a run was started with, whatever components it names.
+
+    Raises:
+        UserError: As :func:`read_own`.
+    """
+    path = run / CONFIG
+    try:
+        return Recipe.model_validate_json(json.dumps(config.read(regular(path)), default=str))
+    except ValidationError as error:
+        raise _damaged(path, _first_of(error)) from None
+    except UserError as error:
+        raise _damaged(path, error.problems[0].message) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(path, error) from None
+
+
+def read_about(checkpoint: Checkpoint) -> StoredAbout:
+    """Return what a checkpoint tells beside its tensors.
+
+    Raises:
+        UserError: It does not, or not so.
+    """
+    try:
+        return StoredAbout.model_validate(checkpoint.state)
+    except ValidationError as error:
+        message, remedy = f"holds no run of ours: {_first_of(error)}", "use a checkpoint that Fewmask wrote"
+        problem = Problem(str(checkpoint.path), "foreign-checkpoint", message, remedy)
+        raise UserError("The checkpoint cannot be used.", [problem]) from None
+
+
+def read_recipe_of(checkpoint: Checkpoint) -> Recipe:
+    """Return the recipe that a checkpoint was trained by, without places, which it does not hold.
+
+    Raises:
+        UserError: It holds none.
+    """
+    try:
+        raw = read_yaml(read_about(checkpoint).recipe, str(checkpoint.path))
+        recipe = Recipe.model_validate_json(json.dumps(raw, default=str))
+    except (ValidationError, TypeError) as error:
+        told = _first_of(error) if isinstance(error, ValidationError) else error
+        message, remedy = f"holds no recipe of this version: {told}", "use a checkpoint that this version wrote"
+        problem = Problem(str(checkpoint.path), "foreign-checkpoint", message, remedy)
+        raise UserError("The checkpoint cannot be used.", [problem]) from None
+    return recipe
+
+
+def _first_of(error: ValidationError) -> str:
+    first, *more = error.errors()
+    where = ".".join(map(str, first["loc"]))
+    others = f", and {len(more)} more mistake(s)" if more else ""
+    return f"{where + ': ' if where else ''}{plain(first['msg'])}{others}"
+
+
+def _damaged(path: Path, error: object) -> UserError:
+    told = error.strerror if isinstance(error, OSError) and error.strerror else error
+    problem = Problem(str(path), "damaged-run", f"cannot be read: {told}", REMEDY)
+    return UserError("The run's folder is not whole.", [problem])

@@ -1,0 +1,56 @@
+"""Every file of a run, altered: read or refused in plain words, soon, and nothing replaced."""
+
+import sys
+
+import alterations
+import pytest
+from alterations import FILES, Altered
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to measure memory, and pipes")
+
+
+def judge(found):
+    wrong = [item for item in found if item.outcome not in ("read", "refused")]
+    assert [(item.file, item.how, item.words, item.outcome, item.said[-500:]) for item in wrong] == []
+    refused = [item for item in found if item.outcome == "refused"]
+    assert all(item.said.count("error: ") == 1 and "remedy: " in item.said for item in refused)
+
+
+def test_altered_file_is_read_or_refused_and_nothing_is_replaced(world, tmp_path):
+    found = alterations.run(world, range(100), tmp_path)
+    judge(found)
+    assert len({item.file for item in found}) > 15
+    assert sum(item.outcome == "refused" for item in found) > 20
+
+
+@pytest.mark.slow
+def test_thousands_of_altered_files(world, tmp_path):
+    found = alterations.run(world, range(1000, 4000), tmp_path)
+    judge(found)
+    assert {item.file for item in found} == {f"{kind}/{file}" for kind, files in FILES.items() for file in files}
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        (lambda run: 1 / 0, "traceback"),
+        (lambda run: (run / "split.json").write_text("{}"), "refused, and changed"),
+        (lambda run: (run / "history.csv").unlink(), "refused, and changed"),
+    ],
+)
+def test_harness_sees_what_must_not_be(world, tmp_path, monkeypatch, broken, expected):
+    """A command that crashes, or that changes a file before it refuses."""
+    from pipeline.errors import Problem, UserError
+
+    def load_model(run, *_):
+        broken(run)
+        raise UserError("no", [Problem("x", "y", "z", "w")])
+
+    monkeypatch.setattr("pipeline.runs.prediction.load_model", load_model)
+    monkeypatch.setattr(alterations, "alter", lambda *_: "not at all")
+    monkeypatch.setattr(alterations, "FILES", {"done": ("split.json",)})
+    words = ["predict", tmp_path / "run", world.data / "imagesTs", "--output", tmp_path / "masks"]
+    monkeypatch.setattr(alterations, "commands_for", lambda *_: words)
+    found = alterations.examine(world, 0, tmp_path)
+    assert isinstance(found, Altered)
+    assert found.outcome.startswith(expected)
