@@ -26,9 +26,7 @@ class Term(Section):
     loss: str = Field(description="a registered loss; `fewmask components` lists them")
     on: Scans = Field(default="labelled", description="labelled, unlabelled or all")
     judges: Name | None = Field(default=None, description="the value that the loss judges, or null for its own choice")
-    against: tuple[Name, ...] | None = Field(
-        default=None, description="a list of the values that it is compared with, or null for the loss's own choice"
-    )
+    against: tuple[Name, ...] | None = Field(default=None, description="a list of what that is compared with, or null")
     weight: float = Field(default=1.0, ge=0, le=1e6, description="the factor of the term, 0 to 1e6")
     ramp: Share = Field(default=0.0, description="the share of max_steps over which the weight grows, 0 to 1")
     options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the loss's own options")
@@ -290,9 +288,7 @@ class Recipe(Section):
         default=True,
         description="true to predict with the mean over mirror images along augmentation.flip_axes, or false",
     )
-    tensorboard: bool = Field(
-        default=False, description="true to write TensorBoard events to RUN/tensorboard, or false"
-    )
+    tensorboard: bool = Field(default=False, description="true to write TensorBoard events into the run, or false")
     validate_every: Steps = Field(default=250, description="the number of steps between two validations, 1 or more")
     patience: Steps | None = Field(
         default=None,
@@ -306,9 +302,7 @@ class Recipe(Section):
     objective: Annotated[tuple[Term, ...], Field(min_length=1, max_length=100)] = Field(
         description="a list of terms, each with its loss"
     )
-    sources: tuple[SourceChoice, ...] = Field(
-        default=(), description="a list of what provides values beside a batch and the network, each with its source"
-    )
+    sources: tuple[SourceChoice, ...] = Field(default=(), description="a list of what provides values for the terms")
     alternate: bool = Field(
         default=False, description="true to update the weights for each term in turn, or false for all of them at once"
     )

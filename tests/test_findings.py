@@ -15,7 +15,7 @@ from rich.console import Console
 from runs_fixtures import fewmask, make_phantom, train
 
 from pipeline import runs
-from pipeline.data import check as check_module
+from pipeline.data import examining
 from pipeline.data.check import Check, read_facts
 from pipeline.data.layouts import read_dataset
 from pipeline.data.transforms import Annotated
@@ -114,8 +114,8 @@ def test_known_files_are_not_read_again_unless_they_were_touched(tmp_path, monke
     known = check(made.source).facts
     save(made.images[1], volume(8))
     read = []
-    examine = check_module.examine_case
-    monkeypatch.setattr(check_module, "examine_case", lambda case, _: read.append(case.id) or examine(case, _))
+    examine = examining.examine_case
+    monkeypatch.setattr(examining, "examine_case", lambda case, _: read.append(case.id) or examine(case, _))
     look = Check(read_dataset(made.source), known=known)
     list(look)
     assert read == ["c1"]
@@ -126,8 +126,8 @@ def test_known_files_are_not_read_again_unless_they_were_touched(tmp_path, monke
 @pytest.fixture
 def read(monkeypatch):
     """The cases whose files are read."""
-    read, examine = [], check_module.examine_case
-    monkeypatch.setattr(check_module, "examine_case", lambda case, _: read.append(case.id) or examine(case, _))
+    read, examine = [], examining.examine_case
+    monkeypatch.setattr(examining, "examine_case", lambda case, _: read.append(case.id) or examine(case, _))
     return read
 
 

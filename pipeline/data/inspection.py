@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pipeline.types import Case
 
 Row: TypeAlias = tuple[float, float, float, float]
-Rows: TypeAlias = tuple[Row, Row, Row, Row]
 
 # Scans are computed with in float32; whole numbers of which it tells fewer apart than these are worth nothing.
 LEAST_LEVELS = 16
@@ -82,7 +81,7 @@ class CaseFacts:
     sha256: tuple[str, ...]
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
-    affine: Rows
+    affine: tuple[Row, Row, Row, Row]
     channels: int
     label_voxels: Mapping[int, int] | None
     intensities: tuple[ChannelStatistics, ...] = ()
@@ -173,7 +172,7 @@ def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list
             sums=sums,
             shape=first.shape,
             spacing_mm=first.spacing_mm,
-            affine=cast("Rows", tuple(map(tuple, first.affine.tolist()))),
+            affine=cast("tuple[Row, Row, Row, Row]", tuple(map(tuple, first.affine.tolist()))),
             channels=sum(image.channels for image in images),
             flat=len(first.header.dims) == 2,
             label_voxels=counts,
@@ -327,9 +326,7 @@ def _label_problems(
     strange = {value: count for value, count in values.items() if value not in (declared.labels or values)}
     doubtful = strange if declared.labels is not None else len(values) > MANY_LABELS
     if doubtful and image is not None and _is_fewer_valued(image, len(values)):
-        message = (
-            f"has {len(values)} different values, more than {image.path.name}: is this the scan and that its mask?"
-        )
+        message = f"has {len(values)} different values, more than {image.path.name}: are they swapped?"
         return [Problem(where, "swapped", message, "name the scan as image and the mask as label")]
     if strange:
         listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(strange.items())[:8])

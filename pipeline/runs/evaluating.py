@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.data import nifti
-from pipeline.data.check import THREADS
 from pipeline.data.checked import read_file
+from pipeline.data.examining import THREADS
 from pipeline.data.inspection import examine_pair
 from pipeline.data.layouts import scans_in
 from pipeline.data.layouts.dataset import BadEntryError, read_labels

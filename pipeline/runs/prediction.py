@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data import nifti
-from pipeline.data.check import examine, in_parallel, voxel_size_problem
+from pipeline.data.check import voxel_size_problem
 from pipeline.data.checked import read_images
 from pipeline.data.codes import is_warning
+from pipeline.data.examining import examine, in_parallel
 from pipeline.data.inspection import Declared
 from pipeline.data.layouts import open_dataset
 from pipeline.data.layouts.channels import CHANNEL
