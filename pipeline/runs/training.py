@@ -234,10 +234,8 @@ class _Training:
             for done, _ in enumerate(progress(self.cache.fill(cases), "preparing", len(cases)), 1):
                 so_far(done, len(cases))
             if (failure := self.cache.failure) is not None:
-                what = (
-                    f"{self.cache.folder} cannot hold all prepared scans ({failure.strerror}): the others are prepared "
-                )
-                note(f"{what}whenever they are needed. Make room, or name another folder: data.cache=DIR")
+                what = f"{self.cache.folder} cannot hold all prepared scans ({failure.strerror}): the others are "
+                note(f"{what}prepared whenever they are needed. Make room, or name another folder: data.cache=DIR")
         self.batches = self.batches or build.build_batches(self.recipe, self.split, self.cache)
         return self.batches
 

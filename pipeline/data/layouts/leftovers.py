@@ -55,12 +55,10 @@ def _base(dataset: Dataset, used: Iterable[Path]) -> Path:
 def _files(dataset: Dataset, base: Path, used: Iterable[Path]) -> Iterator[Path]:
     if dataset.source.is_dir() or dataset.source.name == "dataset.json":
         yield from _below(base)
-        near = [base]
     elif dataset.layout == "scans":
         return  # one file, that somebody has named
     else:
-        near = _folders_of_list(base, {path.parent for path in used})
-        for place in near:
+        for place in _folders_of_list(base, {path.parent for path in used}):
             yield from _in(place) if place == base else _below(place)
     # A list's files may lie elsewhere than the list, among others that it has nothing to do with.
     for place in sorted({path.parent for path in used if not path.is_relative_to(base)}):
@@ -82,7 +80,7 @@ def _is_role(folder: str) -> bool:
 
 def _in(place: Path) -> Iterator[Path]:
     if place.is_dir():
-        yield from (path for path in sorted(place.iterdir()) if path.is_file() and could_hold_voxels(path))
+        yield from (path for path in sorted(place.iterdir()) if could_hold_voxels(path) and not path.is_dir())
 
 
 def _below(place: Path) -> Iterator[Path]:
@@ -119,7 +117,7 @@ def _by_place(paths: Sequence[Path], base: Path) -> dict[Path, list[Path]]:
             places.setdefault(place, []).append(path)
         if len(places) <= FOLDERS:
             break
-    return places if paths else {}
+    return places
 
 
 def _finding(place: Path, paths: Sequence[Path], dataset: Dataset, base: Path) -> Problem:
