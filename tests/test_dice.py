@@ -204,5 +204,5 @@ def test_wrong_options_are_refused(options, message):
 )
 def test_a_recipe_can_name_each_loss(name, good, bad):
     assert LOSSES.problems(name, good) == []
-    assert LOSSES.build(name, good).reference in ("label", "image")
+    assert LOSSES.build(name, good).against in (("label",), ("image", "mask"))
     assert {key.split(".")[0] for key, _ in LOSSES.problems(name, bad)} == set(bad)
