@@ -164,9 +164,9 @@ def test_annotate_next_ranks_the_worst_first_and_names_the_weakest_structure(tmp
 )
 def test_annotate_next_learns_from_the_cases_that_were_scored(tmp_path, place, which, segments, found):
     told = {"voxels_truth": 1, "voxels_predicted": 1, "dice": 0.5, "dice_expected": 0.9}
-    row = CaseResult(case="a", label=1, name="organ", outcome="scored", **told)
+    rows = [CaseResult(case=f"a{n}", label=1, name="organ", outcome="scored", **told) for n in range(10)]
     (tmp_path / place).mkdir(parents=True, exist_ok=True)
-    write_cases_csv(tmp_path / place / "cases.csv", [row] * 10)
+    write_cases_csv(tmp_path / place / "cases.csv", rows)
     task = Task({0: "background", 1: "organ"}, ("MR",))
     model = SimpleNamespace(task=task, recipe=SimpleNamespace(segments=segments))
     ranking = annotate_next(tmp_path, which, model)

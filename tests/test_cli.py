@@ -251,7 +251,7 @@ def test_folder_that_holds_a_run_is_left_alone(run, dataset, tmp_path):
         (["train", "{recipe}", "plugins=[none.py]"], "none.py: is no Python file"),
         (
             ["train", "{recipe}", "network.options.channels=[4, 8]", STRIDES.replace("2, 2, 2", "2, 2")],
-            "network.options: unet refuses them",
+            "network.options.strides: expected lists of 3 numbers",
         ),
         (
             ["train", "{recipe}", "data.patch_size=[15, 16, 16]", STRIDES],

@@ -196,13 +196,13 @@ def test_an_index_of_another_version_is_refused_by_what_it_is(place, tmp_path):
         del row["sums"]
     for text in (json.dumps(old), "{}", ""):
         path.write_text(text)
-        for call in (
-            lambda: train(tmp_path, place.dataset, "run", resume=True),
-            lambda: runs.validate(tmp_path / "run"),
+        for call, code in (
+            (lambda: train(tmp_path, place.dataset, "run", resume=True), "in-the-way"),
+            (lambda: runs.validate(tmp_path / "run"), "damaged-run"),
         ):
-            with pytest.raises(UserError, match=r"is damaged, or was written by another version") as raised:
+            with pytest.raises(UserError) as raised:
                 call()
-            assert [(p.where, p.code) for p in raised.value.problems] == [(str(path), "damaged-run")]
+            assert [(p.where, p.code) for p in raised.value.problems] == [(str(path), code)]
             assert path.read_text() == text
 
 
