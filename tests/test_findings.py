@@ -79,8 +79,7 @@ def test_a_repair_on_the_command_line(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert f"fill-nonfinite: {made.images[0]}: gave 1 voxel(s) the smallest finite value" in done.stdout
     assert {path.name for path in (tmp_path / "copy").iterdir()} == {
-        *("dataset.json", "repairs.json", "check.json", "images", "labels")
-        ".fewmask",
+        *(".fewmask", "dataset.json", "repairs.json", "check.json", "images", "labels")
     }
     refused = fewmask("check", made.source, "--fix", "fill-nonfinite", "--output", tmp_path / "copy")
     assert (refused.returncode, "folder-not-empty" in refused.stderr) == (2, True)
