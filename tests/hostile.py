@@ -517,6 +517,7 @@ def examine(inputs: list[tuple[str, str, str]], folder: Path) -> list[Found]:
         "shown": show,
         "unpickled": lambda path: pickle.loads(Path(path).read_bytes()),  # noqa: S301 - to see that the hook sees
     }
+
     events: list[str] = []
     watch(events, folder)
     found = []

@@ -94,7 +94,7 @@ def test_patch_that_the_network_or_the_machine_cannot_take_is_refused(patch, tex
 def test_network_of_a_plugin_that_needs_data_is_left_to_itself(monkeypatch):
     def network(spatial_dims: int, in_channels: int, out_channels: int) -> torch.nn.Module:
         made = torch.nn.Conv3d(in_channels, out_channels, 3, padding="same")
-        float(made.weight.sum())  # What a tensor without data does not tell.
+        float(made.weight.detach().sum())  # What a tensor without data does not tell.
         return made
 
     monkeypatch.setitem(NETWORKS.components, "needy", network)

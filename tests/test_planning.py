@@ -193,7 +193,7 @@ def test_prune_deletes_what_is_old_and_names_a_folder_that_is_not_there(run, tmp
     code, _, err = run("prune", tmp_path / "gone")
     assert code == 2
     assert "is no folder" in err
-    (tmp_path / f"{'0' * 32}.npz").write_bytes(b"old")
+    (tmp_path / f"facts-{'0' * 32}.json").write_text('[{"case": "a"}]')
     assert run("prune", tmp_path, "--unused-days", "0")[1].startswith("Deleted 1 file(s)")
 
 
