@@ -8,6 +8,7 @@ escape.
 from __future__ import annotations
 
 import gzip
+import importlib
 import io
 import json
 import os
@@ -518,6 +519,9 @@ def examine(inputs: list[tuple[str, str, str]], folder: Path) -> list[Found]:
         "unpickled": lambda path: pickle.loads(Path(path).read_bytes()),  # noqa: S301 - to see that the hook sees
     }
 
+    # PyTorch's own first steps are no input's doing.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")
+    importlib.import_module("torch._dynamo")
     events: list[str] = []
     watch(events, folder)
     found = []

@@ -30,6 +30,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline import runs
 from pipeline.data.loaders import StepLoader
+from pipeline.engines.steps import Schedule
 from pipeline.errors import UserError
 from pipeline.outputs import LIST
 from pipeline.planning.hardware import Hardware
@@ -219,14 +220,14 @@ def test_objective_that_is_all_ramp_starts_with_a_step_of_nothing(folder, datase
 def test_network_that_cannot_be_is_a_users_mistake_and_nothing_is_written(folder, dataset, tmp_path, overrides):
     with pytest.raises(UserError) as raised:
         train(tmp_path, dataset, "run", *overrides)
-    assert raised.value.problems[0].where in ("network.options", "data.patch_size")
+    assert raised.value.problems[0].where.startswith(("network.options", "data.patch_size"))
     assert not (tmp_path / "run").exists()
 
 
-def test_training_that_diverges_names_the_cases_and_keeps_its_last_checkpoint(folder, dataset, trained, tmp_path):
-    changes = {"optimizer": {"learning_rate": 1e30, "warmup": 0.0}, "checkpoint_every": 1}
+def test_training_that_diverges_names_the_cases_and_keeps_its_last_checkpoint(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(Schedule, "__call__", lambda *_: 1e30)
     with pytest.raises(UserError, match="phantom_00") as raised:
-        train(tmp_path, dataset, "run", **changes)
+        train(tmp_path, dataset, "run", checkpoint_every=1)
     assert [problem.code for problem in raised.value.problems] == ["diverged"]
     assert len(history(tmp_path / "run")) == 1
     assert state_of(tmp_path / "run")["step"] == 1
