@@ -19,7 +19,7 @@ demo: .venv/installed
 	   "  demo/masks/                a mask for every scan that had none"
 
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto -m "not slow"
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow
