@@ -90,6 +90,15 @@ class CaseFacts:
     sums: tuple[str, ...] = ()
     stamps: tuple[tuple[int, ...], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse a grid that is none, as an altered ``index.json`` may have it.
+
+        Raises:
+            ValueError: The affine is not finite, or its voxels have no volume.
+        """
+        if not 0 < abs(np.linalg.det(self.affine)) < np.inf:
+            raise ValueError(f"its affine is {self.affine}")
+
     @property
     def known_by(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The hashes by which a scan is known again, one a channel: by the order of the file, and by the body's."""
