@@ -187,23 +187,26 @@ def test_a_run_goes_on_with_scans_of_which_the_axes_were_turned(place, tmp_path)
         assert float(row["dice"]) == pytest.approx(float(other["dice"]), abs=1e-3)
 
 
-def test_an_index_of_another_version_is_refused_by_what_it_is(place, tmp_path):
+def test_an_index_of_another_version_is_refused_by_name(place, tmp_path):
     """An earlier one had one hash of the voxels as they are stored."""
-    shutil.copytree(place.stopped, tmp_path / "run")
+    shutil.copytree(place.whole, tmp_path / "run")
     path = tmp_path / "run" / "index.json"
     old = [row | {"content": row["content"][0]} for row in json.loads(path.read_text())]
     for row in old:
         del row["sums"]
-    for text in (json.dumps(old), "{}", ""):
+    flat = [row | {"affine": [[0] * 4] * 4} for row in json.loads(path.read_text())]
+    before = files_in(tmp_path / "run")
+    for text in (json.dumps(old), json.dumps(flat)):
         path.write_text(text)
-        for call, code in (
-            (lambda: train(tmp_path, place.dataset, "run", resume=True), "in-the-way"),
-            (lambda: runs.validate(tmp_path / "run"), "damaged-run"),
+        for call in (
+            lambda: train(tmp_path, place.dataset, "run", resume=True),
+            lambda: runs.validate(tmp_path / "run"),
+            lambda: runs.validate(tmp_path / "run", place.dataset),
         ):
             with pytest.raises(UserError) as raised:
                 call()
-            assert [(p.where, p.code) for p in raised.value.problems] == [(str(path), code)]
-            assert path.read_text() == text
+            assert [problem.where for problem in raised.value.problems] == [str(path)]
+            assert files_in(tmp_path / "run") == before | {path: text.encode()}
 
 
 def test_an_index_without_a_case_of_the_run_is_refused(place, tmp_path):

@@ -14,8 +14,9 @@ from pipeline.data.checked import FilesChangedError, read_case
 from pipeline.data.classes import classes_of, dataset_warnings
 from pipeline.data.codes import is_warning
 from pipeline.data.examining import examine, in_parallel
-from pipeline.data.inspection import CaseFacts, Declared, case_files, stamps
+from pipeline.data.inspection import CaseFacts, Declared
 from pipeline.data.packed import Packed
+from pipeline.data.stamps import case_files, stamps
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -108,9 +109,6 @@ def read_facts(path: Path) -> dict[str, CaseFacts]:
     try:
         rows = FACTS.validate_json(path.read_bytes())
     except ValidationError:
-        return {}
-    affines = np.array([facts.affine for facts in rows]).reshape(-1, 4, 4)
-    if not (np.isfinite(affines).all() and np.linalg.det(affines).all()):
         return {}
     return {facts.case: facts for facts in rows}
 

@@ -14,7 +14,7 @@ from pipeline.data import nifti
 from pipeline.data.codes import is_warning
 from pipeline.data.content import hash_values
 from pipeline.data.grids import grid_problems, rename_axes, renaming
-from pipeline.data.inspection import case_files, stamps
+from pipeline.data.stamps import case_files, stamps
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.data.container import GZIP_MAGIC, HEAD
 from pipeline.data.header import parse_header
-from pipeline.data.inspection import case_files, examine_case, stamps
+from pipeline.data.inspection import examine_case
+from pipeline.data.stamps import case_files, stamps
 from pipeline.errors import Problem, UserError
 from pipeline.memory import is_out_of_memory, memory_problem
 

@@ -16,6 +16,7 @@ from pipeline.data.content import hash_scan, hash_values
 from pipeline.data.forms import Forms
 from pipeline.data.grids import grid_problems, orientation_problems
 from pipeline.data.layouts.dataset import MAX_CLASSES
+from pipeline.data.stamps import case_files, stamps
 from pipeline.data.statistics import ChannelStatistics, channel_statistics
 from pipeline.errors import Problem, UserError
 
@@ -90,6 +91,15 @@ class CaseFacts:
     sums: tuple[str, ...] = ()
     stamps: tuple[tuple[int, ...], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse a grid that is none, as an altered ``index.json`` may have it.
+
+        Raises:
+            ValueError: The affine is not finite, or its voxels have no volume.
+        """
+        if not 0 < abs(np.linalg.det(self.affine)) < np.inf:
+            raise ValueError(f"its affine is {self.affine}")
+
     @property
     def known_by(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The hashes by which a scan is known again, one a channel: by the order of the file, and by the body's."""
@@ -112,24 +122,6 @@ class CaseFacts:
         """Return what the scan alone tells."""
         scan = tuple(replace(channel, foreground=None) for channel in self.intensities)
         return replace(self, label_voxels=None, intensities=scan)
-
-
-def case_files(case: Case) -> tuple[Path, ...]:
-    """Return the files of a case: its images, then its label."""
-    return (*case.images, case.label) if case.label else case.images
-
-
-def stamps(paths: Sequence[Path]) -> tuple[tuple[int, ...], ...]:
-    """Return size, time of change in ns and inode of files; nothing for one that is not there."""
-    return tuple(map(_stamp, paths))
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    try:
-        about = path.stat()
-    except OSError:
-        return ()
-    return about.st_size, about.st_mtime_ns, about.st_ino
 
 
 def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list[Problem]]:
