@@ -157,8 +157,8 @@ def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[
         (
             "How sure?",
             span_of(mean.interval),
-            f"95 % interval of the mean Dice over {plural(mean.n_patients, 'patient')}; its lower end allows for "
-            "failures that they do not show"
+            f"95 % interval of the mean Dice over {plural(mean.n_patients, 'patient')}; it allows for "
+            "patients unlike these"
             if mean.interval
             else mean.reasons["interval"].removeprefix(f"{TOO_FEW}: "),
         ),
