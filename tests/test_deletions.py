@@ -38,4 +38,4 @@ def test_harness_sees_a_checkpoint_and_a_file_that_go(world, tmp_path, monkeypat
     monkeypatch.setattr(deletions, "command", clumsy)
     monkeypatch.setattr(deletions, "draw_command", lambda *_: ["train"])
     _, outcome, _ = deletions.examine(world, 0, tmp_path)
-    assert "the checkpoint run/checkpoints/last-000006.pt is gone" in outcome
+    assert "the checkpoint run/checkpoints/last-000004.pt is gone" in outcome
