@@ -1,11 +1,15 @@
 """What a checkpoint declares is judged without making anything of that size."""
 
 import io
+import os
+import subprocess
+import sys
 
 import hostile
 import pytest
 import torch
 import yaml
+from runs_fixtures import ROOT
 
 from pipeline.checkpoints import Checkpoint
 from pipeline.engines.devices import find_hardware
@@ -14,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.networks import NETWORKS
 from pipeline.planning.hardware import Hardware
 from pipeline.runs import build
-from pipeline.runs.judging import refuse_declared
+from pipeline.runs.judging import refuse_declared, refuse_patch
 from pipeline.runs.models import load_model
 from pipeline.runs.stored import read_about, read_recipe_of
 from pipeline.types import Task
@@ -81,14 +85,43 @@ def test_one_tensor_under_many_names_is_no_model_that_needs_many():
         judge(recipe, {f"members.{n}.{key}": value for n in range(9) for key, value in one.items()})
 
 
-@pytest.mark.parametrize(("patch", "text"), [(15, "it answers patches"), (0, "unet"), (4096, "take")])
-def test_patch_that_the_network_or_the_machine_cannot_take_is_refused(patch, text):
+@pytest.mark.parametrize("patch", [4096, 10**6, 10**9, 10**30])
+def test_patch_that_the_machine_cannot_take_is_refused(patch):
     recipe = recipe_of("unet")
     weights = build.make_network(recipe, TASK).state_dict()
     data = recipe.data.model_copy(update={"patch_size": (patch,) * 3})
-    strided = recipe.network.model_copy(update={"options": recipe.network.options | {"strides": [[2, 2, 2]]}})
-    with pytest.raises(UserError, match=text):
-        judge(recipe.model_copy(update={"data": data, "network": strided}), weights, Hardware("cpu", False, 1, 2**35))
+    with pytest.raises(UserError, match="take over"):
+        judge(recipe.model_copy(update={"data": data}), weights, Hardware("cpu", False, 1, 2**35))
+
+
+@pytest.mark.parametrize(("network", "patch"), [("unet", 15), ("dynunet", 12), ("segresnet", 1), ("resenc", 2)])
+def test_patch_that_the_network_cannot_take_is_refused(network, patch):
+    recipe = recipe_of(network)
+    made = build.make_network(recipe, TASK)
+    refuse_patch("x.pt", made, recipe, TASK)
+    data = recipe.data.model_copy(update={"patch_size": (patch,) * 3})
+    with pytest.raises(UserError, match=r"x\.pt: holds no model of ours: it (cannot take|answers) patches of"):
+        refuse_patch("x.pt", made, recipe.model_copy(update={"data": data}), TASK)
+
+
+def test_judging_makes_no_weight_and_does_not_compile():
+    """PyTorch would load its compiler to fill weights without data, which takes seconds and makes a folder in /tmp."""
+    code = (
+        "import sys, torch, test_judging as here\n"
+        "for name in here.SMALL:\n"
+        "    recipe = here.recipe_of(name)\n"
+        "    here.judge(recipe, here.build.make_network(recipe, here.TASK).state_dict())\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    paths = f"{ROOT}:{ROOT / 'tests'}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+        timeout=120,
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def test_network_of_a_plugin_that_needs_data_is_left_to_itself(monkeypatch):

@@ -1,17 +1,19 @@
 """Judge what a checkpoint declares before anything of that size is made.
 
-A checkpoint says how large its network is, and what it is to be given. All of that is tried on PyTorch's ``meta``
-device, where a tensor has a shape and no data: the weights that the network would have must be those that the file
-holds, it must take the recipe's patch, and no single tensor on the way may be larger than the machine's memory.
+A checkpoint says how large its network is, and what it is to be given. The network is built on PyTorch's ``meta``
+device, where a tensor has a shape and no data: its weights must be those that the file holds. What its patches take is
+compared with the machine's memory, and only then is the network made, and tried on one of them.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.nn.modules import module
+from torch.overrides import TorchFunctionMode
 
 from pipeline.engines.predictor import Predictor
 from pipeline.errors import Problem, UserError
@@ -31,13 +33,17 @@ if TYPE_CHECKING:
 
 # A network registers more than it has weights: some it replaces, and most of its parts have none.
 PARTS = 50
+# What gives weights their first values at random.
+FILLING = ("normal_", "uniform_", "trunc_normal_")
+# The features of a network are at least so many times as large as what goes in and comes out.
+MUCH = 3
 REMEDY = "use a checkpoint that Fewmask wrote"
 
 
 def refuse_declared(path: Path, recipe: Recipe, task: Task, weights: object, hardware: Hardware) -> None:
     """Refuse a checkpoint that declares more, or something else, than it holds.
 
-    A network of a plugin that cannot be built or run without data is left to itself, since plugins are trusted.
+    A network of a plugin that cannot be built without data is left to itself, since plugins are trusted.
 
     Args:
         path: The checkpoint.
@@ -50,25 +56,28 @@ def refuse_declared(path: Path, recipe: Recipe, task: Task, weights: object, har
         UserError: It does.
     """
     name, options = recipe.network.name, recipe.network.options
-    messages = [text for _, text in NETWORKS.problems(name, options)] or _misfits(recipe, task)
+    messages = [text for _, text in NETWORKS.problems(name, options)] or _misfits(recipe, task, hardware)
     if not messages and not _are_named_tensors(weights):
         messages = ["its weights are no tensors by name"]
     if not messages:
         try:
-            messages = _found_wrong(recipe, task, cast("dict[str, Tensor]", weights), hardware)
+            messages = _found_wrong(recipe, task, cast("dict[str, Tensor]", weights))
         except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, OverflowError) as error:
             if NETWORKS[name].__module__.startswith("pipeline."):
-                messages = [f"{name} cannot be made of it: {str(error).partition(chr(10))[0] or type(error).__name__}"]
+                messages = [f"{name} cannot be made of it: {_first_line(error)}"]
     if messages:
-        problem = Problem(str(path), "foreign-checkpoint", f"holds no model of ours: {messages[0]}", REMEDY)
-        raise UserError("The model cannot be built.", [problem])
+        raise _foreign(path, messages[0])
 
 
-def _misfits(recipe: Recipe, task: Task) -> list[str]:
+def _misfits(recipe: Recipe, task: Task, hardware: Hardware) -> list[str]:
     """Find what is wrong with a recipe and a task that are each what they should be."""
     data, axes = recipe.data, recipe.augmentation.flip_axes
     if left_open := _open_keys(recipe.model_dump(mode="json", include={"data", "augmentation", "network"})):
         return [f"{left_open[0]} is still 'auto'"]
+    # Windows, and what comes of them, in float32: the least that prediction holds, and a part of what it does.
+    least = 4 * Predictor.windows * (len(task.channels) + len(task.labels)) * math.prod(build.resolved(data.patch_size))
+    if hardware.memory_bytes is not None and MUCH * least > hardware.memory_bytes:
+        return [f"patches of {data.patch_size} take over {size(MUCH * least)}, of {size(hardware.memory_bytes)}"]
     lengths = {len(build.resolved(data.spacing_mm)), len(build.resolved(data.patch_size)), data.dimensions}
     return [
         *([f"spacing, patch and dimensions are of {sorted(map(str, lengths))} axes"] if len(lengths) > 1 else []),
@@ -81,8 +90,9 @@ def _open_keys(content: dict[str, Any], path: str = "") -> list[str]:
     """Return the dotted keys of what a plan would have filled in; options may be left to their component."""
     found = [f"{path}{key}" for key, value in content.items() if value == "auto"]
     for key, value in content.items():
-        if isinstance(value, dict) and key != "options":
-            found += _open_keys(value, f"{path}{key}.")
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict) and key != "options":
+                found += _open_keys(inner, f"{path}{key}.")
     return found
 
 
@@ -92,8 +102,8 @@ def _are_named_tensors(weights: object) -> bool:
     )
 
 
-def _found_wrong(recipe: Recipe, task: Task, held: Mapping[str, Tensor], hardware: Hardware) -> list[str]:
-    with torch.device("meta"), _at_most(len(held)):
+def _found_wrong(recipe: Recipe, task: Task, held: Mapping[str, Tensor]) -> list[str]:
+    with torch.device("meta"), _Unfilled(), _at_most(len(held)):
         network = build.make_network(recipe, task)
     declared = network.state_dict()
     for name in [*declared, *held]:
@@ -102,13 +112,16 @@ def _found_wrong(recipe: Recipe, task: Task, held: Mapping[str, Tensor], hardwar
             return [f"{name} is declared as {shapes[0]} and held as {shapes[1]}"]
     if _stored_bytes(declared) > _stored_bytes(held):
         return [f"it declares {_stored_bytes(declared)} bytes of weights and holds {_stored_bytes(held)}"]
-    patch = tuple(build.resolved(recipe.data.patch_size))
-    answer, largest = _answer(network, torch.empty(Predictor.windows, len(task.channels), *patch, device="meta"))
-    if tuple(answer.shape) != (Predictor.windows, len(task.labels), *patch):
-        return [f"it answers patches of {patch} with {tuple(answer.shape)}"]
-    if hardware.memory_bytes is not None and largest > hardware.memory_bytes:
-        return [f"patches of {patch} take {size(largest)} at once, and there are {size(hardware.memory_bytes)}"]
     return []
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves weights as they are made: PyTorch takes seconds to learn how to fill those that have no data."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in FILLING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _stored_bytes(tensors: Mapping[str, Tensor]) -> int:
@@ -137,17 +150,28 @@ def _at_most(held: int) -> Iterator[None]:
         yield
 
 
-@torch.no_grad()
-def _answer(network: nn.Module, images: Tensor) -> tuple[Tensor, int]:
-    """Return a network's answer, and the bytes of the largest tensor on the way to it."""
-    largest = images.nbytes
+def refuse_patch(path: Path, network: nn.Module, recipe: Recipe, task: Task) -> None:
+    """Refuse a checkpoint whose network does not take the patches of its recipe.
 
-    def measure(_: nn.Module, __: Any, output: Any) -> None:
-        nonlocal largest
-        if isinstance(output, torch.Tensor):
-            largest = max(largest, output.nbytes)
+    Raises:
+        UserError: It does not.
+    """
+    patch, channels = tuple(build.resolved(recipe.data.patch_size)), len(task.channels)
+    try:
+        with torch.no_grad():
+            answer = network.eval()(torch.zeros(1, channels, *patch, device=recipe.device))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        raise _foreign(path, f"it cannot take patches of {patch}: {_first_line(error)}") from None
+    if tuple(answer.shape) != (1, len(task.labels), *patch):
+        raise _foreign(path, f"it answers patches of {patch} with {tuple(answer.shape[1:])}")
 
-    for part in network.modules():
-        part.register_forward_hook(measure)
-    answer: Tensor = network.eval()(images)
-    return answer, largest
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _foreign(path: Path, message: str) -> UserError:
+    problem = Problem(str(path), "foreign-checkpoint", f"holds no model of ours: {message}", REMEDY)
+    return UserError("The model cannot be built.", [problem])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pipeline.checkpoints import newest_checkpoint
+from pipeline.data.check import voxel_size_problem
 from pipeline.engines.devices import find_hardware
 from pipeline.engines.postprocessing import Mending
 from pipeline.engines.predictor import Ensemble
@@ -17,7 +19,7 @@ from pipeline.plugins import load_plugins
 from pipeline.runs import build
 from pipeline.runs.checking import note
 from pipeline.runs.folder import count_folds
-from pipeline.runs.judging import refuse_declared
+from pipeline.runs.judging import refuse_declared, refuse_patch
 from pipeline.runs.stored import FOLDS, INDEX, POSTPROCESSING, read_about, read_index, read_own, read_recipe_of
 from pipeline.types import Task
 
@@ -119,6 +121,7 @@ def _build_model(checkpoint: Checkpoint) -> TrainedModel:
     refuse_declared(checkpoint.path, recipe, task, weights, hardware)
     network = build.build_network(recipe, task)
     network.load_state_dict(cast("dict[str, Tensor]", weights))
+    refuse_patch(checkpoint.path, network, recipe, task)
     return TrainedModel(recipe, task, build.build_predictor(recipe, task, network), about.step)
 
 
@@ -152,7 +155,22 @@ def task_state(task: Task) -> dict[str, Any]:
     return {"labels": dict(task.labels), "channels": list(task.channels)}
 
 
-def channel_problem(where: str, count: int, task: Task) -> Problem:
+def _channel_problem(where: str, count: int, task: Task) -> Problem:
     """Say that a scan has ``count`` channels and the model another number."""
     message = f"has {count} channel(s), the model was trained on {len(task.channels)}: {', '.join(task.channels)}"
     return Problem(where, "channel-count", message, "give scans with the channels of the training")
+
+
+def misfits(where: str, facts: CaseFacts, model: TrainedModel) -> list[Problem]:
+    """Find what is wrong with a sound scan for this model: channels, slices for volumes, voxels of another unit."""
+    spacing, problems = build.build_grid(model.recipe).spacing_mm, []
+    if facts.channels != len(model.task.channels):
+        problems.append(_channel_problem(where, facts.channels, model.task))
+    if facts.flat and model.recipe.data.dimensions == 3:
+        message, remedy = "is a 2-D image, and the model was trained on volumes", "give volumes"
+        problems.append(Problem(where, "mixed-dimensions", message, remedy))
+    resampled = [length for length in spacing if length > 0]  # A model of slices keeps their own distance.
+    ratio = math.prod(sorted(facts.spacing_mm)[-len(resampled) :]) / math.prod(resampled)
+    if about := voxel_size_problem(facts, ratio, "the voxel that the model was trained on"):
+        problems.append(Problem(where, *about))
+    return problems

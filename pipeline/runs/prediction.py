@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data import nifti
-from pipeline.data.check import voxel_size_problem
 from pipeline.data.checked import read_images
 from pipeline.data.codes import is_warning
 from pipeline.data.examining import examine, in_parallel
@@ -22,9 +20,8 @@ from pipeline.memory import memory_for
 from pipeline.metrics.calibration import expected_dice
 from pipeline.outputs import Output
 from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
-from pipeline.runs.build import build_grid
 from pipeline.runs.checking import progress, tell_warnings
-from pipeline.runs.models import TrainedModel, channel_problem, load_model
+from pipeline.runs.models import TrainedModel, load_model, misfits
 from pipeline.types import Case
 
 if TYPE_CHECKING:
@@ -159,25 +156,10 @@ def _checked_scans(targets: dict[Path, Case], model: TrainedModel) -> Mapping[st
         found += wrong
         if facts is not None:
             seen[str(path)] = facts
-            found += _misfits(str(case.images[0]), facts, model)
+            found += misfits(str(case.images[0]), facts, model)
     problems = [problem for problem in found if not is_warning(problem)]
     if problems:
         places = len({problem.where for problem in problems})
         raise UserError(f"Nothing was predicted: {places} scan(s) cannot be used.", problems)
     tell_warnings(found)
     return seen
-
-
-def _misfits(where: str, facts: CaseFacts, model: TrainedModel) -> list[Problem]:
-    """Find what is wrong with a sound scan for this model: channels, slices for volumes, voxels of another unit."""
-    spacing, problems = build_grid(model.recipe).spacing_mm, []
-    if facts.channels != len(model.task.channels):
-        problems.append(channel_problem(where, facts.channels, model.task))
-    if facts.flat and model.recipe.data.dimensions == 3:
-        message, remedy = "is a 2-D image, and the model was trained on volumes", "give volumes"
-        problems.append(Problem(where, "mixed-dimensions", message, remedy))
-    if min(spacing) > 0:  # a model of slices keeps their own distance
-        ratio = math.prod(facts.spacing_mm) / math.prod(spacing)
-        if about := voxel_size_problem(facts, ratio, "the voxel that the model was trained on"):
-            problems.append(Problem(where, *about))
-    return problems

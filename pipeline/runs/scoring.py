@@ -18,7 +18,7 @@ from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.checking import check_dataset
 from pipeline.runs.folder import SCORES
-from pipeline.runs.models import channel_problem, facts_of, load_model
+from pipeline.runs.models import facts_of, load_model, misfits
 from pipeline.runs.reporting import add_case, curves_of, report_run
 from pipeline.runs.segments import MATCHED, describe, labels_of, match
 from pipeline.runs.stored import SPLIT, read_config, read_own
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.data.inspection import CaseFacts
     from pipeline.engines.predictor import Predictor, Segmenter
     from pipeline.recipe import Recipe
+    from pipeline.runs.models import TrainedModel
     from pipeline.types import Case, CaseResult, Task
 
 
@@ -101,7 +102,7 @@ def validate(
     segments = model.recipe.segments is not None
     # Segments have names of their own: what they are scored against, the dataset says.
     index = check_dataset(dataset if segments else replace(dataset, labels=model.task.labels), to_train=False)
-    _refuse_channels(index, model.task)
+    _refuse_misfits(index, model)
     truth = labels_of(index) if segments else replace(model.task, ignore=index.ignore)
     if source is None:
         notes = notes_on(model.recipe, which)
@@ -190,9 +191,8 @@ def _other_cases(source: Path, task: Task, how: Mapping[str, Any]) -> Dataset:
     return replace(dataset, cases=cases, channels=dataset.channels or task.channels)
 
 
-def _refuse_channels(index: Index, task: Task) -> None:
-    wrong = [facts for facts in index.facts.values() if facts.channels != len(task.channels)]
-    problems = [channel_problem(facts.case, facts.channels, task) for facts in wrong]
+def _refuse_misfits(index: Index, model: TrainedModel) -> None:
+    problems = [problem for facts in index.facts.values() for problem in misfits(facts.case, facts, model)]
     if problems:
         raise UserError("The scans do not fit the model.", problems)
 
