@@ -26,6 +26,8 @@ FORMAT = 2
 # Of a checkpoint of nine residual encoders, which are the most that a recipe may ask for, each with its average and
 # moments; what is read to judge a file must itself be small.
 MAX_DIRECTORY_BYTES, MAX_PICKLE_BYTES, MAX_OPERATIONS = 2_000_000, 5_000_000, 700_000
+# Of the plain part of a pickle, and of the tensors of one member of the archive, which may have several names.
+PLAIN_OPERATIONS, MEMBER_OPERATIONS = 20_000, 150
 # The last 22 bytes of an archive without a comment: its mark, and the size of its directory.
 DIRECTORY_END = struct.Struct("<4s8xI6x")
 # Every opcode that names a thing to call, and all that a checkpoint of ours names.
@@ -139,12 +141,13 @@ def _refuse_archive(path: Path, check_sums: bool) -> None:
 
 def _refuse_pickle(path: Path, archive: ZipFile) -> None:
     """Refuse a pickle that names anything but tensors: torch's own list has calls that take any amount of memory."""
+    most = min(MAX_OPERATIONS, PLAIN_OPERATIONS + MEMBER_OPERATIONS * len(archive.infolist()))
     for member in archive.infolist():
         if member.filename.endswith(".pkl"):
             if member.file_size > MAX_PICKLE_BYTES:
                 raise _unsafe(path)
             for count, (code, argument, _) in enumerate(pickletools.genops(archive.read(member))):
-                if count > MAX_OPERATIONS or (code.name in NAMING and argument not in PLAIN):
+                if count > most or (code.name in NAMING and argument not in PLAIN):
                     raise _unsafe(path)
 
 

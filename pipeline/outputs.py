@@ -149,11 +149,18 @@ class Output:
             if blocked:
                 problems.append(Problem(str(blocked), "in-the-way", "is a file", self.remedy))
             elif (path.is_symlink() or path.exists()) and not self._is_own(name, states.get(name, [])):
-                problems.append(Problem(str(path), "in-the-way", _why(path, known=name in states), self.remedy))
+                problems.append(Problem(str(path), "in-the-way", self._why(path, known=name in states), self.remedy))
         if problems:
             unique = list(dict.fromkeys(problems))
             more = f", of which {SHOWN} are named here" if len(unique) > SHOWN else ""
             raise UserError(f"Nothing was written: {len(unique)} file(s) are in the way{more}.", unique[:SHOWN])
+
+    def _why(self, path: Path, *, known: bool) -> str:
+        if path.is_symlink():
+            return "is a link"
+        if known and path.is_file():
+            return "was changed after it was written"
+        return f"is there, and {'no run has' if self.owner == 'run' else f'`{self.owner}` has not'} written it here"
 
     def _states(self, stream: IO[bytes] | None = None) -> dict[str, list[str]]:
         """Return what became of each of the owner's files, the last last; a line that a kill has cut says nothing.
@@ -232,12 +239,6 @@ class Output:
                 flush_to_disk(self.folder)
         except OSError as error:
             raise WriteError(self.folder / LIST, error, len(text)) from None
-
-
-def _why(path: Path, *, known: bool) -> str:
-    if path.is_symlink():
-        return "is a link"
-    return "was changed after it was written" if known and path.is_file() else "is there, and was not written by this"
 
 
 def _state_of(path: Path) -> str:

@@ -394,7 +394,7 @@ def examine(world: World, seed: int, place: Path) -> Altered:
         outcome = "traceback"
     elif ended.code == 2 and (changed := _changed(before, after)):
         outcome = f"refused, and changed {changed}"
-    elif file in before and file not in GROWING and ".pt" not in file and before[file] != after.get(file):
+    elif file in before and Path(file).name not in GROWING and ".pt" not in file and before[file] != after.get(file):
         outcome = "replaced what was not its own"
     elif ended.seconds > LONGEST_S or ended.peak_bytes > MOST_BYTES:
         outcome = f"{ended.seconds:.0f} s, {ended.peak_bytes / 2**20:.0f} MB"

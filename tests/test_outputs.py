@@ -78,7 +78,7 @@ def test_files_of_another_are_refused_all_at_once_before_anything_is_written(out
 
 def test_another_command_is_another_owner(output):
     write(output, "a.csv")
-    with pytest.raises(UserError, match="was not written by this") as raised:
+    with pytest.raises(UserError, match="`compare` has not written it here") as raised:
         Output(output.folder, "compare").refuse_foreign(NAMES)
     assert in_the_way(raised) == [str(output.folder / "a.csv")]
     Output(output.folder, "compare").refuse_foreign(["compare.csv"])

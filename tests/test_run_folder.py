@@ -348,7 +348,7 @@ def test_validation_that_cannot_be_reported_replaces_no_scores(world, tmp_path, 
 def test_recipe_of_a_user_in_the_folder_is_no_run(world, tmp_path):
     recipe = tmp_path / "config.yaml"
     recipe.write_text(world.recipe.read_text())
-    refused(command("train", recipe, "--output", tmp_path), f"{recipe}: is there, and was not written by this")
+    refused(command("train", recipe, "--output", tmp_path), f"{recipe}: is there, and no run has written it here")
     refused(command("train", recipe, "--resume", "--output", tmp_path), f"{recipe}: is there")
     assert yaml.safe_load(recipe.read_text())["max_steps"] == LAST
 

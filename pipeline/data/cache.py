@@ -140,7 +140,7 @@ class Cache:
     def get(self, case: Case) -> dict[str, NDArray[Any]]:
         """Return a prepared case's arrays: ``image`` and ``annotation`` ``[C, X, Y, Z]``, ``locations``."""
         if self.folder is not None:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 if case.id not in self._entries:
                     self._entries[case.id] = _Entry.of(self.folder / self._name(case))
                 return self._entries[case.id].arrays()
@@ -236,6 +236,8 @@ def _is_ours(path: Path) -> bool:
 
 def _is_sound(path: Path) -> bool:
     """Tell whether an entry is there and its checksums hold, and note that it is in use."""
+    if not path.is_file():  # A pipe would be waited for.
+        return False
     try:
         with ZipFile(path) as archive:
             sound = archive.testzip() is None and archive.namelist() == [f"{part}.npy" for part in PARTS]

@@ -16,6 +16,7 @@ from pipeline.data.check import Check, Index, count_codes, read_facts, rows_of
 from pipeline.data.layouts import Dataset, read_dataset
 from pipeline.data.repairs import Repair, log_rows, refuse_unknown, repair_dataset
 from pipeline.errors import printable
+from pipeline.files import regular
 from pipeline.outputs import Output
 from pipeline.reports.files import write_json
 
@@ -83,7 +84,7 @@ def _facts_name(dataset: Dataset) -> str:
 
 def _kept_facts(path: Path) -> dict[str, CaseFacts]:
     try:
-        return read_facts(path)
+        return read_facts(regular(path))
     except OSError:
         return {}
 
