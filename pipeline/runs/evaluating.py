@@ -13,6 +13,7 @@ from pipeline.data.layouts import scans_in
 from pipeline.data.layouts.dataset import BadEntryError, read_labels
 from pipeline.data.layouts.lists import read_json
 from pipeline.errors import Names, Problem, UserError, nearest
+from pipeline.memory import memory_for
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.types import CaseResult
+
+
+TOO_LARGE = "crop the masks, or leave them out"
 
 
 def evaluate(
@@ -51,10 +55,11 @@ def evaluate(
     gallery = Gallery(len(pairs), names, ignored)
 
     def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
-        case, (true, guess) = pair[0], (nifti.load(path) for path in pair[1])
-        maps = true.labels, guess.labels
-        gallery.add(case, None, *maps, true.affine)
-        return score_case(case, *maps, names, true.spacing_mm, ignore=ignored, tolerance_mm=tolerance_mm)
+        with memory_for(str(pair[1][0]), "to score it", None, TOO_LARGE):
+            case, (true, guess) = pair[0], (nifti.load(path) for path in pair[1])
+            maps = true.labels, guess.labels
+            gallery.add(case, None, *maps, true.affine)
+            return score_case(case, *maps, names, true.spacing_mm, ignore=ignored, tolerance_mm=tolerance_mm)
 
     with ThreadPoolExecutor(THREADS) as pool:
         by_case = progress(pool.map(scored, pairs.items()), "scoring", len(pairs))
@@ -87,7 +92,8 @@ def _checked_pairs(
     pairs = {name: (path, predicted[name]) for name, path in truth.items() if name in predicted}
     values = {0}
     for true, guess in progress(pairs.values(), "checking", len(pairs)):
-        found, wrong = examine_pair(true, guess, ignored)
+        with memory_for(str(true), "to look at it", None, TOO_LARGE):
+            found, wrong = examine_pair(true, guess, ignored)
         values |= found
         problems += wrong
     if not truth:
