@@ -39,7 +39,10 @@ def complain(text: str) -> None:
 
 def fail(message: str) -> NoReturn:
     """Print what is wrong, and exit with code 2."""
-    complain(f"error: {message}")
+    try:
+        complain(f"error: {message}")
+    except MemoryError:  # To lay out text, Rich loads more than there may be memory for.
+        sys.stderr.write(f"error: {printable(message)}\n")
     sys.exit(2)
 
 
@@ -48,6 +51,7 @@ def explained(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if is_out_of_memory(error):
+        error.__traceback__ = None  # Whose frames hold what has filled the memory.
         remedy = f"{LIMITED}; to train, lower data.batch_size and data.workers"
         return f"too little memory, here or on the GPU; {remedy}"
     if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):

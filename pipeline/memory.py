@@ -26,8 +26,9 @@ OUT_OF_MEMORY = (
     "failed to map segment",
     "can't start new thread",
     "LLVM ERROR: out of memory",
+    "error return without exception set",
 )
-ASKED = re.compile(r"allocate (\d+) bytes|allocate ([\d.]+ [KMGT]iB)")
+ASKED = re.compile(r"allocate (\d+) bytes|allocate ([\d.]+ [KMGTPE]iB)")
 LIMITED = "close other programs, or raise the limit if there is one (`ulimit -v`)"
 
 

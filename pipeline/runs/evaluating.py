@@ -14,6 +14,7 @@ from pipeline.data.layouts import scans_in
 from pipeline.data.layouts.dataset import BadEntryError, read_labels
 from pipeline.data.layouts.lists import read_json
 from pipeline.errors import Names, Problem, UserError, nearest
+from pipeline.memory import memory_for
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 from pipeline.outputs import Output
 from pipeline.reports.files import write_cases_csv, write_json
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.types import CaseResult
+
+
+TOO_LARGE = "crop the masks, or leave them out"
 
 
 def evaluate(
@@ -57,10 +61,11 @@ def evaluate(
     gallery = Gallery(len(pairs), names, ignored)
 
     def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
-        case, (true, guess) = pair[0], map(read_file, pair[1], hashes[pair[0]])
-        maps = true.labels, guess.labels
-        gallery.add(case, None, *maps, true.affine)
-        return score_case(case, *maps, names, true.spacing_mm, ignore=ignored, tolerance_mm=tolerance_mm)
+        with memory_for(str(pair[1][0]), "to score it", None, TOO_LARGE):
+            case, (true, guess) = pair[0], map(read_file, pair[1], hashes[pair[0]])
+            maps = true.labels, guess.labels
+            gallery.add(case, None, *maps, true.affine)
+            return score_case(case, *maps, names, true.spacing_mm, ignore=ignored, tolerance_mm=tolerance_mm)
 
     with ThreadPoolExecutor(THREADS) as pool:
         by_case = progress(pool.map(scored, pairs.items()), "scoring", len(pairs))
@@ -93,7 +98,8 @@ def _checked_pairs(
     pairs = {name: (path, predicted[name]) for name, path in truth.items() if name in predicted}
     values, hashes = {0}, {}
     for name, pair in progress(pairs.items(), "checking", len(pairs)):
-        found, hashes[name], wrong = examine_pair(*pair, ignored)
+        with memory_for(str(pair[0]), "to look at it", None, TOO_LARGE):
+            found, hashes[name], wrong = examine_pair(*pair, ignored)
         values |= found
         problems += wrong
     if not truth:
