@@ -13,7 +13,7 @@ LAYERS = (
     {"errors", "types", "files", "outputs", "logs", "interruption", "durations", "bounds", "memory"},
     {"registry", "recipe", "config", "strict_json", "strict_yaml", "plugins"},
     {"data"},
-    {"planning", "networks", "losses", "metrics"},
+    {"planning", "networks", "losses", "metrics", "pacing"},
     {"engines", "archives", "checkpoints"},
     {"runs"},
     {"console"},
@@ -46,7 +46,11 @@ LIGHT = (
     "reports",
 )
 HEAVY = {"torch", "monai", "ignite", "nibabel"}
-FORBIDDEN = {"losses": {"data", "config", "recipe"}, "engines": {"config", "recipe"}}
+FORBIDDEN = {
+    "losses": {"data", "config", "recipe"},
+    "engines": {"config", "recipe"},
+    "pacing": {"data", "config", "recipe", "planning", "networks", "losses", "metrics"},
+}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
