@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pipeline.errors import Problem, UserError, nearest, plain, shown
 from pipeline.recipe import Recipe, Section
 from pipeline.strict_yaml import read_yaml, write_yaml
+from pipeline.types import VIEWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -181,11 +182,16 @@ def _needs_problems(recipe: Recipe, losses: Registry, networks: Registry, source
     """Find terms that look at scans that there are not, or at values that nothing provides for them."""
     decoder = {"reconstruction"} if hasattr(networks[recipe.network.name], "reconstruct") else set()
     made = {name for choice in recipe.sources for name in sources[choice.source].provides}
-    provided = {"image", "mask", "logits"} | decoder | made
+    provided = {"image", "mask", "logits", *VIEWS} | decoder | made
     streams = {"unlabelled": provided}
     if recipe.segments is None:  # Else no mask is trained on.
         streams["labelled"] = provided | {"label"}
-    problems = []
+    problems = [
+        _not_provided(f"sources.{n}", choice.source, name, provided)
+        for n, choice in enumerate(recipe.sources)
+        for name in sources[choice.source].needs
+        if name not in provided
+    ]
     for n, term in enumerate(recipe.objective):
         known = {name for kind in streams if term.on in (kind, "all") for name in streams[kind]}
         if not known:
@@ -211,8 +217,12 @@ def _unprovided(n: int, loss: str, name: str, known: set[str], recipe: Recipe) -
     if name == "reconstruction":
         message = f"{loss} judges a reconstruction, and the network {recipe.network.name} makes none"
         return Problem(f"objective.{n}.loss", "no-decoder", message, "use network=wnet, or leave it out")
-    message, remedy = f"{loss} needs {name!r}, and nothing provides it", nearest(name, sorted(known))
-    return Problem(f"objective.{n}", "not-provided", message, f"name a source that does, under `sources`; {remedy}")
+    return _not_provided(f"objective.{n}", loss, name, known)
+
+
+def _not_provided(where: str, component: str, name: str, known: set[str]) -> Problem:
+    remedy = f"name a source that does, under `sources`; {nearest(name, sorted(known))}"
+    return Problem(where, "not-provided", f"{component} needs {name!r}, and nothing provides it", remedy)
 
 
 def dump(recipe: Recipe, comments: Mapping[str, str] | None = None) -> str:

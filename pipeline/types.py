@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 Role: TypeAlias = Literal["training", "validation", "test"]
 Scans: TypeAlias = Literal["labelled", "unlabelled", "all"]
 Outcome: TypeAlias = Literal["scored", "absent", "missed", "false_positive"]
+# Further images of a sample, each voxel in the same place as in ``image``: with the scan's own intensities, and with
+# them changed by random numbers of their own.
+PLAIN_VIEW, OTHER_VIEW = VIEWS = ("plain_image", "other_image")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.data.annotation import FIRST_CLASS, OUTSIDE, UNANNOTATED
-from pipeline.data.augmentation import Augmentation, Change, Strength
+from pipeline.data.augmentation import Augmentation, Change, Strength, move, recolour
 
 STRONG = Strength(
     flip_axes=(0, 1, 2),
@@ -29,10 +29,15 @@ def batch(*shape, code=FIRST_CLASS, rows=1, channels=1):
     return image, torch.full((rows, 1, *shape), code, dtype=torch.uint8)
 
 
-def changed(change, image, annotation, augmentation=CUBE):
+def apply(image, annotation, changes):
+    move(image, annotation, changes)
+    recolour(image, changes)
+
+
+def changed(change, image, annotation):
     """Both after one sample's change, the given tensors left alone."""
     image, annotation = image.clone(), annotation.clone()
-    augmentation.apply(image, annotation, [change] * len(image))
+    apply(image, annotation, [change] * len(image))
     return image, annotation
 
 
@@ -64,7 +69,7 @@ def test_half_of_a_patch_stays_within_however_long_its_voxels_are(spacing):
     augmentation, kept = Augmentation(strength, spacing, shape), []
     for seed in range(100):
         change = augmentation.draw(np.random.default_rng(seed))
-        after = changed(replace(change, bends=None), image, annotation, augmentation)[1]
+        after = changed(replace(change, bends=None), image, annotation)[1]
         kept.append(float((after == FIRST_CLASS).float().mean()))
     # Three turns, one after the other, may each lead half of the way out.
     assert min(kept) > (0.25 if len(spacing) == 3 else 0.45)
@@ -123,8 +128,7 @@ def test_a_flip_turns_image_and_annotation_together(axis):
 def test_a_quarter_turn_is_numpy_s(shape):
     image, annotation = batch(*shape)
     annotation[..., :2, :3] += 1
-    augmentation = Augmentation(STRONG, (1.0,) * len(shape))
-    after = changed(Change(affine=turn(90, len(shape))), image, annotation, augmentation)
+    after = changed(Change(affine=turn(90, len(shape))), image, annotation)
     # What lies at (i, j) comes from where a turn by 90 degrees takes it: (-j, i) from the centre.
     torch.testing.assert_close(after[0], image.rot90(-1, (2, 3)), atol=2e-6, rtol=1e-5)
     assert torch.equal(after[1], annotation.rot90(-1, (2, 3)))
@@ -238,7 +242,7 @@ def test_bends_in_the_middle_leave_the_corners_where_they_are():
     image, annotation = batch(20, 20)
     bends = np.zeros((2, 5, 5))
     bends[:, 2, 2] = 2
-    after, _ = changed(Change(bends=bends), image, annotation, Augmentation(STRONG, (1.0, 1.0)))
+    after, _ = changed(Change(bends=bends), image, annotation)
     torch.testing.assert_close(after[..., :4, :4], image[..., :4, :4], atol=2e-5, rtol=1e-5)
     assert not torch.allclose(after[..., 8:12, 8:12], image[..., 8:12, 8:12], atol=0.1)
 
@@ -252,7 +256,7 @@ def test_each_sample_has_its_own_change():
     image, annotation = batch(6, 6, 6, rows=3)
     changes = [Change(), Change(flips=(0,), gain=2.0), Change(affine=turn(90))]
     together = image.clone(), annotation.clone()
-    CUBE.apply(*together, changes)
+    apply(*together, changes)
     for n, change in enumerate(changes):
         alone = changed(change, image[n : n + 1], annotation[n : n + 1])
         assert torch.equal(together[0][n], alone[0][0])
@@ -269,7 +273,7 @@ def test_threads_do_not_change_a_bit():
         for count in (1, 2):
             torch.set_num_threads(count)
             results.append((image.clone(), annotation.clone()))
-            CUBE.apply(*results[-1], changes)
+            apply(*results[-1], changes)
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(results[0][0], results[1][0])

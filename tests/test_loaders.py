@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from pipeline.data.augmentation import Augmentation, Strength
 from pipeline.data.loaders import StepBatches, StepLoader, Stream
 from pipeline.data.resident import Resident
 from pipeline.errors import UserError
-from pipeline.types import Case
+from pipeline.types import VIEWS, Case
 
 STRONG = Augmentation(Strength((0,), 20, 0.1, noise=0.1, brightness=0.2, gamma=0.2), (1.0, 1.0, 1.0))
 
@@ -29,11 +30,11 @@ def read(case):
     return {"image": image, "annotation": annotation, "locations": class_locations(annotation, 2)}
 
 
-def batches(seed=0, labelled=5, unlabelled=7, sizes=(2, 3), read=read):
+def batches(seed=0, labelled=5, unlabelled=7, sizes=(2, 3), read=read, views=()):
     streams = {"labelled": Stream(cases(labelled), sizes[0], 0)}
     if unlabelled:
         streams["unlabelled"] = Stream(cases(unlabelled, "u"), sizes[1], 1)
-    return StepBatches(streams, read, (6, 6, 6), STRONG, seed)
+    return StepBatches(streams, read, (6, 6, 6), STRONG, seed, views)
 
 
 def same(first, second):
@@ -92,6 +93,32 @@ def test_one_case_twice_in_a_step_is_cut_twice_differently():
     step = batches(labelled=1)[0]["labelled"]
     assert step["case"] == ["c0", "c0"]
     assert not torch.equal(step["image"][0], step["image"][1])
+
+
+def test_views_show_the_same_places_and_change_no_bit_of_the_image():
+    strength = replace(STRONG.strength, noise=0.0, blur=0.0, low_resolution=0.0, contrast=0.0, gamma=0.0)
+    brighter = batches(views=VIEWS)
+    brighter.augmentation = replace(STRONG, strength=replace(strength, brightness=0.9))
+    factors = []
+    for step in range(20):
+        for kind, batch in brighter[step].items():
+            assert set(batch) == {"image", "annotation", "case", *VIEWS}, kind
+            for image, plain, other in zip(batch["image"], batch["plain_image"], batch["other_image"], strict=True):
+                inside = plain.abs() > 1e-3
+                for view in (image, other):
+                    ratio = view[inside] / plain[inside]
+                    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
+                factors.append((float((image / plain)[inside].mean()), float((other / plain)[inside].mean())))
+    changes = np.array(factors)
+    assert 0.1 < (abs(changes - 1) > 1e-3).mean() < 0.6
+    assert abs(np.corrcoef(changes.T)[0, 1]) < 0.3, "drawn apart"
+    for step in range(4):
+        with_views = {
+            kind: {key: value for key, value in batch.items() if key not in VIEWS}
+            for kind, batch in batches(views=VIEWS)[step].items()
+        }
+        assert same(with_views, batches()[step])
+        assert same(batches(views=VIEWS)[step], batches(views=VIEWS)[step])
 
 
 def test_batches_of_resident_cases_are_the_same_and_each_case_is_read_once():

@@ -203,6 +203,31 @@ def test_every_need_that_is_not_met_is_told_at_once():
     ]
 
 
+def test_what_a_source_needs_is_to_be_provided_too(monkeypatch):
+    class Picky(Counting):
+        needs = ("plain_image", "logits", "atlas_label")
+
+    monkeypatch.setitem(SOURCES.components, "picky", Picky)
+    ((where, code, message, _),) = problems_of(sources=[{"source": "picky"}])
+    assert (where, code, message) == (
+        "sources.0",
+        "not-provided",
+        "picky needs 'atlas_label', and nothing provides it",
+    )
+
+
+def test_a_source_that_looks_at_what_it_has_not_named_is_told_so():
+    class Careless(Counting):
+        def __call__(self, known):
+            return {"one": known["plain_image"]}
+
+    network = nn.Conv2d(1, 2, 1)
+    term = Term(name="dice", loss=DiceLoss(), on="labelled", against=("one",))
+    step = make_step(network, [term], sources=(Careless(network),))
+    with pytest.raises(KeyError, match="nothing provides 'plain_image' for these scans; a source's `needs` name"):
+        step(at(1), {"labelled": make_batch()})
+
+
 def test_an_unknown_source_and_its_options_are_refused(plugins):
     assert problems_of(sources=[{"source": "teachr"}])[0][:2] == ("sources.0.source", "bad-component")
 

@@ -1,8 +1,8 @@
 """Random changes of a batch of patches.
 
 What changes is drawn apart from the change itself: :meth:`Augmentation.draw` turns a sample's random numbers into plain
-numbers, on the host and for next to nothing, and :meth:`Augmentation.apply` is a deterministic function of them, in
-whole-batch tensor operations on whatever device the batch lies on.
+numbers, on the host and for next to nothing; :func:`move` and :func:`recolour` are deterministic functions
+of them, in tensor operations on whatever device the batch lies on.
 """
 
 from __future__ import annotations
@@ -152,24 +152,29 @@ class Augmentation:
         one, other = (self.patch_size[axis] * self.spacing_mm[axis] for axis in (first, second))
         return float(np.arcsin(min(one, other) / max(one, other)))
 
-    def apply(self, image: Tensor, annotation: Tensor, changes: Sequence[Change]) -> None:
-        """Change ``image`` ``[B, C, …]`` and ``annotation`` ``[B, 1, …]`` in place; what comes in from outside is 0.
 
-        Samples are named one by one: a CUDA device would be waited for where a list of them was its index.
-        """
-        for row, change in enumerate(changes):
-            for batch in (image, annotation) if change.flips else ():
-                batch[row] = batch[row].flip([1 + axis for axis in change.flips])
-        rows = [n for n, change in enumerate(changes) if change.moves]
-        if rows:
-            grid = _sampling_grid([changes[n] for n in rows], image)
-            for batch, mode in ((image, "bilinear"), (annotation, "nearest")):
-                still = torch.stack([batch[row] for row in rows]).to(image.dtype)
-                moved = grid_sample(still, grid, mode, "zeros", align_corners=False)
-                for row, values in zip(rows, moved, strict=True):
-                    batch[row] = values
-        for row, change in enumerate(changes):
-            _change_intensities(image[row], change)
+def move(image: Tensor, annotation: Tensor, changes: Sequence[Change]) -> None:
+    """Move ``image`` ``[B, C, …]`` and ``annotation`` ``[B, 1, …]`` in place; what comes in from outside is 0.
+
+    Samples are named one by one: a CUDA device would be waited for where a list of them was its index.
+    """
+    for row, change in enumerate(changes):
+        for batch in (image, annotation) if change.flips else ():
+            batch[row] = batch[row].flip([1 + axis for axis in change.flips])
+    rows = [n for n, change in enumerate(changes) if change.moves]
+    if rows:
+        grid = _sampling_grid([changes[n] for n in rows], image)
+        for batch, mode in ((image, "bilinear"), (annotation, "nearest")):
+            still = torch.stack([batch[row] for row in rows]).to(image.dtype)
+            moved = grid_sample(still, grid, mode, "zeros", align_corners=False)
+            for row, values in zip(rows, moved, strict=True):
+                batch[row] = values
+
+
+def recolour(image: Tensor, changes: Sequence[Change]) -> None:
+    """Change the intensities of ``image`` ``[B, C, …]`` in place; no voxel moves."""
+    for sample, change in zip(image, changes, strict=True):
+        _change_intensities(sample, change)
 
 
 def _rotation(axes: int, first: int, second: int, angle: float) -> NDArray[np.float64]:

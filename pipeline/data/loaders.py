@@ -20,11 +20,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pipeline.data.annotation import ANNOTATION, IMAGE
+from pipeline.data.augmentation import move, recolour
 from pipeline.data.checked import FilesChangedError
 from pipeline.data.patches import cut_patches
 from pipeline.errors import Problem, UserError
 from pipeline.interruption import window
 from pipeline.memory import is_out_of_memory, memory_problem
+from pipeline.types import OTHER_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -61,9 +63,9 @@ class Stream:
         epoch, position = divmod(step * self.batch_size + slot, len(self.cases))
         return self.cases[int(_order(seed, self.salt, epoch, len(self.cases))[position])]
 
-    def rng(self, seed: int, step: int, slot: int) -> np.random.Generator:
-        """Return the random numbers of one slot of one step, a pure function of its arguments."""
-        return np.random.default_rng([seed, self.salt, 1, step, slot])
+    def rng(self, seed: int, step: int, slot: int, view: int = 0) -> np.random.Generator:
+        """Return the random numbers of one view of one slot of one step, a pure function of its arguments."""
+        return np.random.default_rng([seed, self.salt, 1 + view, step, slot])
 
 
 @lru_cache(maxsize=8)
@@ -76,7 +78,9 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
     """Item ``i`` is all that step ``i`` needs: one batch of each stream, by the stream's name.
 
     A batch holds ``image`` ``[B, C, …]`` float32, ``annotation`` ``[B, 1, …]`` uint8 (see
-    :mod:`pipeline.data.annotation`) and ``case``, the list of ids.
+    :mod:`pipeline.data.annotation`), ``case``, the list of ids, and on request further views of the samples: voxel for
+    voxel the same places as ``image``. ``plain_image`` has the scan's own intensities, ``other_image`` has them changed
+    by other random numbers; neither changes what ``image`` is.
 
     Args:
         streams: Labelled and perhaps unlabelled.
@@ -84,6 +88,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         patch_size: Voxels along each axis; two numbers cut single slices.
         augmentation: Changes the patches.
         seed: The run's seed.
+        views: Those of ``VIEWS`` that a batch holds too.
     """
 
     def __init__(
@@ -93,9 +98,10 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         patch_size: Sequence[int],
         augmentation: Augmentation,
         seed: int,
+        views: Sequence[str] = (),
     ) -> None:
         self.streams, self.read, self.patch_size = dict(streams), read, tuple(patch_size)
-        self.augmentation, self.seed = augmentation, seed
+        self.augmentation, self.seed, self.views = augmentation, seed, tuple(views)
         # Shared with the workers: the process of each, and the step and the place in it that it is at.
         self._at = RawArray("q", 3 * MAX_WORKERS)
 
@@ -112,8 +118,13 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
             rngs = [stream.rng(self.seed, step, slot) for slot in range(stream.batch_size)]
             batch = cut_patches(self._read(cases, step, place), rngs, self.patch_size)
             changes = [self.augmentation.draw(rng) for rng in rngs]
-            self.augmentation.apply(batch[IMAGE], batch[ANNOTATION], changes)
-            batches[name] = {**batch, "case": [case.id for case in cases]}
+            move(batch[IMAGE], batch[ANNOTATION], changes)
+            views = {view: batch[IMAGE].clone() for view in self.views}
+            recolour(batch[IMAGE], changes)
+            if OTHER_VIEW in views:
+                others = [stream.rng(self.seed, step, slot, view=1) for slot in range(stream.batch_size)]
+                recolour(views[OTHER_VIEW], [self.augmentation.draw(rng) for rng in others])
+            batches[name] = {**batch, **views, "case": [case.id for case in cases]}
             place += stream.batch_size
         return batches
 

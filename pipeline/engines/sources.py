@@ -31,6 +31,10 @@ class Source(ABC):
     Whatever a source draws at random comes from PyTorch's generators, which are seeded at every step; whatever it keeps
     from step to step is in its state. So a run that is stopped and resumed stays the same to the bit.
 
+    ``provides`` names its values. ``needs`` names those that it looks at and that are not always there: other sources'
+    values, and views of a sample: ``plain_image``, with the scan's own intensities, and ``other_image``, with them
+    changed by other random numbers; both show each voxel where ``image`` does.
+
     Args:
         student: The network that is trained.
         new_network: Returns another network of the same kind, with weights drawn from the run's seed and the number
@@ -38,6 +42,7 @@ class Source(ABC):
     """
 
     provides: tuple[str, ...]
+    needs: tuple[str, ...] = ()
 
     def __init__(self, student: nn.Module, new_network: Callable[[int], nn.Module] | None = None) -> None:
         self.student: Any = student

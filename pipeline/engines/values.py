@@ -51,6 +51,8 @@ class StreamValues(Mapping[str, Any]):
             KeyError: Neither the batch nor a source provides it.
         """
         if name not in self._sources:
+            if name not in self.batch:
+                raise KeyError(f"nothing provides {name!r} for these scans; a source's `needs` name what it looks at")
             return self.batch[name]
         if name not in self._made:
             with self._computing():

@@ -26,6 +26,7 @@ from pipeline.memory import is_out_of_memory, memory_problem
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.pacing.course import Course
 from pipeline.recipe import BATCHES
+from pipeline.types import VIEWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,16 +206,17 @@ def _refuse_parts(recipe: Recipe) -> None:
 
 
 def _refuse_losses(recipe: Recipe, objective: Objective, classes: int, channels: int) -> None:
-    """Let each of our losses judge a small empty answer: some options fit no scan of these dimensions, or no total."""
+    """Let each of our losses judge a small empty batch: some options fit no scan of these dimensions, or no total."""
     size = [min(side, 8) for side in resolved(recipe.data.patch_size)]
     image, label = torch.zeros(1, channels, *size), torch.zeros(1, 1, *size, dtype=torch.long)
+    logits = torch.zeros(1, classes, *size)
+    examples = {"logits": logits, "reconstruction": image, "image": image, "label": label, "mask": label == 0}
     problems = []
     for n, term in enumerate(objective.terms):
         if not type(term.loss).__module__.startswith("pipeline."):
             continue
-        answer = image if term.loss.judges == "reconstruction" else torch.zeros(1, classes, *size)
         try:
-            value = term.loss(answer, label) if term.loss.against == ("label",) else term.loss(answer, image, None)
+            value = term.loss(*(examples[name] for name in (term.loss.judges, *term.loss.against)))
             message = "" if value.ndim == 0 else "gives a number a case, and a total is one number: use mean or sum"
         except (ValueError, RuntimeError) as error:
             message = _first_line(error)
@@ -277,7 +279,14 @@ def build_batches(recipe: Recipe, split: Split, cache: Cache) -> StepBatches:
     strength = Strength(**recipe.augmentation.model_dump())
     augmentation = Augmentation(strength, resolved(data.spacing_mm), resolved(data.patch_size))
     read = Resident(cache.get, recipe.device).get if resolved(data.resident) else cache.get
-    return StepBatches(streams, read, resolved(data.patch_size), augmentation, recipe.seed)
+    return StepBatches(streams, read, resolved(data.patch_size), augmentation, recipe.seed, _views_of(recipe))
+
+
+def _views_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return the further views of a sample that a term or a source looks at."""
+    needed = {name for term in build_objective(recipe).terms for name in term.needs}
+    needed |= {name for choice in recipe.sources for name in SOURCES[choice.source].needs}
+    return tuple(view for view in VIEWS if view in needed)
 
 
 def build_predictor(recipe: Recipe, task: Task, network: torch.nn.Module) -> Predictor:
