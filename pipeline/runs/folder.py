@@ -15,8 +15,8 @@ from pipeline.outputs import LIST
 from pipeline.pacing.budget import Budget
 from pipeline.reports.figures import REPORT_FILES
 from pipeline.reports.files import write_json
-from pipeline.runs.checking import note
 from pipeline.runs.stored import BUDGET, CONFIG, FOLDS, INDEX, POSTPROCESSING, SPLIT, SUMMARY, read_config, read_own
+from pipeline.terminal import note
 
 if TYPE_CHECKING:
     from typing import Any

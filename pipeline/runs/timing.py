@@ -18,9 +18,9 @@ from pipeline.pacing.budget import TIMING_SHARE, WARM_STEPS, Budget
 from pipeline.pacing.course import Course
 from pipeline.pacing.threads import FASTER, REST, threads_kept, use_threads
 from pipeline.planning.plan import default_steps
-from pipeline.runs.checking import note
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.resuming import with_decisions_of
+from pipeline.terminal import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

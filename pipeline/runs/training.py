@@ -24,7 +24,6 @@ from pipeline.pacing.threads import threads_kept, use_threads
 from pipeline.pacing.timekeeper import Timekeeper
 from pipeline.reports.summary import summarise
 from pipeline.runs import build, resuming
-from pipeline.runs.checking import PROGRESS, note, progress
 from pipeline.runs.folder import HISTORY, VALIDATION, RunFolder
 from pipeline.runs.models import portable, task_state
 from pipeline.runs.planning import prepare
@@ -33,6 +32,7 @@ from pipeline.runs.scoring import Scored, Scores, notes_on, score, validate, wri
 from pipeline.runs.segments import labels_of, task_of
 from pipeline.runs.stored import INDEX, read_index
 from pipeline.runs.timing import TIMED_STEPS, keep_to_time, time_steps, to_begin_with
+from pipeline.terminal import note, progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -178,14 +178,14 @@ class _Training:
         self.history = History(CsvLog(self.run / HISTORY, ["step", "loss", *self.step.objective.names], self.done))
         self.validations = CsvLog(self.run / VALIDATION, ["step", "mean_dice"], self.done)
         self.wait = DataWait(lambda: self.step.is_busy)
-        self.bar = ProgressBar(PROGRESS, course.last, self.wait)
+        self.bar = ProgressBar(course.last, self.wait)
         self.timekeeper = Timekeeper(
             course=course,
             budget=self.budget,
             stop=self.run / STOP,
             patience=recipe.patience,
             step_s=lambda: self.wait.step_s,
-            say=self.bar.say,
+            say=note,
             decided=self._write_decisions,
         )
         trainer = SegmentationTrainer(
@@ -207,7 +207,6 @@ class _Training:
                 if self.done < course.last:
                     trainer.run()
         except Stopped:
-            self.bar.close()
             end_children()
             self._save("last", self.done)
             raise
@@ -216,6 +215,8 @@ class _Training:
             raise
         except (RuntimeError, MemoryError) as error:
             raise build.told(error, recipe, f"for step {self.done + 1}") from error.__cause__
+        finally:
+            self.bar.bar.close()
 
     def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS, at_most_s: float = math.inf) -> float:
         """Time some steps, of which nothing is learnt, and return the seconds of one."""
