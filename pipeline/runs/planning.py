@@ -50,18 +50,18 @@ def read_recipe(source: Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: With every mistake of the recipe, or there is nothing of that name.
     """
     if source.suffix == CHECKPOINT:
-        return _parse(_of_checkpoint(source, overrides), str(source))
+        return parse_recipe(_of_checkpoint(source, overrides), str(source))
     path = config.find(source)
     if path is not None:
-        return _parse(config.read(path, overrides), str(path))
-    recipe = _parse(_for(source, "semisupervised", overrides), str(source))
+        return parse_recipe(config.read(path, overrides), str(path))
+    recipe = parse_recipe(_for(source, "semisupervised", overrides), str(source))
     dataset = read_dataset(source, recipe.root, recipe.layout.name, recipe.layout.options)
     training = [case for case in dataset.cases if case.role in (None, "training")]
     bare = sum(case.label is None for case in training)
     name = "unsupervised" if bare == len(training) else "semisupervised" if bare else "supervised"
     text = f"{source}: {len(training) - bare} scans with masks and {bare} without, so the recipe is {name!r}"
     PROGRESS.print(text, markup=False, highlight=False, soft_wrap=True)
-    return _parse(_for(source, name, overrides), str(source))
+    return parse_recipe(_for(source, name, overrides), str(source))
 
 
 def read_start(source: Path, recipe: Recipe, folds: int | None = None) -> Checkpoint | None:
@@ -102,7 +102,16 @@ def _for(source: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
     return config.read(config.shipped()[name], overrides) | {"dataset": str(source)}
 
 
-def _parse(raw: dict[str, Any], source: str) -> Recipe:
+def parse_recipe(raw: dict[str, Any], source: str) -> Recipe:
+    """Load the plugins that raw keys and values name, and turn these into a recipe.
+
+    Args:
+        raw: The recipe.
+        source: What to call it in messages.
+
+    Raises:
+        UserError: With every mistake of the recipe.
+    """
     plugins = raw.get("plugins")
     if isinstance(plugins, list) and all(isinstance(plugin, str) for plugin in plugins):
         load_plugins([Path(plugin) for plugin in plugins])
