@@ -38,9 +38,9 @@ from typing import Any
 
 import nibabel as nib
 
+from pipeline.bounds import seconds_of
 from pipeline.engines.devices import find_hardware
 from pipeline.planning.plan import choose_precision
-from pipeline.runs.budget import seconds_of
 
 ROOT = Path(__file__).resolve().parents[1]
 # Tool, budget, seeds.

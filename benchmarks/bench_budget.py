@@ -22,9 +22,9 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.bounds import seconds_of
 from pipeline.data.phantom import write_phantom
-from pipeline.engines.course import Course
-from pipeline.runs.budget import seconds_of
+from pipeline.pacing.course import Course
 
 # Labelled scans, unlabelled scans, further words, budget.
 PAIRS = (

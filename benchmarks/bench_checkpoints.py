@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.checkpoints import load_checkpoint, save_checkpoint
-from pipeline.engines.course import Course
 from pipeline.engines.devices import find_hardware
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
 from pipeline.networks import NETWORKS
+from pipeline.pacing.course import Course
 from pipeline.planning.plan import choose_precision
 from pipeline.recipe import Recipe
 

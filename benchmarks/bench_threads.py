@@ -26,11 +26,11 @@ from bench_budget import BUSY
 
 from pipeline.data.loaders import StepLoader
 from pipeline.data.phantom import write_phantom
-from pipeline.engines.course import Course
+from pipeline.pacing.course import Course
 from pipeline.runs import build
-from pipeline.runs.pacing import to_begin_with
 from pipeline.runs.planning import prepare, read_recipe
 from pipeline.runs.segments import task_of
+from pipeline.runs.timing import to_begin_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable

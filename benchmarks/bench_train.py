@@ -80,13 +80,13 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     from pipeline.data.resident import Resident
     from pipeline.data.transforms import Grid
     from pipeline.engines.averaging import WeightAverage
-    from pipeline.engines.course import Course
     from pipeline.engines.devices import find_hardware
     from pipeline.engines.steps import Schedule, TrainingStep
     from pipeline.losses.cross_entropy import CrossEntropyLoss
     from pipeline.losses.dice import DiceLoss
     from pipeline.losses.objective import Objective, Term
     from pipeline.networks import NETWORKS
+    from pipeline.pacing.course import Course
     from pipeline.planning.plan import choose_precision
 
     check = Check(read_dataset(folder))
@@ -117,8 +117,7 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
 def take_the_faster_format(step: TrainingStep, batches: Iterator[dict[str, dict[str, object]]]) -> None:
     """Try both memory formats, as `fewmask train --time-budget` does."""
     from pipeline.networks import to_channels_last
-    from pipeline.runs.budget import time_steps
-    from pipeline.runs.pacing import FASTER, TRIAL_TIMED, TRIAL_WARM
+    from pipeline.runs.timing import FASTER, TRIAL_TIMED, TRIAL_WARM, time_steps
 
     plain, before = copy.deepcopy(step.network), time_steps(step, lambda: batches, TRIAL_WARM, TRIAL_TIMED)
     to_channels_last(step.network)

@@ -34,6 +34,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from runs_fixtures import TINY, digest, make_phantom, state_of, train
 
+from pipeline import terminal
 from pipeline.interruption import Stopped
 from pipeline.runs import training
 
@@ -135,7 +136,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    training.PROGRESS.quiet = True
+    terminal.ERR.quiet = True
     steps, results = (12 if options.quick else 200), []
     with tempfile.TemporaryDirectory() as scratch:
         data = make_phantom(Path(scratch) / "data")

@@ -26,7 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from runs_fixtures import make_phantom, state_of, train
 
-from pipeline.runs import training
+from pipeline import terminal
 
 LONGEST_S = 3.0
 PATIENCE_S = 10.0
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    training.PROGRESS.quiet = True
+    terminal.ERR.quiet = True
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as scratch:
         data = make_phantom(Path(scratch) / "data")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from pipeline import __version__
-from pipeline.console import OUT, say
 from pipeline.errors import Problem, UserError, nearest
+from pipeline.terminal import listening, say
 
 ABOUT = """Few masks, many scans: from a folder of NIfTI volumes to a segmenter.
 
@@ -76,17 +76,6 @@ def run_command(words: list[str]) -> Any:
     # Not before: the recipe's schema takes a quarter of the time of a help text.
     from pipeline.config import overrides_first
 
-    with _silence() if quiet else nullcontext():
+    with listening(lambda _: None) if quiet else nullcontext():
         # The command's own options alone: those of others are no help, and take time to read.
         return tyro.cli(COMMANDS[words[0]], prog=f"fewmask {words[0]}", args=overrides_first(words)[1:])
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    from pipeline.runs.checking import PROGRESS
-
-    OUT.quiet = PROGRESS.quiet = True
-    try:
-        yield
-    finally:
-        OUT.quiet = PROGRESS.quiet = False

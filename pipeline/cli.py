@@ -23,11 +23,12 @@ from pipeline.arguments import (
     run_command,
 )
 from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_no_text, refuse_outside
-from pipeline.console import ERR, OUT, complain, explained, fail, say, show_components, show_findings, show_scores
+from pipeline.console import explained, show_components, show_findings, show_scores
 from pipeline.durations import in_one_unit
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.interruption import Stopped, stoppable
+from pipeline.terminal import complain, fail, progress, say, show
 
 # A time budget counts the imports too.
 STARTED = time.monotonic()
@@ -96,14 +97,14 @@ def plan(
         if not doctor:
             problem = Problem("SOURCE", "no-source", "is not given", "name a dataset or a recipe, or add --doctor")
             raise UserError("There is nothing to plan.", [problem])
-        OUT.print(machine_table(runs.look_at_machine()))
+        show(machine_table(runs.look_at_machine()))
         return
     chosen, findings = runs.plan(
         runs.read_recipe(source, overrides), to_write(output.parent) / output.name, doctor=doctor
     )
-    OUT.print(plan_table([*chosen.choices, runs.memory_choice(chosen)]))
+    show(plan_table([*chosen.choices, runs.memory_choice(chosen)]))
     if doctor:
-        OUT.print(machine_table(findings))
+        show(machine_table(findings))
     say(f"Wrote {output}: fewmask train {output}")
 
 
@@ -238,7 +239,7 @@ def compare(
     from pipeline.reports.tables import comparison_table, plain
 
     comparison = runs.compare(run_a, run_b, to_write(output))
-    OUT.print(comparison_table(comparison))
+    show(comparison_table(comparison))
     say(plain(comparison.conclusion).plain)
     say(f"Wrote {output / 'report.html'}, compare.json and compare.csv.")
 
@@ -290,16 +291,12 @@ def phantom(
 
     Example: fewmask phantom demo/data --labelled 6 --unlabelled 18
     """
-    from rich.progress import track
-
     from pipeline.data.phantom import write_phantom
 
     for name, number in (("--labelled", labelled), ("--unlabelled", unlabelled), ("--seed", seed)):
         refuse_outside(name, number, 0, 99_999)
     cases = write_phantom(folder, labelled=labelled, unlabelled=unlabelled, seed=seed)
-    for _ in track(
-        cases, "writing", labelled + unlabelled, console=ERR, transient=True, disable=OUT.quiet or not ERR.is_terminal
-    ):
+    for _ in progress(cases, "writing", labelled + unlabelled):
         pass
     say(f"Wrote {labelled} scans with masks and {unlabelled} without to {folder}.")
 

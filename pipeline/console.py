@@ -1,16 +1,13 @@
-"""What a person sees of a command: text as it is, and tables."""
+"""What the commands show: errors in words, scores, findings and components."""
 
 from __future__ import annotations
 
 import errno
-import sys
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from pipeline.errors import UserError, printable
+from pipeline.errors import UserError
 from pipeline.memory import LIMITED, is_out_of_memory
+from pipeline.terminal import OUT, say, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,32 +15,6 @@ if TYPE_CHECKING:
 
     from pipeline.errors import Problem
     from pipeline.registry import Registry
-
-OUT = Console()
-ERR = Console(stderr=True)
-
-# Names and paths may hold what a console would take for markup.
-PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
-
-
-def say(text: str) -> None:
-    """Print text as it is."""
-    OUT.print(printable(text), **PLAIN)
-
-
-def complain(text: str) -> None:
-    """Print text as it is where errors go, if anybody is still there to read it."""
-    with suppress(OSError):
-        ERR.print(printable(text), **PLAIN)
-
-
-def fail(message: str) -> NoReturn:
-    """Print what is wrong, and exit with code 2."""
-    try:
-        complain(f"error: {message}")
-    except MemoryError:  # To lay out text, Rich loads more than there may be memory for.
-        sys.stderr.write(f"error: {printable(message)}\n")
-    sys.exit(2)
 
 
 def explained(error: Exception) -> str | None:
@@ -63,7 +34,7 @@ def show_scores(summary: object, folder: Path, checkpoint: str = "", notes: tupl
     """Print the table of a summary, and where the rest of it is."""
     from pipeline.reports.tables import results_table
 
-    OUT.print(results_table(summary))  # type: ignore[arg-type]
+    show(results_table(summary))  # type: ignore[arg-type]
     scored = f"Scored the {checkpoint} checkpoint. " if checkpoint else ""
     say(f"{scored}Wrote {folder / 'report.html'}, summary.json and cases.csv.")
     for note in notes:
@@ -76,8 +47,8 @@ def show_findings(problems: Sequence[Problem], warnings: Sequence[Problem], data
 
     if problems or warnings:
         width = OUT.width if OUT.is_terminal else 200
-        OUT.print(findings_table([*problems, *warnings], dataset if dataset.is_dir() else dataset.parent), width=width)
-        OUT.print(counts_table(problems, warnings))
+        show(findings_table([*problems, *warnings], dataset if dataset.is_dir() else dataset.parent), width=width)
+        show(counts_table(problems, warnings))
 
 
 def show_components(registries: Sequence[Registry]) -> None:

@@ -487,7 +487,7 @@ def examine(inputs: list[tuple[str, str, str]], folder: Path) -> list[Found]:
     """Read every input as a command would, under the audit hook."""
     import matplotlib.font_manager  # noqa: F401 - asks the system for its fonts once, and MONAI imports it
 
-    from pipeline import cli, runs
+    from pipeline import cli, runs, terminal
     from pipeline.data import nifti
     from pipeline.errors import UserError
 
@@ -497,7 +497,7 @@ def examine(inputs: list[tuple[str, str, str]], folder: Path) -> list[Found]:
     def show(path: str) -> None:
         """Print what is wrong with a dataset, or what is in it, and see that no terminal would obey it."""
         text = io.StringIO()
-        for console in (cli.OUT, cli.ERR):
+        for console in (terminal.OUT, terminal.ERR):
             console.file = text
         sys.argv = ["fewmask", "check", path]
         try:

@@ -16,15 +16,16 @@ from torch import nn
 
 from pipeline import cli, runs
 from pipeline.bounds import seconds_of
-from pipeline.engines.course import Course
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import UserError
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.objective import Objective, Term
+from pipeline.pacing.budget import AIM, Budget, Pace
+from pipeline.pacing.course import Course
 from pipeline.planning.plan import DEFAULT_STEPS, DEFAULT_STEPS_CUDA, make_plan
-from pipeline.runs import pacing, planning
-from pipeline.runs.budget import AIM, Budget, Pace, time_steps
+from pipeline.runs import planning, timing
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.timing import time_steps
 
 
 class Clock:
@@ -37,9 +38,9 @@ class Clock:
         return self.now
 
 
-def budget(tmp_path, seconds=1000.0, **fields):
+def budget(seconds=1000.0, **fields):
     clock = Clock()
-    return Budget(tmp_path, seconds, began=clock.now, clock=clock, **fields), clock
+    return Budget(seconds=seconds, began=clock.now, clock=clock, **fields), clock
 
 
 def run_with(tmp_path, pace, times, seconds=1000.0, every=10**9):
@@ -47,7 +48,7 @@ def run_with(tmp_path, pace, times, seconds=1000.0, every=10**9):
 
     All else takes twice as long at most. Return the course and the time it took.
     """
-    keeper, clock = budget(tmp_path, seconds)
+    keeper, clock = budget(seconds)
 
     def passes(timed_s, most=9.0):
         clock.now += timed_s * min(most, times((clock.now - keeper.began) / seconds))
@@ -139,7 +140,7 @@ def test_other_work_of_a_moment_is_made_up_for(tmp_path):
 
 
 def test_a_time_that_is_too_short_says_how_much_is_needed(tmp_path):
-    keeper, clock = budget(tmp_path, 30.0)
+    keeper, clock = budget(30.0)
     clock.now += 20
     with pytest.raises(UserError, match="of 30 s for this training 20 are gone") as raised:
         keeper.fit(Pace(2.0, 0.0, 5.0), 250)
@@ -147,17 +148,18 @@ def test_a_time_that_is_too_short_says_how_much_is_needed(tmp_path):
 
 
 def test_what_is_spent_is_not_forgotten(tmp_path):
-    keeper, clock = budget(tmp_path)
+    keeper, clock = budget()
     keeper.fit(Pace(1.0, 7.0, 12.0), 250)
     clock.now += 300
-    keeper.write()
-    again = Budget.read(tmp_path, began=clock.now)
+    folder = RunFolder(tmp_path)
+    folder.write_budget(keeper)
+    again = folder.read_budget(began=clock.now)
     assert (again.seconds, again.spent_s, again.pace, again.validate_every) == (1000, 300, Pace(1.0, 7.0, 12.0), 250)
-    assert Budget.read(tmp_path / "elsewhere", 0.0) is None
+    assert RunFolder(tmp_path / "elsewhere").read_budget(0.0) is None
 
 
 def test_corrections_that_are_written_down_count_after_a_kill(tmp_path):
-    keeper, clock = budget(tmp_path)
+    keeper, clock = budget()
     course = Course(100, {34: 60, 45: 80})
     for step in range(46, 80):
         clock.now += 50
@@ -165,7 +167,7 @@ def test_corrections_that_are_written_down_count_after_a_kill(tmp_path):
 
 
 def test_a_run_that_was_asked_to_end_is_not_lengthened_again(tmp_path):
-    keeper, clock = budget(tmp_path)
+    keeper, clock = budget()
     course = Course(985)
     for step in range(1, 900):
         clock.now += 1.0
@@ -173,11 +175,11 @@ def test_a_run_that_was_asked_to_end_is_not_lengthened_again(tmp_path):
             keeper.give_up()
             course.correct(step, 900)
         assert keeper.corrected(step, course) is None
-    assert Budget.read(tmp_path, began=0.0).given_up
+    assert Budget.from_dict(keeper.as_dict(), began=0.0).given_up
 
 
 def test_the_pace_is_not_judged_by_a_validation_or_the_first_step_after_a_resume(tmp_path):
-    keeper, clock = budget(tmp_path, spent_s=400.0)
+    keeper, clock = budget(spent_s=400.0)
     course = Course(300 + 470)
     for step in range(301, 400):
         clock.now += 15.0 if step == 301 else 1.0  # Which loads the first batches.
@@ -188,7 +190,7 @@ def test_the_pace_is_not_judged_by_a_validation_or_the_first_step_after_a_resume
 
 
 def test_steps_that_are_made_again_after_a_failure_are_no_pace(tmp_path):
-    keeper, clock = budget(tmp_path)
+    keeper, clock = budget()
     course = Course(800, {200: 400})
     for step in (*range(301, 340), *range(332, 345)):
         clock.now += 10.0
@@ -247,16 +249,16 @@ def chosen_recipe(tmp_path, seconds, budget_s, channels="auto", memory_format="a
     """Return the recipe that is chosen, and what was timed on the way."""
     network = {"name": "dynunet", "options": {"channels": channels}, "memory_format": memory_format, **more}
     plan = make_plan(recipe(network=network, time_budget="1h"), MANY, hardware)
-    first = Trial(pacing.to_begin_with(plan.recipe), seconds)
+    first = Trial(timing.to_begin_with(plan.recipe), seconds)
 
     def make(other):
         trial = Trial(other, seconds)
         trial.timed = first.timed
         return trial
 
-    threads, first_s = pacing.time_threads(first, budget(tmp_path, budget_s)[0])
+    threads, first_s = timing.time_threads(first, budget(budget_s)[0])
     assert threads == 1
-    found, step_s = pacing.choose(first, first_s, plan, budget(tmp_path, budget_s)[0], make)
+    found, step_s = timing.choose(first, first_s, plan, budget(budget_s)[0], make)
     network = found.recipe.network
     assert step_s == seconds[network.memory_format, network.options["channels"][0]]
     return found.recipe, first.timed
@@ -389,11 +391,11 @@ class Machine:
 def fitted(tmp_path, seconds, spent=5.0, **machine):
     """Return the training that a budget is given, all that were made for it, and the seconds until it begins."""
     plan = make_plan(recipe(network="dynunet", time_budget=f"{seconds}s"), MANY, CPU)
-    keeper, clock = budget(tmp_path, seconds)
+    keeper, clock = budget(seconds)
     clock.now += spent
-    first = Machine(pacing.to_begin_with(plan.recipe), clock, **machine)
+    first = Machine(timing.to_begin_with(plan.recipe), clock, **machine)
     more = machine | {"made": first.made}
-    found = pacing._fit(first, plan, keeper, lambda other: Machine(other, clock, **more))
+    found = timing._fit(first, plan, keeper, lambda other: Machine(other, clock, **more))
     return found, first.made, clock.now - keeper.began - spent
 
 
@@ -658,7 +660,7 @@ def test_a_run_cannot_go_on_with_another_budget(dataset, scripted, tmp_path):
 def test_the_budget_of_a_start_that_was_killed_does_not_bind_a_run_without_one(dataset, tmp_path):
     run = tmp_path / "run"
     RunFolder(run).take()
-    Budget(run, 60.0).write()
+    RunFolder(run).write_budget(Budget(seconds=60.0))
     train(write_recipe(tmp_path, dataset), run)
     assert not (run / "budget.json").exists()
 

@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.engines.course import Course
+from pipeline.pacing.course import Course
 
 
 def test_without_a_correction_the_share_is_the_quotient():

@@ -27,12 +27,12 @@ from runs_fixtures import (
 from pipeline import runs
 from pipeline.data import loaders
 from pipeline.data.cache import Cache
-from pipeline.engines.course import Course
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import UserError
 from pipeline.interruption import Stopped, stoppable
 from pipeline.losses import LOSSES, LabelLoss
 from pipeline.losses.objective import Objective, Term
+from pipeline.pacing.course import Course
 from pipeline.plugins import load_plugins
 from pipeline.runs import training
 

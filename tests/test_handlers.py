@@ -6,6 +6,7 @@ import pytest
 from ignite.engine import Engine
 from rich.console import Console
 
+from pipeline import terminal
 from pipeline.engines import handlers
 from pipeline.engines.handlers import DataWait, EveryNSteps, History, ProgressBar, tensorboard_handlers
 from pipeline.engines.outcome import StepOutput
@@ -63,13 +64,20 @@ def test_act_at_every_nth_step_and_once_at_the_last(steps, n, expected):
 # Progress
 
 
-def terminal(**options):
-    return Console(file=io.StringIO(), width=120, **options)
+@pytest.fixture
+def console(monkeypatch, request):
+    """What stands for the terminal; with the parameter False it is none."""
+    made = Console(file=io.StringIO(), width=120, force_terminal=getattr(request, "param", True))
+    monkeypatch.setattr(terminal, "ERR", made)
+    return made
 
 
-def test_no_bar_is_drawn_where_there_is_no_terminal_but_validations_are_written():
-    console = terminal(force_terminal=False)
-    bar = ProgressBar(console, 3, DataWait())
+no_terminal = pytest.mark.parametrize("console", [False], indirect=True)
+
+
+@no_terminal
+def test_no_bar_is_drawn_where_there_is_no_terminal_but_validations_are_written(console):
+    bar = ProgressBar(3, DataWait())
     run(3, bar)
     bar.report(3, 0.5)
     bar.report(3, None)
@@ -81,26 +89,41 @@ def test_no_bar_is_drawn_where_there_is_no_terminal_but_validations_are_written(
     ]
 
 
-def test_bar_shows_steps_and_terms_on_a_terminal():
-    console = terminal(force_terminal=True)
-    run(3, ProgressBar(console, 3, DataWait()))
+def test_bar_shows_steps_and_terms_on_a_terminal(console):
+    run(3, ProgressBar(3, DataWait()))
     assert "3/3" in console.file.getvalue()
     assert "loss 2.000" in console.file.getvalue()
 
 
-def test_bar_ends_with_the_training_however_it_ends():
-    bar = ProgressBar(terminal(force_terminal=True), 3, DataWait())
+def test_bar_ends_with_the_training_however_it_ends(console):
+    bar, drawn = ProgressBar(3, DataWait()), []
 
     def fail(*_):
+        drawn.append(bar.bar.is_drawn)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         run(3, bar, step=fail)
-    assert not bar.bar.live.is_started
+    assert drawn == [True]
+    assert not bar.bar.is_drawn
 
 
+def test_nothing_is_drawn_for_somebody_who_listens_to_the_lines(console):
+    heard = []
+    with terminal.listening(heard.append):
+        bar = ProgressBar(3, DataWait())
+        run(3, bar)
+        bar.report(3, 0.5)
+    assert console.file.getvalue() == ""
+    assert [line.split("  ")[0] for line in heard] == [
+        "trained to step 3 in 0 min 0 s, 0% of it waiting for data",
+        "step 3/3",
+    ]
+
+
+@no_terminal
 @pytest.mark.parametrize(("slow", "share"), [("data", 1.0), ("step", 0.0)])
-def test_share_of_the_time_that_is_spent_waiting_for_data(monkeypatch, slow, share):
+def test_share_of_the_time_that_is_spent_waiting_for_data(console, monkeypatch, slow, share):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(handlers.time, "perf_counter", lambda: clock.now)
 
@@ -113,9 +136,9 @@ def test_share_of_the_time_that_is_spent_waiting_for_data(monkeypatch, slow, sha
         clock.now += 5 if slow == "step" else 0
         return {"loss": float(batch)}
 
-    console, wait = terminal(force_terminal=False), DataWait()
+    wait = DataWait()
     engine = Engine(step)
-    for handler in (wait, ProgressBar(console, 4, wait)):
+    for handler in (wait, ProgressBar(4, wait)):
         handler.attach(engine)
     engine.run(data(), epoch_length=4)
     assert wait.share == share

@@ -10,10 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline"
 LAYERS = (
-    {"errors", "types", "files", "outputs", "logs", "interruption", "durations", "bounds", "memory"},
+    {"errors", "types", "files", "outputs", "logs", "interruption", "durations", "bounds", "memory", "terminal"},
     {"registry", "recipe", "config", "strict_json", "strict_yaml", "plugins"},
     {"data"},
-    {"planning", "networks", "losses", "metrics"},
+    {"planning", "networks", "losses", "metrics", "pacing"},
     {"engines", "archives", "checkpoints"},
     {"runs"},
     {"console"},
@@ -30,6 +30,7 @@ LIGHT = (
     "cli",
     "durations",
     "console",
+    "terminal",
     "recipe",
     "config",
     "strict_json",
@@ -47,7 +48,11 @@ LIGHT = (
     "reports",
 )
 HEAVY = {"torch", "monai", "ignite", "nibabel"}
-FORBIDDEN = {"losses": {"data", "config", "recipe"}, "engines": {"config", "recipe"}}
+FORBIDDEN = {
+    "losses": {"data", "config", "recipe"},
+    "engines": {"config", "recipe"},
+    "pacing": {"data", "config", "recipe", "planning", "networks", "losses", "metrics"},
+}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -165,6 +170,14 @@ READERS = {"data/inspection.py", "data/repairs.py", "engines/predictor.py", "api
 def test_a_file_that_was_checked_is_read_again_in_one_place():
     loaders = {name_of(path) for path in MODULES if "nifti.load(" in ast.unparse(tree_of(path))}
     assert loaders == READERS | {"data/checked.py"}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) != "terminal"], ids=name_of)
+def test_one_module_prints_and_draws(path):
+    tree = tree_of(path)
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert calls & {"print", "sys.stdout.write", "sys.stderr.write"} == set()
+    assert imports_of(tree) & {"rich.console.Console", "rich.progress", "tqdm"} == set()
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from torch import nn
 
 from pipeline.data.annotation import FIRST_CLASS, UNANNOTATED
 from pipeline.engines.averaging import WeightAverage
-from pipeline.engines.course import Course
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import UserError
 from pipeline.losses import LabelLoss, NCutLoss, ReconstructionLoss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.objective import Objective, Term
 from pipeline.networks import NETWORKS
+from pipeline.pacing.course import Course
 
 
 class NanAt(LabelLoss):

@@ -10,14 +10,14 @@ import yaml
 from runs_fixtures import assert_same_run, make_phantom, plug_pulled_at, write_recipe
 
 from pipeline import runs
-from pipeline.engines.course import Course
 from pipeline.engines.handlers import DataWait
 from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
-from pipeline.runs.budget import Budget, Pace
+from pipeline.pacing.budget import Budget, Pace
+from pipeline.pacing.course import Course
+from pipeline.pacing.threads import LONGEST_REST, REST, STEPS, ThreadTrials
 from pipeline.runs.build import build_course
-from pipeline.runs.pacing import LONGEST, time_threads
-from pipeline.runs.threads import LONGEST_REST, REST, STEPS, ThreadTrials
+from pipeline.runs.timing import LONGEST, time_threads
 
 
 def alone(threads):
@@ -124,7 +124,7 @@ def test_late_in_a_training_threads_become_fewer_and_not_more():
 def seconds_with_budget(tmp_path, step_s, seconds=1000.0, most=2):
     """Train without training; return the course and the time it took."""
     now = [0.0]
-    keeper = Budget(tmp_path, seconds, clock=lambda: now[0])
+    keeper = Budget(seconds=seconds, clock=lambda: now[0])
     keeper.trials = ThreadTrials(most, keeper.trials.part_s, step_s(0.0, most), REST)
     steps, _ = keeper.fit(Pace(step_s(0.0, most)), 10**9)
     course, step = Course(steps, {}, {0: most}), 0
@@ -160,7 +160,7 @@ def test_other_work_that_goes_gives_the_threads_back(tmp_path):
 
 
 def test_a_run_that_was_asked_to_end_in_a_trial_takes_it_back(tmp_path):
-    keeper, course = Budget(tmp_path, 100.0, clock=lambda: 0.0), Course(1000, {}, {0: 1})
+    keeper, course = Budget(seconds=100.0, clock=lambda: 0.0), Course(1000, {}, {0: 1})
     keeper.trials = ThreadTrials(2, step_s=1.0)
     threads = 1
     for step in range(1, 12):
@@ -172,7 +172,7 @@ def test_a_run_that_was_asked_to_end_in_a_trial_takes_it_back(tmp_path):
 
 
 def test_the_first_steps_of_a_command_say_nothing(tmp_path):
-    keeper, course = Budget(tmp_path, 100.0, clock=lambda: 0.0), Course(1000, {}, {0: 2})
+    keeper, course = Budget(seconds=100.0, clock=lambda: 0.0), Course(1000, {}, {0: 2})
     keeper.trials = ThreadTrials(2, step_s=1.0)
     seen = [keeper.other_threads(step, 9.0 if step <= 3 else 1.0, course) for step in range(1, 20)]
     assert set(seen) == {None}
@@ -188,7 +188,7 @@ def test_trials_of_a_long_run_do_not_hide_its_pace(tmp_path):
 
 
 def test_what_is_written_down_is_repeated_before_anything_is_tried(tmp_path):
-    keeper, course = Budget(tmp_path, 1000.0), Course(1000, {}, {0: 8, 50: 4})
+    keeper, course = Budget(seconds=1000.0), Course(1000, {}, {0: 8, 50: 4})
     keeper.trials = ThreadTrials(8, step_s=1.0, rest=REST)
     judged = []
     keeper.trials.after_step = lambda threads, step_s, more: judged.append((threads, step_s)) or threads
@@ -198,7 +198,7 @@ def test_what_is_written_down_is_repeated_before_anything_is_tried(tmp_path):
 
 
 def test_threads_of_a_gpu_are_not_tried(tmp_path):
-    keeper = Budget(tmp_path, 1000.0)
+    keeper = Budget(seconds=1000.0)
     keeper.trials = ThreadTrials(8)
     assert {keeper.other_threads(step, 9.0, Course(100)) for step in range(100)} == {None}
     recipe = runs.read_recipe(write_recipe(tmp_path, tmp_path, device="cuda", threads=[[0, 2]]))
@@ -227,7 +227,7 @@ class Timed:
 @pytest.mark.parametrize(("seconds", "best"), [({4: 1.0, 2: 0.9}, 2), ({4: 1.0, 2: 0.97}, 4), ({4: 1.0, 2: 1.9}, 4)])
 def test_half_of_the_threads_are_taken_where_they_are_faster(four_threads, tmp_path, seconds, best):
     training = Timed(seconds)
-    assert time_threads(training, Budget(tmp_path, 1e4)) == (best, seconds[best])
+    assert time_threads(training, Budget(seconds=1e4)) == (best, seconds[best])
     assert [seen[0] for seen in training.seen] == [2, 4]
     assert training.seen[-1][2] == LONGEST * seconds[2]
     assert torch.get_num_threads() == 4
@@ -235,14 +235,14 @@ def test_half_of_the_threads_are_taken_where_they_are_faster(four_threads, tmp_p
 
 def test_all_threads_are_timed_alone_where_a_gpu_computes(four_threads, tmp_path):
     training = Timed({4: 1.0}, device="cuda")
-    assert time_threads(training, Budget(tmp_path, 1e4)) == (4, 1.0)
+    assert time_threads(training, Budget(seconds=1e4)) == (4, 1.0)
     assert [seen[0] for seen in training.seen] == [4]
 
 
 @pytest.mark.parametrize(("step_s", "timed"), [(1.0, [2, 4]), (30.0, [2])])
 def test_threads_are_timed_for_a_share_of_the_budget(four_threads, tmp_path, step_s, timed):
     now, training = [0.0], Timed({4: step_s, 2: step_s})
-    budget = Budget(tmp_path, 300.0, clock=lambda: now[0])
+    budget = Budget(seconds=300.0, clock=lambda: now[0])
     budget.begin_timing()
 
     def step(warm, timed, at_most_s=inf):
@@ -293,7 +293,7 @@ def test_a_training_that_is_killed_in_a_trial_ends_as_one_that_was_not(four_thre
     monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1.0))
     monkeypatch.setattr(Budget, "fit", lambda *_: (40, 20))
     monkeypatch.setattr(Budget, "corrected", lambda *_: None)
-    monkeypatch.setattr("pipeline.runs.budget.PART", 0.0)
+    monkeypatch.setattr("pipeline.pacing.budget.PART", 0.0)
     monkeypatch.setattr(DataWait, "step_s", property(lambda _: 9.0 if torch.get_num_threads() == 4 else 3.0))
     run = tmp_path / "run"
     with plug_pulled_at(14):
@@ -329,7 +329,7 @@ def test_a_run_without_a_budget_decides_nothing(tmp_path):
 
 def test_the_last_correction_does_not_wait_for_a_pace_that_comes_too_late(tmp_path):
     now = [0.0]
-    keeper, course = Budget(tmp_path, 1000.0, clock=lambda: now[0]), Course(1000)
+    keeper, course = Budget(seconds=1000.0, clock=lambda: now[0]), Course(1000)
     keeper.fit(Pace(1.0), 10**9)
     for step, now[0] in ((900, 940.0), (905, 951.0), (910, 962.0)):
         steps = keeper.corrected(step, course)

@@ -7,8 +7,8 @@ from ignite.engine import Events
 from ignite.handlers import Timer
 from monai.handlers import StatsHandler
 
-from pipeline.engines.course import Course
 from pipeline.engines.trainer import SegmentationTrainer
+from pipeline.pacing.course import Course
 
 
 def make_trainer(max_steps=7, epoch_length=3, done=0, step=None, handlers=(), steps_given=None, course=None):

@@ -225,7 +225,7 @@ def files_of(folder: Path) -> dict[str, str]:
 
 def examine(commands: list[list[str]], folder: Path) -> list[Found]:
     """Run every command in the folder that :func:`write_place` wrote."""
-    from pipeline import cli
+    from pipeline import cli, terminal
     from pipeline.engines import devices
 
     place, kept = folder / "a" / "b" / "place", folder / "kept"
@@ -243,7 +243,7 @@ def examine(commands: list[list[str]], folder: Path) -> list[Found]:
         signal.alarm(WALL_S)
         signal.setitimer(signal.ITIMER_VIRTUAL, TRAINING_S if words[:1] == ["train"] else CPU_S)
         text = io.StringIO()
-        for console in (cli.OUT, cli.ERR):
+        for console in (terminal.OUT, terminal.ERR):
             console.file = text
         try:
             with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):

@@ -18,9 +18,8 @@ import torch
 import yaml
 from runs_fixtures import TINY
 
-from pipeline import cli
+from pipeline import cli, terminal
 from pipeline.interruption import Stopped
-from pipeline.runs.checking import PROGRESS
 
 # Of a run, in steps: where it is stopped, and where it ends.
 STOPPED, LAST = 4, 6
@@ -47,7 +46,7 @@ class Ended:
 def command(*words: object) -> Ended:
     """Run a command in this process, as ``fewmask`` would."""
     text = io.StringIO()
-    consoles = [cli.OUT, cli.ERR, PROGRESS]
+    consoles = [terminal.OUT, terminal.ERR]
     files = [console._file for console in consoles]
     for console in consoles:
         console.file = text

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 from monai.apps import DecathlonDataset
-from tqdm import tqdm
 
 from pipeline.errors import Problem, UserError, nearest
+from pipeline.terminal import transfer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +80,7 @@ def _download(url: str, md5: str, archive: Path, target: Path) -> None:
         with urlopen(url, timeout=SILENT_S) as answer, archive.open("wb") as file:
             told = int(answer.headers.get("Content-Length") or 0)
             _refuse_size(url, told, archive.parent)
-            with tqdm(total=told or None, desc=target.name, unit="B", unit_scale=True, disable=None) as bar:
+            with transfer(target.name, told or None) as count:
                 # One piece at a time as it comes, so that a server that drips is noticed.
                 while block := answer.read1(BLOCK):
                     received += len(block)
@@ -90,7 +90,7 @@ def _download(url: str, md5: str, archive: Path, target: Path) -> None:
                         raise TimeoutError(f"only {received / 1e6:.0f} MB came within {LONGEST_S / 3600:g} h")
                     digest.update(block)
                     file.write(block)
-                    bar.update(len(block))
+                    count(len(block))
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, UserError):
             raise

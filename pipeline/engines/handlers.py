@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 from monai.handlers import TensorBoardStatsHandler
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from pipeline.errors import Problem, UserError
+from pipeline.terminal import StepBar, note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from ignite.engine import Engine
-    from rich.console import Console
-    from rich.progress import Task as ProgressTask
 
     from pipeline.engines.outcome import StepOutput
     from pipeline.logs import CsvLog
 
 
 # A share of the time spent waiting for data that is worth a word, and the word.
-MUCH, LATE = 0.2, ": a lighter augmentation, or with data.resident=false more data.workers, would make it faster"
+MUCH = 0.2
+LATE = ": a lighter augmentation, or with data.resident=false more data.workers, would make it faster"
 
 
 class History:
@@ -76,16 +65,6 @@ class EveryNSteps:
         if engine.state.iteration != self.last_call:
             self.last_call = engine.state.iteration
             self.act(self.last_call)
-
-
-class Throughput(ProgressColumn):
-    """Steps a second, or seconds a step where that is more."""
-
-    def render(self, task: ProgressTask) -> Text:
-        """Return the pace of the last two minutes."""
-        if not task.speed:
-            return Text("")
-        return Text(f"{task.speed:.1f} steps/s" if task.speed >= 1 else f"{1 / task.speed:.1f} s/step")
 
 
 class DataWait:
@@ -129,36 +108,23 @@ class DataWait:
 class ProgressBar:
     """Shows steps, pace, time left, the last validation Dice and the terms of the loss in one line of the terminal.
 
-    Above it, each validation writes a line that stays.
+    Above it, each validation writes a line that stays; without a terminal that is all.
 
     Args:
-        console: Where to draw; no bar is drawn where it is no terminal, but the lines are written.
         total: Steps of the whole training.
         wait: What the training waits for its batches, which the bar and its last line tell.
     """
 
-    def __init__(self, console: Console, total: int, wait: DataWait) -> None:
-        self.total, self.wait = total, wait
-        self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            Throughput(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[dice]}{task.fields[wait]}{task.description}"),
-            console=console,
-            # A validation is a pause of many steps: over a shorter time the pace would jump.
-            speed_estimate_period=120,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.terms = self.dice = ""
+    def __init__(self, total: int, wait: DataWait) -> None:
+        self.total = total
+        self.wait = wait
+        self.bar = StepBar()
+        self.terms = ""
+        self.dice = ""
 
     def attach(self, engine: Engine) -> None:
         """Draw from the start of the training to its end, however it ends."""
-        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.STARTED, lambda: self.bar.start(engine.state.iteration, self.total))
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
         engine.add_event_handler(Events.COMPLETED, self._finish)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
@@ -168,35 +134,20 @@ class ProgressBar:
         score = "no class to score" if mean_dice is None else f"{mean_dice:.4f}"
         if mean_dice is not None:
             self.dice = f"Dice {score}  "
-        self.say(f"step {step}/{self.total}  validation Dice {score}  {self.terms}")
-
-    def say(self, text: str) -> None:
-        """Write a line that stays."""
-        self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def _start(self, engine: Engine) -> None:
-        self.task = self.bar.add_task("", total=self.total, completed=engine.state.iteration, dice="", wait="")
-        self.bar.start()
+        note(f"step {step}/{self.total}  validation Dice {score}  {self.terms}")
 
     def _advance(self, engine: Engine) -> None:
         self.terms = "  ".join(f"{name} {value:.3f}" for name, value in engine.state.output.items()) or self.terms
-        wait = f"data {self.wait.share:.0%}  "
-        done = engine.state.iteration
-        self.bar.update(self.task, total=self.total, completed=done, description=self.terms, dice=self.dice, wait=wait)
-
-    def close(self) -> None:
-        """Leave the terminal as it was, if it is still there."""
-        with suppress(OSError):
-            self.bar.stop()
+        self.bar.update(engine.state.iteration, self.total, f"{self.dice}data {self.wait.share:.0%}  {self.terms}")
 
     def _finish(self, engine: Engine) -> None:
-        self.close()
+        self.bar.close()
         minutes, seconds = divmod(round(engine.state.times["COMPLETED"]), 60)
         took = f"trained to step {engine.state.iteration} in {minutes} min {seconds} s"
-        self.say(f"{took}, {self.wait.share:.0%} of it waiting for data" + (LATE if self.wait.share > MUCH else ""))
+        note(f"{took}, {self.wait.share:.0%} of it waiting for data" + (LATE if self.wait.share > MUCH else ""))
 
     def _fail(self, error: BaseException) -> None:
-        self.close()
+        self.bar.close()
         raise error
 
 

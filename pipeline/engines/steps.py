@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.engines.averaging import WeightAverage
-    from pipeline.engines.course import Course
     from pipeline.engines.sources import Source
     from pipeline.losses.objective import Batch, Objective
+    from pipeline.pacing.course import Course
 
 # Scaling by 1, for so many steps: PyTorch's scaler then does no more than to leave out an update that is not finite,
 # without the host's looking.

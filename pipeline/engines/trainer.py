@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from ignite.engine import Engine
 
-    from pipeline.engines.course import Course
+    from pipeline.pacing.course import Course
 
 
 class SegmentationTrainer(Trainer):

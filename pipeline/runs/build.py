@@ -15,7 +15,6 @@ from pipeline.data.normalization import IntensityRange
 from pipeline.data.resident import Resident
 from pipeline.data.transforms import Grid
 from pipeline.engines.averaging import WeightAverage
-from pipeline.engines.course import Course
 from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.engines.predictor import Predictor
 from pipeline.engines.sources import SOURCES
@@ -25,6 +24,7 @@ from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
 from pipeline.memory import is_out_of_memory, memory_problem
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
+from pipeline.pacing.course import Course
 from pipeline.recipe import BATCHES
 from pipeline.types import VIEWS
 

@@ -6,30 +6,24 @@ import hashlib
 import json
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from rich.console import Console
-from rich.progress import track
+from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.data.check import Check, Index, count_codes, read_facts, rows_of
 from pipeline.data.layouts import Dataset, read_dataset
 from pipeline.data.repairs import Repair, log_rows, refuse_unknown, repair_dataset
-from pipeline.errors import printable
 from pipeline.files import regular
 from pipeline.outputs import Output
 from pipeline.reports.files import write_json
+from pipeline.terminal import note, progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.data.inspection import CaseFacts
     from pipeline.errors import Problem
 
-T = TypeVar("T")
-
-PROGRESS = Console(stderr=True)
 REPORT = "check.json"
 
 
@@ -208,13 +202,3 @@ def tell_warnings(warnings: Sequence[Problem]) -> None:
     if warnings:
         text = f"{len(warnings)} warning(s): {count_codes(warnings)}."
         note(f"{text} `fewmask check` shows them; docs/checks.md explains them.")
-
-
-def note(text: str) -> None:
-    """Say something beside the progress; text is shown as it is, and obeyed by no terminal."""
-    PROGRESS.print(printable(text), markup=False, highlight=False, soft_wrap=True)
-
-
-def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
-    """Pass items on, and show on a terminal how many of them are done."""
-    return track(items, what, total, console=PROGRESS, transient=True, disable=not PROGRESS.is_terminal)

@@ -20,9 +20,9 @@ from pipeline.outputs import Output
 from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
-from pipeline.runs.checking import progress
 from pipeline.runs.folder import SCORES
 from pipeline.runs.reporting import report_masks
+from pipeline.terminal import progress
 
 if TYPE_CHECKING:
     from pathlib import Path

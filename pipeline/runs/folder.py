@@ -12,10 +12,11 @@ from pipeline.checkpoints import Which, checkpoints_of, clear_up, newest_checkpo
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write, sweep
 from pipeline.outputs import LIST
+from pipeline.pacing.budget import Budget
 from pipeline.reports.figures import REPORT_FILES
 from pipeline.reports.files import write_json
-from pipeline.runs.checking import note
 from pipeline.runs.stored import BUDGET, CONFIG, FOLDS, INDEX, POSTPROCESSING, SPLIT, SUMMARY, read_config, read_own
+from pipeline.terminal import note
 
 if TYPE_CHECKING:
     from typing import Any
@@ -139,6 +140,25 @@ class RunFolder:
                 return
         with atomic_write(self.path / CONFIG) as temporary:
             temporary.write_text(config.dump(recipe), encoding="utf-8")
+
+    def read_budget(self, began: float) -> Budget | None:
+        """Read what keeps the run to its time; None where it has no limit.
+
+        Args:
+            began: When this command began, by ``time.monotonic()``.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        return Budget.from_dict(read_own(self.path, BUDGET), began) if (self.path / BUDGET).exists() else None
+
+    def write_budget(self, budget: Budget) -> None:
+        """Write what keeps the run to its time, with what is spent by now."""
+        write_json(self.path / BUDGET, budget.as_dict())
+
+    def remove_budget(self) -> None:
+        """Remove what a start with a budget left that was killed before it became a run."""
+        (self.path / BUDGET).unlink(missing_ok=True)
 
 
 def write_own(folder: Path, name: str, content: Any) -> None:

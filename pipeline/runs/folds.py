@@ -27,13 +27,13 @@ from pipeline.reports.comparison import ALPHA, EQUAL, Wilcoxon, signed_rank
 from pipeline.reports.files import write_json
 from pipeline.reports.intervals import FEWEST, means_of_patients
 from pipeline.runs import resuming, scoring
-from pipeline.runs.checking import note
 from pipeline.runs.folder import SCORES, RunFolder, write_own
 from pipeline.runs.models import fold_folder, load_folds
 from pipeline.runs.planning import absolute, check_dataset_of, refuse_parted_copies
 from pipeline.runs.scoring import Scores, notes_on, write_scores
 from pipeline.runs.stored import FOLDS, INDEX, OUT_OF_FOLD, POSTPROCESSING, SPLIT, read_index, read_own
 from pipeline.runs.training import train
+from pipeline.terminal import note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -17,10 +17,10 @@ from pipeline.networks import NETWORKS
 from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
 from pipeline.runs import build
-from pipeline.runs.checking import note
 from pipeline.runs.folder import count_folds
 from pipeline.runs.judging import refuse_declared, refuse_patch
 from pipeline.runs.stored import FOLDS, INDEX, POSTPROCESSING, read_about, read_index, read_own, read_recipe_of
+from pipeline.terminal import note
 from pipeline.types import Task
 
 if TYPE_CHECKING:

@@ -24,8 +24,9 @@ from pipeline.planning.doctor import Finding, examine
 from pipeline.planning.limits import refuse_step, size
 from pipeline.planning.plan import Choice, Plan, make_plan
 from pipeline.plugins import load_plugins
-from pipeline.runs.checking import PROGRESS, check, note
+from pipeline.runs.checking import check
 from pipeline.runs.stored import read_recipe_of
+from pipeline.terminal import note
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ def read_recipe(source: Path, overrides: Sequence[str] = ()) -> Recipe:
     bare = sum(case.label is None for case in training)
     name = "unsupervised" if bare == len(training) else "semisupervised" if bare else "supervised"
     text = f"{source}: {len(training) - bare} scans with masks and {bare} without, so the recipe is {name!r}"
-    PROGRESS.print(text, markup=False, highlight=False, soft_wrap=True)
+    note(text)
     return parse_recipe(_for(source, name, overrides), str(source))
 
 

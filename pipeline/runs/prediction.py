@@ -20,8 +20,9 @@ from pipeline.memory import memory_for
 from pipeline.metrics.calibration import expected_dice
 from pipeline.outputs import Output
 from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
-from pipeline.runs.checking import progress, tell_warnings
+from pipeline.runs.checking import tell_warnings
 from pipeline.runs.models import TrainedModel, load_model, misfits
+from pipeline.terminal import progress
 from pipeline.types import Case
 
 if TYPE_CHECKING:

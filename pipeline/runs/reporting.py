@@ -17,10 +17,10 @@ from pipeline.logs import read_curves
 from pipeline.reports.comparison_page import write_comparison
 from pipeline.reports.page import Origin, write_report
 from pipeline.reports.plots import draw_training
-from pipeline.runs.checking import PROGRESS
 from pipeline.runs.folder import HISTORY, PICTURE, VALIDATION
 from pipeline.runs.stored import INDEX, SPLIT, read_config, read_own
 from pipeline.strict_yaml import write_yaml
+from pipeline.terminal import note
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -169,7 +169,5 @@ class TrainingPicture:
             draw_training(self.run / PICTURE, *curves_of(self.run))
         except Exception as error:  # a picture is not worth a night of training
             if not self.failed:
-                PROGRESS.print(
-                    f"training.png cannot be drawn, and the training goes on: {error}", markup=False, soft_wrap=True
-                )
+                note(f"training.png cannot be drawn, and the training goes on: {error}")
             self.failed = True

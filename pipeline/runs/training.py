@@ -19,19 +19,20 @@ from pipeline.engines.trainer import SegmentationTrainer
 from pipeline.files import locked
 from pipeline.interruption import Stopped, end_children, shield, stoppable, window
 from pipeline.logs import CsvLog, read_curves
+from pipeline.pacing.budget import WARM_STEPS, Budget, Pace
+from pipeline.pacing.threads import threads_kept, use_threads
+from pipeline.pacing.timekeeper import Timekeeper
 from pipeline.reports.summary import summarise
 from pipeline.runs import build, resuming
-from pipeline.runs.budget import TIMED_STEPS, WARM_STEPS, Budget, Pace, time_steps
-from pipeline.runs.checking import PROGRESS, note, progress
 from pipeline.runs.folder import HISTORY, VALIDATION, RunFolder
 from pipeline.runs.models import portable, task_state
-from pipeline.runs.pacing import keep_to_time, to_begin_with
 from pipeline.runs.planning import prepare
 from pipeline.runs.reporting import TrainingPicture
 from pipeline.runs.scoring import Scored, Scores, notes_on, score, validate, write_scores
 from pipeline.runs.segments import labels_of, task_of
 from pipeline.runs.stored import INDEX, read_index
-from pipeline.runs.threads import threads_kept, use_threads
+from pipeline.runs.timing import TIMED_STEPS, keep_to_time, time_steps, to_begin_with
+from pipeline.terminal import note, progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
 # Kept for writing a report, beside the validation that it is of; 1 s on two cores of an Intel Xeon, of 1 case or of 40.
 # And how many times as long as another that validation takes, where there is no time to find out.
 REPORT_S, TAIL = 2.0, 1.5
-# A file of this name in a run asks it to finish: the learning rate falls to 0 over this share of the steps done.
-STOP, FINISH = "stop", 0.1
+# A file of this name in a run asks it to finish.
+STOP = "stop"
 
 
 def train(
@@ -177,7 +178,16 @@ class _Training:
         self.history = History(CsvLog(self.run / HISTORY, ["step", "loss", *self.step.objective.names], self.done))
         self.validations = CsvLog(self.run / VALIDATION, ["step", "mean_dice"], self.done)
         self.wait = DataWait(lambda: self.step.is_busy)
-        self.bar = ProgressBar(PROGRESS, course.last, self.wait)
+        self.bar = ProgressBar(course.last, self.wait)
+        self.timekeeper = Timekeeper(
+            course=course,
+            budget=self.budget,
+            stop=self.run / STOP,
+            patience=recipe.patience,
+            step_s=lambda: self.wait.step_s,
+            say=note,
+            decided=self._write_decisions,
+        )
         trainer = SegmentationTrainer(
             step=self.step,
             loader=self._loader(batches),
@@ -197,7 +207,6 @@ class _Training:
                 if self.done < course.last:
                     trainer.run()
         except Stopped:
-            self.bar.close()
             end_children()
             self._save("last", self.done)
             raise
@@ -206,6 +215,8 @@ class _Training:
             raise
         except (RuntimeError, MemoryError) as error:
             raise build.told(error, recipe, f"for step {self.done + 1}") from error.__cause__
+        finally:
+            self.bar.bar.close()
 
     def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS, at_most_s: float = math.inf) -> float:
         """Time some steps, of which nothing is learnt, and return the seconds of one."""
@@ -261,6 +272,7 @@ class _Training:
         picture = TrainingPicture(self.run)
         handlers: list[Any] = [
             EveryNSteps(1, self._count),
+            self.timekeeper,
             self.history,
             self.wait,
             self.bar,
@@ -272,33 +284,13 @@ class _Training:
         return handlers + (tensorboard_handlers(self.run / "tensorboard") if self.recipe.tensorboard else [])
 
     def _count(self, step: int) -> None:
-        self.done, course = step, self.step.course
-        if self.budget:
-            if (threads := self.budget.other_threads(step, self.wait.step_s, course)) is not None:
-                self.bar.say(f"step {step}: the number of threads is {threads} instead of {torch.get_num_threads()}")
-                course.threads = {**course.threads, step: threads}
-                self._write_decisions()
-            if (steps := self.budget.corrected(step, course)) is not None:
-                self._correct(step, steps)
-        use_threads(course.threads_after(step))
-        if (self.run / STOP).is_file():
-            (self.run / STOP).unlink()
-            self._finish_soon(step)
-
-    def _finish_soon(self, step: int) -> None:
-        if self.budget:
-            self.budget.give_up()
-        self._correct(step, min(self.step.course.last, step + max(1, round(FINISH * step))))
-
-    def _correct(self, step: int, steps: int) -> None:
-        course = self.step.course
-        if step < course.last != steps:
-            self.bar.say(f"step {step}: ends after {steps} steps instead of {course.last}")
-            course.correct(step, steps)
-            self.bar.total = steps
-            self._write_decisions()
+        self.done = step
 
     def _write_decisions(self) -> None:
+        """Write what the clock has decided: first that it keeps to no time, which a correction may follow from."""
+        if self.timekeeper.budget:
+            self.folder.write_budget(self.timekeeper.budget)
+        self.bar.total = self.step.course.last
         decided = {key: tuple(getattr(self.step.course, key).items()) for key in ("corrections", "threads")}
         self.recipe = self.recipe.model_copy(update=decided)
         self.folder.write_config(self.recipe)
@@ -313,20 +305,14 @@ class _Training:
             self.best = mean
             self._save("best", step)
         self.validations.append({"step": step, "mean_dice": mean})
-        if self.budget:
-            self.budget.leave_out(time.monotonic() - start)
-        if self.recipe.patience is not None and self._validations_since_best() >= self.recipe.patience:
-            self._finish_soon(step)
+        dice = [value for _, value in read_curves(self.run / VALIDATION).get("mean_dice", [])]
+        self.timekeeper.after_validation(step, time.monotonic() - start, dice)
 
     def _score(self, quick: bool, at_most: int | None = None) -> Scored:
         predictor = build.build_predictor(self.recipe, self.task, self.step.answering)
         cases, facts, truth = self.split.validation[:at_most], self.index.facts, labels_of(self.index)
         matched = self.recipe.segments is not None
         return score(predictor, cases, facts, truth, matched=matched, pictures=not quick, overlap_only=quick)
-
-    def _validations_since_best(self) -> int:
-        dice = [value for _, value in read_curves(self.run / VALIDATION).get("mean_dice", [])]
-        return len(dice) - 1 - dice.index(max(dice)) if dice else 0
 
     def _save(self, which: Which, step: int) -> None:
         if step == 0 or (which == "last" and step == self.saved):
@@ -344,5 +330,5 @@ class _Training:
         save_checkpoint(self.run, which, about | self.step.state_dict())
         if which == "last":
             self.saved = step
-            if self.budget:
-                self.budget.write()
+            if self.timekeeper.budget:
+                self.folder.write_budget(self.timekeeper.budget)

@@ -33,7 +33,8 @@ class Course:
     threads: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        steps, last = list(self.corrections), self.max_steps
+        steps = list(self.corrections)
+        last = self.max_steps
         if steps != sorted(set(steps)):
             raise ValueError(f"corrections are made in rising order, not at {steps}")
         for step, corrected in self.corrections.items():
@@ -51,15 +52,23 @@ class Course:
         past = {when: steps for when, steps in self.corrections.items() if when < step}
         self.corrections = Course(self.max_steps, {**past, step: max_steps}).corrections
 
+    def change_threads(self, step: int, threads: int) -> None:
+        """Decide, after a step is done, how many threads compute from there on."""
+        self.threads = {**self.threads, step: threads}
+
     def threads_after(self, step: int) -> int | None:
         """Return how many threads compute after a step; None where that was not decided."""
         return self.threads.get(max((when for when in self.threads if when <= step), default=-1))
 
     def share_done(self, steps: float) -> float:
         """Return the share of the training that so many steps are, in [0, 1]."""
-        share, here, length = 0.0, 0, self.max_steps
+        share = 0.0  # That is done at the step `here`, where the line last bent.
+        here = 0
+        length = self.max_steps
         for step, corrected in self.corrections.items():
             if steps <= step:
                 break
-            share, here, length = share + (1 - share) * (step - here) / (length - here), step, corrected
+            share += (1 - share) * (step - here) / (length - here)
+            here = step
+            length = corrected
         return min(1.0, share + (1 - share) * (steps - here) / (length - here))

@@ -18,52 +18,46 @@ training is repeated bit for bit.
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from math import inf
-from statistics import fmean
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.engines.course import Course
 from pipeline.errors import Problem, UserError
-from pipeline.reports.files import write_json
-from pipeline.runs.stored import BUDGET, read_own
-from pipeline.runs.threads import ThreadTrials
+from pipeline.pacing.threads import ThreadTrials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
-    from ignite.engine import Engine
+    from pipeline.pacing.course import Course
 
-    from pipeline.engines.steps import TrainingStep
-
-# Steps that are timed, after some that find memory and algorithms; and which step of a training they are.
-WARM_STEPS, TIMED_STEPS, AT = 3, 8, 10**6
+# The first steps of a command find memory and algorithms, and say nothing of the pace.
+WARM_STEPS = 3
 # All timing together may take this share of the budget; what is under way then is waited for.
 TIMING_SHARE = 0.1
 # The pace is looked at after each such share of the budget, over the last of them.
-PART, RECENT = 0.01, 8
+PART = 0.01
+RECENT = 8
 # A number of threads is judged after PART of the budget, of which so many seconds are enough. More threads are tried up
 # to this share of the time: should they turn out to be slow, enough of it is left to make up for that.
-JUDGED_S, SETTLED = 10.0, 0.8
+JUDGED_S = 10.0
+SETTLED = 0.8
 # Other work slows down a step, whose threads wait for each other, far more than the rest, which has half of the
 # machine.
 MOST_SLOWED = 2.0
 # From which share on of the time or of the steps, whichever is further, the steps are corrected where the end is off by
 # such a share. The last correction waits for the end, when little can come any more; beside other work one step may
 # still take ten times as long as another.
-CORRECTIONS, WORTH = (2 / 3, 0.95), 0.01
+CORRECTIONS = (2 / 3, 0.95)
+WORTH = 0.01
 # Validations of the training may take this share of the time.
 VALIDATION_SHARE = 0.05
 FEWEST_STEPS = 20
 # Scans are prepared before the first step. After so many of them, or so many seconds, it shows whether there is time.
-FIRST_SCANS, FIRST_S = 3, 5.0
+FIRST_SCANS = 3
+FIRST_S = 5.0
 # What is aimed at: to be late is worse than to be early.
 AIM = 0.985
 
@@ -104,46 +98,11 @@ class Pace:
         return Pace(step_s, times * self.validation_s, times * self.tail_s)
 
 
-def time_steps(
-    step: TrainingStep,
-    load: Callable[[], Iterable[Any]],
-    warm: int = WARM_STEPS,
-    timed: int = TIMED_STEPS,
-    at_most_s: float = inf,
-) -> float:
-    """Return the seconds of a training step, its data included, and leave the step as it was.
-
-    Args:
-        step: The training step.
-        load: Makes its batches.
-        warm: Steps that are not timed.
-        timed: Steps that are.
-        at_most_s: After so long no other step begins. Where none has been timed by then, the last one counts.
-    """
-    state, course = copy.deepcopy(step.state_dict()), step.course
-    step.course = Course(2 * AT)  # In whose middle every term has its weight.
-    durations, began = [], time.perf_counter()
-    start = began
-    try:
-        for n, batches in enumerate(islice(load(), warm + timed)):
-            step(cast("Engine", SimpleNamespace(state=SimpleNamespace(iteration=AT + n))), batches)
-            durations.append(time.perf_counter() - start)
-            start = time.perf_counter()
-            if start - began >= at_most_s:
-                break
-        step.settle()
-    finally:
-        step.course = course
-        step.load_state_dict(state)
-    return fmean(durations[warm:] or durations[-1:])
-
-
-@dataclass
+@dataclass(kw_only=True)
 class Budget:
     """Keeps a run within its time.
 
     Attributes:
-        run: The run's folder.
         seconds: The budget, for the whole command.
         spent_s: Of it, before ``began``: by commands that were stopped.
         pace: Of the machine, as it was timed before the first step.
@@ -154,7 +113,6 @@ class Budget:
         trials: Finds how many threads are the fastest.
     """
 
-    run: Path
     seconds: float
     spent_s: float = 0.0
     pace: Pace = Pace(1.0)
@@ -173,17 +131,19 @@ class Budget:
         self.trials = ThreadTrials(torch.get_num_threads(), min(PART * self.seconds, JUDGED_S))
 
     @classmethod
-    def read(cls, run: Path, began: float) -> Budget | None:
-        """Take up the budget of a run that is resumed; None where it has none."""
-        if not (run / BUDGET).exists():
-            return None
-        known = read_own(run, BUDGET)
-        return cls(run, began=began, **known | {"pace": Pace(**known["pace"])})
+    def from_dict(cls, known: Mapping[str, Any], began: float) -> Budget:
+        """Take up the budget of a run that is resumed.
 
-    def write(self) -> None:
-        """Note what is spent by now."""
+        Args:
+            known: What :meth:`as_dict` returned.
+            began: When this command began, by ``time.monotonic()``.
+        """
+        return cls(began=began, **{**known, "pace": Pace(**known["pace"])})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``budget.json`` holds, with what is spent by now."""
         kept = {key: getattr(self, key) for key in ("seconds", "validate_every", "given_up")}
-        write_json(self.run / BUDGET, kept | {"pace": asdict(self.pace), "spent_s": round(self._spent_by_now(), 3)})
+        return kept | {"pace": asdict(self.pace), "spent_s": round(self._spent_by_now(), 3)}
 
     def _spent_by_now(self) -> float:
         return self.spent_s + self.clock() - self.began
@@ -215,7 +175,8 @@ class Budget:
             taken = self.clock() - began
             if done < FIRST_SCANS and taken < FIRST_S:
                 return
-            whole, left = taken / done * count, self.left_s
+            whole = taken / done * count
+            left = self.left_s
             if whole - taken > left:
                 raise self._too_short(f"preparing {count} scans takes about {whole:.0f} s", taken - left + 2 * whole)
 
@@ -246,13 +207,13 @@ class Budget:
         if steps < FEWEST_STEPS:
             least = (self._spent_by_now() + pace.tail_s + FEWEST_STEPS * pace.step_s) * 1.1
             raise self._too_short(f"a step takes {pace.step_s:.2f} s, the end {pace.tail_s:.0f} s", least)
-        self.pace, self.validate_every = pace, every
+        self.pace = pace
+        self.validate_every = every
         return steps, every
 
     def give_up(self) -> None:
         """Correct nothing any more: the run was asked to end before its time."""
         self.given_up = True
-        self.write()
 
     def leave_out(self, seconds: float) -> None:
         """Tell what a validation has just taken, which is not the time of a step."""
@@ -264,7 +225,8 @@ class Budget:
         A course that tells no threads is that of a GPU.
         """
         self._steps += 1
-        threads, before = course.threads_after(step), self.trials.before
+        threads = course.threads_after(step)
+        before = self.trials.before
         to_come = any(when >= step for when in course.threads)  # What is written down is repeated first.
         if threads is None or to_come or self._steps <= WARM_STEPS:
             self.trials.forget()
@@ -272,8 +234,10 @@ class Budget:
         other = self.trials.after_step(threads, step_s, more=self._spent_by_now() <= SETTLED * self.seconds)
         if other == threads:
             return None
-        now, (since, then, marks) = self.clock(), self._left
-        self._left, self._marks = (step, now, self._marks), []
+        now = self.clock()
+        since, then, marks = self._left
+        self._left = (step, now, self._marks)
+        self._marks = []
         if other == before:  # A trial is taken back, and left out of the pace.
             self._marks = [(at + step - since, when + now - then) for at, when in marks]
         return other
@@ -286,7 +250,8 @@ class Budget:
         if now - self._marks[-1][1] < PART * self.seconds:
             return None
         self._marks = [*self._marks[-RECENT:], (step, now)]
-        made, (since, then) = len(course.corrections), self._marks[0]
+        made = len(course.corrections)
+        since, then = self._marks[0]
         if self.given_up or made >= len(CORRECTIONS) or step >= course.last or step == since:
             return None
         pace = self.pace.at((now - then) / (step - since))

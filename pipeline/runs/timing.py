@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from dataclasses import replace
+from itertools import islice
 from math import inf
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from statistics import fmean
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import torch
 
 from pipeline.bounds import seconds_of
+from pipeline.pacing.budget import TIMING_SHARE, WARM_STEPS, Budget
+from pipeline.pacing.course import Course
+from pipeline.pacing.threads import FASTER, REST, threads_kept, use_threads
 from pipeline.planning.plan import default_steps
-from pipeline.runs.budget import TIMED_STEPS, TIMING_SHARE, WARM_STEPS, Budget
-from pipeline.runs.checking import note
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.resuming import with_decisions_of
-from pipeline.runs.stored import BUDGET, CONFIG
-from pipeline.runs.threads import FASTER, REST, threads_kept, use_threads
+from pipeline.terminal import note
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from ignite.engine import Engine
+
+    from pipeline.engines.steps import TrainingStep
+    from pipeline.pacing.budget import Pace
     from pipeline.planning.plan import Plan
     from pipeline.recipe import Recipe
-    from pipeline.runs.budget import Pace
 
+# Steps that are timed, and which step of a training they are.
+TIMED_STEPS = 8
+AT = 10**6
 # An alternative is timed where that takes this share of what is left of the budget at most.
 TRIAL_SHARE = 0.02
 TRIAL_WARM, TRIAL_TIMED = 2, 3
@@ -65,6 +77,40 @@ class Timed(Protocol):
 T = TypeVar("T", bound=Timed)
 
 
+def time_steps(
+    step: TrainingStep,
+    load: Callable[[], Iterable[Any]],
+    warm: int = WARM_STEPS,
+    timed: int = TIMED_STEPS,
+    at_most_s: float = inf,
+) -> float:
+    """Return the seconds of a training step, its data included, and leave the step as it was.
+
+    Args:
+        step: The training step.
+        load: Makes its batches.
+        warm: Steps that are not timed.
+        timed: Steps that are.
+        at_most_s: After so long no other step begins. Where none has been timed by then, the last one counts.
+    """
+    state, course = copy.deepcopy(step.state_dict()), step.course
+    step.course = Course(2 * AT)  # In whose middle every term has its weight.
+    durations, began = [], time.perf_counter()
+    start = began
+    try:
+        for n, batches in enumerate(islice(load(), warm + timed)):
+            step(cast("Engine", SimpleNamespace(state=SimpleNamespace(iteration=AT + n))), batches)
+            durations.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            if start - began >= at_most_s:
+                break
+        step.settle()
+    finally:
+        step.course = course
+        step.load_state_dict(state)
+    return fmean(durations[warm:] or durations[-1:])
+
+
 def to_begin_with(recipe: Recipe) -> Recipe:
     """Fill in what a time budget leaves open until the machine is timed."""
     steps, network = 1 if recipe.max_steps == "auto" else recipe.max_steps, recipe.network
@@ -88,16 +134,17 @@ def keep_to_time(training: T, plan: Plan, began: float, make: Callable[[Recipe],
     Raises:
         UserError: The time is too short for any training, or the run that is there has another.
     """
-    recipe = plan.recipe
-    if (training.run / CONFIG).exists():
+    recipe, folder = plan.recipe, RunFolder(training.run)
+    if folder.holds_run:
         own = to_begin_with(with_decisions_of(training.run, recipe))
-        training.decide(own, Budget.read(training.run, began))
+        training.decide(own, folder.read_budget(began))
     elif recipe.time_budget is not None:
-        budget = Budget(training.run, seconds_of(recipe.time_budget), began=began)
+        budget = Budget(seconds=seconds_of(recipe.time_budget), began=began)
         with threads_kept():
             training = _fit(training, plan, budget, make)
-    else:  # What a start with a budget left that was killed before it became a run.
-        (training.run / BUDGET).unlink(missing_ok=True)
+        folder.write_budget(budget)
+    else:
+        folder.remove_budget()
     return training
 
 
@@ -120,7 +167,6 @@ def _fit(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -
     if threads == budget.trials.most:  # Else still fewer, which were not timed, are tried.
         budget.trials.step_s = step_s
     budget.trials.rest = REST
-    budget.write()
     decided = ((0, threads),) if training.recipe.device == "cpu" else ()
     known = {"max_steps": steps, "validate_every": every, "time_budget": None, "threads": decided}
     training.decide(training.recipe.model_copy(update=known), budget)

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 FASTER = 0.95
 # A number of threads is judged by so many steps or more; a trial that has taken longer than they would have is over
 # before. Fewer are tried where a step has come to take so many times as long.
-STEPS, SLOWED = 4, 1.5
+STEPS = 4
+SLOWED = 1.5
 # Where not all threads are in use, more are tried after so many parts, and each time in vain after twice as many.
-REST, LONGEST_REST = 10, 160
+REST = 10
+LONGEST_REST = 160
 
 
 @dataclass
@@ -67,16 +69,20 @@ class ThreadTrials:
         is_lost = self.before is not None and taken_s > STEPS * self.step_s
         if taken_s < self.part_s or (len(self._times) < STEPS and not is_lost):
             return threads
-        times, before = self._times, self.before
+        times = self._times
+        before = self.before
         self.forget()
         if before is None:
             other = self._after_part(threads, times)
         elif fmean(times) <= FASTER * self.step_s:
-            self.step_s, self.rest, self._next_rest = fmean(times), REST, REST
+            self.step_s = fmean(times)
+            self.rest = REST
+            self._next_rest = REST
             other = max(1, threads // 2) if threads < before else min(self.most, 2 * threads)
         else:
             if threads > before:
-                self.rest, self._next_rest = self._next_rest, min(2 * self._next_rest, LONGEST_REST)
+                self.rest = self._next_rest
+                self._next_rest = min(2 * self._next_rest, LONGEST_REST)
             return before
         if other == threads or (other > threads and not more):
             return threads
@@ -85,7 +91,8 @@ class ThreadTrials:
 
     def forget(self) -> None:
         """Judge nothing by the steps so far."""
-        self._times, self.before = [], None
+        self._times = []
+        self.before = None
 
     def _after_part(self, threads: int, times: list[float]) -> int:
         """Return how many threads to try after a part without a trial."""

@@ -1,0 +1,183 @@
+"""The terminal: the one module that prints and draws.
+
+A caller from Python can listen instead: within :func:`listening`, each line goes to a function of the caller's, and
+nothing is printed or drawn.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from rich.console import Console
+
+from pipeline.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from rich.console import RenderableType
+
+T = TypeVar("T")
+
+OUT = Console()
+ERR = Console(stderr=True)
+
+# Names and paths may hold what a console would take for markup.
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+
+_listener: ContextVar[Callable[[str], object] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(hear: Callable[[str], object]) -> Iterator[None]:
+    """Give each line to a function, in this thread and until the block ends; tables and bars are left out.
+
+    Args:
+        hear: Called with each line, as it would be printed.
+
+    >>> heard = []
+    >>> with listening(heard.append):
+    ...     say("one case")
+    >>> heard
+    ['one case']
+    """
+    token = _listener.set(hear)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def say(text: str) -> None:
+    """Print what a command has done, as it is."""
+    _tell(OUT, text)
+
+
+def note(text: str) -> None:
+    """Print what a reader should know on the way, as it is, where errors go."""
+    _tell(ERR, text)
+
+
+def _tell(console: Console, text: str) -> None:
+    hear = _listener.get()
+    if hear is None:
+        console.print(printable(text), **PLAIN)
+    else:
+        hear(printable(text))
+
+
+def show(table: RenderableType, width: int | None = None) -> None:
+    """Print a table; it is left out where somebody listens."""
+    if _listener.get() is None:
+        OUT.print(table, width=width)
+
+
+def complain(text: str) -> None:
+    """Print an error as it is, if anybody is still there to read it; a listener is not given it, but the exception."""
+    with suppress(OSError):
+        ERR.print(printable(text), **PLAIN)
+
+
+def fail(message: str) -> NoReturn:
+    """Print what is wrong, and exit with code 2."""
+    try:
+        complain(f"error: {message}")
+    except MemoryError:  # To lay out text, Rich loads more than there may be memory for.
+        sys.stderr.write(f"error: {printable(message)}\n")
+    sys.exit(2)
+
+
+def draws() -> bool:
+    """Tell whether bars are drawn: on a terminal, and where nobody listens."""
+    return ERR.is_terminal and _listener.get() is None
+
+
+# Bars: Rich's are loaded where one is made, which takes longer than a help text.
+
+
+def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
+    """Pass items on, and draw how many of them are done."""
+    from rich.progress import track
+
+    return track(items, what, total, console=ERR, transient=True, disable=not draws())
+
+
+@contextmanager
+def transfer(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Draw how many bytes have come; yield a function that is told the number of further ones.
+
+    Args:
+        what: What comes.
+        total: How many bytes there are; None where that is not known.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    with Progress(*columns, console=ERR, transient=True, disable=not draws()) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.update(task, advance=count)
+
+
+class StepBar:
+    """One line that shows how far a training is, drawn from :meth:`start` to :meth:`close`."""
+
+    def __init__(self) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[pace]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=ERR,
+            # A validation is a pause of many steps: over a shorter time the pace would jump.
+            speed_estimate_period=120,
+            transient=True,
+            disable=not draws(),
+        )
+        self._task = self._bar.add_task("", total=None, pace="")
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the line is there."""
+        return self._bar.live.is_started
+
+    def start(self, done: int, total: int) -> None:
+        """Draw the line, with so many steps done of all."""
+        self._bar.reset(self._task, total=total, completed=done)
+        self._bar.start()
+
+    def update(self, done: int, total: int, text: str) -> None:
+        """Show how many steps are done of all, the pace, and a text behind them."""
+        speed = self._bar.tasks[0].speed
+        self._bar.update(self._task, total=total, completed=done, description=text, pace=pace_of(speed))
+
+    def close(self) -> None:
+        """Leave the terminal as it was, if it is still there."""
+        with suppress(OSError):
+            self._bar.stop()
+
+
+def pace_of(speed: float | None) -> str:
+    """Return a pace in steps a second, or in seconds a step where that is more.
+
+    >>> pace_of(2.5), pace_of(0.1), pace_of(None)
+    ('2.5 steps/s', '10.0 s/step', '')
+    """
+    if not speed:
+        return ""
+    return f"{speed:.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s/step"
