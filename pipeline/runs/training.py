@@ -164,7 +164,7 @@ class _Training:
             if checkpoint is not self.start:  # Of which this run has neither the last nor the best yet.
                 self.best = checkpoint.state["best"]
                 self.saved = self.done if checkpoint.path.name.startswith("last-") else 0
-        self.folder.write_facts(self.split.as_dict(), self.index.as_rows())
+        self.folder.write_facts(self.split.as_dict(), self.index.as_rows(), self.recipe.plugins)
         self.folder.write_config(self.recipe)  # Last, since a folder with a config.yaml is a run.
 
     def run_to_end(self) -> None:
