@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-lowest lint clean
 
 demo: .venv/installed
 	@rm -rf demo && start=$$(date +%s) && export PATH="$(BIN):$$PATH" PS4='$$ ' && set -ex \
@@ -24,13 +24,22 @@ test: lint
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow
 
+# In an environment of its own.
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/pytest -n auto -m "not slow"
+
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-lowest demo
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv-lowest/installed: pyproject.toml lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --constraint lowest.txt --editable '.[dev]'
 	touch $@

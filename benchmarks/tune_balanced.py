@@ -1,7 +1,8 @@
 """The weights of configs/balanced.yaml, compared inside the training cases, and its figures on the validation cases.
 
     python benchmarks/tune_balanced.py DATA --json tune.json              # weights, on cases that teach in no final run
-    python benchmarks/tune_balanced.py DATA --final --json final.json     # the recipe as it is, on the validation cases
+    python benchmarks/tune_balanced.py DATA --final balanced supervised --steps 1200 --json final.json     # the recipe
+                                                               # as it is, beside others, on the validation cases
     python benchmarks/tune_balanced.py DATA --quick
 
 DATA is the folder of the hippocampus task with its lists of few labels. Each comparison takes the 10 masks of a draw
@@ -37,8 +38,8 @@ def tuning_list(data: Path, draw: int) -> dict:
     return few | {"validation": others[:40], "unlabeled": unlabelled}
 
 
-def train(listing: dict, data: Path, steps: int, overrides: list[str]) -> dict:
-    """Train the recipe; return mean Dice of the last weights and the minutes of the whole command."""
+def train(recipe: str, listing: dict, data: Path, steps: int, overrides: list[str]) -> dict:
+    """Train a recipe; return mean Dice of the last weights and the minutes of the whole command."""
     with tempfile.TemporaryDirectory() as folder:
         path, run = Path(folder) / "list.json", Path(folder) / "run"
         path.write_text(json.dumps(listing))
@@ -50,7 +51,7 @@ def train(listing: dict, data: Path, steps: int, overrides: list[str]) -> dict:
             *overrides,
         ]
         start = time.perf_counter()
-        command = [sys.executable, str(ROOT / "run.py"), "train", "balanced", *words, "--output", str(run)]
+        command = [sys.executable, str(ROOT / "run.py"), "train", recipe, *words, "--output", str(run)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
         minutes = (time.perf_counter() - start) / 60
         summary = json.loads((run / "summary.json").read_text())
@@ -62,25 +63,32 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--final", action="store_true")
+    parser.add_argument("--final", nargs="+", metavar="RECIPE", help="recipes to score on the validation cases")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     rows = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     steps, draws = (20, [0]) if options.quick else (options.steps, options.draws)
-    choices = [(None, None)] if options.final else list(WEIGHTS[:2] if options.quick else WEIGHTS)
     for draw in draws:
-        for cross_entropy, ncut in choices:
-            key = {"draw": draw, "steps": steps, "balanced_ce": cross_entropy, "ncut": ncut}
+        if options.final:
+            listing = json.loads((options.data / f"list_labelled_010_draw{draw}.json").read_text())
+            runs = [({"recipe": name}, []) for name in options.final]
+        else:
+            listing = tuning_list(options.data, draw)
+            weights = WEIGHTS[:2] if options.quick else WEIGHTS
+            runs = [
+                (
+                    {"recipe": "balanced", "balanced_ce": ce, "ncut": ncut},
+                    [f"objective.1.weight={ce}", f"objective.2.weight={ncut}"],
+                )
+                for ce, ncut in weights
+            ]
+        for about, overrides in runs:
+            key = {"draw": draw, "steps": steps} | about
             if any(key.items() <= row.items() for row in rows):
                 continue
-            if options.final:
-                listing, overrides = json.loads((options.data / f"list_labelled_010_draw{draw}.json").read_text()), []
-            else:
-                listing = tuning_list(options.data, draw)
-                overrides = [f"objective.1.weight={cross_entropy}", f"objective.2.weight={ncut}"]
-            rows.append(key | train(listing, options.data, steps, [f"seed={draw}", *overrides]))
+            rows.append(key | train(about["recipe"], listing, options.data, steps, [f"seed={draw}", *overrides]))
             print(rows[-1], flush=True)
             if options.json:
                 options.json.write_text(json.dumps(rows, indent=1))

@@ -58,26 +58,39 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         path: A YAML file.
         overrides: Dotted keys and YAML values: ``optimizer.learning_rate=1e-3``, ``objective.2.weight=0.3``.
 
+    Returns:
+        The keys and values; relative paths of the file begin at its own folder.
+
     Raises:
         UserError: The file is missing, too large or no YAML mapping, or an override has no ``=`` or no place.
     """
     if not path.is_file():
-        raise UserError(
-            "The recipe cannot be read.",
-            [Problem(str(path), "missing-file", "there is no such file", "check the path")],
-        )
+        raise _unreadable(path, "missing-file", "there is no such file", "check the path")
     if path.stat().st_size > MAX_RECIPE_BYTES:
-        raise UserError(
-            "The recipe cannot be read.",
-            [Problem(str(path), "too-large", "over 1 MB", "a recipe is a page of YAML")],
-        )
+        raise _unreadable(path, "too-large", "over 1 MB", "a recipe is a page of YAML")
     raw = read_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if not isinstance(raw, dict):
-        raise UserError(
-            "The recipe cannot be read.",
-            [Problem(str(path), "bad-yaml", "no mapping of keys to values", "see configs/ for examples")],
-        )
-    return override(converted(raw), overrides)
+        raise _unreadable(path, "bad-yaml", "no mapping of keys to values", "see configs/ for examples")
+    return override(_placed(converted(raw), path.parent), overrides)
+
+
+def _unreadable(path: Path, code: str, message: str, remedy: str) -> UserError:
+    return UserError("The recipe cannot be read.", [Problem(str(path), code, message, remedy)])
+
+
+def _placed(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Let relative paths of a recipe's file begin at its folder; those of overrides begin where the command runs."""
+
+    def placed(value: Any) -> Any:
+        return str(folder / value) if isinstance(value, str) and value else value
+
+    result = raw | {key: placed(raw[key]) for key in ("dataset", "root") if key in raw}
+    if isinstance(raw.get("plugins"), list):
+        result["plugins"] = [placed(plugin) for plugin in raw["plugins"]]
+    data = raw.get("data")
+    if isinstance(data, dict) and data.get("cache", "run") not in ("run", "off"):
+        result["data"] = data | {"cache": placed(data["cache"])}
+    return result
 
 
 def override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

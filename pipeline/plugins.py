@@ -1,18 +1,33 @@
-"""Load the Python files that a user names, so that what they register is there."""
+"""Load the Python files that a user names, so that what they register is there; and know them again.
+
+A run remembers its plugins by path and content. That alone makes no code of it run: a file is loaded without being
+named only where this very content was named before, by the same user on the same machine. What was is kept, as one
+SHA-256 a line, in ``fewmask/plugins`` below ``XDG_STATE_HOME`` (``~/.local/state``).
+"""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import os
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+
+
+class Plugin(TypedDict):
+    """A plugin as a run remembers it: its path, and the SHA-256 of its content."""
+
+    path: str
+    sha256: str
 
 
 def load_plugins(paths: Sequence[Path]) -> None:
@@ -22,25 +37,85 @@ def load_plugins(paths: Sequence[Path]) -> None:
         UserError: A file is missing or fails; with the line that failed.
     """
     for path in paths:
-        name = f"fewmask_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-        if name not in sys.modules:
-            _load(path, name)
+        _load(path, _read(path))
 
 
-def _load(path: Path, name: str) -> None:
-    spec = importlib.util.spec_from_file_location(name, path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise _unusable(path, "is no Python file", "check the path; it is relative to the folder you are in")
-    module = importlib.util.module_from_spec(spec)
+def remember(paths: Sequence[Path]) -> list[Plugin]:
+    """Return what a run keeps of its plugins."""
+    return [{"path": str(path.resolve()), "sha256": _digest(_read(path))} for path in paths]
+
+
+def load_remembered(plugins: Sequence[Plugin]) -> None:
+    """Run the plugins of a run, where they are what they were and the user has named them before.
+
+    Raises:
+        UserError: A file is gone, was changed, or was never named by this user on this machine.
+    """
+    trusted = _trusted()
+    problems = []
+    for plugin in plugins:
+        path = Path(plugin["path"])
+        content = path.read_bytes() if path.is_file() else None
+        if content is not None and _digest(content) == plugin["sha256"] in trusted:
+            _load(path, content)
+            continue
+        message = "is the run's plugin, and you have not named it here before"
+        if content is None or _digest(content) != plugin["sha256"]:
+            message = f"is the run's plugin, and {'is gone' if content is None else 'was changed since'}"
+        problems.append(Problem(str(path), "plugin-changed", message, "if you trust it as it is: --plugin FILE"))
+    if problems:
+        raise UserError("The run needs its plugins.", problems)
+
+
+def _load(path: Path, content: bytes) -> None:
+    name = f"fewmask_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return
+    loader = SourceFileLoader(name, str(path))
+    spec = spec_from_loader(name, loader)
+    if spec is None:
+        raise _unusable(path, "is no Python file", "check the path")
+    module = module_from_spec(spec)
     # Before it runs, as an import does: a dataclass looks its own module up.
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        exec(loader.source_to_code(content, str(path)), vars(module))  # The very bytes that were hashed.
     except Exception as error:
         del sys.modules[name]
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
         raise _unusable(path, f"line {line}: {type(error).__name__}: {error}", "correct the plugin") from error
+    _trust(_digest(content))
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file() or path.suffix != ".py":
+        raise _unusable(path, "is no Python file", "check the path")
+    return path.read_bytes()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _list_of_trusted() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "fewmask" / "plugins"
+
+
+def _trusted() -> set[str]:
+    with suppress(OSError, RuntimeError):  # Without a home nothing is known.
+        return set(_list_of_trusted().read_text(encoding="ascii", errors="replace").split())
+    return set()
+
+
+def _trust(sha256: str) -> None:
+    with suppress(OSError, RuntimeError):
+        if sha256 not in _trusted():
+            path = _list_of_trusted()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="ascii") as file:
+                file.write(f"{sha256}\n")
 
 
 def _unusable(path: Path, message: str, remedy: str) -> UserError:

@@ -50,6 +50,14 @@ class MortalLoss(LabelLoss):
 """
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_plugin_is_known(tmp_path_factory):
+    """What plugins a user has named is kept where that user's own list is not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def mortal(tmp_path_factory):
     """A plugin with that loss; one file, since one process may register it once."""

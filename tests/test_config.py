@@ -226,7 +226,8 @@ def test_recipe_is_frozen(load):
 )
 def test_recipe_that_is_dumped_and_read_is_the_same(load, tmp_path, overrides):
     recipe = load(MINIMAL, *overrides)
-    assert load(config.dump(recipe)) == recipe
+    again = read_yaml(config.dump(recipe), "again")
+    assert config.parse(again, "again", LOSSES, NETWORKS, SOURCES) == recipe
     assert json.loads(json.dumps(yaml.safe_load(config.dump(recipe)))) == recipe.model_dump(mode="json")
 
 
@@ -436,3 +437,27 @@ def test_number_of_mistakes_is_in_the_first_line(load):
         load(MANY)
     with pytest.raises(UserError, match=r"recipe\.yaml has 1 mistake\."):
         load(MINIMAL, "seed=-1")
+
+
+def test_paths_of_a_file_begin_at_its_folder_and_those_of_overrides_where_the_command_runs(tmp_path, monkeypatch):
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    recipe = folder / "mine.yaml"
+    recipe.write_text("dataset: ../scans\nroot: here\nplugins: [a.py, /b.py]\ndata: {cache: c, workers: 0}\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert config.read(recipe) == {
+        "dataset": str(folder / "../scans"),
+        "root": str(folder / "here"),
+        "plugins": [str(folder / "a.py"), "/b.py"],
+        "data": {"cache": str(folder / "c"), "workers": 0},
+    }
+    given = config.read(recipe, ["dataset=d", "data.cache=off", "plugins=[x.py]"])
+    assert (given["dataset"], given["data"]["cache"], given["plugins"]) == ("d", "off", ["x.py"])
+
+
+@pytest.mark.parametrize("text", ["dataset: 5", "plugins: a.py", "data: {cache: [1]}", "dataset: ''", "data: 3"])
+def test_what_is_no_path_is_left_to_the_schema(tmp_path, text):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(text)
+    assert config.read(recipe) == yaml.safe_load(text)

@@ -5,6 +5,7 @@ import yaml
 from runs_fixtures import TINY, assert_same_run, make_phantom, state_of, write_recipe
 from worlds import command
 
+import fewmask
 from pipeline import runs
 from pipeline.checkpoints import Checkpoint
 from pipeline.decisions import Decisions, converted
@@ -116,3 +117,10 @@ def test_a_plan_has_none(dataset, tmp_path):
 def test_old_and_new_keys_together_are_a_mistake():
     raw = {**TINY, "corrections": [], "decided": {}}
     assert converted(raw) == raw
+
+
+def test_from_python_a_run_is_repeated_by_its_file_and_by_what_the_file_holds(run, tmp_path):
+    config = run / "config.yaml"
+    for number, source in enumerate((config, yaml.safe_load(config.read_text()))):
+        fewmask.train(source, tmp_path / str(number))
+        assert_same_run(tmp_path / str(number), run)

@@ -46,7 +46,7 @@ class TestEveryRecipe:
             assert {"loss", "on", "weight"} <= set(term)
 
     def test_survives_a_round_trip(self, path, tmp_path):
-        recipe = parse(path, "dataset=scans")
+        recipe = parse(path, "dataset=/scans")
         (tmp_path / "copy.yaml").write_text(config.dump(recipe))
         assert parse(tmp_path / "copy.yaml") == recipe
 

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import signal
+import sys
 from datetime import UTC, datetime
 from unittest.mock import Mock
 
@@ -722,23 +723,73 @@ def test_run_with_a_plugins_loss_predicts_without_the_plugin(uninterrupted, scan
     assert runs.predict(uninterrupted, [scan], tmp_path / "masks")
 
 
-def test_run_with_a_plugins_network_asks_for_its_file(dataset, scan, tmp_path, monkeypatch):
+ONE_LAYER = """
+from torch import nn
+from pipeline.networks import NETWORKS
+
+
+@NETWORKS.register('one_layer')
+def one_layer(spatial_dims: int, in_channels: int, out_channels: int, *, kernel: int = 3) -> nn.Module:
+    '''One convolution.'''
+    kind = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
+    return kind(in_channels, out_channels, kernel, padding='same')
+"""
+
+
+@pytest.fixture
+def forget(monkeypatch):
+    """Returns a function that makes the process what a new one is, as far as that network goes."""
     from pipeline.networks import NETWORKS
 
+    def forget():
+        NETWORKS.components.pop("one_layer", None)
+        for name in [name for name in sys.modules if name.startswith("fewmask_plugin_")]:
+            if hasattr(sys.modules[name], "one_layer"):
+                del sys.modules[name]
+
+    yield forget
+    forget()
+
+
+def test_a_run_remembers_its_plugins_and_runs_none_that_its_user_never_named(
+    dataset, scan, tmp_path, monkeypatch, forget
+):
     plugin = tmp_path / "network.py"
-    plugin.write_text(
-        "from torch import nn\n"
-        "from pipeline.networks import NETWORKS\n\n\n"
-        "@NETWORKS.register('one_layer')\n"
-        "def one_layer(spatial_dims: int, in_channels: int, out_channels: int, *, kernel: int = 3) -> nn.Module:\n"
-        "    '''One convolution.'''\n"
-        "    kind = nn.Conv3d if spatial_dims == 3 else nn.Conv2d\n"
-        "    return kind(in_channels, out_channels, kernel, padding='same')\n"
-    )
-    network = {"name": "one_layer", "options": {"kernel": 1}}
-    run = train(tmp_path, dataset, "run", "max_steps=2", plugins=[str(plugin)], network=network)
-    assert runs.predict(run, [scan], tmp_path / "masks", plugins=[plugin])
-    monkeypatch.delitem(NETWORKS.components, "one_layer")
+    plugin.write_text(ONE_LAYER)
+    made = {"plugins": [str(plugin)], "network": {"name": "one_layer", "options": {"kernel": 1}}}
+    run = train(tmp_path, dataset, "run", "max_steps=2", **made)
+    forget()
+    assert runs.predict(run, [scan], tmp_path / "masks")
+    forget()
+    assert runs.validate(run)
+    forget()
+    assert runs.predict(run, [scan], tmp_path / "named", plugins=[plugin])
+
+    def refused(why):
+        forget()
+        with pytest.raises(UserError, match="--plugin FILE") as raised:
+            runs.predict(run, [scan], tmp_path / "none")
+        assert problems_of(raised) == [("plugin-changed", str(plugin))]
+        assert why in raised.value.problems[0].message
+
+    with monkeypatch.context() as another:
+        another.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
+        refused("you have not named it here before")
+        assert runs.predict(run, [scan], tmp_path / "theirs", plugins=[plugin])
+        forget()
+        assert runs.validate(run)
+    plugin.write_text(f"{ONE_LAYER}# changed\n")
+    refused("was changed since")
+    with pytest.raises(UserError, match="--allow-change plugins"):
+        train(tmp_path, dataset, "run", "max_steps=2", resume=True, **made)
+    forget()
+    changed = runs.read_recipe(write_recipe(tmp_path, dataset, **made), ["max_steps=2"])
+    runs.train(changed, run, resume=True, allow_change=["plugins"])
+    forget()
+    assert runs.validate(run), "allowed, and remembered as it is now"
+    plugin.unlink()
+    refused("is gone")
+    (run / "plugins.json").unlink()
     with pytest.raises(UserError, match="--plugin FILE") as raised:
         runs.predict(run, [scan], tmp_path / "none")
     assert problems_of(raised) == [("unknown-network", str(run / "checkpoints" / "last-000002.pt"))]

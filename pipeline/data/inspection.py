@@ -136,6 +136,15 @@ def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list
     """
     stamped = stamps(case_files(case))
     scans, problems = _load_all(case_files(case))
+    facts, found = examine_scans(case, scans, declared, problems)
+    return facts and replace(facts, stamps=stamped), found
+
+
+def examine_scans(
+    case: Case, scans: Mapping[Path, nifti.Scan], declared: Declared, known: Sequence[Problem] = ()
+) -> tuple[CaseFacts | None, list[Problem]]:
+    """As :func:`examine_case`, of files that were read; those that could not be are among the problems ``known``."""
+    problems = list(known)
     images = [scans[path] for path in case.images if path in scans]
     label, first = scans.get(case.label) if case.label else None, scans.get(case.images[0])
     for image in images:
@@ -159,7 +168,7 @@ def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list
         CaseFacts(
             case=case.id,
             sha256=tuple(scans[path].sha256 for path in case_files(case) if path in scans),
-            stamps=stamped,
+            stamps=(),
             content=content + (() if label is None else (hash_values(label.voxels[0]),)),
             sums=sums,
             shape=first.shape,

@@ -7,25 +7,28 @@ of it is used.
 from __future__ import annotations
 
 import gzip
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data.container import SUFFIXES, is_nifti, read_container, stem
+from pipeline.data.container import HEAD, SUFFIXES, fault, is_nifti, read_container, stem
 from pipeline.data.header import Header, check_extensions, parse_header
 from pipeline.files import atomic_write
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from pipeline.data.forms import Forms
     from pipeline.errors import Problem
 
-__all__ = ["SUFFIXES", "Scan", "is_nifti", "load", "save_labels", "save_volume", "stem"]
+__all__ = ["SUFFIXES", "Scan", "is_nifti", "load", "save_labels", "save_volume", "scan_of", "stem"]
+
+# Types that NIfTI has no code for, and narrow ones that hold the same values.
+WIDENED: dict[str, type[np.generic]] = {"bool": np.uint8, "float16": np.float32}
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,35 @@ def load(path: Path) -> Scan:
     (header,) = headers
     check_extensions(path, header, container.body)
     return Scan(path, container.sha256, header, container.body, container.notes + header.notes)
+
+
+def scan_of(voxels: ArrayLike, affine: ArrayLike, name: str, header: Any = None) -> Scan:
+    """Return an array as the scan that its file would be.
+
+    Args:
+        voxels: ``[X, Y]``, ``[X, Y, Z]`` or ``[X, Y, Z, C]``.
+        affine: Voxel indices to mm, 4x4.
+        name: What to call it in messages.
+        header: nibabel's, where the array came with one: its qform, sform and units count if it agrees with the affine.
+
+    Raises:
+        UserError: A NIfTI file cannot hold it, or its grid makes no sense.
+    """
+    import nibabel as nib  # slow to import, and reading files does without
+    from nibabel.spatialimages import HeaderDataError
+
+    array = np.asanyarray(voxels)
+    if (wider := WIDENED.get(array.dtype.name)) is not None:
+        array = array.astype(wider)
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    known = header if isinstance(header, nib.Nifti1Header) else None  # That of another format has no forms.
+    try:
+        with np.errstate(all="ignore"):  # A grid that is none is refused below.
+            body = kind(array, np.asarray(affine, np.float64), known, dtype=array.dtype).to_bytes()
+    except (ValueError, HeaderDataError) as error:
+        raise fault(Path(name), "not-nifti", f"is nothing that NIfTI can hold: {error}", "convert it first") from None
+    found = parse_header(Path(name), body[:HEAD])
+    return Scan(Path(name), hashlib.sha256(body).hexdigest(), found, body, found.notes)
 
 
 def save_labels(path: Path, labels: NDArray[Any], like: Scan) -> None:

@@ -1,1 +1,8 @@
-"""Per-case numbers: pure functions over NumPy arrays."""
+"""Metrics of label maps, each with its units and what empty masks give; ``docs/metrics`` explains them."""
+
+from pipeline.metrics.case import score_case
+from pipeline.metrics.lesions import count_lesions
+from pipeline.metrics.matching import match_segments
+from pipeline.metrics.surface import surface_distances
+
+__all__ = ["count_lesions", "match_segments", "score_case", "surface_distances"]

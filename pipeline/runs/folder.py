@@ -23,6 +23,7 @@ from pipeline.files import atomic_write, sweep
 from pipeline.logs import CsvLog, read_curves
 from pipeline.outputs import LIST
 from pipeline.pacing.budget import Budget
+from pipeline.plugins import load_remembered, remember
 from pipeline.reports.figures import REPORT_FILES
 from pipeline.reports.files import write_json
 from pipeline.runs.stored import (
@@ -30,6 +31,7 @@ from pipeline.runs.stored import (
     CONFIG,
     FOLDS,
     INDEX,
+    PLUGINS,
     POSTPROCESSING,
     SPLIT,
     SUMMARY,
@@ -54,7 +56,7 @@ STOP = "stop"
 # What a validation writes, wherever that is.
 SCORES = ("cases.csv", SUMMARY, *REPORT_FILES)
 # What is written again and again while a run goes on; and what is written once, and then no more.
-LIVING, FIXED = (CONFIG, HISTORY, VALIDATION, PICTURE, BUDGET, FOLDS), (SPLIT, INDEX, POSTPROCESSING)
+LIVING, FIXED = (CONFIG, HISTORY, VALIDATION, PICTURE, BUDGET, FOLDS), (SPLIT, INDEX, PLUGINS, POSTPROCESSING)
 BRING_BACK = "bring it back as it was, or name another --output"
 
 
@@ -151,11 +153,23 @@ class RunFolder:
             raise UserError("Nothing was started.", [Problem(str(file), "not-a-folder", message, remedy)])
         return place
 
-    def write_facts(self, split: dict[str, Any], index: list[dict[str, Any]]) -> None:
-        """Write who teaches and who tests, and what was found of every case."""
-        with self.output.writing([SPLIT, INDEX]) as stage:
-            write_json(stage / SPLIT, split)
-            write_json(stage / INDEX, index)
+    def write_facts(self, split: dict[str, Any], index: list[dict[str, Any]], plugins: Sequence[Path]) -> None:
+        """Write who is trained on and who is held out, what was found of every case, and which plugins take part."""
+        facts: dict[str, Any] = {SPLIT: split, INDEX: index}
+        if plugins:
+            facts[PLUGINS] = {"plugins": remember(plugins)}
+        with self.output.writing(list(facts)) as stage:
+            for name, content in facts.items():
+                write_json(stage / name, content)
+
+    def load_plugins(self) -> None:
+        """Load the plugins that the run was trained with, where it had some.
+
+        Raises:
+            UserError: One is gone, was changed, or was never named by this user.
+        """
+        if (self.path / PLUGINS).exists():
+            load_remembered(read_own(self.path, PLUGINS)["plugins"])
 
     def write_config(self, recipe: Recipe, decided: Decisions = NONE) -> None:
         """Write the recipe and what was decided, unless that is what is there: somebody may have written a comment."""

@@ -103,7 +103,7 @@ def cross_validate(
         if folder.holds_run:
             resuming.refuse_changes(run, recipe, decided, allow_change)
             resuming.refuse_other_scans(run, index, everything)
-        folder.write_facts(everything.as_dict(), index.as_rows())
+        folder.write_facts(everything.as_dict(), index.as_rows(), recipe.plugins)
         write_json(run / FOLDS, {"folds": folds})
         folder.write_config(recipe, decided)  # Last, as in any run.
         for fold in range(1, folds + 1):

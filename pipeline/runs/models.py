@@ -18,7 +18,7 @@ from pipeline.networks import NETWORKS
 from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
 from pipeline.runs import build
-from pipeline.runs.folder import count_folds
+from pipeline.runs.folder import RunFolder, count_folds
 from pipeline.runs.judging import refuse_declared, refuse_patch
 from pipeline.runs.stored import FOLDS, INDEX, POSTPROCESSING, read_about, read_index, read_own, read_recipe_of
 from pipeline.terminal import note
@@ -53,8 +53,9 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
     Args:
         run: The run's folder.
         which: ``last`` or ``best``.
-        plugins: Files that register the run's network, where it is not one of ours. They are not taken from the
-            checkpoint, because what a checkpoint says is never run.
+        plugins: Files that register the run's network, where it is not one of ours. By default those that the run
+            remembers, if they are what they were and this user has named them before: what a checkpoint or a run's
+            folder says is never run for that alone.
 
     Raises:
         UserError: There is no such checkpoint, it is damaged, or its network is not known.
@@ -67,7 +68,7 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
     checkpoint = newest_checkpoint(run, which)
     for problem in checkpoint.damaged:
         note(f"{problem}\nUsing {checkpoint.path.name} instead.")
-    return _build_model(checkpoint)
+    return _build_model(run, checkpoint)
 
 
 def load_folds(run: Path, which: Which, plugins: Sequence[Path] = ()) -> list[TrainedModel]:
@@ -107,8 +108,10 @@ def _mendings(run: Path, task: Task) -> tuple[Mending, ...]:
     return mendings
 
 
-def _build_model(checkpoint: Checkpoint) -> TrainedModel:
+def _build_model(run: Path, checkpoint: Checkpoint) -> TrainedModel:
     about, recipe = read_about(checkpoint), read_recipe_of(checkpoint)
+    if recipe.network.name not in NETWORKS:
+        RunFolder(run).load_plugins()
     if recipe.network.name not in NETWORKS:
         message = f"needs the network {recipe.network.name!r}, which no loaded file registers"
         problem = Problem(str(checkpoint.path), "unknown-network", message, "name its file: --plugin FILE")

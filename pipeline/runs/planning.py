@@ -95,15 +95,26 @@ def read_request(source: Path, overrides: Sequence[str] = (), folds: int | None 
 
 
 def _read(source: Path, overrides: Sequence[str]) -> Request:
-    start = Checkpoint(source, load_checkpoint(source)) if source.suffix == CHECKPOINT else None
-    if start:
-        raw = _of_checkpoint(start, overrides)
-        return Request(_parse(raw, str(source)), config.parse_decisions(raw, str(source)), start)
+    if source.suffix == CHECKPOINT:
+        start = Checkpoint(source, load_checkpoint(source))
+        return replace(parse_request(_of_checkpoint(start, overrides), str(source)), start=start)
     path = config.find(source)
     if path is not None:
-        raw = config.read(path, overrides)
-        return Request(_parse(raw, str(path)), config.parse_decisions(raw, str(path)))
+        return parse_request(config.read(path, overrides), str(path))
     return Request(_recipe_for(source, overrides))
+
+
+def parse_request(raw: dict[str, Any], source: str) -> Request:
+    """Load the plugins that raw keys and values name, and turn these into a recipe and the decisions of its run.
+
+    Args:
+        raw: The recipe, and perhaps the decisions.
+        source: What to call it in messages.
+
+    Raises:
+        UserError: With every mistake of the recipe.
+    """
+    return Request(_parse(raw, source), config.parse_decisions(raw, source))
 
 
 def _recipe_for(source: Path, overrides: Sequence[str]) -> Recipe:

@@ -12,8 +12,9 @@ from pipeline.bounds import seconds_of
 from pipeline.decisions import Decisions
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.memory import is_out_of_memory
+from pipeline.plugins import remember
 from pipeline.runs.models import task_state
-from pipeline.runs.stored import BUDGET, SPLIT, read_about, read_config, read_decisions, read_index, read_own
+from pipeline.runs.stored import BUDGET, PLUGINS, SPLIT, read_about, read_config, read_decisions, read_index, read_own
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,8 +75,21 @@ def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Seque
         for key in sorted(keys)
         if old.get(key) != new.get(key) and not any(_covers(name, key) for name in (*HARMLESS, *allowed))
     ]
+    if not any(_covers(name, "plugins") for name in allowed):
+        problems += _changed_plugins(run, recipe)
     if problems:
         raise UserError(f"{run} holds another run; nothing was resumed.", problems)
+
+
+def _changed_plugins(run: Path, recipe: Recipe) -> list[Problem]:
+    known = read_own(run, PLUGINS)["plugins"] if (run / PLUGINS).exists() else []
+    message = "is not what the run was trained with"
+    remedy = "bring it back, or let it be another from here on: --allow-change plugins"
+    return [
+        Problem(now["path"], "plugin-changed", message, remedy)
+        for now, then in zip(remember(recipe.plugins), known, strict=False)
+        if now["path"] == then["path"] and now["sha256"] != then["sha256"]
+    ]
 
 
 def with_time_of(run: Path, recipe: Recipe) -> Recipe:
@@ -202,7 +216,7 @@ def take_up(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str] 
         if checkpoint is not start:  # Of which this run has neither the last nor the best yet.
             progress.best = checkpoint.state["best"]
             progress.saved = progress.done if checkpoint.path.name.startswith("last-") else 0
-    folder.write_facts(setup.split.as_dict(), setup.index.as_rows())
+    folder.write_facts(setup.split.as_dict(), setup.index.as_rows(), setup.recipe.plugins)
     folder.write_config(setup.recipe, setup.decided)  # Last, since a folder with a config.yaml is a run.
     return progress
 

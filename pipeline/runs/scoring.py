@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pipeline import __version__
 from pipeline.checkpoints import output_of
 from pipeline.data.checked import changed_files
-from pipeline.data.layouts import Dataset, open_dataset
+from pipeline.data.layouts import LAYOUTS, Dataset, open_dataset
 from pipeline.engines.evaluator import SegmentationEvaluator, Watch
 from pipeline.errors import Problem, UserError
 from pipeline.metrics.case import TOLERANCE_MM
@@ -17,7 +17,7 @@ from pipeline.reports.files import write_cases_csv, write_json
 from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.checking import check_dataset
-from pipeline.runs.folder import SCORES
+from pipeline.runs.folder import SCORES, RunFolder
 from pipeline.runs.models import facts_of, load_model, misfits
 from pipeline.runs.reporting import add_case, curves_of, report_run
 from pipeline.runs.segments import MATCHED, describe, labels_of, match
@@ -156,6 +156,8 @@ def own_dataset(run: Path, part: str) -> tuple[Dataset, dict[str, CaseFacts]]:
     """
     # The run's folder knows better than its checkpoint, which may be from before the dataset was moved.
     told = read_config(run)
+    if told.layout.name not in ("auto", *LAYOUTS.names):
+        RunFolder(run).load_plugins()
     dataset = open_dataset(told.dataset, told.root, told.layout.name, told.layout.options)
     wanted = read_own(run, SPLIT)[part]
     missing = [name for name in wanted if name not in {case.id for case in dataset.cases}]

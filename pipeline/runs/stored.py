@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Checkpoint
 
 CONFIG, SPLIT, INDEX, BUDGET, SUMMARY = "config.yaml", "split.json", "index.json", "budget.json", "summary.json"
+PLUGINS = "plugins.json"
 # Of a cross-validation.
 FOLDS, POSTPROCESSING, OUT_OF_FOLD = "folds.json", "postprocessing.json", "out-of-fold"
 # Masks that declare none may have 250 values each, and not the same.
@@ -104,6 +105,19 @@ class StoredSummary(Stored):
     tolerance_mm: float | None = None
 
 
+class StoredPlugin(Stored):
+    """One file of a user's own."""
+
+    path: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class StoredPlugins(Stored):
+    """The plugins that a run was trained with."""
+
+    plugins: Annotated[list[StoredPlugin], Field(max_length=100)]
+
+
 class StoredTask(Stored):
     """What a network was trained to do."""
 
@@ -129,6 +143,7 @@ SCHEMAS: dict[str, type[Stored]] = {
     POSTPROCESSING: StoredMendings,
     BUDGET: StoredBudget,
     SUMMARY: StoredSummary,
+    PLUGINS: StoredPlugins,
 }
 FACTS = TypeAdapter(tuple[CaseFacts, ...], config=STRICT)
 

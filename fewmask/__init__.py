@@ -1,0 +1,48 @@
+"""Few masks, many scans: a folder of NIfTI volumes becomes a validated segmenter.
+
+What a program imports. Each name is loaded when it is first asked for: PyTorch and MONAI take seconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pipeline import __version__
+
+if TYPE_CHECKING:
+    from pipeline import losses, metrics
+    from pipeline.api import Model, check, compare, cross_validate, evaluate, load, plan, predict, train, validate
+    from pipeline.errors import Problem, UserError
+    from pipeline.recipe import Recipe
+
+__all__ = [
+    "Model",
+    "Problem",
+    "Recipe",
+    "UserError",
+    "__version__",
+    "check",
+    "compare",
+    "cross_validate",
+    "evaluate",
+    "load",
+    "losses",
+    "metrics",
+    "plan",
+    "predict",
+    "train",
+    "validate",
+]
+
+HOMES = {"Problem": "errors", "Recipe": "recipe", "UserError": "errors"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("losses", "metrics"):
+        return import_module(f"pipeline.{name}")
+    return getattr(import_module(f"pipeline.{HOMES.get(name, 'api')}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

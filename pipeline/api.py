@@ -1,0 +1,328 @@
+"""What a program calls: the commands as functions, and a trained model that predicts from memory.
+
+Paths are strings or ``Path``. What is wrong with an input is a ``UserError``, whose ``problems`` say where, what, and
+how to mend it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from pipeline import runs
+from pipeline.data import nifti
+from pipeline.data.codes import is_warning
+from pipeline.data.inspection import Declared, examine_scans
+from pipeline.errors import Problem, UserError
+from pipeline.files import to_write
+from pipeline.recipe import Recipe
+from pipeline.types import Case
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from pipeline.checkpoints import Which
+    from pipeline.data.check import Check
+    from pipeline.data.nifti import Scan
+    from pipeline.planning.plan import Plan
+    from pipeline.reports.comparison import Comparison
+    from pipeline.reports.summary import Summary
+    from pipeline.runs.models import TrainedModel
+    from pipeline.runs.planning import Request
+    from pipeline.runs.scoring import Scores
+
+AnyPath: TypeAlias = str | PathLike[str]
+# A recipe by name or path, a dataset, a checkpoint, or a recipe itself.
+Source: TypeAlias = AnyPath | Recipe | Mapping[str, Any]
+
+
+def check(
+    dataset: AnyPath,
+    *,
+    root: AnyPath | None = None,
+    layout: str = "auto",
+    layout_options: Mapping[str, Any] | None = None,
+    strict: bool = False,
+) -> Check:
+    """Look at every file of a dataset; nothing is written.
+
+    Args:
+        dataset: A folder, a JSON list or a scan.
+        root: The folder that the paths of a list are relative to; by default the list's own.
+        layout: A registered layout, or ``auto``.
+        layout_options: Of the layout.
+        strict: Count warnings as problems.
+
+    Returns:
+        What was found: ``problems``, ``warnings``, and where there is no problem ``index()``.
+
+    Raises:
+        UserError: The dataset cannot be opened.
+    """
+    from pipeline.data.layouts import read_dataset
+    from pipeline.runs.checking import survey
+
+    return survey(read_dataset(Path(dataset), _path(root), layout, layout_options), strict=strict)
+
+
+def plan(source: Source, *, settings: Mapping[str, Any] | None = None) -> Plan:
+    """Choose every setting of a training from the data and the machine; nothing is written.
+
+    Args:
+        source: As for :func:`train`.
+        settings: As for :func:`train`.
+
+    Returns:
+        The plan: its ``recipe`` has no ``auto`` left, its ``choices`` have a reason each.
+
+    Raises:
+        UserError: The recipe or the dataset has problems.
+    """
+    from pipeline.runs.planning import prepare
+
+    return prepare(_request(source, settings).recipe).plan
+
+
+def train(
+    source: Source,
+    output: AnyPath,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    allow_change: Sequence[str] = (),
+) -> Scores | None:
+    """Train a network as a recipe says, or as a dataset suggests, and validate it.
+
+    Args:
+        source: A recipe by name or path, a dataset, a checkpoint, a :class:`Recipe`, or its keys and values.
+        output: The run's folder.
+        settings: Keys of the recipe, dotted, and their values, which count more than the recipe's own:
+            ``{"dataset": "scans/", "optimizer.learning_rate": 1e-3}``.
+        resume: Go on with the run that the folder holds.
+        allow_change: Keys that a resumed run may have otherwise from here on.
+
+    Returns:
+        The scores of the last weights; None without a validation case.
+
+    Raises:
+        UserError: The recipe, the dataset or the folder has problems, or the training diverged.
+    """
+    request = _request(source, settings)
+    return runs.train(
+        request.recipe,
+        to_write(Path(output)),
+        resume=resume,
+        allow_change=allow_change,
+        start=request.start,
+        decided=request.decided,
+    )
+
+
+def cross_validate(
+    source: Source,
+    output: AnyPath,
+    folds: int,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    allow_change: Sequence[str] = (),
+) -> list[Scores]:
+    """Train one network a fold, and score each on the patients that it was not trained on.
+
+    Args:
+        source: As for :func:`train`, but no checkpoint.
+        output: The folder of the cross-validation.
+        folds: Parts of the labelled patients, 2 or more.
+        settings: As for :func:`train`.
+        resume: As for :func:`train`.
+        allow_change: As for :func:`train`.
+
+    Returns:
+        The scores out of fold and, where the dataset has a validation list, those of all folds together on that.
+
+    Raises:
+        UserError: As :func:`train`, or there are fewer labelled patients than folds.
+    """
+    request = _request(source, settings, folds)
+    return runs.cross_validate(
+        request.recipe,
+        to_write(Path(output)),
+        folds,
+        resume=resume,
+        allow_change=allow_change,
+        decided=request.decided,
+    )
+
+
+def validate(
+    run: AnyPath,
+    dataset: AnyPath | None = None,
+    *,
+    checkpoint: Which = "last",
+    plugins: Sequence[AnyPath] = (),
+    tolerance_mm: float = 1.0,
+) -> Scores:
+    """Score a run in the scans' own grids, and write the report into the run.
+
+    Args:
+        run: The run's folder.
+        dataset: Whose labelled cases are scored; by default the run's own validation cases.
+        checkpoint: ``last`` or ``best``.
+        plugins: Files that register the run's network, where it is not one of ours.
+        tolerance_mm: Of the surface Dice.
+
+    Raises:
+        UserError: The run or the dataset cannot be used.
+    """
+    return runs.validate(Path(run), _path(dataset), checkpoint, list(map(Path, plugins)), tolerance_mm)
+
+
+def predict(
+    run: AnyPath,
+    scans: AnyPath | Sequence[AnyPath],
+    output: AnyPath,
+    *,
+    checkpoint: Which = "last",
+    plugins: Sequence[AnyPath] = (),
+) -> list[Path]:
+    """Write a mask for each scan, on exactly the scan's grid; return the masks' paths.
+
+    Args:
+        run: The run's folder.
+        scans: A scan, a folder of scans, a dataset, or several of them.
+        output: The folder of the masks, which are named as the scans.
+        checkpoint: ``last`` or ``best``.
+        plugins: As for :func:`validate`.
+
+    Raises:
+        UserError: Something is wrong with a scan, or a mask is there already; nothing is written then.
+    """
+    several = [scans] if isinstance(scans, str | PathLike) else scans
+    places = list(map(Path, several))
+    return runs.predict(Path(run), places, to_write(Path(output)), checkpoint, list(map(Path, plugins)))
+
+
+def evaluate(
+    predictions: AnyPath, labels: AnyPath, output: AnyPath, *, ignore: int | None = None, tolerance_mm: float = 1.0
+) -> Summary:
+    """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
+
+    Args:
+        predictions: The masks.
+        labels: The true masks.
+        output: The folder for ``cases.csv``, ``summary.json`` and ``report.html``.
+        ignore: Label value of voxels that are not scored.
+        tolerance_mm: Of the surface Dice.
+
+    Raises:
+        UserError: Something is wrong with a mask; nothing is written then.
+    """
+    return runs.evaluate(Path(predictions), Path(labels), to_write(Path(output)), ignore, tolerance_mm)
+
+
+def compare(run_a: AnyPath, run_b: AnyPath, output: AnyPath) -> Comparison:
+    """Say whether one run is better than another on the cases that both were scored on, and write the report.
+
+    Args:
+        run_a: A run, or the folder of an evaluation.
+        run_b: Another.
+        output: The folder for the report and its tables.
+
+    Raises:
+        UserError: They were not scored on the same cases, or one of them cannot be read.
+    """
+    return runs.compare(Path(run_a), Path(run_b), to_write(Path(output)))
+
+
+def load(run: AnyPath, *, checkpoint: Which = "last", plugins: Sequence[AnyPath] = ()) -> Model:
+    """Load a run's network, or those of a cross-validation, to predict from memory.
+
+    Args:
+        run: The run's folder.
+        checkpoint: ``last`` or ``best``.
+        plugins: As for :func:`validate`.
+
+    Raises:
+        UserError: There is no such checkpoint, or it cannot be used.
+    """
+    from pipeline.runs.models import load_model
+
+    return Model(load_model(Path(run), checkpoint, list(map(Path, plugins))))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, ready to predict; :func:`load` makes it."""
+
+    _trained: TrainedModel
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """The name of each label value; 0 is the background."""
+        return dict(self._trained.task.labels)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The names of the channels that a scan must have, in their order."""
+        return self._trained.task.channels
+
+    def predict(self, image: Any, affine: ArrayLike | None = None) -> NDArray[np.integer[Any]]:
+        """Segment one scan.
+
+        Args:
+            image: The path of a NIfTI file, a nibabel image, or an array ``[X, Y]``, ``[X, Y, Z]`` or
+                ``[X, Y, Z, C]``; of a scan with a file for each channel, a list of those.
+            affine: Voxel indices to mm, 4x4; for arrays alone.
+
+        Returns:
+            The label values, on the scan's own grid: the mask that the command ``predict`` writes.
+
+        Raises:
+            UserError: The scan is unsound, or the model was not trained on such scans.
+        """
+        from pipeline.runs.models import misfits
+
+        parts = list(image) if isinstance(image, list | tuple) else [image]
+        names = [f"channel {n}" for n in range(len(parts))] if len(parts) > 1 else ["image"]
+        scans = [_read(part, affine, name) for part, name in zip(parts, names, strict=True)]
+        case = Case("image", tuple(Path(name) for name in names), None, "")
+        scans_by_path = dict(zip(case.images, scans, strict=True))
+        facts, problems = examine_scans(case, scans_by_path, Declared(channels=len(self.channels)))
+        if facts is not None:
+            problems += misfits("image", facts, self._trained)
+        if wrong := [problem for problem in problems if not is_warning(problem)]:
+            raise UserError("The scan cannot be used.", wrong)
+        return self._trained.predictor.segment(scans).labels.reshape(scans[0].header.dims[:3])
+
+
+def _read(image: Any, affine: ArrayLike | None, name: str) -> Scan:
+    if isinstance(image, str | PathLike):
+        return nifti.load(Path(image))
+    if hasattr(image, "dataobj"):
+        return nifti.scan_of(image.dataobj, image.affine, name, image.header)
+    if affine is None or np.shape(affine) != (4, 4):
+        message = "an array does not say where it lies" if affine is None else f"its shape is {np.shape(affine)}"
+        problem = Problem("affine", "no-affine", message, "give affine=, 4x4, voxel indices to mm")
+        raise UserError("The scan cannot be used.", [problem])
+    return nifti.scan_of(image, affine, name)
+
+
+def _request(source: Source, settings: Mapping[str, Any] | None, folds: int | None = None) -> Request:
+    from pipeline import config
+    from pipeline.runs.planning import parse_request
+
+    overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items()]
+    if not isinstance(source, Recipe | Mapping):
+        return runs.read_request(Path(source), overrides, folds)
+    raw = source.model_dump(mode="json") if isinstance(source, Recipe) else json.loads(json.dumps(source, default=str))
+    return parse_request(config.override(raw, overrides), "recipe")
+
+
+def _path(path: AnyPath | None) -> Path | None:
+    return None if path is None else Path(path)

@@ -1,0 +1,159 @@
+"""The Python interface: what it returns, and that it predicts what the command does."""
+
+import doctest
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from runs_fixtures import ROOT, TINY, files_in, make_phantom
+
+import fewmask
+
+CODES = ("RAS", "LPS", "ASR", "SPL", "IAR")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_phantom(tmp_path_factory.mktemp("phantom") / "data")
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    scores = fewmask.train(TINY | {"dataset": str(dataset)}, folder, settings={"max_steps": 4, "seed": 5})
+    assert scores.folder == folder
+    assert set(scores.summary.as_dict()["classes"][0]["metrics"]) >= {"dice", "hd95_mm"}
+    return folder
+
+
+def reoriented(image, codes, rng):
+    """A scan with its axes in another order and direction, a little oblique, in one of the ways to store it."""
+    turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(codes))
+    voxels = nib.orientations.apply_orientation(np.asanyarray(image.dataobj), turn)
+    affine = image.affine @ inv_ornt_aff(turn, image.shape)
+    angle = rng.uniform(-0.2, 0.2)
+    tilt = np.eye(4)
+    tilt[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    made = nib.Nifti1Image(voxels.astype(rng.choice(["float32", "int16", "float64"])), tilt @ affine)
+    if rng.random() < 0.4:  # A type that scales.
+        made = nib.Nifti1Image(voxels.astype(np.float64), tilt @ affine)
+        made.set_data_dtype(np.int16)
+    form = rng.choice(["both", "qform", "sform"])
+    made.set_qform(made.affine, 0 if form == "sform" else 1)
+    made.set_sform(made.affine, 0 if form == "qform" else 1)
+    return made
+
+
+def test_what_is_loaded_predicts_what_the_command_writes_from_a_path_an_image_and_an_array(dataset, run, tmp_path):
+    scans, rng = tmp_path / "scans", np.random.default_rng(0)
+    scans.mkdir()
+    originals = sorted((dataset / "imagesTr").iterdir())[:4]
+    for codes in CODES:
+        for path in originals:
+            image = nib.load(path)
+            name = f"{path.name.split('.')[0]}_{codes}.nii{'.gz' if rng.random() < 0.5 else ''}"
+            nib.save(reoriented(image, codes, rng), scans / name)
+    masks = fewmask.predict(str(run), str(scans), tmp_path / "masks")
+    assert len(masks) == 20
+    model = fewmask.load(run)
+    values = set()
+    for path in masks:
+        written = np.asanyarray(nib.load(path).dataobj)
+        scan = nib.load(scans / path.name)
+        values |= set(np.unique(written).tolist())
+        assert np.array_equal(model.predict(scans / path.name), written)
+        assert np.array_equal(model.predict(str(scans / path.name)), written)
+        assert np.array_equal(model.predict(scan), written)
+        array = np.asanyarray(scan.dataobj)
+        assert np.array_equal(model.predict(array, affine=scan.affine), written), path.name
+        assert np.array_equal(model.predict(array.astype(np.float64), scan.affine.tolist()), written)
+    assert len(values) > 1, "a model that finds nothing shows nothing"
+
+
+def test_a_model_says_its_labels_and_channels(run):
+    model = fewmask.load(run)
+    assert list(model.labels.values()) == ["background", "organ", "nodule"]
+    assert len(model.channels) == 1
+
+
+def test_what_a_model_cannot_take_is_refused_with_the_reason(run, dataset):
+    model, array = fewmask.load(run), np.zeros((20, 20, 20), np.float32)
+    for image, affine, code in [
+        (array, None, "no-affine"),
+        (array, np.eye(3), "no-affine"),
+        (np.stack([array, array], -1), np.eye(4), "channel-count"),
+        ([array, array], np.eye(4), "channel-count"),
+        (array.astype(np.complex64), np.eye(4), None),
+        (np.full_like(array, np.nan), np.eye(4), None),
+        (array, np.zeros((4, 4)), None),
+        (array[0], np.eye(4), "mixed-dimensions"),
+        ("nothing.nii.gz", None, "missing-file"),
+    ]:
+        with pytest.raises(fewmask.UserError) as raised:
+            model.predict(image, affine)
+        codes = [problem.code for problem in raised.value.problems]
+        assert code is None or code in codes, codes
+        assert all(problem.remedy for problem in raised.value.problems)
+
+
+def test_a_check_and_a_plan_write_nothing(dataset, run):
+    before = files_in(dataset)
+    look = fewmask.check(str(dataset))
+    assert (look.problems, len(look.index().facts)) == ([], 6)
+    with pytest.raises(fewmask.UserError):
+        fewmask.check(dataset / "nowhere")
+    recipe = fewmask.Recipe.model_validate_json(json.dumps(TINY | {"dataset": str(dataset), "device": "auto"}))
+    plan = fewmask.plan(recipe, settings={"data.batch_size": 2})
+    assert plan.recipe.data.batch_size == 2
+    assert plan.recipe.device != "auto"
+    assert all(choice.reason for choice in plan.choices)
+    assert files_in(dataset) == before
+
+
+def test_mistakes_of_a_recipe_are_told(tmp_path):
+    with pytest.raises(fewmask.UserError, match="did you mean 'learning_rate'"):
+        fewmask.train("supervised", tmp_path, settings={"dataset": "d", "optimizer.learning_rat": 1})
+    with pytest.raises(fewmask.UserError, match="objective"):
+        fewmask.train({"dataset": "d"}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_scores_of_a_run_and_of_masks(dataset, run, tmp_path):
+    validated = fewmask.validate(run)
+    assert validated.summary.as_dict()["n_cases"] == 1
+    truth = str(dataset / "labelsTr")
+    assert fewmask.evaluate(truth, truth, tmp_path / "scores").as_dict()["mean_dice"] == 1
+    fewmask.evaluate(truth, truth, tmp_path / "others")
+    assert "no patient differs" in str(
+        fewmask.compare(tmp_path / "scores", tmp_path / "others", tmp_path / "compared").conclusion
+    )
+
+
+def test_names_are_there_and_no_others():
+    assert set(dir(fewmask)) >= {"train", "plan", "check", "predict", "evaluate", "compare", "load", "Recipe"}
+    for name in fewmask.__all__:
+        assert getattr(fewmask, name) is not None
+    assert fewmask.losses.DiceLoss().judges == "logits"
+    assert fewmask.metrics.score_case is not None
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        fewmask.trian  # noqa: B018
+
+
+def test_python_m_fewmask_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "fewmask", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, fewmask.__version__ in done.stdout) == (0, True)
+
+
+def test_every_block_of_the_page_runs(dataset, tmp_path, monkeypatch):
+    page = ROOT / "docs" / "python.md"
+    monkeypatch.chdir(tmp_path)
+    Path("scans").symlink_to(dataset)
+    blocks = page.read_text(encoding="utf-8").replace("\n```\n", "\n\n")  # The fence that ends a block is no output.
+    test = doctest.DocTestParser().get_doctest(blocks, {}, page.name, str(page), 0)
+    assert doctest.DocTestRunner().run(test).failed == 0
+    assert len(test.examples) > 15
