@@ -572,7 +572,8 @@ def test_the_recipe_of_a_run_can_be_given_another_time(dataset, scripted, tmp_pa
     recipe = write_recipe(tmp_path, dataset, max_steps=6, decided=decided)
     cli.train(recipe, output=tmp_path / "run", time_budget="1h")
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert (written["max_steps"], written["decided"]) == (9, {"corrections": [], "threads": [[0, 1]]})
+    decided = {"corrections": [[3, 7], [5, 10]], "threads": [[0, 1]]}
+    assert (written["max_steps"], written["decided"]) == (9, decided)
 
 
 @pytest.fixture
