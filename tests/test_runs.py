@@ -266,7 +266,7 @@ def test_validation_without_a_score_never_makes_the_best_checkpoint(dataset, tmp
         dice = next(left)
         outcome = "absent" if dice is None else "scored"
         row = {"case": "a", "label": 1, "name": "organ", "dice": dice, "outcome": outcome}
-        return Scored([CaseResult(**row, voxels_truth=1, voxels_predicted=1)])
+        return Scored(results=[CaseResult(**row, voxels_truth=1, voxels_predicted=1)])
 
     monkeypatch.setattr(setup, "score", score)
     run = train(tmp_path, dataset, "run", "max_steps=3", "validate_every=1", objective=SUPERVISED)

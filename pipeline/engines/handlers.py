@@ -31,7 +31,8 @@ class History:
     """Logs one row a step: the step, the total, and each term before its weight."""
 
     def __init__(self, log: CsvLog) -> None:
-        self.log, self.last = log, 0
+        self.log = log
+        self.last = 0
 
     def attach(self, engine: Engine) -> None:
         """Append a row at each completed iteration."""
@@ -53,7 +54,8 @@ class EveryNSteps:
     """
 
     def __init__(self, n: int, act: Callable[[int], Any]) -> None:
-        self.n, self.act = n, act
+        self.n = n
+        self.act = act
         self.last_call = 0
 
     def attach(self, engine: Engine) -> None:
@@ -76,7 +78,9 @@ class DataWait:
 
     def __init__(self, is_busy: Callable[[], bool] = lambda: False) -> None:
         self.is_busy = is_busy
-        self.waited_s, self.asked, self.began = 0.0, 0.0, 0.0
+        self.waited_s = 0.0
+        self.asked = 0.0
+        self.began = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Measure from the first batch on, which the start of the workers is a part of and which is left out."""

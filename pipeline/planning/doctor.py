@@ -69,7 +69,8 @@ def examine(hardware: Hardware, folder: Path, plan: Plan | None = None, index: I
 
 
 def _memory(hardware: Hardware, plan: Plan | None) -> Finding:
-    total, free = hardware.memory_bytes or 0, free_memory_bytes(hardware)
+    total = hardware.memory_bytes or 0
+    free = free_memory_bytes(hardware)
     has = f"{size(free)} free of {size(total)}"
     if plan is None or plan.memory_bytes is None:
         return Finding("memory", has)

@@ -50,7 +50,8 @@ def training_bytes(
         members: So many networks are held, of which a step trains one.
     """
     with torch.device("meta"):
-        network, images = build().train(), torch.empty(shape)
+        network = build().train()
+        images = torch.empty(shape)
     parameters = list(network.parameters())
     network.to(precision)
     kept = _Kept(recompute)

@@ -51,7 +51,8 @@ REACH = {
     (True, 2): Reach(16, 512**2, 32, 32, 512, "a GPU's reach"),
 }
 # A patch is not made smaller than this for the sake of memory, nor a batch than this many samples before the patch.
-LEAST_SIDE, LEAST_SAMPLES = 32, 2
+LEAST_SIDE = 32
+LEAST_SAMPLES = 2
 # Networks of an ensemble at most: three gain what there is to gain, and each takes its time to predict with.
 MOST_MEMBERS = 3
 
@@ -149,7 +150,8 @@ class SizePlanner:
         """Return the same with as many features as on a GPU; None where it has them, or they are not to choose."""
         if "channels" in self._given() or "channels" not in sizes.options:
             return None
-        first, most = REACH[True, len(self.shape)].first, REACH[True, len(self.shape)].most
+        first = REACH[True, len(self.shape)].first
+        most = REACH[True, len(self.shape)].most
         channels = list(choose_channels(len(sizes.options["channels"]), first, most))
         wide = replace(sizes, options=sizes.options | {"channels": channels})
         needed = self.memory_bytes(wide)
@@ -159,7 +161,9 @@ class SizePlanner:
     def lighter(self, sizes: Sizes) -> Iterator[Sizes]:
         """Yield sizes of which a step takes less and less time: fewer samples first, then smaller patches."""
         while True:
-            data, samples, voxels = self.recipe.data, self._samples(sizes), math.prod(sizes.patch_size)
+            data = self.recipe.data
+            samples = self._samples(sizes)
+            voxels = math.prod(sizes.patch_size)
             fewer = self._sizes(voxels, samples // 2)
             smaller = self._sizes(voxels * 3 // 4, samples) if voxels > LEAST_SIDE ** len(self.shape) else sizes
             if samples > LEAST_SAMPLES and self._samples(fewer) < samples:
@@ -173,7 +177,9 @@ class SizePlanner:
 
     def _smaller(self, sizes: Sizes) -> Sizes | None:
         """Return what takes less memory, first what costs the least; None where all of that is given or done."""
-        data, samples, voxels = self.recipe.data, self._samples(sizes), math.prod(sizes.patch_size)
+        data = self.recipe.data
+        samples = self._samples(sizes)
+        voxels = math.prod(sizes.patch_size)
         if data.batch_size == "auto" and samples > LEAST_SAMPLES:
             fewer = self._sizes(voxels, samples // 2)
             if self._samples(fewer) < samples:
@@ -248,7 +254,8 @@ class SizePlanner:
             yield key, value, reason if given.get(key, "auto") == "auto" else "given in the recipe"
 
     def _own_reasons(self, sizes: Sizes) -> Iterator[tuple[str, Any, str]]:
-        full, reach = self._full, self.reach
+        full = self._full
+        reach = self.reach
         median = " x ".join(map(str, self.shape))
         if all(side >= whole for side, whole in zip(sizes.patch_size, self.shape, strict=True)):
             patch = f"the whole of the median scan, {median} on this grid, in sides that can be halved"
@@ -291,7 +298,8 @@ class SizePlanner:
         return sum(getattr(sizes, BATCHES[kind]) for kind in self.recipe.kinds)
 
     def _sizes(self, voxels: int, most_samples: int) -> Sizes:
-        data, reach = self.recipe.data, self.reach
+        data = self.recipe.data
+        reach = self.reach
         patch = data.patch_size
         if patch == "auto":
             patch = choose_patch(self.shape, voxels, self.spacing_mm, self._divisors())
@@ -316,7 +324,8 @@ class SizePlanner:
 
     def _options(self, patch: tuple[int, ...]) -> dict[str, Any]:
         """Fill in ``channels``, ``strides`` and ``kernels`` of a network that has them, in lists as YAML has them."""
-        known, given = NETWORKS.options(self.recipe.network.name), self._given()
+        known = NETWORKS.options(self.recipe.network.name)
+        given = self._given()
         if "strides" not in known:
             halvings = choose_strides(patch, (1.0,) * len(patch))
             strides = tuple(step for step in halvings if set(step) == {2})

@@ -22,7 +22,11 @@ def granularity(side: int) -> int:
     >>> [granularity(side) for side in (20, 40, 112, 200)]
     [4, 8, 16, 32]
     """
-    return 4 if side < 32 else 8 if side <= 96 else 16 if side <= 160 else 32
+    if side < 32:
+        return 4
+    if side <= 96:
+        return 8
+    return 16 if side <= 160 else 32
 
 
 def choose_patch(
@@ -77,7 +81,8 @@ def choose_strides(
     >>> choose_strides((40, 56, 40), (1.0, 1.0, 1.0))
     ((2, 2, 2), (2, 2, 2), (2, 2, 2))
     """
-    sides, spacing = list(patch), list(spacing_mm)
+    sides = list(patch)
+    spacing = list(spacing_mm)
     strides: list[tuple[int, ...]] = []
     while levels is None or len(strides) < levels - 1:
         able = [axis for axis, side in enumerate(sides) if side % 2 == 0 and side >= 2 * SMALLEST]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.planning.limits import refuse_scans
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 
 # Of a training without a time budget.
-DEFAULT_STEPS, DEFAULT_STEPS_CUDA = 1200, 12_000
+DEFAULT_STEPS = 1200
+DEFAULT_STEPS_CUDA = 12_000
 # Of a GPU's memory, for prepared scans beside a step.
 RESIDENT_SHARE = 0.05
 
@@ -43,7 +44,7 @@ class Choice:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A recipe without any ``auto``, and why it is as it is.
 
@@ -91,7 +92,9 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     Raises:
         UserError: What the recipe gives does not fit the dataset.
     """
-    facts, data, pick = list(index.facts.values()), recipe.data, _Choices()
+    facts = list(index.facts.values())
+    data = recipe.data
+    pick = _Choices()
     axes = pick("data.dimensions", data.dimensions, lambda: _dimensions(facts, data.spacing_mm, data.patch_size))
     orientation = pick("data.orientation", data.orientation, lambda: _orientation(facts, axes))
     spacing = pick("data.spacing_mm", data.spacing_mm, lambda: _spacing(facts, orientation, axes))
@@ -106,7 +109,9 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     )
     sizes, memory_bytes = planner.choose()
     pick.made += [Choice(*choice) for choice in planner.reasons(sizes)]
-    steps, layout, members = recipe.max_steps, recipe.network.memory_format, recipe.network.members
+    steps = recipe.max_steps
+    layout = recipe.network.memory_format
+    members = recipe.network.members
     if recipe.time_budget is None:  # Else the machine's pace decides, once everything else is decided.
         layout = pick("network.memory_format", layout, lambda: ("contiguous", "with time_budget, what is faster here"))
         members = pick("network.members", members, lambda: (1, "with time_budget, as many as it has time for"))
@@ -130,12 +135,19 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),
         }
     )
-    wide = planner.wider(sizes) if recipe.time_budget is not None else None
-    network = wide and resolved.network.model_copy(update=wide.of_network)
-    wider = resolved.model_copy(update={"network": network}) if network else None
-    most_members = planner.most_members(wide or sizes) if recipe.time_budget is not None else 1
-    lighter = tuple(_lighter(resolved, planner, sizes)) if recipe.time_budget is not None else ()
-    return Plan(resolved, tuple(pick.made), shape, memory_bytes, wider, lighter, most_members)
+    plan = Plan(recipe=resolved, choices=tuple(pick.made), shape=shape, memory_bytes=memory_bytes)
+    return plan if recipe.time_budget is None else _with_alternatives(plan, planner, sizes)
+
+
+def _with_alternatives(plan: Plan, planner: SizePlanner, sizes: Sizes) -> Plan:
+    """Return a plan with what a time budget may choose instead, once the machine is timed."""
+    wider = None
+    wide = planner.wider(sizes)
+    if wide:
+        network = plan.recipe.network.model_copy(update=wide.of_network)
+        wider = plan.recipe.model_copy(update={"network": network})
+    lighter = tuple(_lighter(plan.recipe, planner, sizes))
+    return replace(plan, wider=wider, lighter=lighter, most_members=planner.most_members(wide or sizes))
 
 
 def _lighter(recipe: Recipe, planner: SizePlanner, sizes: Sizes) -> Iterator[tuple[Recipe, float]]:
@@ -161,7 +173,8 @@ def _orientation(facts: Sequence[CaseFacts], axes: int) -> tuple[str, str]:
 
 
 def _spacing(facts: Sequence[CaseFacts], orientation: str, axes: int) -> tuple[tuple[float, ...], str]:
-    spacing, axis = choose_spacing(facts, orientation)[:axes], coarse_axis(facts, orientation)
+    spacing = choose_spacing(facts, orientation)[:axes]
+    axis = coarse_axis(facts, orientation)
     if axis is None or axis >= axes:
         return spacing, f"the median voxel of {len(facts)} scans, in mm"
     return spacing, (

@@ -28,7 +28,9 @@ def choose_dimensions(facts: Sequence[CaseFacts], *given: Any) -> int:
     """Return the length of whatever is given for each axis; else 2 where most scans are one slice, and 3 otherwise."""
     lengths = [len(setting) for setting in given if setting != "auto"]
     flat = sum(min(case.shape) == 1 for case in facts)
-    return lengths[0] if lengths else 2 if 2 * flat > len(facts) else 3
+    if lengths:
+        return lengths[0]
+    return 2 if 2 * flat > len(facts) else 3
 
 
 def choose_orientation(facts: Sequence[CaseFacts], dimensions: int) -> str:
@@ -37,7 +39,8 @@ def choose_orientation(facts: Sequence[CaseFacts], dimensions: int) -> str:
         return "RAS"
     votes = [0, 0, 0]
     for case in facts:
-        shape, spacing = oriented(case.shape, case, "RAS"), oriented(case.spacing_mm, case, "RAS")
+        shape = oriented(case.shape, case, "RAS")
+        spacing = oriented(case.spacing_mm, case, "RAS")
         # Of axes that are alike the last, so that isotropic volumes are cut in axial slices.
         votes[max(range(3), key=lambda axis: (shape[axis] == 1, round(spacing[axis], 2), axis))] += 1
     last = votes.index(max(votes))

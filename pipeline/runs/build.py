@@ -1,10 +1,10 @@
-"""From a resolved recipe to built parts: the objects that engines are given, since they never see a recipe."""
+"""From settings to built parts: the objects that engines are given, since they never see a recipe."""
 
 from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,6 +26,7 @@ from pipeline.losses.objective import Objective, Term
 from pipeline.memory import is_out_of_memory, memory_problem
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.pacing.course import Course
+from pipeline.planning.settings import WindowSettings
 from pipeline.recipe import BATCHES
 from pipeline.types import VIEWS
 
@@ -37,57 +38,57 @@ if TYPE_CHECKING:
     from pipeline.data.splits import Split
     from pipeline.decisions import Decisions
     from pipeline.engines.sources import Source
-    from pipeline.recipe import Recipe
+    from pipeline.planning.settings import Settings
     from pipeline.types import Task
 
 
-def build_network(recipe: Recipe, task: Task) -> torch.nn.Module:
+def build_network(settings: Settings, task: Task) -> torch.nn.Module:
     """Build the network, or an ensemble of several, on the recipe's device, its weights drawn from the recipe's seed.
 
     Raises:
         UserError: The network refuses its options: each is of the right type, but they do not go together.
     """
-    name = recipe.network.name
+    name = settings.network.name
     try:
-        network = make_network(recipe, task)
+        network = make_network(settings, task)
     except (ValueError, TypeError, RuntimeError, IndexError, AssertionError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise told(error, recipe, "to build the network") from None
+            raise told(error, settings, "to build the network") from None
         remedy = "`fewmask components` lists every network and its options"
         problem = Problem("network.options", "bad-network", f"{name} refuses them: {_first_line(error)}", remedy)
         raise UserError("The network cannot be built.", [problem]) from error
-    return network.to(recipe.device)
+    return network.to(settings.device)
 
 
-def make_network(recipe: Recipe, task: Task) -> torch.nn.Module:
+def make_network(settings: Settings, task: Task) -> torch.nn.Module:
     """Build what :func:`build_network` does where PyTorch makes its tensors; what a network raises is left as it is."""
-    torch.manual_seed(recipe.seed)
-    networks = [_draw_network(recipe, task) for _ in range(resolved(recipe.network.members))]
-    return _laid_out(networks[0] if len(networks) == 1 else DeepEnsemble(networks), recipe)
+    torch.manual_seed(settings.seed)
+    networks = [_draw_network(settings, task) for _ in range(settings.network.members)]
+    return _laid_out(networks[0] if len(networks) == 1 else DeepEnsemble(networks), settings)
 
 
-def _draw_network(recipe: Recipe, task: Task) -> torch.nn.Module:
+def _draw_network(settings: Settings, task: Task) -> torch.nn.Module:
     network: torch.nn.Module = NETWORKS.build(
-        recipe.network.name,
-        recipe.network.options,
-        spatial_dims=recipe.data.dimensions,
+        settings.network.name,
+        settings.network.options,
+        spatial_dims=settings.data.dimensions,
         in_channels=len(task.channels),
         out_channels=len(task.labels),
     )
     return network
 
 
-def _laid_out(network: torch.nn.Module, recipe: Recipe) -> torch.nn.Module:
-    if recipe.network.memory_format == "channels_last":
+def _laid_out(network: torch.nn.Module, settings: Settings) -> torch.nn.Module:
+    if settings.network.memory_format == "channels_last":
         to_channels_last(network)
     return network
 
 
-def build_sources(recipe: Recipe, task: Task, network: torch.nn.Module) -> tuple[Source, ...]:
+def build_sources(settings: Settings, task: Task, network: torch.nn.Module) -> tuple[Source, ...]:
     """Build the recipe's sources.
 
     Args:
-        recipe: Whose ``sources`` are built.
+        settings: Whose ``sources`` are built.
         task: What is trained.
         network: The one that is trained.
 
@@ -96,11 +97,11 @@ def build_sources(recipe: Recipe, task: Task, network: torch.nn.Module) -> tuple
     """
 
     def new_network(number: int) -> torch.nn.Module:
-        torch.manual_seed(recipe.seed + number)
-        return _laid_out(_draw_network(recipe, task), recipe).to(recipe.device)
+        torch.manual_seed(settings.seed + number)
+        return _laid_out(_draw_network(settings, task), settings).to(settings.device)
 
     sources = []
-    for n, choice in enumerate(recipe.sources):
+    for n, choice in enumerate(settings.sources):
         try:
             sources.append(SOURCES.build(choice.source, choice.options, student=network, new_network=new_network))
         except ValueError as error:
@@ -109,19 +110,19 @@ def build_sources(recipe: Recipe, task: Task, network: torch.nn.Module) -> tuple
     return tuple(sources)
 
 
-def build_objective(recipe: Recipe) -> Objective:
+def build_objective(settings: Settings) -> Objective:
     """Build the objective; a loss that stands twice gets a number behind its name.
 
     A loss whose option ``spacing_mm`` is ``data`` gets the spacing of the recipe's scans.
     """
     seen: Counter[str] = Counter()
     terms = []
-    for term in recipe.objective:
+    for term in settings.objective:
         seen[term.loss] += 1
         name = term.loss if seen[term.loss] == 1 else f"{term.loss}_{seen[term.loss]}"
         options = dict(term.options)
         if options.get("spacing_mm") == "data":
-            options["spacing_mm"] = resolved(recipe.data.spacing_mm)
+            options["spacing_mm"] = settings.data.spacing_mm
         terms.append(
             Term(
                 name=name,
@@ -136,79 +137,81 @@ def build_objective(recipe: Recipe) -> Objective:
     return Objective(terms)
 
 
-def build_step(recipe: Recipe, task: Task) -> TrainingStep:
+def build_step(settings: Settings, task: Task) -> TrainingStep:
     """Build the training step, and let its network see one empty patch.
 
     Raises:
         UserError: The network cannot take the recipe's patch.
     """
-    network, choice = build_network(recipe, task), recipe.optimizer
-    _refuse_patch(network, recipe, len(task.channels))
-    _refuse_parts(recipe)
-    objective = build_objective(recipe)
-    _refuse_losses(recipe, objective, len(task.labels), len(task.channels))
-    sources = build_sources(recipe, task, network)
+    network = build_network(settings, task)
+    choice = settings.optimizer
+    _refuse_patch(network, settings, len(task.channels))
+    _refuse_parts(settings)
+    objective = build_objective(settings)
+    _refuse_losses(settings, objective, len(task.labels), len(task.channels))
+    sources = build_sources(settings, task, network)
     average = WeightAverage(network, choice.averaging) if choice.averaging else None
-    if resolved(recipe.network.recompute):  # Not of the average, which only answers.
-        _recompute(network, recipe)
+    if settings.network.recompute:  # Not of the average, which only answers.
+        _recompute(network, settings)
     trained = [network, *(source.network for source in sources if source.network is not None)]
     return TrainingStep(
         network,
-        build_objective(recipe),
+        build_objective(settings),
         torch.optim.AdamW(
             [parameter for one in trained for parameter in one.parameters()],
             lr=choice.learning_rate,
             weight_decay=choice.weight_decay,
-            fused=recipe.device != "cpu",  # One kernel for all weights.
+            fused=settings.device != "cpu",  # One kernel for all weights.
         ),
         Schedule(choice.learning_rate, choice.warmup),
-        build_course(recipe),
-        precision_of(recipe),
+        build_course(settings),
+        precision_of(settings),
         choice.clip_norm,
-        recipe.seed,
-        recipe.alternate,
+        settings.seed,
+        settings.alternate,
         average,
-        resolved(recipe.data.accumulate),
+        settings.data.accumulate,
         sources,
     )
 
 
-def build_course(recipe: Recipe, decided: Decisions = NONE) -> Course:
+def build_course(settings: Settings, decided: Decisions = NONE) -> Course:
     """Build the course of a training: how many steps it has, and what was decided on the way.
 
     Raises:
         UserError: The corrections are not those of any training.
     """
     try:
-        return Course(resolved(recipe.max_steps), dict(decided.corrections), dict(decided.threads))
+        return Course(settings.max_steps, dict(decided.corrections), dict(decided.threads))
     except ValueError as error:
         problem = Problem("decided.corrections", "bad-recipe", str(error), "copy them from the run that made them")
         raise UserError("The recipe does not fit itself.", [problem]) from None
 
 
-def _recompute(network: torch.nn.Module, recipe: Recipe) -> None:
+def _recompute(network: torch.nn.Module, settings: Settings) -> None:
     try:
         recompute_blocks(network)
     except ValueError as error:
-        message, remedy = f"{recipe.network.name}: {error}", "give false, and for less memory data.accumulate"
+        message, remedy = f"{settings.network.name}: {error}", "give false, and for less memory data.accumulate"
         problem = Problem("network.recompute", "bad-recipe", message, remedy)
         raise UserError("The recipe does not fit its network.", [problem]) from None
 
 
-def _refuse_parts(recipe: Recipe) -> None:
-    data = recipe.data
-    parts = resolved(data.accumulate)
-    sizes = [resolved(getattr(data, BATCHES[kind])) for kind in recipe.kinds]
+def _refuse_parts(settings: Settings) -> None:
+    data = settings.data
+    parts = data.accumulate
+    sizes = [getattr(data, BATCHES[kind]) for kind in settings.kinds]
     messages = [f"{parts} does not divide a batch of {size}" for size in sizes if size % parts]
     problems = [Problem("data.accumulate", "bad-recipe", message, "give a divisor") for message in messages]
     if problems:
         raise UserError("The recipe does not fit itself.", problems)
 
 
-def _refuse_losses(recipe: Recipe, objective: Objective, classes: int, channels: int) -> None:
+def _refuse_losses(settings: Settings, objective: Objective, classes: int, channels: int) -> None:
     """Let each of our losses judge a small empty batch: some options fit no scan of these dimensions, or no total."""
-    size = [min(side, 8) for side in resolved(recipe.data.patch_size)]
-    image, label = torch.zeros(1, channels, *size), torch.zeros(1, 1, *size, dtype=torch.long)
+    size = [min(side, 8) for side in settings.data.patch_size]
+    image = torch.zeros(1, channels, *size)
+    label = torch.zeros(1, 1, *size, dtype=torch.long)
     logits = torch.zeros(1, classes, *size)
     examples = {"logits": logits, "reconstruction": image, "image": image, "label": label, "mask": label == 0}
     problems = []
@@ -227,17 +230,17 @@ def _refuse_losses(recipe: Recipe, objective: Objective, classes: int, channels:
         raise UserError("The objective does not fit the scans.", problems)
 
 
-def _refuse_patch(network: torch.nn.Module, recipe: Recipe, channels: int) -> None:
-    size = tuple(resolved(recipe.data.patch_size))
+def _refuse_patch(network: torch.nn.Module, settings: Settings, channels: int) -> None:
+    size = tuple(settings.data.patch_size)
     try:
         with torch.no_grad():
-            answer = network.eval()(torch.zeros(1, channels, *size, device=recipe.device))
+            answer = network.eval()(torch.zeros(1, channels, *size, device=settings.device))
         if answer.shape[2:] != size:
             raise ValueError(f"it answers with {tuple(answer.shape[2:])}")
     except (RuntimeError, ValueError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise told(error, recipe, "to try the network once") from None
-        message = f"{recipe.network.name} cannot take {size}: {_first_line(error)}"
+            raise told(error, settings, "to try the network once") from None
+        message = f"{settings.network.name} cannot take {size}: {_first_line(error)}"
         remedy = "use multiples of 2 to the power of the number of levels less 1, at least twice that"
         raise UserError(
             "The recipe does not fit its network.", [Problem("data.patch_size", "bad-patch", message, remedy)]
@@ -245,20 +248,20 @@ def _refuse_patch(network: torch.nn.Module, recipe: Recipe, channels: int) -> No
 
 
 @contextmanager
-def memory_for_step(recipe: Recipe) -> Iterator[None]:
+def memory_for_step(settings: Settings) -> Iterator[None]:
     """Turn an error that says that memory ran out for a step into a user's."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        raise told(error, recipe, "for a step") from error.__cause__
+        raise told(error, settings, "for a step") from error.__cause__
 
 
-def told(error: Exception, recipe: Recipe, what: str) -> Exception:
+def told(error: Exception, settings: Settings, what: str) -> Exception:
     """Return an error; where it says that memory ran out, a user's that says what to make smaller."""
     if not is_out_of_memory(error):
         return error
-    data = recipe.data
-    what = f"on {recipe.device} {what} with patches of {data.patch_size}, {data.batch_size} a batch"
+    data = settings.data
+    what = f"on {settings.device} {what} with patches of {data.patch_size}, {data.batch_size} a batch"
     remedy = "lower data.batch_size or data.patch_size; a run that has begun goes on only with its own"
     problem = memory_problem("data.batch_size", what, error, None, remedy)
     return UserError("The recipe does not fit the device.", [problem])
@@ -268,70 +271,59 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
-def build_batches(recipe: Recipe, split: Split, cache: Cache) -> StepBatches:
+def build_batches(settings: Settings, split: Split, cache: Cache) -> StepBatches:
     """Build the batches of all steps; unlabelled ones only where a term of the objective looks at them."""
-    data = recipe.data
+    data = settings.data
     streams = {}
     if split.labelled:
-        streams["labelled"] = Stream(split.labelled, resolved(data.batch_size), 1)
-    if split.unlabelled and "unlabelled" in recipe.kinds:
-        streams["unlabelled"] = Stream(split.unlabelled, resolved(data.unlabelled_batch_size), 2)
-    strength = Strength(**recipe.augmentation.model_dump())
-    augmentation = Augmentation(strength, resolved(data.spacing_mm), resolved(data.patch_size))
-    read = Resident(cache.get, recipe.device).get if resolved(data.resident) else cache.get
-    return StepBatches(streams, read, resolved(data.patch_size), augmentation, recipe.seed, _views_of(recipe))
+        streams["labelled"] = Stream(split.labelled, data.batch_size, 1)
+    if split.unlabelled and "unlabelled" in settings.kinds:
+        streams["unlabelled"] = Stream(split.unlabelled, data.unlabelled_batch_size, 2)
+    strength = Strength(**settings.augmentation.model_dump())
+    augmentation = Augmentation(strength, data.spacing_mm, data.patch_size)
+    read = Resident(cache.get, settings.device).get if data.resident else cache.get
+    return StepBatches(streams, read, data.patch_size, augmentation, settings.seed, _views_of(settings))
 
 
-def _views_of(recipe: Recipe) -> tuple[str, ...]:
+def _views_of(settings: Settings) -> tuple[str, ...]:
     """Return the further views of a sample that a term or a source looks at."""
-    needed = {name for term in build_objective(recipe).terms for name in term.needs}
-    needed |= {name for choice in recipe.sources for name in SOURCES[choice.source].needs}
+    needed = {name for term in build_objective(settings).terms for name in term.needs}
+    needed |= {name for choice in settings.sources for name in SOURCES[choice.source].needs}
     return tuple(view for view in VIEWS if view in needed)
 
 
-def build_predictor(recipe: Recipe, task: Task, network: torch.nn.Module) -> Predictor:
+def build_predictor(settings: Settings, task: Task, network: torch.nn.Module) -> Predictor:
     """Build what turns a scan's files into a label map."""
     return Predictor(
         network,
-        build_grid(recipe),
-        resolved(recipe.data.patch_size),
+        build_grid(settings),
+        settings.data.patch_size,
         tuple(task.labels),
-        precision_of(recipe),
-        ranges=build_ranges(recipe),
-        mirrors=resolved(recipe.augmentation.flip_axes) if recipe.predict_mirrored else (),
+        precision_of(settings),
+        ranges=build_ranges(settings),
+        mirrors=settings.augmentation.flip_axes if settings.predict_mirrored else (),
     )
 
 
-def build_cache(recipe: Recipe, index: Index, folder: Path | None) -> Cache:
+def build_cache(settings: Settings, index: Index, folder: Path | None) -> Cache:
     """Build the cache of prepared scans, in a folder or nowhere."""
-    return Cache(folder, index, build_grid(recipe), build_ranges(recipe))
+    return Cache(folder, index, build_grid(settings), build_ranges(settings))
 
 
-def build_ranges(recipe: Recipe) -> tuple[IntensityRange | None, ...]:
+def build_ranges(settings: Settings) -> tuple[IntensityRange | None, ...]:
     """Build the way each channel is normalised; None is by the scan's own voxels."""
     return tuple(
-        IntensityRange(*map(resolved, (way.low, way.high, way.mean, way.std))) if way.scheme == "ct" else None
-        for way in resolved(recipe.data.normalization)
+        IntensityRange(way.low, way.high, way.mean, way.std) if isinstance(way, WindowSettings) else None
+        for way in settings.data.normalization
     )
 
 
-def build_grid(recipe: Recipe) -> Grid:
+def build_grid(settings: Settings) -> Grid:
     """Build the common grid; slices keep each scan's own distance."""
-    x, y, z = (*resolved(recipe.data.spacing_mm), 0.0)[:3]
-    return Grid(recipe.data.orientation, (x, y, z))
+    x, y, z = (*settings.data.spacing_mm, 0.0)[:3]
+    return Grid(settings.data.orientation, (x, y, z))
 
 
-def precision_of(recipe: Recipe) -> torch.dtype:
+def precision_of(settings: Settings) -> torch.dtype:
     """Return the type of the network's arithmetic."""
-    return getattr(torch, resolved(recipe.precision))  # type: ignore[no-any-return]
-
-
-def resolved(value: Any) -> Any:
-    """Return a setting that planning has filled in.
-
-    Raises:
-        ValueError: It is still ``auto``: the recipe was not resolved.
-    """
-    if value == "auto":
-        raise ValueError("the recipe still holds an 'auto': resolve it first")
-    return value
+    return getattr(torch, settings.precision)  # type: ignore[no-any-return]

@@ -62,7 +62,8 @@ def evaluate(
 
     def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
         with memory_for(str(pair[1][0]), "to score it", None, TOO_LARGE):
-            case, (true, guess) = pair[0], map(read_file, pair[1], hashes[pair[0]])
+            case = pair[0]
+            (true, guess) = map(read_file, pair[1], hashes[pair[0]])
             maps = true.labels, guess.labels
             gallery.add(case, None, *maps, true.affine)
             return score_case(case, *maps, names, true.spacing_mm, ignore=ignored, tolerance_mm=tolerance_mm)
@@ -96,7 +97,8 @@ def _checked_pairs(
         if name not in predicted
     ]
     pairs = {name: (path, predicted[name]) for name, path in truth.items() if name in predicted}
-    values, hashes = {0}, {}
+    values = {0}
+    hashes = {}
     for name, pair in progress(pairs.items(), "checking", len(pairs)):
         with memory_for(str(pair[0]), "to look at it", None, TOO_LARGE):
             found, hashes[name], wrong = examine_pair(*pair, ignored)

@@ -146,8 +146,10 @@ class RunFolder:
             UserError: A file has its name.
         """
         told = recipe.data.cache
-        place = self.path / CACHE if told == "run" else None if told == "off" else Path(told)
-        file = next((path for path in (place, *place.parents) if path.is_file()), None) if place else None
+        if told == "off":
+            return None
+        place = self.path / CACHE if told == "run" else Path(told)
+        file = next((path for path in (place, *place.parents) if path.is_file()), None)
         if file:
             message, remedy = "is a file, and prepared scans are to lie in it", "name a folder: data.cache=DIR"
             raise UserError("Nothing was started.", [Problem(str(file), "not-a-folder", message, remedy)])
@@ -174,7 +176,8 @@ class RunFolder:
     def write_config(self, recipe: Recipe, decided: Decisions = NONE) -> None:
         """Write the recipe and what was decided, unless that is what is there: somebody may have written a comment."""
         with suppress(UserError):
-            if (read_config(self.path), read_decisions(self.path)) == (recipe, decided):
+            there = config.written(read_config(self.path), read_decisions(self.path))
+            if there == config.written(recipe, decided):
                 return
         with atomic_write(self.path / CONFIG) as temporary:
             temporary.write_text(config.dump(recipe, decided=decided), encoding="utf-8")

@@ -84,7 +84,8 @@ def cross_validate(
         UserError: As :func:`train`, or there are fewer labelled patients than folds.
         Stopped: As :func:`train`.
     """
-    began, recipe = time.monotonic() if started is None else started, absolute(recipe)
+    began = time.monotonic() if started is None else started
+    recipe = absolute(recipe)
     if recipe.segments is not None:
         problem = Problem("--folds", "no-labels", "parts masks, and this recipe learns from none", "leave it out")
         raise UserError("Nothing was started.", [problem])
@@ -297,5 +298,6 @@ def _helps(gains: NDArray[np.float64], test: Wilcoxon) -> bool:
 
 
 def _in_words(gains: NDArray[np.float64], test: Wilcoxon) -> str:
-    better, worse = int((gains > EQUAL).sum()), int((gains < -EQUAL).sum())
+    better = int((gains > EQUAL).sum())
+    worse = int((gains < -EQUAL).sum())
     return f"Dice {gains.mean():+.4f}; {better} patients gain, {worse} lose, Wilcoxon p = {test.p_value:.2g}"

@@ -19,6 +19,7 @@ from pipeline.engines.predictor import Predictor
 from pipeline.errors import Problem, UserError
 from pipeline.networks import NETWORKS
 from pipeline.planning.limits import size
+from pipeline.planning.settings import settle
 from pipeline.runs import build
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.planning.hardware import Hardware
+    from pipeline.planning.settings import Settings
     from pipeline.recipe import Recipe
     from pipeline.types import Task
 
@@ -40,14 +42,26 @@ MUCH = 3
 REMEDY = "use a checkpoint that Fewmask wrote"
 
 
-def refuse_declared(path: Path, recipe: Recipe, task: Task, weights: object, hardware: Hardware) -> None:
+def settled(path: Path, recipe: Recipe) -> Settings:
+    """Return the recipe of a checkpoint as settings.
+
+    Raises:
+        UserError: It leaves something open.
+    """
+    try:
+        return settle(recipe)
+    except ValueError as error:
+        raise _foreign(path, _first_line(error)) from None
+
+
+def refuse_declared(path: Path, settings: Settings, task: Task, weights: object, hardware: Hardware) -> None:
     """Refuse a checkpoint that declares more, or something else, than it holds.
 
     A network of a plugin that cannot be built without data is left to itself, since plugins are trusted.
 
     Args:
         path: The checkpoint.
-        recipe: That it holds.
+        settings: That it holds.
         task: That it holds.
         weights: That it holds, by name.
         hardware: What the network is to run on.
@@ -55,13 +69,14 @@ def refuse_declared(path: Path, recipe: Recipe, task: Task, weights: object, har
     Raises:
         UserError: It does.
     """
-    name, options = recipe.network.name, recipe.network.options
-    messages = [text for _, text in NETWORKS.problems(name, options)] or _misfits(recipe, task, hardware)
+    name = settings.network.name
+    options = settings.network.options
+    messages = [text for _, text in NETWORKS.problems(name, options)] or _misfits(settings, task, hardware)
     if not messages and not _are_named_tensors(weights):
         messages = ["its weights are no tensors by name"]
     if not messages:
         try:
-            messages = _found_wrong(recipe, task, cast("dict[str, Tensor]", weights))
+            messages = _found_wrong(settings, task, cast("dict[str, Tensor]", weights))
         except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, OverflowError) as error:
             if NETWORKS[name].__module__.startswith("pipeline."):
                 messages = [f"{name} cannot be made of it: {_first_line(error)}"]
@@ -69,31 +84,20 @@ def refuse_declared(path: Path, recipe: Recipe, task: Task, weights: object, har
         raise _foreign(path, messages[0])
 
 
-def _misfits(recipe: Recipe, task: Task, hardware: Hardware) -> list[str]:
+def _misfits(settings: Settings, task: Task, hardware: Hardware) -> list[str]:
     """Find what is wrong with a recipe and a task that are each what they should be."""
-    data, axes = recipe.data, recipe.augmentation.flip_axes
-    if left_open := _open_keys(recipe.model_dump(mode="json", include={"data", "augmentation", "network"})):
-        return [f"{left_open[0]} is still 'auto'"]
+    data = settings.data
+    axes = settings.augmentation.flip_axes
     # Windows, and what comes of them, in float32: the least that prediction holds, and a part of what it does.
-    least = 4 * Predictor.windows * (len(task.channels) + len(task.labels)) * math.prod(build.resolved(data.patch_size))
+    least = 4 * Predictor.windows * (len(task.channels) + len(task.labels)) * math.prod(data.patch_size)
     if hardware.memory_bytes is not None and MUCH * least > hardware.memory_bytes:
         return [f"patches of {data.patch_size} take over {size(MUCH * least)}, of {size(hardware.memory_bytes)}"]
-    lengths = {len(build.resolved(data.spacing_mm)), len(build.resolved(data.patch_size)), data.dimensions}
+    lengths = {len(data.spacing_mm), len(data.patch_size), data.dimensions}
     return [
         *([f"spacing, patch and dimensions are of {sorted(map(str, lengths))} axes"] if len(lengths) > 1 else []),
         *(["an axis is mirrored twice"] if len(set(axes)) < len(axes) else []),
         *(["it tells of other channels than it normalises"] if len(data.normalization) != len(task.channels) else []),
     ]
-
-
-def _open_keys(content: dict[str, Any], path: str = "") -> list[str]:
-    """Return the dotted keys of what a plan would have filled in; options may be left to their component."""
-    found = [f"{path}{key}" for key, value in content.items() if value == "auto"]
-    for key, value in content.items():
-        for inner in value if isinstance(value, list) else [value]:
-            if isinstance(inner, dict) and key != "options":
-                found += _open_keys(inner, f"{path}{key}.")
-    return found
 
 
 def _are_named_tensors(weights: object) -> bool:
@@ -102,9 +106,9 @@ def _are_named_tensors(weights: object) -> bool:
     )
 
 
-def _found_wrong(recipe: Recipe, task: Task, held: Mapping[str, Tensor]) -> list[str]:
+def _found_wrong(settings: Settings, task: Task, held: Mapping[str, Tensor]) -> list[str]:
     with torch.device("meta"), _Unfilled(), _at_most(len(held)):
-        network = build.make_network(recipe, task)
+        network = build.make_network(settings, task)
     declared = network.state_dict()
     for name in [*declared, *held]:
         shapes = [tuple(side[name].shape) if name in side else "nothing" for side in (declared, held)]
@@ -150,16 +154,17 @@ def _at_most(held: int) -> Iterator[None]:
         yield
 
 
-def refuse_patch(path: Path, network: nn.Module, recipe: Recipe, task: Task) -> None:
+def refuse_patch(path: Path, network: nn.Module, settings: Settings, task: Task) -> None:
     """Refuse a checkpoint whose network does not take the patches of its recipe.
 
     Raises:
         UserError: It does not.
     """
-    patch, channels = tuple(build.resolved(recipe.data.patch_size)), len(task.channels)
+    patch = tuple(settings.data.patch_size)
+    channels = len(task.channels)
     try:
         with torch.no_grad():
-            answer = network.eval()(torch.zeros(1, channels, *patch, device=recipe.device))
+            answer = network.eval()(torch.zeros(1, channels, *patch, device=settings.device))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError) as error:

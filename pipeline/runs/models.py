@@ -19,7 +19,7 @@ from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
 from pipeline.runs import build
 from pipeline.runs.folder import RunFolder, count_folds
-from pipeline.runs.judging import refuse_declared, refuse_patch
+from pipeline.runs.judging import refuse_declared, refuse_patch, settled
 from pipeline.runs.stored import FOLDS, INDEX, POSTPROCESSING, read_about, read_index, read_own, read_recipe_of
 from pipeline.terminal import note
 from pipeline.types import Task
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pipeline.data.inspection import CaseFacts
     from pipeline.decisions import Decisions
     from pipeline.engines.predictor import Segmenter
+    from pipeline.planning.settings import Settings
     from pipeline.recipe import Recipe
 
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 class TrainedModel:
     """What a checkpoint holds, ready to predict."""
 
-    recipe: Recipe
+    recipe: Settings
     task: Task
     predictor: Segmenter
     step: int
@@ -109,7 +110,8 @@ def _mendings(run: Path, task: Task) -> tuple[Mending, ...]:
 
 
 def _build_model(run: Path, checkpoint: Checkpoint) -> TrainedModel:
-    about, recipe = read_about(checkpoint), read_recipe_of(checkpoint)
+    about = read_about(checkpoint)
+    recipe = read_recipe_of(checkpoint)
     if recipe.network.name not in NETWORKS:
         RunFolder(run).load_plugins()
     if recipe.network.name not in NETWORKS:
@@ -120,14 +122,14 @@ def _build_model(run: Path, checkpoint: Checkpoint) -> TrainedModel:
     # What the training machine was good at, this one may not have; float32 is everywhere.
     native = recipe.precision in hardware.precisions
     precision = recipe.precision if native else choose_precision(hardware)
-    recipe = recipe.model_copy(update={"device": hardware.device, "precision": precision})
+    settings = settled(checkpoint.path, recipe.model_copy(update={"device": hardware.device, "precision": precision}))
     task = Task(about.task.labels, tuple(about.task.channels))
     weights = checkpoint.state.get("average", checkpoint.state.get("network"))
-    refuse_declared(checkpoint.path, recipe, task, weights, hardware)
-    network = build.build_network(recipe, task)
+    refuse_declared(checkpoint.path, settings, task, weights, hardware)
+    network = build.build_network(settings, task)
     network.load_state_dict(cast("dict[str, Tensor]", weights))
-    refuse_patch(checkpoint.path, network, recipe, task)
-    return TrainedModel(recipe, task, build.build_predictor(recipe, task, network), about.step)
+    refuse_patch(checkpoint.path, network, settings, task)
+    return TrainedModel(settings, task, build.build_predictor(settings, task, network), about.step)
 
 
 def facts_of(run: Path, cases: Iterable[str] = ()) -> dict[str, CaseFacts]:
@@ -174,7 +176,8 @@ def _channel_problem(where: str, count: int, task: Task) -> Problem:
 
 def misfits(where: str, facts: CaseFacts, model: TrainedModel) -> list[Problem]:
     """Find what is wrong with a sound scan for this model: channels, slices for volumes, voxels of another unit."""
-    spacing, problems = build.build_grid(model.recipe).spacing_mm, []
+    spacing = build.build_grid(model.recipe).spacing_mm
+    problems = []
     if facts.channels != len(model.task.channels):
         problems.append(_channel_problem(where, facts.channels, model.task))
     if facts.flat and model.recipe.data.dimensions == 3:

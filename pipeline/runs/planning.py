@@ -182,7 +182,8 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     Raises:
         UserError: The dataset has problems, or the recipe does not fit it.
     """
-    index, data = check_dataset_of(recipe, known), recipe.data
+    index = check_dataset_of(recipe, known)
+    data = recipe.data
     if data.fold:
         refuse_parted_copies(index)
     labels_teach = recipe.segments is None

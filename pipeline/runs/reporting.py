@@ -67,7 +67,8 @@ def report_run(
         notes: What a reader of the figures has to know.
         tolerance_mm: Of the surface Dice.
     """
-    split, (history, validation) = read_own(run, SPLIT), curves_of(run)
+    split = read_own(run, SPLIT)
+    (history, validation) = curves_of(run)
     taught = f"{len(split['labelled'])} scans with masks, {len(split['unlabelled'])} without"
     told = _without_places(config.written(read_config(run), read_decisions(run)))
     fingerprint = f"sha256 {hashlib.sha256((run / INDEX).read_bytes()).hexdigest()} of {INDEX}"
@@ -161,7 +162,8 @@ class TrainingPicture:
     """
 
     def __init__(self, run: Path) -> None:
-        self.run, self.failed = run, False
+        self.run = run
+        self.failed = False
 
     def redraw(self) -> None:
         """Draw what the logs hold; a first failure is told, and none is raised."""

@@ -17,7 +17,7 @@ from pipeline.runs.models import task_state
 from pipeline.runs.stored import BUDGET, PLUGINS, SPLIT, read_about, read_config, read_decisions, read_index, read_own
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.checkpoints import Checkpoint
@@ -129,7 +129,9 @@ def decisions_of(run: Path, recipe: Recipe, given: Decisions) -> Decisions:
 
 def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
     """Return a recipe that leaves open what the machine decides with what the run has: anew, it might be another."""
-    own, network, known = read_config(run), recipe.network, dict[str, Any]()
+    own = read_config(run)
+    network = recipe.network
+    known = dict[str, Any]()
     timed = recipe.time_budget is not None  # Which decides patch and batch too, and with them the network's levels.
     if own.network.name == network.name:
         keys = ("channels", "strides", "kernels") if timed else ("channels",)
@@ -155,12 +157,13 @@ def _covers(name: str, key: str) -> bool:
 
 def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
     """Refuse other cases: a step is a function of the seed and the cases, so a resumed run would be neither run."""
-    old, new = read_index(run), index.facts
+    old = read_index(run)
+    new = index.facts
     problems = [
         Problem(
             case,
             "scans-changed",
-            "is new" if case not in old else "is gone" if case not in new else "has other files than it had",
+            _what_changed(case, old, new),
             "bring the dataset back as it was, or start a new run",
             case,
         )
@@ -172,6 +175,12 @@ def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
         problems = [Problem(str(run / SPLIT), "split-changed", message, "bring the dataset back as it was")]
     if problems:
         raise UserError(f"The dataset of {run} has changed; nothing was resumed.", problems)
+
+
+def _what_changed(case: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    if case not in old:
+        return "is new"
+    return "has other files than it had" if case in new else "is gone"
 
 
 def _content(facts: CaseFacts | None) -> CaseFacts | None:

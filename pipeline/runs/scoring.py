@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.types import Case, CaseResult, Task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scored:
     """Cases that were predicted and scored.
 
@@ -239,7 +239,13 @@ def score(
         predictor, cases, facts, truth.labels, truth.ignore, tolerance_mm, show, overlap_only
     )
     evaluator.run()
-    return Scored(evaluator.results, evaluator.reliability.as_dict(), matching, tolerance_mm, gallery)
+    return Scored(
+        results=evaluator.results,
+        calibration=evaluator.reliability.as_dict(),
+        matching=matching,
+        tolerance_mm=tolerance_mm,
+        gallery=gallery,
+    )
 
 
 def write_scores(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.data.cache import Cache
     from pipeline.data.check import Index
     from pipeline.data.splits import Split
-    from pipeline.recipe import Recipe
+    from pipeline.planning.settings import Settings
     from pipeline.runs.folder import RunFolder
 
 # Kept for writing a report, beside the validation that it is of; 1 s on two cores of an Intel Xeon, of 1 case or of 40.
@@ -38,7 +38,7 @@ class Setup:
 
     Attributes:
         folder: Of the run.
-        recipe: Without any ``auto``.
+        recipe: The settings that the recipe of the run consists of.
         index: The checked dataset.
         split: Its cases, by what they are for.
         decided: What was decided on the way.
@@ -46,7 +46,7 @@ class Setup:
     """
 
     folder: RunFolder
-    recipe: Recipe
+    recipe: Settings
     index: Index
     split: Split
     decided: Decisions = NONE
@@ -58,7 +58,7 @@ class Setup:
         self.step = build.build_step(self.recipe, self.task)
         self.step.course = build.build_course(self.recipe, self.decided)
 
-    def decide(self, recipe: Recipe, decided: Decisions) -> None:
+    def decide(self, recipe: Settings, decided: Decisions) -> None:
         """Take a recipe that differs in its steps, and what was decided on the way."""
         self.recipe = recipe
         self.decided = decided
@@ -94,8 +94,8 @@ class Setup:
         A correction may come when workers, who are ahead, have reached what was the last step.
         """
         batches = self.prepare()
-        resident = build.resolved(self.recipe.data.resident)
-        workers = build.resolved(self.recipe.data.workers)
+        resident = self.recipe.data.resident
+        workers = self.recipe.data.workers
         if done < self.step.course.last and not fits_shared_memory(batches, done, workers):
             note("/dev/shm is too full for workers; batches are prepared without them, which gives the same result")
             workers = 0

@@ -72,12 +72,20 @@ def train(
     if folder.holds_run:
         recipe = resuming.with_measured_of(run, recipe)
     prepared = prepare(recipe, known)
-    first = Setup(folder=folder, recipe=to_begin_with(prepared.plan.recipe), index=prepared.index, split=prepared.split)
+    plan = prepared.plan
+    # With a time budget, everything is decided anew.
+    given = decided.on(plan.recipe.device) if plan.recipe.time_budget is None else NONE
+    first = Setup(
+        folder=folder,
+        recipe=to_begin_with(plan.recipe),
+        index=prepared.index,
+        split=prepared.split,
+        decided=given,
+    )
     run.mkdir(parents=True, exist_ok=True)
     with locked(run):
         folder.take()
-        given = decided.on(prepared.plan.recipe.device)
-        setup, budget = keep_to_time(first, prepared.plan, given, began, lambda other: replace(first, recipe=other))
+        setup, budget = keep_to_time(first, plan, given, began, lambda other: replace(first, recipe=other))
         return _train_in(folder, setup, budget, start, allow_change)
 
 

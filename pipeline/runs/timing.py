@@ -19,6 +19,7 @@ from pipeline.pacing.budget import TIMING_SHARE, WARM_STEPS, Budget
 from pipeline.pacing.course import Course
 from pipeline.pacing.threads import FASTER, REST, threads_kept, use_threads
 from pipeline.planning.plan import default_steps
+from pipeline.planning.settings import settle
 from pipeline.runs.resuming import decisions_of, with_time_of
 from pipeline.terminal import note
 
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
     from pipeline.engines.steps import TrainingStep
     from pipeline.pacing.budget import Pace
     from pipeline.planning.plan import Plan
+    from pipeline.planning.settings import Settings
     from pipeline.recipe import Recipe
     from pipeline.runs.folder import RunFolder
 
+# The number of steps until it is known.
+OPEN_STEPS = 10**9
 # Steps that are timed, and which step of a training they are.
 TIMED_STEPS = 8
 AT = 10**6
@@ -59,7 +63,7 @@ class Timed(Protocol):
     """A training that can be timed."""
 
     folder: RunFolder
-    recipe: Recipe
+    recipe: Settings
 
     def prepare(self, so_far: Callable[[int, int], None] = ...) -> object:
         """Prepare the scans, which the first step that is timed would do; ``so_far`` is told after each."""
@@ -73,7 +77,7 @@ class Timed(Protocol):
         """Return them beside the seconds of a validation."""
         ...
 
-    def decide(self, recipe: Recipe, decided: Decisions) -> None:
+    def decide(self, recipe: Settings, decided: Decisions) -> None:
         """Take a recipe that differs in its steps, and what was decided on the way."""
         ...
 
@@ -117,24 +121,27 @@ def time_steps(
     return fmean(durations[warm:] or durations[-1:])
 
 
-def to_begin_with(recipe: Recipe) -> Recipe:
+def to_begin_with(recipe: Recipe) -> Settings:
     """Fill in what a time budget leaves open until the machine is timed."""
-    steps = 1 if recipe.max_steps == "auto" else recipe.max_steps
     network = recipe.network
-    order = "contiguous" if network.memory_format == "auto" else network.memory_format
-    members = 1 if network.members == "auto" else network.members
-    return _with(recipe.model_copy(update={"max_steps": steps}), memory_format=order, members=members)
+    chosen = {
+        "memory_format": "contiguous" if network.memory_format == "auto" else network.memory_format,
+        "members": 1 if network.members == "auto" else network.members,
+    }
+    steps = OPEN_STEPS if recipe.max_steps == "auto" else recipe.max_steps
+    known = {"max_steps": steps, "time_budget": None, "network": network.model_copy(update=chosen)}
+    return settle(recipe.model_copy(update=known))
 
 
 def keep_to_time(
-    training: T, plan: Plan, given: Decisions, began: float, make: Callable[[Recipe], T]
+    training: T, plan: Plan, given: Decisions, began: float, make: Callable[[Settings], T]
 ) -> tuple[T, Budget | None]:
     """Give a training what its time allows.
 
     Args:
         training: Of :func:`to_begin_with` of the plan's recipe.
         plan: What was planned.
-        given: What was decided in a run that this one repeats; with a time budget it decides anew.
+        given: What was decided in a run that this one repeats, as the training has it.
         began: When the time of a budget began, by ``time.monotonic()``.
         make: Makes the training of another recipe.
 
@@ -152,7 +159,6 @@ def keep_to_time(
         return training, folder.read_budget(began)
     if recipe.time_budget is None:
         folder.remove_budget()
-        training.decide(training.recipe, given)
         return training, None
     budget = Budget(seconds=seconds_of(recipe.time_budget), began=began)
     with threads_kept():
@@ -161,7 +167,7 @@ def keep_to_time(
     return training, budget
 
 
-def _fit(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -> T:
+def _fit(training: T, plan: Plan, budget: Budget, make: Callable[[Settings], T]) -> T:
     """Time a training, and return the one that is to be run."""
     about = f"time budget {plan.recipe.time_budget}"
     budget.refuse_if_spent()
@@ -187,16 +193,17 @@ def _fit(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -
     return training
 
 
-def _choices(recipe: Recipe, decided: Decisions) -> str:
+def _choices(recipe: Settings, decided: Decisions) -> str:
     """Say what was chosen by timing."""
-    channels, members = recipe.network.options.get("channels"), recipe.network.members
+    channels = recipe.network.options.get("channels")
+    members = recipe.network.members
     width = f", {channels[0]} features at full resolution" if channels else ""
     turns = f", {members} networks in turn" if members != 1 else ""
     threads = "".join(f", threads: {threads}" for _, threads in decided.threads)
     return f"{turns}{width}, {recipe.network.memory_format.replace('_', ' ')} memory{threads}"
 
 
-def lighten(training: T, step_s: float, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -> tuple[T, float]:
+def lighten(training: T, step_s: float, plan: Plan, budget: Budget, make: Callable[[Settings], T]) -> tuple[T, float]:
     """Return a training with less to do in a step where the time has too few of the plan's, and the seconds of one.
 
     Many steps on smaller patches teach more than a few on large ones.
@@ -209,7 +216,7 @@ def lighten(training: T, step_s: float, plan: Plan, budget: Budget, make: Callab
     return lighter, lighter.step_s(TRIAL_WARM, TRIAL_TIMED, budget.timing_left_s / 3)
 
 
-def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -> tuple[T, float]:
+def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callable[[Settings], T]) -> tuple[T, float]:
     """Return the training that is the best use of the time, and the seconds of a step of it.
 
     Args:
@@ -268,11 +275,11 @@ def _is_worth_a_trial(step_s: float, budget: Budget) -> bool:
     return taken_s <= TRIAL_SHARE * budget.left_s and taken_s <= budget.timing_left_s
 
 
-def _like(recipe: Recipe, other: Recipe) -> Recipe:
+def _like(recipe: Recipe, other: Settings) -> Settings:
     """Return a recipe with what another one has decided until now."""
     network = {key: getattr(other.network, key) for key in ("memory_format", "members")}
-    return _with(recipe.model_copy(update={"max_steps": other.max_steps}), **network)
+    return _with(to_begin_with(recipe), **network)
 
 
-def _with(recipe: Recipe, **network: object) -> Recipe:
-    return recipe.model_copy(update={"network": recipe.network.model_copy(update=network)})
+def _with(settings: Settings, **network: object) -> Settings:
+    return settings.model_copy(update={"network": settings.network.model_copy(update=network)})

@@ -1,0 +1,80 @@
+"""Settings: a recipe with nothing open. Everything that a training or a prediction needs is built from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pipeline.bounds import Intensity, Millimetres, Samples, Scale, Side, Steps
+from pipeline.recipe import Augmentation, Data, HounsfieldWindow, Network, Recipe, ZScore
+
+
+class WindowSettings(HounsfieldWindow):
+    """A window of CT with every number."""
+
+    low: Intensity
+    high: Intensity
+    mean: Intensity
+    std: Scale
+
+
+class DataSettings(Data):
+    """How scans become batches, with every choice made."""
+
+    dimensions: Literal[2, 3]
+    orientation: Annotated[str, Field(pattern="^[LRAPSI]{3}$")]
+    spacing_mm: tuple[Millimetres, ...]
+    normalization: tuple[Annotated[ZScore | WindowSettings, Field(discriminator="scheme")], ...]
+    patch_size: tuple[Side, ...]
+    batch_size: Samples
+    unlabelled_batch_size: Samples
+    accumulate: Samples
+    workers: int
+    resident: bool
+
+
+class NetworkSettings(Network):
+    """The network, with every choice made; an option may still be left to the network itself."""
+
+    members: int
+    memory_format: Literal["contiguous", "channels_last"]
+    recompute: bool
+
+
+class AugmentationSettings(Augmentation):
+    """Random changes, with the axes that may be mirrored."""
+
+    flip_axes: tuple[int, ...]
+
+
+class Settings(Recipe):
+    """A whole training run, with every choice made."""
+
+    max_steps: Steps
+    precision: Literal["float32", "bfloat16", "float16"]
+    data: DataSettings
+    network: NetworkSettings
+    augmentation: AugmentationSettings
+
+
+def settle(recipe: Recipe) -> Settings:
+    """Return a recipe that leaves nothing open as settings.
+
+    Raises:
+        ValueError: Something is still ``auto``.
+    """
+    left_open = open_keys(recipe.model_dump(mode="json", exclude={"layout", "device"}))
+    if left_open:
+        raise ValueError(f"{left_open[0]} is still 'auto'")
+    return Settings.model_validate(recipe.model_dump())
+
+
+def open_keys(content: dict[str, Any], path: str = "") -> list[str]:
+    """Return the dotted keys of what a plan would have filled in; options may be left to their component."""
+    found = [f"{path}{key}" for key, value in content.items() if value == "auto"]
+    for key, value in content.items():
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict) and key != "options":
+                found += open_keys(inner, f"{path}{key}.")
+    return found
