@@ -94,7 +94,8 @@ def measure(
     for process in other:
         process.kill()
     recipe = yaml.safe_load((run / "config.yaml").read_text())
-    course = Course(recipe["max_steps"], dict(recipe["corrections"]))
+    decided = recipe.get("decided", {"corrections": [], "threads": []})
+    course = Course(recipe["max_steps"], dict(decided["corrections"]))
     steps = len((run / "history.csv").read_text().splitlines()) - 1
     row: dict[str, object] = {
         "scans": f"{labelled}, {unlabelled}",
@@ -104,7 +105,7 @@ def measure(
         "off": took / seconds_of(budget) - 1,
         "steps": steps,
         "corrections": len(course.corrections),
-        "threads": [threads for _, threads in recipe["threads"]],
+        "threads": [threads for _, threads in decided["threads"]],
         "finished": course.share_done(steps) == 1 and steps == course.last,
     }
     kept.write_text(json.dumps(row))

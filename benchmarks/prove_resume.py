@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from runs_fixtures import TINY, digest, make_phantom, state_of, train
 
 from pipeline import terminal
-from pipeline.interruption import Stopped
+from pipeline.interruption import Stopped, stoppable
 from pipeline.runs import training
 
 if TYPE_CHECKING:
@@ -57,24 +57,24 @@ class StopAfter:
     """Sends SIGTERM to this process once a step is done."""
 
     def __init__(self, step: int) -> None:
-        self.step, self.real = step, training._Training._count
+        self.step, self.real = step, training.Training._count
 
     def __enter__(self) -> None:
-        def count(run: training._Training, step: int) -> None:
+        def count(run: training.Training, step: int) -> None:
             self.real(run, step)
             if step == self.step:
                 signal.raise_signal(signal.SIGTERM)
 
-        training._Training._count = count
+        training.Training._count = count
 
     def __exit__(self, *_: object) -> None:
-        training._Training._count = self.real
+        training.Training._count = self.real
 
 
 def stops(folder: Path, data: Path, changes: dict[str, object], steps: int) -> Iterator[Path]:
     """Train with a stop after every step, and yield a copy of the run as it lay there after each."""
     for step in range(1, steps + 1):
-        with StopAfter(step):
+        with StopAfter(step), stoppable():
             try:
                 train(folder, data, "stopped", resume=True, **changes)
             except Stopped:

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from runs_fixtures import make_phantom, state_of, train
 
 from pipeline import terminal
+from pipeline.interruption import stoppable
 
 LONGEST_S = 3.0
 PATIENCE_S = 10.0
@@ -41,7 +42,8 @@ def start(folder: Path, data: Path, workers: int) -> int:
     code = 1
     try:
         changes = {"max_steps": 1_000_000, "validate_every": 7, "checkpoint_every": 50}
-        train(folder, data, "run", f"data.workers={workers}", resume=True, **changes)
+        with stoppable():
+            train(folder, data, "run", f"data.workers={workers}", resume=True, **changes)
     except SystemExit as stop:
         code = int(stop.code or 0)
     finally:

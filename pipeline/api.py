@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pipeline.reports.comparison import Comparison
     from pipeline.reports.summary import Summary
     from pipeline.runs.models import TrainedModel
+    from pipeline.runs.planning import Request
     from pipeline.runs.scoring import Scores
 
 AnyPath: TypeAlias = str | PathLike[str]
@@ -85,7 +86,7 @@ def plan(source: Source, *, settings: Mapping[str, Any] | None = None) -> Plan:
     """
     from pipeline.runs.planning import prepare
 
-    return prepare(_recipe(source, settings)).plan
+    return prepare(_request(source, settings).recipe).plan
 
 
 def train(
@@ -112,9 +113,15 @@ def train(
     Raises:
         UserError: The recipe, the dataset or the folder has problems, or the training diverged.
     """
-    recipe = _recipe(source, settings)
-    start = None if isinstance(source, Recipe | Mapping) else runs.read_start(Path(source), recipe)
-    return runs.train(recipe, to_write(Path(output)), resume=resume, allow_change=allow_change, start=start)
+    request = _request(source, settings)
+    return runs.train(
+        request.recipe,
+        to_write(Path(output)),
+        resume=resume,
+        allow_change=allow_change,
+        start=request.start,
+        decided=request.decided,
+    )
 
 
 def cross_validate(
@@ -142,8 +149,15 @@ def cross_validate(
     Raises:
         UserError: As :func:`train`, or there are fewer labelled patients than folds.
     """
-    recipe = _recipe(source, settings)
-    return runs.cross_validate(recipe, to_write(Path(output)), folds, resume=resume, allow_change=allow_change)
+    request = _request(source, settings, folds)
+    return runs.cross_validate(
+        request.recipe,
+        to_write(Path(output)),
+        folds,
+        resume=resume,
+        allow_change=allow_change,
+        decided=request.decided,
+    )
 
 
 def validate(
@@ -299,15 +313,15 @@ def _read(image: Any, affine: ArrayLike | None, name: str) -> Scan:
     return nifti.scan_of(image, affine, name)
 
 
-def _recipe(source: Source, settings: Mapping[str, Any] | None) -> Recipe:
+def _request(source: Source, settings: Mapping[str, Any] | None, folds: int | None = None) -> Request:
     from pipeline import config
-    from pipeline.runs.planning import parse_recipe
+    from pipeline.runs.planning import parse_request
 
     overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items()]
     if not isinstance(source, Recipe | Mapping):
-        return runs.read_recipe(Path(source), overrides)
+        return runs.read_request(Path(source), overrides, folds)
     raw = source.model_dump(mode="json") if isinstance(source, Recipe) else json.loads(json.dumps(source, default=str))
-    return parse_recipe(config.override(raw, overrides), "recipe")
+    return parse_request(config.override(raw, overrides), "recipe")
 
 
 def _path(path: AnyPath | None) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -33,6 +34,9 @@ LayoutOptions = Annotated[
     tyro.conf.arg(name="layout-option", help="An option of the layout, such as ignore=255.", metavar="KEY=VALUE"),
 ]
 Root = Annotated[Path | None, tyro.conf.arg(help="Folder that the paths in a list are relative to.", metavar="DIR")]
+
+# Options of `train` and `plan` that are followed by a value.
+VALUED = ("--time-budget", "--folds", "--output", "-o", "--allow-change")
 
 Command = TypeVar("Command", bound=Callable[..., None])
 COMMANDS: dict[str, Callable[..., None]] = {}
@@ -73,9 +77,20 @@ def run_command(words: list[str]) -> Any:
     if words[0] not in COMMANDS:
         problem = Problem(words[0], "no-such-command", "is no command", nearest(words[0], COMMANDS))
         raise UserError("Nothing was done.", [problem])
-    # Not before: the recipe's schema takes a quarter of the time of a help text.
-    from pipeline.config import overrides_first
-
     with listening(lambda _: None) if quiet else nullcontext():
         # The command's own options alone: those of others are no help, and take time to read.
         return tyro.cli(COMMANDS[words[0]], prog=f"fewmask {words[0]}", args=overrides_first(words)[1:])
+
+
+def overrides_first(arguments: list[str]) -> list[str]:
+    """Let key=value stand anywhere on a line of ``train`` or ``plan``: the source first, then these, then options.
+
+    >>> overrides_first(["train", "--output", "a=b", "seed=1", "r.yaml"])
+    ['train', 'r.yaml', 'seed=1', '--output', 'a=b']
+    """
+    if arguments[:1] not in (["train"], ["plan"]):
+        return arguments
+    pairs = list(pairwise(arguments))
+    options = [word for before, word in pairs if word.startswith("-") or before in VALUED]
+    words = [word for before, word in pairs if not (word.startswith("-") or before in VALUED)]
+    return [arguments[0], *sorted(words, key=lambda word: "=" in word), *options]

@@ -139,12 +139,15 @@ def train(
     refuse_outside("--folds", folds, 2, 1000)
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
-        overrides = ("max_steps=auto", "corrections=[]", *overrides, f"time_budget={in_one_unit(time_budget)}")
-    recipe = runs.read_recipe(source, overrides)
+        overrides = ("max_steps=auto", *overrides, f"time_budget={in_one_unit(time_budget)}")
+    request = runs.read_request(source, overrides, folds)
+    recipe = request.recipe
     how: dict[str, Any] = {"resume": resume, "allow_change": allow_change, "started": STARTED}
-    if start := runs.read_start(source, recipe, folds):
-        how["start"] = start
-    found = [runs.train(recipe, run, **how)] if folds is None else runs.cross_validate(recipe, run, folds, **how)
+    how["decided"] = request.decided
+    if folds is None:
+        found = [runs.train(recipe, run, start=request.start, **how)]
+    else:
+        found = [*runs.cross_validate(recipe, run, folds, **how)]
     for scores in found:
         if scores is None:
             say(f"Trained {run}; the dataset has no labels to score its segments against.")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
+from pipeline.decisions import DECIDED, NONE, Decisions, converted, split
 from pipeline.errors import Problem, UserError, nearest, plain, shown
 from pipeline.recipe import Recipe, Section
 from pipeline.strict_yaml import read_yaml, write_yaml
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pipeline.registry import Registry
+
+S = TypeVar("S", bound=Section)
 
 MAX_RECIPE_BYTES = 1_000_000
 
@@ -49,24 +51,6 @@ def find(source: Path) -> Path | None:
     raise UserError("There is nothing to train.", [problem])
 
 
-# Options of `train` and `plan` that are followed by a value.
-VALUED = ("--time-budget", "--folds", "--output", "-o", "--allow-change")
-
-
-def overrides_first(arguments: list[str]) -> list[str]:
-    """Let key=value stand anywhere on a line of ``train`` or ``plan``: the source first, then these, then options.
-
-    >>> overrides_first(["train", "--output", "a=b", "seed=1", "r.yaml"])
-    ['train', 'r.yaml', 'seed=1', '--output', 'a=b']
-    """
-    if arguments[:1] not in (["train"], ["plan"]):
-        return arguments
-    pairs = list(pairwise(arguments))
-    options = [word for before, word in pairs if word.startswith("-") or before in VALUED]
-    words = [word for before, word in pairs if not (word.startswith("-") or before in VALUED)]
-    return [arguments[0], *sorted(words, key=lambda word: "=" in word), *options]
-
-
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a recipe file and apply ``key=value`` overrides, without judging the values yet.
 
@@ -81,22 +65,17 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         UserError: The file is missing, too large or no YAML mapping, or an override has no ``=`` or no place.
     """
     if not path.is_file():
-        raise UserError(
-            "The recipe cannot be read.",
-            [Problem(str(path), "missing-file", "there is no such file", "check the path")],
-        )
+        raise _unreadable(path, "missing-file", "there is no such file", "check the path")
     if path.stat().st_size > MAX_RECIPE_BYTES:
-        raise UserError(
-            "The recipe cannot be read.",
-            [Problem(str(path), "too-large", "over 1 MB", "a recipe is a page of YAML")],
-        )
+        raise _unreadable(path, "too-large", "over 1 MB", "a recipe is a page of YAML")
     raw = read_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if not isinstance(raw, dict):
-        raise UserError(
-            "The recipe cannot be read.",
-            [Problem(str(path), "bad-yaml", "no mapping of keys to values", "see configs/ for examples")],
-        )
-    return override(_placed(raw, path.parent), overrides)
+        raise _unreadable(path, "bad-yaml", "no mapping of keys to values", "see configs/ for examples")
+    return override(_placed(converted(raw), path.parent), overrides)
+
+
+def _unreadable(path: Path, code: str, message: str, remedy: str) -> UserError:
+    return UserError("The recipe cannot be read.", [Problem(str(path), code, message, remedy)])
 
 
 def _placed(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -177,19 +156,47 @@ def parse(raw: Mapping[str, Any], source: str, losses: Registry, networks: Regis
         sources: Where sources are looked up.
 
     Raises:
-        UserError: With one problem a mistake: dotted path, what was expected, the nearest name.
+        UserError: With one problem a mistake: dotted path, what was expected, the nearest name. Those of the decisions
+            are among them, which :func:`parse_decisions` returns.
     """
     problems = _component_problems(raw, losses, networks, sources)
+    asked, decided = split(raw)
     try:
-        # Through JSON, pydantic is strict about types and still reads a list as a tuple and text as a path.
-        recipe = Recipe.model_validate_json(json.dumps(raw, default=str))
+        validate(Decisions, decided)
     except ValidationError as error:
-        problems = _schema_problems(error) + problems
+        problems += _schema_problems(error, Decisions, f"{DECIDED}.")
+    try:
+        recipe = validate(Recipe, asked)
+    except ValidationError as error:
+        problems = _schema_problems(error, Recipe) + problems
     if problems:
         raise _mistakes(source, problems)
     if problems := _needs_problems(recipe, losses, networks, sources):
         raise _mistakes(source, problems)
     return recipe
+
+
+def parse_decisions(raw: Mapping[str, Any], source: str) -> Decisions:
+    """Return what raw keys and values tell of the decisions of a run; those of none, where they tell nothing.
+
+    Raises:
+        UserError: With one problem a mistake.
+    """
+    try:
+        return validate(Decisions, split(raw)[1])
+    except ValidationError as error:
+        raise _mistakes(source, _schema_problems(error, Decisions, f"{DECIDED}.")) from None
+
+
+def validate(model: type[S], raw: Any) -> S:
+    """Make a model of raw keys and values.
+
+    Through JSON, pydantic is strict about types and still reads a list as a tuple and text as a path.
+
+    Raises:
+        ValidationError: They do not fit it.
+    """
+    return model.model_validate_json(json.dumps(raw, default=str))
 
 
 def _mistakes(source: str, problems: Sequence[Problem]) -> UserError:
@@ -243,20 +250,29 @@ def _not_provided(where: str, component: str, name: str, known: set[str]) -> Pro
     return Problem(where, "not-provided", f"{component} needs {name!r}, and nothing provides it", remedy)
 
 
-def dump(recipe: Recipe, comments: Mapping[str, str] | None = None) -> str:
+def dump(recipe: Recipe, comments: Mapping[str, str] | None = None, *, decided: Decisions = NONE) -> str:
     """Return a recipe as YAML that :func:`read` and :func:`parse` turn into the same recipe.
 
     Args:
         recipe: The recipe.
         comments: What to write above a key, by its dotted path.
+        decided: The decisions of its run.
     """
-    return write_yaml(recipe.model_dump(mode="json"), comments)
+    return write_yaml(written(recipe, decided), comments)
 
 
-def _schema_problems(error: ValidationError) -> list[Problem]:
+def written(recipe: Recipe, decided: Decisions = NONE) -> dict[str, Any]:
+    """Return a recipe and the decisions of its run, if there are any, as keys and plain values."""
+    told = {DECIDED: decided.model_dump(mode="json")} if decided != NONE else {}
+    return recipe.model_dump(mode="json") | told
+
+
+def _schema_problems(error: ValidationError, model: type[Section], prefix: str = "") -> list[Problem]:
+    """Return the mistakes that a model was refused for; the prefix goes before each path."""
     found: dict[str, Problem] = {}
     for item in error.errors():
-        path, section, description = _locate(item["loc"], is_extra=item["type"] == "extra_forbidden")
+        place, section, description = _locate(item["loc"], model, is_extra=item["type"] == "extra_forbidden")
+        path = f"{prefix}{place}"
         if item["type"] == "extra_forbidden":
             message, remedy = "there is no such key", nearest(str(item["loc"][-1]), section.model_fields)
         elif item["type"] == "missing":
@@ -271,13 +287,14 @@ def _schema_problems(error: ValidationError) -> list[Problem]:
     return [problem for path, problem in found.items() if not any(other.startswith(f"{path}.") for other in found)]
 
 
-def _locate(loc: tuple[int | str, ...], *, is_extra: bool) -> tuple[str, type[Section], str]:
-    """Return the dotted path of a pydantic location, the section that it is in, and its description.
+def _locate(loc: tuple[int | str, ...], model: type[Section], *, is_extra: bool) -> tuple[str, type[Section], str]:
+    """Return the dotted path of a pydantic location in a model, the section that it is in, and its description.
 
     Text that is neither a field's name nor an extra key is pydantic's own for a branch of a union, such as ``bool``.
     """
-    section: type[Section] = Recipe
-    path, description = [], ""
+    section = model
+    path = []
+    description = ""
     for part in loc:
         info = section.model_fields.get(str(part))
         if info is not None:

@@ -3,6 +3,9 @@
 A signal raises :class:`Stopped` where it arrives, so that every ``finally`` runs. Where that would leave something half
 done, a shield holds it back; inside a shield, a window lets it through again while nothing is under way.
 
+Only the command line asks for this (:func:`stoppable`). Elsewhere every handler is the caller's; outside the main
+thread, where no signal arrives, shields and windows do nothing.
+
 A bottom layer beside ``files``; what it does is a property of the process, not of an object.
 """
 
@@ -46,7 +49,7 @@ def stoppable() -> Iterator[None]:
     once, its children too; but a terminal that goes may send several SIGHUP, of which the second means no more than the
     first.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not _is_main_thread():
         yield
         return
     _state.signum = None
@@ -58,6 +61,26 @@ def stoppable() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _state.signum = None
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def handler_kept(name: str) -> Iterator[None]:
+    """Put a signal's handler back at the end of the block; libraries that start processes set their own.
+
+    Args:
+        name: Of the signal, such as ``SIGCHLD``; nothing is done where the system has none of that name.
+    """
+    number = getattr(signal, name, None)
+    before = signal.getsignal(number) if number is not None and _is_main_thread() else None
+    try:
+        yield
+    finally:
+        if number is not None and before is not None:  # None is no handler of Python's.
+            signal.signal(number, before)
 
 
 def _receive(signum: int, _: FrameType | None) -> None:
@@ -92,6 +115,9 @@ def shield() -> Iterator[None]:
     Raises:
         Stopped: At the end of the outermost shield, if a signal has come.
     """
+    if not _is_main_thread():
+        yield
+        return
     _state.shields += 1
     try:
         yield
@@ -108,7 +134,11 @@ def window() -> Iterator[None]:
     Raises:
         Stopped: If a signal has come, or at the moment it comes.
     """
-    shields, _state.shields = _state.shields, 0
+    if not _is_main_thread():
+        yield
+        return
+    shields = _state.shields
+    _state.shields = 0
     try:
         _stop_if_asked()
         yield

@@ -267,17 +267,6 @@ class Recipe(Section):
         default=None,
         description="how long the whole command may take, such as 90s, 20m, 2h or 1.5d, up to a year, or null",
     )
-    corrections: Annotated[tuple[tuple[Steps, Steps], ...], Field(max_length=10_000)] = Field(
-        default=(), description="a list of pairs, written by a run with a time budget: after which step, how many steps"
-    )
-    threads: Annotated[
-        tuple[tuple[Annotated[int, Field(ge=0, le=10**9)], Annotated[int, Field(ge=1, le=1024)]], ...],
-        Field(max_length=10_000),
-    ] = Field(
-        default=(),
-        description="a list of pairs, written by a run with a time budget: after which step, how many threads, "
-        "1 to 1024",
-    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")] = Field(
         default="auto", description="auto, cpu, cuda or cuda:N"
     )
@@ -314,14 +303,6 @@ class Recipe(Section):
             raise ValueError("expected null, since max_steps is given")
         if value is not None and not 1 <= seconds_of(value) <= SECONDS["d"] * 366:
             raise ValueError("expected one second to a year")
-        return value
-
-    @field_validator("threads")
-    @classmethod
-    def _rise(cls, value: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-        steps = [step for step, _ in value]
-        if steps != sorted(set(steps)):
-            raise ValueError("expected steps in rising order")
         return value
 
     @field_validator("network")

@@ -356,9 +356,9 @@ class Machine:
     """A training on a machine on which a step takes time by its voxels, and scans and validations theirs."""
 
     def __init__(self, recipe, clock, voxel_s=0.0, scan_s=0.0, case_s=0.0, made=None):
-        self.recipe, self.clock, self.case_s, self.budget = recipe, clock, case_s, None
+        self.recipe, self.clock, self.case_s = recipe, clock, case_s
         self.voxel_s, self.scan_s, self.made = voxel_s, scan_s, [] if made is None else made
-        self.run, self.is_prepared = None, False
+        self.is_prepared = False
         self.made.append(self)
 
     @property
@@ -384,8 +384,8 @@ class Machine:
         self.clock.now += self.case_s
         return Pace(step_s, 20 * self.case_s, 30 * self.case_s)
 
-    def decide(self, recipe, budget):
-        self.recipe, self.budget = recipe, budget
+    def decide(self, recipe):
+        self.recipe = recipe
 
 
 def fitted(tmp_path, seconds, spent=5.0, **machine):
@@ -460,7 +460,7 @@ def test_a_run_says_what_it_is_doing_with_its_time(dataset, scripted, tmp_path, 
 
 
 def test_a_validation_is_timed_for_so_long_at_most(dataset, tmp_path, monkeypatch):
-    from pipeline.runs import training
+    from pipeline.runs import setup
 
     seen = []
 
@@ -468,25 +468,26 @@ def test_a_validation_is_timed_for_so_long_at_most(dataset, tmp_path, monkeypatc
         seen.append((len(cases), overlap_only))
         time.sleep(0.2)
 
-    monkeypatch.setattr(training, "score", score)
+    monkeypatch.setattr(setup, "score", score)
     prepared = planning.prepare(runs.read_recipe(write_recipe(tmp_path, dataset, data=TINY["data"] | {"fold": [1, 2]})))
-    whole = training._Training(tmp_path / "run", prepared.plan.recipe, prepared.index, prepared.split)
+    folder = RunFolder(tmp_path / "run")
+    whole = setup.Setup(folder=folder, recipe=prepared.plan.recipe, index=prepared.index, split=prepared.split)
     assert len(whole.split.validation) == 2
     pace = whole.pace(1.0)
     assert seen == [(1, True), (2, True), (2, False)]
-    assert (pace.validation_s, pace.tail_s) == pytest.approx((0.2, 0.2 + training.REPORT_S), rel=0.5)
+    assert (pace.validation_s, pace.tail_s) == pytest.approx((0.2, 0.2 + setup.REPORT_S), rel=0.5)
     seen.clear()
     pace = whole.pace(1.0, at_most_s=0.3)
     assert seen == [(1, True)]
-    assert (pace.validation_s, pace.tail_s) == pytest.approx((0.4, 0.6 + training.REPORT_S), rel=0.5)
+    assert (pace.validation_s, pace.tail_s) == pytest.approx((0.4, 0.6 + setup.REPORT_S), rel=0.5)
 
 
 def test_what_was_made_smaller_for_the_time_is_so_in_a_resumed_run(dataset, tmp_path, monkeypatch):
     def step_s(self, *_):
         return 60.0 * self.recipe.data.batch_size
 
-    monkeypatch.setattr("pipeline.runs.training._Training.step_s", step_s)
-    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1.0))
+    monkeypatch.setattr("pipeline.runs.setup.Setup.step_s", step_s)
+    monkeypatch.setattr("pipeline.runs.setup.Setup.pace", lambda *_: Pace(1.0))
     monkeypatch.setattr(Budget, "fit", lambda *_: (4, 2))
     monkeypatch.setattr(Budget, "corrected", lambda *_: None)
     options = {
@@ -498,7 +499,7 @@ def test_what_was_made_smaller_for_the_time_is_so_in_a_resumed_run(dataset, tmp_
     run = train(path, tmp_path / "run")
     data = yaml.safe_load((run / "config.yaml").read_text())["data"]
     assert (data["batch_size"], data["unlabelled_batch_size"]) == (1, 1)
-    monkeypatch.setattr("pipeline.runs.training._Training.step_s", lambda *_: 1e-3)
+    monkeypatch.setattr("pipeline.runs.setup.Setup.step_s", lambda *_: 1e-3)
     train(path, run, resume=True)
     assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)
 
@@ -534,14 +535,15 @@ def dataset(tmp_path_factory):
 @pytest.fixture
 def scripted(monkeypatch):
     """A machine on which nine steps fit, after three steps seven, and after five ten."""
-    monkeypatch.setattr("pipeline.runs.training._Training.step_s", lambda *_: 1.0)
-    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1.0))
+    monkeypatch.setattr("pipeline.runs.setup.Setup.step_s", lambda *_: 1.0)
+    monkeypatch.setattr("pipeline.runs.setup.Setup.pace", lambda *_: Pace(1.0))
     monkeypatch.setattr(Budget, "fit", lambda *_: (9, 3))
     monkeypatch.setattr(Budget, "corrected", lambda _, step, course: {3: 7, 5: 10}.get(step))
 
 
 def train(recipe, run, **options):
-    runs.train(runs.read_recipe(recipe), run, **options)
+    asked = runs.read_request(recipe)
+    runs.train(asked.recipe, run, decided=asked.decided, **options)
     return run
 
 
@@ -549,7 +551,8 @@ def test_a_run_with_a_budget_is_repeated_by_its_own_recipe(dataset, scripted, tm
     recipe = write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h")
     run = train(recipe, tmp_path / "run")
     written = yaml.safe_load((run / "config.yaml").read_text())
-    assert (written["max_steps"], written["corrections"], written["time_budget"]) == (9, [[3, 7], [5, 10]], None)
+    assert (written["max_steps"], written["time_budget"]) == (9, None)
+    assert written["decided"] == {"corrections": [[3, 7], [5, 10]], "threads": [[0, 1]]}
     assert state_of(run)["step"] == 10
     assert json.loads((run / "budget.json").read_text())["seconds"] == 3600
     monkeypatch.setattr(Budget, "corrected", lambda *_: pytest.fail("a budget that nobody gave"))
@@ -565,10 +568,11 @@ def test_a_run_tells_its_budget_what_each_validation_took(dataset, scripted, tmp
 
 
 def test_the_recipe_of_a_run_can_be_given_another_time(dataset, scripted, tmp_path):
-    recipe = write_recipe(tmp_path, dataset, max_steps=6, corrections=[[2, 4]], threads=[[1, 2]])
+    decided = {"corrections": [[2, 4]], "threads": [[1, 2]]}
+    recipe = write_recipe(tmp_path, dataset, max_steps=6, decided=decided)
     cli.train(recipe, output=tmp_path / "run", time_budget="1h")
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert (written["max_steps"], written["threads"]) == (9, [[0, 1]])
+    assert (written["max_steps"], written["decided"]) == (9, {"corrections": [], "threads": [[0, 1]]})
 
 
 @pytest.fixture
@@ -594,7 +598,7 @@ def test_threads_that_were_decided_on_the_way_are_repeated(dataset, scripted, th
     run = train(recipe, tmp_path / "run")
     assert threads_of_steps == [1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
     assert torch.get_num_threads() == 1
-    assert yaml.safe_load((run / "config.yaml").read_text())["threads"] == [[0, 1], [2, 2], [6, 3]]
+    assert yaml.safe_load((run / "config.yaml").read_text())["decided"]["threads"] == [[0, 1], [2, 2], [6, 3]]
     monkeypatch.setattr(Budget, "other_threads", lambda *_: pytest.fail("a budget that nobody gave"))
     threads_of_steps.clear()
     assert_same_run(train(run / "config.yaml", tmp_path / "again"), run)
@@ -631,9 +635,9 @@ def test_what_was_chosen_by_timing_stays_however_fast_the_machine_is_later(datas
         def step_s(self, *_):
             return last_s if self.recipe.network.memory_format == "channels_last" else 1.0
 
-        monkeypatch.setattr("pipeline.runs.training._Training.step_s", step_s)
+        monkeypatch.setattr("pipeline.runs.setup.Setup.step_s", step_s)
 
-    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1.0))
+    monkeypatch.setattr("pipeline.runs.setup.Setup.pace", lambda *_: Pace(1.0))
     monkeypatch.setattr(Budget, "fit", lambda *_: (4, 2))
     monkeypatch.setattr(Budget, "corrected", lambda *_: None)
     recipe = write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h")
@@ -666,8 +670,8 @@ def test_the_budget_of_a_start_that_was_killed_does_not_bind_a_run_without_one(d
 
 
 def test_corrections_that_cannot_be_are_refused(dataset, tmp_path):
-    with pytest.raises(UserError, match="corrections"):
-        train(write_recipe(tmp_path, dataset, corrections=[[8, 9]]), tmp_path / "run")
+    with pytest.raises(UserError, match=r"decided\.corrections"):
+        train(write_recipe(tmp_path, dataset, decided={"corrections": [[8, 9]]}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -686,7 +690,7 @@ def test_a_stop_file_lets_a_run_finish_its_schedule_soon(dataset, tmp_path, monk
     monkeypatch.setattr(TrainingStep, "__call__", watched)
     run = train(write_recipe(tmp_path, dataset, max_steps=100, validate_every=50), tmp_path / "run")
     assert state_of(run)["step"] == 22
-    assert yaml.safe_load((run / "config.yaml").read_text())["corrections"] == [[20, 22]]
+    assert yaml.safe_load((run / "config.yaml").read_text())["decided"]["corrections"] == [[20, 22]]
     assert not (run / "stop").exists()
     assert rates[20] > rates[21] > 0
     assert rates[21] < 0.6 * rates[19], "half of what was left of the schedule is one step now"
@@ -718,23 +722,23 @@ def test_a_run_that_was_asked_to_end_and_is_killed_goes_on_to_that_end(dataset, 
 
 
 def test_a_run_with_corrections_to_come_can_be_asked_to_end(dataset, tmp_path):
-    recipe = write_recipe(tmp_path, dataset, max_steps=100, validate_every=50, corrections=[[40, 60]])
+    recipe = write_recipe(tmp_path, dataset, max_steps=100, validate_every=50, decided={"corrections": [[40, 60]]})
     run = tmp_path / "run"
     run.mkdir()
     (run / "stop").touch()
     train(recipe, run)
-    assert yaml.safe_load((run / "config.yaml").read_text())["corrections"] == [[1, 2]]
+    assert yaml.safe_load((run / "config.yaml").read_text())["decided"]["corrections"] == [[1, 2]]
 
 
 def test_a_stopped_run_with_a_budget_stays_stopped(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.runs.training._Training.step_s", lambda *_: 1e-3)
-    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1e-3))
+    monkeypatch.setattr("pipeline.runs.setup.Setup.step_s", lambda *_: 1e-3)
+    monkeypatch.setattr("pipeline.runs.setup.Setup.pace", lambda *_: Pace(1e-3))
     monkeypatch.setattr(Budget, "fit", lambda *_: (60, 60))
     run = tmp_path / "run"
     run.mkdir()
     (run / "stop").touch()
     train(write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h"), run)
-    assert yaml.safe_load((run / "config.yaml").read_text())["corrections"] == [[1, 2]]
+    assert yaml.safe_load((run / "config.yaml").read_text())["decided"]["corrections"] == [[1, 2]]
     assert json.loads((run / "budget.json").read_text())["given_up"]
 
 
@@ -749,8 +753,8 @@ def test_a_run_is_lengthened_though_its_workers_have_reached_the_end(dataset, tm
         return begin(self)
 
     monkeypatch.setattr(StepLoader, "__iter__", counted)
-    monkeypatch.setattr("pipeline.runs.training._Training.step_s", lambda *_: 1.0)
-    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1.0))
+    monkeypatch.setattr("pipeline.runs.setup.Setup.step_s", lambda *_: 1.0)
+    monkeypatch.setattr("pipeline.runs.setup.Setup.pace", lambda *_: Pace(1.0))
     monkeypatch.setattr(Budget, "fit", lambda *_: (6, 3))
     monkeypatch.setattr(Budget, "corrected", lambda _, step, course: {5: 9}.get(step))
     recipe = runs.read_recipe(write_recipe(tmp_path, dataset, max_steps="auto", time_budget="1h"), ("data.workers=2",))
@@ -762,7 +766,7 @@ def test_patience_ends_a_run_soon_after_validations_that_bring_nothing(dataset, 
     # A network without a learning rate is never better than at its first validation.
     options = {"max_steps": 60, "validate_every": 4, "patience": 2, "optimizer": {"learning_rate": 1e-30}}
     run = train(write_recipe(tmp_path, dataset, **options), tmp_path / "run")
-    assert yaml.safe_load((run / "config.yaml").read_text())["corrections"] == [[12, 13]]
+    assert yaml.safe_load((run / "config.yaml").read_text())["decided"]["corrections"] == [[12, 13]]
     assert state_of(run)["step"] == 13
     summary = json.loads((run / "summary.json").read_text())
     assert "decided when the training ended" in summary["notes"][0]

@@ -12,6 +12,7 @@ import torch
 from runs_fixtures import ROOT, TINY, fewmask, files_in, make_phantom, write_recipe
 
 from pipeline import __version__, cli, runs
+from pipeline.decisions import Decisions
 from pipeline.engines.steps import Schedule
 from pipeline.reports.summary import summarise
 from pipeline.runs.scoring import Scores
@@ -170,6 +171,7 @@ def test_key_and_value_may_stand_anywhere_on_the_line(run, trains, dataset, tmp_
     ((made, output, options),) = trains
     assert (made.seed, made.max_steps, str(output)) == (9, 5, "o=x")
     assert options.pop("started") == cli.STARTED
+    assert (options.pop("start"), options.pop("decided")) == (None, Decisions())
     assert options == {"resume": "--resume" in words, "allow_change": ALLOWED if "--allow-change" in words else ()}
 
 

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -34,7 +35,7 @@ from pipeline.losses import LOSSES, LabelLoss
 from pipeline.losses.objective import Objective, Term
 from pipeline.pacing.course import Course
 from pipeline.plugins import load_plugins
-from pipeline.runs import training
+from pipeline.runs import setup
 
 BOTH = {"semi-supervised": TINY["objective"], "supervised": [{"loss": "dice"}]}
 
@@ -73,7 +74,7 @@ def steps_of(path):
 )
 def test_signal_in_a_step_saves_all_steps_before_it(dataset, mortal, whole, tmp_path, monkeypatch, name, code, step):
     die(monkeypatch, f"{name} {step}", mortal)
-    with pytest.raises(Stopped) as raised:
+    with pytest.raises(Stopped) as raised, stoppable():
         train(tmp_path, dataset, "run", **with_mortal(mortal))
     assert raised.value.code == code
     assert steps_of(tmp_path / "run" / "history.csv") == list(range(1, step))
@@ -87,24 +88,24 @@ def test_signal_in_a_step_saves_all_steps_before_it(dataset, mortal, whole, tmp_
 def test_signal_in_a_validation_saves_its_step_and_validates_it_later(
     dataset, mortal, whole, tmp_path, monkeypatch, at
 ):
-    real, steps = training.score, iter([3, 6])
+    real, steps = setup.score, iter([3, 6])
 
     def score(*args, **options):
         if next(steps) == at:
             signal.raise_signal(signal.SIGTERM)
         return real(*args, **options)
 
-    monkeypatch.setattr(training, "score", score)
-    with pytest.raises(Stopped):
+    monkeypatch.setattr(setup, "score", score)
+    with pytest.raises(Stopped), stoppable():
         train(tmp_path, dataset, "run", **with_mortal(mortal))
     assert state_of(tmp_path / "run")["step"] == at
-    monkeypatch.setattr(training, "score", real)
+    monkeypatch.setattr(setup, "score", real)
     assert_same_run(train(tmp_path, dataset, "run", resume=True, **with_mortal(mortal)), whole)
 
 
 def test_signal_before_the_first_step_leaves_a_run_that_starts(dataset, mortal, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "progress", lambda *_: signal.raise_signal(signal.SIGTERM))
-    with pytest.raises(Stopped):
+    monkeypatch.setattr(setup, "progress", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Stopped), stoppable():
         train(tmp_path, dataset, "run", **with_mortal(mortal))
     monkeypatch.undo()
     assert_same_run(train(tmp_path, dataset, "run", resume=True, **with_mortal(mortal)), whole)
@@ -233,6 +234,52 @@ def test_full_shared_memory_means_no_workers_and_the_same_run(dataset, mortal, w
     assert "/dev/shm is too full" in capsys.readouterr().err
 
 
+# Callers from Python
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGCHLD"])
+def test_handlers_of_a_caller_stay_and_are_called(dataset, mortal, whole, tmp_path, monkeypatch, name):
+    number, seen = getattr(signal, name), []
+    before = signal.signal(number, lambda *_: seen.append(threading.current_thread().name))
+    mine = signal.getsignal(number)
+    try:
+        die(monkeypatch, f"{name} 4", mortal)
+        run = train(tmp_path, dataset, "run", "data.workers=1", **with_mortal(mortal))
+        assert signal.getsignal(number) is mine
+    finally:
+        signal.signal(number, before)
+    assert seen
+    assert_same_run(run, whole)
+
+
+def test_a_training_in_a_thread_is_not_stopped_by_a_signal_and_holds_none_back(dataset, mortal, whole, tmp_path):
+    """The command line's handlers are there, and the training is another thread's."""
+    threads = []
+
+    def score(*args, **options):
+        threads.append(threading.current_thread())
+        asked.set()
+        done.wait(60)
+        return real(*args, **options)
+
+    real, asked, done = setup.score, threading.Event(), threading.Event()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "score", score)
+        words = (tmp_path, dataset, "run")
+        thread = threading.Thread(target=train, args=words, kwargs=with_mortal(mortal))
+        with pytest.raises(Stopped), stoppable():
+            thread.start()
+            assert asked.wait(60)
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                done.set()
+        thread.join()
+    assert threads
+    assert threading.main_thread() not in threads
+    assert_same_run(tmp_path / "run", whole)
+
+
 # Steps
 
 
@@ -338,6 +385,6 @@ def test_another_network_is_refused_even_where_the_change_is_allowed(dataset, tm
 
 def test_folder_in_which_another_process_trains_is_left_alone(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.files._lock", lambda *_: False)
-    with stoppable(), pytest.raises(UserError, match="run-is-busy"):
+    with pytest.raises(UserError, match="run-is-busy"):
         train(tmp_path, dataset, "run", "max_steps=1")
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]

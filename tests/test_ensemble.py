@@ -126,8 +126,8 @@ def test_a_run_of_an_ensemble_is_resumed_to_the_bit_and_predicts_with_all(datase
 
 
 def test_members_that_a_time_budget_chose_stay_when_the_run_goes_on_or_is_repeated(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.runs.training._Training.step_s", lambda *_: 1.0)
-    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1.0))
+    monkeypatch.setattr("pipeline.runs.setup.Setup.step_s", lambda *_: 1.0)
+    monkeypatch.setattr("pipeline.runs.setup.Setup.pace", lambda *_: Pace(1.0))
     monkeypatch.setattr(Budget, "fit", lambda *_: (6, 3))
     monkeypatch.setattr(Budget, "corrected", lambda *_: None)
     recipe = write_recipe(tmp_path, dataset, **of("auto", max_steps="auto", time_budget="2h"))

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline"
 LAYERS = (
     {"errors", "types", "files", "outputs", "logs", "interruption", "durations", "bounds", "memory", "terminal"},
-    {"registry", "recipe", "config", "strict_json", "strict_yaml", "plugins"},
+    {"registry", "recipe", "decisions", "config", "strict_json", "strict_yaml", "plugins"},
     {"data"},
     {"planning", "networks", "losses", "metrics", "pacing"},
     {"engines", "archives", "checkpoints"},
@@ -32,6 +32,7 @@ LIGHT = (
     "console",
     "terminal",
     "recipe",
+    "decisions",
     "config",
     "strict_json",
     "strict_yaml",
@@ -49,9 +50,9 @@ LIGHT = (
 )
 HEAVY = {"torch", "monai", "ignite", "nibabel"}
 FORBIDDEN = {
-    "losses": {"data", "config", "recipe"},
-    "engines": {"config", "recipe"},
-    "pacing": {"data", "config", "recipe", "planning", "networks", "losses", "metrics"},
+    "losses": {"data", "config", "recipe", "decisions"},
+    "engines": {"config", "recipe", "decisions"},
+    "pacing": {"data", "config", "recipe", "decisions", "planning", "networks", "losses", "metrics"},
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -100,7 +100,7 @@ def test_run_that_goes_on_from_a_checkpoint_is_the_run_that_did_not_stop(world, 
 
 
 def test_new_run_keeps_what_it_goes_on_from_before_it_makes_a_step(world, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.runs.training._Training._count", lambda *_: 1 / 0)
+    monkeypatch.setattr("pipeline.runs.training.Training._count", lambda *_: 1 / 0)
     words = [f"dataset={world.data}", f"data.cache={world.base / 'cache'}", "--output", tmp_path / "new"]
     assert command("train", world.base / "stopped" / "checkpoints" / "last-000004.pt", *words).code is None
     state, before = state_of(tmp_path / "new"), state_of(world.base / "stopped")

@@ -35,7 +35,7 @@ from pipeline.engines.steps import Schedule
 from pipeline.errors import UserError
 from pipeline.outputs import LIST
 from pipeline.planning.hardware import Hardware
-from pipeline.runs import models, reporting, training
+from pipeline.runs import models, reporting, setup
 
 ENDS = ("", ".sha256")
 SUPERVISED = [{"loss": "dice"}]
@@ -163,7 +163,7 @@ def test_resumed_run_on_resident_scans_does_without_the_workers_that_it_is_given
         train(tmp_path, dataset, "stopped", "data.resident=true", **changes)
     monkeypatch.delenv("DIE")
     monkeypatch.setattr(
-        training, "StepLoader", lambda *given, **more: asked.append(given[2]) or StepLoader(*given, **more)
+        setup, "StepLoader", lambda *given, **more: asked.append(given[2]) or StepLoader(*given, **more)
     )
     run = train(tmp_path, dataset, "stopped", "data.workers=2", resume=True, **changes)
     assert asked == [0]
@@ -256,7 +256,7 @@ def test_best_checkpoint_is_that_of_the_best_validation(trained):
 
 @pytest.mark.parametrize(("scores", "best"), [([None, 0.2, None], 2), ([0.3, None, 0.2], 1), ([0.1, 0.1, 0.4], 3)])
 def test_validation_without_a_score_never_makes_the_best_checkpoint(dataset, tmp_path, monkeypatch, scores, best):
-    from pipeline.runs import training
+    from pipeline.runs import setup
     from pipeline.runs.scoring import Scored
     from pipeline.types import CaseResult
 
@@ -268,7 +268,7 @@ def test_validation_without_a_score_never_makes_the_best_checkpoint(dataset, tmp
         row = {"case": "a", "label": 1, "name": "organ", "dice": dice, "outcome": outcome}
         return Scored([CaseResult(**row, voxels_truth=1, voxels_predicted=1)])
 
-    monkeypatch.setattr(training, "score", score)
+    monkeypatch.setattr(setup, "score", score)
     run = train(tmp_path, dataset, "run", "max_steps=3", "validate_every=1", objective=SUPERVISED)
     assert state_of(run, "best")["step"] == best
 

@@ -10,13 +10,13 @@ import yaml
 from runs_fixtures import assert_same_run, make_phantom, plug_pulled_at, write_recipe
 
 from pipeline import runs
+from pipeline.decisions import Decisions
 from pipeline.engines.handlers import DataWait
 from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
 from pipeline.pacing.budget import Budget, Pace
 from pipeline.pacing.course import Course
 from pipeline.pacing.threads import LONGEST_REST, REST, STEPS, ThreadTrials
-from pipeline.runs.build import build_course
 from pipeline.runs.timing import LONGEST, time_threads
 
 
@@ -201,8 +201,9 @@ def test_threads_of_a_gpu_are_not_tried(tmp_path):
     keeper = Budget(seconds=1000.0)
     keeper.trials = ThreadTrials(8)
     assert {keeper.other_threads(step, 9.0, Course(100)) for step in range(100)} == {None}
-    recipe = runs.read_recipe(write_recipe(tmp_path, tmp_path, device="cuda", threads=[[0, 2]]))
-    assert build_course(recipe).threads == {}
+    decided = Decisions(corrections=((3, 7),), threads=((0, 2),))
+    assert decided.on("cuda") == Decisions(corrections=((3, 7),))
+    assert decided.on("cpu") == decided
 
 
 @pytest.fixture
@@ -263,7 +264,7 @@ def test_a_run_begins_with_the_threads_that_were_faster(four_threads, tmp_path, 
         seen.append(torch.get_num_threads())
         return update(self, engine, batches)
 
-    timed = "pipeline.runs.training._Training"
+    timed = "pipeline.runs.setup.Setup"
     monkeypatch.setattr(TrainingStep, "__call__", watched)
     monkeypatch.setattr(f"{timed}.step_s", lambda *_: float(torch.get_num_threads()))
     monkeypatch.setattr(f"{timed}.pace", lambda *_: seen.append(torch.get_num_threads()) or Pace(1.0))
@@ -272,12 +273,12 @@ def test_a_run_begins_with_the_threads_that_were_faster(four_threads, tmp_path, 
     recipe = write_recipe(tmp_path, make_phantom(tmp_path / "data"), max_steps="auto", time_budget="1h")
     runs.train(runs.read_recipe(recipe), tmp_path / "run")
     assert seen == [2] * 5
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["threads"] == [[0, 2]]
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["decided"]["threads"] == [[0, 2]]
     assert torch.get_num_threads() == 4
 
 
 def test_a_calibration_that_fails_leaves_the_threads_as_they_were(four_threads, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.runs.training._Training.step_s", lambda *_: float(torch.get_num_threads()))
+    monkeypatch.setattr("pipeline.runs.setup.Setup.step_s", lambda *_: float(torch.get_num_threads()))
     recipe = write_recipe(tmp_path, make_phantom(tmp_path / "data"), max_steps="auto", time_budget="5s")
     with pytest.raises(UserError, match="does not fit its time"):
         runs.train(runs.read_recipe(recipe), tmp_path / "run")
@@ -289,8 +290,8 @@ def test_a_training_that_is_killed_in_a_trial_ends_as_one_that_was_not(four_thre
     recipe = write_recipe(
         tmp_path, make_phantom(tmp_path / "data"), max_steps="auto", time_budget="1h", checkpoint_every=3
     )
-    monkeypatch.setattr("pipeline.runs.training._Training.step_s", lambda *_: 1.0)
-    monkeypatch.setattr("pipeline.runs.training._Training.pace", lambda *_: Pace(1.0))
+    monkeypatch.setattr("pipeline.runs.setup.Setup.step_s", lambda *_: 1.0)
+    monkeypatch.setattr("pipeline.runs.setup.Setup.pace", lambda *_: Pace(1.0))
     monkeypatch.setattr(Budget, "fit", lambda *_: (40, 20))
     monkeypatch.setattr(Budget, "corrected", lambda *_: None)
     monkeypatch.setattr("pipeline.pacing.budget.PART", 0.0)
@@ -298,13 +299,14 @@ def test_a_training_that_is_killed_in_a_trial_ends_as_one_that_was_not(four_thre
     run = tmp_path / "run"
     with plug_pulled_at(14):
         runs.train(runs.read_recipe(recipe), run)
-    assert yaml.safe_load((run / "config.yaml").read_text())["threads"] == [[0, 4], [7, 2], [11, 1]]
+    assert yaml.safe_load((run / "config.yaml").read_text())["decided"]["threads"] == [[0, 4], [7, 2], [11, 1]]
     runs.train(runs.read_recipe(recipe), run, resume=True)
-    decided = yaml.safe_load((run / "config.yaml").read_text())["threads"]
+    decided = yaml.safe_load((run / "config.yaml").read_text())["decided"]["threads"]
     assert decided[:3] == [[0, 4], [7, 2], [11, 1]]
     assert len(decided) > 3, "a trial goes on after the resumption"
     again = tmp_path / "again"
-    runs.train(runs.read_recipe(run / "config.yaml"), again)
+    asked = runs.read_request(run / "config.yaml")
+    runs.train(asked.recipe, again, decided=asked.decided)
     assert_same_run(again, run)
 
 
@@ -315,16 +317,16 @@ def test_a_course_tells_the_threads_of_each_step():
 
 @pytest.mark.parametrize("threads", [[[5, 0]], [[5, 5000]], [[-1, 1]], [5], [[4, 1], [4, 2]], [[4, 1], [3, 2]]])
 def test_threads_that_cannot_be_are_refused(tmp_path, threads):
-    recipe = write_recipe(tmp_path, make_phantom(tmp_path / "data"), threads=threads)
+    recipe = write_recipe(tmp_path, make_phantom(tmp_path / "data"), decided={"threads": threads})
     with pytest.raises(UserError) as error:
         runs.read_recipe(recipe)
-    assert "threads" in error.value.problems[0].where
+    assert error.value.problems[0].where.startswith("decided.threads")
 
 
 def test_a_run_without_a_budget_decides_nothing(tmp_path):
     recipe = write_recipe(tmp_path, make_phantom(tmp_path / "data"))
     runs.train(runs.read_recipe(recipe), tmp_path / "run")
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["threads"] == []
+    assert "decided" not in yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
 
 
 def test_the_last_correction_does_not_wait_for_a_pace_that_comes_too_late(tmp_path):

@@ -148,20 +148,20 @@ def make_world(base: Path) -> World:
 
 def stop_at(world: World, run: Path, step: int) -> None:
     """Train, and be asked to end once so many steps are done."""
-    from pipeline.runs.training import _Training
+    from pipeline.runs.training import Training
 
-    count = _Training._count
+    count = Training._count
 
-    def counted(self: _Training, done: int) -> None:
+    def counted(self: Training, done: int) -> None:
         count(self, done)
         if done == step:
             raise Stopped(143)
 
-    _Training._count = counted  # type: ignore[method-assign]
+    Training._count = counted  # type: ignore[method-assign]
     try:
         assert command("train", world.recipe, "--output", run).code == 143
     finally:
-        _Training._count = count  # type: ignore[method-assign]
+        Training._count = count  # type: ignore[method-assign]
 
 
 def contents(folder: Path) -> dict[str, bytes | str]:

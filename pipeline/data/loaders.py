@@ -6,7 +6,6 @@ import math
 import re
 import shutil
 import signal
-import threading
 import traceback
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +23,7 @@ from pipeline.data.augmentation import move, recolour
 from pipeline.data.checked import FilesChangedError
 from pipeline.data.patches import cut_patches
 from pipeline.errors import Problem, UserError
-from pipeline.interruption import window
+from pipeline.interruption import handler_kept, window
 from pipeline.memory import is_out_of_memory, memory_problem
 from pipeline.types import OTHER_VIEW
 
@@ -208,20 +207,18 @@ class StepLoader:
             UserError: A batch could not be prepared.
             WorkerDiedError: A worker was killed.
         """
-        source = iter(
-            DataLoader(
-                _Guarded(self.batches),
-                batch_size=None,
-                sampler=self.steps,
-                num_workers=self.workers,
-                pin_memory=self.pin_memory,
-                worker_init_fn=_leave_interrupts_to_the_parent,
-            )
+        loader = DataLoader(
+            _Guarded(self.batches),
+            batch_size=None,
+            sampler=self.steps,
+            num_workers=self.workers,
+            pin_memory=self.pin_memory,
+            worker_init_fn=_leave_interrupts_to_the_parent,
         )
-        if self.workers and threading.current_thread() is threading.main_thread():
-            # PyTorch's own would raise wherever the main process is, even half-way through an update of the weights;
-            # without it, the death of a worker shows where its batch is waited for, within five seconds.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # PyTorch's own would raise wherever the main process is, even half-way through an update of the weights;
+        # without it, the death of a worker shows where its batch is waited for, within five seconds.
+        with handler_kept("SIGCHLD"):
+            source = iter(loader)
         while True:
             try:
                 with window():

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from pipeline.runs.comparing import compare
     from pipeline.runs.evaluating import evaluate
     from pipeline.runs.folds import cross_validate, validate
-    from pipeline.runs.planning import look_at_machine, memory_choice, plan, read_recipe, read_start
+    from pipeline.runs.planning import look_at_machine, memory_choice, plan, read_recipe, read_request
     from pipeline.runs.prediction import predict
-    from pipeline.runs.training import train
+    from pipeline.runs.starting import train
 
 __all__ = [
     "check",
@@ -25,7 +25,7 @@ __all__ = [
     "plan",
     "predict",
     "read_recipe",
-    "read_start",
+    "read_request",
     "train",
     "validate",
 ]
@@ -40,8 +40,8 @@ HOMES = {
     "plan": "planning",
     "predict": "prediction",
     "read_recipe": "planning",
-    "read_start": "planning",
-    "train": "training",
+    "read_request": "planning",
+    "train": "starting",
     "validate": "folds",
 }
 

@@ -14,6 +14,7 @@ from pipeline.data.loaders import StepBatches, Stream
 from pipeline.data.normalization import IntensityRange
 from pipeline.data.resident import Resident
 from pipeline.data.transforms import Grid
+from pipeline.decisions import NONE
 from pipeline.engines.averaging import WeightAverage
 from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.engines.predictor import Predictor
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.check import Index
     from pipeline.data.splits import Split
+    from pipeline.decisions import Decisions
     from pipeline.engines.sources import Source
     from pipeline.recipe import Recipe
     from pipeline.types import Task
@@ -171,18 +173,16 @@ def build_step(recipe: Recipe, task: Task) -> TrainingStep:
     )
 
 
-def build_course(recipe: Recipe) -> Course:
+def build_course(recipe: Recipe, decided: Decisions = NONE) -> Course:
     """Build the course of a training: how many steps it has, and what was decided on the way.
 
     Raises:
         UserError: The corrections are not those of any training.
     """
     try:
-        # Where a GPU computes, the threads neither matter nor are tried.
-        threads = dict(recipe.threads) if recipe.device == "cpu" else {}
-        return Course(resolved(recipe.max_steps), dict(recipe.corrections), threads)
+        return Course(resolved(recipe.max_steps), dict(decided.corrections), dict(decided.threads))
     except ValueError as error:
-        problem = Problem("corrections", "bad-recipe", str(error), "copy them from the run that made them")
+        problem = Problem("decided.corrections", "bad-recipe", str(error), "copy them from the run that made them")
         raise UserError("The recipe does not fit itself.", [problem]) from None
 
 

@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import config
-from pipeline.checkpoints import Which, checkpoints_of, clear_up, newest_checkpoint, output_of, refuse_foreign
+from pipeline.checkpoints import (
+    Which,
+    checkpoints_of,
+    clear_up,
+    newest_checkpoint,
+    output_of,
+    refuse_foreign,
+    save_checkpoint,
+)
+from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write, sweep
+from pipeline.logs import CsvLog, read_curves
 from pipeline.outputs import LIST
 from pipeline.pacing.budget import Budget
 from pipeline.plugins import load_remembered, remember
@@ -26,6 +36,7 @@ from pipeline.runs.stored import (
     SPLIT,
     SUMMARY,
     read_config,
+    read_decisions,
     read_own,
 )
 from pipeline.terminal import note
@@ -35,11 +46,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pipeline.checkpoints import Checkpoint
+    from pipeline.decisions import Decisions
     from pipeline.outputs import Output
     from pipeline.recipe import Recipe
 
 KINDS: tuple[Which, ...] = ("last", "best")
 HISTORY, VALIDATION, PICTURE, CACHE = "history.csv", "validation.csv", "training.png", "cache"
+STOP = "stop"
 # What a validation writes, wherever that is.
 SCORES = ("cases.csv", SUMMARY, *REPORT_FILES)
 # What is written again and again while a run goes on; and what is written once, and then no more.
@@ -158,13 +171,43 @@ class RunFolder:
         if (self.path / PLUGINS).exists():
             load_remembered(read_own(self.path, PLUGINS)["plugins"])
 
-    def write_config(self, recipe: Recipe) -> None:
-        """Write the recipe, unless it is what is there: somebody may have written a comment."""
+    def write_config(self, recipe: Recipe, decided: Decisions = NONE) -> None:
+        """Write the recipe and what was decided, unless that is what is there: somebody may have written a comment."""
         with suppress(UserError):
-            if read_config(self.path) == recipe:
+            if (read_config(self.path), read_decisions(self.path)) == (recipe, decided):
                 return
         with atomic_write(self.path / CONFIG) as temporary:
-            temporary.write_text(config.dump(recipe), encoding="utf-8")
+            temporary.write_text(config.dump(recipe, decided=decided), encoding="utf-8")
+
+    @property
+    def stop_file(self) -> Path:
+        """The file that asks a training to finish soon."""
+        return self.path / STOP
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's events."""
+        return self.path / "tensorboard"
+
+    def history(self, terms: Sequence[str], done: int) -> CsvLog:
+        """Open the log of each step's loss by term, without the rows after those steps that are done."""
+        return CsvLog(self.path / HISTORY, ["step", "loss", *terms], done)
+
+    def validations(self, done: int) -> CsvLog:
+        """Open the log of validations, without the rows after those steps that are done."""
+        return CsvLog(self.path / VALIDATION, ["step", "mean_dice"], done)
+
+    def validation_dice(self) -> list[float]:
+        """Return the mean Dice of each validation that had one."""
+        return [value for _, value in read_curves(self.path / VALIDATION).get("mean_dice", [])]
+
+    def is_validated(self, step: int) -> bool:
+        """Tell whether the log has a validation of a step."""
+        return CsvLog.last_step(self.path / VALIDATION, step) == step
+
+    def save(self, which: Which, state: dict[str, Any]) -> None:
+        """Save a checkpoint."""
+        save_checkpoint(self.path, which, state)
 
     def read_budget(self, began: float) -> Budget | None:
         """Read what keeps the run to its time; None where it has no limit.

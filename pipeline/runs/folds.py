@@ -18,10 +18,10 @@ from pipeline.bounds import seconds_of
 from pipeline.checkpoints import output_of
 from pipeline.data.checked import read_label
 from pipeline.data.splits import all_cases, split_cases
+from pipeline.decisions import NONE
 from pipeline.engines.postprocessing import Mending, component_sizes, mend, voxel_ml
 from pipeline.errors import Problem, UserError
 from pipeline.files import locked
-from pipeline.interruption import stoppable
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 from pipeline.reports.comparison import ALPHA, EQUAL, Wilcoxon, signed_rank
 from pipeline.reports.files import write_json
@@ -31,8 +31,8 @@ from pipeline.runs.folder import SCORES, RunFolder, write_own
 from pipeline.runs.models import fold_folder, load_folds
 from pipeline.runs.planning import absolute, check_dataset_of, refuse_parted_copies
 from pipeline.runs.scoring import Scores, notes_on, write_scores
+from pipeline.runs.starting import train
 from pipeline.runs.stored import FOLDS, INDEX, OUT_OF_FOLD, POSTPROCESSING, SPLIT, read_index, read_own
-from pipeline.runs.training import train
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.data.inspection import CaseFacts
     from pipeline.data.nifti import Scan
+    from pipeline.decisions import Decisions
     from pipeline.engines.predictor import Segmentation, Segmenter
     from pipeline.recipe import Recipe
     from pipeline.types import Case, Task
@@ -63,6 +64,7 @@ def cross_validate(
     resume: bool = False,
     allow_change: Sequence[str] = (),
     started: float | None = None,
+    decided: Decisions = NONE,
 ) -> list[Scores]:
     """Train one network a fold, score each on the patients it was not trained on, and choose the post-processing.
 
@@ -73,6 +75,7 @@ def cross_validate(
         resume: Go on with the cross-validation that is there.
         allow_change: As for :func:`train`.
         started: As for :func:`train`.
+        decided: As for :func:`train`, in every fold.
 
     Returns:
         The scores out of fold and, where the dataset has a validation list, those of all folds together on that.
@@ -87,30 +90,36 @@ def cross_validate(
         raise UserError("Nothing was started.", [problem])
     if folds < 2:
         raise UserError("Nothing was started.", [Problem("--folds", "too-few", f"is {folds}", "give 2 or more")])
-    with stoppable():
-        _refuse_folders(run, resume, folds)
-        index = check_dataset_of(recipe, read_index(run) if resume and (run / INDEX).exists() else None)
-        everything = all_cases(index.dataset)
-        refuse_parted_copies(index)
-        # Too many folds are refused before anything is written.
-        split_cases(index.dataset, 0.0, recipe.seed, fold=(folds, folds))
-        run.mkdir(parents=True, exist_ok=True)
-        with locked(run):
-            folder = RunFolder(run)
-            folder.take()
-            if folder.holds_run:
-                resuming.refuse_changes(run, recipe, allow_change)
-                resuming.refuse_other_scans(run, index, everything)
-            folder.write_facts(everything.as_dict(), index.as_rows(), recipe.plugins)
-            write_json(run / FOLDS, {"folds": folds})
-            folder.write_config(recipe)  # Last, as in any run.
-            for fold in range(1, folds + 1):
-                note(f"fold {fold} of {folds}")
-                place, its_own = fold_folder(run, fold), recipe_of_fold(recipe, run, (fold, folds))
-                write_own(place, INDEX, index.as_rows())  # So that the files are not read again.
-                train(its_own, place, resume=True, allow_change=allow_change, started=began if fold == 1 else None)
-        scores = [score_out_of_fold(run)]
-        return [*scores, validate(run)] if everything.validation else scores
+    _refuse_folders(run, resume, folds)
+    index = check_dataset_of(recipe, read_index(run) if resume and (run / INDEX).exists() else None)
+    everything = all_cases(index.dataset)
+    refuse_parted_copies(index)
+    # Too many folds are refused before anything is written.
+    split_cases(index.dataset, 0.0, recipe.seed, fold=(folds, folds))
+    run.mkdir(parents=True, exist_ok=True)
+    with locked(run):
+        folder = RunFolder(run)
+        folder.take()
+        if folder.holds_run:
+            resuming.refuse_changes(run, recipe, decided, allow_change)
+            resuming.refuse_other_scans(run, index, everything)
+        folder.write_facts(everything.as_dict(), index.as_rows(), recipe.plugins)
+        write_json(run / FOLDS, {"folds": folds})
+        folder.write_config(recipe, decided)  # Last, as in any run.
+        for fold in range(1, folds + 1):
+            note(f"fold {fold} of {folds}")
+            place = fold_folder(run, fold)
+            write_own(place, INDEX, index.as_rows())  # So that the files are not read again.
+            train(
+                recipe_of_fold(recipe, run, (fold, folds)),
+                place,
+                resume=True,
+                allow_change=allow_change,
+                started=began if fold == 1 else None,
+                decided=decided,
+            )
+    scores = [score_out_of_fold(run)]
+    return [*scores, validate(run)] if everything.validation else scores
 
 
 def _refuse_folders(run: Path, resume: bool, folds: int) -> None:

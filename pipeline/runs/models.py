@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from pipeline import __version__, config
 from pipeline.checkpoints import newest_checkpoint
 from pipeline.data.check import voxel_size_problem
 from pipeline.engines.devices import find_hardware
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Checkpoint, Which
     from pipeline.data.inspection import CaseFacts
+    from pipeline.decisions import Decisions
     from pipeline.engines.predictor import Segmenter
     from pipeline.recipe import Recipe
 
@@ -151,6 +153,12 @@ def portable(recipe: Recipe) -> Recipe:
     """Return a recipe as a checkpoint holds it: without places on this machine, since checkpoints are passed on."""
     data = recipe.data.model_copy(update={"cache": "run"})
     return recipe.model_copy(update={"dataset": Path(), "root": None, "plugins": (), "data": data})
+
+
+def about_training(recipe: Recipe, decided: Decisions, task: Task) -> dict[str, Any]:
+    """Return what a checkpoint tells of its training, beside how far that was."""
+    told = config.dump(portable(recipe), decided=decided)
+    return {"recipe": told, "task": task_state(task), "version": __version__}
 
 
 def task_state(task: Task) -> dict[str, Any]:

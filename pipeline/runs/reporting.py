@@ -12,13 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import __version__
+from pipeline import __version__, config
 from pipeline.logs import read_curves
 from pipeline.reports.comparison_page import write_comparison
 from pipeline.reports.page import Origin, write_report
 from pipeline.reports.plots import draw_training
 from pipeline.runs.folder import HISTORY, PICTURE, VALIDATION
-from pipeline.runs.stored import INDEX, SPLIT, read_config, read_own
+from pipeline.runs.stored import INDEX, SPLIT, read_config, read_decisions, read_own
 from pipeline.strict_yaml import write_yaml
 from pipeline.terminal import note
 
@@ -69,7 +69,7 @@ def report_run(
     """
     split, (history, validation) = read_own(run, SPLIT), curves_of(run)
     taught = f"{len(split['labelled'])} scans with masks, {len(split['unlabelled'])} without"
-    told = _without_places(read_config(run).model_dump(mode="json"))
+    told = _without_places(config.written(read_config(run), read_decisions(run)))
     fingerprint = f"sha256 {hashlib.sha256((run / INDEX).read_bytes()).hexdigest()} of {INDEX}"
     own = {"Trained on": taught, "Dataset": told["dataset"], "Data fingerprint": fingerprint}
     origin = Origin(

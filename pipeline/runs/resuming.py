@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline import config
 from pipeline.bounds import seconds_of
+from pipeline.decisions import Decisions
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.memory import is_out_of_memory
 from pipeline.plugins import remember
 from pipeline.runs.models import task_state
-from pipeline.runs.stored import BUDGET, PLUGINS, SPLIT, read_about, read_config, read_index, read_own
+from pipeline.runs.stored import BUDGET, PLUGINS, SPLIT, read_about, read_config, read_decisions, read_index, read_own
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.data.splits import Split
     from pipeline.engines.steps import TrainingStep
     from pipeline.recipe import Recipe
+    from pipeline.runs.setup import Setup
     from pipeline.types import Task
 
 # What AdamW remembers of each parameter.
@@ -41,18 +44,20 @@ HARMLESS = (
 )
 
 
-def refuse_changes(run: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> None:
-    """Refuse a recipe that is not the run's own, and show every difference.
+def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Sequence[str] = ()) -> None:
+    """Refuse a recipe or decisions that are not the run's own, and show every difference.
 
     Args:
         run: The run's folder.
         recipe: The recipe to go on with.
+        decided: What was decided on the way.
         allowed: Keys, or sections, that may differ.
 
     Raises:
         UserError: Something else differs, or an allowed key is in neither recipe.
     """
-    old, new = (_flat(each.model_dump(mode="json")) for each in (read_config(run), recipe))
+    old = _flat(config.written(read_config(run), read_decisions(run)))
+    new = _flat(config.written(recipe, decided))
     keys = old.keys() | new.keys()
     sections = {".".join(key.split(".")[:n]) for key in keys for n in range(1, len(key.split(".")) + 1)}
     problems = [
@@ -87,19 +92,39 @@ def _changed_plugins(run: Path, recipe: Recipe) -> list[Problem]:
     ]
 
 
-def with_decisions_of(run: Path, recipe: Recipe) -> Recipe:
-    """Return a recipe with what a run has decided on the way, by its time budget or by being asked to end."""
-    own, taken = read_config(run), dict[str, Any]()
-    if recipe.time_budget is not None:
-        if not (run / BUDGET).exists() or read_own(run, BUDGET)["seconds"] != seconds_of(recipe.time_budget):
-            message = f"is {recipe.time_budget}, and the run was not started with that"
-            problem = Problem("time_budget", "changed", message, "give the run's own, or start a new run")
-            raise UserError(f"{run} holds another run; nothing was resumed.", [problem])
-        taken = {key: getattr(own, key) for key in ("max_steps", "validate_every", "threads")} | {"time_budget": None}
-    asked_to_end = not (run / BUDGET).exists() and not recipe.corrections and recipe.max_steps == own.max_steps
-    if recipe.time_budget is not None or asked_to_end:
-        taken["corrections"] = own.corrections
+def with_time_of(run: Path, recipe: Recipe) -> Recipe:
+    """Return a recipe with the number of steps that a run has by its time budget, where the recipe has a budget.
+
+    Raises:
+        UserError: The run was not started with that budget.
+    """
+    if recipe.time_budget is None:
+        return recipe
+    if not (run / BUDGET).exists() or read_own(run, BUDGET)["seconds"] != seconds_of(recipe.time_budget):
+        message = f"is {recipe.time_budget}, and the run was not started with that"
+        problem = Problem("time_budget", "changed", message, "give the run's own, or start a new run")
+        raise UserError(f"{run} holds another run; nothing was resumed.", [problem])
+    own = read_config(run)
+    taken = {"max_steps": own.max_steps, "validate_every": own.validate_every, "time_budget": None}
     return recipe.model_copy(update=taken)
+
+
+def decisions_of(run: Path, recipe: Recipe, given: Decisions) -> Decisions:
+    """Return the decisions that a run goes on with.
+
+    Args:
+        run: The run's folder.
+        recipe: The recipe to go on with.
+        given: Its decisions: those of the run itself where it has a time budget, and its corrections where it has none
+            and was asked to end.
+    """
+    own = read_decisions(run)
+    if recipe.time_budget is not None:
+        return own
+    same_length = recipe.max_steps == read_config(run).max_steps
+    if same_length and not given.corrections and not (run / BUDGET).exists():
+        return Decisions(corrections=own.corrections, threads=given.threads)
+    return given
 
 
 def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
@@ -152,6 +177,48 @@ def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
 def _content(facts: CaseFacts | None) -> CaseFacts | None:
     """Return what is known of a case's content: a file that was copied, or saved anew with the same values, has it."""
     return facts and replace(facts, sha256=(), stamps=())
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        done: Steps.
+        best: The best mean Dice of a validation; None without one.
+        saved: The step of the last checkpoint ``last``; 0 without one.
+    """
+
+    done: int = 0
+    best: float | None = None
+    saved: int = 0
+
+
+def take_up(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str] = ()) -> Progress:
+    """Write what a run is, or take up what its folder holds.
+
+    Args:
+        setup: What is to be trained with; its step is brought to where the run is.
+        start: What a run without a checkpoint goes on from; by default it begins anew.
+        allow_change: As for :func:`refuse_changes`.
+
+    Raises:
+        UserError: The folder holds another run, or the checkpoint does not fit.
+    """
+    folder = setup.folder
+    if folder.holds_run:
+        refuse_changes(folder.path, setup.recipe, setup.decided, allow_change)
+        refuse_other_scans(folder.path, setup.index, setup.split)
+    progress = Progress()
+    if checkpoint := folder.newest_checkpoint() or start:
+        restore(setup.step, checkpoint, setup.task)
+        progress.done = checkpoint.state["step"]
+        if checkpoint is not start:  # Of which this run has neither the last nor the best yet.
+            progress.best = checkpoint.state["best"]
+            progress.saved = progress.done if checkpoint.path.name.startswith("last-") else 0
+    folder.write_facts(setup.split.as_dict(), setup.index.as_rows(), setup.recipe.plugins)
+    folder.write_config(setup.recipe, setup.decided)  # Last, since a folder with a config.yaml is a run.
+    return progress
 
 
 def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation when it builds the models
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from pipeline.bounds import MAX_LABEL
 from pipeline.data.check import rows_of
 from pipeline.data.inspection import CaseFacts
 from pipeline.data.layouts.dataset import MAX_CLASSES
+from pipeline.decisions import Decisions, converted, split
 from pipeline.errors import Problem, UserError, plain
 from pipeline.files import regular
 from pipeline.recipe import Recipe
@@ -204,15 +204,33 @@ def read_config(run: Path) -> Recipe:
     Raises:
         UserError: As :func:`read_own`.
     """
+    return _read_written(run)[0]
+
+
+def read_decisions(run: Path) -> Decisions:
+    """Read what a run has decided on the way.
+
+    Raises:
+        UserError: As :func:`read_own`.
+    """
+    return _read_written(run)[1]
+
+
+def _read_written(run: Path) -> tuple[Recipe, Decisions]:
     path = run / CONFIG
     try:
-        return Recipe.model_validate_json(json.dumps(config.read(regular(path)), default=str))
+        return _validated(config.read(regular(path)))
     except ValidationError as error:
         raise _damaged(path, _first_of(error)) from None
     except UserError as error:
         raise _damaged(path, error.problems[0].message) from None
     except (OSError, ValueError, TypeError) as error:
         raise _damaged(path, error) from None
+
+
+def _validated(raw: dict[str, Any]) -> tuple[Recipe, Decisions]:
+    asked, decided = split(raw)
+    return config.validate(Recipe, asked), config.validate(Decisions, decided)
 
 
 def read_about(checkpoint: Checkpoint) -> StoredAbout:
@@ -235,15 +253,25 @@ def read_recipe_of(checkpoint: Checkpoint) -> Recipe:
     Raises:
         UserError: It holds none.
     """
+    return read_written_of(checkpoint)[0]
+
+
+def read_written_of(checkpoint: Checkpoint) -> tuple[Recipe, Decisions]:
+    """Return the recipe that a checkpoint was trained by, as :func:`read_recipe_of`, and what was decided on the way.
+
+    Raises:
+        UserError: It holds none.
+    """
     try:
         raw = read_yaml(read_about(checkpoint).recipe, str(checkpoint.path))
-        recipe = Recipe.model_validate_json(json.dumps(raw, default=str))
+        if not isinstance(raw, dict):
+            raise TypeError("it is no mapping")
+        return _validated(converted(raw))
     except (ValidationError, TypeError) as error:
         told = _first_of(error) if isinstance(error, ValidationError) else error
         message, remedy = f"holds no recipe of this version: {told}", "use a checkpoint that this version wrote"
         problem = Problem(str(checkpoint.path), "foreign-checkpoint", message, remedy)
         raise UserError("The checkpoint cannot be used.", [problem]) from None
-    return recipe
 
 
 def _first_of(error: ValidationError) -> str:

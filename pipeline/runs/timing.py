@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import torch
 
 from pipeline.bounds import seconds_of
+from pipeline.decisions import Decisions
 from pipeline.pacing.budget import TIMING_SHARE, WARM_STEPS, Budget
 from pipeline.pacing.course import Course
 from pipeline.pacing.threads import FASTER, REST, threads_kept, use_threads
 from pipeline.planning.plan import default_steps
-from pipeline.runs.folder import RunFolder
-from pipeline.runs.resuming import with_decisions_of
+from pipeline.runs.resuming import decisions_of, with_time_of
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from ignite.engine import Engine
 
@@ -32,29 +31,34 @@ if TYPE_CHECKING:
     from pipeline.pacing.budget import Pace
     from pipeline.planning.plan import Plan
     from pipeline.recipe import Recipe
+    from pipeline.runs.folder import RunFolder
 
 # Steps that are timed, and which step of a training they are.
 TIMED_STEPS = 8
 AT = 10**6
 # An alternative is timed where that takes this share of what is left of the budget at most.
 TRIAL_SHARE = 0.02
-TRIAL_WARM, TRIAL_TIMED = 2, 3
+TRIAL_WARM = 2
+TRIAL_TIMED = 3
 # Half of the threads are always timed, for a few steps; all of them no longer than so many of these steps take, which
 # on a busy machine may be one step.
-FEWER_WARM, FEWER_TIMED, LONGEST = 1, 2, 4
+FEWER_WARM = 1
+FEWER_TIMED = 2
+LONGEST = 4
 # Where fewer steps than these fit, each is made smaller.
 WANTED_STEPS = 300
 # Each network of an ensemble, and of a wide one, gets about this share of the steps of a training without a budget.
 ENOUGH = 3 / 4
 # A wider network learns more from a step, which takes up to four times as long: it is for budgets that have time for
 # two of them, which together are no worse than three narrow ones.
-WIDE_MEMBERS, TIMES_LONGER = 2, 4
+WIDE_MEMBERS = 2
+TIMES_LONGER = 4
 
 
 class Timed(Protocol):
     """A training that can be timed."""
 
-    run: Path
+    folder: RunFolder
     recipe: Recipe
 
     def prepare(self, so_far: Callable[[int, int], None] = ...) -> object:
@@ -69,8 +73,8 @@ class Timed(Protocol):
         """Return them beside the seconds of a validation."""
         ...
 
-    def decide(self, recipe: Recipe, budget: Budget | None) -> None:
-        """Take a recipe that differs in its steps and threads, and what keeps to the time."""
+    def decide(self, recipe: Recipe, decided: Decisions) -> None:
+        """Take a recipe that differs in its steps, and what was decided on the way."""
         ...
 
 
@@ -93,9 +97,11 @@ def time_steps(
         timed: Steps that are.
         at_most_s: After so long no other step begins. Where none has been timed by then, the last one counts.
     """
-    state, course = copy.deepcopy(step.state_dict()), step.course
+    state = copy.deepcopy(step.state_dict())
+    course = step.course
     step.course = Course(2 * AT)  # In whose middle every term has its weight.
-    durations, began = [], time.perf_counter()
+    durations = []
+    began = time.perf_counter()
     start = began
     try:
         for n, batches in enumerate(islice(load(), warm + timed)):
@@ -113,48 +119,55 @@ def time_steps(
 
 def to_begin_with(recipe: Recipe) -> Recipe:
     """Fill in what a time budget leaves open until the machine is timed."""
-    steps, network = 1 if recipe.max_steps == "auto" else recipe.max_steps, recipe.network
+    steps = 1 if recipe.max_steps == "auto" else recipe.max_steps
+    network = recipe.network
     order = "contiguous" if network.memory_format == "auto" else network.memory_format
     members = 1 if network.members == "auto" else network.members
     return _with(recipe.model_copy(update={"max_steps": steps}), memory_format=order, members=members)
 
 
-def keep_to_time(training: T, plan: Plan, began: float, make: Callable[[Recipe], T]) -> T:
-    """Give a training what its time allows, and what keeps it to that.
+def keep_to_time(
+    training: T, plan: Plan, given: Decisions, began: float, make: Callable[[Recipe], T]
+) -> tuple[T, Budget | None]:
+    """Give a training what its time allows.
 
     Args:
         training: Of :func:`to_begin_with` of the plan's recipe.
         plan: What was planned.
+        given: What was decided in a run that this one repeats; with a time budget it decides anew.
         began: When the time of a budget began, by ``time.monotonic()``.
         make: Makes the training of another recipe.
 
     Returns:
-        The training that is to be run.
+        The training that is to be run, and what keeps it to its time; None where there is no limit.
 
     Raises:
         UserError: The time is too short for any training, or the run that is there has another.
     """
-    recipe, folder = plan.recipe, RunFolder(training.run)
+    recipe = plan.recipe
+    folder = training.folder
     if folder.holds_run:
-        own = to_begin_with(with_decisions_of(training.run, recipe))
-        training.decide(own, folder.read_budget(began))
-    elif recipe.time_budget is not None:
-        budget = Budget(seconds=seconds_of(recipe.time_budget), began=began)
-        with threads_kept():
-            training = _fit(training, plan, budget, make)
-        folder.write_budget(budget)
-    else:
+        own = to_begin_with(with_time_of(folder.path, recipe))
+        training.decide(own, decisions_of(folder.path, recipe, given))
+        return training, folder.read_budget(began)
+    if recipe.time_budget is None:
         folder.remove_budget()
-    return training
+        training.decide(training.recipe, given)
+        return training, None
+    budget = Budget(seconds=seconds_of(recipe.time_budget), began=began)
+    with threads_kept():
+        training = _fit(training, plan, budget, make)
+    folder.write_budget(budget)
+    return training, budget
 
 
 def _fit(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -> T:
     """Time a training, and return the one that is to be run."""
+    about = f"time budget {plan.recipe.time_budget}"
     budget.refuse_if_spent()
-    note(f"time budget {plan.recipe.time_budget}: preparing the scans")
+    note(f"{about}: preparing the scans")
     training.prepare(budget.watch_scans())
-    at_most_s = TIMING_SHARE * budget.seconds
-    note(f"time budget {plan.recipe.time_budget}: timing steps and a validation, {at_most_s:.0f} s at most")
+    note(f"{about}: timing steps and a validation, {TIMING_SHARE * budget.seconds:.0f} s at most")
     budget.begin_timing()
     threads, step_s = time_threads(training, budget)
     use_threads(threads)
@@ -167,19 +180,19 @@ def _fit(training: T, plan: Plan, budget: Budget, make: Callable[[Recipe], T]) -
     if threads == budget.trials.most:  # Else still fewer, which were not timed, are tried.
         budget.trials.step_s = step_s
     budget.trials.rest = REST
-    decided = ((0, threads),) if training.recipe.device == "cpu" else ()
-    known = {"max_steps": steps, "validate_every": every, "time_budget": None, "threads": decided}
-    training.decide(training.recipe.model_copy(update=known), budget)
-    note(f"time budget {plan.recipe.time_budget}: {steps} steps, a validation every {every}{_choices(training.recipe)}")
+    decided = Decisions(threads=((0, threads),)).on(training.recipe.device)
+    known = {"max_steps": steps, "validate_every": every, "time_budget": None}
+    training.decide(training.recipe.model_copy(update=known), decided)
+    note(f"{about}: {steps} steps, a validation every {every}{_choices(training.recipe, decided)}")
     return training
 
 
-def _choices(recipe: Recipe) -> str:
+def _choices(recipe: Recipe, decided: Decisions) -> str:
     """Say what was chosen by timing."""
     channels, members = recipe.network.options.get("channels"), recipe.network.members
     width = f", {channels[0]} features at full resolution" if channels else ""
     turns = f", {members} networks in turn" if members != 1 else ""
-    threads = "".join(f", threads: {threads}" for _, threads in recipe.threads)
+    threads = "".join(f", threads: {threads}" for _, threads in decided.threads)
     return f"{turns}{width}, {recipe.network.memory_format.replace('_', ' ')} memory{threads}"
 
 
@@ -210,16 +223,19 @@ def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callabl
         other = make(_with(training.recipe, memory_format="channels_last"))
         other_s = other.step_s(TRIAL_WARM, TRIAL_TIMED, budget.timing_left_s / 3)
         if other_s <= FASTER * step_s:
-            training, step_s = other, other_s
+            training = other
+            step_s = other_s
     enough = ENOUGH * default_steps(training.recipe.device)
     given = plan.recipe.network.members
     wide_members = min(WIDE_MEMBERS, plan.most_members) if given == "auto" else given
-    wide_s, wide_steps = TIMES_LONGER * step_s, enough * wide_members
+    wide_s = TIMES_LONGER * step_s
+    wide_steps = enough * wide_members
     if plan.wider and budget.left_s >= wide_steps * wide_s / 2 and _is_worth_a_trial(wide_s, budget):
         wide = make(_with(training.recipe, options=plan.wider.network.options))
         wide_s = wide.step_s(TRIAL_WARM, TRIAL_TIMED, budget.timing_left_s / 3)
         if budget.left_s >= wide_steps * wide_s:
-            training, step_s = wide, wide_s
+            training = wide
+            step_s = wide_s
     if given == "auto":
         members = min(plan.most_members, int(budget.left_s / (enough * step_s)))
         if members > 1:
@@ -232,11 +248,15 @@ def time_threads(training: Timed, budget: Budget) -> tuple[int, float]:
 
     A third of the time for timing is for each; where half of the threads take more, all of them are not tried.
     """
-    most, fewer_s, warm, each_s = torch.get_num_threads(), inf, WARM_STEPS, budget.timing_left_s / 3
+    most = torch.get_num_threads()
+    fewer_s = inf
+    warm = WARM_STEPS
+    each_s = budget.timing_left_s / 3
     if training.recipe.device == "cpu" and most > 1:
         with threads_kept():
             use_threads(most // 2)
-            fewer_s, warm = training.step_s(FEWER_WARM, FEWER_TIMED, each_s), FEWER_WARM
+            fewer_s = training.step_s(FEWER_WARM, FEWER_TIMED, each_s)
+            warm = FEWER_WARM
         if budget.timing_left_s < each_s:
             return most // 2, fewer_s
     step_s = training.step_s(warm, TIMED_STEPS, min(LONGEST * fewer_s, each_s))

@@ -1,0 +1,72 @@
+"""Decisions: what the clock of a training has found on the way, and what repeats it bit for bit.
+
+They stand under ``decided`` in the ``config.yaml`` of a run, beside the recipe, which says what was asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, field_validator
+
+from pipeline.bounds import Steps
+from pipeline.recipe import Section
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# The key of them in a file that holds a recipe.
+DECIDED = "decided"
+
+
+class Decisions(Section):
+    """How many steps there are and how many threads compute, as decided after some of the steps."""
+
+    corrections: Annotated[tuple[tuple[Steps, Steps], ...], Field(max_length=10_000)] = Field(
+        default=(), description="a list of pairs, written by a run: after which step, how many steps"
+    )
+    threads: Annotated[
+        tuple[tuple[Annotated[int, Field(ge=0, le=10**9)], Annotated[int, Field(ge=1, le=1024)]], ...],
+        Field(max_length=10_000),
+    ] = Field(
+        default=(),
+        description="a list of pairs, written by a run with a time budget: after which step, how many threads, "
+        "1 to 1024",
+    )
+
+    @field_validator("threads")
+    @classmethod
+    def _rise(cls, value: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        steps = [step for step, _ in value]
+        if steps != sorted(set(steps)):
+            raise ValueError("expected steps in rising order")
+        return value
+
+    def on(self, device: str) -> Decisions:
+        """Return those that count on a device: where a GPU computes, the threads neither matter nor are tried."""
+        return self if device == "cpu" else Decisions(corrections=self.corrections)
+
+
+NONE = Decisions()
+
+
+def converted(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a recipe's file as this version writes it.
+
+    The first versions had the decisions of a run among the keys of its recipe.
+
+    >>> converted({"max_steps": 9, "corrections": [[3, 7]], "threads": []})
+    {'max_steps': 9, 'decided': {'corrections': [[3, 7]]}}
+    """
+    moved = [key for key in Decisions.model_fields if key in raw]
+    if not moved or DECIDED in raw:
+        return raw
+    decided = {key: raw[key] for key in moved if raw[key] != []}
+    kept = {key: value for key, value in raw.items() if key not in moved}
+    return kept | ({DECIDED: decided} if decided else {})
+
+
+def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Return the keys and values of a recipe, and those of the decisions."""
+    asked = {key: value for key, value in raw.items() if key != DECIDED}
+    return asked, raw.get(DECIDED, {})

@@ -1,0 +1,100 @@
+"""Train: from a recipe to a run's folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pipeline.data.loaders import WorkerDiedError
+from pipeline.decisions import NONE
+from pipeline.files import locked
+from pipeline.runs import resuming
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.planning import prepare
+from pipeline.runs.scoring import notes_on, validate, write_scores
+from pipeline.runs.setup import Setup
+from pipeline.runs.stored import INDEX, read_index
+from pipeline.runs.timing import keep_to_time, to_begin_with
+from pipeline.runs.training import Training
+from pipeline.terminal import note
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pipeline.checkpoints import Checkpoint
+    from pipeline.decisions import Decisions
+    from pipeline.pacing.budget import Budget
+    from pipeline.recipe import Recipe
+    from pipeline.runs.scoring import Scores
+
+
+def train(
+    recipe: Recipe,
+    run: Path,
+    *,
+    resume: bool = False,
+    allow_change: Sequence[str] = (),
+    started: float | None = None,
+    start: Checkpoint | None = None,
+    decided: Decisions = NONE,
+) -> Scores | None:
+    """Check the dataset, train, and validate the last weights.
+
+    A recipe with ``segments`` learns from no mask, and where the dataset has none, there is nothing to validate on.
+
+    Args:
+        recipe: What to do.
+        run: The run's folder: ``config.yaml``, ``split.json``, ``index.json``, ``history.csv``, ``validation.csv``,
+            ``training.png``, ``checkpoints/``, ``cache/``, ``cases.csv``, ``summary.json``, ``report.html``,
+            ``figures/``.
+        resume: Go on with the run that is there; starts one where there is none.
+        allow_change: Keys of the recipe, or sections of it, that a resumed run may have otherwise than it had.
+        started: When the time of a budget began, by ``time.monotonic()``; by default now.
+        start: What a new run goes on from, with the recipe that it holds; by default it begins anew.
+        decided: What was decided in a run that this one repeats, with that run's recipe.
+
+    Returns:
+        The scores of the last weights; None without a validation case.
+
+    Raises:
+        UserError: The recipe or the dataset has problems, or the folder holds a run and ``resume`` is off, or the run
+            that it holds is another one, or it holds files that no run has written there.
+        Stopped: Within :func:`pipeline.interruption.stoppable`, a signal has come that asks to end, and what was learnt
+            is saved. Signals are the caller's otherwise.
+    """
+    began = time.monotonic() if started is None else started
+    folder = RunFolder(run)
+    folder.refuse(resume)
+    folder.cache_of(recipe)
+    known = read_index(run) if resume and (run / INDEX).exists() else {}
+    if folder.holds_run:
+        recipe = resuming.with_measured_of(run, recipe)
+    prepared = prepare(recipe, known)
+    first = Setup(folder=folder, recipe=to_begin_with(prepared.plan.recipe), index=prepared.index, split=prepared.split)
+    run.mkdir(parents=True, exist_ok=True)
+    with locked(run):
+        folder.take()
+        given = decided.on(prepared.plan.recipe.device)
+        setup, budget = keep_to_time(first, prepared.plan, given, began, lambda other: replace(first, recipe=other))
+        return _train_in(folder, setup, budget, start, allow_change)
+
+
+def _train_in(
+    folder: RunFolder, setup: Setup, budget: Budget | None, start: Checkpoint | None, allow_change: Sequence[str]
+) -> Scores | None:
+    training = Training(setup, budget, resuming.take_up(setup, start, allow_change))
+    if not training.is_done:
+        try:
+            training.run_to_end()
+        except WorkerDiedError as error:
+            # A machine that is out of memory for a moment should not cost the night; the second time it is an error.
+            note(f"{error}\nGoing on from the last checkpoint.")
+            setup = replace(setup)  # With a new network.
+            training = Training(setup, budget, resuming.take_up(setup, start))
+            training.run_to_end()
+    if training.scored is None:
+        return validate(folder.path) if setup.split.validation else None
+    notes = notes_on(setup.recipe, "last")
+    return write_scores(folder.path, folder.path, training.scored, "last", training.progress.done, notes)
