@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from pipeline import config, strict_json
+from pipeline import __version__, config, strict_json
 from pipeline.bounds import MAX_LABEL
 from pipeline.data.check import rows_of
 from pipeline.data.inspection import CaseFacts
@@ -262,14 +262,18 @@ def read_written_of(checkpoint: Checkpoint) -> tuple[Recipe, Decisions]:
     Raises:
         UserError: It holds none.
     """
+    about = read_about(checkpoint)
     try:
-        raw = read_yaml(read_about(checkpoint).recipe, str(checkpoint.path))
+        raw = read_yaml(about.recipe, str(checkpoint.path))
         if not isinstance(raw, dict):
             raise TypeError("it is no mapping")
         return _validated(converted(raw))
     except (ValidationError, TypeError) as error:
         told = _first_of(error) if isinstance(error, ValidationError) else error
-        message, remedy = f"holds no recipe of this version: {told}", "use a checkpoint that this version wrote"
+        message, remedy = (
+            f"holds a recipe that version {__version__} cannot read: {told}",
+            f"use Fewmask {about.version}",
+        )
         problem = Problem(str(checkpoint.path), "foreign-checkpoint", message, remedy)
         raise UserError("The checkpoint cannot be used.", [problem]) from None
 
