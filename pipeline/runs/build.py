@@ -210,7 +210,8 @@ def _refuse_losses(recipe: Recipe, objective: Objective, classes: int, channels:
     size = [min(side, 8) for side in resolved(recipe.data.patch_size)]
     image, label = torch.zeros(1, channels, *size), torch.zeros(1, 1, *size, dtype=torch.long)
     logits = torch.zeros(1, classes, *size)
-    examples = {"logits": logits, "reconstruction": image, "image": image, "label": label, "mask": label == 0}
+    examples = {"image": image, "label": label, "mask": label == 0, "logits": logits}
+    examples |= {"teacher": logits, "reconstruction": image}
     problems = []
     for n, term in enumerate(objective.terms):
         if not type(term.loss).__module__.startswith("pipeline."):
