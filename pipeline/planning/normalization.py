@@ -111,7 +111,7 @@ def _filled(way: HounsfieldWindow, found: Intensities | None) -> HounsfieldWindo
         else:
             chosen["low"] = chosen["high"] - chosen["std"]
     try:
-        return HounsfieldWindow(**chosen)
+        return HounsfieldWindow.model_validate(chosen)
     except ValidationError:
         message = f"is ct, and the scans hold values from {chosen['low']:g} to {chosen['high']:g}"
         remedy = "use zscore, if these are no CT numbers, or correct the scans"

@@ -15,7 +15,17 @@ from pipeline.outputs import LIST
 from pipeline.reports.figures import REPORT_FILES
 from pipeline.reports.files import write_json
 from pipeline.runs.checking import note
-from pipeline.runs.stored import BUDGET, CONFIG, FOLDS, INDEX, POSTPROCESSING, SPLIT, SUMMARY, read_config, read_own
+from pipeline.runs.stored import (
+    BUDGET,
+    CONFIG,
+    FIXED,
+    FOLDS,
+    INDEX,
+    SPLIT,
+    SUMMARY,
+    read_config,
+    read_own,
+)
 
 if TYPE_CHECKING:
     from typing import Any
@@ -29,7 +39,7 @@ HISTORY, VALIDATION, PICTURE, CACHE = "history.csv", "validation.csv", "training
 # What a validation writes, wherever that is.
 SCORES = ("cases.csv", SUMMARY, *REPORT_FILES)
 # What is written again and again while a run goes on; and what is written once, and then no more.
-LIVING, FIXED = (CONFIG, HISTORY, VALIDATION, PICTURE, BUDGET, FOLDS), (SPLIT, INDEX, POSTPROCESSING)
+LIVING = (CONFIG, HISTORY, VALIDATION, PICTURE, BUDGET, FOLDS)
 BRING_BACK = "bring it back as it was, or name another --output"
 
 
