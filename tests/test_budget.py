@@ -384,8 +384,8 @@ class Machine:
         self.clock.now += self.case_s
         return Pace(step_s, 20 * self.case_s, 30 * self.case_s)
 
-    def decide(self, recipe):
-        self.recipe = recipe
+    def decide(self, recipe, decided):
+        self.recipe, self.decided = recipe, decided
 
 
 def fitted(tmp_path, seconds, spent=5.0, **machine):

@@ -106,18 +106,13 @@ def cross_validate(
         folder.write_facts(everything.as_dict(), index.as_rows(), recipe.plugins)
         write_json(run / FOLDS, {"folds": folds})
         folder.write_config(recipe, decided)  # Last, as in any run.
+        how: dict[str, Any] = {"resume": True, "allow_change": allow_change, "decided": decided}
         for fold in range(1, folds + 1):
             note(f"fold {fold} of {folds}")
             place = fold_folder(run, fold)
             write_own(place, INDEX, index.as_rows())  # So that the files are not read again.
-            train(
-                recipe_of_fold(recipe, run, (fold, folds)),
-                place,
-                resume=True,
-                allow_change=allow_change,
-                started=began if fold == 1 else None,
-                decided=decided,
-            )
+            its_own = recipe_of_fold(recipe, run, (fold, folds))
+            train(its_own, place, started=began if fold == 1 else None, **how)
     scores = [score_out_of_fold(run)]
     return [*scores, validate(run)] if everything.validation else scores
 
