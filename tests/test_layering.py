@@ -14,7 +14,7 @@ LAYERS = (
     {"registry", "recipe", "config", "strict_json", "strict_yaml", "plugins"},
     {"data"},
     {"planning", "networks", "losses", "metrics"},
-    {"engines", "archives", "checkpoints"},
+    {"engines", "prediction", "archives", "checkpoints"},
     {"runs"},
     {"console"},
     {"arguments"},
@@ -46,7 +46,11 @@ LIGHT = (
     "reports",
 )
 HEAVY = {"torch", "monai", "ignite", "nibabel"}
-FORBIDDEN = {"losses": {"data", "config", "recipe"}, "engines": {"config", "recipe"}}
+FORBIDDEN = {
+    "losses": {"data", "config", "recipe"},
+    "engines": {"config", "recipe"},
+    "prediction": {"config", "recipe"},
+}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -158,7 +162,7 @@ def test_rule_knows_what_an_import_loads(source, expected):
 
 
 # A file is read to be looked at, or repaired, or as one of a caller's own that was never checked.
-READERS = {"data/inspection.py", "data/repairs.py", "engines/predictor.py"}
+READERS = {"data/inspection.py", "data/repairs.py", "prediction/predictor.py"}
 
 
 def test_a_file_that_was_checked_is_read_again_in_one_place():
