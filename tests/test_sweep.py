@@ -19,6 +19,7 @@ from pipeline.data.normalization import IntensityRange
 from pipeline.data.transforms import Grid, scan_transforms
 from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.engines.postprocessing import Mending
+from pipeline.errors import UserError
 from pipeline.metrics.calibration import Expectation, Reliability
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.prediction import deciding
@@ -310,3 +311,95 @@ def test_a_scan_stored_in_another_order_is_predicted_to_the_bit(make_scan, code)
         predictor = Predictor(Pointwise(), Grid("RAS", (1.0, 1.1, 0.0)), patch, values, torch.float32, mirrors=(0,))
         expected, _ = turned(predictor([make_scan("a.nii", voxels, affine)]), affine, code)
         np.testing.assert_array_equal(predictor([make_scan("b.nii", *turned(voxels, affine, code))]), expected)
+
+
+# Memory
+
+
+class Hungry(Pointwise):
+    """Has no memory for more than some windows at a time."""
+
+    def __init__(self, most, error):
+        super().__init__()
+        self.most, self.error, self.calls = most, error, []
+
+    def forward(self, image):
+        self.calls.append(len(image))
+        if len(image) > self.most:
+            raise self.error
+        return super().forward(image)
+
+
+NO_MEMORY = [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: no")]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=["python", "cuda", "cpu"])
+def test_windows_are_halved_where_memory_runs_out_and_it_is_said(make_scan, error):
+    scan, values, told = draw_scan(np.random.default_rng(3), make_scan, 40), tuple(range(7)), []
+    predictor = Predictor(Pointwise(), Grid("RAS", (1.3, 0.9, 1.1)), (8, 12, 16), values, torch.float32)
+    hungry = replace(predictor, network=Hungry(2, error), windows=8, tell=told.append)
+    np.testing.assert_array_equal(hungry.segment([scan]), predictor.segment([scan]))
+    assert hungry.network.calls.count(8) == 1
+    assert hungry.network.calls.count(4) == 1
+    assert told == [f"memory ran out; from now on {n} window(s) at a time" for n in (4, 2)]
+    with pytest.raises(type(error)):
+        replace(hungry, network=Hungry(0, error)).segment([scan])
+    other = replace(hungry, network=Hungry(2, RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        other.segment([scan])
+
+
+def test_slab_goes_to_the_host_where_a_device_has_no_memory_for_one_window(make_scan, monkeypatch):
+    scan, told, moved = draw_scan(np.random.default_rng(3), make_scan, 30), [], []
+    network = Hungry(9, MemoryError())
+    predictor = Predictor(network, Grid("RAS", (0.0, 0.0, 0.0)), (8, 8, 8), tuple(range(7)), torch.float32)
+    expected = predictor.segment([scan])
+    network.most = 0
+    move = Ring.move
+
+    def moving(ring, device):
+        moved.append(device.type)
+        network.most = 9
+        move(ring, device)
+
+    monkeypatch.setattr(Ring, "move", moving)
+    # As if the ring lay on another device than the host's.
+    monkeypatch.setattr("pipeline.prediction.sweep.HOST", torch.device("cpu", 0))
+    found = replace(predictor, windows=1, tell=told.append).segment([scan])
+    np.testing.assert_array_equal(found, expected)
+    assert (moved, len(told)) == (["cpu"], 1)
+    assert "on the host" in told[0]
+
+
+def test_windows_together_are_as_many_as_there_is_memory_for(make_scan, monkeypatch):
+    scan = draw_scan(np.random.default_rng(3), make_scan, 40)
+    predictor = Predictor(Pointwise(), Grid("RAS", (0.0, 0.0, 0.0)), (8, 8, 8), tuple(range(7)), torch.float32)
+    one = predictor.sweep([scan]).footprint(1).windows
+    for free, together in ((None, 4), (1, 1), (4 * one, 2), (7 * one, 3), (1 << 60, 4)):
+        monkeypatch.setattr("pipeline.prediction.sweep.free_bytes", lambda _, free=free: free)
+        assert predictor.sweep([scan]).together == together
+
+
+def test_members_share_one_image_and_each_file_is_read_once(make_scan, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "pipeline.prediction.images.network_image", lambda *way: made.append(way) or network_image(*way)
+    )
+    scan = draw_scan(np.random.default_rng(3), make_scan, 20)
+    one = Predictor(Pointwise(), Grid("RAS", (1.0, 1.0, 1.0)), (8, 8, 8), tuple(range(7)), torch.float32)
+    Ensemble((one, one, replace(one, grid=Grid("RAS", (2.0, 1.0, 1.0))))).segment([scan])
+    assert len(made) == 2
+
+
+def test_answer_that_is_infinite_anywhere_is_refused(make_scan):
+    class Endless(Pointwise):
+        def forward(self, image):
+            answer = super().forward(image).clone()
+            answer[:, 3, 4, 4, 4] = -torch.inf  # A class that is nowhere the likeliest.
+            return answer
+
+    scan = draw_scan(np.random.default_rng(3), make_scan, 20)
+    predictor = Predictor(Endless(), Grid("RAS", (0.0, 0.0, 0.0)), (8, 8, 8), tuple(range(7)), torch.float32)
+    for segmenter in (predictor, Ensemble((predictor, predictor))):
+        with pytest.raises(UserError, match="not finite"):
+            segmenter.segment([scan])

@@ -56,7 +56,7 @@ def try_network(network: nn.Module, channels: int, patch: Sequence[int], classes
                 return Trial(None, classes, voxel_bytes_of(network, image))
             with head.removed():
                 return Trial(head, head.layer.in_channels, voxel_bytes_of(network, image))
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, MemoryError) as error:
             if is_out_of_memory(error):
                 break
             # Too small for its levels.
