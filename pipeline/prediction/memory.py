@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from torch import Tensor, nn
 
     from pipeline.prediction.placement import Placement
@@ -135,20 +132,21 @@ def voxel_bytes_of(network: nn.Module, image: Tensor) -> float:
     return live.most / image[:, :1].numel()
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that are held, each storage once."""
+class _Live(TorchFunctionMode):
+    """Counts the bytes of the tensors that are held, each storage once.
+
+    PyTorch's mode for what lies below its functions would see more, and takes seconds to import.
+    """
 
     def __init__(self, known: set[int]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.known, self.most = known, 0
         self._sizes: dict[int, int] = {}
         self._holders: dict[int, int] = {}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(tensor, torch.Tensor):
                 self._hold(tensor)
         self.most = max(self.most, sum(self._sizes.values()))
