@@ -52,6 +52,26 @@ class Model:
         Raises:
             UserError: The scan is unsound, or the model was not trained on such scans.
         """
+        scans = self._scans(image, affine)
+        return self._trained.predictor.segment(scans).reshape(scans[0].header.dims[:3])
+
+    def probabilities(self, image: Any, affine: ArrayLike | None = None) -> NDArray[np.float32]:
+        """Return the probability of every label, ``[K, …]`` in the order of :attr:`labels`, on the scan's own grid.
+
+        All of them are held at once: 4 bytes a voxel and label. They are those of before any post-processing.
+
+        Args:
+            image: As for :meth:`predict`.
+            affine: As for :meth:`predict`.
+
+        Raises:
+            UserError: As :meth:`predict`.
+        """
+        scans = self._scans(image, affine)
+        return self._trained.predictor.probabilities(scans).reshape(-1, *scans[0].header.dims[:3])
+
+    def _scans(self, image: Any, affine: ArrayLike | None) -> list[Scan]:
+        """Read a scan, and refuse one that is unsound or that the model was not trained for."""
         from pipeline.runs.models import misfits
 
         parts = list(image) if isinstance(image, list | tuple) else [image]
@@ -64,7 +84,7 @@ class Model:
             problems += misfits("image", facts, self._trained)
         if wrong := [problem for problem in problems if not is_warning(problem)]:
             raise UserError("The scan cannot be used.", wrong)
-        return self._trained.predictor.segment(scans).labels.reshape(scans[0].header.dims[:3])
+        return scans
 
 
 def _read(image: Any, affine: ArrayLike | None, name: str) -> Scan:

@@ -73,6 +73,11 @@ def test_what_is_loaded_predicts_what_the_command_writes_from_a_path_an_image_an
         array = np.asanyarray(scan.dataobj)
         assert np.array_equal(model.predict(array, affine=scan.affine), written), path.name
         assert np.array_equal(model.predict(array.astype(np.float64), scan.affine.tolist()), written)
+        shares = model.probabilities(scan)
+        assert shares.shape == (len(model.labels), *written.shape)
+        assert shares.sum(axis=0) == pytest.approx(1, abs=1e-5)
+        sure = np.sort(shares, axis=0)[-1] - np.sort(shares, axis=0)[-2] > 1e-5
+        assert np.array_equal(np.array(list(model.labels))[shares.argmax(axis=0)][sure], written[sure])
     assert len(values) > 1, "a model that finds nothing shows nothing"
 
 

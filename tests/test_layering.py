@@ -14,7 +14,7 @@ LAYERS = (
     {"registry", "recipe", "decisions", "config", "needs", "strict_json", "strict_yaml", "plugins"},
     {"data"},
     {"planning", "networks", "losses", "metrics", "pacing"},
-    {"engines", "archives", "checkpoints"},
+    {"engines", "prediction", "archives", "checkpoints"},
     {"runs"},
     {"console"},
     {"arguments"},
@@ -55,6 +55,7 @@ HEAVY = {"torch", "monai", "ignite", "nibabel"}
 FORBIDDEN = {
     "losses": {"data", "config", "recipe", "decisions"},
     "engines": {"config", "recipe", "decisions"},
+    "prediction": {"config", "recipe", "decisions"},
     "pacing": {"data", "config", "recipe", "decisions", "planning", "networks", "losses", "metrics"},
 }
 
@@ -168,7 +169,7 @@ def test_rule_knows_what_an_import_loads(source, expected):
 
 
 # A file is read to be looked at, or repaired, or as one of a caller's own that was never checked.
-READERS = {"data/inspection.py", "data/repairs.py", "engines/predictor.py", "model.py"}
+READERS = {"data/inspection.py", "data/repairs.py", "prediction/predictor.py", "model.py"}
 
 
 def test_a_file_that_was_checked_is_read_again_in_one_place():

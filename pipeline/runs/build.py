@@ -17,7 +17,6 @@ from pipeline.data.transforms import Grid
 from pipeline.decisions import NONE
 from pipeline.engines.averaging import WeightAverage
 from pipeline.engines.ensemble import DeepEnsemble
-from pipeline.engines.predictor import Predictor
 from pipeline.engines.sources import SOURCES
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import Problem, UserError
@@ -26,7 +25,9 @@ from pipeline.losses.objective import Objective, Term
 from pipeline.memory import is_out_of_memory, memory_problem
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.pacing.course import Course
+from pipeline.prediction.predictor import Predictor
 from pipeline.recipe import BATCHES
+from pipeline.terminal import note
 from pipeline.types import VIEWS
 
 if TYPE_CHECKING:
@@ -300,6 +301,7 @@ def build_predictor(recipe: Recipe, task: Task, network: torch.nn.Module) -> Pre
         precision_of(recipe),
         ranges=build_ranges(recipe),
         mirrors=resolved(recipe.augmentation.flip_axes) if recipe.predict_mirrored else (),
+        tell=note,
     )
 
 

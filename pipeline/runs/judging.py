@@ -15,10 +15,10 @@ import torch
 from torch.nn.modules import module
 from torch.overrides import TorchFunctionMode
 
-from pipeline.engines.predictor import Predictor
 from pipeline.errors import Problem, UserError
 from pipeline.networks import NETWORKS
 from pipeline.planning.limits import size
+from pipeline.prediction.predictor import Predictor
 from pipeline.runs import build
 
 if TYPE_CHECKING:
