@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.metrics.calibration import BINS, Reliability, expected_dice
+from pipeline.metrics.calibration import BINS, Expectation, Reliability
 from pipeline.metrics.case import score_case
 
 TOLERANCE_MM = 1.0
@@ -144,10 +144,10 @@ def calibration(reloaded: bool) -> dict[str, float]:
     rng, inside = np.random.default_rng(0), ball((24.0, 24.0, 12.0), 9, (1.0, 1.0, 1.0))
     far = ball((24.0, 24.0, 12.0), 14, (1.0, 1.0, 1.0))
     logits = np.where(inside, 2.0, np.where(far, -2.0, -8.0)) + rng.normal(0, 2, SHAPE)
-    both = np.stack([-logits, logits]).astype(np.float32) / 2
     foreground = 1 / (1 + np.exp(-logits))
     reliability = Reliability()
-    expected_dice((logits > 0).astype(np.uint8), both, (0, 1), reliability, inside.astype(np.uint8))
+    both = np.stack([1 - foreground, foreground]).astype(np.float32).reshape(2, -1)
+    Expectation((0, 1), reliability).add(both, (logits > 0).reshape(-1), inside.astype(np.uint8).reshape(-1))
     found = {"ours": reliability.ece}
     import monai.metrics as peer
     import torch

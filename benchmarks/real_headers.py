@@ -26,7 +26,7 @@ from pipeline.data.forms import corners_of
 from pipeline.data.grids import corner_distances
 from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.transforms import Grid
-from pipeline.engines.predictor import Predictor
+from pipeline.prediction.predictor import Predictor
 from pipeline.types import Case
 
 ANY = Grid("RAS", (0.0, 0.0, 0.0))

@@ -10,8 +10,9 @@ from pipeline import __version__
 
 if TYPE_CHECKING:
     from pipeline import losses, metrics
-    from pipeline.api import Model, check, compare, cross_validate, evaluate, load, plan, predict, train, validate
+    from pipeline.api import check, compare, cross_validate, evaluate, load, plan, predict, train, validate
     from pipeline.errors import Problem, UserError
+    from pipeline.model import Model
     from pipeline.recipe import Recipe
 
 __all__ = [
@@ -33,7 +34,7 @@ __all__ = [
     "validate",
 ]
 
-HOMES = {"Problem": "errors", "Recipe": "recipe", "UserError": "errors"}
+HOMES = {"Model": "model", "Problem": "errors", "Recipe": "recipe", "UserError": "errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,39 +1,31 @@
-"""What a program calls: the commands as functions, and a trained model that predicts from memory.
+"""What a program calls: the commands as functions.
 
 Paths are strings or ``Path``. What is wrong with an input is a ``UserError``, whose ``problems`` say where, what, and
-how to mend it.
+how to mend it. Nothing is printed unless ``verbose`` asks for what the command prints on its way, and signals and
+threads stay the caller's.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from pipeline import runs
-from pipeline.data import nifti
-from pipeline.data.codes import is_warning
-from pipeline.data.inspection import Declared, examine_scans
-from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.recipe import Recipe
-from pipeline.types import Case
+from pipeline.terminal import listening
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
     from pipeline.checkpoints import Which
     from pipeline.data.check import Check
-    from pipeline.data.nifti import Scan
+    from pipeline.model import Model
     from pipeline.planning.plan import Plan
     from pipeline.reports.comparison import Comparison
     from pipeline.reports.summary import Summary
-    from pipeline.runs.models import TrainedModel
     from pipeline.runs.planning import Request
     from pipeline.runs.scoring import Scores
 
@@ -49,6 +41,7 @@ def check(
     layout: str = "auto",
     layout_options: Mapping[str, Any] | None = None,
     strict: bool = False,
+    verbose: bool = False,
 ) -> Check:
     """Look at every file of a dataset; nothing is written.
 
@@ -58,6 +51,7 @@ def check(
         layout: A registered layout, or ``auto``.
         layout_options: Of the layout.
         strict: Count warnings as problems.
+        verbose: As for :func:`train`.
 
     Returns:
         What was found: ``problems``, ``warnings``, and where there is no problem ``index()``.
@@ -68,15 +62,17 @@ def check(
     from pipeline.data.layouts import read_dataset
     from pipeline.runs.checking import survey
 
-    return survey(read_dataset(Path(dataset), _path(root), layout, layout_options), strict=strict)
+    with _printing(verbose):
+        return survey(read_dataset(Path(dataset), _path(root), layout, layout_options), strict=strict)
 
 
-def plan(source: Source, *, settings: Mapping[str, Any] | None = None) -> Plan:
+def plan(source: Source, *, settings: Mapping[str, Any] | None = None, verbose: bool = False) -> Plan:
     """Choose every setting of a training from the data and the machine; nothing is written.
 
     Args:
         source: As for :func:`train`.
         settings: As for :func:`train`.
+        verbose: As for :func:`train`.
 
     Returns:
         The plan: its ``recipe`` has no ``auto`` left, its ``choices`` have a reason each.
@@ -86,7 +82,8 @@ def plan(source: Source, *, settings: Mapping[str, Any] | None = None) -> Plan:
     """
     from pipeline.runs.planning import prepare
 
-    return prepare(_request(source, settings).recipe).plan
+    with _printing(verbose):
+        return prepare(_request(source, settings).recipe).plan
 
 
 def train(
@@ -96,6 +93,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     allow_change: Sequence[str] = (),
+    verbose: bool = False,
 ) -> Scores | None:
     """Train a network as a recipe says, or as a dataset suggests, and validate it.
 
@@ -106,6 +104,7 @@ def train(
             ``{"dataset": "scans/", "optimizer.learning_rate": 1e-3}``.
         resume: Go on with the run that the folder holds.
         allow_change: Keys that a resumed run may have otherwise from here on.
+        verbose: Whether what the command prints on its way is printed, and progress drawn.
 
     Returns:
         The scores of the last weights; None without a validation case.
@@ -113,15 +112,16 @@ def train(
     Raises:
         UserError: The recipe, the dataset or the folder has problems, or the training diverged.
     """
-    request = _request(source, settings)
-    return runs.train(
-        request.recipe,
-        to_write(Path(output)),
-        resume=resume,
-        allow_change=allow_change,
-        start=request.start,
-        decided=request.decided,
-    )
+    with _printing(verbose):
+        request = _request(source, settings)
+        return runs.train(
+            request.recipe,
+            to_write(Path(output)),
+            resume=resume,
+            allow_change=allow_change,
+            start=request.start,
+            decided=request.decided,
+        )
 
 
 def cross_validate(
@@ -132,6 +132,7 @@ def cross_validate(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     allow_change: Sequence[str] = (),
+    verbose: bool = False,
 ) -> list[Scores]:
     """Train one network a fold, and score each on the patients that it was not trained on.
 
@@ -142,6 +143,7 @@ def cross_validate(
         settings: As for :func:`train`.
         resume: As for :func:`train`.
         allow_change: As for :func:`train`.
+        verbose: As for :func:`train`.
 
     Returns:
         The scores out of fold and, where the dataset has a validation list, those of all folds together on that.
@@ -149,15 +151,16 @@ def cross_validate(
     Raises:
         UserError: As :func:`train`, or there are fewer labelled patients than folds.
     """
-    request = _request(source, settings, folds)
-    return runs.cross_validate(
-        request.recipe,
-        to_write(Path(output)),
-        folds,
-        resume=resume,
-        allow_change=allow_change,
-        decided=request.decided,
-    )
+    with _printing(verbose):
+        request = _request(source, settings, folds)
+        return runs.cross_validate(
+            request.recipe,
+            to_write(Path(output)),
+            folds,
+            resume=resume,
+            allow_change=allow_change,
+            decided=request.decided,
+        )
 
 
 def validate(
@@ -167,6 +170,7 @@ def validate(
     checkpoint: Which = "last",
     plugins: Sequence[AnyPath] = (),
     tolerance_mm: float = 1.0,
+    verbose: bool = False,
 ) -> Scores:
     """Score a run in the scans' own grids, and write the report into the run.
 
@@ -176,11 +180,13 @@ def validate(
         checkpoint: ``last`` or ``best``.
         plugins: Files that register the run's network, where it is not one of ours.
         tolerance_mm: Of the surface Dice.
+        verbose: As for :func:`train`.
 
     Raises:
         UserError: The run or the dataset cannot be used.
     """
-    return runs.validate(Path(run), _path(dataset), checkpoint, list(map(Path, plugins)), tolerance_mm)
+    with _printing(verbose):
+        return runs.validate(Path(run), _path(dataset), checkpoint, list(map(Path, plugins)), tolerance_mm)
 
 
 def predict(
@@ -190,6 +196,7 @@ def predict(
     *,
     checkpoint: Which = "last",
     plugins: Sequence[AnyPath] = (),
+    verbose: bool = False,
 ) -> list[Path]:
     """Write a mask for each scan, on exactly the scan's grid; return the masks' paths.
 
@@ -199,17 +206,25 @@ def predict(
         output: The folder of the masks, which are named as the scans.
         checkpoint: ``last`` or ``best``.
         plugins: As for :func:`validate`.
+        verbose: As for :func:`train`.
 
     Raises:
         UserError: Something is wrong with a scan, or a mask is there already; nothing is written then.
     """
     several = [scans] if isinstance(scans, str | PathLike) else scans
     places = list(map(Path, several))
-    return runs.predict(Path(run), places, to_write(Path(output)), checkpoint, list(map(Path, plugins)))
+    with _printing(verbose):
+        return runs.predict(Path(run), places, to_write(Path(output)), checkpoint, list(map(Path, plugins)))
 
 
 def evaluate(
-    predictions: AnyPath, labels: AnyPath, output: AnyPath, *, ignore: int | None = None, tolerance_mm: float = 1.0
+    predictions: AnyPath,
+    labels: AnyPath,
+    output: AnyPath,
+    *,
+    ignore: int | None = None,
+    tolerance_mm: float = 1.0,
+    verbose: bool = False,
 ) -> Summary:
     """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
 
@@ -219,11 +234,13 @@ def evaluate(
         output: The folder for ``cases.csv``, ``summary.json`` and ``report.html``.
         ignore: Label value of voxels that are not scored.
         tolerance_mm: Of the surface Dice.
+        verbose: As for :func:`train`.
 
     Raises:
         UserError: Something is wrong with a mask; nothing is written then.
     """
-    return runs.evaluate(Path(predictions), Path(labels), to_write(Path(output)), ignore, tolerance_mm)
+    with _printing(verbose):
+        return runs.evaluate(Path(predictions), Path(labels), to_write(Path(output)), ignore, tolerance_mm)
 
 
 def compare(run_a: AnyPath, run_b: AnyPath, output: AnyPath) -> Comparison:
@@ -237,7 +254,8 @@ def compare(run_a: AnyPath, run_b: AnyPath, output: AnyPath) -> Comparison:
     Raises:
         UserError: They were not scored on the same cases, or one of them cannot be read.
     """
-    return runs.compare(Path(run_a), Path(run_b), to_write(Path(output)))
+    with _printing(verbose=False):
+        return runs.compare(Path(run_a), Path(run_b), to_write(Path(output)))
 
 
 def load(run: AnyPath, *, checkpoint: Which = "last", plugins: Sequence[AnyPath] = ()) -> Model:
@@ -251,66 +269,11 @@ def load(run: AnyPath, *, checkpoint: Which = "last", plugins: Sequence[AnyPath]
     Raises:
         UserError: There is no such checkpoint, or it cannot be used.
     """
+    from pipeline.model import Model
     from pipeline.runs.models import load_model
 
-    return Model(load_model(Path(run), checkpoint, list(map(Path, plugins))))
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained network, ready to predict; :func:`load` makes it."""
-
-    _trained: TrainedModel
-
-    @property
-    def labels(self) -> dict[int, str]:
-        """The name of each label value; 0 is the background."""
-        return dict(self._trained.task.labels)
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """The names of the channels that a scan must have, in their order."""
-        return self._trained.task.channels
-
-    def predict(self, image: Any, affine: ArrayLike | None = None) -> NDArray[np.integer[Any]]:
-        """Segment one scan.
-
-        Args:
-            image: The path of a NIfTI file, a nibabel image, or an array ``[X, Y]``, ``[X, Y, Z]`` or
-                ``[X, Y, Z, C]``; of a scan with a file for each channel, a list of those.
-            affine: Voxel indices to mm, 4x4; for arrays alone.
-
-        Returns:
-            The label values, on the scan's own grid: the mask that the command ``predict`` writes.
-
-        Raises:
-            UserError: The scan is unsound, or the model was not trained on such scans.
-        """
-        from pipeline.runs.models import misfits
-
-        parts = list(image) if isinstance(image, list | tuple) else [image]
-        names = [f"channel {n}" for n in range(len(parts))] if len(parts) > 1 else ["image"]
-        scans = [_read(part, affine, name) for part, name in zip(parts, names, strict=True)]
-        case = Case("image", tuple(Path(name) for name in names), None, "")
-        scans_by_path = dict(zip(case.images, scans, strict=True))
-        facts, problems = examine_scans(case, scans_by_path, Declared(channels=len(self.channels)))
-        if facts is not None:
-            problems += misfits("image", facts, self._trained)
-        if wrong := [problem for problem in problems if not is_warning(problem)]:
-            raise UserError("The scan cannot be used.", wrong)
-        return self._trained.predictor.segment(scans).labels.reshape(scans[0].header.dims[:3])
-
-
-def _read(image: Any, affine: ArrayLike | None, name: str) -> Scan:
-    if isinstance(image, str | PathLike):
-        return nifti.load(Path(image))
-    if hasattr(image, "dataobj"):
-        return nifti.scan_of(image.dataobj, image.affine, name, image.header)
-    if affine is None or np.shape(affine) != (4, 4):
-        message = "an array does not say where it lies" if affine is None else f"its shape is {np.shape(affine)}"
-        problem = Problem("affine", "no-affine", message, "give affine=, 4x4, voxel indices to mm")
-        raise UserError("The scan cannot be used.", [problem])
-    return nifti.scan_of(image, affine, name)
+    with _printing(verbose=False):
+        return Model(load_model(Path(run), checkpoint, list(map(Path, plugins))))
 
 
 def _request(source: Source, settings: Mapping[str, Any] | None, folds: int | None = None) -> Request:
@@ -322,6 +285,10 @@ def _request(source: Source, settings: Mapping[str, Any] | None, folds: int | No
         return runs.read_request(Path(source), overrides, folds)
     raw = source.model_dump(mode="json") if isinstance(source, Recipe) else json.loads(json.dumps(source, default=str))
     return parse_request(config.override(raw, overrides), "recipe")
+
+
+def _printing(verbose: bool) -> AbstractContextManager[None]:
+    return nullcontext() if verbose else listening(lambda _: None)
 
 
 def _path(path: AnyPath | None) -> Path | None:

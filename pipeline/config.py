@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from pipeline.decisions import DECIDED, NONE, Decisions, converted, split
 from pipeline.errors import Problem, UserError, nearest, plain, shown
+from pipeline.needs import needs_problems
 from pipeline.recipe import Recipe, Section
 from pipeline.strict_yaml import read_yaml, write_yaml
-from pipeline.types import VIEWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -171,7 +171,7 @@ def parse(raw: Mapping[str, Any], source: str, losses: Registry, networks: Regis
         problems = _schema_problems(error, Recipe) + problems
     if problems:
         raise _mistakes(source, problems)
-    if problems := _needs_problems(recipe, losses, networks, sources):
+    if problems := needs_problems(recipe, losses, networks, sources):
         raise _mistakes(source, problems)
     return recipe
 
@@ -201,53 +201,6 @@ def validate(model: type[S], raw: Any) -> S:
 
 def _mistakes(source: str, problems: Sequence[Problem]) -> UserError:
     return UserError(f"The recipe {source} has {len(problems)} mistake{'s' * (len(problems) > 1)}.", problems)
-
-
-def _needs_problems(recipe: Recipe, losses: Registry, networks: Registry, sources: Registry) -> list[Problem]:
-    """Find terms that look at scans that there are not, or at values that nothing provides for them."""
-    decoder = {"reconstruction"} if hasattr(networks[recipe.network.name], "reconstruct") else set()
-    made = {name for choice in recipe.sources for name in sources[choice.source].provides}
-    provided = {"image", "mask", "logits", *VIEWS} | decoder | made
-    streams = {"unlabelled": provided}
-    if recipe.segments is None:  # Else no mask is trained on.
-        streams["labelled"] = provided | {"label"}
-    problems = [
-        _not_provided(f"sources.{n}", choice.source, name, provided)
-        for n, choice in enumerate(recipe.sources)
-        for name in sources[choice.source].needs
-        if name not in provided
-    ]
-    for n, term in enumerate(recipe.objective):
-        known = {name for kind in streams if term.on in (kind, "all") for name in streams[kind]}
-        if not known:
-            message = "no scan counts as labelled in a recipe with segments"
-            problems.append(Problem(f"objective.{n}.on", "no-labels", message, "write `on: all`"))
-            continue
-        loss = losses[term.loss]
-        needs = (term.judges or loss.judges, *(term.against or loss.against))
-        problems += [_unprovided(n, term.loss, name, known, recipe) for name in needs if name not in known]
-    return problems
-
-
-def _unprovided(n: int, loss: str, name: str, known: set[str], recipe: Recipe) -> Problem:
-    """Say that the n-th term needs a value that nothing provides for the scans that it looks at."""
-    if name == "label" and recipe.segments is not None:
-        message = f"{loss} compares with labels, and a recipe with segments trains without them"
-        remedy = "take a loss that compares with the image, or leave out segments"
-        return Problem(f"objective.{n}.loss", "no-labels", message, remedy)
-    if name == "label":
-        message = f"{loss} compares with labels, and unlabelled scans have none"
-        remedy = "use labelled or all, or compare with what a source provides: against=[NAME]"
-        return Problem(f"objective.{n}.on", "no-labels", message, remedy)
-    if name == "reconstruction":
-        message = f"{loss} judges a reconstruction, and the network {recipe.network.name} makes none"
-        return Problem(f"objective.{n}.loss", "no-decoder", message, "use network=wnet, or leave it out")
-    return _not_provided(f"objective.{n}", loss, name, known)
-
-
-def _not_provided(where: str, component: str, name: str, known: set[str]) -> Problem:
-    remedy = f"name a source that does, under `sources`; {nearest(name, sorted(known))}"
-    return Problem(where, "not-provided", f"{component} needs {name!r}, and nothing provides it", remedy)
 
 
 def dump(recipe: Recipe, comments: Mapping[str, str] | None = None, *, decided: Decisions = NONE) -> str:

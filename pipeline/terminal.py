@@ -100,9 +100,11 @@ def draws() -> bool:
 
 def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
     """Pass items on, and draw how many of them are done."""
+    if not draws():
+        return items
     from rich.progress import track
 
-    return track(items, what, total, console=ERR, transient=True, disable=not draws())
+    return track(items, what, total, console=ERR, transient=True)
 
 
 @contextmanager
@@ -113,10 +115,13 @@ def transfer(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         what: What comes.
         total: How many bytes there are; None where that is not known.
     """
+    if not draws():
+        yield lambda count: None
+        return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, console=ERR, transient=True, disable=not draws()) as bar:
+    with Progress(*columns, console=ERR, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.update(task, advance=count)
 
@@ -169,7 +174,8 @@ class StepBar:
     def close(self) -> None:
         """Leave the terminal as it was, if it is still there."""
         with suppress(OSError):
-            self._bar.stop()
+            if self.is_drawn:
+                self._bar.stop()
 
 
 def pace_of(speed: float | None) -> str:

@@ -226,7 +226,7 @@ def declarations() -> dict[str, bytes]:
     states |= {
         "bomb-lists-shared": sound | {"scaler": lists},
         # More would take longer than a second, as an honest checkpoint of as many parts does.
-        "bomb-labels": sound | {"task": task | {"labels": dict.fromkeys(range(100_000), "x")}},
+        "bomb-labels": sound | {"task": task | {"labels": dict.fromkeys(range(50_000), "x")}},
         "bomb-label": sound | {"task": task | {"labels": {0: "x", 10**12: "y"}}},
         "bomb-names": sound | {"task": task | {"channels": ["x"] * 300_000}},
     }
@@ -367,6 +367,28 @@ def listings(canary: Path) -> dict[str, str]:
         "nan": '{"training": NaN}',
         "nul": '{"training": ["\\u0000"]}',
         "surrogate": '{"training": ["\\ud800.nii.gz"]}',
+        "surrogate-image": '{"training": [{"image": "images/\\ud800.nii.gz"}]}',
+        "surrogate-label": '{"training": [{"image": "images/a.nii.gz", "label": "\\ud800.nii.gz"}]}',
+        "bomb-labels": json.dumps({"training": [sound], "labels": {str(n): f"n{n}" for n in range(100_000)}}),
+        "bomb-labels-by-name": json.dumps({"training": [sound], "labels": {f"n{n}": n for n in range(100_000)}}),
+        "bomb-labels-of-one-name": json.dumps({"training": [sound], "labels": dict.fromkeys(range(100_000), "a")}),
+        "bomb-region": json.dumps({"training": [sound], "labels": {"a": list(range(500_000))}}),
+        "bomb-label": json.dumps({"training": [sound], "labels": {"a": 10**300}}),
+        "bomb-ignore": json.dumps({"training": [sound], "ignore": 10**300}),
+        "bomb-ignore-label": json.dumps({"training": [sound], "labels": {"a": 1, "ignore": -(10**300)}}),
+        "many-keys": json.dumps({"training": [sound]} | {f"original_glcm_{n}": n for n in range(100_000)}),
+        "many-keys-of-entries": json.dumps({"training": [sound | {f"glcm_{n}": n for n in range(100_000)}]}),
+    }
+
+
+def tables() -> dict[str, str]:
+    many = [f"original_glcm_{n}" for n in range(100_000)]
+    row = "images/a.nii.gz" + "," * len(many)
+    return {
+        "many-columns": f"image,{','.join(many)}\n{row}\n",
+        "bomb-columns": f"{','.join(many)}\n",
+        "bomb-columns-twice": f"{','.join(many + many)}\n",
+        "bomb-field": f"image\n{'a' * 1_000_000}\n",
     }
 
 
@@ -444,6 +466,10 @@ def write_corpus(folder: Path, canary: Path) -> list[tuple[str, str, str]]:
         place = sound_dataset(folder / "lists" / name)
         (place / "list.json").write_text(text, encoding="utf-8", errors="surrogatepass")
         inputs.append(("dataset", f"list {name}", str(place / "list.json")))
+    for name, text in tables().items():
+        place = sound_dataset(folder / "tables" / name)
+        (place / "table.csv").write_text(text)
+        inputs.append(("dataset", f"table {name}", str(place / "table.csv")))
     for n, name in enumerate(MARKUP):
         place = sound_dataset(folder / "markup" / str(n))
         case = {"image": "images/a.nii.gz", "label": "labels/a.nii.gz", "id": name}

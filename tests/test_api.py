@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
-from runs_fixtures import ROOT, TINY, files_in, make_phantom
+from runs_fixtures import ROOT, TINY, assert_same_run, files_in, make_phantom
 
 import fewmask
 
@@ -72,7 +73,54 @@ def test_what_is_loaded_predicts_what_the_command_writes_from_a_path_an_image_an
         array = np.asanyarray(scan.dataobj)
         assert np.array_equal(model.predict(array, affine=scan.affine), written), path.name
         assert np.array_equal(model.predict(array.astype(np.float64), scan.affine.tolist()), written)
+        shares = model.probabilities(scan)
+        assert shares.shape == (len(model.labels), *written.shape)
+        assert shares.sum(axis=0) == pytest.approx(1, abs=1e-5)
+        sure = np.sort(shares, axis=0)[-1] - np.sort(shares, axis=0)[-2] > 1e-5
+        assert np.array_equal(np.array(list(model.labels))[shares.argmax(axis=0)][sure], written[sure])
     assert len(values) > 1, "a model that finds nothing shows nothing"
+
+
+def test_a_training_in_a_thread_prints_nothing_and_leaves_signals_and_threads_to_its_caller(dataset, tmp_path):
+    """What a notebook or a service does; its own handlers answer signals while the training goes on."""
+    script = tmp_path / "service.py"
+    script.write_text(f"""
+import signal, threading, time
+import fewmask, torch
+
+heard, done = [], []
+for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    signal.signal(getattr(signal, name), lambda number, _: heard.append(number))
+before = [signal.getsignal(number) for number in range(1, 32)], torch.get_num_threads()
+
+
+def work(name):
+    done.append(fewmask.train({TINY | {"dataset": str(dataset), "max_steps": 40}!r}, {str(tmp_path)!r} + "/" + name))
+
+
+thread = threading.Thread(target=work, args=["thread"])
+thread.start()
+while thread.is_alive():
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(0.2)
+work("main")
+after = [signal.getsignal(number) for number in range(1, 32)], torch.get_num_threads()
+assert before == after, (before, after)
+assert set(heard) == {{2, 15}} and len(done) == 2
+""")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=300)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert_same_run(tmp_path / "thread", tmp_path / "main")
+
+
+def test_verbose_prints_what_the_command_prints(dataset, tmp_path, capfd):
+    recipe = TINY | {"dataset": str(dataset), "max_steps": 2}
+    fewmask.train(recipe, tmp_path / "told", verbose=True)
+    assert "trained to step 2" in capfd.readouterr().err
+    fewmask.train(recipe, tmp_path / "quiet")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_model_says_its_labels_and_channels(run):

@@ -3,12 +3,12 @@
 import csv
 import math
 import time
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.inferers import sliding_window_inference
 from runs_fixtures import make_phantom, train, with_mortal, write_recipe
 from test_loaders import cases, read
 from test_loaders import same as batches_are_equal
@@ -21,14 +21,14 @@ from pipeline.data.loaders import StepBatches, Stream
 from pipeline.data.nifti import load
 from pipeline.data.resident import Resident
 from pipeline.data.transforms import Grid
-from pipeline.engines import predictor as engines_predictor
-from pipeline.engines.predictor import Predictor
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
 from pipeline.losses.base import levels_of
 from pipeline.losses.objective import Term
 from pipeline.networks import recompute_blocks, to_channels_last
 from pipeline.plugins import load_plugins
+from pipeline.prediction.predictor import Predictor
+from pipeline.prediction.stitching import Ring
 
 pytestmark = [
     pytest.mark.cuda,
@@ -87,17 +87,20 @@ def test_scan_that_the_device_has_no_memory_for_is_put_together_on_the_host(tmp_
     scan = sorted((make_phantom(tmp_path / "data") / "imagesTr").iterdir())[0]
     network = build("unet", channels=1, classes=2).cuda()
     predictor = Predictor(network, Grid("RAS", (0.0, 0.0, 0.0)), (16, 16, 16), (0, 1), torch.float32)
-    expected, places = predictor.segment([load(scan)]).logits, []
+    expected, places, told = predictor.logits([load(scan)]), [], []
 
-    def short_of_memory(*args, device, **options):
-        places.append(device.type)
-        if len(places) == 1:
-            raise torch.OutOfMemoryError("no memory is left")
-        return sliding_window_inference(*args, device=device, **options)
+    class Short(Ring):
+        def __post_init__(self):
+            places.append(self.device.type)
+            if self.device.type == "cuda":
+                raise torch.OutOfMemoryError("no memory is left")
+            super().__post_init__()
 
-    monkeypatch.setattr(engines_predictor, "sliding_window_inference", short_of_memory)
-    np.testing.assert_allclose(predictor.segment([load(scan)]).logits, expected, atol=1e-4)
+    monkeypatch.setattr("pipeline.prediction.sweep.Ring", Short)
+    found = replace(predictor, tell=told.append).logits([load(scan)])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
     assert places == ["cuda", "cpu"]
+    assert "on the host" in told[0]
 
 
 def test_losses_agree_with_those_of_the_cpu():

@@ -118,8 +118,8 @@ def test_a_run_of_an_ensemble_is_resumed_to_the_bit_and_predicts_with_all(datase
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
     predictor = load_model(tmp_path / "whole", "last").predictor
     scan = load(sorted((dataset / "imagesTr").iterdir())[0])
-    both = predictor.segment([scan]).logits
-    each = [replace(predictor, network=network).segment([scan]).logits for network in predictor.network.members]
+    both = predictor.logits([scan])
+    each = [replace(predictor, network=network).logits([scan]) for network in predictor.network.members]
     mean = sum(softmax(logits) for logits in each) / 2
     # Logarithms are what is mirrored and brought to the scan's grid, so it is not the mean to the bit.
     assert abs(softmax(both) - mean).mean() < 0.5 * abs(softmax(each[0]) - mean).mean()

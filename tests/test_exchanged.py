@@ -16,6 +16,7 @@ from runs_fixtures import assert_same_run, files_in, make_phantom, plug_pulled_a
 from pipeline import runs
 from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
+from pipeline.outputs import Output, digest_of
 from pipeline.runs import evaluating, prediction, scoring
 
 SUPERVISED = [{"loss": "dice"}]
@@ -215,8 +216,24 @@ def test_an_index_without_a_case_of_the_run_is_refused(place, tmp_path):
     for part, call in (("validation", ()), ("labelled", (place.dataset,))):
         content = json.loads((place.whole / "index.json").read_text())
         path.write_text(json.dumps([row for row in content if row["case"] != place.split[part][0]]))
+        Output(tmp_path / "run", "run").tell(path.name, digest_of(path))  # As if it had been written so.
         with pytest.raises(UserError, match="says nothing of 1 case"):
             runs.validate(tmp_path / "run", *call)
+
+
+def test_a_split_or_an_index_that_somebody_has_changed_is_refused(place, tmp_path):
+    """Each could be a run's, and the figures would be of cases that it was trained on."""
+    split = place.split | {"labelled": place.split["validation"], "validation": place.split["labelled"]}
+    index = json.loads((place.whole / "index.json").read_text())[::-1]
+    for name, content in (("split.json", split), ("index.json", index)):
+        run = tmp_path / name
+        shutil.copytree(place.whole, run)
+        (run / name).write_text(json.dumps(content))
+        before = files_in(run)
+        for other in ((), (place.dataset,)):
+            with pytest.raises(UserError, match=f"{name}: was changed after it was written"):
+                runs.validate(run, *other)
+        assert files_in(run) == before
 
 
 # Before it is validated
@@ -231,6 +248,20 @@ def test_validation_scores_no_other_file(place, tmp_path, act):
             act(path, np.random.default_rng(0))
             assert refused(lambda run=tmp_path / str(number): runs.validate(run), path)
         assert files_in(tmp_path / str(number)) == before
+
+
+def test_validation_does_not_go_on_without_a_mask_of_which_no_list_tells(place, tmp_path):
+    dataset = shutil.copytree(place.dataset, tmp_path / "data")
+    (dataset / "dataset.json").unlink()  # Then the masks are those that are there.
+    run = train(tmp_path, dataset, "run", max_steps=1, objective=SUPERVISED)
+    (held_out,) = json.loads((run / "split.json").read_text())["validation"]
+    before = files_in(run)
+    (dataset / "labelsTr" / f"{held_out}.nii.gz").unlink()
+    with pytest.raises(UserError, match="its case had 2 files with the mask, and has 1") as raised:
+        runs.validate(run)
+    (problem,) = raised.value.problems
+    assert (problem.code, problem.where) == ("file-changed", str(dataset / "imagesTr" / f"{held_out}.nii.gz"))
+    assert files_in(run) == before
 
 
 @pytest.mark.parametrize("act", [exchanges.of_type(np.float64), exchanges.packed_otherwise])

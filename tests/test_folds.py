@@ -17,6 +17,7 @@ from pipeline.data.nifti import load
 from pipeline.data.splits import all_cases, split_cases
 from pipeline.engines.postprocessing import Mending
 from pipeline.errors import UserError
+from pipeline.metrics.calibration import Expectation
 from pipeline.runs.checking import check
 from pipeline.runs.folds import Trial, recipe_of_fold
 from pipeline.runs.models import load_folds, load_model
@@ -137,16 +138,19 @@ def test_fold_is_the_run_that_its_own_recipe_makes(crossed, tmp_path):
 
 def test_folds_predict_with_the_mean_of_their_probabilities(crossed, dataset, tmp_path):
     scan = next((Path(dataset) / "imagesTr").iterdir())
-    answers = [model.predictor.segment([load(scan)]).logits for model in load_folds(crossed, "last")]
+    answers = [model.predictor.logits([load(scan)]) for model in load_folds(crossed, "last")]
     shares = [np.exp(answer) / np.exp(answer).sum(axis=0) for answer in answers]
     mean = sum(shares) / len(shares)
     model = load_model(crossed, "last")
-    found = model.predictor.segment([load(scan)])
-    np.testing.assert_allclose(np.exp(found.logits), mean, atol=1e-5)
+    expectation = Expectation(model.predictor.label_values)
+    found = model.predictor.segment([load(scan)], expectation)
+    expected = Expectation(model.predictor.label_values)
+    expected.add(mean.reshape(len(mean), -1), found.reshape(-1))
+    assert expectation.dice() == pytest.approx(expected.dice(), abs=1e-5)
     (mask,) = runs.predict(crossed, [scan], tmp_path / "masks")
-    np.testing.assert_array_equal(nib.load(mask).get_fdata(), found.labels)
+    np.testing.assert_array_equal(nib.load(mask).get_fdata(), found)
     if not read(crossed / "postprocessing.json")["mendings"]:
-        np.testing.assert_array_equal(found.labels, np.array(model.predictor.label_values)[mean.argmax(axis=0)])
+        np.testing.assert_array_equal(found, np.array(model.predictor.label_values)[mean.argmax(axis=0)])
 
 
 def test_mendings_of_the_folder_are_applied(crossed, dataset, tmp_path):

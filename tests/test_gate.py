@@ -20,8 +20,8 @@ from pipeline.data import nifti
 from pipeline.data.codes import CODES, is_warning
 from pipeline.data.layouts import read_dataset
 from pipeline.data.transforms import Grid
-from pipeline.engines.predictor import Predictor
 from pipeline.errors import UserError
+from pipeline.prediction.predictor import Predictor
 from pipeline.recipe import Recipe
 from pipeline.runs import checking, prediction
 from pipeline.runs.models import TrainedModel

@@ -16,7 +16,7 @@ from pipeline.data.forms import corners_of, nearest_axes
 from pipeline.data.grids import corner_distances, distance_between
 from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.transforms import Grid, case_transforms, scan_transforms
-from pipeline.engines.predictor import Predictor
+from pipeline.prediction.predictor import Predictor
 from pipeline.types import Case
 
 sitk = pytest.importorskip("SimpleITK", reason="needs SimpleITK, the oracle of grids")

@@ -13,7 +13,7 @@ def test_no_hostile_input_is_executed_gets_out_or_goes_off(tmp_path):
     found = hostile.run(tmp_path)
     assert len(found) >= 300
     kinds = {item.name.split()[0] for item in found}
-    assert kinds == {"checkpoint", "recipe", "override", "list", "markup", "scan", "links"}
+    assert kinds == {"checkpoint", "recipe", "override", "list", "table", "markup", "scan", "links"}
     # Nothing ran, and nothing was written elsewhere.
     assert [(item.name, item.events) for item in found if item.events] == []
     # Each was refused in plain words, or is harmless; what names code or a place outside is never the latter.
@@ -21,6 +21,9 @@ def test_no_hostile_input_is_executed_gets_out_or_goes_off(tmp_path):
     harmful = [item for item in found if any(word in item.name for word in ("gadget", "outside", "object"))]
     assert len(harmful) > 200
     assert [item.name for item in harmful if item.outcome != "refused"] == []
+    many = [item for item in found if "many" in item.name]
+    assert [item.outcome for item in many] == ["accepted"] * 3
+    assert [item for item in many if item.cpu_s >= 5 * hostile.SECOND] == []
     sound = [item for item in found if "declared-sound" in item.name]  # Which others differ from by what they declare.
     assert [item.outcome for item in sound] == ["accepted"]
     bombs = [item for item in found if "bomb" in item.name]

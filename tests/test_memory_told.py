@@ -15,10 +15,10 @@ from runs_fixtures import ROOT, files_in, make_phantom, train, write_recipe
 from pipeline import runs
 from pipeline.console import explained
 from pipeline.data import inspection, nifti
-from pipeline.engines.predictor import Predictor
 from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
 from pipeline.memory import is_out_of_memory, memory_for
+from pipeline.prediction.predictor import Predictor
 from pipeline.runs import build
 
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "

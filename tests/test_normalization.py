@@ -56,6 +56,32 @@ def test_own_numbers_stay_and_the_others_are_filled_in():
     assert ct.mean == pytest.approx(60, abs=1)
 
 
+@pytest.mark.parametrize(
+    ("values", "given"),
+    [
+        ([7.0] * 50, {}),
+        ([0.001, 0.002] * 50, {}),  # Equal once they are rounded.
+        ([0.0], {}),
+        (ORGAN, {"low": 5000.0}),
+        (ORGAN, {"high": -5000.0}),
+        (ORGAN, {"low": 1e9 - 100}),
+    ],
+)
+def test_a_window_that_is_filled_in_can_be_read_again(values, given):
+    asked = HounsfieldWindow(scheme="ct", **given)
+    (window,) = choose_normalization((asked,), ("CT",), [described((HU, np.array(values)))])
+    assert HounsfieldWindow.model_validate(window.model_dump()) == window
+    assert window.high > window.low
+    assert all(getattr(window, key) == value for key, value in given.items())
+
+
+@pytest.mark.parametrize(("value", "given"), [(1e12, {}), (1e9, {}), (-1e9, {"high": -1e9})])
+def test_values_that_no_window_holds_are_told(value, given):
+    asked = HounsfieldWindow(scheme="ct", **given)
+    with pytest.raises(UserError, match=r"is ct, and the scans hold values from .*\n.*use zscore"):
+        choose_normalization((asked,), ("CT",), [described((HU, np.array([value] * 9)))])
+
+
 def test_every_channel_needs_a_scheme():
     with pytest.raises(UserError, match=r"data\.normalization: has 1 entries, and the scans have 2 channel"):
         choose_normalization((AUTO_CT,), ("a", "b"), [])

@@ -4,7 +4,6 @@ import torch
 from ignite.engine import Events
 from ignite.handlers import Timer
 from monai.handlers import StatsHandler
-from monai.inferers import sliding_window_inference
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 from torch import nn
@@ -12,10 +11,9 @@ from torch import nn
 from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.nifti import load
 from pipeline.data.transforms import Grid
-from pipeline.engines import predictor as module
 from pipeline.engines.evaluator import SegmentationEvaluator
-from pipeline.engines.predictor import Predictor
 from pipeline.errors import UserError
+from pipeline.prediction.predictor import Predictor
 from pipeline.types import Case
 
 AFFINE = np.diag([2.0, 1.5, 3.0, 1.0])
@@ -90,21 +88,6 @@ def test_windows_that_overlap_leave_no_seam(make_scan):
     np.testing.assert_array_equal(predictor(overlap=0.75)([path]), predictor(overlap=0.0)([path]))
 
 
-def test_scan_that_the_device_has_no_memory_for_is_put_together_elsewhere(make_scan, monkeypatch):
-    places = []
-
-    def short_of_memory(*args, device, **options):
-        places.append(device.type)
-        if len(places) == 1:
-            raise torch.OutOfMemoryError("no memory is left")
-        return sliding_window_inference(*args, device=device, **options)
-
-    path, expected = make_scan("a.nii", ball()), predictor()([make_scan("a.nii", ball())])
-    monkeypatch.setattr(module, "sliding_window_inference", short_of_memory)
-    np.testing.assert_array_equal(predictor()([path]), expected)
-    assert places == ["cpu", "cpu"]
-
-
 def test_network_of_slices_sees_slices_and_a_flat_file_is_flat(make_scan):
     network = Threshold()
     voxels = ball((18, 20, 1))[:, :, 0]
@@ -176,7 +159,10 @@ class Leaning(torch.nn.Module):
 def test_mean_over_mirror_images_leans_to_no_side(make_scan, mirrors, patch, ranges, images):
     network = Leaning()
     path = make_scan("a.nii", ball((16, 16, 4)), AFFINE)
-    logits = predictor(patch=patch, network=network, mirrors=mirrors, windows=4).segment([load(path)]).logits[1]
+    found = predictor(patch=patch, network=network, mirrors=mirrors, windows=4)
+    found.trial(1)
+    network.seen = 0
+    logits = found.logits([load(path)])[1]
     assert np.ptp(logits[:, 0, 0]) == pytest.approx(ranges[0], abs=1e-5)
     assert np.ptp(logits[0, :, 0]) == pytest.approx(ranges[1], abs=1e-5)
     assert logits.mean() == pytest.approx(5.5, abs=1e-4)
@@ -223,7 +209,7 @@ def test_overlap_alone_measures_no_surface_and_no_calibration(cases, monkeypatch
     whole = evaluator(cases)
     whole.run()
     monkeypatch.setattr("pipeline.metrics.case.surface_distances", lambda *_: pytest.fail("a surface was measured"))
-    monkeypatch.setattr("pipeline.engines.evaluator.expected_dice", lambda *_: pytest.fail("calibration was measured"))
+    monkeypatch.setattr("pipeline.engines.evaluator.Expectation", lambda *_: pytest.fail("calibration was measured"))
     quick = evaluator(cases, overlap_only=True)
     quick.run()
     assert [result.dice for result in quick.results] == [result.dice for result in whole.results]

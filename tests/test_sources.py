@@ -10,7 +10,9 @@ from test_steps import at, make_batch, make_step
 from torch import nn
 
 from pipeline import config
-from pipeline.engines.sources import SOURCES, Source
+from pipeline.engines.ensemble import DeepEnsemble
+from pipeline.engines.sources import SOURCES, CopyPaste, CrossTeaching, MeanTeacher, Source
+from pipeline.engines.sources.mean_teacher import confident_labels
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES, DiceLoss
 from pipeline.losses.objective import Term
@@ -70,7 +72,7 @@ DICE = {"loss": "dice"}
 METHODS = {
     "teacher": (
         TEACHER,
-        [{"source": "mean_teacher", "options": {"decay": 0.8, "sure": 0.4}}],
+        [{"source": "my_teacher", "options": {"decay": 0.8, "sure": 0.4}}],
         [{"loss": "cross_entropy", "on": "unlabelled", "against": ["pseudo_label"], "weight": 0.5, "ramp": 0.4}],
     ),
     "peer": (
@@ -86,6 +88,37 @@ METHODS = {
         MIXER,
         [{"source": "test_mixer"}],
         [{"loss": "dice", "on": "unlabelled", "judges": "mixed_logits", "against": ["mixed_label"], "weight": 0.5}],
+    ),
+}
+
+SHIPPED = {
+    "mean_teacher": (
+        {"sources": [{"source": "mean_teacher", "options": {"decay": 0.8, "confidence": 0.4}}]},
+        [
+            {"loss": "consistency", "on": "all", "weight": 0.1, "ramp": 0.4},
+            {"loss": "cross_entropy", "on": "unlabelled", "against": ["pseudo_label"], "weight": 0.5, "ramp": 0.4},
+            {"loss": "entropy", "on": "unlabelled", "weight": 0.01},
+        ],
+    ),
+    "cross_teaching": (
+        {
+            "sources": [{"source": "cross_teaching", "options": {"confidence": 0.4}}],
+            "network": TINY["network"] | {"members": 2},
+        },
+        [{"loss": "dice", "on": "unlabelled", "against": ["peer_label"], "weight": 0.5}],
+    ),
+    "copy_paste": (
+        {"sources": [{"source": "mean_teacher"}, {"source": "copy_paste"}]},
+        [
+            {"loss": "dice", "on": "unlabelled", "judges": "mixed_logits", "against": ["mixed_label"]},
+            {
+                "loss": "cross_entropy",
+                "on": "unlabelled",
+                "judges": "mixed_logits",
+                "against": ["mixed_pseudo_label"],
+                "weight": 0.5,
+            },
+        ],
     ),
 }
 
@@ -131,10 +164,115 @@ def test_at_weight_0_the_run_is_the_supervised_one(tmp_path, dataset, plugins, n
     assert not all(torch.equal(value, weights[2][key]) for key, value in weights[0].items())
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_method_resumes_to_the_last_bit_and_is_nothing_at_weight_0(tmp_path, dataset, name):
+    sections, terms = SHIPPED[name]
+    recipe = sections | {"objective": [DICE, *terms]}
+    whole = train(tmp_path, dataset, "whole", **recipe)
+    with plug_pulled_at(5):
+        train(tmp_path, dataset, "stopped", **recipe)
+    assert_same_run(whole, train(tmp_path, dataset, "stopped", resume=True, **recipe))
+    network = {key: value for key, value in sections.items() if key == "network"}
+    supervised = state_of(train(tmp_path, dataset, "supervised", objective=[DICE], **network))["network"]
+    idle = [term | {"weight": 0} for term in terms]
+    same = state_of(train(tmp_path, dataset, "same", **recipe | {"objective": [DICE, *idle]}))["network"]
+    assert all(torch.equal(value, same[key]) for key, value in supervised.items())
+    assert not all(torch.equal(value, state_of(whole)["network"][key]) for key, value in supervised.items())
+
+
+def test_the_mean_teacher_is_its_formula_buffers_included():
+    network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    teacher = MeanTeacher(network, decay=0.7)
+    expected = {name: value.clone() for name, value in network.state_dict().items()}
+    step = make_step(network, sources=(teacher,))
+    for number in range(1, 6):
+        step(at(number), {"labelled": make_batch()})
+        kept = min(1 - 1 / (number + 1), 0.7)
+        for name, value in network.state_dict().items():
+            floating = value.is_floating_point()
+            expected[name] = kept * expected[name] + (1 - kept) * value if floating else value.clone()
+    for name, value in teacher.teacher.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
+    assert int(teacher.teacher.state_dict()["1.num_batches_tracked"]) == 5
+    assert not teacher.teacher.training
+    assert not any(parameter.requires_grad for parameter in teacher.teacher.parameters())
+
+
+def test_pseudo_labels_are_ignored_where_the_teacher_is_not_confident_or_the_scan_ends():
+    logits = torch.tensor([[0.0, 2.0, 2.0], [3.0, 1.9, 0.0], [0.0, 0.0, 0.0]]).view(1, 3, 1, 3)
+    mask = torch.tensor([True, True, False]).view(1, 1, 1, 3)
+    assert confident_labels(logits, mask, 0.0).flatten().tolist() == [1, 0, -1]
+    assert confident_labels(logits, mask, 0.8).flatten().tolist() == [1, -1, -1]
+    assert confident_labels(logits, mask, 1.0).flatten().tolist() == [-1, -1, -1]
+
+
+def test_a_member_is_taught_by_the_others_alone():
+    members = [nn.Conv2d(1, 3, 1) for _ in range(3)]
+    for n, member in enumerate(members):
+        nn.init.zeros_(member.weight)
+        with torch.no_grad():
+            member.bias.copy_(torch.eye(3)[n] * (5 + n))
+    ensemble = DeepEnsemble(members)
+    source = CrossTeaching(ensemble)
+    known = {"plain_image": torch.zeros(1, 1, 2, 2), "mask": torch.ones(1, 1, 2, 2, dtype=torch.bool)}
+    for turn, expected in ((0, 2), (1, 2), (2, 1)):
+        ensemble.turn = turn
+        assert source(known)["peer_label"].unique().tolist() == [expected]
+        assert all(member.training for member in members)
+    with pytest.raises(ValueError, match=r"network\.members=2"):
+        CrossTeaching(members[0])
+
+
+class Streams(dict):
+    """A stream's values, beside those of others."""
+
+    streams = None
+
+
+@pytest.mark.parametrize("size", [(6, 9), (6, 9, 4)])
+def test_copy_paste_shows_each_part_with_its_own_label(size):
+    seen = []
+
+    def student(images):
+        seen.append(images)
+        return images
+
+    labelled = {"image": torch.full((1, 1, *size), 10.0), "label": torch.full((1, 1, *size), 1)}
+    known = Streams(image=torch.full((2, 1, *size), 20.0), pseudo_label=torch.full((2, 1, *size), 2))
+    known.streams = {"labelled": labelled, "unlabelled": known}
+    places = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        found = CopyPaste(student, side=0.5)(known)
+        images = seen[-1]
+        assert images.shape == (4, 1, *size)
+        assert torch.equal(found["mixed_label"] == 1, images == 10)
+        assert torch.equal(found["mixed_label"] == -1, images == 20)
+        assert torch.equal(found["mixed_pseudo_label"] == 2, images == 20)
+        assert torch.equal(found["mixed_pseudo_label"] == -1, images == 10)
+        assert torch.equal(images[:2] == 10, images[2:] == 20), "the two are each other's complement"
+        inside = (images[2:] == 10)[0, 0].nonzero()
+        sides = (inside.max(0).values - inside.min(0).values + 1).tolist()
+        assert sides == [round(0.5 * length) for length in size]
+        places.add(tuple(inside.min(0).values.tolist()))
+    assert len(places) > 2
+
+
+def test_copy_paste_without_labelled_scans_or_pseudo_labels_is_refused():
+    terms = [{"loss": "ncut", "on": "all"}]
+    assert [(where, code) for where, code, *_ in problems_of(objective=terms, sources=[{"source": "copy_paste"}])] == [
+        ("sources.0", "not-provided")
+    ]
+    sources = [{"source": "mean_teacher"}, {"source": "copy_paste"}]
+    assert [(where, code) for where, code, *_ in problems_of(objective=terms, sources=sources, segments=3)] == [
+        ("sources.1", "no-labels")
+    ]
+
+
 def test_a_teacher_is_the_average_that_its_formula_says(plugins):
     load_plugins([plugins / "teacher.py"])
     network = nn.Conv2d(1, 2, 1)
-    teacher = SOURCES.build("mean_teacher", {"decay": 0.7}, student=network, new_network=None)
+    teacher = SOURCES.build("my_teacher", {"decay": 0.7}, student=network, new_network=None)
     step = make_step(network, sources=(teacher,))
     expected = network.weight.detach().clone()
     for number in range(1, 6):
@@ -236,6 +374,6 @@ def test_a_label_that_a_source_provides_may_be_compared_with_on_unlabelled_scans
     load_plugins([plugins / "teacher.py"])
     terms = [DICE, *METHODS["teacher"][2]]
     assert parse(objective=terms, sources=METHODS["teacher"][1]).objective[1].against == ("pseudo_label",)
-    ((where, code, message, _),) = problems_of(sources=[{"source": "mean_teacher", "options": {"decai": 1}}])
+    ((where, code, message, _),) = problems_of(sources=[{"source": "my_teacher", "options": {"decai": 1}}])
     assert (where, code) == ("sources.0.options.decai", "bad-component")
     assert "did you mean 'decay'?" in message

@@ -162,7 +162,8 @@ class Cache:
                     sweep(self.folder, path.name)  # What a killed process has left of it.
                     arrays = self._prepare(case)
                     with atomic_write(path) as temporary:
-                        np.savez(temporary, allow_pickle=False, **arrays)
+                        # Before NumPy 2.1, allow_pickle was one more array.
+                        np.savez(temporary, **arrays)  # type: ignore[arg-type]
                 return ours
         except OSError as error:
             self.failure = error

@@ -79,8 +79,16 @@ def read_file(path: Path, sha256: str) -> Scan:
 
 
 def changed_files(case: Case, facts: CaseFacts) -> list[Problem]:
-    """Find files of a case that are not those that were checked; they are read where a stamp is another."""
+    """Find files of a case that are not those that were checked; they are read where a stamp is another.
+
+    Args:
+        case: With all its files.
+        facts: What the check found of it.
+    """
     files = case_files(case)
+    if len(files) != len(facts.sha256):
+        why = f"its case had {len(facts.sha256)} files with the mask, and has {len(files)}"
+        return [_changed(files[0], why, case)]
     if stamps(files) == facts.stamps[: len(files)]:
         return []
     try:

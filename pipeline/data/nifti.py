@@ -81,16 +81,32 @@ class Scan:
     @cached_property
     def voxels(self) -> NDArray[Any]:
         """Scaled values ``[C, X, Y, Z]``: float32, or the file's own integers where it has no scaling."""
-        stored, slope, inter = self.stored, self.header.slope, self.header.inter
+        stored = self.stored
+        if not self._is_scaled:
+            return stored if stored.dtype.kind in "iu" else self._scaled(stored)
+        scaled = np.empty(stored.shape, np.float32, order="F")
+        for z in range(stored.shape[3]):
+            scaled[..., z] = self._scaled(stored[..., z])
+        return scaled
+
+    def plane(self, channel: int, z: int) -> NDArray[np.float32]:
+        """Return scaled values ``[X, Y]`` of one plane of the third axis, float32; the others are not touched."""
+        return self._scaled(self.stored[channel, :, :, z]).astype(np.float32, copy=False)
+
+    @property
+    def _is_scaled(self) -> bool:
+        return (self.header.slope, self.header.inter) != (1, 0)
+
+    def _scaled(self, stored: NDArray[Any]) -> NDArray[Any]:
         with np.errstate(
             over="ignore", invalid="ignore"
         ):  # What float32 cannot hold is infinite: the check reports it.
-            if (slope, inter) == (1, 0):
-                return stored if stored.dtype.kind in "iu" else stored.astype(np.float32, copy=False)
-            scaled = np.empty(stored.shape, np.float32, order="F")
-            for z in range(stored.shape[3]):  # in float64, a slice at a time
-                scaled[..., z] = stored[..., z] * np.float64(slope) + inter
-        return scaled
+            if not self._is_scaled:
+                return stored.astype(np.float32, copy=False)
+            scaled: NDArray[np.float32] = (stored * np.float64(self.header.slope) + self.header.inter).astype(
+                np.float32
+            )
+            return scaled
 
     @property
     def labels(self) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from monai.engines import Evaluator
 
 from pipeline.data.checked import read_case
 from pipeline.memory import memory_for
-from pipeline.metrics.calibration import Reliability, expected_dice
+from pipeline.metrics.calibration import Expectation, Reliability
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.inspection import CaseFacts
     from pipeline.data.nifti import Scan
-    from pipeline.engines.predictor import Segmenter
+    from pipeline.prediction.predictor import Segmenter
     from pipeline.types import Case, CaseResult
 
 # Called with a case, its scans, its true mask and its prediction, all on the scan's own grid.
@@ -78,12 +78,16 @@ class SegmentationEvaluator(Evaluator):
             return self._scored(case, scans, truth)
 
     def _scored(self, case: Case, scans: Sequence[Scan], truth: Scan) -> list[CaseResult]:
-        found = self.predictor.segment(scans)
-        self.watch(case, scans, truth, found.labels)
+        expectation = None
+        if not self.overlap_only:
+            values = self.predictor.label_values
+            expectation = Expectation(values, self.reliability, truth.labels, self.ignore)
+        labels = self.predictor.segment(scans, expectation)
+        self.watch(case, scans, truth, labels)
         results = score_case(
             case.id,
             truth.labels,
-            found.labels,
+            labels,
             self.labels,
             truth.spacing_mm,
             patient=case.patient,
@@ -91,9 +95,7 @@ class SegmentationEvaluator(Evaluator):
             tolerance_mm=self.tolerance_mm,
             overlap_only=self.overlap_only,
         )
-        if self.overlap_only:
+        if expectation is None:
             return results
-        expected = expected_dice(
-            found.labels, found.logits, self.predictor.label_values, self.reliability, truth.labels, self.ignore
-        )
+        expected = expectation.dice()
         return [replace(result, dice_expected=expected.get(result.label)) for result in results]

@@ -3,6 +3,7 @@
 from pipeline.losses.balanced_ce import BalancedCELoss
 from pipeline.losses.base import LOSSES, ImageLoss, LabelLoss
 from pipeline.losses.class_mean_ncut import ClassMeanNCutLoss
+from pipeline.losses.consistency import ConsistencyLoss, EntropyLoss
 from pipeline.losses.cross_entropy import CrossEntropyLoss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.ncut import NCutLoss
@@ -12,8 +13,10 @@ __all__ = [
     "LOSSES",
     "BalancedCELoss",
     "ClassMeanNCutLoss",
+    "ConsistencyLoss",
     "CrossEntropyLoss",
     "DiceLoss",
+    "EntropyLoss",
     "ImageLoss",
     "LabelLoss",
     "NCutLoss",

@@ -214,7 +214,7 @@ class ImageLoss(SegmentationLoss):
     ``[B, ...]``, nonzero inside; whatever the image holds outside, NaN included, is not looked at.
     """
 
-    against = ("image", "mask")
+    against: ClassVar[tuple[str, ...]] = ("image", "mask")
 
     def read(self, logits: Tensor, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return probabilities, image (both zero outside the mask) and the boolean mask ``[B, 1, ...]``.

@@ -1,6 +1,6 @@
 """Whether a network's probabilities can be trusted, and what they say about a scan that has no mask.
 
-Everything here goes over the logits of a scan a piece at a time, so that no second copy of them is made.
+Voxels come in parts, so that nobody has to hold the probabilities of a whole scan.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -24,7 +24,6 @@ BINS = 15
 # Voxels that are background and have at least this probability of it are left out: there are so many of them, and they
 # are so easy, that with them every network is well calibrated.
 EASY = 0.99
-CHUNK = 1 << 18
 # Cases with fewer results than this say too little about how predicted and true Dice go together.
 FEWEST = 10
 
@@ -72,61 +71,80 @@ class Reliability:
         return {"ece": self.ece, "voxels": int(self.voxels.sum()), "curve": curve, "reasons": reasons}
 
 
-def expected_dice(
-    labels: Labels,
-    logits: NDArray[np.float32],
-    label_values: Sequence[int],
-    reliability: Reliability | None = None,
-    truth: Labels | None = None,
-    ignore: int | None = None,
-) -> dict[int, float]:
-    """Return the Dice of each foreground label that the network's own probabilities expect of its mask.
+@dataclass
+class Expectation:
+    """The Dice that a network expects of its mask, from voxels that come in parts.
 
     ``2 sum(p * m) / (sum(p) + sum(m))`` with the probability ``p`` of the label at each voxel and the mask ``m``: the
     Dice of the mask against a truth that is drawn voxel by voxel from ``p``, with numerator and denominator averaged
     apart. 0 for a label that is predicted nowhere.
 
-    Args:
-        labels: The mask, ``[X, Y, Z]``.
-        logits: ``[K, X, Y, Z]``.
+    Attributes:
         label_values: The label of each of the K classes; classes with one label count as one.
-        reliability: Adds the scan's voxels to it, where there is a truth.
+        reliability: The voxels are added to it, where there is a truth.
         truth: True labels, ``[X, Y, Z]``.
         ignore: Voxels with this true value are not added.
-
-    >>> logits = np.log(np.array([[0.25, 0.5], [0.75, 0.5]], np.float32)).reshape(2, 2, 1, 1)
-    >>> round(expected_dice(np.array([[[1]], [[0]]]), logits, (0, 1))[1], 4)
-    0.6667
     """
-    values = np.unique(np.array(label_values))
-    soft, hard, inside = np.zeros((3, len(values)))
-    flat_labels, flat_truth = labels.reshape(-1), None if truth is None else truth.reshape(-1)
-    for part, shares in _shares(logits, np.searchsorted(values, label_values)):
-        codes = np.searchsorted(values, flat_labels[part])
-        confidence = np.take_along_axis(shares, codes[None], axis=0)[0].astype(np.float64)
-        soft += shares.sum(axis=1, dtype=np.float64)
-        hard += np.bincount(codes, minlength=len(values))
-        inside += np.bincount(codes, weights=confidence, minlength=len(values))
-        if reliability is not None and flat_truth is not None:
-            true = flat_truth[part]
-            counted = (true != 0) | (shares[0] < EASY) if values[0] == 0 else np.ones(true.shape, bool)
-            counted = counted if ignore is None else counted & (true != ignore)
-            reliability.add(confidence[counted], (true == flat_labels[part])[counted])
-    expected = 2 * inside / (soft + hard)
-    return {int(value): float(expected[n]) for n, value in enumerate(values) if value != 0}
 
+    label_values: Sequence[int]
+    reliability: Reliability | None = None
+    truth: Labels | None = None
+    ignore: int | None = None
 
-def _shares(logits: NDArray[np.float32], places: NDArray[np.intp]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Yield the probability of each label, ``[labels, voxels]``, a piece of the scan at a time."""
-    flat = logits.reshape(len(logits), -1)
-    for start in range(0, flat.shape[1], CHUNK):
-        part = slice(start, start + CHUNK)
-        powers = np.exp(flat[:, part] - flat[:, part].max(axis=0))
-        powers /= powers.sum(axis=0)
-        shares = np.zeros((int(places.max()) + 1, powers.shape[1]), np.float32)
-        for place, power in zip(places, powers, strict=True):
-            shares[place] += power
-        yield part, shares
+    def __post_init__(self) -> None:
+        self.values = np.unique(np.array(self.label_values))
+        self._places = np.searchsorted(self.values, self.label_values)
+        self._soft, self._hard, self._inside = np.zeros((3, len(self.values)))
+
+    def shares(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the probability of each label, ``[labels, N]``, of those of the classes, ``[K, N]``."""
+        if np.array_equal(self._places, np.arange(len(self.values))):
+            return probabilities
+        shares = np.zeros((len(self.values), probabilities.shape[1]), np.float32)
+        for place, probability in zip(self._places, probabilities, strict=True):
+            shares[place] += probability
+        return shares
+
+    def codes(self, labels: Labels) -> NDArray[np.intp]:
+        """Return the place of labels among those of :attr:`values`."""
+        return np.searchsorted(self.values, labels)
+
+    def add(self, shares: NDArray[np.float32], labels: Labels, truth: Labels | None = None) -> None:
+        """Add voxels: the probability of each label ``[labels, N]``, the mask ``[N]`` and the truth, if there is one.
+
+        >>> expectation = Expectation((0, 1))
+        >>> expectation.add(np.array([[0.25, 0.5], [0.75, 0.5]], np.float32), np.array([1, 0]))
+        >>> round(expectation.dice()[1], 4)
+        0.6667
+        """
+        self.add_shares(shares)
+        confidence = np.take_along_axis(shares, self.codes(labels)[None], axis=0)[0]
+        self.add_labels(labels, confidence, shares[0], truth)
+
+    def add_shares(self, shares: NDArray[np.float32]) -> None:
+        """Add what depends on no mask."""
+        self._soft += shares.sum(axis=1, dtype=np.float64)
+
+    def add_labels(
+        self, labels: Labels, confidence: NDArray[np.float32], first: NDArray[np.float32], truth: Labels | None = None
+    ) -> None:
+        """Add what depends on the mask: the probability of its labels, and that of the first label of all."""
+        codes, wide = self.codes(labels), confidence.astype(np.float64)
+        self._hard += np.bincount(codes, minlength=len(self.values))
+        self._inside += np.bincount(codes, weights=wide, minlength=len(self.values))
+        if self.reliability is not None and truth is not None:
+            counted = (truth != 0) | (first < EASY) if self.values[0] == 0 else np.ones(truth.shape, bool)
+            counted = counted if self.ignore is None else counted & (truth != self.ignore)
+            self.reliability.add(wide[counted], (truth == labels)[counted])
+
+    def true_plane(self, axis: int, number: int) -> Labels | None:
+        """Return the true labels of a plane across an axis, one behind the other; None where there are none."""
+        return None if self.truth is None else np.moveaxis(self.truth, axis, 0)[number].reshape(-1)
+
+    def dice(self) -> dict[int, float]:
+        """Return what is expected of each foreground label."""
+        expected = 2 * self._inside / (self._soft + self._hard)
+        return {int(value): float(expected[n]) for n, value in enumerate(self.values) if value != 0}
 
 
 @dataclass(frozen=True)

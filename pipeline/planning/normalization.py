@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from pipeline.data.statistics import PROBABILITIES, pool
 from pipeline.errors import Problem, UserError
 from pipeline.recipe import HounsfieldWindow, ZScore
@@ -92,10 +94,30 @@ def pooled_intensities(facts: Sequence[CaseFacts], channel: int) -> Intensities 
 
 
 def _filled(way: HounsfieldWindow, found: Intensities | None) -> HounsfieldWindow:
+    """Put numbers where the recipe leaves them open; a window of one value is made as wide as what becomes 1.
+
+    Raises:
+        UserError: The scans hold numbers that no recipe can.
+    """
     if found is None:  # Scans of zeros alone: any numbers do.
         chosen = {"low": -1000.0, "high": 1000.0, "mean": 0.0, "std": 500.0}
     else:
         low, high = (found.quantiles[PROBABILITIES.index(p)] for p in (0.005, 0.995))
         chosen = {"low": low, "high": high, "mean": found.mean, "std": max(found.std, 1.0)}
-    numbers = {key: value for key, value in chosen.items() if getattr(way, key) == "auto"}
-    return way.model_copy(update={key: round(value, 2) for key, value in numbers.items()})
+    chosen = {key: round(value, 2) for key, value in chosen.items()} | way.model_dump(exclude=_open(way))
+    if chosen["high"] <= chosen["low"]:
+        if way.high == "auto":
+            chosen["high"] = chosen["low"] + chosen["std"]
+        else:
+            chosen["low"] = chosen["high"] - chosen["std"]
+    try:
+        return HounsfieldWindow.model_validate(chosen)
+    except ValidationError:
+        message = f"is ct, and the scans hold values from {chosen['low']:g} to {chosen['high']:g}"
+        remedy = "use zscore, if these are no CT numbers, or correct the scans"
+        problem = Problem("data.normalization", "not-ct", message, remedy)
+        raise UserError("The recipe does not fit the dataset.", [problem]) from None
+
+
+def _open(way: HounsfieldWindow) -> set[str]:
+    return {key for key in ("low", "high", "mean", "std") if getattr(way, key) == "auto"}

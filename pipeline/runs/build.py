@@ -17,7 +17,6 @@ from pipeline.data.transforms import Grid
 from pipeline.decisions import NONE
 from pipeline.engines.averaging import WeightAverage
 from pipeline.engines.ensemble import DeepEnsemble
-from pipeline.engines.predictor import Predictor
 from pipeline.engines.sources import SOURCES
 from pipeline.engines.steps import Schedule, TrainingStep
 from pipeline.errors import Problem, UserError
@@ -27,7 +26,9 @@ from pipeline.memory import is_out_of_memory, memory_problem
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.pacing.course import Course
 from pipeline.planning.settings import WindowSettings
+from pipeline.prediction.predictor import Predictor
 from pipeline.recipe import BATCHES
+from pipeline.terminal import note
 from pipeline.types import VIEWS
 
 if TYPE_CHECKING:
@@ -213,7 +214,8 @@ def _refuse_losses(settings: Settings, objective: Objective, classes: int, chann
     image = torch.zeros(1, channels, *size)
     label = torch.zeros(1, 1, *size, dtype=torch.long)
     logits = torch.zeros(1, classes, *size)
-    examples = {"logits": logits, "reconstruction": image, "image": image, "label": label, "mask": label == 0}
+    examples = {"image": image, "label": label, "mask": label == 0, "logits": logits}
+    examples |= {"teacher": logits, "reconstruction": image}
     problems = []
     for n, term in enumerate(objective.terms):
         if not type(term.loss).__module__.startswith("pipeline."):
@@ -302,6 +304,7 @@ def build_predictor(settings: Settings, task: Task, network: torch.nn.Module) ->
         precision_of(settings),
         ranges=build_ranges(settings),
         mirrors=settings.augmentation.flip_axes if settings.predict_mirrored else (),
+        tell=note,
     )
 
 

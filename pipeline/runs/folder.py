@@ -29,10 +29,10 @@ from pipeline.reports.files import write_json
 from pipeline.runs.stored import (
     BUDGET,
     CONFIG,
+    FIXED,
     FOLDS,
     INDEX,
     PLUGINS,
-    POSTPROCESSING,
     SPLIT,
     SUMMARY,
     read_config,
@@ -56,7 +56,7 @@ STOP = "stop"
 # What a validation writes, wherever that is.
 SCORES = ("cases.csv", SUMMARY, *REPORT_FILES)
 # What is written again and again while a run goes on; and what is written once, and then no more.
-LIVING, FIXED = (CONFIG, HISTORY, VALIDATION, PICTURE, BUDGET, FOLDS), (SPLIT, INDEX, PLUGINS, POSTPROCESSING)
+LIVING = (CONFIG, HISTORY, VALIDATION, PICTURE, BUDGET, FOLDS)
 BRING_BACK = "bring it back as it was, or name another --output"
 
 

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from pipeline.data.inspection import CaseFacts
     from pipeline.data.nifti import Scan
     from pipeline.decisions import Decisions
-    from pipeline.engines.predictor import Segmentation, Segmenter
+    from pipeline.metrics.calibration import Expectation
+    from pipeline.prediction.predictor import Segmenter
     from pipeline.recipe import Recipe
     from pipeline.types import Case, Task
 
@@ -155,9 +156,9 @@ class OutOfFold:
         """Where the networks lie."""
         return next(iter(self.by_images.values())).device
 
-    def segment(self, scans: Sequence[Scan]) -> Segmentation:
+    def segment(self, scans: Sequence[Scan], expectation: Expectation | None = None) -> NDArray[np.integer[Any]]:
         """Segment one of the scans."""
-        return self.by_images[tuple(scan.path for scan in scans)].segment(scans)
+        return self.by_images[tuple(scan.path for scan in scans)].segment(scans, expectation)
 
 
 def validate(

@@ -15,11 +15,11 @@ import torch
 from torch.nn.modules import module
 from torch.overrides import TorchFunctionMode
 
-from pipeline.engines.predictor import Predictor
 from pipeline.errors import Problem, UserError
 from pipeline.networks import NETWORKS
 from pipeline.planning.limits import size
 from pipeline.planning.settings import settle
+from pipeline.prediction.predictor import Predictor
 from pipeline.runs import build
 
 if TYPE_CHECKING:

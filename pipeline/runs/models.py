@@ -12,11 +12,11 @@ from pipeline.checkpoints import newest_checkpoint
 from pipeline.data.check import voxel_size_problem
 from pipeline.engines.devices import find_hardware
 from pipeline.engines.postprocessing import Mending
-from pipeline.engines.predictor import Ensemble
 from pipeline.errors import Problem, UserError
 from pipeline.networks import NETWORKS
 from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
+from pipeline.prediction.predictor import Ensemble, Predictor
 from pipeline.runs import build
 from pipeline.runs.folder import RunFolder, count_folds
 from pipeline.runs.judging import refuse_declared, refuse_patch, settled
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Checkpoint, Which
     from pipeline.data.inspection import CaseFacts
     from pipeline.decisions import Decisions
-    from pipeline.engines.predictor import Segmenter
     from pipeline.planning.settings import Settings
     from pipeline.recipe import Recipe
 
@@ -44,7 +43,7 @@ class TrainedModel:
 
     recipe: Settings
     task: Task
-    predictor: Segmenter
+    predictor: Predictor | Ensemble
     step: int
 
 
@@ -63,7 +62,8 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
     """
     if (run / FOLDS).exists():
         models = load_folds(run, which, plugins)
-        ensemble = Ensemble(tuple(model.predictor for model in models), _mendings(run, models[0].task))
+        predictors = tuple(cast("Predictor", model.predictor) for model in models)  # A fold is no cross-validation.
+        ensemble = Ensemble(predictors, _mendings(run, models[0].task))
         return replace(models[0], predictor=ensemble, step=min(model.step for model in models))
     load_plugins(plugins)
     checkpoint = newest_checkpoint(run, which)

@@ -17,7 +17,7 @@ from pipeline.data.layouts.channels import CHANNEL
 from pipeline.data.packed import Packed
 from pipeline.errors import Problem, UserError
 from pipeline.memory import memory_for
-from pipeline.metrics.calibration import expected_dice
+from pipeline.metrics.calibration import Expectation
 from pipeline.outputs import Output
 from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
 from pipeline.runs.checking import tell_warnings
@@ -73,13 +73,14 @@ def predict(
     ranking = annotate_next(run, which, model) if rank else None
     for path, case in progress(targets.items(), "predicting", len(targets)):
         images = read_images(case, facts[str(path)])
+        expectation = Expectation(model.predictor.label_values) if ranking is not None else None
         with memory_for(str(case.images[0]), "to predict it", None, "crop the scan, or predict it elsewhere"):
-            found = model.predictor.segment(images)
+            labels = model.predictor.segment(images, expectation)
             if come_since := _present([path]):
                 raise UserError("The prediction was not written.", come_since)
-            nifti.save_labels(path, found.labels, images[0])
-        if ranking is not None:
-            ranking.add(case.images[0], path, expected_dice(found.labels, found.logits, model.predictor.label_values))
+            nifti.save_labels(path, labels, images[0])
+        if ranking is not None and expectation is not None:
+            ranking.add(case.images[0], path, expectation.dice())
     if ranking is not None:
         with listing.writing([ANNOTATE_NEXT]) as stage:
             ranking.write(stage / ANNOTATE_NEXT)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.data.check import Index
     from pipeline.data.inspection import CaseFacts
-    from pipeline.engines.predictor import Predictor, Segmenter
+    from pipeline.prediction.predictor import Predictor, Segmenter
     from pipeline.recipe import Recipe
     from pipeline.runs.models import TrainedModel
     from pipeline.types import Case, CaseResult, Task

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from pipeline.data.check import Index
     from pipeline.data.inspection import CaseFacts
-    from pipeline.engines.predictor import Predictor
     from pipeline.metrics.matching import SegmentMatch
+    from pipeline.prediction.predictor import Predictor
     from pipeline.recipe import Recipe
     from pipeline.types import Case
 
@@ -63,7 +63,7 @@ def _pairs(
         scans, mask = read_case(case, facts[case.id])
         if mask is None:
             raise ValueError(f"case {case.id} has no label to be matched with")
-        yield mask.labels, predictor.segment(scans).labels
+        yield mask.labels, predictor.segment(scans)
 
 
 def describe(matches: Sequence[SegmentMatch], truth: Task) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation when it builds the models
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from pipeline import config, strict_json
+from pipeline import __version__, config, strict_json
 from pipeline.bounds import MAX_LABEL
 from pipeline.data.check import rows_of
 from pipeline.data.inspection import CaseFacts
@@ -15,6 +16,7 @@ from pipeline.data.layouts.dataset import MAX_CLASSES
 from pipeline.decisions import Decisions, converted, split
 from pipeline.errors import Problem, UserError, plain
 from pipeline.files import regular
+from pipeline.outputs import Output
 from pipeline.recipe import Recipe
 from pipeline.strict_yaml import read_yaml
 
@@ -25,6 +27,8 @@ CONFIG, SPLIT, INDEX, BUDGET, SUMMARY = "config.yaml", "split.json", "index.json
 PLUGINS = "plugins.json"
 # Of a cross-validation.
 FOLDS, POSTPROCESSING, OUT_OF_FOLD = "folds.json", "postprocessing.json", "out-of-fold"
+# Written once: whoever changes one changes what the run's figures mean.
+FIXED = (SPLIT, INDEX, PLUGINS, POSTPROCESSING)
 # Masks that declare none may have 250 values each, and not the same.
 MAX_LABELS = 4 * MAX_CLASSES
 # An index of 60,000 cases has about 150 MB.
@@ -165,11 +169,13 @@ def read_own(run: Path, name: str) -> Any:
         return rows_of(read_index(run).values())
     path = run / name
     try:
-        return SCHEMAS[name].model_validate(strict_json.read_json(path)).model_dump()
+        content = SCHEMAS[name].model_validate(strict_json.read_json(path)).model_dump()
     except ValidationError as error:
         raise _damaged(path, _first_of(error)) from None
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from None
+    _refuse_altered(path)
+    return content
 
 
 def read_index(run: Path) -> dict[str, CaseFacts]:
@@ -195,6 +201,7 @@ def read_index(run: Path) -> dict[str, CaseFacts]:
         raise _damaged(path, _first_of(error)) from None
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from None
+    _refuse_altered(path)
     return facts
 
 
@@ -262,16 +269,28 @@ def read_written_of(checkpoint: Checkpoint) -> tuple[Recipe, Decisions]:
     Raises:
         UserError: It holds none.
     """
+    about = read_about(checkpoint)
     try:
-        raw = read_yaml(read_about(checkpoint).recipe, str(checkpoint.path))
+        raw = read_yaml(about.recipe, str(checkpoint.path))
         if not isinstance(raw, dict):
             raise TypeError("it is no mapping")
         return _validated(converted(raw))
     except (ValidationError, TypeError) as error:
         told = _first_of(error) if isinstance(error, ValidationError) else error
-        message, remedy = f"holds no recipe of this version: {told}", "use a checkpoint that this version wrote"
+        message = f"holds a recipe that version {__version__} cannot read: {told}"
+        remedy = f"use Fewmask {about.version}, which wrote it"
         problem = Problem(str(checkpoint.path), "foreign-checkpoint", message, remedy)
         raise UserError("The checkpoint cannot be used.", [problem]) from None
+
+
+def _refuse_altered(path: Path) -> None:
+    """Refuse a file that is not as the run wrote it, where the run's list tells how that was."""
+    output, altered = Output(path.parent, "run"), False
+    with suppress(UserError):  # A list that is none tells nothing.
+        altered = path.name in FIXED and output.knows(path.name) and not output.is_own(path.name)
+    if altered:
+        problem = Problem(str(path), "damaged-run", "was changed after it was written", REMEDY)
+        raise UserError("The run's folder is not whole.", [problem])
 
 
 def _first_of(error: ValidationError) -> str:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import Problem, UserError
+from pipeline.bounds import MAX_LABEL, LabelValue
+from pipeline.errors import Problem, UserError, shown
 from pipeline.registry import Registry
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ LAYOUTS = Registry("layout", "ways in which a dataset may lie on disk")
 
 # An annotation is one byte a voxel, and two of its values are not classes.
 MAX_CLASSES = 250
-LABELS_REMEDY = f'write {{"0": "background", "1": "liver"}}: at most {MAX_CLASSES} values, none below 0'
+LABELS_REMEDY = f'write {{"0": "background", "1": "liver"}}: at most {MAX_CLASSES} values from 0 to {MAX_LABEL}'
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Layout(ABC):
 
     labels: dict[str, int] | str | None = None
     channel_names: tuple[str, ...] | None = None
-    ignore: int | None = None
+    ignore: LabelValue | None = None
     patient: str | None = None
 
     @classmethod
@@ -163,8 +164,12 @@ def inside(root: Path, name: str) -> Path:
     Raises:
         BadEntryError: It leads out of the root.
     """
-    if "\0" in name:
-        raise BadEntryError("bad-entry", f"names {name!r}, which no file can be called", "correct the name")
+    try:
+        callable_so = "\0" not in os.fsdecode(os.fsencode(name))
+    except UnicodeEncodeError:  # Half of a surrogate pair.
+        callable_so = False
+    if not callable_so:
+        raise BadEntryError("bad-entry", f"names {shown(name)}, which no file can be called", "correct the name")
     path = root / name
     if ".." not in path.parts:
         if path.is_relative_to(root):
@@ -194,14 +199,18 @@ def read_labels(named: Any, ignore: Any = None) -> dict[str, Any]:
     >>> read_labels({"background": 0, "tumour": [1, 2], "core": 2, "ignore": 3})["labels"]
     {0: 'background', 1: 'tumour', 2: 'core'}
     """
-    if ignore is not None and (isinstance(ignore, bool) or not isinstance(ignore, int)):
-        raise BadEntryError("bad-labels", f"has the ignore value {ignore!r}", "give a whole number")
+    if ignore is not None and (isinstance(ignore, bool) or not isinstance(ignore, int) or abs(ignore) > MAX_LABEL):
+        remedy = f"give a whole number from {-MAX_LABEL} to {MAX_LABEL}"
+        raise BadEntryError("bad-labels", f"has the ignore value {shown(ignore)}", remedy)
     if named is None or named == {}:
         return {"labels": None, "ignore": ignore, "regions": {}}
     try:
         groups = _groups(named)
     except (AttributeError, TypeError, ValueError):
-        raise BadEntryError("bad-labels", f"is {named}", LABELS_REMEDY) from None
+        raise BadEntryError("bad-labels", f"is {shown(named)}", LABELS_REMEDY) from None
+    # Beside the classes there is one to ignore.
+    if len({value for values in groups.values() for value in values}) > MAX_CLASSES + 1:
+        raise BadEntryError("bad-labels", f"is {shown(named)}", LABELS_REMEDY)
     ignored = groups.pop("ignore", () if ignore is None else (ignore,))
     regions = {name: values for name, values in groups.items() if len(values) > 1}
     names: dict[int, str] = {0: "background"}
@@ -212,8 +221,9 @@ def read_labels(named: Any, ignore: Any = None) -> dict[str, Any]:
             names[value] = f"{names[value]} {value}"
     singles = [values for values in groups.values() if len(values) == 1]
     names = {value: name for value, name in sorted(names.items()) if value not in ignored}
-    if len(set(singles)) < len(singles) or len(ignored) > 1 or min(names) < 0 or len(names) > MAX_CLASSES:
-        raise BadEntryError("bad-labels", f"is {named}", LABELS_REMEDY)
+    many = len(set(singles)) < len(singles) or len(ignored) > 1 or len(names) > MAX_CLASSES
+    if many or min(names) < 0 or max(map(abs, (*names, *ignored))) > MAX_LABEL:
+        raise BadEntryError("bad-labels", f"is {shown(named)}", LABELS_REMEDY)
     return {"labels": names, "ignore": ignored[0] if ignored else None, "regions": regions}
 
 
@@ -222,11 +232,11 @@ def _groups(named: Any) -> dict[str, tuple[int, ...]]:
     if all(key.lstrip("-").isdigit() for key in named):
         if len({int(key) for key in named}) < len(named) or not all(isinstance(n, str) for n in named.values()):
             raise ValueError("a value twice, or a name that is no text")
-        names = [str(name) for name in named.values()]
+        first: dict[str, str] = {}
         # Two values of one name stay two classes: the second gets its value behind its name.
         return {
-            (name if names.index(name) == place else f"{name} {key}"): (int(key),)
-            for place, (key, name) in enumerate(named.items())
+            (name if first.setdefault(name, key) == key else f"{name} {key}"): (int(key),)
+            for key, name in named.items()
         }
     groups = {
         str(name): tuple(map(int, values)) if isinstance(values, list) else (int(values),)

@@ -12,7 +12,7 @@ from pipeline.data.codes import is_warning
 from pipeline.data.layouts.channels import NumberedFiles
 from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset, read_labels, repeats
 from pipeline.data.layouts.records import Folds, Keys, is_scan_name, make_case, read_files, read_role
-from pipeline.data.layouts.synonyms import ABOUT, SECTIONS, meaning, names_masks, simple, slip
+from pipeline.data.layouts.synonyms import ABOUT, MOST_UNKNOWN, SECTIONS, TAKE_OUT, meaning, names_masks, simple, slip
 from pipeline.errors import Problem
 
 if TYPE_CHECKING:
@@ -208,15 +208,21 @@ def read_about(content: Mapping[str, Any], source: Path) -> tuple[dict[str, Any]
     where = str(source)
     problems: list[Problem] = []
     keys: dict[str, str] = {}
+    unknown: list[str] = []
     for key, value in content.items():
         what = meaning(key, ABOUT)
         if not meaning(key, SECTIONS) and (what is None or (what == "about" and _scans_in(value))):
-            problems.append(_unknown(key, value, where))
+            unknown.append(key)
         elif what in keys and what != "about" and value != content[keys[what]]:
             message = f"has {keys[what]!r} and {key!r}, which differ and mean the same"
             problems.append(Problem(where, "same-meaning", message, "keep one of them"))
         elif what:
             keys.setdefault(what, key)
+    if len(unknown) > MOST_UNKNOWN:
+        message = f"has {len(unknown)} keys that nothing reads, such as {unknown[0]!r}"
+        problems.append(Problem(where, "unknown-key", message, TAKE_OUT))
+    else:
+        problems += [_unknown(key, content[key], where) for key in unknown]
     told = {what: content[keys[what]] for what in ("labels", "ignore", "channel_names") if what in keys}
     declared: dict[str, Any] = {}
     try:
@@ -240,8 +246,7 @@ def _unknown(key: str, value: Any, where: str) -> Problem:
         return Problem(where, "misspelt-key", f"has a key {key!r}", f"did you mean {known!r}?")
     if scans:
         return Problem(where, "unknown-key", message, "call it training, validation, unlabeled or test; or take it out")
-    message, remedy = f"has a key {key!r}, and nothing reads it", "nothing, if it is for people; or take it out"
-    return Problem(where, "unknown-key", message, remedy)
+    return Problem(where, "unknown-key", f"has a key {key!r}, and nothing reads it", TAKE_OUT)
 
 
 def _scans_in(value: Any) -> int:

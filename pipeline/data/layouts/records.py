@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pipeline.data.container import OTHER_FORMATS, SUFFIXES, stem
 from pipeline.data.layouts.dataset import BadEntryError, inside
-from pipeline.data.layouts.synonyms import KEYS, ROLES, meaning, names_masks, simple, slip
+from pipeline.data.layouts.synonyms import (
+    KEYS,
+    MOST_UNKNOWN,
+    ROLES,
+    TAKE_OUT,
+    meaning,
+    names_masks,
+    simple,
+    slip,
+)
 from pipeline.errors import Problem, nearest
 from pipeline.types import Case, Role
 
@@ -75,7 +84,12 @@ class Keys:
             entries: How many there are.
         """
         problems = []
-        for key in (key for key, what in self.meanings.items() if what is None):
+        unknown = [key for key, what in self.meanings.items() if what is None]
+        if len(unknown) > MOST_UNKNOWN:
+            message = f"has {len(unknown)} different {self.what}s that nothing reads, such as {unknown[0]!r}"
+            problems.append(Problem(where, "unknown-key", message, TAKE_OUT))
+            unknown = []
+        for key in unknown:
             known = slip(key, [KEYS])
             held = f"{self.seen[key]} of {entries}"
             if known:
@@ -83,7 +97,7 @@ class Keys:
                 problems.append(Problem(where, self.misspelt, message, f"did you mean {known!r}?"))
                 continue
             message = f"has a {self.what} {key!r}, in {held} entries, and nothing reads it"
-            remedy = "nothing, if it is for people; or take it out"
+            remedy = TAKE_OUT
             if key in self.files:
                 message += ", though it names scans"
                 remedy = "call it image_0, image_1, … where it is a channel, or label; or take it out"

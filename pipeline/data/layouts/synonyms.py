@@ -16,6 +16,9 @@ Words = dict[str, str]
 
 # This near to a known word, another one is taken for a slip: `trainning`, `lable`.
 SLIP = 0.8
+# Of more keys that nothing reads none is looked at for a slip, and one finding stands for all.
+MOST_UNKNOWN = 1000
+TAKE_OUT = "nothing, if it is for people; or take it out"
 # Behind the word for what a key holds, these say that it holds a path.
 PATH_ENDINGS = ("path", "filepath", "file", "filename", "fname", "nifti", "nii")
 

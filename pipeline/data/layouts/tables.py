@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,7 +87,7 @@ def read_table(source: Path) -> tuple[list[str], list[dict[str, str]]]:
     except (OSError, ValueError, csv.Error) as error:
         raise no_dataset(source, "bad-table", f"cannot be read: {error}", FORMAT) from None
     header = [name.strip() for name in rows[0]] if rows else []
-    twice = [name for name in header if header.count(name) > 1]
+    twice = [name for name, count in Counter(header).items() if count > 1]
     if twice or not header:
         message = f"has the column {twice[0]!r} twice" if twice else "is empty"
         raise no_dataset(source, "bad-table", message, FORMAT)

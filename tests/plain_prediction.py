@@ -1,11 +1,15 @@
-"""From a scan's files to a label map on the scan's own grid."""
+"""The plain way to predict, as a slow reference: every class of a whole scan at once, with MONAI's own parts.
+
+MONAI's ``sliding_window_inference`` stitches logits, and the inverses of its transforms bring them to the scan's grid
+in float64.
+"""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,23 +46,8 @@ class Segmentation:
     logits: NDArray[np.float32]
 
 
-class Segmenter(Protocol):
-    """Whatever segments a scan on the grid of its files, with the labels of a dataset."""
-
-    @property
-    def label_values(self) -> tuple[int, ...]:
-        """The dataset's value of each class, in the order of the classes."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-
-    def segment(self, scans: Sequence[Scan]) -> Segmentation:
-        """Segment a scan that was read: one file with all channels, or one a channel."""
-
-
 @dataclass(frozen=True)
-class Predictor:
+class PlainPredictor:
     """Segments one scan at a time, with a sliding window.
 
     Attributes:
@@ -161,7 +150,7 @@ class Predictor:
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class PlainEnsemble:
     """Answers with the mean of the probabilities of several predictors, and mends the label map.
 
     They may work on different grids: they are averaged on that of the scan.
@@ -171,7 +160,7 @@ class Ensemble:
         mendings: What is done to the label map, in this order; the probabilities stay.
     """
 
-    predictors: tuple[Segmenter, ...]
+    predictors: tuple[PlainPredictor, ...]
     mendings: tuple[Mending, ...] = ()
 
     @property
@@ -194,7 +183,7 @@ class Ensemble:
             The label map, and as logits the logarithm of the mean of all ``softmax(logits)``.
 
         Raises:
-            UserError: As :meth:`Predictor.segment`.
+            UserError: As :meth:`PlainPredictor.segment`.
         """
         total = sum(torch.from_numpy(each.segment(scans).logits).softmax(0) for each in self.predictors)
         mean = torch.as_tensor(total) / len(self.predictors)
@@ -203,6 +192,23 @@ class Ensemble:
             labels = mend(labels, voxel_ml(scans[0].spacing_mm), self.mendings)
         # A probability of 0 is no longer told from one that float32 cannot hold.
         return Segmentation(labels, mean.clamp(min=torch.finfo(mean.dtype).tiny).log().numpy())
+
+
+def plain(predictor):
+    """Return the plain way of a predictor, or of an ensemble of them."""
+    if hasattr(predictor, "predictors"):
+        return PlainEnsemble(tuple(map(plain, predictor.predictors)), predictor.mendings)
+    return PlainPredictor(
+        predictor.network,
+        predictor.grid,
+        predictor.patch_size,
+        predictor.label_values,
+        predictor.precision,
+        predictor.overlap,
+        predictor.windows,
+        predictor.ranges,
+        predictor.mirrors,
+    )
 
 
 def _named(classes: Tensor, values: tuple[int, ...]) -> NDArray[np.integer[Any]]:

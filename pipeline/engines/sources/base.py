@@ -1,7 +1,4 @@
-"""Sources: what provides the values that an objective's terms judge and compare with, beside a batch's own tensors.
-
-A plugin adds its own: a subclass of :class:`Source`, registered in ``SOURCES`` and named in a recipe under ``sources``.
-"""
+"""What a source is, and the two that a network is by itself."""
 
 from __future__ import annotations
 
@@ -33,7 +30,8 @@ class Source(ABC):
 
     ``provides`` names its values. ``needs`` names those that it looks at and that are not always there: other sources'
     values, and views of a sample: ``plain_image``, with the scan's own intensities, and ``other_image``, with them
-    changed by other random numbers; both show each voxel where ``image`` does.
+    changed by other random numbers; both show each voxel where ``image`` does. ``other_streams`` names the streams that
+    it looks at beside its own.
 
     Args:
         student: The network that is trained.
@@ -43,6 +41,7 @@ class Source(ABC):
 
     provides: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    other_streams: tuple[str, ...] = ()
 
     def __init__(self, student: nn.Module, new_network: Callable[[int], nn.Module] | None = None) -> None:
         self.student: Any = student

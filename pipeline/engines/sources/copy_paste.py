@@ -1,0 +1,80 @@
+"""Bidirectional copy-paste: boxes of labelled patches in unlabelled ones, and the reverse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.engines.sources.base import SOURCES, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from pipeline.engines.values import StreamValues
+
+
+@SOURCES.register("copy_paste")
+class CopyPaste(Source):
+    """What the student makes of patches that are partly labelled and partly not, and the labels of each part.
+
+    Of each unlabelled patch, paired with a labelled one, it makes two: the labelled patch with a box of the unlabelled
+    one, and the unlabelled patch with a box of the labelled one. The box has ``side`` of the patch along each axis, and
+    lies in another place in each step. For ``2 B`` patches it provides ``mixed_logits``, ``mixed_label`` (the true
+    labels, -1 elsewhere) and ``mixed_pseudo_label`` (those that another source predicts for the unlabelled parts, -1
+    elsewhere), so that each part has a term and a weight of its own. For terms on unlabelled scans.
+
+    Bai et al., CVPR 2023, arXiv 2305.00673: ``side`` 2/3, the unlabelled parts with half of the weight.
+
+    Args:
+        student: The network that is trained.
+        new_network: Not used.
+        side: The box's share of each side of a patch, above 0 and below 1.
+
+    Raises:
+        ValueError: ``side`` is outside of its range.
+    """
+
+    provides = ("mixed_logits", "mixed_label", "mixed_pseudo_label")
+    needs = ("pseudo_label",)
+    other_streams = ("labelled",)
+
+    def __init__(
+        self,
+        student: nn.Module,
+        new_network: Callable[[int], nn.Module] | None = None,
+        *,
+        side: float = 2 / 3,
+    ) -> None:
+        if not 0 < side < 1:
+            raise ValueError(f"side is {side!r}; expected above 0 and below 1")
+        super().__init__(student, new_network)
+        self.side = side
+
+    def __call__(self, known: StreamValues) -> dict[str, Any]:
+        """Return the logits of the mixed patches and the labels of both parts."""
+        given = known.streams["labelled"]
+        image = known["image"]
+        partner = torch.arange(len(image), device=image.device) % len(given["image"])
+        box = self._box(image)
+        labelled = torch.cat([~box, box])  # Where the mixed patches show the labelled ones.
+        images = torch.cat([given["image"][partner]] * 2), torch.cat([image] * 2)
+        label, pseudo_label = torch.cat([given["label"][partner]] * 2), torch.cat([known["pseudo_label"]] * 2)
+        return {
+            "mixed_logits": self.student(images[0].where(labelled, images[1])),
+            "mixed_label": label.masked_fill(~labelled, -1),
+            "mixed_pseudo_label": pseudo_label.masked_fill(labelled, -1),
+        }
+
+    def _box(self, image: Tensor) -> Tensor:
+        """Draw where the box is: booleans ``[B, 1, …]``, the same for all patches of a step."""
+        box = torch.zeros_like(image[:, :1], dtype=torch.bool)
+        place: list[Any] = [slice(None)] * 2
+        for length in image.shape[2:]:
+            side = max(1, round(self.side * length))
+            first = int(torch.randint(length - side + 1, ()))
+            place.append(slice(first, first + side))
+        box[tuple(place)] = True
+        return box

@@ -1,0 +1,99 @@
+"""A trained model in memory: scans from anywhere in, label maps out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.data import nifti
+from pipeline.data.codes import is_warning
+from pipeline.data.inspection import Declared, examine_scans
+from pipeline.errors import Problem, UserError
+from pipeline.types import Case
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from pipeline.data.nifti import Scan
+    from pipeline.runs.models import TrainedModel
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, ready to predict; :func:`pipeline.api.load` makes it."""
+
+    _trained: TrainedModel
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """The name of each label value; 0 is the background."""
+        return dict(self._trained.task.labels)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The names of the channels that a scan must have, in their order."""
+        return self._trained.task.channels
+
+    def predict(self, image: Any, affine: ArrayLike | None = None) -> NDArray[np.integer[Any]]:
+        """Segment one scan.
+
+        Args:
+            image: The path of a NIfTI file, a nibabel image, or an array ``[X, Y]``, ``[X, Y, Z]`` or
+                ``[X, Y, Z, C]``; of a scan with a file for each channel, a list of those.
+            affine: Voxel indices to mm, 4x4; for arrays alone.
+
+        Returns:
+            The label values, on the scan's own grid: the mask that the command ``predict`` writes.
+
+        Raises:
+            UserError: The scan is unsound, or the model was not trained on such scans.
+        """
+        scans = self._scans(image, affine)
+        return self._trained.predictor.segment(scans).reshape(scans[0].header.dims[:3])
+
+    def probabilities(self, image: Any, affine: ArrayLike | None = None) -> NDArray[np.float32]:
+        """Return the probability of every label, ``[K, …]`` in the order of :attr:`labels`, on the scan's own grid.
+
+        All of them are held at once: 4 bytes a voxel and label. They are those of before any post-processing.
+
+        Args:
+            image: As for :meth:`predict`.
+            affine: As for :meth:`predict`.
+
+        Raises:
+            UserError: As :meth:`predict`.
+        """
+        scans = self._scans(image, affine)
+        return self._trained.predictor.probabilities(scans).reshape(-1, *scans[0].header.dims[:3])
+
+    def _scans(self, image: Any, affine: ArrayLike | None) -> list[Scan]:
+        """Read a scan, and refuse one that is unsound or that the model was not trained for."""
+        from pipeline.runs.models import misfits
+
+        parts = list(image) if isinstance(image, list | tuple) else [image]
+        names = [f"channel {n}" for n in range(len(parts))] if len(parts) > 1 else ["image"]
+        scans = [_read(part, affine, name) for part, name in zip(parts, names, strict=True)]
+        case = Case("image", tuple(Path(name) for name in names), None, "")
+        scans_by_path = dict(zip(case.images, scans, strict=True))
+        facts, problems = examine_scans(case, scans_by_path, Declared(channels=len(self.channels)))
+        if facts is not None:
+            problems += misfits("image", facts, self._trained)
+        if wrong := [problem for problem in problems if not is_warning(problem)]:
+            raise UserError("The scan cannot be used.", wrong)
+        return scans
+
+
+def _read(image: Any, affine: ArrayLike | None, name: str) -> Scan:
+    if isinstance(image, str | PathLike):
+        return nifti.load(Path(image))
+    if hasattr(image, "dataobj"):
+        return nifti.scan_of(image.dataobj, image.affine, name, image.header)
+    if affine is None or np.shape(affine) != (4, 4):
+        message = "an array does not say where it lies" if affine is None else f"its shape is {np.shape(affine)}"
+        problem = Problem("affine", "no-affine", message, "give affine=, 4x4, voxel indices to mm")
+        raise UserError("The scan cannot be used.", [problem])
+    return nifti.scan_of(image, affine, name)

@@ -1,0 +1,94 @@
+"""From what networks say of each plane of a scan to a label map, and to what is expected of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pipeline.errors import Problem, UserError
+from pipeline.prediction.memory import BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from pipeline.metrics.calibration import Expectation
+    from pipeline.prediction.spool import Spool
+    from pipeline.prediction.sweep import Sweep
+
+
+def decide(
+    sweeps: Sequence[Sweep],
+    expectation: Expectation | None = None,
+    *,
+    averaged: bool = False,
+    spool: Spool | None = None,
+) -> NDArray[np.integer[Any]]:
+    """Return the label map ``[X, Y, Z]`` of a scan, in the smallest type that holds all label values.
+
+    Args:
+        sweeps: One a network, all along one axis of the scan and in one direction.
+        expectation: Is told the probabilities of every voxel.
+        averaged: Whether the label is that of the largest mean probability, as an ensemble's is, and not that of the
+            largest logit.
+        spool: Takes what depends on a label map that is still to be mended.
+
+    Raises:
+        UserError: A network answers with NaN.
+        ValueError: The networks' grids run in opposite directions.
+    """
+    first = sweeps[0]
+    if any(each.numbers != first.numbers for each in sweeps):
+        raise ValueError("the networks' grids run in opposite directions along the scan")
+    values = first.predictor.label_values
+    names = np.array(values, np.min_scalar_type(max(values)))
+    labels = np.empty(first.scans[0].shape, names.dtype)
+    planes = np.moveaxis(labels, first.slab, 0)
+    together = zip(*(each.planes() for each in sweeps), strict=True)
+    for number, parts in zip(first.numbers, together, strict=True):
+        flat = np.empty(planes[number].size, names.dtype)
+        truth = expectation.true_plane(first.slab, number) if expectation else None
+        for part in blocks(flat.size, len(values)):
+            logits = [each.logits(plane.flatten(1)[:, part]) for each, plane in zip(sweeps, parts, strict=True)]
+            codes, p = _decided(logits, first, averaged=averaged, wanted=expectation is not None)
+            flat[part] = names[codes]
+            if expectation is None or p is None:
+                continue
+            shares = expectation.shares(p)
+            if spool is not None:
+                expectation.add_shares(shares)
+                spool.add(shares, expectation.codes(flat[part]), (first.slab, number, part))
+            else:
+                expectation.add(shares, flat[part], None if truth is None else truth[part])
+        planes[number] = flat.reshape(planes[number].shape)
+    return labels
+
+
+def blocks(voxels: int, classes: int) -> Iterator[slice]:
+    """Yield the parts of a plane that are decided on together."""
+    step = max(1, BLOCK // classes)
+    for start in range(0, voxels, step):
+        yield slice(start, start + step)
+
+
+def _decided(
+    logits: Sequence[Tensor], sweep: Sweep, *, averaged: bool, wanted: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
+    """Return the class of each voxel and, where they are wanted, the probabilities of all classes."""
+    probabilities = [each.softmax(0) for each in logits] if averaged or wanted else []
+    mean = None
+    if probabilities:
+        mean = probabilities[0]
+        for other in probabilities[1:]:
+            mean += other.to(mean.device)
+        mean /= len(probabilities)
+    codes = (mean if averaged and mean is not None else logits[0]).max(dim=0).indices
+    if not all(torch.isfinite(torch.stack(each.aminmax())).all() for each in logits):
+        message = "the network's answer is not finite"
+        where = str(sweep.scans[0].path)
+        raise UserError("Prediction stopped.", [Problem(where, "nan-logits", message, "use precision=float32")])
+    return codes.cpu().numpy(), mean.cpu().numpy() if wanted and mean is not None else None

@@ -1,0 +1,168 @@
+"""What a prediction holds at once, as a formula of patch, features and one plane."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import weakref
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pipeline.prediction.placement import Placement
+    from pipeline.prediction.windows import Windows
+
+FLOAT = 4
+# Numbers of a block of voxels, all classes of each, that are decided on together.
+BLOCK = 1 << 20
+# Maps of a block: logits, probabilities, and what a maximum or an expected Dice makes of them.
+BLOCK_MAPS = 6
+# Planes of features beside the ring: one that was stitched, two that were resampled, and one between them and halfway.
+PLANES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Bytes that a prediction holds beside the interpreter, its libraries and the networks' weights.
+
+    Attributes:
+        image: The image on the network's grid.
+        labels: The label map.
+        rings: The planes that are still open, of every network.
+        windows: Windows of one call, and what the network makes of them on the way.
+        planes: Planes that are being resampled, and the classes of a block of voxels.
+    """
+
+    image: int
+    labels: int
+    rings: int
+    windows: int
+    planes: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def footprint(
+    placement: Placement,
+    windows: Windows,
+    *,
+    channels: int,
+    features: int,
+    classes: int,
+    label_bytes: int,
+    together: int,
+    voxel_bytes: float,
+    networks: int = 1,
+) -> Footprint:
+    """Return what a prediction holds.
+
+    By name::
+
+        image    4 C V
+        labels   b V'
+        rings    4 M (F + 1) p A
+        windows  n P (4 C + 8 F + v)
+        planes   4 M F (A + 4 A') + 24 B
+
+    with C channels, F features that are stitched, K classes, M networks, V voxels of the network's grid and V' of the
+    scan's, P of a window, which has p planes; planes of A voxels, or A' in the scan; n windows together, v bytes a
+    voxel that a network holds on its way, b a label and B numbers of a block.
+
+    Args:
+        placement: Where the scan lies.
+        windows: Of the image.
+        channels: Of the image.
+        features: What is stitched: a network's features before its last layer, or its classes.
+        classes: Of the network.
+        label_bytes: Of a voxel of the label map.
+        together: Windows that go through the network in one call.
+        voxel_bytes: What a network holds of a voxel of a window on its way, as :func:`voxel_bytes_of` finds it.
+        networks: How many predict together.
+    """
+    plane = math.prod(windows.plane)
+    native = math.prod(placement.native) // placement.native[windows.slab]
+    # A block has at least one voxel, all of its classes.
+    block = BLOCK_MAPS * FLOAT * max(BLOCK, classes)
+    return Footprint(
+        image=FLOAT * channels * math.prod(placement.shape),
+        labels=label_bytes * math.prod(placement.native),
+        rings=FLOAT * networks * (features + 1) * windows.patch[windows.slab] * plane,
+        windows=round(together * math.prod(windows.patch) * (FLOAT * (channels + 2 * features) + voxel_bytes)),
+        planes=FLOAT * networks * features * (plane + (PLANES - 1) * native) + block,
+    )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes that may still be taken on a device; None where that is not known."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
+    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit and used and limit[0].strip().isdigit():
+        found.append(max(0, int(limit[0]) - int(used[0])))
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    taken = _lines("/proc/self/statm")
+    if allowed != resource.RLIM_INFINITY and taken:
+        found.append(max(0, allowed - int(taken[0].split()[0]) * os.sysconf("SC_PAGE_SIZE")))
+    return min(found, default=None)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def voxel_bytes_of(network: nn.Module, image: Tensor) -> float:
+    """Return the bytes a voxel that a network holds at most while it looks at ``[B, C, …]``, its input left out."""
+    live = _Live({image.untyped_storage()._cdata} | {w.untyped_storage()._cdata for w in network.state_dict().values()})
+    with live:
+        network(image)
+    return live.most / image[:, :1].numel()
+
+
+class _Live(TorchFunctionMode):
+    """Counts the bytes of the tensors that are held, each storage once.
+
+    PyTorch's mode for what lies below its functions would see more, and takes seconds to import.
+    """
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()
+        self.known, self.most = known, 0
+        self._sizes: dict[int, int] = {}
+        self._holders: dict[int, int] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self._hold(tensor)
+        self.most = max(self.most, sum(self._sizes.values()))
+        return result
+
+    def _hold(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.known:
+            return
+        self._sizes[key] = storage.nbytes()
+        self._holders[key] = self._holders.get(key, 0) + 1
+        weakref.finalize(tensor, self._let_go, key)
+
+    def _let_go(self, key: int) -> None:
+        self._holders[key] -= 1
+        if not self._holders[key]:
+            del self._holders[key]
+            del self._sizes[key]

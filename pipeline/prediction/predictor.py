@@ -1,0 +1,186 @@
+"""From a scan's files to a label map on the scan's own grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from pipeline.data import nifti
+from pipeline.engines.postprocessing import Mending, mend, voxel_ml
+from pipeline.prediction.deciding import decide
+from pipeline.prediction.images import Images
+from pipeline.prediction.spool import Spool
+from pipeline.prediction.sweep import Sweep
+from pipeline.prediction.trial import evaluating, try_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from pipeline.data.nifti import Scan
+    from pipeline.data.normalization import IntensityRange
+    from pipeline.data.transforms import Grid
+    from pipeline.metrics.calibration import Expectation
+    from pipeline.prediction.trial import Trial
+
+
+class Segmenter(Protocol):
+    """Whatever segments a scan on the grid of its files, with the labels of a dataset."""
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """The dataset's value of each class, in the order of the classes."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def segment(self, scans: Sequence[Scan], expectation: Expectation | None = None) -> NDArray[np.integer[Any]]:
+        """Segment a scan that was read: one file with all channels, or one a channel."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Segments one scan at a time, with a sliding window.
+
+    Attributes:
+        network: In evaluation mode while it predicts, whatever its mode before.
+        grid: The grid that the network was trained on.
+        patch_size: The window; two numbers for a network of slices.
+        label_values: The dataset's value of each class, in the order of the classes.
+        precision: As in training.
+        overlap: Share of a window that its neighbour covers again.
+        windows: Windows (in 2-D: slices) that go through the network together, where there is memory for them.
+        ranges: How intensities are normalised, as for :func:`pipeline.data.transforms.scan_transforms`.
+        mirrors: Axes along which windows are mirrored too: the answer is the mean over all mirror images. In 2-D only
+            axes of the slice count.
+        tell: Called with what a user has to know: that memory ran out, and what was done.
+    """
+
+    network: nn.Module
+    grid: Grid
+    patch_size: tuple[int, ...]
+    label_values: tuple[int, ...]
+    precision: torch.dtype
+    overlap: float = 0.5
+    windows: int = 4
+    ranges: tuple[IntensityRange | None, ...] = ()
+    mirrors: tuple[int, ...] = ()
+    tell: Callable[[str], None] = field(default=lambda _: None, compare=False)
+    _known: dict[int, Trial] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next(self.network.parameters()).device
+
+    def __call__(self, images: Sequence[Path]) -> NDArray[np.integer[Any]]:
+        """Return label values ``[X, Y, Z]`` on the grid of the scan's files; all else as :meth:`segment`."""
+        return self.segment([nifti.load(path) for path in images])
+
+    def segment(self, scans: Sequence[Scan], expectation: Expectation | None = None) -> NDArray[np.integer[Any]]:
+        """Segment a scan on the grid of its files.
+
+        Args:
+            scans: One file with all channels, or one a channel, as it was read.
+            expectation: Is told the probabilities of every voxel.
+
+        Returns:
+            Label values ``[X, Y, Z]``.
+
+        Raises:
+            UserError: The network answers with NaN.
+        """
+        return decide([self.sweep(scans)], expectation)
+
+    def logits(self, scans: Sequence[Scan]) -> NDArray[np.float32]:
+        """Return all logits ``[K, X, Y, Z]`` on the grid of the scan's files: for study, since they may be many."""
+        sweep = self.sweep(scans)
+        logits = np.empty((len(self.label_values), *scans[0].shape), np.float32)
+        planes = np.moveaxis(logits, sweep.slab + 1, 0)
+        for number, plane in zip(sweep.numbers, sweep.planes(), strict=True):
+            planes[number] = sweep.logits(plane.flatten(1)).reshape(-1, *plane.shape[1:]).cpu().numpy()
+        return logits
+
+    def probabilities(self, scans: Sequence[Scan]) -> NDArray[np.float32]:
+        """Return the probability of every class, ``[K, X, Y, Z]``, on the grid of the scan's files."""
+        logits = self.logits(scans)
+        logits -= logits.max(axis=0)
+        np.exp(logits, out=logits)
+        logits /= logits.sum(axis=0)
+        return logits
+
+    def sweep(self, scans: Sequence[Scan], images: Images | None = None, slab: int | None = None) -> Sweep:
+        """Return the way over a scan, plane by plane.
+
+        Args:
+            scans: As for :meth:`segment`.
+            images: Images that were made of these scans.
+            slab: The scan's axis to go along; by default the one along which the least is held.
+        """
+        images = Images(scans) if images is None else images
+        return Sweep(self, scans, images.on(self.grid, self.ranges), slab)
+
+    def trial(self, channels: int) -> Trial:
+        """Return what is found by trying the network once."""
+        if channels not in self._known:
+            with evaluating(self):
+                self._known[channels] = try_network(self.network, channels, self.patch_size, len(self.label_values))
+        return self._known[channels]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Answers with the mean of the probabilities of several predictors, and mends the label map.
+
+    They may work on different grids: they are averaged on that of the scan. All go along the scan in step, so that only
+    the planes still open are held of each.
+
+    Attributes:
+        predictors: One or more, with the same labels.
+        mendings: What is done to the label map, in this order; the probabilities stay.
+    """
+
+    predictors: tuple[Predictor, ...]
+    mendings: tuple[Mending, ...] = ()
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """The dataset's value of each class, in the order of the classes."""
+        return self.predictors[0].label_values
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks lie."""
+        return self.predictors[0].device
+
+    def segment(self, scans: Sequence[Scan], expectation: Expectation | None = None) -> NDArray[np.integer[Any]]:
+        """Segment a scan on the grid of its files; all else as :meth:`Predictor.segment`.
+
+        What is expected is expected of the mended label map.
+        """
+        images = Images(scans)
+        first = self.predictors[0].sweep(scans, images)
+        sweeps = [first, *(each.sweep(scans, images, first.slab) for each in self.predictors[1:])]
+        if not self.mendings:
+            return decide(sweeps, expectation, averaged=True)
+        spool = Spool(self.label_values, self.mendings) if expectation else None
+        found = decide(sweeps, expectation, averaged=True, spool=spool)
+        mended = mend(found, voxel_ml(scans[0].spacing_mm), self.mendings)
+        if spool and expectation:
+            spool.tell(expectation, found, mended)
+        return mended
+
+    def probabilities(self, scans: Sequence[Scan]) -> NDArray[np.float32]:
+        """Return the mean probability of every class, ``[K, X, Y, Z]``, on the grid of the scan's files."""
+        total = self.predictors[0].probabilities(scans)
+        for each in self.predictors[1:]:
+            total += each.probabilities(scans)
+        total /= len(self.predictors)
+        return total

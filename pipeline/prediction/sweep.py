@@ -1,0 +1,207 @@
+"""One network's way over one scan: windows along an axis, and planes of the scan's own grid as they are done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import torch
+
+from pipeline.memory import is_out_of_memory
+from pipeline.prediction.memory import Footprint, footprint, free_bytes
+from pipeline.prediction.placement import place
+from pipeline.prediction.resampling import in_plane, samples
+from pipeline.prediction.stitching import Ring
+from pipeline.prediction.trial import evaluating
+from pipeline.prediction.windows import lay_windows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from pipeline.data.nifti import Scan
+    from pipeline.prediction.placement import Placement
+    from pipeline.prediction.predictor import Predictor
+    from pipeline.prediction.trial import Trial
+    from pipeline.prediction.windows import Triple, Windows
+
+HOST = torch.device("cpu")
+# At most so much of the memory that is free goes to windows.
+SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A network's way over a scan.
+
+    Attributes:
+        predictor: Whose network it is.
+        scans: The scan, as it was read.
+        image: ``[C, X, Y, Z]`` on the network's grid.
+        wanted: The scan's axis to go along; None for the one along which the least is held.
+    """
+
+    predictor: Predictor
+    scans: Sequence[Scan]
+    image: Tensor
+    wanted: int | None = None
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Where the scan lies on the network's grid."""
+        return place(self.scans[0].header.forms, self.predictor.grid)
+
+    @cached_property
+    def windows(self) -> Windows:
+        """The windows of the image."""
+        slab = None if self.wanted is None else self.placement.axis_of(self.wanted)
+        return lay_windows(self.placement.shape, self.predictor.patch_size, self.predictor.overlap, slab)
+
+    @cached_property
+    def trial(self) -> Trial:
+        """What is known of the network."""
+        return self.predictor.trial(len(self.image))
+
+    @property
+    def slab(self) -> int:
+        """The scan's axis that it goes along."""
+        return self.placement.axes[self.windows.slab]
+
+    @property
+    def backwards(self) -> bool:
+        """Whether it goes along that axis from the scan's end."""
+        return self.placement.turned[self.windows.slab]
+
+    @property
+    def numbers(self) -> range:
+        """The planes of the scan in the order in which they come."""
+        count = self.scans[0].shape[self.slab]
+        return range(count - 1, -1, -1) if self.backwards else range(count)
+
+    @cached_property
+    def together(self) -> int:
+        """Windows that go through the network in one call: as many as half of the memory that is free has room for."""
+        most = min(self.predictor.windows, len(self.windows))
+        free = free_bytes(self.predictor.device)
+        if free is None:
+            return most
+        return max(1, min(most, int(SHARE * free / max(1, self.footprint(1).windows))))
+
+    def footprint(self, together: int, networks: int = 1) -> Footprint:
+        """Return what it holds with so many windows in one call."""
+        values = self.predictor.label_values
+        return footprint(
+            self.placement,
+            self.windows,
+            channels=len(self.image),
+            features=self.trial.features,
+            classes=len(values),
+            label_bytes=1 if max(values) < 256 else 2,
+            together=together,
+            voxel_bytes=self.trial.voxel_bytes,
+            networks=networks,
+        )
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits ``[K, N]`` of what was stitched, ``[F, N]``."""
+        head = self.trial.head
+        if head is None:
+            return features
+        weight, bias = head.weight.to(features.device), head.bias
+        return weight @ features if bias is None else torch.addmm(bias.to(features.device)[:, None], weight, features)
+
+    def planes(self) -> Iterator[Tensor]:
+        """Yield what was stitched of each plane of the scan, ``[F, A, B]`` along the scan's two other axes."""
+        placement, slab = self.placement, self.windows.slab
+        found = [
+            samples(count, step, length, turned and axis != slab)
+            for axis, (count, step, length, turned) in enumerate(
+                zip(placement.native, placement.steps_out, placement.shape, placement.turned, strict=True)
+            )
+        ]
+        first, second = self.windows.across
+        swapped = placement.axes[first] > placement.axes[second]
+        stitched = enumerate(self._stitched())
+        kept: dict[int, Tensor] = {}
+        for low, high, weight in zip(found[slab].low, found[slab].high, found[slab].weight, strict=True):
+            kept = {number: plane for number, plane in kept.items() if number >= low}
+            while high not in kept:
+                number, plane = next(stitched)
+                if number >= low:
+                    plane = in_plane(plane, found[first], found[second])
+                    kept[number] = plane.transpose(1, 2).contiguous() if swapped else plane
+            yield torch.lerp(kept[low], kept[high], float(weight)) if weight else kept[low]
+
+    def _stitched(self) -> Iterator[Tensor]:
+        """Yield the planes of the network's grid, ``[F, A, B]``."""
+        windows, slab = self.windows, self.windows.slab
+        places = windows.places()
+        ring = self._ring()
+        for place_, answer in self._answers(places, ring):
+            yield from ring.finished(place_[slab])
+            ring.add(place_, answer)
+            del answer
+        yield from ring.finished(windows.padded[slab])
+
+    def _ring(self) -> Ring:
+        about = (self.windows, self.trial.features, len(self.predictor.patch_size))
+        try:
+            return Ring(*about, self.predictor.device)
+        except torch.OutOfMemoryError:
+            self.predictor.tell("the device has no memory for a whole slab, which is put together on the host")
+        return Ring(*about, HOST)
+
+    def _answers(self, places: Sequence[Triple], ring: Ring) -> Iterator[tuple[Triple, Tensor]]:
+        """Yield each window's place and what the network says of it, ``[F, X, Y, Z]``."""
+        together, done = self.together, 0
+        while done < len(places):
+            some = places[done : done + together]
+            answers = self._tried(some, last_resort=together == 1 and ring.device == HOST)
+            if answers is None and together > 1:
+                together //= 2
+                self.predictor.tell(f"memory ran out; from now on {together} window(s) at a time")
+            elif answers is None:
+                ring.move(HOST)
+                self.predictor.tell("memory ran out; from now on slabs are put together on the host")
+            else:
+                yield from zip(some, answers, strict=True)
+                done += len(some)
+            del answers
+
+    def _tried(self, places: Sequence[Triple], *, last_resort: bool) -> Tensor | None:
+        """Return the network's answers to windows, or None where memory ran out and something can be done."""
+        try:
+            return self._mean(self.windows.cut(self.image, places).to(self.predictor.device))
+        except (RuntimeError, MemoryError) as error:
+            if last_resort or not is_out_of_memory(error):
+                raise
+            return None
+
+    def _mean(self, windows: Tensor) -> Tensor:
+        """Return the mean of the answers to windows and to all their mirror images, one after the other, float32."""
+        dimensions = len(self.predictor.patch_size)
+        axes = [axis + 2 for axis in self.predictor.mirrors if axis < dimensions]
+        images = [image for count in range(1, len(axes) + 1) for image in combinations(axes, count)]
+        windows = windows.flatten(dimensions + 1)
+        total = self._answer(windows).float()
+        if not images:
+            return total.reshape(len(total), -1, *self.windows.patch)
+        for number, image in enumerate(images):
+            other = self._answer(windows.flip(image)).flip(image)
+            # A network may answer with a tensor that it keeps.
+            total = total.add_(other) if number else total + other
+            del other
+        return total.div_(1 + len(images)).reshape(len(total), -1, *self.windows.patch)
+
+    def _answer(self, windows: Tensor) -> Tensor:
+        head = self.trial.head
+        with evaluating(self.predictor):
+            if head is None:
+                answer: Tensor = self.predictor.network(windows)
+                return answer
+            with head.removed():
+                features: Tensor = self.predictor.network(windows)
+                return features
