@@ -112,7 +112,7 @@ def _found_wrong(recipe: Recipe, task: Task, held: Mapping[str, Tensor]) -> list
             return [f"{name} is declared as {shapes[0]} and held as {shapes[1]}"]
     if _stored_bytes(declared) > _stored_bytes(held):
         return [f"it declares {_stored_bytes(declared)} bytes of weights and holds {_stored_bytes(held)}"]
-    return []
+    return [f"{name} has values that are not finite" for name, value in held.items() if not value.isfinite().all()]
 
 
 class _Unfilled(TorchFunctionMode):
