@@ -47,6 +47,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: There is no such file, it is damaged, or it is no checkpoint of ours.
     """
+    if path.exists() and not path.is_file():
+        raise _unusable(path, "missing-checkpoint", "is no file", "move it away, or bring the checkpoint back")
     if not path.is_file():
         remedy = "train first, or check the run's folder"
         raise _unusable(path, "missing-checkpoint", "there is no such checkpoint", remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -320,6 +321,8 @@ def components() -> None:
 
 def main() -> None:
     """Run the command that the arguments name; a user's mistake ends in one message and exit code 2."""
+    # Figures are drawn without a screen; a backend that Matplotlib does not know would end the command at its import.
+    os.environ.pop("MPLBACKEND", None)
     try:
         refuse_no_text(sys.argv[1:])
         with stoppable():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from pydantic import ValidationError
 
 from pipeline.decisions import DECIDED, NONE, Decisions, converted, split
-from pipeline.errors import Problem, UserError, nearest, plain, shown
+from pipeline.errors import Problem, UserError, joined, nearest, plain, shown
 from pipeline.needs import needs_problems
 from pipeline.recipe import Recipe, Section
 from pipeline.strict_yaml import read_yaml, write_yaml
@@ -234,7 +234,7 @@ def _schema_problems(error: ValidationError, model: type[Section], prefix: str =
             message = f"{plain(item['msg'])}, not {shown(item['input'])}"
             remedy = f"give {description}" if description else "correct the value"
         if path in found:  # One key that accepts several kinds of value fails once a kind.
-            message = f"{found[path].message.rpartition(', not')[0]}, or {message}"
+            message = joined(found[path].message, message)
         found[path] = Problem(path, "bad-recipe", message, remedy)
     # A list that could also be `auto` fails as both; its items say more.
     return [problem for path, problem in found.items() if not any(other.startswith(f"{path}.") for other in found)]

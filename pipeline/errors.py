@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -66,6 +67,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+# What pydantic says of sequences and of texts.
+COUNT = re.compile(r"\w+ should have (at (?:least|most) \d+ items?)(?: after validation)?, not \d+")
+PATTERN = re.compile(r"String should match pattern '.*'")
 # So many names are all compared with one; of more, those that are next to it in the alphabet.
 FEW, NEXT = 50, 4
 # A hint lists so many choices at most.
@@ -149,5 +153,19 @@ def plain(message: str) -> str:
 
     >>> plain("Input should be greater than 0"), plain("Value error, expected one letter")
     ('expected greater than 0', 'expected one letter')
+    >>> plain("Tuple should have at least 2 items after validation, not 0"), plain("String should match pattern '^a$'")
+    ('expected at least 2 items', 'expected another form')
     """
-    return message.replace("Input should be", "expected").replace("Value error, ", "")
+    message = message.replace("Input should be", "expected").replace("Value error, ", "")
+    message = COUNT.sub(r"expected \1", message)
+    return PATTERN.sub("expected another form", message)
+
+
+def joined(before: str, message: str) -> str:
+    """Return one message of two about a value that could be of several kinds, and is of none of them.
+
+    >>> joined("expected 'auto', not 5", "expected a valid array, not 5")
+    "expected 'auto', or expected a valid array, not 5"
+    """
+    told = before.rpartition(", not")[0]
+    return message if message.rpartition(", not")[0] in told.split(", or ") else f"{told}, or {message}"

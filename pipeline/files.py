@@ -46,6 +46,10 @@ class WriteError(UserError, OSError):
 def _problem(path: Path, error: OSError, needed: int) -> Problem:
     kept = "what was there before is unharmed"
     reason = error.strerror or str(error)
+    if error.errno == errno.EFBIG:
+        message = f"needs {_size(needed)} or more, and no file may be so large: {reason}"
+        remedy = f"raise the limit (`ulimit -f`), or use another disk; {kept}"
+        return Problem(str(path), "disk-full", message, remedy)
     if error.errno in FULL or error.errno is None:  # NumPy says how many items it wrote, and not why.
         message = f"needs {_size(needed)}, and its disk has {_size(_free(path.parent))} free: {reason}"
         return Problem(str(path), "disk-full", message, f"free some space, or use another disk; {kept}")

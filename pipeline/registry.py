@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from pipeline.errors import nearest, plain, shown
+from pipeline.errors import joined, nearest, plain, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -103,7 +103,7 @@ class Registry:
             for e in error.errors():  # An option that accepts several kinds of value fails once a kind.
                 option, before = str(e["loc"][0]), found.get(str(e["loc"][0]))
                 message = f"{plain(e['msg'])}, not {shown(e['input'])}"
-                found[option] = f"{before.rpartition(', not')[0]}, or {message}" if before else message
+                found[option] = joined(before, message) if before else message
             return unknown + list(found.items())
         return unknown or self._refusal(name, options)
 

@@ -24,6 +24,9 @@ T = TypeVar("T")
 
 OUT = Console()
 ERR = Console(stderr=True)
+for console in (OUT, ERR):
+    if not console.width:  # COLUMNS=0, as some containers have it: Rich would print nothing at all.
+        console.width = 80
 
 # Names and paths may hold what a console would take for markup.
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}

@@ -99,9 +99,10 @@ class PlainPredictor:
         native = transforms.inverse({IMAGE: logits})[IMAGE].as_tensor()
         if not torch.isfinite(native).all():
             message = "the network's answer is not finite"
+            remedy = "use an older checkpoint, or train with precision=float32"
             raise UserError(
                 "Prediction stopped.",
-                [Problem(str(scans[0].path), "nan-logits", message, "use precision=float32")],
+                [Problem(str(scans[0].path), "nan-logits", message, remedy)],
             )
         # The header of the file, not the inverse's own affine, says where these voxels lie; so only the shape counts.
         return Segmentation(_named(native.argmax(0), self.label_values), native.numpy())

@@ -130,7 +130,8 @@ def test_saving_a_step_again_replaces_it(tmp_path, saved):
 
 def test_missing_checkpoint_is_named(tmp_path):
     assert problem_of(tmp_path / "none.pt") == "missing-checkpoint"
-    assert problem_of(tmp_path) == "missing-checkpoint"
+    with pytest.raises(UserError, match=r"is no file .*\n.*move it away"):
+        load_checkpoint(tmp_path)
     assert problem_of(tmp_path, lambda run: newest_checkpoint(run, "best")) == "missing-checkpoint"
 
 

@@ -270,6 +270,14 @@ def test_folder_that_holds_a_run_is_left_alone(run, dataset, tmp_path):
         (["predict", "none", "{dataset}/imagesTs", "--output", "{recipe}/masks"], "yaml: is a file"),
         (["evaluate", "{dataset}/labelsTr", "{dataset}/labelsTr", "--output", "{recipe}"], "yaml: is a file"),
         (["phantom", "new", "--labelled", "-1"], "--labelled: is -1"),
+        (["check", "{dataset}", "--root", "none"], "none: is no folder, and paths of a list are to be in it"),
+        (["check", "{dataset}/imagesTr", "--layout", "decathlon"], "dataset.json: cannot be read: No such file"),
+        (["train", "{recipe}", "network.options.channels=[]"], "channels: expected at least 2 items, not []"),
+        (
+            ["train", "{recipe}", "network.options.channels=[0, 0]"],
+            "equal to 1, or expected at least 2 items, not [0, 0]",
+        ),
+        (["train", "{recipe}", "device=mps"], "device: expected another form, not 'mps'"),
     ],
 )
 def test_users_mistake_exits_2_and_writes_nothing(run, dataset, tmp_path, monkeypatch, words, message):
@@ -325,6 +333,17 @@ def test_escape_sequences_in_names_reach_no_terminal(run, tmp_path):
     assert code == 2
     assert "\x1b" not in err
     assert "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}b" in err
+
+
+@pytest.mark.parametrize("variables", [{"COLUMNS": "0"}, {"MPLBACKEND": "none"}])
+def test_odd_environment_hides_no_error_and_makes_none(tmp_path, dataset, variables):
+    """A container may say that its terminal has no columns, and a notebook's backend is not everywhere."""
+    found = fewmask("check", tmp_path / "none", **variables)
+    assert (found.returncode, "there is no such file or folder" in found.stderr) == (2, True)
+    labels = dataset / "labelsTr"
+    found = fewmask("evaluate", labels, labels, "--output", tmp_path / "scores", **variables)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "report.html" in found.stdout
 
 
 # What works

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from monai.apps import DecathlonDataset
+from test_files import small_disk
 
 from pipeline.data import fetch as fetch_module
 from pipeline.data.fetch import fetch, fetch_archive
@@ -139,7 +140,22 @@ def test_full_disk_leaves_nothing(serve, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(fetch_module, "unpack", full)
-    assert "No space left" in refused("unwritable", tmp_path, *serve(*SOUND)).message
+    problem = refused("unwritable", tmp_path, *serve(*SOUND))
+    assert "No space left" in problem.message
+    assert problem.remedy == "make room"
+
+
+def test_disk_that_is_full_while_it_comes_is_not_the_connections_fault(serve, tmp_path):
+    archive = serve(*SOUND)
+    with small_disk():
+        problem = refused("unwritable", tmp_path, *archive)
+    assert "cannot be written: File too large" in problem.message
+
+
+def test_name_that_no_disk_holds_is_no_lack_of_room(serve, tmp_path):
+    problem = refused("unwritable", tmp_path, *serve(member(f"{NAME}/{'a' * 300}")))
+    assert "File name too long" in problem.message
+    assert "room" not in problem.remedy
 
 
 # Limits

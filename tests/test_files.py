@@ -48,9 +48,13 @@ def test_full_disk_says_what_was_needed_and_keeps_the_old_file(tmp_path):
         temporary.write_bytes(bytes(200_000))
     (problem,) = raised.value.problems
     assert (problem.code, problem.where) == ("disk-full", str(path))
-    assert problem.message.startswith("needs 0.2 MB, and its disk has ")
+    assert "or more, and no file may be so large: File too large" in problem.message
+    assert "ulimit -f" in problem.remedy
     assert (path.read_bytes(), names_in(tmp_path)) == (b"old", ["a.bin"])
     assert raised.value.errno == errno.EFBIG
+    (full,) = WriteError(path, OSError(errno.ENOSPC, "No space left on device"), 200_000).problems
+    assert full.message.startswith("needs 0.2 MB, and its disk has ")
+    assert "free some space" in full.remedy
 
 
 def test_write_error_is_both_a_users_mistake_and_an_error_of_the_system(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 
@@ -147,6 +148,16 @@ def test_checkpoint_that_declares_more_than_it_holds_is_refused(tmp_path, name, 
     with pytest.raises(UserError) as raised:
         load_model(tmp_path, "last")
     assert raised.value.problems[0].where == str(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_no_scans_fault(value):
+    recipe = recipe_of()
+    weights = build.make_network(recipe, TASK).state_dict()
+    name = next(reversed(weights))
+    weights[name].view(-1)[-1] = value
+    with pytest.raises(UserError, match=f"holds no model of ours: {re.escape(name)} has values that are not finite"):
+        judge(recipe, weights)
 
 
 @pytest.mark.parametrize(

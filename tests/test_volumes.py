@@ -53,6 +53,16 @@ def test_small_case_is_whole_and_exact():
     np.testing.assert_allclose(grey, np.clip((image - low) / (high - low), 0, 1) * 255, atol=0.51)
 
 
+def test_a_scan_with_the_largest_of_numbers_is_drawn():
+    """Warnings are errors here."""
+    image, truth, prediction, affine = blob_case(1)
+    most = np.finfo(np.float32).max
+    for voxels in (np.where(image > np.median(image), most, -most), np.where(image == image.max(), most, image)):
+        about, block = pack("a", voxels.astype(np.float32), truth, prediction, affine)
+        grey, *_ = unpack(about, block)
+        assert (about.has_image, grey.min(), grey.max()) == (True, 0, 255)
+
+
 def test_masks_alone_need_no_scan():
     _, truth, prediction, affine = blob_case(1)
     about, block = pack("a", None, truth, prediction, affine)

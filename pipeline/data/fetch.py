@@ -16,6 +16,7 @@ from urllib.request import urlopen
 from monai.apps import DecathlonDataset
 
 from pipeline.errors import Problem, UserError, nearest
+from pipeline.files import FULL
 from pipeline.terminal import transfer
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def fetch_archive(name: str, url: str, md5: str, output: Path) -> Path:
             for place in made:
                 place.rmdir()
         if isinstance(error, OSError) and not isinstance(error, UserError):
-            raise _failed(str(target), "unwritable", f"cannot be written: {error.strerror}", "make room") from None
+            full = error.errno in FULL
+            remedy = "make room" if full else "check the folder's permissions and the disk, or name another --output"
+            raise _failed(str(target), "unwritable", f"cannot be written: {error.strerror}", remedy) from None
         raise
     return target
 
@@ -92,8 +95,8 @@ def _download(url: str, md5: str, archive: Path, target: Path) -> None:
                     file.write(block)
                     count(len(block))
     except (OSError, HTTPException, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+        if isinstance(error, UserError) or getattr(error, "errno", None) in FULL:
+            raise  # Of the disk, not of the connection.
         reason = getattr(error, "reason", None) or error
         raise _failed(url, "no-download", f"cannot be downloaded: {reason}", by_hand) from None
     if received < told:

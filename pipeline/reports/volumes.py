@@ -183,8 +183,8 @@ def _coarser(step: NDArray[np.float64], spacing: NDArray[np.float64], left: floa
 def _levels(scan: Volume, window: tuple[float, float]) -> NDArray[np.uint8]:
     """Turn the values of a window into 256 grey levels; NaN is black."""
     low, high = window
-    values = np.nan_to_num(scan.astype(np.float32), nan=low, posinf=high, neginf=low)
-    levels: NDArray[np.uint8] = np.clip(np.rint((values - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
+    values = np.clip(np.nan_to_num(scan.astype(np.float64), nan=low), low, high)
+    levels: NDArray[np.uint8] = np.rint((values - low) * (255 / (high - low))).astype(np.uint8)
     return levels
 
 

@@ -116,7 +116,7 @@ def _found_wrong(settings: Settings, task: Task, held: Mapping[str, Tensor]) -> 
             return [f"{name} is declared as {shapes[0]} and held as {shapes[1]}"]
     if _stored_bytes(declared) > _stored_bytes(held):
         return [f"it declares {_stored_bytes(declared)} bytes of weights and holds {_stored_bytes(held)}"]
-    return []
+    return [f"{name} has values that are not finite" for name, value in held.items() if not value.isfinite().all()]
 
 
 class _Unfilled(TorchFunctionMode):

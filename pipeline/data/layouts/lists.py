@@ -169,7 +169,11 @@ def read_json(source: Path) -> dict[str, Any]:
     """
     try:
         content = strict_json.read_json(source)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise no_dataset(
+            source, "bad-json", f"cannot be read: {error.strerror}", "name the right file, or layout=auto"
+        ) from None
+    except ValueError as error:
         comma = isinstance(error, JSONDecodeError) and error.doc[: error.pos].rstrip().endswith(",")
         hint = "JSON has no comma before a closing bracket: take it away" if comma else "correct the JSON"
         raise no_dataset(source, "bad-json", str(error), f"{hint}, or name the right file") from None

@@ -61,6 +61,8 @@ def read_dataset(
     """
     if not source.exists():
         raise no_dataset(source, "missing-dataset", "there is no such file or folder", "check the path")
+    if root is not None and not root.is_dir():
+        raise no_dataset(root, "no-folder", "is no folder, and paths of a list are to be in it", "check the path")
     name = _detect(source) if layout == AUTO else layout
     wrong = LAYOUTS.problems(name, options or {})
     if wrong:
