@@ -111,8 +111,7 @@ def ours(row: Row, scan: Path, mask: Path) -> Told:
 
 def formula(row: Row, loaded: Any) -> dict[str, float]:
     """Return what the formula says, with the unpacked scan."""
-    sweep = predictors(row)[0].sweep([loaded])
-    told = sweep.footprint(sweep.together, row.members)
+    told = segmenter(row).footprint(loaded.header.forms, 1)
     about = {f"formula_{name}_gb": size / 1e9 for name, size in asdict(told).items()}
     return about | {"formula_gb": (told.total + len(loaded.body)) / 1e9}
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Checkpoint, Which
     from pipeline.data.inspection import CaseFacts
-    from pipeline.prediction.predictor import Segmenter
     from pipeline.recipe import Recipe
 
 
@@ -41,7 +40,7 @@ class TrainedModel:
 
     recipe: Recipe
     task: Task
-    predictor: Segmenter
+    predictor: Predictor | Ensemble
     step: int
 
 
