@@ -183,6 +183,18 @@ class Bright(torch.nn.Module):
         return torch.cat([-near, near], dim=1)
 
 
+class Spread(torch.nn.Module):
+    """Three classes of a look at a voxel and its neighbours, in a volume or a slice."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, windows):
+        near = windows + windows.roll(1, 2) + windows.roll(1, 3)
+        return torch.cat([-near, near, self.factor * near - 3], dim=1)
+
+
 @pytest.mark.parametrize("draws", in_the_suite(range(300)))
 def test_one_scan_has_one_prediction_whichever_form_it_is_stored_in(tmp_path, draws):
     predictor = Predictor(Bright(), RESAMPLED, (16, 16, 16), (0, 1), torch.float32)
@@ -200,6 +212,44 @@ def test_one_scan_has_one_prediction_whichever_form_it_is_stored_in(tmp_path, dr
         for scan, mask in zip(scans[1:], masks[1:], strict=True):
             np.testing.assert_array_equal(scan, scans[0], str(seed))
             np.testing.assert_array_equal(mask, masks[0], str(seed))
+
+
+def has_clear_axes(grid):
+    """Whether each voxel axis has an axis of the body of its own, whatever order they are asked in."""
+    cosines = np.abs(grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0))
+    return sorted(cosines.argmax(axis=0)) == [0, 1, 2] and cosines.max(axis=0).min() > 0.75 and not grid.sheared
+
+
+@pytest.mark.parametrize("draws", in_the_suite(range(528)))
+def test_a_scan_in_another_order_has_the_prediction_in_that_order_where_all_readers_find_it(tmp_path, draws):
+    for seed in draws:
+        rng = np.random.default_rng(seed)
+        grid = draw_grid(rng, longest=20)
+        while not has_clear_axes(grid):
+            grid = draw_grid(rng, longest=20)
+        spacing = tuple(rng.choice([0.0, 0.9, 1.3, 2.0], 3))
+        patch = ((8, 16, 8), (16, 16, 16), (16, 8))[seed % 3]
+        predictor = Predictor(
+            Spread(), Grid("RAS", (*spacing[:2], spacing[2] * (len(patch) == 3))), patch, (0, 1, 7), torch.float32
+        )
+        order, signs = TURNS[seed % len(TURNS)]
+        turn, forms = np.array([*zip(order, signs, strict=True)]), FORMS[seed % len(FORMS)]
+        affine = grid.affine @ nib.orientations.inv_ornt_aff(turn, grid.shape)
+        voxels, masks = draw_voxels(rng, grid.shape)[0], []
+        for name, stored, place in (
+            ("first", voxels, grid.affine),
+            ("second", nib.orientations.apply_orientation(voxels, turn), affine),
+        ):
+            path = by_nibabel(tmp_path / f"{name}.nii", stored, place, forms)
+            scan = nifti.load(path)
+            masks.append(predictor.segment([scan]))
+            nifti.save_labels(tmp_path / "mask.nii.gz", masks[-1], scan)
+            assert len(np.unique(masks[-1])) > 1
+            np.testing.assert_array_equal(nib.load(tmp_path / "mask.nii.gz").affine, nib.load(path).affine)
+            np.testing.assert_array_equal(itk_affine(tmp_path / "mask.nii.gz"), itk_affine(path))
+            by_itk_read = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "mask.nii.gz"))).T
+            np.testing.assert_array_equal(by_itk_read, masks[-1], str(seed))
+        np.testing.assert_array_equal(nib.orientations.apply_orientation(masks[0], turn), masks[1], str(seed))
 
 
 @pytest.mark.parametrize("forms", FORMS)

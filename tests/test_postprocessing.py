@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.ndimage import binary_fill_holes, label
 
 from pipeline.engines.postprocessing import Mending, component_sizes, mend, voxel_ml
 
@@ -41,6 +42,30 @@ def test_hole_is_filled_in_a_volume_and_in_a_slice_but_not_an_opening(flat):
     np.testing.assert_array_equal(mend(labels, 1.0, [Mending(1, "fill")]), np.ones_like(labels))
     labels[2, :3] = 0
     np.testing.assert_array_equal(mend(labels, 1.0, [Mending(1, "fill")]), labels)
+
+
+def plainly(labels, voxel_ml, mending):
+    """Over the whole label map, without boxes."""
+    before = labels == mending.label
+    if mending.what == "fill":
+        after = binary_fill_holes(before.squeeze()).reshape(before.shape)
+    else:
+        components, count = label(before, np.ones((3,) * 3))
+        sizes = np.bincount(components[before], minlength=count + 1)
+        kept = [n for n in range(1, count + 1) if sizes[n] * voxel_ml >= mending.least_ml]
+        after = np.isin(components, kept if mending.what == "minimum" else [sizes.argmax()]) & before
+    labels = np.where(before & ~after, 0, labels)
+    return np.where(after & (labels == 0), mending.label, labels)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_boxes_around_labels_make_no_difference(seed):
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(1, 12, 3)) if seed % 3 else (*rng.integers(4, 12, 2), 1)
+    labels = rng.choice([0, 1, 2], size=shape, p=[0.35, 0.6, 0.05] if seed % 2 else [0.7, 0.2, 0.1]).astype(np.uint8)
+    for what in ("fill", "largest", "minimum"):
+        mending = Mending(1 + seed % 2, what, 3.0)
+        np.testing.assert_array_equal(mend(labels, 1.0, [mending]), plainly(labels, 1.0, mending), what)
 
 
 def test_changes_follow_each_other_and_the_type_stays():

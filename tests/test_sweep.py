@@ -374,10 +374,12 @@ def test_slab_goes_to_the_host_where_a_device_has_no_memory_for_one_window(make_
 def test_windows_together_are_as_many_as_there_is_memory_for(make_scan, monkeypatch):
     scan = draw_scan(np.random.default_rng(3), make_scan, 40)
     predictor = Predictor(Pointwise(), Grid("RAS", (0.0, 0.0, 0.0)), (8, 8, 8), tuple(range(7)), torch.float32)
-    one = predictor.sweep([scan]).footprint(1).windows
+    sweep = predictor.sweep([scan])
+    where = (sweep.placement, sweep.windows, 1)
+    one = replace(predictor, windows=1).footprint(scan.header.forms, 1).windows
     for free, together in ((None, 4), (1, 1), (4 * one, 2), (7 * one, 3), (1 << 60, 4)):
-        monkeypatch.setattr("pipeline.prediction.sweep.free_bytes", lambda _, free=free: free)
-        assert predictor.sweep([scan]).together == together
+        monkeypatch.setattr("pipeline.prediction.predictor.free_bytes", lambda _, free=free: free)
+        assert predictor.together(*where) == together
 
 
 def test_members_share_one_image_and_each_file_is_read_once(make_scan, monkeypatch):

@@ -54,12 +54,18 @@ def mend(labels: NDArray[Any], voxel_ml: float, mendings: Sequence[Mending]) -> 
     >>> mend(np.array([[[1, 1, 0, 2, 0, 1]]]), 0.001, [Mending(1, "largest")])
     array([[[1, 1, 0, 2, 0, 0]]])
     """
+    mended = labels.copy()
+    flat = tuple(axis for axis, length in enumerate(labels.shape) if length == 1)
     for mending in mendings:
-        before = labels == mending.label
-        after = _filled(before) if mending.what == "fill" else _selected(before, voxel_ml, mending)
-        labels = np.where(before & ~after, 0, labels)
-        labels = np.where(after & (labels == 0), mending.label, labels).astype(labels.dtype)
-    return labels
+        # Nothing beyond a label's own box can change: what it encloses lies in it too.
+        box = mended[_box_of(mended == mending.label)]
+        if not box.size:
+            continue
+        before = box == mending.label
+        after = _filled(before, flat) if mending.what == "fill" else _selected(before, voxel_ml, mending)
+        box[before & ~after] = 0
+        box[after & (box == 0)] = mending.label
+    return mended
 
 
 def voxel_ml(spacing_mm: Sequence[float]) -> float:
@@ -83,7 +89,16 @@ def _selected(mask: Mask, voxel_ml: float, mending: Mending) -> Mask:
     return selected
 
 
-def _filled(mask: Mask) -> Mask:
+def _filled(mask: Mask, flat: tuple[int, ...]) -> Mask:
     # In a single slice everything touches the border of the volume.
-    filled: Mask = binary_fill_holes(mask.squeeze()).reshape(mask.shape)
+    filled: Mask = binary_fill_holes(mask.squeeze(axis=flat)).reshape(mask.shape)
     return filled
+
+
+def _box_of(mask: Mask) -> tuple[slice, ...]:
+    """Return the smallest box around a mask, empty where it is."""
+    box = []
+    for axis in range(mask.ndim):
+        found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        box.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0))
+    return tuple(box)

@@ -11,9 +11,12 @@ from pipeline.data import nifti
 from pipeline.engines.postprocessing import Mending, mend, voxel_ml
 from pipeline.prediction.deciding import decide
 from pipeline.prediction.images import Images
+from pipeline.prediction.memory import Footprint, footprint, free_bytes
+from pipeline.prediction.placement import Placement, place
 from pipeline.prediction.spool import Spool
 from pipeline.prediction.sweep import Sweep
 from pipeline.prediction.trial import evaluating, try_network
+from pipeline.prediction.windows import Windows, lay_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,11 +26,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from pipeline.data.forms import Forms
     from pipeline.data.nifti import Scan
     from pipeline.data.normalization import IntensityRange
     from pipeline.data.transforms import Grid
     from pipeline.metrics.calibration import Expectation
     from pipeline.prediction.trial import Trial
+
+
+# At most so much of the memory that is free goes to windows.
+SHARE = 0.5
 
 
 class Segmenter(Protocol):
@@ -127,6 +135,43 @@ class Predictor:
         images = Images(scans) if images is None else images
         return Sweep(self, scans, images.on(self.grid, self.ranges), slab)
 
+    def footprint(self, forms: Forms, channels: int, networks: int = 1) -> Footprint:
+        """Return what predicting a scan holds beside the scan, the libraries and the network's weights.
+
+        Args:
+            forms: Where the scan's header places its voxels.
+            channels: Of the scan.
+            networks: How many predict together.
+        """
+        placement = place(forms, self.grid)
+        windows = lay_windows(placement.shape, self.patch_size, self.overlap)
+        together = self.together(placement, windows, channels)
+        return self._footprint(placement, windows, channels, together, networks)
+
+    def together(self, placement: Placement, windows: Windows, channels: int) -> int:
+        """Return how many windows go through the network in one call: half of the memory that is free has to do."""
+        most, free = min(self.windows, len(windows)), free_bytes(self.device)
+        if free is None:
+            return most
+        one = self._footprint(placement, windows, channels, 1, 1).windows
+        return max(1, min(most, int(SHARE * free / max(1, one))))
+
+    def _footprint(
+        self, placement: Placement, windows: Windows, channels: int, together: int, networks: int
+    ) -> Footprint:
+        trial = self.trial(channels)
+        return footprint(
+            placement,
+            windows,
+            channels=channels,
+            features=trial.features,
+            classes=len(self.label_values),
+            label_bytes=np.min_scalar_type(max(self.label_values)).itemsize,
+            together=together,
+            voxel_bytes=trial.voxel_bytes,
+            networks=networks,
+        )
+
     def trial(self, channels: int) -> Trial:
         """Return what is found by trying the network once."""
         if channels not in self._known:
@@ -159,6 +204,10 @@ class Ensemble:
     def device(self) -> torch.device:
         """Where the networks lie."""
         return self.predictors[0].device
+
+    def footprint(self, forms: Forms, channels: int) -> Footprint:
+        """Return what predicting a scan holds, by the first of the networks; all else as for one."""
+        return self.predictors[0].footprint(forms, channels, len(self.predictors))
 
     def segment(self, scans: Sequence[Scan], expectation: Expectation | None = None) -> NDArray[np.integer[Any]]:
         """Segment a scan on the grid of its files; all else as :meth:`Predictor.segment`.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.memory import is_out_of_memory
-from pipeline.prediction.memory import Footprint, footprint, free_bytes
 from pipeline.prediction.placement import place
 from pipeline.prediction.resampling import in_plane, samples
 from pipeline.prediction.stitching import Ring
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from pipeline.prediction.windows import Triple, Windows
 
 HOST = torch.device("cpu")
-# At most so much of the memory that is free goes to windows.
-SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -80,30 +77,6 @@ class Sweep:
         """The planes of the scan in the order in which they come."""
         count = self.scans[0].shape[self.slab]
         return range(count - 1, -1, -1) if self.backwards else range(count)
-
-    @cached_property
-    def together(self) -> int:
-        """Windows that go through the network in one call: as many as half of the memory that is free has room for."""
-        most = min(self.predictor.windows, len(self.windows))
-        free = free_bytes(self.predictor.device)
-        if free is None:
-            return most
-        return max(1, min(most, int(SHARE * free / max(1, self.footprint(1).windows))))
-
-    def footprint(self, together: int, networks: int = 1) -> Footprint:
-        """Return what it holds with so many windows in one call."""
-        values = self.predictor.label_values
-        return footprint(
-            self.placement,
-            self.windows,
-            channels=len(self.image),
-            features=self.trial.features,
-            classes=len(values),
-            label_bytes=1 if max(values) < 256 else 2,
-            together=together,
-            voxel_bytes=self.trial.voxel_bytes,
-            networks=networks,
-        )
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits ``[K, N]`` of what was stitched, ``[F, N]``."""
@@ -156,7 +129,7 @@ class Sweep:
 
     def _answers(self, places: Sequence[Triple], ring: Ring) -> Iterator[tuple[Triple, Tensor]]:
         """Yield each window's place and what the network says of it, ``[F, X, Y, Z]``."""
-        together, done = self.together, 0
+        together, done = self.predictor.together(self.placement, self.windows, len(self.image)), 0
         while done < len(places):
             some = places[done : done + together]
             answers = self._tried(some, last_resort=together == 1 and ring.device == HOST)

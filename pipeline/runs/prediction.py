@@ -19,10 +19,11 @@ from pipeline.errors import Problem, UserError
 from pipeline.memory import memory_for
 from pipeline.metrics.calibration import Expectation
 from pipeline.outputs import Output
+from pipeline.planning.limits import size
 from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
 from pipeline.runs.checking import tell_warnings
 from pipeline.runs.models import TrainedModel, load_model, misfits
-from pipeline.terminal import progress
+from pipeline.terminal import note, progress
 from pipeline.types import Case
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Which
     from pipeline.data.inspection import CaseFacts
+
+# Less than this needs no word.
+MUCH_BYTES = 10**9
 
 # Root, layout and options of a dataset.
 OpenAs = tuple[Path | None, str, dict[str, Any]]
@@ -70,6 +74,7 @@ def predict(
     model = load_model(run, which, plugins)
     facts = _checked_scans(targets, model)
     output.mkdir(parents=True, exist_ok=True)
+    _tell_memory(facts, model)
     ranking = annotate_next(run, which, model) if rank else None
     for path, case in progress(targets.items(), "predicting", len(targets)):
         images = read_images(case, facts[str(path)])
@@ -85,6 +90,13 @@ def predict(
         with listing.writing([ANNOTATE_NEXT]) as stage:
             ranking.write(stage / ANNOTATE_NEXT)
     return list(targets)
+
+
+def _tell_memory(facts: Mapping[str, CaseFacts], model: TrainedModel) -> None:
+    """Say what the largest scan takes, where that is much."""
+    takes = max(model.predictor.footprint(each.forms, each.channels).total for each in facts.values())
+    if takes >= MUCH_BYTES:
+        note(f"the largest scan takes about {size(takes)} of memory beside itself and the network")
 
 
 def _targets(cases: Sequence[Case], scans: Sequence[Path], output: Path) -> dict[Path, Case]:
