@@ -276,6 +276,16 @@ def test_fold_of_a_recipe_is_one_of_them(recipe):
         runs.read_recipe(recipe, ["data.fold=[3,2]"])
 
 
+def test_a_split_that_tells_other_cases_than_the_folds_is_refused(crossed, tmp_path):
+    run = shutil.copytree(crossed, tmp_path / "run")
+    (run / ".fewmask").unlink()  # Whoever has altered the split may have lost the list too.
+    split = json.loads((run / "split.json").read_text())
+    split["labelled"].pop()
+    (run / "split.json").write_text(json.dumps(split))
+    with pytest.raises(UserError, match="does not tell the same cases as the folds do"):
+        runs.validate(run)
+
+
 def test_predicting_before_the_end_says_what_is_missing(crossed, dataset, tmp_path, capsys):
     scan = next((Path(dataset) / "imagesTr").iterdir())
     kept = (crossed / "postprocessing.json").rename(tmp_path / "kept")

@@ -27,7 +27,7 @@ from pipeline.reports.comparison import ALPHA, EQUAL, Wilcoxon, signed_rank
 from pipeline.reports.files import write_json
 from pipeline.reports.intervals import FEWEST, means_of_patients
 from pipeline.runs import resuming, scoring
-from pipeline.runs.folder import SCORES, RunFolder, write_own
+from pipeline.runs.folder import SCORES, RunFolder, count_folds, write_own
 from pipeline.runs.models import fold_folder, load_folds
 from pipeline.runs.planning import absolute, check_dataset_of, refuse_parted_copies
 from pipeline.runs.scoring import Scores, notes_on, write_scores
@@ -198,11 +198,7 @@ def score_out_of_fold(
     dataset, facts = scoring.own_dataset(run, "labelled")
     truth = replace(models[0].task, ignore=dataset.ignore)
     images = {case.id: case.images for case in dataset.cases}
-    predictors = {
-        images[name]: model.predictor
-        for fold, model in enumerate(models, 1)
-        for name in read_own(fold_folder(run, fold), SPLIT)["validation"]
-    }
+    predictors = {images[name]: models[fold - 1].predictor for name, fold in _fold_of_each(run, set(images)).items()}
     trial = Trial(truth, tuple(_candidates(dataset.cases, facts, truth)) if which == "last" else ())
     scored = scoring.score(
         OutOfFold(predictors),
@@ -229,6 +225,17 @@ def score_out_of_fold(
         *(f"Post-processing of predictions: {truth.labels[m.label]}, {m} ({gain})." for m, gain in kept.items()),
     )
     return write_scores(run / OUT_OF_FOLD, run, scored, which, step, notes)
+
+
+def _fold_of_each(run: Path, cases: set[str]) -> dict[str, int]:
+    """Return the fold that each labelled case of a cross-validation was held out of."""
+    folds = range(1, count_folds(run) + 1)
+    held_out = {name: fold for fold in folds for name in read_own(fold_folder(run, fold), SPLIT)["validation"]}
+    if apart := sorted(cases ^ held_out.keys()):
+        message = f"does not tell the same cases as the folds do, such as {apart[0]}"
+        problem = Problem(str(run / SPLIT), "damaged-run", message, "bring the file back as it was written")
+        raise UserError("The run's folder is not whole.", [problem])
+    return held_out
 
 
 def _candidates(cases: Sequence[Case], facts: Mapping[str, CaseFacts], truth: Task) -> Iterator[Mending]:
