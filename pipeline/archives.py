@@ -25,9 +25,12 @@ FORMAT = 2
 
 # Of a checkpoint of nine residual encoders, which are the most that a recipe may ask for, each with its average and
 # moments; what is read to judge a file must itself be small.
-MAX_DIRECTORY_BYTES, MAX_PICKLE_BYTES, MAX_OPERATIONS = 2_000_000, 5_000_000, 700_000
+MAX_DIRECTORY_BYTES = 2_000_000
+MAX_PICKLE_BYTES = 5_000_000
+MAX_OPERATIONS = 700_000
 # Of the plain part of a pickle, and of the tensors of one member of the archive, which may have several names.
-PLAIN_OPERATIONS, MEMBER_OPERATIONS = 20_000, 150
+PLAIN_OPERATIONS = 20_000
+MEMBER_OPERATIONS = 150
 # The last 22 bytes of an archive without a comment: its mark, and the size of its directory.
 DIRECTORY_END = struct.Struct("<4s8xI6x")
 # Every opcode that names a thing to call, and all that a checkpoint of ours names.
@@ -74,10 +77,8 @@ def read_archive(path: Path, *, hashed: bool = False) -> dict[str, Any]:
         state = None
     told = state.get("format") if isinstance(state, dict) else None
     if type(told) is int and told > FORMAT:
-        message, remedy = (
-            f"is of format {told}, and this version of Fewmask knows none after {FORMAT}",
-            "update Fewmask",
-        )
+        message = f"is of format {told}, and this version of Fewmask knows none after {FORMAT}"
+        remedy = "update Fewmask"
         raise _unusable(path, "foreign-checkpoint", message, remedy)
     if told != FORMAT or not isinstance(state, dict):
         raise _foreign(path)
@@ -92,7 +93,9 @@ def _refuse_inflated(path: Path, state: dict[str, Any]) -> None:
     checkpoint of ours stands there once, but for values that cannot hold others. Weights that a network has under
     several names are the same tensor.
     """
-    seen, views, todo = set[int](), dict[object, int](), [state]
+    seen = set[int]()
+    views = dict[object, int]()
+    todo = [state]
     while todo:
         value: Any = todo.pop()
         if isinstance(value, torch.Tensor):

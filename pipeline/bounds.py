@@ -21,7 +21,8 @@ Steps = Annotated[int, Field(ge=1, le=10**9)]
 Samples = Annotated[int, Field(ge=1, le=4096)]
 # Voxels along an axis of a patch, and their size.
 Side = Annotated[int, Field(ge=1, le=4096)]
-LEAST_MM, MOST_MM = 1e-4, 1e4
+LEAST_MM = 1e-4
+MOST_MM = 1e4
 Millimetres = Annotated[float, Field(ge=LEAST_MM, le=MOST_MM)]
 Intensity = Annotated[float, Field(ge=-1e9, le=1e9)]
 # What a float32 divides by and is squared without becoming 0 or infinite.

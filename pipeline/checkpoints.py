@@ -67,7 +67,8 @@ def save_checkpoint(run: Path, which: Which, state: dict[str, Any]) -> Path:
     """
     buffer = io.BytesIO()  # Whole in memory first: its size is known before the disk is asked for it.
     torch.save({"format": FORMAT, **state}, buffer)
-    content, output = buffer.getbuffer(), output_of(run)
+    content = buffer.getbuffer()
+    output = output_of(run)
     path = run / FOLDER / f"{which}-{state['step']:06d}.pt"
     refuse_foreign(run, [path])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +122,8 @@ def newest_checkpoint(run: Path, *kinds: Which) -> Checkpoint:
     told = " or ".join(kinds)
     if damaged:
         raise UserError(f"No {told} checkpoint of {run} is sound.", damaged)
-    message, remedy = f"there is no such checkpoint: {told}", "train first, or check the run's folder"
+    message = f"there is no such checkpoint: {told}"
+    remedy = "train first, or check the run's folder"
     raise UserError("There is nothing to go on from.", [Problem(str(run), "missing-checkpoint", message, remedy)])
 
 
@@ -139,7 +141,8 @@ def refuse_foreign(run: Path, paths: Iterable[Path] | None = None) -> None:
     Raises:
         UserError: With every such file.
     """
-    output, problems = output_of(run), []
+    output = output_of(run)
+    problems = []
     remedy = "move it away, or name another --output; to go on from it, `fewmask train {} dataset=DATASET --output NEW`"
     for path in _named(run) if paths is None else paths:
         if _is_there(path) and not output.is_own(_name(path)) and not _is_own_damaged(output, path):
@@ -160,7 +163,8 @@ def clear_up(run: Path) -> list[Path]:
     Returns:
         The new paths of damaged checkpoints.
     """
-    output, aside = output_of(run), []
+    output = output_of(run)
+    aside = []
     sweep(run / FOLDER)
     for path in _named(run):
         if path.exists() and _is_own_damaged(output, path):

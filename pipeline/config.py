@@ -227,9 +227,11 @@ def _schema_problems(error: ValidationError, model: type[Section], prefix: str =
         place, section, description = _locate(item["loc"], model, is_extra=item["type"] == "extra_forbidden")
         path = f"{prefix}{place}"
         if item["type"] == "extra_forbidden":
-            message, remedy = "there is no such key", nearest(str(item["loc"][-1]), section.model_fields)
+            message = "there is no such key"
+            remedy = nearest(str(item["loc"][-1]), section.model_fields)
         elif item["type"] == "missing":
-            message, remedy = "is not given", f"give {description}"
+            message = "is not given"
+            remedy = f"give {description}"
         else:
             message = f"{plain(item['msg'])}, not {shown(item['input'])}"
             remedy = f"give {description}" if description else "correct the value"

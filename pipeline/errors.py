@@ -71,7 +71,8 @@ def printable(text: str) -> str:
 COUNT = re.compile(r"\w+ should have (at (?:least|most) \d+ items?)(?: after validation)?, not \d+")
 PATTERN = re.compile(r"String should match pattern '.*'")
 # So many names are all compared with one; of more, those that are next to it in the alphabet.
-FEW, NEXT = 50, 4
+FEW = 50
+NEXT = 4
 # A hint lists so many choices at most.
 LISTED = 20
 
@@ -98,7 +99,8 @@ class Names:
         """
         near = self.sorted
         if self._backwards:
-            forwards, backwards = _next_to(self.sorted, name), _next_to(self._backwards, name[::-1])
+            forwards = _next_to(self.sorted, name)
+            backwards = _next_to(self._backwards, name[::-1])
             around = {*forwards, *(other[::-1] for other in backwards)} - {besides}
             near = sorted(around, key=lambda other: -_in_common(name, other))[:2]
         close = [other for other in get_close_matches(name, near, n=len(near) or 1) if other != besides]

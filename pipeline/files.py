@@ -28,11 +28,13 @@ POSIX = find_spec("fcntl") is not None
 _system: Any = import_module("fcntl" if POSIX else "msvcrt")
 
 # Marks a file that is being written. Hidden, so that no reader of a folder takes it for a scan.
-PARTIAL, PARTIAL_NAME = ".partial-", re.compile(r"\.partial-[0-9a-f]{8}\.(.+)", re.DOTALL)
+PARTIAL = ".partial-"
+PARTIAL_NAME = re.compile(r"\.partial-[0-9a-f]{8}\.(.+)", re.DOTALL)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK = ".lock"
 # What a system says of a byte that another process holds; and how many bytes Windows can be asked about.
-BUSY, WINDOWS_PLACES = (errno.EACCES, errno.EAGAIN, errno.EDEADLK), 2**30
+BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+WINDOWS_PLACES = 2**30
 
 
 class WriteError(UserError, OSError):
@@ -40,7 +42,8 @@ class WriteError(UserError, OSError):
 
     def __init__(self, path: Path, error: OSError, needed: int) -> None:
         UserError.__init__(self, "A file could not be written.", [_problem(path, error, needed)])
-        self.errno, self.strerror = error.errno, error.strerror or str(error)
+        self.errno = error.errno
+        self.strerror = error.strerror or str(error)
 
 
 def _problem(path: Path, error: OSError, needed: int) -> Problem:
@@ -226,7 +229,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         with byte_locked(descriptor, 0) as ours:
             if not ours:
-                message, remedy = "another process is training in this folder", "wait for it, or name another --output"
+                message = "another process is training in this folder"
+                remedy = "wait for it, or name another --output"
                 raise UserError("Nothing was started.", [Problem(str(folder), "run-is-busy", message, remedy)])
             yield
     finally:

@@ -43,7 +43,8 @@ def read_log(path: Path) -> list[dict[str, str]]:
                     raise ValueError(f"line {number}: {error}") from None
     except (OSError, ValueError, csv.Error) as error:
         told = error.strerror if isinstance(error, OSError) and error.strerror else error
-        message, remedy = f"is no log of a training: {told}", "bring it back, or remove it: the run then begins another"
+        message = f"is no log of a training: {told}"
+        remedy = "bring it back, or remove it: the run then begins another"
         raise UserError(
             "The run's folder is not whole.", [Problem(str(path), "damaged-run", message, remedy)]
         ) from None
@@ -89,7 +90,8 @@ class CsvLog:
     def __init__(self, path: Path, fields: Sequence[str], done: int) -> None:
         rows = [row for row in read_log(path) if int(row[STEP]) <= done]
         # A run that goes on with another objective keeps the columns that it had.
-        self.path, self.fields = path, list(dict.fromkeys([*fields, *(rows[0] if rows else ())]))
+        self.path = path
+        self.fields = list(dict.fromkeys([*fields, *(rows[0] if rows else ())]))
         with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, self.fields)
             writer.writeheader()

@@ -31,11 +31,13 @@ if TYPE_CHECKING:
 
 LIST = ".fewmask"
 HEAD = "# What Fewmask has written here: it replaces and deletes no other file.\n"
-GROWS, NOT_THERE = "-", "."
+GROWS = "-"
+NOT_THERE = "."
 # The last name of a folder in which files are written that are to be put in their places together.
 STAGE = "stage"
 # Of a run of a million checkpoints; far behind it lies the byte that those lock who write.
-MAX_BYTES, LOCKED = 100_000_000, WINDOWS_PLACES - 1
+MAX_BYTES = 100_000_000
+LOCKED = WINDOWS_PLACES - 1
 # So many files in the way are named.
 SHOWN = 20
 

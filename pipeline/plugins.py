@@ -59,9 +59,12 @@ def load_remembered(plugins: Sequence[Plugin]) -> None:
         if content is not None and _digest(content) == plugin["sha256"] in trusted:
             _load(path, content)
             continue
-        message = "is the run's plugin, and you have not named it here before"
-        if content is None or _digest(content) != plugin["sha256"]:
-            message = f"is the run's plugin, and {'is gone' if content is None else 'was changed since'}"
+        why = "you have not named it here before"
+        if content is None:
+            why = "is gone"
+        elif _digest(content) != plugin["sha256"]:
+            why = "was changed since"
+        message = f"is the run's plugin, and {why}"
         problems.append(Problem(str(path), "plugin-changed", message, "if you trust it as it is: --plugin FILE"))
     if problems:
         raise UserError("The run needs its plugins.", problems)

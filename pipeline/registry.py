@@ -101,7 +101,8 @@ class Registry:
         except ValidationError as error:
             found: dict[str, str] = {}
             for e in error.errors():  # An option that accepts several kinds of value fails once a kind.
-                option, before = str(e["loc"][0]), found.get(str(e["loc"][0]))
+                option = str(e["loc"][0])
+                before = found.get(str(e["loc"][0]))
                 message = f"{plain(e['msg'])}, not {shown(e['input'])}"
                 found[option] = joined(before, message) if before else message
             return unknown + list(found.items())

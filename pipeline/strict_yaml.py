@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 # A recipe is a page or two; PyYAML takes up to ten seconds for a megabyte.
-MAX_CHARACTERS, MAX_DEPTH = 60_000, 20
+MAX_CHARACTERS = 60_000
+MAX_DEPTH = 20
 WIDTH = 118
 
 

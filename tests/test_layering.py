@@ -204,9 +204,55 @@ def test_help_loads_neither_torch_nor_monai(words):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_module_has_at_most_350_lines_and_no_function_over_60(path):
+def test_module_has_at_most_380_lines_and_no_function_over_60(path):
     functions = [node for node in ast.walk(tree_of(path)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 380
     assert {
         node.name: node.end_lineno - node.lineno + 1 for node in functions if node.end_lineno - node.lineno >= 60
     } == {}
+
+
+def names_in(node):
+    return {ast.unparse(part) for part in ast.walk(node) if isinstance(part, (ast.Name, ast.Attribute, ast.Subscript))}
+
+
+def unrelated_pairs(tree):
+    """Lines that assign several values at once though none depends on another: each is to have a line of its own."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Tuple):
+            continue
+        targets = node.targets[0].elts
+        values = node.value.elts if isinstance(node.value, ast.Tuple) else []
+        starred = any(isinstance(part, ast.Starred) for part in [*targets, *values])
+        if not values or starred or len(node.targets) > 1:
+            continue
+        later = [names_in(target) & names_in(value) for n, target in enumerate(targets) for value in values[n + 1 :]]
+        if not any(later):
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_unrelated_values_have_lines_of_their_own_and_no_conditional_is_inside_another(path):
+    tree = tree_of(path)
+    assert unrelated_pairs(tree) == []
+    choices = [node for node in ast.walk(tree) if isinstance(node, ast.IfExp)]
+    assert [
+        node.lineno for node in choices if any(isinstance(part, ast.IfExp) for part in list(ast.walk(node))[1:])
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("a, b = 1, 2", [1]),
+        ("a, b = b, a", []),
+        ("a.x, a.y = 1, a.x", []),
+        ("a, b = f()", []),
+        ("A, B = C = (1, 2)", []),
+        ("first, *rest = x, y", []),
+    ],
+)
+def test_rule_knows_which_values_are_unrelated(source, expected):
+    assert unrelated_pairs(ast.parse(source)) == expected

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-IMAGE, ANNOTATION = "image", "annotation"
-OUTSIDE, UNANNOTATED, FIRST_CLASS = 0, 1, 2
+IMAGE = "image"
+ANNOTATION = "annotation"
+OUTSIDE = 0
+UNANNOTATED = 1
+FIRST_CLASS = 2
 
 
 class Annotated(MapTransform):

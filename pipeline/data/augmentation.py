@@ -21,17 +21,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Shares of the samples that each change is made to.
-FLIPPED, TURNED, BENT, NOISY, BLURRED, BRIGHTENED, CONTRASTED, COARSENED, CURVED = (
-    0.5,
-    0.5,
-    0.2,
-    0.2,
-    0.2,
-    0.3,
-    0.2,
-    0.2,
-    0.3,
-)
+FLIPPED = 0.5
+TURNED = 0.5
+BENT = 0.2
+NOISY = 0.2
+BLURRED = 0.2
+BRIGHTENED = 0.3
+CONTRASTED = 0.2
+COARSENED = 0.2
+CURVED = 0.3
 # Points of an elastic deformation along each axis: bends of about a quarter of the patch.
 KNOTS = 5
 # Gaussians are cut off beyond so many sigmas.
@@ -125,7 +123,8 @@ class Augmentation:
 
     def _draw_affine(self, rng: np.random.Generator) -> NDArray[np.float64] | None:
         axes = len(self.spacing_mm)
-        most, angle = self.strength.scaling, np.deg2rad(self.strength.rotation_degrees)
+        most = self.strength.scaling
+        angle = np.deg2rad(self.strength.rotation_degrees)
         if not (most or angle):
             return None
         matrix = np.diag(1 + most * rng.uniform(-1, 1, axes))
@@ -180,7 +179,8 @@ def recolour(image: Tensor, changes: Sequence[Change]) -> None:
 def _rotation(axes: int, first: int, second: int, angle: float) -> NDArray[np.float64]:
     matrix = np.eye(axes)
     matrix[[first, second], [first, second]] = np.cos(angle)
-    matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)
+    matrix[first, second] = -np.sin(angle)
+    matrix[second, first] = np.sin(angle)
     return matrix
 
 

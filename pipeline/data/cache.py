@@ -55,7 +55,8 @@ DAY_S = 24 * 3600
 
 # What a voxel of the network's grid takes while a scan is brought to it: where it comes from, and each channel's value
 # before and after, in two precisions; 60 were measured for one channel and a mask.
-PLACE_BYTES, VALUE_BYTES = 40, 20
+PLACE_BYTES = 40
+VALUE_BYTES = 20
 
 
 def preparing_bytes(shape: Sequence[int], channels: int) -> int:
@@ -172,7 +173,8 @@ class Cache:
     def _prepare(self, case: Case) -> dict[str, NDArray[Any]]:
         images, mask = read_case(case, self.index.facts[case.id])
         scans = {IMAGE: images} | ({ANNOTATION: mask} if mask else {})
-        values, remedy = list(self.index.labels), "give larger numbers for data.spacing_mm, or leave the scan out"
+        values = list(self.index.labels)
+        remedy = "give larger numbers for data.spacing_mm, or leave the scan out"
         with memory_for(str(case.images[0]), "to prepare it", self._needed(case), remedy):
             prepared = case_transforms(self.grid, values, self.ranges, self.index.ignore)(scans)
             image, annotation = (np.ascontiguousarray(prepared[key].numpy()) for key in (IMAGE, ANNOTATION))
@@ -217,7 +219,8 @@ def prune(folder: Path, unused_days: float) -> tuple[int, int]:
             continue
         if (about := path.stat()).st_atime <= (time.time() - DAY_S if kind[1] else oldest) and _is_ours(path):
             path.unlink(missing_ok=True)
-            count, size = count + 1, size + about.st_size
+            count += 1
+            size += about.st_size
     return count, size
 
 

@@ -67,9 +67,11 @@ class Index:
 
     def describe(self) -> list[tuple[str, str]]:
         """Return what a person wants to see of a sound dataset, as names and values."""
-        cases, facts = self.dataset.cases, list(self.facts.values())
+        cases = self.dataset.cases
+        facts = list(self.facts.values())
         roles = Counter((case.role or "training", "with" if case.label else "without") for case in cases)
-        shapes, spacings = np.array([f.shape for f in facts]), np.array([f.spacing_mm for f in facts])
+        shapes = np.array([f.shape for f in facts])
+        spacings = np.array([f.spacing_mm for f in facts])
         ignored = [("ignored", f"label value {self.ignore}")] if self.ignore is not None else []
         regions = [f"{name} = {' + '.join(map(str, values))}" for name, values in self.dataset.regions.items()]
         return [
@@ -152,7 +154,8 @@ class Check:
     def __iter__(self) -> Iterator[str]:
         cases = self.dataset.cases
         found: list[Problem] = list(self.dataset.problems)
-        self.seen, self.sound = Packed(), []
+        self.seen = Packed()
+        self.sound = []
         for case, (facts, problems) in zip(cases, in_parallel(self._examine, cases), strict=True):
             found += problems
             if facts is not None:
@@ -249,7 +252,8 @@ class Check:
         if 2 * sum(min(facts.shape) == 1 for facts in self.seen.values()) > len(self.seen):
             return  # a dataset of slices
         for name in flat:
-            message, remedy = "is a 2-D image among volumes", "leave it out, or train on 2-D images alone"
+            message = "is a 2-D image among volumes"
+            remedy = "leave it out, or train on 2-D images alone"
             yield name, "mixed-dimensions", message, remedy
 
     def _voxel_sizes(self) -> Iterator[tuple[str, str, str, str]]:

@@ -43,7 +43,8 @@ def read_case(case: Case, facts: CaseFacts) -> tuple[list[Scan], Scan | None]:
     Raises:
         FilesChangedError: A file is not the one that was checked; with every such file of the case.
     """
-    scans, count = _load(case, facts), len(case.images)
+    scans = _load(case, facts)
+    count = len(case.images)
     if problems := _apart(case, facts, scans):
         raise FilesChangedError(problems)
     return scans[:count], scans[count] if case.label else None
@@ -73,7 +74,8 @@ def read_file(path: Path, sha256: str) -> Scan:
     """
     scan = nifti.load(path)
     if scan.sha256 != sha256:
-        message, remedy = "is not the file that was checked", "try again once nothing writes to it"
+        message = "is not the file that was checked"
+        remedy = "try again once nothing writes to it"
         raise FilesChangedError([Problem(str(path), "file-changed", message, remedy)])
     return scan
 
@@ -146,5 +148,6 @@ def _apart(case: Case, facts: CaseFacts, scans: Sequence[Scan]) -> list[Problem]
 
 
 def _changed(path: Path, why: str, case: Case) -> Problem:
-    message, remedy = f"is not the file that was checked: {why}", "bring it back, or start anew"
+    message = f"is not the file that was checked: {why}"
+    remedy = "bring it back, or start anew"
     return Problem(str(path), "file-changed", message, remedy, case.id)

@@ -27,19 +27,22 @@ SUFFIXES = (".nii.gz", ".nii")
 OTHER_FORMATS = (".img", ".img.gz", ".hdr", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".dcm", ".gz")
 # What ends in .gz and is something else.
 PACKED = (".tar.gz", ".tsv.gz", ".csv.gz", ".json.gz", ".txt.gz")
-GZIP_MAGIC, GZIP = b"\x1f\x8b", 31
+GZIP_MAGIC = b"\x1f\x8b"
+GZIP = 31
 # Deflate cannot shrink further than this, so a header that promises more is wrong before anything is unpacked.
 DEFLATE_MAX_RATIO = 1032
 # Unpacked bytes of one file: a float32 volume of 1024 voxels along each axis.
 MAX_BYTES = 1 << 32
 # Packed bytes that hold any header, and the bytes of the longest.
-PACKED_HEAD, HEAD = 1 << 17, 540
+PACKED_HEAD = 1 << 17
+HEAD = 540
 BLOCK = 1 << 20
 # Zeros behind the voxels, as tools that write whole blocks leave them.
 MAX_PADDING = 1 << 20
 # In the target of a link to a file that git-annex keeps.
 ANNEX = ".git/annex/objects"
-AGAIN, BY_ITS_TOOL = "copy or download the file again", "write the file again with its own tool"
+AGAIN = "copy or download the file again"
+BY_ITS_TOOL = "write the file again with its own tool"
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,8 @@ def _whereabouts(path: Path) -> str:
     """Return what to do about a missing file: where a link leads, or the nearest name of a file or folder."""
     if link := next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None):
         return _behind(link, path)
-    place, name = path.parent, path.name
+    place = path.parent
+    name = path.name
     while not place.is_dir() and place != place.parent:
         place, name = place.parent, place.name  # the first folder of the path that there is not
     near = None
@@ -160,7 +164,8 @@ def _behind(link: Path, path: Path) -> str:
 
 def _refuse_other_content(path: Path, raw: bytes) -> None:
     """Refuse what is no NIfTI file at all, or a gzip without its suffix and the reverse."""
-    named_gzip, is_gzip = path.name.lower().endswith(".gz"), raw.startswith(GZIP_MAGIC)
+    named_gzip = path.name.lower().endswith(".gz")
+    is_gzip = raw.startswith(GZIP_MAGIC)
     if raw.startswith(b"version https://git-lfs"):
         raise fault(path, "lfs-pointer", "is a git-LFS pointer, not the scan", "run `git lfs pull` in its repository")
     if raw.startswith(b"/annex/objects/"):
@@ -175,7 +180,8 @@ def _refuse_other_content(path: Path, raw: bytes) -> None:
 
 def _head(path: Path, raw: bytes) -> bytes:
     """Return the first bytes of the NIfTI file, which may be in several gzip members."""
-    head, rest = b"", raw[:PACKED_HEAD]
+    head = b""
+    rest = raw[:PACKED_HEAD]
     while len(head) < HEAD and rest.startswith(GZIP_MAGIC):
         member = decompressobj(wbits=GZIP)
         head += _inflate(path, member, rest, HEAD - len(head))
@@ -191,7 +197,9 @@ def _unpack(path: Path, raw: bytes, size: int) -> tuple[bytes, bool]:
     A gzip may have several members, one behind the other; each ends in a checksum, which is verified.
     """
     parts: list[bytes] = []
-    missing, padding, rest = size, 0, raw
+    missing = size
+    padding = 0
+    rest = raw
     while rest.startswith(GZIP_MAGIC):
         member = decompressobj(wbits=GZIP)
         part = _inflate(path, member, rest, missing) if missing else b""
@@ -242,5 +250,6 @@ def _truncated(path: Path, promised: int, got: int) -> UserError:
 
 
 def _notes(path: Path, padding: bool) -> tuple[Problem, ...]:
-    message, remedy = "has zeros behind the voxels", "nothing, if a tool of yours pads files"
+    message = "has zeros behind the voxels"
+    remedy = "nothing, if a tool of yours pads files"
     return (Problem(str(path), "padding", message, remedy),) if padding else ()

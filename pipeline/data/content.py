@@ -98,7 +98,8 @@ class _Sums:
         order, backwards = _body_axes(affine)
         digest = hashlib.sha256()
         for first, second in self.planes:
-            one, other = order[first], order[second]
+            one = order[first]
+            other = order[second]
             plane = self.planes[one, other].T if one < other else self.planes[other, one]
             turn = tuple(slice(None, None, -1 if backwards[axis] else 1) for axis in (first, second))
             digest.update(f" {plane.shape} ".encode())
@@ -112,7 +113,8 @@ def _body_axes(affine: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[bool
     right, anterior, superior = abs(unit).tolist()
     # A product of two coordinates of an axis is the same whichever way the axis runs.
     leaning = unit[[0, 0, 1]] * unit[[1, 2, 2]] * LEANING
-    first, second = (leaning[0] + leaning[1]).tolist(), leaning[2].tolist()
+    first = (leaning[0] + leaning[1]).tolist()
+    second = leaning[2].tolist()
     order = max(ORDERS, key=lambda o: right[o[0]] + anterior[o[1]] + superior[o[2]] + first[o[0]] + second[o[1]])
     return order, tuple(bool(unit[world, axis] < 0) for world, axis in enumerate(order))
 

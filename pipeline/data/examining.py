@@ -41,7 +41,8 @@ def examine(case: Case, declared: Declared) -> tuple[CaseFacts | None, list[Prob
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        needed, remedy = READING * sum(map(_unpacked_bytes, case_files(case))), "crop the scan, or leave it out"
+        needed = READING * sum(map(_unpacked_bytes, case_files(case)))
+        remedy = "crop the scan, or leave it out"
         where = str(case.images[0])
         return None, [memory_problem(where, "to look at it", error, needed, remedy, case.id)]
 

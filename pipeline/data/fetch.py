@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
 # The largest task of the Decathlon has 27 GB; a server that says nothing for so long is not waited for, nor one that
 # would take more than a day.
-MAX_BYTES, SILENT_S, LONGEST_S = 64 * 10**9, 60.0, 86_400.0
+MAX_BYTES = 64 * 10**9
+SILENT_S = 60.0
+LONGEST_S = 86_400.0
 BLOCK = 1 << 20
 # Below its own folder a dataset has two levels, and a few thousand files.
-MAX_DEPTH, MAX_MEMBERS = 16, 200_000
+MAX_DEPTH = 16
+MAX_MEMBERS = 200_000
 
 
 def fetch(name: str, output: Path) -> Path:
@@ -60,7 +63,8 @@ def fetch_archive(name: str, url: str, md5: str, output: Path) -> Path:
         output.mkdir(parents=True, exist_ok=True)
         # On the same disk, so that the last step is a rename.
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=output) as folder:
-            archive, unpacked = Path(folder) / f"{name}.tar", Path(folder) / "unpacked"
+            archive = Path(folder) / f"{name}.tar"
+            unpacked = Path(folder) / "unpacked"
             _download(url, md5, archive, target)
             unpack(archive, unpacked, name)
             (unpacked / name).rename(target)
@@ -78,7 +82,9 @@ def fetch_archive(name: str, url: str, md5: str, output: Path) -> Path:
 
 def _download(url: str, md5: str, archive: Path, target: Path) -> None:
     by_hand = f"check the connection and try again, or download {url} and unpack it to {target}"
-    digest, received, began = hashlib.md5(usedforsecurity=False), 0, time.monotonic()
+    digest = hashlib.md5(usedforsecurity=False)
+    received = 0
+    began = time.monotonic()
     try:
         with urlopen(url, timeout=SILENT_S) as answer, archive.open("wb") as file:
             told = int(answer.headers.get("Content-Length") or 0)

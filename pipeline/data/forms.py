@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 ROUNDING = 2.0**-23
 # So is 1 - (b^2 + c^2 + d^2) of the three stored parts of a unit quaternion to three times that, which is nibabel's
 # tolerance. Below the C library's 1e-7 nothing is known of the fourth part, and 0 is taken.
-SQUARE_ERROR, SMALLEST_SQUARE = 3 * ROUNDING, 1e-7
+SQUARE_ERROR = 3 * ROUNDING
+SMALLEST_SQUARE = 1e-7
 # Voxel sizes that differ by less are one, written twice.
 SAME_SIZE = 1e-4
 # Cosines between voxel axes and axes of the body are compared to so many digits: what differs less is equal.

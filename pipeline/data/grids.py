@@ -68,7 +68,8 @@ def renaming(wanted: Forms, given: Forms) -> tuple[tuple[int, int, int], tuple[b
     if not (np.abs(turn).sum(axis=0) == 1).all() or not (np.abs(turn).sum(axis=1) == 1).all():
         return None
     x, y, z = (int(axis) for axis in np.abs(turn).argmax(axis=1))
-    order, backwards = (x, y, z), tuple(bool(sign < 0) for sign in turn.sum(axis=1))
+    order = (x, y, z)
+    backwards = tuple(bool(sign < 0) for sign in turn.sum(axis=1))
     if tuple(given.shape[axis] for axis in order) != wanted.shape:
         return None
     step = np.eye(4)  # from an index of the wanted grid to the index of the given one
@@ -86,7 +87,8 @@ def rename_axes(voxels: NDArray[Any], order: tuple[int, int, int], backwards: tu
 
 def orientation_problems(scan: Scan) -> list[Problem]:
     """Find what is odd or wrong with the way a scan's header places its voxels."""
-    where, notes = str(scan.path), []
+    where = str(scan.path)
+    notes = []
     if not (scan.header.forms.sform_code or scan.header.forms.qform_code):
         message = "has neither qform nor sform, so that left and right are a guess"
         notes.append(Problem(where, "no-orientation", message, "convert the scan from its source again"))
@@ -114,7 +116,8 @@ def _form_problems(scan: Scan) -> list[Problem]:
 
 def grid_problems(image: Scan, other: Scan, kind: str) -> list[Problem]:
     """Find out whether another file of a case lies on its image's grid; ``kind`` says what the file is."""
-    where, name = str(other.path), image.path.name
+    where = str(other.path)
+    name = image.path.name
     if renamed := _renamed(image, other):
         message = f"has the grid of {name} with its axes in another order or direction: {renamed}"
         remedy = "use --fix reorient to reorder the voxels, or --fix copy-affine if only the affine is wrong"

@@ -71,7 +71,8 @@ NOT_REAL = {
     1536: "128-bit floats",
 }
 # Cosine between two axes from which a grid counts as sheared, and volume of the unit axes from which it counts as flat.
-SHEAR_COSINE, FLAT_VOLUME = 1e-3, 1e-3
+SHEAR_COSINE = 1e-3
+FLAT_VOLUME = 1e-3
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,8 @@ def _offset(path: Path, offset: float, version: int) -> int:
 
 def _refuse_affine(path: Path, header: Header) -> None:
     """Refuse forms that are not finite, a qform that is no rotation, and an affine whose voxels have no volume."""
-    forms, remedy = header.forms, "write the file again with a valid sform"
+    forms = header.forms
+    remedy = "write the file again with a valid sform"
     if forms.qform_code and not sum(part * part for part in forms.quatern) <= 1 + SQUARE_ERROR:
         raise fault(path, "bad-affine", "the qform is no rotation", "write the file again with a valid qform")
     for form in (forms.affine, forms.qform):

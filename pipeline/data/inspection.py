@@ -146,7 +146,8 @@ def examine_scans(
     """As :func:`examine_case`, of files that were read; those that could not be are among the problems ``known``."""
     problems = list(known)
     images = [scans[path] for path in case.images if path in scans]
-    label, first = scans.get(case.label) if case.label else None, scans.get(case.images[0])
+    label = scans.get(case.label) if case.label else None
+    first = scans.get(case.images[0])
     for image in images:
         problems += _image_problems(image, case.label is not None, declared.channels)
     counts: dict[int, int] | None = None
@@ -240,22 +241,27 @@ def _load_all(paths: Sequence[Path]) -> tuple[dict[Path, nifti.Scan], list[Probl
 
 
 def _image_problems(scan: nifti.Scan, labelled: bool, channels: int | None) -> list[Problem]:
-    where, voxels = str(scan.path), scan.voxels
+    where = str(scan.path)
+    voxels = scan.voxels
     problems = []
     if scan.channels > 1 and channels is None:
         message = f"has a fourth axis of {scan.channels}, and nothing says that these are channels"
         remedy = "declare channel_names, in the list or by --layout-option; or save one volume a file"
         problems.append(Problem(where, "undeclared-channels", message, remedy))
     if (farthest := float(np.abs(scan.affine[:3, 3]).max())) > FARTHEST_MM:
-        message, remedy = f"lies {farthest:.3g} mm from the origin", "correct the offsets of its affine"
+        message = f"lies {farthest:.3g} mm from the origin"
+        remedy = "correct the offsets of its affine"
         problems.append(Problem(where, "bad-affine", message, remedy))
-    low, high = voxels.min(), voxels.max()  # NaN where any voxel is
+    low = voxels.min()  # NaN where any voxel is
+    high = voxels.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(voxels.size - np.isfinite(voxels).sum())
-        message, remedy = f"has {bad} voxel(s) that are NaN or infinite", "use --fix fill-nonfinite, or leave it out"
+        message = f"has {bad} voxel(s) that are NaN or infinite"
+        remedy = "use --fix fill-nonfinite, or leave it out"
         problems.append(Problem(where, "not-finite", message, remedy))
     elif low == high:
-        code, message = "constant-image" if labelled else "constant-scan", f"is {low:g} everywhere"
+        code = "constant-image" if labelled else "constant-scan"
+        message = f"is {low:g} everywhere"
         problems.append(Problem(where, code, message, "replace the scan, or leave it out"))
     elif voxels.dtype.kind in "iu" and (levels := _levels_in_float32(int(low), int(high))) < LEAST_LEVELS:
         message = f"has values from {low} to {high}, of which float32 tells {levels} apart"
@@ -275,16 +281,20 @@ def count_labels(scan: nifti.Scan) -> tuple[dict[int, int], list[Problem]]:
     Returns:
         Voxels by value, in the order of the values, and what keeps the values from being labels: then there are none.
     """
-    where, voxels = str(scan.path), scan.voxels
+    where = str(scan.path)
+    voxels = scan.voxels
     if scan.channels > 1:
-        message, remedy = f"has {scan.channels} volumes", "save one volume of integer labels"
+        message = f"has {scan.channels} volumes"
+        remedy = "save one volume of integer labels"
         return {}, [Problem(where, "label-channels", message, remedy)]
-    low, high = voxels.min(), voxels.max()
+    low = voxels.min()
+    high = voxels.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         remedy = "replace them by label values"
         return {}, [Problem(where, "label-not-finite", "has NaN or infinite labels", remedy)]
     if max(abs(float(low)), abs(float(high))) > MAX_LABEL:
-        message, remedy = f"has the label {max((low, high), key=abs):g}", f"number the labels from 0 to {MAX_LABEL}"
+        message = f"has the label {max((low, high), key=abs):g}"
+        remedy = f"number the labels from 0 to {MAX_LABEL}"
         return {}, [Problem(where, "label-too-large", message, remedy)]
     if voxels.dtype.kind == "f":
         broken = _fraction_problems(where, voxels)
@@ -337,7 +347,8 @@ def _label_problems(
         message = f"has {len(values)} different values"
         return [Problem(where, "label-too-many", message, "is this the scan instead of its mask?")]
     if min(values, default=0) < 0 and declared.labels is None:
-        message, remedy = f"has the label {min(values)}", "use 0 for background and values above 0, or declare ignore"
+        message = f"has the label {min(values)}"
+        remedy = "use 0 for background and values above 0, or declare ignore"
         return [Problem(where, "label-negative", message, remedy)]
     if not any(values):
         return [Problem(where, "empty-mask", "has no foreground", "nothing, if there is nothing to see in the scan")]

@@ -99,8 +99,12 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         seed: int,
         views: Sequence[str] = (),
     ) -> None:
-        self.streams, self.read, self.patch_size = dict(streams), read, tuple(patch_size)
-        self.augmentation, self.seed, self.views = augmentation, seed, tuple(views)
+        self.streams = dict(streams)
+        self.read = read
+        self.patch_size = tuple(patch_size)
+        self.augmentation = augmentation
+        self.seed = seed
+        self.views = tuple(views)
         # Shared with the workers: the process of each, and the step and the place in it that it is at.
         self._at = RawArray("q", 3 * MAX_WORKERS)
 
@@ -111,7 +115,8 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         return math.ceil(len(first.cases) / first.batch_size)
 
     def __getitem__(self, step: int) -> dict[str, dict[str, Any]]:
-        batches, place = {}, 0
+        batches = {}
+        place = 0
         for name, stream in self.streams.items():
             cases = self._cases(stream, step)
             rngs = [stream.rng(self.seed, step, slot) for slot in range(stream.batch_size)]
@@ -173,7 +178,8 @@ class _Guarded(Dataset[Any]):
             return _Failure(error.summary, error.problems, isinstance(error, FilesChangedError))
         except Exception as error:
             if is_out_of_memory(error):  # No sample's fault.
-                what, remedy = f"for the batch of step {step + 1}", "lower data.batch_size or data.patch_size"
+                what = f"for the batch of step {step + 1}"
+                remedy = "lower data.batch_size or data.patch_size"
                 problem = memory_problem("data.batch_size", what, error, None, remedy)
                 return _Failure("There is too little memory.", (problem,))
             origin = error.__cause__ or error  # MONAI's own says only which transform failed, where there is no cache.

@@ -176,7 +176,8 @@ def save_labels(path: Path, labels: NDArray[Any], like: Scan) -> None:
     """
     if labels.shape != like.shape:
         raise ValueError(f"the label map has shape {labels.shape}; the scan {like.path} has {like.shape}")
-    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    low = int(labels.min(initial=0))
+    high = int(labels.max(initial=0))
     dtype = np.min_scalar_type(high if low >= 0 else min(low, -1 - high))
     save_volume(path, labels.astype(dtype).reshape(like.header.dims[:3]), like.header)
 
@@ -212,6 +213,7 @@ def _set_forms(written: Any, forms: Forms) -> None:
         written[f"srow_{axis}"] = srow[4 * number : 4 * number + 4]
         written[f"qoffset_{axis}"] = qoffset[number]
         written[f"quatern_{'bcd'[number]}"] = quatern[number]
-    written["sform_code"], written["qform_code"] = forms.sform_code, forms.qform_code
+    written["sform_code"] = forms.sform_code
+    written["qform_code"] = forms.qform_code
     if np.isfinite(forms.pixdim).all():
         written["pixdim"][: len(forms.pixdim)] = forms.pixdim

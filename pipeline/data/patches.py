@@ -71,7 +71,8 @@ def _draw_corner(
 
 
 def _copy_box(array: Any, corner: NDArray[Any], patch: Any) -> None:
-    low, high = np.maximum(corner, 0), np.minimum(corner + patch.shape[1:], array.shape[1:])
+    low = np.maximum(corner, 0)
+    high = np.minimum(corner + patch.shape[1:], array.shape[1:])
     inside = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
     placed = (slice(None), *(slice(a, b) for a, b in zip(low - corner, high - corner, strict=True)))
     patch[placed] = array[inside]

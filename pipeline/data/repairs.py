@@ -57,7 +57,8 @@ def _use_qform(volume: Volume, _: Header) -> tuple[Volume, str]:
 
 def _fill_nonfinite(volume: Volume, _: Header) -> tuple[Volume, str]:
     """Give NaN and infinite voxels the smallest finite value of their channel; 0 where there is none."""
-    filled, places = volume.voxels.copy(), ~np.isfinite(volume.voxels)
+    filled = volume.voxels.copy()
+    places = ~np.isfinite(volume.voxels)
     for channel, bad in zip(filled, places, strict=True):
         channel[bad] = channel[~bad].min(initial=np.inf) if not bad.all() else 0
     return replace(volume, voxels=filled), f"gave {int(places.sum())} voxel(s) the smallest finite value"
@@ -108,7 +109,8 @@ def refuse_unknown(names: Sequence[str], folder: Path) -> None:
         if name not in FIXES
     ]
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        message, remedy = "is there already", "name an empty or new folder: --output DIR"
+        message = "is there already"
+        remedy = "name an empty or new folder: --output DIR"
         problems.append(Problem(str(folder), "folder-not-empty", message, remedy))
     if problems:
         raise UserError("Nothing was repaired.", problems)
@@ -136,7 +138,8 @@ def repair_dataset(look: Check, names: Sequence[str], folder: Path) -> tuple[dic
         if fix:
             wanted.setdefault(problem.where, []).append((problem.code, fix))
     if not wanted:
-        message, remedy = "no problem of the dataset has this repair", "see the column remedy of `fewmask check`"
+        message = "no problem of the dataset has this repair"
+        remedy = "see the column remedy of `fewmask check`"
         problems = [Problem(f"--fix {name}", "nothing-to-fix", message, remedy) for name in names]
         raise UserError("Nothing was repaired.", problems)
     content = _declarations(look.dataset)

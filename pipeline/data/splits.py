@@ -135,7 +135,8 @@ def _fold_patients(
     number, folds = fold
     patients = sorted({case.patient for case in labelled})
     if len(patients) < folds:
-        message, remedy = f"{len(patients)} labelled patient(s), and each of {folds} folds holds one out", "use fewer"
+        message = f"{len(patients)} labelled patient(s), and each of {folds} folds holds one out"
+        remedy = "use fewer"
         raise UserError(
             "The dataset cannot be split.", [Problem(str(dataset.source), "too-few-labels", message, remedy)]
         )

@@ -55,7 +55,8 @@ class Intensities:
         places = np.array(PROBABILITIES) * (sample.size - 1)
         low, high = _at_ranks(sample, np.floor([places, np.ceil(places)]).astype(int))
         quantiles = low + (places % 1) * (high - low)
-        mean, std = sample.mean(dtype=np.float64), sample.std(dtype=np.float64)
+        mean = sample.mean(dtype=np.float64)
+        std = sample.std(dtype=np.float64)
         return cls(values.size, _short(mean), _short(std), tuple(map(_short, quantiles)))
 
 
@@ -87,7 +88,8 @@ def channel_statistics(channels: Iterable[NDArray[Any]], labels: NDArray[Any] | 
 
 def _at_ranks(values: NDArray[Any], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return what stands at some places of the sorted values, and sort only the neighbours of those places."""
-    low, high = float(values.min()), float(values.max())
+    low = float(values.min())
+    high = float(values.max())
     scale = BUCKETS / (high - low) if high > low else 0.0
     buckets = ((values.astype(np.float64) - low) * scale).astype(np.intp)
     counts = np.bincount(buckets, minlength=BUCKETS + 1)
@@ -110,7 +112,8 @@ def pool(parts: Sequence[Intensities]) -> Intensities:
     """
     if not parts:
         raise ValueError("there is nothing to pool")
-    means, stds = np.array([part.mean for part in parts]), np.array([part.std for part in parts])
+    means = np.array([part.mean for part in parts])
+    stds = np.array([part.std for part in parts])
     values = np.quantile([part.quantiles for part in parts], np.linspace(0, 1, POINTS))
     shares = np.mean([_share_below(values, part.quantiles) for part in parts], axis=0)
     quantiles = np.interp(PROBABILITIES, shares, values)

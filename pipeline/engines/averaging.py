@@ -42,7 +42,8 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after a step, counted from 1."""
-        ours, theirs = _numbers(self.network), _numbers(network)
+        ours = _numbers(self.network)
+        theirs = _numbers(network)
         torch._foreach_lerp_(ours, theirs, min(1.0, (self.gain + 1) / (step + self.gain)))
 
 

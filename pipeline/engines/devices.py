@@ -15,7 +15,10 @@ from pipeline.errors import Problem, UserError
 from pipeline.planning.hardware import Hardware
 
 # Of the convolutions that are timed: samples, features, voxels along a side. All of them take a tenth of a second.
-SAMPLES, FEATURES, SIDE, ROUNDS = 2, 16, 32, 3
+SAMPLES = 2
+FEATURES = 16
+SIDE = 32
+ROUNDS = 3
 # bfloat16 rounds; it has to be worth that.
 WORTH = 0.9
 
@@ -73,7 +76,8 @@ def _has_bfloat16(device: torch.device) -> bool:
 @cache  # So that a process decides once.
 def _bfloat16_pays() -> bool:
     """Time it: there are CPUs with instructions for bfloat16 that do float32 faster."""
-    full, half = torch.float32, torch.bfloat16
+    full = torch.float32
+    half = torch.bfloat16
     durations: dict[torch.dtype, list[float]] = {full: [], half: []}
     for _ in range(ROUNDS):
         for precision, taken in durations.items():

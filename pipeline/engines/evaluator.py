@@ -59,8 +59,13 @@ class SegmentationEvaluator(Evaluator):
         super().__init__(
             device=predictor.device, val_data_loader=list(cases), iteration_update=self._score, decollate=False
         )
-        self.predictor, self.facts, self.labels, self.ignore = predictor, facts, labels, ignore
-        self.tolerance_mm, self.watch, self.overlap_only = tolerance_mm, watch, overlap_only
+        self.predictor = predictor
+        self.facts = facts
+        self.labels = labels
+        self.ignore = ignore
+        self.tolerance_mm = tolerance_mm
+        self.watch = watch
+        self.overlap_only = overlap_only
         self.results: list[CaseResult] = []
         self.reliability = Reliability()
         self.add_event_handler(Events.STARTED, self._forget)

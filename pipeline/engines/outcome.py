@@ -46,7 +46,9 @@ class Outcome:
     """
 
     def __init__(self, step: int, batches: Mapping[str, Batch], device: torch.device) -> None:
-        self.step, self.device, self.late = step, device, device.type == "cuda"
+        self.step = step
+        self.device = device
+        self.late = device.type == "cuda"
         self.cases = sorted({case for batch in batches.values() for case in batch["case"]})
         self._numbers: list[Tensor] = []
         self._about: list[tuple[str, float, str]] = []

@@ -83,7 +83,8 @@ def _selected(mask: Mask, voxel_ml: float, mending: Mending) -> Mask:
     sizes = np.bincount(components[mask])
     if not sizes.size:
         return mask
-    is_largest, is_large = np.arange(len(sizes)) == sizes.argmax(), sizes * voxel_ml >= mending.least_ml
+    is_largest = np.arange(len(sizes)) == sizes.argmax()
+    is_large = sizes * voxel_ml >= mending.least_ml
     keep = (is_largest if mending.what == "largest" else is_large) & (sizes > 0)
     selected: Mask = keep[components]
     return selected

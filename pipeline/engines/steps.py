@@ -218,7 +218,8 @@ class TrainingStep:
         self._under_way = None
         self.network.load_state_dict(state["network"])
         # Only what the steps have made: settings are this recipe's, and this device's own.
-        saved, own = state["optimizer"], self.optimizer.state_dict()["param_groups"]
+        saved = state["optimizer"]
+        own = self.optimizer.state_dict()["param_groups"]
         groups = [mine | {"lr": then["lr"]} for mine, then in zip(own, saved["param_groups"], strict=True)]
         self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
         if state["scaler"] and self.precision == torch.float16:

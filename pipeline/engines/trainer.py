@@ -53,7 +53,8 @@ class SegmentationTrainer(Trainer):
             iteration_update=step,
             decollate=False,
         )
-        self.state.iteration, self.state.epoch = done, done // epoch_length
+        self.state.iteration = done
+        self.state.epoch = done // epoch_length
         self._init_iter = done % epoch_length
         # Before the handlers, so that theirs still run at the last step: Ignite stops once all of them are done.
         self.add_event_handler(

@@ -33,7 +33,9 @@ class StreamValues(Mapping[str, Any]):
         computing: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self.streams = streams
-        self._load, self._sources, self._computing = load, sources, computing
+        self._load = load
+        self._sources = sources
+        self._computing = computing
         self._made: dict[str, Any] = {}
         self._batch: Batch | None = None
 

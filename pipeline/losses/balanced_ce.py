@@ -60,7 +60,8 @@ class BalancedCELoss(LabelLoss):
         Raises:
             ValueError: A shape, type or label does not fit.
         """
-        log_p, index = self.log_probabilities(logits), self.indices(labels, logits)
+        log_p = self.log_probabilities(logits)
+        index = self.indices(labels, logits)
         counts = torch.stack([(index == k).count_nonzero() for k in range(log_p.shape[1])]).to(log_p.dtype)
         weights = 1 / (counts + 1e-6)
         # Only the reductions of this function are not deterministic on CUDA.

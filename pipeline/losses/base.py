@@ -225,9 +225,11 @@ class ImageLoss(SegmentationLoss):
         p = self.probabilities(logits)
         batch, _, *size = p.shape
         if image.ndim != p.ndim or image.shape[0] != batch or list(image.shape[2:]) != size:
-            given, expected = tuple(image.shape), ", ".join(map(str, [batch, "C", *size]))
+            given = tuple(image.shape)
+            expected = ", ".join(map(str, [batch, "C", *size]))
             raise ValueError(f"the image has shape {given}; expected ({expected}), as the logits have")
-        inside, image = self.read_mask(mask, p), image.detach().to(p.dtype)
+        inside = self.read_mask(mask, p)
+        image = image.detach().to(p.dtype)
         if mask is None:  # nothing to blank out, and no copy
             return p, image, inside
         return p.where(inside, 0), image.where(inside, 0), inside

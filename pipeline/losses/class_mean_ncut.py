@@ -92,10 +92,12 @@ class ClassMeanNCutLoss(ImageLoss):
             weights = self._weights(p, image, inside)
             # G is symmetric, so sum(p G(q)) = sum(G(p) q): one pass of G serves both sums.
             edges = (self._smooth(p) if self.spatial else p) * weights
-        numerator, denominator = (edges * p).flatten(2).sum(dim=2), edges.flatten(2).sum(dim=2)
+        numerator = (edges * p).flatten(2).sum(dim=2)
+        denominator = edges.flatten(2).sum(dim=2)
         counted = inside.flatten(1).any(dim=1)
         if self.batch:
-            numerator, denominator = numerator.sum(dim=0, keepdim=True), denominator.sum(dim=0, keepdim=True)
+            numerator = numerator.sum(dim=0, keepdim=True)
+            denominator = denominator.sum(dim=0, keepdim=True)
             counted = counted.any(dim=0, keepdim=True)
         ratios = (numerator / (denominator + 1e-6)).abs()
         return self.reduce(p.shape[1] - ratios.sum(dim=1), counted)

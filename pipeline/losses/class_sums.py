@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Numbers gone through at a time: on a CPU what stays in its cache, elsewhere few launches and little memory.
-CPU_PIECE, PIECE = 1 << 17, 1 << 24
+CPU_PIECE = 1 << 17
+PIECE = 1 << 24
 
 
 def class_sums(values: Tensor, index: Tensor, *, softmax: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,7 +62,8 @@ class _ClassSums(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, inside: Tensor, everywhere: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         values, codes = ctx.saved_tensors
-        inside, everywhere = inside[..., None], everywhere[..., None]
+        inside = inside[..., None]
+        everywhere = everywhere[..., None]
         if torch.is_grad_enabled():
             return _differentiable_gradient(values, codes, ctx.softmax, inside, everywhere), None, None
         gradient = torch.empty_like(values)
@@ -83,7 +85,8 @@ def _differentiable_gradient(
 ) -> Tensor:
     """Return the gradient of the sums, all voxels at once, in operations that have gradients themselves."""
     names = torch.arange(values.shape[1], dtype=codes.dtype, device=codes.device).view(-1, 1)
-    here, annotated = codes[:, None] == names, codes[:, None] < values.shape[1]
+    here = codes[:, None] == names
+    annotated = codes[:, None] < values.shape[1]
     slope = inside.where(here, 0) + everywhere.where(annotated, 0)
     if softmax:
         p = values.to(slope.dtype).softmax(dim=1)
@@ -102,7 +105,8 @@ def _pieces(values: Tensor, codes: Tensor, softmax: bool) -> Iterator[tuple[slic
     size = max(1, (CPU_PIECE if on_cpu else PIECE) // (batch * classes))
     for start in range(0, voxels, size):
         part = slice(start, start + size)
-        code, p = codes[:, None, part], values[:, :, part].to(wide)
+        code = codes[:, None, part]
+        p = values[:, :, part].to(wide)
         # Written as numbers at once: a comparison of bytes that is converted afterwards takes four times as long.
         y = torch.eq(code, names, out=torch.empty_like(p))
         all_count = on_cpu and int(code.max()) < classes  # Elsewhere the host would wait for the device.

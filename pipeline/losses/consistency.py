@@ -52,7 +52,8 @@ class ConsistencyLoss(ImageLoss):
         """
         if logits.shape != teacher.shape:
             raise ValueError(f"the teacher has shape {tuple(teacher.shape)}, and the logits {tuple(logits.shape)}")
-        p, q = self.probabilities(logits), self.probabilities(teacher.detach())
+        p = self.probabilities(logits)
+        q = self.probabilities(teacher.detach())
         inside = self.read_mask(mask, p)
         voxels = inside.flatten(1).sum(dim=1)
         squares = (p - q).where(inside, 0).square().flatten(1).sum(dim=1)

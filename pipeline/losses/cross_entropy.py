@@ -51,7 +51,8 @@ class CrossEntropyLoss(LabelLoss):
         Raises:
             ValueError: A shape, type or label does not fit.
         """
-        log_p, index = self.log_probabilities(logits), self.indices(labels, logits)
+        log_p = self.log_probabilities(logits)
+        index = self.indices(labels, logits)
         # Only the reductions of this function are not deterministic on CUDA.
         per_voxel = nll_loss(log_p, index, ignore_index=-1, reduction="none")
         if self.reduction == "none":

@@ -139,7 +139,8 @@ class NCutLoss(ImageLoss):
         return self.reduce(scaled.to(p.dtype), counted)
 
     def _window(self, p: Tensor) -> Window:
-        size, spacing = tuple(p.shape[2:]), self.spacing_mm
+        size = tuple(p.shape[2:])
+        spacing = self.spacing_mm
         if spacing is not None and (spacing == "data" or len(spacing) != len(size)):
             raise ValueError(f"spacing_mm is {spacing!r}; expected {len(size)} numbers, one for each axis of the scan")
         window = half_window(self.radius, self.sigma_space, size, spacing)
@@ -247,12 +248,15 @@ def noise_sigma(image: Tensor, inside: Tensor) -> Tensor:
 
 def _noise(channel: Tensor, inside: Tensor) -> Tensor:
     """Return a robust estimate of the standard deviation of the noise of one channel, ``[...]``."""
-    voxels, values, mask = channel.numel(), channel.reshape(-1), inside.reshape(-1)
+    voxels = channel.numel()
+    values = channel.reshape(-1)
+    mask = inside.reshape(-1)
     step = -(-voxels // NOISE_VOXELS)
     while math.gcd(step, voxels) > 1:  # else whole rows and planes would be left out
         step += 1
     here = torch.arange(0, voxels, step, device=channel.device)
-    steps, stride = [], 1
+    steps = []
+    stride = 1
     for n in reversed(channel.shape):
         last = here // stride % n == n - 1
         there = torch.where(last, here, here + stride)

@@ -83,7 +83,8 @@ def compiled(classes: int, channels: int) -> tuple[Callable[..., None], int]:
     passes.getModulePassManager().run(module, passes)
     engine = binding.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    pointer = ctypes.c_void_p
+    number = ctypes.c_int64
     signature = ctypes.CFUNCTYPE(None, pointer, pointer, number, pointer, pointer, pointer, *[number] * 5)
     kernel = signature(engine.get_function_address("pair_sums"))
     kernel.engine = engine  # type: ignore[attr-defined]  # the code lives as long as its engine
@@ -121,9 +122,15 @@ class _Kernel:
     def __init__(self, classes: int, channels: int, lanes: int) -> None:
         from llvmlite import ir
 
-        self.ir, self.classes, self.channels, self.lanes = ir, classes, channels, lanes
-        self.i64, self.float, pointer = ir.IntType(64), ir.FloatType(), ir.PointerType()
-        self.vector, self.whole = ir.VectorType(self.float, lanes), ir.VectorType(ir.IntType(32), lanes)
+        self.ir = ir
+        self.classes = classes
+        self.channels = channels
+        self.lanes = lanes
+        self.i64 = ir.IntType(64)
+        self.float = ir.FloatType()
+        pointer = ir.PointerType()
+        self.vector = ir.VectorType(self.float, lanes)
+        self.whole = ir.VectorType(ir.IntType(32), lanes)
         self.module = ir.Module()
         self.fma, self.maximum = (
             ir.Function(self.module, ir.FunctionType(self.vector, [self.vector] * n), f"llvm.{name}.v{lanes}f32")
@@ -133,7 +140,10 @@ class _Kernel:
         function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), arguments), "pair_sums")
         self.build = ir.IRBuilder(function.append_basic_block())
         rows, sums, length, shifts, exponents, planes, groups, stride, blocks, first, height = function.args
-        self.rows, self.length, self.shifts, self.exponents = rows, length, shifts, exponents
+        self.rows = rows
+        self.length = length
+        self.shifts = shifts
+        self.exponents = exponents
         build = self.build
         with self.loop(self.i64(0), blocks) as block, self.loop(self.i64(0), groups) as group:
             low = self.number(planes, group)
@@ -149,7 +159,8 @@ class _Kernel:
 
     def over_offsets(self, u: Any, low: Any, high: Any, sums: list[Any]) -> list[Any]:
         """Add to the sums at ``u`` what offsets ``low`` to ``high`` contribute."""
-        build, here = self.build, [self.load(self.rows, u, self.classes + c) for c in range(self.channels)]
+        build = self.build
+        here = [self.load(self.rows, u, self.classes + c) for c in range(self.channels)]
         entry = build.block
         with self.loop(low, high) as n:
             running = [build.phi(self.vector) for _ in sums]
@@ -183,8 +194,10 @@ class _Kernel:
     @contextmanager
     def loop(self, low: Any, high: Any) -> Iterator[Any]:
         """Repeat what is built inside for low, low + 1, …, high - 1, at least once."""
-        build, entry = self.build, self.build.block
-        body, done = build.append_basic_block(), build.append_basic_block()
+        build = self.build
+        entry = self.build.block
+        body = build.append_basic_block()
+        done = build.append_basic_block()
         build.branch(body)
         build.position_at_end(body)
         n = build.phi(self.i64)

@@ -192,15 +192,20 @@ def torch_pair_sums(q: Tensor, features: Tensor, window: Window) -> Tensor:
     layout = Layout.of(q, window)
     rows = layout.pack(q, features)
     q, features = rows[: q.shape[1]], rows[q.shape[1] :]
-    sums, end = q.clone(), layout.margin + layout.voxels  # a voxel and itself: weight 1
+    sums = q.clone()  # a voxel and itself: weight 1
+    end = layout.margin + layout.voxels
     block = min(BLOCK, layout.voxels) if q.device.type == "cpu" else layout.voxels
-    exponents, differences, zero = q.new_empty(block), q.new_empty(block), q.new_zeros(1)
+    exponents = q.new_empty(block)
+    differences = q.new_empty(block)
+    zero = q.new_zeros(1)
     shifts = [(layout.shift(offset), math.exp(-cost)) for offset, cost in window]
     for start in range(layout.margin, end, block):
         stop = min(start + block, end)
-        w, difference = exponents[: stop - start], differences[: stop - start]
+        w = exponents[: stop - start]
+        difference = differences[: stop - start]
         for shift, weight in shifts:
-            here, there = slice(start, stop), slice(start + shift, stop + shift)
+            here = slice(start, stop)
+            there = slice(start + shift, stop + shift)
             for channel, row in enumerate(features):
                 torch.sub(row[here], row[there], out=difference)
                 torch.addcmul(w if channel else zero, difference, difference, value=-1, out=w)

@@ -32,7 +32,8 @@ def run(rows: Tensor, sums: Tensor, tables: PairTables, first: int, voxels: int)
         first: The first voxel.
         voxels: How many there are.
     """
-    q, features = rows[: len(sums)], rows[len(sums) :]
+    q = rows[: len(sums)]
+    features = rows[len(sums) :]
     grid = (-(-voxels // BLOCK),)
     pairs = len(tables.shifts)
     _kernel()[grid](

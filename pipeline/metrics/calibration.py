@@ -129,7 +129,8 @@ class Expectation:
         self, labels: Labels, confidence: NDArray[np.float32], first: NDArray[np.float32], truth: Labels | None = None
     ) -> None:
         """Add what depends on the mask: the probability of its labels, and that of the first label of all."""
-        codes, wide = self.codes(labels), confidence.astype(np.float64)
+        codes = self.codes(labels)
+        wide = confidence.astype(np.float64)
         self._hard += np.bincount(codes, minlength=len(self.values))
         self._inside += np.bincount(codes, weights=wide, minlength=len(self.values))
         if self.reliability is not None and truth is not None:
@@ -177,7 +178,8 @@ def fit_dice_curve(expected: Sequence[float], found: Sequence[float]) -> DiceCur
     if len(expected) < FEWEST:
         return DiceCurve(np.zeros(0), np.zeros(0))
     order = np.lexsort((found, expected))
-    x, y = np.asarray(expected, np.float64)[order], np.asarray(found, np.float64)[order]
+    x = np.asarray(expected, np.float64)[order]
+    y = np.asarray(found, np.float64)[order]
     fitted = isotonic_regression(y)
     starts = fitted.blocks[:-1]
     sizes = np.diff(fitted.blocks)

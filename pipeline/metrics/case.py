@@ -158,7 +158,8 @@ def _validated(case: str, truth: Labels, prediction: Labels) -> tuple[Labels, La
 def _encoded(truth: Labels, prediction: Labels, known: Counts, ignore: int | None) -> tuple[Codes, Codes]:
     """Return both maps as places in ``known``, cut to a box outside of which both are background."""
     box = _foreground_box(truth, prediction)
-    truth, prediction = truth[box], prediction[box]
+    truth = truth[box]
+    prediction = prediction[box]
     codes = encode(truth, known), encode(prediction, known)
     if ignore is not None:
         ignored = truth == ignore

@@ -43,8 +43,10 @@ def count_lesions(truth: Mask, prediction: Mask) -> Lesions:
     >>> count_lesions(np.array([[[1, 1, 0, 0, 1, 0]]], bool), np.array([[[0, 1, 0, 0, 0, 0]]], bool))
     Lesions(truth=2, found=1, missed=1, false=0)
     """
-    met, predicted_met = _met(truth, prediction), _met(prediction, truth)
-    found, false = int(met.sum()), int((~predicted_met).sum())
+    met = _met(truth, prediction)
+    predicted_met = _met(prediction, truth)
+    found = int(met.sum())
+    false = int((~predicted_met).sum())
     return Lesions(len(met), found, len(met) - found, false)
 
 

@@ -112,7 +112,8 @@ def _searched(values: Labels, known: Counts) -> Counts:
 def joint_counts(truth: Codes, prediction: Codes, width: int) -> Counts:
     """Count the voxels of every pair of codes: the row is the code in the truth, the column that in the prediction."""
     counts = np.zeros(width * width, dtype=np.int64)
-    flat_truth, flat_prediction = truth.reshape(-1), prediction.reshape(-1)
+    flat_truth = truth.reshape(-1)
+    flat_prediction = prediction.reshape(-1)
     for start in range(0, truth.size, CHUNK):
         chunk = slice(start, start + CHUNK)
         counts += np.bincount(flat_truth[chunk].astype(np.int64) * width + flat_prediction[chunk], minlength=width**2)

@@ -109,7 +109,8 @@ def surface_distances(truth: Mask, prediction: Mask, spacing_mm: Spacing) -> Sur
     if not (truth.any() and prediction.any()):
         raise ValueError("an empty mask has no surface")
     areas = surfel_areas(_in_plane(truth.shape, spacing_mm))
-    first, second = _neighbourhoods(truth), _neighbourhoods(prediction)
+    first = _neighbourhoods(truth)
+    second = _neighbourhoods(prediction)
     return SurfaceDistances(_measure(first, second, spacing_mm, areas), _measure(second, first, spacing_mm, areas))
 
 
@@ -146,7 +147,8 @@ def _neighbourhoods(mask: Mask) -> Codes:
 
 def _measure(here: Codes, there: Codes, spacing_mm: Spacing, areas: NDArray[np.float64]) -> Surface:
     """Look up the distance to the other surface at every piece of one."""
-    pieces, goal = np.flatnonzero(_on_surface(here)), _on_surface(there)
+    pieces = np.flatnonzero(_on_surface(here))
+    goal = _on_surface(there)
     distances = np.zeros(len(pieces))
     apart = ~goal.reshape(-1)[pieces]  # The others lie on the other surface too.
     if apart.any():

@@ -58,7 +58,8 @@ def surfel_areas(spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
 @cache
 def _area_vectors() -> NDArray[np.float64]:
     """Return ``[256, triangles, 3]``, padded with zeros."""
-    shapes, found = _turned_shapes(), []
+    shapes = _turned_shapes()
+    found = []
     for code in range(256):
         inside = {voxel for bit, voxel in enumerate(CORNERS) if code >> bit & 1}
         fewer = inside if len(inside) <= 4 else set(CORNERS) - inside

@@ -131,5 +131,6 @@ def _moments(voxels: Voxels, *, inside: bool) -> tuple[float, float, float, floa
         return 0.0, 0.0, 0.0, 1.0
     mean = sum(total for _, total, *_ in found) / count
     square = sum(((plane - mean) ** 2).sum() for plane in planes())
-    low, high = min(low for *_, low, _ in found), max(high for *_, high in found)
+    low = min(low for *_, low, _ in found)
+    high = max(high for *_, high in found)
     return float(low), float(high), float(mean), float(np.sqrt(square / (count - 1)))

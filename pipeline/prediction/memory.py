@@ -140,7 +140,8 @@ class _Live(TorchFunctionMode):
 
     def __init__(self, known: set[int]) -> None:
         super().__init__()
-        self.known, self.most = known, 0
+        self.known = known
+        self.most = 0
         self._sizes: dict[int, int] = {}
         self._holders: dict[int, int] = {}
 

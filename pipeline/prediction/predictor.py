@@ -150,7 +150,8 @@ class Predictor:
 
     def together(self, placement: Placement, windows: Windows, channels: int) -> int:
         """Return how many windows go through the network in one call: half of the memory that is free has to do."""
-        most, free = min(self.windows, len(windows)), free_bytes(self.device)
+        most = min(self.windows, len(windows))
+        free = free_bytes(self.device)
         if free is None:
             return most
         one = self._footprint(placement, windows, channels, 1, 1).windows

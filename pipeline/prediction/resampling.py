@@ -84,7 +84,8 @@ def _taken(planes: Tensor, axis: int, places: NDArray[np.int64]) -> Tensor:
 
 def in_plane(planes: Tensor, rows: Samples, columns: Samples) -> Tensor:
     """Interpolate ``[…, A, B]`` along both its last axes; first along the one that makes it smaller, or less large."""
-    first, second = (planes.ndim - 2, rows), (planes.ndim - 1, columns)
+    first = (planes.ndim - 2, rows)
+    second = (planes.ndim - 1, columns)
     if len(rows.low) * columns.length > len(columns.low) * rows.length:
         first, second = second, first
     return along(along(planes, *first), *second)

@@ -40,7 +40,8 @@ class Ring:
     _done: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        thick, plane = self.windows.patch[self.windows.slab], self.windows.plane
+        thick = self.windows.patch[self.windows.slab]
+        plane = self.windows.plane
         self._sums = torch.zeros((thick, self.features, *plane), device=self.device)
         self._weights = torch.zeros((thick, 1, *plane), device=self.device)
         weights = importance(self.windows, self.dimensions).movedim(self.windows.slab, 0).contiguous()
@@ -54,8 +55,11 @@ class Ring:
 
     def add(self, place: Triple, answer: Tensor) -> None:
         """Add a window ``[F, X, Y, Z]`` that begins at a place."""
-        slab, across, patch = self.windows.slab, self.windows.across, self.windows.patch
-        thick, first = patch[slab], place[slab] % patch[slab]
+        slab = self.windows.slab
+        across = self.windows.across
+        patch = self.windows.patch
+        thick = patch[slab]
+        first = place[slab] % patch[slab]
         window = answer.to(self.device, torch.float32).movedim(slab + 1, 0)
         if not window.is_contiguous():
             window = window.contiguous()
@@ -71,8 +75,10 @@ class Ring:
 
     def finished(self, until: int) -> Iterator[Tensor]:
         """Yield the planes ``[F, A, B]`` of the image before a plane of the enlarged image, and forget them."""
-        slab, across = self.windows.slab, self.windows.across
-        margin, shape = self.windows.margin, self.windows.shape
+        slab = self.windows.slab
+        across = self.windows.across
+        margin = self.windows.margin
+        shape = self.windows.shape
         inside = tuple(slice(margin[axis], margin[axis] + shape[axis]) for axis in across)
         for number in range(self._done, until):
             place = number % len(self._sums)

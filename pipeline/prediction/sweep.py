@@ -83,12 +83,14 @@ class Sweep:
         head = self.trial.head
         if head is None:
             return features
-        weight, bias = head.weight.to(features.device), head.bias
+        weight = head.weight.to(features.device)
+        bias = head.bias
         return weight @ features if bias is None else torch.addmm(bias.to(features.device)[:, None], weight, features)
 
     def planes(self) -> Iterator[Tensor]:
         """Yield what was stitched of each plane of the scan, ``[F, A, B]`` along the scan's two other axes."""
-        placement, slab = self.placement, self.windows.slab
+        placement = self.placement
+        slab = self.windows.slab
         found = [
             samples(count, step, length, turned and axis != slab)
             for axis, (count, step, length, turned) in enumerate(
@@ -110,7 +112,8 @@ class Sweep:
 
     def _stitched(self) -> Iterator[Tensor]:
         """Yield the planes of the network's grid, ``[F, A, B]``."""
-        windows, slab = self.windows, self.windows.slab
+        windows = self.windows
+        slab = self.windows.slab
         places = windows.places()
         ring = self._ring()
         for place_, answer in self._answers(places, ring):
@@ -129,7 +132,8 @@ class Sweep:
 
     def _answers(self, places: Sequence[Triple], ring: Ring) -> Iterator[tuple[Triple, Tensor]]:
         """Yield each window's place and what the network says of it, ``[F, X, Y, Z]``."""
-        together, done = self.predictor.together(self.placement, self.windows, len(self.image)), 0
+        together = self.predictor.together(self.placement, self.windows, len(self.image))
+        done = 0
         while done < len(places):
             some = places[done : done + together]
             answers = self._tried(some, last_resort=together == 1 and ring.device == HOST)

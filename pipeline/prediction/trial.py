@@ -78,8 +78,10 @@ def _sizes(patch: Sequence[int]) -> list[tuple[int, ...]]:
 @contextmanager
 def evaluating(predictor: Predictor) -> Iterator[None]:
     """Let a predictor's network answer as it does in prediction, and give it back its own mode."""
-    network, precision = predictor.network, predictor.precision
-    training, device = network.training, predictor.device
+    network = predictor.network
+    precision = predictor.precision
+    training = network.training
+    device = predictor.device
     network.eval()
     try:
         with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from pipeline.reports.columns import Metric
 
-WIDTH, LEFT, RIGHT = 460, 12, 448
+WIDTH = 460
+LEFT = 12
+RIGHT = 448
 # What a vertical axis has above it: its title, level, so that it reads as the rest does.
 TITLE = 18
 # A legend of more says nothing that the eye could use.
@@ -50,7 +52,8 @@ class Scale:
             places = [factor * 10.0**power for power in powers for factor in factors]
             return [value for value in places if self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)]
         step = nice_step(self.high - self.low)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
         return [round(n * step, 10) for n in range(first, last + 1)]
 
 
@@ -66,11 +69,14 @@ def nice_step(span: float, parts: int = 4) -> float:
 
 def scale_around(values: Sequence[float], start: float, end: float, metric: Metric | None = None) -> Scale:
     """Return a scale of round ends that holds all values, and stays inside what the metric can be."""
-    low, high = min(values), max(values)
+    low = min(values)
+    high = max(values)
     if high - low < 1e-9:
-        low, high = low - 0.05 * max(abs(low), 1), high + 0.05 * max(abs(high), 1)
+        low = low - 0.05 * max(abs(low), 1)
+        high = high + 0.05 * max(abs(high), 1)
     step = nice_step(high - low)
-    low, high = math.floor(low / step) * step, math.ceil(high / step) * step
+    low = math.floor(low / step) * step
+    high = math.ceil(high / step) * step
     if metric is not None and metric.high is not None:
         high = min(metric.high, high)
     if metric is not None and metric.low is not None:
@@ -133,12 +139,15 @@ def text(x: float, y: float, words: str, kind: str) -> Markup:
 
 def legend(names: Sequence[str], kind: str, top: float) -> tuple[Markup, float]:
     """Draw names behind squares of the colours ``kind`` 0 to 6, in as many rows as it takes; return its height too."""
-    parts, left, row = [], float(LEFT), 0
+    parts = []
+    left = float(LEFT)
+    row = 0
     told = [shorten(name, 24) for name in names[:MOST_NAMES]] + ["…"] * (len(names) > MOST_NAMES)
     for n, name in enumerate(told):
         width = 26 + 6.2 * len(name)
         if n and left + width > RIGHT:
-            left, row = float(LEFT), row + 1
+            left = float(LEFT)
+            row += 1
         y = top + 16 * row
         square = Markup('<rect class="key {}{}" x="{:.1f}" y="{:.1f}" width="8" height="8" rx="2"/>')
         parts += [square.format(kind, n % 7, left, y - 8), text(round(left + 13, 1), y, name, "tick")]

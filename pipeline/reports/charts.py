@@ -52,9 +52,11 @@ def distribution(results: Sequence[CaseResult], metric: Metric, places: Mapping[
     sound = [value for result, value in numbers if result.outcome not in FAILED]
     failures = any(result.outcome in FAILED for result, _ in numbers)
     left = metric.better == "higher"
-    start, end = (LEFT + 44 * (failures and left), RIGHT - 44 * (failures and not left))
+    start = LEFT + 44 * (failures and left)
+    end = RIGHT - 44 * (failures and not left)
     x = scale_around(sound or [0.0, 1.0], start + 6, end - 6, metric)
-    rows, top = [], 8
+    rows = []
+    top = 8
     for label, name in classes_in(result for result, _ in numbers):
         group = [(result, value) for result, value in numbers if result.label == label]
         rows.append(_row(group, name, metric, x, top, places, LEFT + 16 if left else RIGHT - 16))
@@ -118,7 +120,8 @@ def scatter(
         for result in results
         if (size := value_of(result, x_metric)) and (value := value_of(result, y_metric)) is not None
     ]
-    sizes, values = [size for _, size, _ in points], [value for *_, value in points]
+    sizes = [size for _, size, _ in points]
+    values = [value for *_, value in points]
     x = Scale(min(sizes) * 0.8, max(sizes) * 1.25, LEFT + 34, RIGHT, log=max(sizes) > 5 * min(sizes))
     y = scale_around(values, height - 44, TOP, y_metric)
     grid = x_axis(x, TOP, height - 44, 0 if x.low > 5 else 2) + y_axis(y, LEFT + 34, RIGHT, y_metric.title)
@@ -170,7 +173,8 @@ def reliability(curve: Sequence[Mapping[str, float]], height: int = 250) -> Mark
     """
     numbers = [part[key] for part in curve for key in ("confidence", "accuracy")]
     low = min(0.9, math.floor(min(numbers) * 10) / 10)
-    x, y = Scale(low, 1, LEFT + 34, RIGHT), Scale(low, 1, height - 44, TOP)
+    x = Scale(low, 1, LEFT + 34, RIGHT)
+    y = Scale(low, 1, height - 44, TOP)
     most = max(part["voxels"] for part in curve)
     points = [(part["confidence"], part["accuracy"]) for part in curve]
     dots = [

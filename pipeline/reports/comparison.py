@@ -239,10 +239,8 @@ def _tables(first: Side, second: Side, cases: list[str], labels: list[int], metr
 def _difference(a: Numbers, b: Numbers, patients: Sequence[str]) -> Difference:
     pairs = int(np.isfinite(a).sum())
     if not pairs:
-        reason, names = (
-            "neither side has this class in any case",
-            ("mean_a", "mean_b", "difference", "median", "interval"),
-        )
+        reason = "neither side has this class in any case"
+        names = ("mean_a", "mean_b", "difference", "median", "interval")
         return Difference(0, None, None, None, None, None, dict.fromkeys(names, reason))
     changes = means_of_patients(list(_row_means(a, b)), patients)
     median = float(np.median(changes))
@@ -271,7 +269,8 @@ def signed_rank(changes: Numbers) -> Wilcoxon:
 def _verdict(dice: Difference, wilcoxon: Wilcoxon) -> Verdict:
     if wilcoxon.p_value is None or dice.interval is None or dice.difference is None:
         return "not_shown" if dice.difference == 0 else "too_few"
-    apart, unlikely = is_apart(dice), wilcoxon.p_value < ALPHA
+    apart = is_apart(dice)
+    unlikely = wilcoxon.p_value < ALPHA
     if apart and unlikely and dice.difference * dice.interval[0] > 0:
         return "b_better" if dice.difference > 0 else "a_better"
     if wilcoxon.n < FEWEST:

@@ -67,7 +67,8 @@ def write_comparison(
 
 
 def _verdict(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
-    dice, test = comparison.means["dice"], comparison.wilcoxon
+    dice = comparison.means["dice"]
+    test = comparison.wilcoxon
     yield (
         "Which is better?",
         VERDICTS[comparison.verdict],
@@ -173,5 +174,6 @@ def _outcome(one: CaseResult, two: CaseResult) -> tuple[str, bool]:
 
 
 def _values(one: CaseResult, two: CaseResult, metric: Metric) -> tuple[float | None, float | None, float | None]:
-    a, b = getattr(one, metric.key), getattr(two, metric.key)
+    a = getattr(one, metric.key)
+    b = getattr(two, metric.key)
     return a, b, None if a is None or b is None else b - a

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from pipeline.reports.comparison import Comparison
     from pipeline.types import CaseResult
 
-FOLDER, KINDS = "figures", ("svg", "png")
+FOLDER = "figures"
+KINDS = ("svg", "png")
 QUESTIONS = {
     "dice": "How well do the masks overlap?",
     "surface_dice": "How much of the surface is right?",
@@ -37,7 +38,8 @@ REPORT_FILES = (
 )
 # A column of a paper is about 3.3 inches wide: 300 dots an inch and some to spare.
 ZOOM = 3
-EDGE, TITLE = 10, 20
+EDGE = 10
+TITLE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,8 @@ def standalone(drawing: Markup) -> str:
     """Return a drawing of the page as a file of its own: titled, on white, in the colours of the light page."""
     svg = re.fullmatch(r'<svg viewBox="0 0 (\S+) (\S+)" (.*?aria-label="(.*?)".*?)>(.*)', str(drawing), re.DOTALL)
     assert svg is not None
-    width, height = float(svg[1]) + 2 * EDGE, float(svg[2]) + 2 * EDGE + TITLE
+    width = float(svg[1]) + 2 * EDGE
+    height = float(svg[2]) + 2 * EDGE + TITLE
     corner = f"{-EDGE} {-EDGE - TITLE}"
     return (
         f'<svg viewBox="{corner} {width:g} {height:g}" width="{width:g}" height="{height:g}" {svg[3]}>'

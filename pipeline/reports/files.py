@@ -56,10 +56,12 @@ def read_cases_csv(path: Path) -> list[CaseResult]:
         if len({(result.case, result.label) for result in results}) < len(results):
             raise ValueError("a class of a case stands twice in it")
     except OSError as error:
-        message, remedy = f"cannot be read: {error.strerror}", "name a folder that `validate` or `evaluate` wrote"
+        message = f"cannot be read: {error.strerror}"
+        remedy = "name a folder that `validate` or `evaluate` wrote"
         raise UserError("There are no scores.", [Problem(str(path), "no-scores", message, remedy)]) from None
     except (KeyError, ValueError, csv.Error) as error:
-        message, remedy = f"is no table of scores of this version: {error}", "validate or evaluate again"
+        message = f"is no table of scores of this version: {error}"
+        remedy = "validate or evaluate again"
         raise UserError("The scores cannot be read.", [Problem(str(path), "bad-scores", message, remedy)]) from None
     return results
 

@@ -34,7 +34,8 @@ def write_page(path: Path, template: str, scripts: Sequence[str], content: Mappi
         lstrip_blocks=True,
     )
     environment.filters["number"] = lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}"
-    script, style = "\n".join(map(asset, scripts)), asset("report.css")
+    script = "\n".join(map(asset, scripts))
+    style = asset("report.css")
     policy = (
         f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"

@@ -126,7 +126,8 @@ def mean_of_means(values: Numbers) -> float:
     >>> mean_of_means(np.array([[1.0, 0.5], [np.nan, 0.0]]))
     0.625
     """
-    sums, counts = np.nansum(values, axis=0), np.isfinite(values).sum(axis=0)
+    sums = np.nansum(values, axis=0)
+    counts = np.isfinite(values).sum(axis=0)
     return float(_means(sums[None], counts[None])[0])
 
 

@@ -148,7 +148,8 @@ def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[
     if mean.value is None:
         return [("How good?", "–", "No class has a number in any case.")]
     weakest = min(rows, key=lambda row: row.dice.mean or 0)
-    missed, invented = sum(row.missed for row in rows), sum(row.false_positive for row in rows)
+    missed = sum(row.missed for row in rows)
+    invented = sum(row.false_positive for row in rows)
     failed = missed + invented
     per_class = ", ".join(f"{row.name} {row.dice.mean:.3f}" for row in rows[:4])
     worst, lowest = next(iter(ranked.items()))

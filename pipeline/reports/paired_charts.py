@@ -34,8 +34,10 @@ def paired(a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str
     order = {label: n for n, (label, _) in enumerate(classes)}
     numbers = [value for one, two in pairs for value in (_dice(one), _dice(two))]
     span = scale_around(numbers or [0.0, 1.0], 0, 1)
-    low, high = max(0.0, span.low), min(1.0, span.high)
-    x, y = Scale(low, high, LEFT + 34, RIGHT), Scale(low, high, SIDE - 44, TOP)
+    low = max(0.0, span.low)
+    high = min(1.0, span.high)
+    x = Scale(low, high, LEFT + 34, RIGHT)
+    y = Scale(low, high, SIDE - 44, TOP)
     grid = x_axis(x, TOP, SIDE - 44, 2) + y_axis(y, LEFT + 34, RIGHT, "Dice of B")
     grid += line("gap", x(low), y(low), x(high), y(high))
     dots = [

@@ -87,7 +87,8 @@ def _cells(row: ClassSummary) -> list[str]:
 
 
 def _caption(summary: Summary) -> Text:
-    lines, mean = [], summary.means["dice"]
+    lines = []
+    mean = summary.means["dice"]
     if mean.interval:
         low, high = mean.interval
         lines.append(f"95 % interval of the mean over {plural(mean.n_patients, 'patient')}: {low:.3f} to {high:.3f}")

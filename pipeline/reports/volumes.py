@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 # A page of this many bytes of base64 still travels by mail, and a browser reads it in a second.
 PAGE_BYTES = 20_000_000
 # More than the first of these is no use to the eye in one case; less than the second shows nothing.
-MOST_BYTES, LEAST_BYTES = 2_000_000, 24_000
+MOST_BYTES = 2_000_000
+LEAST_BYTES = 24_000
 MARGIN_MM = 20.0
 # The place of voxels that are not scored; a dataset has at most 250 classes.
 IGNORED = 255
@@ -79,12 +80,14 @@ def pack(
     """
     order, _ = _axes(affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[order]
-    true, predicted = canonical(truth, affine), canonical(prediction, affine)
+    true = canonical(truth, affine)
+    predicted = canonical(prediction, affine)
     scan = None if image is None else canonical(image, affine)
     near = _box(true, predicted, spacing)
     window = (0.0, 1.0) if scan is None else _window(scan[near])
     # Grey levels seldom shrink to less than a third: what is larger is not even packed to see it.
-    most, step = 3 * budget, np.ones(3)
+    most = 3 * budget
+    step = np.ones(3)
     box = EVERYTHING if true.size <= most else near
     if true[box].size > most:
         step = _coarser(step, spacing, most / true[box].size)
@@ -120,11 +123,13 @@ def canonical(volume: Volume, affine: NDArray[np.float64]) -> Volume:
 def _axes(affine: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64]]:
     """Return which of the file's axes is right, anterior and superior, and the sign of each."""
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    free, order = directions.copy(), [0, 0, 0]
+    free = directions.copy()
+    order = [0, 0, 0]
     for _ in range(3):
         world, axis = np.unravel_index(np.abs(free).argmax(), free.shape)
         order[world] = int(axis)
-        free[world], free[:, axis] = 0, 0
+        free[world] = 0
+        free[:, axis] = 0
     return order, np.array([1 if directions[world, axis] >= 0 else -1 for world, axis in enumerate(order)])
 
 
@@ -172,7 +177,8 @@ def _coarser(step: NDArray[np.float64], spacing: NDArray[np.float64], left: floa
     size = step * spacing
     wanted_mm3 = np.prod(size) / min(0.9 * left, 0.9)
     # Blocks become cubes, as far as the coarsest axis lets them: the least edge that makes them large enough.
-    low, high = size.min(), size.max() + wanted_mm3 ** (1 / 3)
+    low = size.min()
+    high = size.max() + wanted_mm3 ** (1 / 3)
     for _ in range(40):
         edge = (low + high) / 2
         low, high = (edge, high) if np.prod(np.maximum(size, edge)) < wanted_mm3 else (low, edge)

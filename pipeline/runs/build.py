@@ -193,7 +193,8 @@ def _recompute(network: torch.nn.Module, settings: Settings) -> None:
     try:
         recompute_blocks(network)
     except ValueError as error:
-        message, remedy = f"{settings.network.name}: {error}", "give false, and for less memory data.accumulate"
+        message = f"{settings.network.name}: {error}"
+        remedy = "give false, and for less memory data.accumulate"
         problem = Problem("network.recompute", "bad-recipe", message, remedy)
         raise UserError("The recipe does not fit its network.", [problem]) from None
 

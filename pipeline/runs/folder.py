@@ -51,7 +51,10 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 KINDS: tuple[Which, ...] = ("last", "best")
-HISTORY, VALIDATION, PICTURE, CACHE = "history.csv", "validation.csv", "training.png", "cache"
+HISTORY = "history.csv"
+VALIDATION = "validation.csv"
+PICTURE = "training.png"
+CACHE = "cache"
 STOP = "stop"
 # What a validation writes, wherever that is.
 SCORES = ("cases.csv", SUMMARY, *REPORT_FILES)
@@ -99,7 +102,8 @@ class RunFolder:
         there = count_folds(self.path)
         what = f"a cross-validation of {there} folds" if there else "a run"
         if not resume:
-            message, remedy = f"this folder holds {what}", "add --resume to go on with it, or name another --output"
+            message = f"this folder holds {what}"
+            remedy = "add --resume to go on with it, or name another --output"
             raise UserError("Nothing was started.", [Problem(str(self.path), "run-exists", message, remedy)])
         if there != folds:
             remedy = (f"give --folds {there}" if there else "leave out --folds") + ", or name another --output"
@@ -151,7 +155,8 @@ class RunFolder:
         place = self.path / CACHE if told == "run" else Path(told)
         file = next((path for path in (place, *place.parents) if path.is_file()), None)
         if file:
-            message, remedy = "is a file, and prepared scans are to lie in it", "name a folder: data.cache=DIR"
+            message = "is a file, and prepared scans are to lie in it"
+            remedy = "name a folder: data.cache=DIR"
             raise UserError("Nothing was started.", [Problem(str(file), "not-a-folder", message, remedy)])
         return place
 

@@ -175,7 +175,8 @@ def validate(
     """
     told = [key for key, value in how.items() if value not in (None, "auto", {})]
     if source is None and told:
-        message, remedy = f"is not given, and {told[0]} says how it lies on disk", "name it, or leave that out"
+        message = f"is not given, and {told[0]} says how it lies on disk"
+        remedy = "name it, or leave that out"
         raise UserError("There is nothing to open.", [Problem("--dataset", "no-dataset", message, remedy)])
     if source is None and (run / FOLDS).exists() and not read_own(run, SPLIT)["validation"]:
         return score_out_of_fold(run, which, plugins, tolerance_mm)

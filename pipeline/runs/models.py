@@ -103,7 +103,8 @@ def _mendings(run: Path, task: Task) -> tuple[Mending, ...]:
         return ()
     mendings = tuple(Mending(**row) for row in read_own(run, POSTPROCESSING)["mendings"])
     if unknown := [mending.label for mending in mendings if mending.label not in task.labels]:
-        message, remedy = f"mends the label {unknown[0]}, which the run does not know", "bring the file back"
+        message = f"mends the label {unknown[0]}, which the run does not know"
+        remedy = "bring the file back"
         problem = Problem(str(run / POSTPROCESSING), "damaged-run", message, remedy)
         raise UserError("The run's folder is not whole.", [problem])
     return mendings
@@ -181,7 +182,8 @@ def misfits(where: str, facts: CaseFacts, model: TrainedModel) -> list[Problem]:
     if facts.channels != len(model.task.channels):
         problems.append(_channel_problem(where, facts.channels, model.task))
     if facts.flat and model.recipe.data.dimensions == 3:
-        message, remedy = "is a 2-D image, and the model was trained on volumes", "give volumes"
+        message = "is a 2-D image, and the model was trained on volumes"
+        remedy = "give volumes"
         problems.append(Problem(where, "mixed-dimensions", message, remedy))
     resampled = [length for length in spacing if length > 0]  # A model of slices keeps their own distance.
     ratio = math.prod(sorted(facts.spacing_mm)[-len(resampled) :]) / math.prod(resampled)

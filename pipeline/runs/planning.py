@@ -276,7 +276,8 @@ def plan(recipe: Recipe, output: Path, *, doctor: bool = False) -> tuple[Plan, l
 
 def _refuse_present(output: Path) -> None:
     if output.is_symlink() or output.exists():
-        message, remedy = "is there already", "name another --output, or remove it"
+        message = "is there already"
+        remedy = "name another --output, or remove it"
         raise UserError("Nothing was planned.", [Problem(str(output), "plan-exists", message, remedy)])
 
 

@@ -128,7 +128,8 @@ def _targets(cases: Sequence[Case], scans: Sequence[Path], output: Path) -> dict
 
 
 def _present(paths: Iterable[Path]) -> list[Problem]:
-    message, remedy = "is there already", "name another --output, or remove it"
+    message = "is there already"
+    remedy = "name another --output, or remove it"
     there = [path for path in paths if path.is_symlink() or path.exists()]
     return [Problem(str(path), "mask-exists", message, remedy) for path in there]
 

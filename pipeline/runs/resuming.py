@@ -238,7 +238,8 @@ def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
     """
     where = str(checkpoint.path)
     if read_about(checkpoint).task.model_dump() != task_state(task):
-        message, remedy = "was trained on other labels or channels", "bring the dataset back as it was"
+        message = "was trained on other labels or channels"
+        remedy = "bring the dataset back as it was"
         raise UserError("Nothing was resumed.", [Problem(where, "task-changed", message, remedy)])
     try:
         _refuse_other_moments(step.optimizer, checkpoint.state["optimizer"])

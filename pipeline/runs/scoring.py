@@ -134,7 +134,8 @@ def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
     seen = {key for case in taught for keys in known[case].known_by for key in keys}
     unseen = tuple(c for c in index.dataset.cases if seen.isdisjoint(chain(*index.facts[c.id].known_by)))
     if not unseen:
-        message, remedy = "has no labelled case that the run was not trained on", "name a dataset with other cases"
+        message = "has no labelled case that the run was not trained on"
+        remedy = "name a dataset with other cases"
         raise UserError(
             "There is nothing to validate on.", [Problem(str(index.dataset.source), "all-seen", message, remedy)]
         )
@@ -178,7 +179,8 @@ def own_dataset(run: Path, part: str) -> tuple[Dataset, dict[str, CaseFacts]]:
 def _own_cases(run: Path) -> tuple[Dataset, dict[str, CaseFacts]]:
     own, facts = own_dataset(run, "validation")
     if not own.cases:
-        message, remedy = "has no labelled case of its own", "name a dataset with labels: --dataset DATASET"
+        message = "has no labelled case of its own"
+        remedy = "name a dataset with labels: --dataset DATASET"
         raise UserError("There is nothing to validate on.", [Problem(str(run), "no-labels", message, remedy)])
     return own, facts
 

@@ -23,10 +23,16 @@ from pipeline.strict_yaml import read_yaml
 if TYPE_CHECKING:
     from pipeline.checkpoints import Checkpoint
 
-CONFIG, SPLIT, INDEX, BUDGET, SUMMARY = "config.yaml", "split.json", "index.json", "budget.json", "summary.json"
+CONFIG = "config.yaml"
+SPLIT = "split.json"
+INDEX = "index.json"
+BUDGET = "budget.json"
+SUMMARY = "summary.json"
 PLUGINS = "plugins.json"
 # Of a cross-validation.
-FOLDS, POSTPROCESSING, OUT_OF_FOLD = "folds.json", "postprocessing.json", "out-of-fold"
+FOLDS = "folds.json"
+POSTPROCESSING = "postprocessing.json"
+OUT_OF_FOLD = "out-of-fold"
 # Written once: whoever changes one changes what the run's figures mean.
 FIXED = (SPLIT, INDEX, PLUGINS, POSTPROCESSING)
 # Masks that declare none may have 250 values each, and not the same.
@@ -249,7 +255,8 @@ def read_about(checkpoint: Checkpoint) -> StoredAbout:
     try:
         return StoredAbout.model_validate(checkpoint.state)
     except ValidationError as error:
-        message, remedy = f"holds no run of ours: {_first_of(error)}", "use a checkpoint that Fewmask wrote"
+        message = f"holds no run of ours: {_first_of(error)}"
+        remedy = "use a checkpoint that Fewmask wrote"
         problem = Problem(str(checkpoint.path), "foreign-checkpoint", message, remedy)
         raise UserError("The checkpoint cannot be used.", [problem]) from None
 
@@ -285,7 +292,8 @@ def read_written_of(checkpoint: Checkpoint) -> tuple[Recipe, Decisions]:
 
 def _refuse_altered(path: Path) -> None:
     """Refuse a file that is not as the run wrote it, where the run's list tells how that was."""
-    output, altered = Output(path.parent, "run"), False
+    output = Output(path.parent, "run")
+    altered = False
     with suppress(UserError):  # A list that is none tells nothing.
         altered = path.name in FIXED and output.knows(path.name) and not output.is_own(path.name)
     if altered:

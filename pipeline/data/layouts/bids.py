@@ -228,7 +228,8 @@ def _scans(
     for case, found in scans.items():
         gone = [suffix for suffix in suffixes if suffix not in found]
         if gone:
-            where, message = str(next(iter(found.values()))), f"has no {gone[0]} beside it"
+            where = str(next(iter(found.values())))
+            message = f"has no {gone[0]} beside it"
             problems.append(Problem(where, "missing-channel", message, "add the file, or name one suffix", case))
     return scans, problems
 

@@ -208,7 +208,8 @@ def _pairs(
     places: Sequence[Place], ids: Mapping[Path, str], ending: str, masks: set[str]
 ) -> tuple[list[Case], list[Problem]]:
     """Make a case of each mask in a folder; the folder is their patient."""
-    cases, problems = [], []
+    cases = []
+    problems = []
     for place in places:
         patient = ids[place.folder]
         for kind, path in place.kinds.items():
@@ -216,7 +217,8 @@ def _pairs(
                 continue
             base = without_ending(kind, ending.lstrip(SEPARATORS)) or ""
             if base not in place.kinds:
-                message, remedy = "no image has this name", "rename it after what it belongs to, or take it away"
+                message = "no image has this name"
+                remedy = "rename it after what it belongs to, or take it away"
                 problems.append(Problem(str(path), "label-without-image", message, remedy, patient))
                 continue
             image = place.kinds[base]

@@ -22,7 +22,8 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 # What may be an image or a mask, in a folder whose name says so.
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".npz", ".h5", ".hdf5", ".mat", ".stl", ".vtk")
 # Names in one message, and folders that are named one by one.
-NAMED, FOLDERS = 4, 3
+NAMED = 4
+FOLDERS = 3
 
 
 def leftovers(dataset: Dataset) -> list[Problem]:

@@ -123,7 +123,8 @@ def _keys(content: Mapping[str, Any]) -> str:
 
 def _read_list(source: Path, root: Path | None, layout: str, roles: Mapping[str, Role], folds: Folds) -> Dataset:
     source = source / "dataset.json" if source.is_dir() else source
-    content, root = read_json(source), (root or source.parent).resolve()
+    content = read_json(source)
+    root = (root or source.parent).resolve()
     keys = Keys("key", "misspelt-key")
     numbered = NumberedFiles()
     cases: list[Case] = []

@@ -47,7 +47,8 @@ class NnUNet(Layout):
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Read ``dataset.json`` and list the folders beside it."""
         about = source / "dataset.json" if source.is_dir() else source
-        content, folder = read_json(about), about.parent
+        content = read_json(about)
+        folder = about.parent
         ending = content.get("file_ending", SUFFIXES[0])
         if ending not in SUFFIXES:
             message = f"has the file_ending {ending!r}, which is not read"
@@ -67,7 +68,8 @@ class NnUNet(Layout):
             found, wrong = _read_side(extra, None, "test", count)
             cases += [replace(case, role="training") for case in found]
             problems += wrong
-        told, pairs = content.get("numTraining"), sum(case.label is not None and case.role != "test" for case in cases)
+        told = content.get("numTraining")
+        pairs = sum(case.label is not None and case.role != "test" for case in cases)
         tested = sum(case.role == "test" for case in cases)
         if content.get("numTest") not in (None, tested) and extra is None:
             message = f"says numTest {content['numTest']}, and imagesTs/ holds {tested}"

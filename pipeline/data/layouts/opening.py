@@ -101,7 +101,8 @@ def _detect(source: Path) -> str:
         remedy = f"name the list itself, {lists[0]}; or {remedy}" if lists else remedy
         raise no_dataset(source, "ambiguous-layout", message, remedy)
     if not source.is_dir():
-        message, remedy = "is no list, no table and no scan that can be read", COMPONENTS
+        message = "is no list, no table and no scan that can be read"
+        remedy = COMPONENTS
         raise no_dataset(source, "no-dataset", message, remedy)
     content = sorted(path.name for path in source.iterdir())
     message = f"has no layout that is known; it holds {', '.join(content[:8]) or 'nothing'}"

@@ -61,7 +61,8 @@ class CopyPaste(Source):
         box = self._box(image)
         labelled = torch.cat([~box, box])  # Where the mixed patches show the labelled ones.
         images = torch.cat([given["image"][partner]] * 2), torch.cat([image] * 2)
-        label, pseudo_label = torch.cat([given["label"][partner]] * 2), torch.cat([known["pseudo_label"]] * 2)
+        label = torch.cat([given["label"][partner]] * 2)
+        pseudo_label = torch.cat([known["pseudo_label"]] * 2)
         return {
             "mixed_logits": self.student(images[0].where(labelled, images[1])),
             "mixed_label": label.masked_fill(~labelled, -1),

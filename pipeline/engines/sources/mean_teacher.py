@@ -71,7 +71,8 @@ class MeanTeacher(Source):
     @torch.no_grad()
     def after_update(self, step: int) -> None:
         """Move the teacher to the student."""
-        ours, theirs = self.teacher.state_dict(), self.student.state_dict()
+        ours = self.teacher.state_dict()
+        theirs = self.student.state_dict()
         floating = [name for name, value in ours.items() if value.is_floating_point()]
         share = 1 - min(1 - 1 / (step + 1), self.decay)
         torch._foreach_lerp_([ours[name] for name in floating], [theirs[name] for name in floating], share)
