@@ -86,7 +86,8 @@ def _load(path: Path, content: bytes) -> None:
     except Exception as error:
         del sys.modules[name]
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
+        last = frames[-1].lineno if frames else None
+        line = error.lineno if isinstance(error, SyntaxError) else last
         raise _unusable(path, f"line {line}: {type(error).__name__}: {error}", "correct the plugin") from error
     _trust(_digest(content))
 
