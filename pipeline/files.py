@@ -54,7 +54,8 @@ def _problem(path: Path, error: OSError, needed: int) -> Problem:
         remedy = f"raise the limit (`ulimit -f`), or use another disk; {kept}"
         return Problem(str(path), "disk-full", message, remedy)
     if error.errno in FULL or error.errno is None:  # NumPy says how many items it wrote, and not why.
-        message = f"needs {_size(needed)}, and its disk has {_size(_free(path.parent))} free: {reason}"
+        needs = f"needs {_size(needed)}, and " if needed else ""  # Where not even a name could be written.
+        message = f"{needs}its disk has {_size(_free(path.parent))} free: {reason}"
         return Problem(str(path), "disk-full", message, f"free some space, or use another disk; {kept}")
     message = f"{_size(needed)} could not be written: {reason}"
     return Problem(str(path), "cannot-write", message, f"check the disk and the folder's permissions; {kept}")

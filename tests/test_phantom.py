@@ -4,9 +4,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
+from test_files import small_disk
 
 from pipeline.data.phantom import LABELS, phantom_case, write_phantom
 from pipeline.errors import UserError
+from pipeline.files import WriteError
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +152,10 @@ def test_brightness_alone_does_not_find_the_organ(cases):
     assert bands.max() < 0.66
     assert bands[6:, chosen].mean() < 0.5
     assert bands[:6, chosen].mean() > 0.35, "the bands miss the organ altogether, which proves nothing"
+
+
+def test_full_disk_is_told_by_the_file_and_leaves_none_that_is_half(tmp_path):
+    with small_disk(), pytest.raises(WriteError) as raised:
+        list(write_phantom(tmp_path / "set", labelled=1, unlabelled=0))
+    assert raised.value.problems[0].where == str(tmp_path / "set" / "imagesTr" / "phantom_000.nii.gz")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

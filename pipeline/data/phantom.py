@@ -71,13 +71,18 @@ def write_phantom(folder: Path, *, labelled: int = 6, unlabelled: int = 18, seed
     for index, name in enumerate(names):
         image, label = phantom_case(seed, index)
         if index < labelled:
-            nib.save(image, folder / "imagesTr" / f"{name}.nii.gz")
-            nib.save(label, folder / "labelsTr" / f"{name}.nii.gz")
+            _save(image, folder / "imagesTr" / f"{name}.nii.gz")
+            _save(label, folder / "labelsTr" / f"{name}.nii.gz")
         else:
-            nib.save(image, folder / "imagesTs" / f"{name}.nii.gz")
+            _save(image, folder / "imagesTs" / f"{name}.nii.gz")
         yield name
     with atomic_write(folder / "dataset.json") as partial:
         partial.write_text(json.dumps(_contents(names[:labelled], names[labelled:]), indent=2) + "\n")
+
+
+def _save(image: nib.Nifti1Image, path: Path) -> None:
+    with atomic_write(path) as partial:
+        nib.save(image, partial)
 
 
 def phantom_case(seed: int, index: int) -> tuple[Any, Any]:

@@ -24,6 +24,9 @@ LAYOUTS = Registry("layout", "ways in which a dataset may lie on disk")
 
 # An annotation is one byte a voxel, and two of its values are not classes.
 MAX_CLASSES = 250
+# Bytes of a name and of a path with all its folders, beyond which no system opens a file.
+LONGEST_NAME = 255
+LONGEST_PATH = 4096
 LABELS_REMEDY = f'write {{"0": "background", "1": "liver"}}: at most {MAX_CLASSES} values from 0 to {MAX_LABEL}'
 
 
@@ -164,11 +167,7 @@ def inside(root: Path, name: str) -> Path:
     Raises:
         BadEntryError: It leads out of the root.
     """
-    try:
-        callable_so = "\0" not in os.fsdecode(os.fsencode(name))
-    except UnicodeEncodeError:  # Half of a surrogate pair.
-        callable_so = False
-    if not callable_so:
+    if not _could_be_a_file(name):
         raise BadEntryError("bad-entry", f"names {shown(name)}, which no file can be called", "correct the name")
     path = root / name
     if ".." not in path.parts:
@@ -178,6 +177,14 @@ def inside(root: Path, name: str) -> Path:
             if os.path.realpath(base) == str(root):
                 return root / path.relative_to(base)
     raise BadEntryError("outside-root", f"names {name}, outside {root}", "name a folder above all files: root=DIR")
+
+
+def _could_be_a_file(name: str) -> bool:
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:  # Half of a surrogate pair.
+        return False
+    return b"\0" not in encoded and len(encoded) < LONGEST_PATH and max(map(len, encoded.split(b"/"))) <= LONGEST_NAME
 
 
 def read_labels(named: Any, ignore: Any = None) -> dict[str, Any]:
