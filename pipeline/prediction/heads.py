@@ -58,7 +58,8 @@ class Head:
 def find_head(network: nn.Module, image: Tensor) -> Head | None:
     """Find the last layer of a network that has fewer features than classes, and None of any other.
 
-    It counts only where what the network answers is what the convolution answered, and nothing has changed it since.
+    It counts only where what the network answers is what the convolution answered, and where the network without it and
+    then the convolution give the same: nothing has changed the output since.
 
     Args:
         network: Image ``[B, C, …]`` in, logits ``[B, K, …]`` out; in evaluation mode.
@@ -83,11 +84,11 @@ def _is_pointwise(module: nn.Module) -> bool:
 
 
 def _answering(network: nn.Module, image: Tensor, layers: list[nn.Module]) -> nn.Conv2d | nn.Conv3d | None:
-    """Return the layer whose output is the network's own, as it left it."""
-    calls: list[tuple[nn.Module, Tensor, int]] = []
+    """Return the layer whose output is the network's own, and that works once."""
+    calls: list[tuple[nn.Module, Tensor]] = []
 
     def note(module: nn.Module, _: object, output: Tensor) -> None:
-        calls.append((module, output, output._version))
+        calls.append((module, output))
 
     handles = [layer.register_forward_hook(note) for layer in layers]
     try:
@@ -95,8 +96,8 @@ def _answering(network: nn.Module, image: Tensor, layers: list[nn.Module]) -> nn
     finally:
         for handle in handles:
             handle.remove()
-    found = [layer for layer, output, version in calls if output is answer and answer._version == version]
-    once = [layer for layer in found if sum(module is layer for module, *_ in calls) == 1]
+    found = [layer for layer, output in calls if output is answer]
+    once = [layer for layer in found if sum(module is layer for module, _ in calls) == 1]
     return once[0] if once and isinstance(once[0], CONVOLUTIONS) else None
 
 
