@@ -18,6 +18,7 @@ from pipeline.data.splits import all_cases, split_cases
 from pipeline.engines.postprocessing import Mending
 from pipeline.errors import UserError
 from pipeline.metrics.calibration import Expectation
+from pipeline.outputs import Output, digest_of
 from pipeline.runs.checking import check
 from pipeline.runs.folds import Trial, recipe_of_fold
 from pipeline.runs.models import load_folds, load_model
@@ -159,6 +160,9 @@ def test_mendings_of_the_folder_are_applied(crossed, dataset, tmp_path):
     try:
         everything = [{"label": label, "what": "minimum", "least_ml": 1e9} for label in (1, 2)]
         (crossed / "postprocessing.json").write_text(json.dumps({"mendings": everything}))
+        with pytest.raises(UserError, match=r"postprocessing\.json: was changed after it was written"):
+            load_model(crossed, "last")
+        Output(crossed, "run").tell("postprocessing.json", digest_of(crossed / "postprocessing.json"))
         (mask,) = runs.predict(crossed, [scan], tmp_path / "masks")
         assert not nib.load(mask).get_fdata().any()
     finally:

@@ -149,6 +149,7 @@ def test_labels_that_say_nothing_clear_are_a_mistake(tmp_path, labels):
 
 
 def test_a_root_says_where_the_files_of_a_list_are(tmp_path):
+    (tmp_path / "data").mkdir()
     source = write_list(tmp_path / "lists", {"training": [{"image": "a.nii", "label": str(tmp_path / "data/m.nii")}]})
     (case,) = open_dataset(source, root=tmp_path / "data").cases
     assert (case.images, case.label) == ((tmp_path / "data" / "a.nii",), tmp_path / "data" / "m.nii")
