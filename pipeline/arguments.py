@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import pairwise
@@ -19,6 +20,10 @@ ABOUT = """Few masks, many scans: from a folder of NIfTI volumes to a segmenter.
 With any command, --quiet prints errors alone. --version prints the version."""
 KEY_HELP = "Keys of the recipe to set, such as dataset=PATH or max_steps=3000."
 
+Device = Annotated[str, tyro.conf.arg(metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
+Mirror = Annotated[
+    Literal["on", "off"], tyro.conf.arg(help="Whether mirror images are looked at too, as the run's plan has it.")
+]
 Checkpoint = Annotated[Literal["last", "best"], tyro.conf.arg(help="Which checkpoint of the run to use.")]
 Plugins = Annotated[
     tyro.conf.UseAppendAction[tuple[Path, ...]],
@@ -94,3 +99,14 @@ def overrides_first(arguments: list[str]) -> list[str]:
     options = [word for before, word in pairs if word.startswith("-") or before in VALUED]
     words = [word for before, word in pairs if not (word.startswith("-") or before in VALUED)]
     return [arguments[0], *sorted(words, key=lambda word: "=" in word), *options]
+
+
+def refuse_device(name: str) -> None:
+    """Refuse a device of which the name makes no sense.
+
+    Raises:
+        UserError: It makes none.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
+        problem = Problem("--device", "no-device", f"is {name!r}", "give auto, cpu, cuda or cuda:N")
+        raise UserError("Nothing was done.", [problem])

@@ -12,8 +12,10 @@ import tyro
 
 from pipeline.arguments import (
     Checkpoint,
+    Device,
     Layout,
     LayoutOptions,
+    Mirror,
     Overrides,
     Plugins,
     Root,
@@ -21,6 +23,7 @@ from pipeline.arguments import (
     command,
     destination,
     place,
+    refuse_device,
     run_command,
 )
 from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_no_text, refuse_outside
@@ -190,6 +193,10 @@ def predict(
     *,
     output: Annotated[Path, destination("Folder for the masks, which are named as the scans.")],
     annotate_next: Annotated[bool, tyro.conf.arg(help="Also rank scans by predicted Dice: annotate_next.csv.")] = False,
+    unlabelled: Annotated[bool, tyro.conf.arg(help="Only scans that have no mask.")] = False,
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID", help="Only these cases.")] = (),
+    device: Device = "auto",
+    mirror: Mirror = "on",
     root: Root = None,
     layout: Layout = "auto",
     layout_options: LayoutOptions = (),
@@ -203,8 +210,11 @@ def predict(
     from pipeline import runs
     from pipeline.config import read_options
 
+    refuse_device(device)
     open_as = (root, layout, read_options(layout_options))
-    masks = runs.predict(run, scans, to_write(output), checkpoint, plugins, rank=annotate_next, open_as=open_as)
+    chosen: dict[str, Any] = {"only": only, "unlabelled": unlabelled, "device": device, "mirror": mirror == "on"}
+    where = to_write(output)
+    masks = runs.predict(run, scans, where, checkpoint, plugins, rank=annotate_next, open_as=open_as, **chosen)
     say(f"Wrote {len(masks)} mask(s) to {output} with the {checkpoint} checkpoint.")
 
 

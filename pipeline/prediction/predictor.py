@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -135,6 +135,10 @@ class Predictor:
         images = Images(scans) if images is None else images
         return Sweep(self, scans, images.on(self.grid, self.ranges), slab)
 
+    def without_mirrors(self) -> Predictor:
+        """Return one that looks at no mirror images."""
+        return replace(self, mirrors=())
+
     def footprint(self, forms: Forms, channels: int, networks: int = 1) -> Footprint:
         """Return what predicting a scan holds beside the scan, the libraries and the network's weights.
 
@@ -205,6 +209,10 @@ class Ensemble:
     def device(self) -> torch.device:
         """Where the networks lie."""
         return self.predictors[0].device
+
+    def without_mirrors(self) -> Ensemble:
+        """Return one of predictors that look at no mirror images."""
+        return replace(self, predictors=tuple(each.without_mirrors() for each in self.predictors))
 
     def footprint(self, forms: Forms, channels: int) -> Footprint:
         """Return what predicting a scan holds, by the first of the networks; all else as for one."""

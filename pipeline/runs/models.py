@@ -47,7 +47,7 @@ class TrainedModel:
     step: int
 
 
-def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> TrainedModel:
+def load_model(run: Path, which: Which, plugins: Sequence[Path] = (), device: str = "auto") -> TrainedModel:
     """Build the predictor of a run from one of its checkpoints alone; of a cross-validation, from those of its folds.
 
     Args:
@@ -56,12 +56,13 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
         plugins: Files that register the run's network, where it is not one of ours. By default those that the run
             remembers, if they are what they were and this user has named them before: what a checkpoint or a run's
             folder says is never run for that alone.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        UserError: There is no such checkpoint, it is damaged, or its network is not known.
+        UserError: There is no such checkpoint, it is damaged, its network is not known, or the device is not there.
     """
     if (run / FOLDS).exists():
-        models = load_folds(run, which, plugins)
+        models = load_folds(run, which, plugins, device)
         predictors = tuple(cast("Predictor", model.predictor) for model in models)  # A fold is no cross-validation.
         ensemble = Ensemble(predictors, _mendings(run, models[0].task))
         return replace(models[0], predictor=ensemble, step=min(model.step for model in models))
@@ -69,16 +70,17 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = ()) -> Trained
     checkpoint = newest_checkpoint(run, which)
     for problem in checkpoint.damaged:
         note(f"{problem}\nUsing {checkpoint.path.name} instead.")
-    return _build_model(run, checkpoint)
+    return _build_model(run, checkpoint, device)
 
 
-def load_folds(run: Path, which: Which, plugins: Sequence[Path] = ()) -> list[TrainedModel]:
+def load_folds(run: Path, which: Which, plugins: Sequence[Path] = (), device: str = "auto") -> list[TrainedModel]:
     """Build the predictor of every fold of a cross-validation; all else as :func:`load_model`.
 
     Raises:
         UserError: As :func:`load_model`, or the folds were not trained on the same labels and channels.
     """
-    models = [load_model(fold_folder(run, fold), which, plugins) for fold in range(1, count_folds(run) + 1)]
+    folders = [fold_folder(run, fold) for fold in range(1, count_folds(run) + 1)]
+    models = [load_model(folder, which, plugins, device) for folder in folders]
     for fold, model in enumerate(models, 1):
         if model.task != models[0].task:
             message = "was trained on other labels or channels than fold-1"
@@ -110,7 +112,7 @@ def _mendings(run: Path, task: Task) -> tuple[Mending, ...]:
     return mendings
 
 
-def _build_model(run: Path, checkpoint: Checkpoint) -> TrainedModel:
+def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel:
     about = read_about(checkpoint)
     recipe = read_recipe_of(checkpoint)
     if recipe.network.name not in NETWORKS:
@@ -119,7 +121,7 @@ def _build_model(run: Path, checkpoint: Checkpoint) -> TrainedModel:
         message = f"needs the network {recipe.network.name!r}, which no loaded file registers"
         problem = Problem(str(checkpoint.path), "unknown-network", message, "name its file: --plugin FILE")
         raise UserError("The model cannot be built.", [problem])
-    hardware = find_hardware("auto")
+    hardware = find_hardware(device)
     # What the training machine was good at, this one may not have; float32 is everywhere.
     native = recipe.precision in hardware.precisions
     precision = recipe.precision if native else choose_precision(hardware)

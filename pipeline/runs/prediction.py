@@ -15,7 +15,7 @@ from pipeline.data.inspection import Declared
 from pipeline.data.layouts import open_dataset
 from pipeline.data.layouts.channels import CHANNEL
 from pipeline.data.packed import Packed
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, nearest
 from pipeline.memory import memory_for
 from pipeline.metrics.calibration import Expectation
 from pipeline.outputs import Output
@@ -48,6 +48,10 @@ def predict(
     *,
     rank: bool = False,
     open_as: OpenAs = (None, "auto", {}),
+    only: Sequence[str] = (),
+    unlabelled: bool = False,
+    device: str = "auto",
+    mirror: bool = True,
 ) -> list[Path]:
     """Write a label map for each scan, named as the scan and on exactly its grid.
 
@@ -59,19 +63,26 @@ def predict(
         plugins: As for :func:`load_model`.
         rank: Also write ``annotate_next.csv``: the scans by their predicted Dice, the worst first.
         open_as: Root, layout and options of those of the scans that are datasets, as for :func:`open_dataset`.
+        only: Ids of the cases that are predicted; none is all.
+        unlabelled: Leaves out cases that have a mask.
+        device: As for :func:`load_model`.
+        mirror: Whether the mean over mirror images is taken, where the run was trained for that.
 
     Returns:
         The masks' paths.
 
     Raises:
-        UserError: Scans have one name, or a mask exists already, or a scan is unsound or has the wrong number of
-            channels; all of it is found before anything is written.
+        UserError: An id is not there, or scans have one name, or a mask exists already, or a scan is unsound or has the
+            wrong number of channels; all of it is found before anything is written.
     """
     listing = Output(output, "predict")
     if rank:
         listing.refuse_foreign([ANNOTATE_NEXT])
-    targets = _targets([case for place in scans for case in _scans_of(place, open_as)], scans, output)
-    model = load_model(run, which, plugins)
+    found = [case for place in scans for case in _scans_of(place, open_as)]
+    targets = _targets(_chosen(found, only, unlabelled=unlabelled), scans, output)
+    model = load_model(run, which, plugins, device)
+    if not mirror:
+        model = replace(model, predictor=model.predictor.without_mirrors())
     facts = _checked_scans(targets, model)
     output.mkdir(parents=True, exist_ok=True)
     _tell_memory(facts, model)
@@ -90,6 +101,24 @@ def predict(
         with listing.writing([ANNOTATE_NEXT]) as stage:
             ranking.write(stage / ANNOTATE_NEXT)
     return list(targets)
+
+
+def _chosen(cases: list[Case], only: Sequence[str], *, unlabelled: bool) -> list[Case]:
+    """Return the cases that are wanted.
+
+    Raises:
+        UserError: An id is of no case, or no case is left.
+    """
+    known = {case.id for case in cases}
+    if unknown := [name for name in only if name not in known]:
+        problems = [Problem(name, "no-case", "is the id of no scan there", nearest(name, known)) for name in unknown]
+        raise UserError("Nothing was predicted.", problems)
+    wanted = [case for case in cases if not only or case.id in only]
+    chosen = [case for case in wanted if not (unlabelled and case.label)]
+    if wanted and not chosen:
+        problem = Problem("--unlabelled", "no-scans", "every scan there has a mask", "leave it out to predict them")
+        raise UserError("Nothing was predicted.", [problem])
+    return chosen
 
 
 def _tell_memory(facts: Mapping[str, CaseFacts], model: TrainedModel) -> None:

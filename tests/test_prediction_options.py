@@ -1,0 +1,76 @@
+"""Which scans are predicted, where, and with or without mirror images."""
+
+import subprocess
+import sys
+
+import pytest
+from runs_fixtures import ROOT, make_phantom, train
+
+from pipeline import runs
+from pipeline.errors import UserError
+from pipeline.prediction.predictor import Predictor
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_phantom(tmp_path_factory.mktemp("options") / "phantom", labelled=3, unlabelled=2)
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("options"), dataset, "run", max_steps=2)
+
+
+def test_cases_are_chosen_by_id_and_by_having_no_mask(run, dataset, tmp_path):
+    def predicted(name, **chosen):
+        return [path.name for path in runs.predict(run, [dataset], tmp_path / name, **chosen)]
+
+    assert predicted("unlabelled", unlabelled=True) == ["phantom_003.nii.gz", "phantom_004.nii.gz"]
+    assert predicted("only", only=["phantom_004", "phantom_001"]) == ["phantom_001.nii.gz", "phantom_004.nii.gz"]
+    assert predicted("both", only=["phantom_004", "phantom_001"], unlabelled=True) == ["phantom_004.nii.gz"]
+    for refusal, chosen in (
+        (
+            "phantom_04: is the id of no scan there.*\n.*did you mean 'phantom_004'",
+            {"only": ["phantom_001", "phantom_04"]},
+        ),
+        ("every scan there has a mask", {"only": ["phantom_001"], "unlabelled": True}),
+    ):
+        with pytest.raises(UserError, match=refusal):
+            predicted("refused", **chosen)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_mirror_images_are_left_out_and_the_device_is_the_one_asked_for(run, dataset, tmp_path, monkeypatch):
+    seen, segment = [], Predictor.segment
+
+    def watched(predictor, *arguments):
+        seen.append((predictor.mirrors, predictor.device.type))
+        return segment(predictor, *arguments)
+
+    monkeypatch.setattr(Predictor, "segment", watched)
+    scan = dataset / "imagesTs" / "phantom_003.nii.gz"
+    runs.predict(run, [scan], tmp_path / "on", device="cpu")
+    runs.predict(run, [scan], tmp_path / "off", mirror=False)
+    (mirrored, place), (plain, _) = seen
+    assert mirrored
+    assert (plain, place) == ((), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "said"), [("gpu", "give auto, cpu, cuda or cuda:N"), ("cuda:99", "The device is not there")]
+)
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(run, dataset, tmp_path, device, said):
+    words = [
+        "predict",
+        run,
+        dataset / "imagesTs",
+        "--output",
+        tmp_path / "masks",
+        "--device",
+        device,
+        "--mirror",
+        "off",
+    ]
+    done = subprocess.run([sys.executable, ROOT / "run.py", *map(str, words)], capture_output=True, text=True)
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "masks").exists()
