@@ -40,16 +40,28 @@ def softmax_of(name):
 
 
 def draw(name, size=(4, 5), classes=3, batch=2, dtype=torch.float64, softmax=True):
-    """A network's answer, and what the loss compares it with: labels with some ignored, or an image."""
+    """A network's answer, and what the loss compares it with: labels with some ignored, an image, a teacher, a mask."""
     generator = torch.Generator().manual_seed(0)
     answer = 2 * torch.randn(batch, classes, *size, generator=generator, dtype=torch.float64)
     if not softmax:
         answer = answer.softmax(dim=1) if classes > 1 else answer.sigmoid()
     if name in LABEL_LOSSES:
         return answer.to(dtype), torch.randint(-1, max(2, classes), (batch, 1, *size), generator=generator)
+    if name == "consistency":
+        teacher = 2 * torch.randn(batch, classes, *size, generator=generator, dtype=torch.float64)
+        if not softmax:
+            teacher = teacher.softmax(dim=1) if classes > 1 else teacher.sigmoid()
+        return answer.to(dtype), teacher.to(dtype)
+    if name == "entropy":
+        return answer.to(dtype), torch.rand(batch, 1, *size, generator=generator) < 0.7
     channels = classes if name == "reconstruction" else 2
     image = torch.randn(batch, channels, *size, generator=generator, dtype=torch.float64)
     return answer.to(dtype), image.to(dtype)
+
+
+def compared(name, other, mask):
+    """What a loss takes beside the answer, with a mask where it takes one."""
+    return {"label": [other], "image": [other, mask], "teacher": [other, mask], "mask": [mask]}[LOSSES[name].against[0]]
 
 
 def gradient_of(loss, answer, *others):
@@ -122,7 +134,7 @@ def test_complex_labels_are_refused():
 @pytest.mark.parametrize("wrapped", ["logits", "others", "all"])
 def test_meta_tensors_give_what_plain_tensors_give_and_a_plain_loss(name, options, wrapped):
     logits, other = draw(name, dtype=torch.float32)
-    others = [other] if name in LABEL_LOSSES else [other, torch.ones(2, 1, 4, 5)]
+    others = compared(name, other, torch.ones(2, 1, 4, 5))
     loss = build(name, **options)
     torch.manual_seed(0)
     expected = gradient_of(loss, logits, *others)
@@ -250,7 +262,7 @@ def test_on_a_gpu_a_nan_of_the_image_is_nan(name, options):
 def test_the_gradient_of_the_gradient_is_that_of_the_value(name, options, classes, reduction):
     for how in softmax_of(name):
         answer, other = draw(name, (2, 3), classes, softmax=how.get("softmax", True))
-        others = [other] if name in LABEL_LOSSES else [other, torch.tensor([[1, 1, 0], [1, 1, 1]]).expand(2, 2, 3)]
+        others = compared(name, other, torch.tensor([[1, 1, 0], [1, 1, 1]]).expand(2, 2, 3))
         loss = build(name, **options, **how, reduction=reduction)
         assert gradgradcheck(lambda x, loss=loss, others=others: loss(x, *others), answer.requires_grad_())
 
