@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FLOAT = 4
 # Numbers of a block of voxels, all classes of each, that are decided on together.
 BLOCK = 1 << 20
+# What a network holds beside the counted tensors, such as copies in other layouts: up to a half of them.
+OVERHEAD = 1.5
 # Maps of a block: logits, probabilities, and what a maximum or an expected Dice makes of them.
 BLOCK_MAPS = 6
 # Planes of features beside the ring: one that was stitched, two that were resampled, and one between them and halfway.
@@ -125,11 +127,11 @@ def _lines(path: str) -> list[str]:
 
 
 def voxel_bytes_of(network: nn.Module, image: Tensor) -> float:
-    """Return the bytes a voxel that a network holds at most while it looks at ``[B, C, …]``, its input left out."""
+    """Return the bytes a voxel that a network holds at most while it looks at ``[B, C, …]``, without its input."""
     live = _Live({image.untyped_storage()._cdata} | {w.untyped_storage()._cdata for w in network.state_dict().values()})
     with live:
         network(image)
-    return live.most / image[:, :1].numel()
+    return OVERHEAD * live.most / image[:, :1].numel()
 
 
 class _Live(TorchFunctionMode):
