@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Which
     from pipeline.data.inspection import CaseFacts
+    from pipeline.data.nifti import Scan
 
 # Less than this needs no word.
 MUCH_BYTES = 10**9
@@ -90,17 +91,22 @@ def predict(
     for path, case in progress(targets.items(), "predicting", len(targets)):
         images = read_images(case, facts[str(path)])
         expectation = Expectation(model.predictor.label_values) if ranking is not None else None
-        with memory_for(str(case.images[0]), "to predict it", None, "crop the scan, or predict it elsewhere"):
-            labels = model.predictor.segment(images, expectation)
-            if come_since := _present([path]):
-                raise UserError("The prediction was not written.", come_since)
-            nifti.save_labels(path, labels, images[0])
+        _predict_one(path, images, model, expectation)
         if ranking is not None and expectation is not None:
             ranking.add(case.images[0], path, expectation.dice())
     if ranking is not None:
         with listing.writing([ANNOTATE_NEXT]) as stage:
             ranking.write(stage / ANNOTATE_NEXT)
     return list(targets)
+
+
+def _predict_one(path: Path, images: Sequence[Scan], model: TrainedModel, expectation: Expectation | None) -> None:
+    where = str(images[0].path)
+    with memory_for(where, "to predict it", None, "crop the scan, or predict it elsewhere"):
+        labels = model.predictor.segment(images, expectation)
+        if come_since := _present([path]):
+            raise UserError("The prediction was not written.", come_since)
+        nifti.save_labels(path, labels, images[0])
 
 
 def _chosen(cases: list[Case], only: Sequence[str], *, unlabelled: bool) -> list[Case]:
