@@ -104,10 +104,14 @@ def ours(row: Row, scan: Path, mask: Path) -> Told:
     from pipeline.data.nifti import load, save_labels
     from pipeline.types import Case
 
+    before, peaks = peak_bytes(), {}
     examine(Case("scan", (scan,), None, ""), Declared(channels=1))
+    peaks["peak_of_check_gb"] = (peak_bytes() - before) / 1e9
     loaded = load(scan)
-    save_labels(mask, segmenter(row).segment([loaded]), loaded)
-    return lambda: formula(row, loaded)
+    labels = segmenter(row).segment([loaded])
+    peaks["peak_of_segmenting_gb"] = (peak_bytes() - before) / 1e9
+    save_labels(mask, labels, loaded)
+    return lambda: peaks | formula(row, loaded)
 
 
 def formula(row: Row, loaded: Any) -> dict[str, float]:

@@ -266,6 +266,19 @@ def test_a_predicted_mask_has_the_very_numbers_of_its_scan_s_header(tmp_path, fo
     np.testing.assert_array_equal(itk_affine(tmp_path / "scan.nii"), itk_affine(tmp_path / "mask.nii"))
 
 
+@pytest.mark.parametrize("turn_rad", [5e-4, 7e-4, 8e-4, 9e-4, 1.1e-3, 1e-2])
+def test_a_mask_has_its_scan_s_quaternion_also_where_readers_differ_in_what_it_means(tmp_path, turn_rad):
+    affine = np.eye(4)
+    turn = Rotation.from_rotvec([0, 0, turn_rad]).as_matrix() @ np.diag([-1.0, -1.0, 1.0])
+    affine[:3, :3], affine[:3, 3] = turn * [0.5, 0.5, 3.0], 30
+    scan = nifti.load(by_nibabel(tmp_path / "scan.nii", np.zeros((5, 6, 7), np.int16), affine, (1, 0)))
+    nifti.save_labels(tmp_path / "mask.nii", np.ones((5, 6, 7), np.uint8), scan)
+    ours, theirs = (nib.load(tmp_path / name) for name in ("mask.nii", "scan.nii"))
+    for field in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "pixdim"):
+        np.testing.assert_array_equal(ours.header[field], theirs.header[field], field)
+    np.testing.assert_array_equal(ours.affine, theirs.affine)
+
+
 def oblique(degrees_x, degrees_z=0.0, size_mm=0.4):
     """DICOM's directions, tilted: the first part of the quaternion is 0 or near it."""
     affine = np.eye(4)

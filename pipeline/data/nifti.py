@@ -197,7 +197,8 @@ def save_volume(path: Path, voxels: NDArray[Any], header: Header) -> None:
     # Units and codes as they are, since some tools leave values that nibabel's own setters refuse.
     image.header["xyzt_units"] = header.units
     _set_forms(image.header, header.forms)
-    data = image.to_bytes()
+    # Without an affine, or nibabel would replace a quaternion of which it thinks otherwise than the NIfTI C library.
+    data = kind(voxels, None, image.header).to_bytes()
     if path.name.lower().endswith(".gz"):
         data = gzip.compress(data, compresslevel=6, mtime=0)  # mtime=0: the same mask is the same file
     with atomic_write(path) as temporary:

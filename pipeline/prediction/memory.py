@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 FLOAT = 4
 # Numbers of a block of voxels, all classes of each, that are decided on together.
 BLOCK = 1 << 20
-# What a network holds beside the counted tensors, such as copies in other layouts: up to a half of them.
-OVERHEAD = 1.5
+# What a network holds beside the counted tensors, such as copies in other layouts: measured for three
+# networks, it came to three quarters of them at most.
+OVERHEAD = 1.75
 # Maps of a block: logits, probabilities, and what a maximum or an expected Dice makes of them.
 BLOCK_MAPS = 6
 # Planes of features beside the ring: one that was stitched, two that were resampled, and one between them and halfway.
@@ -73,7 +74,7 @@ def footprint(
         image    4 C V
         labels   b V'
         rings    4 M (F + 1) p A
-        windows  n P (4 C + 8 F + v)
+        windows  n P (4 C + 4 (M + 1) F + v)
         planes   4 M F (A + 4 A') + 24 B
 
     with C channels, F features that are stitched, K classes, M networks, V voxels of the network's grid and V' of the
@@ -99,7 +100,10 @@ def footprint(
         image=FLOAT * channels * math.prod(placement.shape),
         labels=label_bytes * math.prod(placement.native),
         rings=FLOAT * networks * (features + 1) * windows.patch[windows.slab] * plane,
-        windows=round(together * math.prod(windows.patch) * (FLOAT * (channels + 2 * features) + voxel_bytes)),
+        # Each network keeps the answers of its last call, and one of them is at work.
+        windows=round(
+            together * math.prod(windows.patch) * (FLOAT * (channels + (networks + 1) * features) + voxel_bytes)
+        ),
         planes=FLOAT * networks * features * (plane + (PLANES - 1) * native) + block,
     )
 
