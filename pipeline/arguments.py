@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from pipeline import __version__
+from pipeline.bounds import DEVICE
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.terminal import listening, say
 
@@ -107,6 +108,6 @@ def refuse_device(name: str) -> None:
     Raises:
         UserError: It makes none.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
+    if not re.fullmatch(DEVICE, name):
         problem = Problem("--device", "no-device", f"is {name!r}", "give auto, cpu, cuda or cuda:N")
         raise UserError("Nothing was done.", [problem])

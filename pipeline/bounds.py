@@ -23,6 +23,8 @@ Samples = Annotated[int, Field(ge=1, le=4096)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 LEAST_MM = 1e-4
 MOST_MM = 1e4
+# What a device may be called.
+DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 Millimetres = Annotated[float, Field(ge=LEAST_MM, le=MOST_MM)]
 Intensity = Annotated[float, Field(ge=-1e9, le=1e9)]
 # What a float32 divides by and is squared without becoming 0 or infinite.

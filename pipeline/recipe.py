@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from pipeline.bounds import SECONDS, Intensity, Millimetres, Samples, Scale, Share, Side, Steps, seconds_of
+from pipeline.bounds import DEVICE, SECONDS, Intensity, Millimetres, Samples, Scale, Share, Side, Steps, seconds_of
 from pipeline.types import Scans  # noqa: TC001 - pydantic reads the annotation when it builds the model
 
 Auto = Literal["auto"]
@@ -267,9 +267,7 @@ class Recipe(Section):
         default=None,
         description="how long the whole command may take, such as 90s, 20m, 2h or 1.5d, up to a year, or null",
     )
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")] = Field(
-        default="auto", description="auto, cpu, cuda or cuda:N"
-    )
+    device: Annotated[str, Field(pattern=DEVICE)] = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto (bfloat16 where it is faster), float32, bfloat16 or float16"
     )

@@ -14,7 +14,8 @@ Scans: TypeAlias = Literal["labelled", "unlabelled", "all"]
 Outcome: TypeAlias = Literal["scored", "absent", "missed", "false_positive"]
 # Further images of a sample, each voxel in the same place as in ``image``: with the scan's own intensities, and with
 # them changed by random numbers of their own.
-PLAIN_VIEW, OTHER_VIEW = VIEWS = ("plain_image", "other_image")
+OTHER_VIEW = "other_image"
+VIEWS = ("plain_image", OTHER_VIEW)
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,9 +204,9 @@ def test_help_loads_neither_torch_nor_monai(words):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_module_has_at_most_380_lines_and_no_function_over_60(path):
+def test_module_has_at_most_350_lines_and_no_function_over_60(path):
     functions = [node for node in ast.walk(tree_of(path)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 380
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
     assert {
         node.name: node.end_lineno - node.lineno + 1 for node in functions if node.end_lineno - node.lineno >= 60
     } == {}

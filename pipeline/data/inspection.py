@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from pipeline.bounds import MAX_LABEL
 from pipeline.data import nifti
 from pipeline.data.codes import is_warning
 from pipeline.data.content import hash_scan, hash_values
 from pipeline.data.forms import Forms
 from pipeline.data.grids import grid_problems, orientation_problems
-from pipeline.data.layouts.dataset import MAX_CLASSES
+from pipeline.data.label_values import count_labels, label_problems
 from pipeline.data.stamps import case_files, stamps
 from pipeline.data.statistics import ChannelStatistics, channel_statistics
 from pipeline.errors import Problem, UserError
@@ -34,12 +33,6 @@ Row: TypeAlias = tuple[float, float, float, float]
 LEAST_LEVELS = 16
 # The farthest that a voxel may lie from the origin: beyond it, places in a scan are lost in rounding.
 FARTHEST_MM = 1e9
-# Farther from an integer than this, a label is no rounding error.
-ROUNDING = 1e-3
-# A mask whose values nobody declared is compared with its scan once it has more of them.
-MANY_LABELS = 16
-# Counted at a time: codes of one chunk stay in the processor's cache.
-CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -153,7 +146,7 @@ def examine_scans(
     counts: dict[int, int] | None = None
     if label is not None:
         counts, wrong = count_labels(label)
-        problems += wrong or _label_problems(label, counts, declared, images[0] if images else None)
+        problems += wrong or label_problems(label, counts, declared, images[0] if images else None)
     if first is not None:
         problems += orientation_problems(first)
         for image in images[1:]:
@@ -220,7 +213,7 @@ def examine_pair(
     for scan in scans.values():
         counts, wrong = count_labels(scan)
         values |= set(counts)
-        problems += wrong or _label_problems(scan, counts, Declared(ignore=ignore), None)
+        problems += wrong or label_problems(scan, counts, Declared(ignore=ignore), None)
     if len(scans) == 2:
         problems += grid_problems(scans[truth], scans[prediction], "prediction")
     problems = [problem for problem in problems if not is_warning(problem)]
@@ -273,89 +266,3 @@ def _levels_in_float32(low: int, high: int) -> float:
     """Return about how many of the whole numbers from one to another a float32 tells apart; infinity for all."""
     step = int(np.spacing(np.float32(max(abs(low), abs(high)))))
     return math.inf if step <= 1 else 1 + (high - low) // step
-
-
-def count_labels(scan: nifti.Scan) -> tuple[dict[int, int], list[Problem]]:
-    """Count the voxels of every value of a mask.
-
-    Returns:
-        Voxels by value, in the order of the values, and what keeps the values from being labels: then there are none.
-    """
-    where = str(scan.path)
-    voxels = scan.voxels
-    if scan.channels > 1:
-        message = f"has {scan.channels} volumes"
-        remedy = "save one volume of integer labels"
-        return {}, [Problem(where, "label-channels", message, remedy)]
-    low = voxels.min()
-    high = voxels.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        remedy = "replace them by label values"
-        return {}, [Problem(where, "label-not-finite", "has NaN or infinite labels", remedy)]
-    if max(abs(float(low)), abs(float(high))) > MAX_LABEL:
-        message = f"has the label {max((low, high), key=abs):g}"
-        remedy = f"number the labels from 0 to {MAX_LABEL}"
-        return {}, [Problem(where, "label-too-large", message, remedy)]
-    if voxels.dtype.kind == "f":
-        broken = _fraction_problems(where, voxels)
-        if broken:
-            return {}, broken
-    return _histogram(voxels, int(low), int(high)), []
-
-
-def _fraction_problems(where: str, voxels: NDArray[Any]) -> list[Problem]:
-    away = np.abs(voxels - np.rint(voxels))
-    if not away.any():
-        return []
-    message = f"has labels that are no integers, such as {voxels.flat[int(away.argmax())]:.6g}"
-    if away.max() <= ROUNDING:
-        return [Problem(where, "label-rounding", message, "use --fix round-labels, which rounds by at most 0.001")]
-    remedy = "save the mask with nearest-neighbour interpolation, as integers"
-    return [Problem(where, "label-not-integer", message, remedy)]
-
-
-def _histogram(voxels: NDArray[Any], low: int, high: int) -> dict[int, int]:
-    flat = voxels.ravel(order="K")
-    if high - low >= 1 << 16:
-        values, counts = np.unique(flat, return_counts=True)
-        return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
-    total = np.zeros(high - low + 1, np.int64)
-    for start in range(0, flat.size, CHUNK):
-        chunk = flat[start : start + CHUNK]
-        marked = chunk[chunk != 0]  # Most of a mask is background, which need only be counted.
-        total += np.bincount(marked.astype(np.intp) - low, minlength=len(total))
-        if marked.size < chunk.size:
-            total[-low] += chunk.size - marked.size
-    return {low + int(place): int(total[place]) for place in np.flatnonzero(total)}
-
-
-def _label_problems(
-    scan: nifti.Scan, counts: Mapping[int, int], declared: Declared, image: nifti.Scan | None
-) -> list[Problem]:
-    where = str(scan.path)
-    values = {value: count for value, count in counts.items() if value != declared.ignore}
-    strange = {value: count for value, count in values.items() if value not in (declared.labels or values)}
-    doubtful = strange if declared.labels is not None else len(values) > MANY_LABELS
-    if doubtful and image is not None and _is_fewer_valued(image, len(values)):
-        message = f"has {len(values)} different values, more than {image.path.name}: are they swapped?"
-        return [Problem(where, "swapped", message, "name the scan as image and the mask as label")]
-    if strange:
-        listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(strange.items())[:8])
-        message = f"has label values outside {sorted(declared.labels or ())}: {listed}"
-        return [Problem(where, "label-out-of-range", message, "correct the mask, or declare the values under labels")]
-    if len(values) > MAX_CLASSES:
-        message = f"has {len(values)} different values"
-        return [Problem(where, "label-too-many", message, "is this the scan instead of its mask?")]
-    if min(values, default=0) < 0 and declared.labels is None:
-        message = f"has the label {min(values)}"
-        remedy = "use 0 for background and values above 0, or declare ignore"
-        return [Problem(where, "label-negative", message, remedy)]
-    if not any(values):
-        return [Problem(where, "empty-mask", "has no foreground", "nothing, if there is nothing to see in the scan")]
-    return []
-
-
-def _is_fewer_valued(image: nifti.Scan, values: int) -> bool:
-    """Tell whether a scan has fewer different values than its mask, and few enough for a mask."""
-    distinct = np.unique(image.voxels).size
-    return distinct < values and distinct <= MAX_CLASSES
