@@ -64,6 +64,22 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UserError: The file is missing, too large or no YAML mapping, or an override has no ``=`` or no place.
     """
+    return override(_placed(converted(_mapping_in(path)), path.parent), overrides)
+
+
+def read_section(model: type[S], path: Path) -> S:
+    """Read a YAML file that is not a recipe, and check everything in it.
+
+    Raises:
+        UserError: The file is missing, too large or no YAML mapping, or with one problem a mistake.
+    """
+    try:
+        return validate(model, _mapping_in(path))
+    except ValidationError as error:
+        raise _mistakes(str(path), _schema_problems(error, model), "file") from None
+
+
+def _mapping_in(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise _unreadable(path, "missing-file", "there is no such file", "check the path")
     if path.stat().st_size > MAX_RECIPE_BYTES:
@@ -71,7 +87,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     raw = read_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if not isinstance(raw, dict):
         raise _unreadable(path, "bad-yaml", "no mapping of keys to values", "see configs/ for examples")
-    return override(_placed(converted(raw), path.parent), overrides)
+    return raw
 
 
 def _unreadable(path: Path, code: str, message: str, remedy: str) -> UserError:
@@ -199,8 +215,8 @@ def validate(model: type[S], raw: Any) -> S:
     return model.model_validate_json(json.dumps(raw, default=str))
 
 
-def _mistakes(source: str, problems: Sequence[Problem]) -> UserError:
-    return UserError(f"The recipe {source} has {len(problems)} mistake{'s' * (len(problems) > 1)}.", problems)
+def _mistakes(source: str, problems: Sequence[Problem], what: str = "recipe") -> UserError:
+    return UserError(f"The {what} {source} has {len(problems)} mistake{'s' * (len(problems) > 1)}.", problems)
 
 
 def dump(recipe: Recipe, comments: Mapping[str, str] | None = None, *, decided: Decisions = NONE) -> str:

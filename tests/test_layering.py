@@ -16,6 +16,7 @@ LAYERS = (
     {"planning", "networks", "losses", "metrics", "pacing"},
     {"engines", "prediction", "archives", "checkpoints"},
     {"runs"},
+    {"studies"},
     {"console"},
     {"arguments"},
     {"model"},
@@ -23,7 +24,7 @@ LAYERS = (
 )
 # Beside the layers: reports is read by runs and cli, and itself reads three modules alone.
 REPORTS_READ = {"types", "files", "errors"}
-ABOVE_REPORTS = {"runs", "console", "arguments", "cli", "model", "api"}
+ABOVE_REPORTS = {"runs", "studies", "console", "arguments", "cli", "model", "api"}
 LIGHT = (
     "__init__",
     "api",

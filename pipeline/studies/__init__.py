@@ -1,0 +1,1 @@
+"""Studies: recipes compared over numbers of masks, draws of patients and seeds."""

@@ -1,0 +1,73 @@
+"""Lists of a dataset in which some patients keep their masks: what each draw of a study trains on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.data.layouts import read_dataset
+from pipeline.data.splits import split_cases
+from pipeline.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from pipeline.data.layouts import Dataset
+    from pipeline.types import Case
+
+FRACTION = 0.2
+SEED = 0
+
+
+def draw_lists(source: Path, counts: Mapping[int, tuple[int, ...]]) -> dict[tuple[int, int], dict[str, Any]]:
+    """Return a list for each count of labelled patients and each draw, as the ``datalist`` layout reads it.
+
+    All lists have the same validation cases: the dataset's own, or those of a fifth of the patients with masks. A draw
+    puts the other patients in an order, of which the first keep their masks: so those of a smaller count are among
+    those of a larger one.
+
+    Args:
+        source: The dataset.
+        counts: The draws of each count of patients.
+
+    Returns:
+        By count and draw, with absolute paths.
+
+    Raises:
+        UserError: The dataset cannot be opened, or it has too few patients with masks.
+    """
+    dataset = read_dataset(source)
+    split = split_cases(dataset, FRACTION, SEED)
+    patients = sorted({case.patient for case in split.labelled})
+    if len(patients) < max(counts):
+        message = f"has {len(patients)} patients with masks beside those that validate, and {max(counts)} are asked for"
+        problem = Problem(str(source), "too-few-labels", message, "ask for fewer: labelled, goal")
+        raise UserError("The study cannot begin.", [problem])
+    lists = {}
+    for count, draws in counts.items():
+        for draw in draws:
+            order = np.random.default_rng([draw, 0xD2A3]).permutation(len(patients))
+            chosen = {patients[place] for place in order[:count]}
+            kept = [case for case in split.labelled if case.patient in chosen]
+            hidden = [case for case in split.labelled if case.patient not in chosen]
+            lists[count, draw] = _facts(dataset) | {
+                "training": [_entry(case, case.label) for case in kept],
+                "unlabeled": [_entry(case, None) for case in (*hidden, *split.unlabelled)],
+                "validation": [_entry(case, case.label) for case in split.validation],
+            }
+    return lists
+
+
+def _facts(dataset: Dataset) -> dict[str, Any]:
+    """Return what a list says of all its cases."""
+    labels = {name: value for value, name in dataset.labels.items()} if dataset.labels else None
+    told = {"labels": labels, "channel_names": dataset.channels, "ignore": dataset.ignore}
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def _entry(case: Case, label: Path | None) -> dict[str, Any]:
+    images = [str(path.resolve()) for path in case.images]
+    entry = {"id": case.id, "patient": case.patient, "image": images if len(images) > 1 else images[0]}
+    return entry | ({"label": str(label.resolve())} if label else {})

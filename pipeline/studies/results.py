@@ -1,0 +1,231 @@
+"""What came of a study: a row a training, and the gain of each method over the control with its interval."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from dataclasses import asdict, dataclass, fields, replace
+from statistics import fmean, median, stdev
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.reports.crossed import crossed_interval
+from pipeline.reports.files import read_cases_csv, write_csv
+from pipeline.runs.stored import SUMMARY
+from pipeline.studies.plot import draw_study
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pipeline.outputs import Output
+    from pipeline.studies.grid import Cell, Study
+
+    # The mean Dice of each validation patient, by training.
+    Dice = Mapping[Cell, dict[str, float]]
+
+RUNS = "runs"
+TIMES = "times.csv"
+RESULTS = ("trainings.csv", "gains.csv", "results.md", "results.png")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult:
+    """One training that is done.
+
+    Attributes:
+        method: What was trained.
+        labelled: Patients with masks.
+        draw: Which patients.
+        seed: Of the training.
+        dice: Mean over the validation patients of the mean over their cases and classes.
+        minutes: What it took, on the clock.
+    """
+
+    method: str
+    labelled: int
+    draw: int
+    seed: int
+    dice: float
+    minutes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """One method at one number of labelled patients.
+
+    Attributes:
+        method: The method.
+        labelled: Patients with masks.
+        draws: Draws in which both this method and the control are done, with the same seeds.
+        dice: Mean over those draws.
+        spread: Standard deviation over draws; None of one alone.
+        gain: Mean difference of Dice to the control; None for the control itself.
+        low: Lower end of its 95 % interval over draws and patients; None below three of either.
+        high: Upper end.
+        worst: The least gain of a draw.
+        of_gap: The gain's share of what the control gains by the study's goal of masks; None where that is not known.
+        minutes: Median of a training.
+    """
+
+    method: str
+    labelled: int
+    draws: int
+    dice: float
+    spread: float | None
+    gain: float | None
+    low: float | None
+    high: float | None
+    worst: float | None
+    of_gap: float | None
+    minutes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All that is done of a study."""
+
+    trainings: tuple[TrainingResult, ...]
+    gains: tuple[Gain, ...]
+
+
+def place_of(output: Path, cell: Cell) -> Path:
+    """Return the folder of a training."""
+    return output / RUNS / cell.name
+
+
+def is_done(output: Path, cell: Cell) -> bool:
+    """Tell whether a training was validated at its end."""
+    return (place_of(output, cell) / SUMMARY).is_file()
+
+
+def gather(study: Study, output: Path) -> Results:
+    """Read the scores of all trainings that are done, and compare each method with the control.
+
+    Raises:
+        UserError: A file of scores is damaged.
+    """
+    dice = {cell: _dice_of_patients(place_of(output, cell)) for cell in study.cells() if is_done(output, cell)}
+    minutes = _minutes(output)
+    trainings = {
+        cell: TrainingResult(**asdict(cell), dice=fmean(of.values()), minutes=minutes.get(cell.name, 0.0))
+        for cell, of in dice.items()
+    }
+    gains = []
+    for labelled in study.labelled:
+        goal = [row.dice for row in trainings.values() if row.labelled == study.goal]
+        there = [
+            row.dice for row in trainings.values() if row.labelled == labelled and row.method == study.control.name
+        ]
+        gap = fmean(goal) - fmean(there) if goal and there else 0.0
+        for method in study.methods:
+            pairs = _pairs(dice, method.name, study.control.name, labelled)
+            if pairs:
+                taken = median(trainings[ours].minutes for ours, _ in pairs)
+                gains.append(_gain(dice, pairs, gap, taken))
+    return Results(tuple(trainings.values()), tuple(gains))
+
+
+def _pairs(dice: Dice, method: str, control: str, labelled: int) -> list[tuple[Cell, Cell]]:
+    """Return the trainings of a method of which the control's, with the same masks and seed, is done too."""
+    ours = [cell for cell in dice if (cell.method, cell.labelled) == (method, labelled)]
+    pairs = [(cell, replace(cell, method=control)) for cell in ours]
+    return [(cell, other) for cell, other in pairs if other in dice]
+
+
+def _gain(dice: Dice, pairs: Sequence[tuple[Cell, Cell]], gap: float, minutes: float) -> Gain:
+    """Compare a method with the control over all pairs at one number of masks."""
+    ours = [cell for cell, _ in pairs]
+    draws = _by_draw({cell: fmean(dice[cell].values()) for cell in ours})
+    gain = low = high = worst = None
+    if ours[0] != pairs[0][1]:
+        differences = _differences(dice, pairs)
+        gain = float(differences.mean())
+        low, high = crossed_interval(differences) or (None, None)
+        worst = float(differences.mean(axis=1).min())
+    return Gain(
+        method=ours[0].method,
+        labelled=ours[0].labelled,
+        draws=len(draws),
+        dice=fmean(draws),
+        spread=stdev(draws) if len(draws) > 1 else None,
+        gain=gain,
+        low=low,
+        high=high,
+        worst=worst,
+        of_gap=gain / gap if gain is not None and gap > 0 else None,
+        minutes=minutes,
+    )
+
+
+def _by_draw(values: Mapping[Cell, float]) -> list[float]:
+    """Return the mean over the seeds of each draw."""
+    draws = defaultdict(list)
+    for cell, value in values.items():
+        draws[cell.draw].append(value)
+    return [fmean(group) for group in draws.values()]
+
+
+def _differences(dice: Dice, pairs: Sequence[tuple[Cell, Cell]]) -> NDArray[np.float64]:
+    """Return method less control, mean over seeds, ``[draws, patients]``, of patients who were scored in all."""
+    patients = sorted(set.intersection(*(set(dice[cell]) for pair in pairs for cell in pair)))
+    columns = [_by_draw({ours: dice[ours][name] - dice[control][name] for ours, control in pairs}) for name in patients]
+    return np.array(columns, dtype=np.float64).T
+
+
+def _dice_of_patients(run: Path) -> dict[str, float]:
+    """Return each patient's mean Dice over cases and classes that have a number."""
+    found = defaultdict(list)
+    for result in read_cases_csv(run / "cases.csv"):
+        if result.dice is not None:
+            found[result.patient or result.case].append(result.dice)
+    return {patient: fmean(values) for patient, values in found.items()}
+
+
+def _minutes(output: Path) -> dict[str, float]:
+    """Return what each training took, all its parts together, where it was interrupted."""
+    taken: dict[str, float] = defaultdict(float)
+    with (output / TIMES).open(encoding="utf-8", newline="") as file:
+        for name, seconds in csv.reader(file):
+            taken[name] += float(seconds) / 60
+    return taken
+
+
+def write_results(results: Results, folder: Output) -> None:
+    """Write ``trainings.csv`` and ``gains.csv``, and the table and the plot of them."""
+    with folder.writing(RESULTS) as stage:
+        for name, kind, rows in (
+            ("trainings.csv", TrainingResult, results.trainings),
+            ("gains.csv", Gain, results.gains),
+        ):
+            write_csv(stage / name, [field.name for field in fields(kind)], map(asdict, rows))
+        (stage / "results.md").write_text(table_of(results.gains), encoding="utf-8")
+        if results.trainings:
+            draw_study(stage / "results.png", results.trainings)
+
+
+def table_of(gains: Sequence[Gain]) -> str:
+    """Return the gains as a Markdown table; Dice and gains in points of a hundred."""
+    head = ("masks", "method", "draws", "Dice", "gain", "95 % interval", "worst draw", "of the gap", "min")
+    rows = [
+        (
+            str(row.labelled),
+            row.method,
+            str(row.draws),
+            f"{100 * row.dice:.2f}" + (f" ± {100 * row.spread:.2f}" if row.spread is not None else ""),
+            _points(row.gain),
+            f"{_points(row.low)} to {_points(row.high)}" if row.low is not None else "",
+            _points(row.worst),
+            f"{row.of_gap:.0%}" if row.of_gap is not None else "",
+            f"{row.minutes:.1f}",
+        )
+        for row in gains
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows)) + "\n"
+
+
+def _points(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:+.2f}"

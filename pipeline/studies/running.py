@@ -1,0 +1,146 @@
+"""Run a study: every training of its grid that nobody has done, one after the other; several processes share them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import config
+from pipeline.data.layouts import read_dataset
+from pipeline.errors import Problem, UserError
+from pipeline.files import atomic_write, locked
+from pipeline.outputs import Output
+from pipeline.reports.files import write_json
+from pipeline.runs.planning import parse_request
+from pipeline.runs.starting import train
+from pipeline.strict_yaml import read_yaml, write_yaml
+from pipeline.studies.grid import Study
+from pipeline.studies.lists import draw_lists
+from pipeline.studies.results import RESULTS, TIMES, Results, gather, is_done, place_of, write_results
+from pipeline.terminal import note
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+    from pipeline.studies.grid import Cell, Method
+
+OWNER = "study"
+STUDY = "study.yaml"
+LISTS = "lists"
+# The code of the problem that another process is training in a folder.
+BUSY = "run-is-busy"
+
+
+def run_study(study: Study, output: Path) -> Results:
+    """Train what is left of a study, and write its tables after every training.
+
+    Other processes that were given the same folder train other runs of it meanwhile. What was interrupted goes on where
+    it was; more counts, draws, seeds or methods may be added to the study's file at any time.
+
+    Args:
+        study: The grid.
+        output: Its folder: ``study.yaml``, ``lists/``, ``runs/METHOD/…``, ``times.csv`` and the results.
+
+    Returns:
+        The results of all trainings that are done.
+
+    Raises:
+        UserError: A recipe or the dataset has problems, or the folder holds another study or files that no study has
+            written; or, once all others are done, trainings have failed.
+    """
+    recipes = {cell: _recipe(study, cell, output) for cell in study.cells()}
+    folder = Output(output, OWNER)
+    folder.refuse_foreign((STUDY, TIMES, *RESULTS))
+    _refuse_other(study, output)
+    lists = _lists(study, output)
+    output.mkdir(parents=True, exist_ok=True)
+    folder.own((STUDY, TIMES))
+    _write_lists(output, lists)
+    with atomic_write(output / STUDY) as partial:
+        partial.write_text(write_yaml(study.model_dump(mode="json")), encoding="utf-8")
+    failed: list[Problem] = []
+    for number, (cell, recipe) in enumerate(recipes.items(), 1):
+        if is_done(output, cell):
+            continue
+        note(f"{number} of {len(recipes)}: {cell.name}")
+        failed += _train(output, cell, recipe)
+        write_results(gather(study, output), folder)
+    results = gather(study, output)
+    write_results(results, folder)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(recipes)} trainings failed; the others are done.", failed)
+    return results
+
+
+def _train(output: Path, cell: Cell, recipe: Recipe) -> list[Problem]:
+    """Train one run, and return what it failed for; nothing where another process has it."""
+    began = time.monotonic()
+    place = place_of(output, cell)
+    try:
+        if place.is_dir():
+            with locked(place):
+                pass  # Nobody has it: known before its dataset is looked at.
+        train(recipe, place, resume=True)
+    except UserError as error:
+        told = error.problems or [Problem("training", "failed", str(error), "mend it, and repeat the command")]
+        return [replace(problem, where=f"{cell.name}: {problem.where}") for problem in told if problem.code != BUSY]
+    finally:
+        with (output / TIMES).open("a", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerow([cell.name, f"{time.monotonic() - began:.1f}"])
+    return []
+
+
+def _recipe(study: Study, cell: Cell, output: Path) -> Recipe:
+    method = next(method for method in study.methods if method.name == cell.method)
+    dataset = study.list_of(cell.labelled, cell.draw) if study.has_lists else _list_place(output, cell)
+    own = {"dataset": str(dataset), "seed": cell.seed} | ({} if study.has_lists else {"root": dataset.anchor})
+    if "data.cache" not in study.settings | method.settings:
+        own["data.cache"] = str((output / "cache").resolve())
+    return _read(method, study.settings | method.settings | own)
+
+
+def _read(method: Method, settings: dict[str, Any]) -> Recipe:
+    path = config.shipped().get(method.recipe, Path(method.recipe))
+    overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return parse_request(config.read(path, overrides), f"of {method.name}").recipe
+
+
+def _list_place(output: Path, cell: Cell) -> Path:
+    return output.resolve() / LISTS / f"{cell.labelled:03d}-draw{cell.draw}.json"
+
+
+def _lists(study: Study, output: Path) -> dict[Path, dict[str, Any]]:
+    """Return the lists that are to be written, or look at those that are there."""
+    if not study.has_lists:
+        counts: dict[int, list[int]] = {}
+        for cell in study.cells():
+            counts.setdefault(cell.labelled, []).append(cell.draw)
+        drawn = draw_lists(Path(study.dataset), {count: tuple(dict.fromkeys(draws)) for count, draws in counts.items()})
+        return {output / LISTS / f"{count:03d}-draw{draw}.json": content for (count, draw), content in drawn.items()}
+    for path in dict.fromkeys(study.list_of(cell.labelled, cell.draw) for cell in study.cells()):
+        read_dataset(path)
+    return {}
+
+
+def _write_lists(output: Path, lists: dict[Path, dict[str, Any]]) -> None:
+    (output / LISTS).mkdir(exist_ok=True)
+    with Output(output / LISTS, OWNER).writing([path.name for path in lists]) as stage:
+        for path, content in lists.items():
+            write_json(stage / path.name, content)
+
+
+def _refuse_other(study: Study, output: Path) -> None:
+    """Refuse a folder of a study in which something is otherwise that results depend on."""
+    if not (output / STUDY).is_file():
+        return
+    there = config.validate(Study, read_yaml((output / STUDY).read_text(encoding="utf-8"), str(output / STUDY)))
+    methods = {method.name: method for method in there.methods}
+    changed = [method.name for method in study.methods if methods.get(method.name, method) != method]
+    changed += [key for key in ("dataset", "settings") if getattr(there, key) != getattr(study, key)]
+    if changed:
+        message = f"holds a study in which {', '.join(changed)} is another"
+        problem = Problem(str(output), "study-differs", message, "name another --output")
+        raise UserError("Nothing was started.", [problem])

@@ -1,0 +1,268 @@
+"""Studies: the grid, the draws, trainings shared and resumed, and gains that an independent formula gives too."""
+
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+import yaml
+from runs_fixtures import make_phantom, plug_pulled_at, write_recipe
+from scipy import stats
+
+from pipeline.data.layouts import read_dataset
+from pipeline.errors import UserError
+from pipeline.files import locked
+from pipeline.reports.crossed import crossed_interval
+from pipeline.studies.grid import read_study
+from pipeline.studies.lists import draw_lists
+from pipeline.studies.results import Gain, place_of, table_of
+from pipeline.studies.running import run_study
+
+SUPERVISED = {"objective": [{"loss": "dice"}]}
+
+
+def write_study(folder, **changes):
+    path = folder / "study.yaml"
+    told = {
+        "dataset": "data",
+        "labelled": [2],
+        "draws": [0, 1],
+        "methods": [{"name": "control", "recipe": "plain.yaml"}, {"name": "cut", "recipe": "cut.yaml"}],
+        "settings": {"max_steps": 2, "validate_every": 2},
+    }
+    path.write_text(yaml.safe_dump(told | changes))
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    make_phantom(folder / "data", labelled=6, unlabelled=1)
+    write_recipe(folder, "nowhere", **SUPERVISED).rename(folder / "plain.yaml")
+    write_recipe(folder, "nowhere").rename(folder / "cut.yaml")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(place):
+    output = place / "out"
+    return output, run_study(read_study(write_study(place, goal=4)), output)
+
+
+# The grid
+
+
+def test_cells_of_one_draw_come_together_so_that_pairs_are_whole_early(place):
+    study = read_study(write_study(place, labelled=[2, 3], seeds=[0, 1], goal=4))
+    names = [cell.name for cell in study.cells()]
+    assert names[:5] == [
+        "control/002-draw0-seed0",
+        "cut/002-draw0-seed0",
+        "control/003-draw0-seed0",
+        "cut/003-draw0-seed0",
+        "control/004-draw0-seed0",
+    ]
+    assert len(names) == len(set(names)) == 2 * 2 * (2 * 2) + 2
+
+
+def test_places_in_the_path_of_a_dataset_name_the_list_of_a_draw(tmp_path, place):
+    study = read_study(write_study(place, dataset="lists/a_{labelled:03}_{draw}.json"))
+    assert study.list_of(7, 2) == place / "lists/a_007_2.json"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dataset": "a_{labelled}.json"}, "dataset: expected both {labelled} and {draw}"),
+        ({"labelled": [2, 2]}, "labelled: expected each once"),
+        ({"labelled": []}, "labelled"),
+        ({"goal": 2}, "goal: expected more than the most of labelled"),
+        ({"methods": [{"name": "a/b", "recipe": "supervised"}]}, "methods.0.name"),
+        ({"methods": [{"name": n, "recipe": "supervised"} for n in "aA"]}, "methods: expected another name"),
+        ({"methods": [{"name": "a", "recipe": "no.yaml"}]}, "neither a recipe's name nor a file"),
+        ({"metods": []}, "there is no such key"),
+        ({"draws": 3}, "draws"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_with_its_place(place, changes, words):
+    with pytest.raises(UserError, match=r"(?s)stud") as caught:
+        read_study(write_study(place, **changes))
+    assert words in str(caught.value)
+
+
+def test_a_mistake_in_a_recipe_is_told_before_anything_is_written(place, tmp_path):
+    study = read_study(write_study(place, settings={"max_stepz": 2}))
+    with pytest.raises(UserError, match="max_stepz"):
+        run_study(study, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# The draws
+
+
+def test_drawn_lists_share_their_validation_and_are_nested(place):
+    lists = draw_lists(place / "data", {1: (0, 1), 3: (0, 1)})
+    ids = {key: [entry["id"] for entry in content["training"]] for key, content in lists.items()}
+    assert len({json.dumps(content["validation"]) for content in lists.values()}) == 1
+    for draw in (0, 1):
+        assert set(ids[1, draw]) < set(ids[3, draw])
+    assert ids[3, 0] != ids[3, 1]
+
+
+def test_a_patient_without_its_mask_stays_as_an_unlabelled_scan(place):
+    content = draw_lists(place / "data", {2: (0,)})[2, 0]
+    everyone = [entry["id"] for entry in content["training"] + content["unlabeled"] + content["validation"]]
+    assert sorted(everyone) == sorted(
+        case.id for case in read_dataset(place / "data").cases if case.role in (None, "training")
+    )
+    assert not any("label" in entry for entry in content["unlabeled"])
+
+
+def test_more_masks_than_there_are_is_refused(place, tmp_path):
+    with pytest.raises(UserError, match="has 5 patients with masks beside those that validate, and 9 are asked for"):
+        run_study(read_study(write_study(place, labelled=[9])), tmp_path / "out")
+
+
+# A study of real trainings
+
+
+def test_every_training_of_the_grid_is_done_and_compared(done, place):
+    output, results = done
+    assert [(row.method, row.labelled, row.draw) for row in results.trainings] == [
+        ("control", 2, 0),
+        ("cut", 2, 0),
+        ("control", 4, 0),
+        ("control", 2, 1),
+        ("cut", 2, 1),
+    ]
+    control, cut = results.gains
+    assert (control.method, control.gain, control.low) == ("control", None, None)
+    assert cut.draws == 2
+    dice = {(row.method, row.labelled, row.draw): row.dice for row in results.trainings}
+    gains = [dice["cut", 2, draw] - dice["control", 2, draw] for draw in (0, 1)]
+    assert cut.gain == pytest.approx(np.mean(gains))
+    assert cut.worst == pytest.approx(min(gains))
+    assert all(row.minutes > 0 for row in results.trainings)
+    for name in ("trainings.csv", "gains.csv", "results.md", "results.png"):
+        assert (output / name).stat().st_size > 0
+    assert "| 2 | cut | 2 |" in (output / "results.md").read_text()
+
+
+def test_once_done_nothing_is_trained_again_and_a_draw_more_trains_alone(done, place, monkeypatch):
+    output, results = done
+    from pipeline.studies import running
+
+    trained = []
+    real = running.train
+    monkeypatch.setattr(running, "train", lambda recipe, run, **how: trained.append(run) or real(recipe, run, **how))
+    assert run_study(read_study(write_study(place, goal=4)), output).trainings == results.trainings
+    assert trained == []
+    run_study(read_study(write_study(place, goal=4, draws=[0, 1, 2])), output)
+    assert [run.relative_to(output / "runs").as_posix() for run in trained] == [
+        "control/002-draw2-seed0",
+        "cut/002-draw2-seed0",
+    ]
+
+
+def test_a_study_whose_method_has_changed_is_refused_in_the_same_folder(done, place):
+    output, _ = done
+    other = [{"name": "control", "recipe": "cut.yaml"}, {"name": "cut", "recipe": "cut.yaml"}]
+    with pytest.raises(UserError, match="holds a study in which control is another"):
+        run_study(read_study(write_study(place, methods=other)), output)
+
+
+def test_a_killed_study_goes_on_and_ends_as_one_that_was_not(done, place, tmp_path):
+    study = read_study(write_study(place, goal=4))
+    with plug_pulled_at(2):
+        run_study(study, tmp_path / "out")
+    again = run_study(study, tmp_path / "out")
+    dice = {(row.method, row.labelled, row.draw): row.dice for row in again.trainings}
+    _, whole = done
+    assert dice == {(row.method, row.labelled, row.draw): row.dice for row in whole.trainings}
+
+
+def test_a_training_that_another_process_has_is_left_to_it(place, tmp_path):
+    study = read_study(write_study(place, draws=[0]))
+    cell = next(study.cells())
+    held = place_of(tmp_path / "out", cell)
+    held.mkdir(parents=True)
+    begun = multiprocessing.Event()
+    over = multiprocessing.Event()
+    other = multiprocessing.get_context("fork").Process(target=hold, args=(held, begun, over))
+    other.start()
+    begun.wait(30)
+    results = run_study(study, tmp_path / "out")
+    over.set()
+    other.join(30)
+    assert [row.method for row in results.trainings] == ["cut"]
+    assert results.gains == ()
+    assert [row.method for row in run_study(study, tmp_path / "out").trainings] == ["control", "cut"]
+
+
+def hold(folder, begun, over):
+    with locked(folder):
+        begun.set()
+        over.wait(60)
+
+
+def test_failed_trainings_are_told_after_all_others_are_done(place, tmp_path, monkeypatch):
+    from pipeline.studies import running
+
+    real = running.train
+
+    def train(recipe, run, **how):
+        if "cut" in run.parts:
+            raise UserError("The training diverged.", [])
+        return real(recipe, run, **how)
+
+    monkeypatch.setattr(running, "train", train)
+    with pytest.raises(UserError, match=r"2 of 4 trainings failed") as caught:
+        run_study(read_study(write_study(place)), tmp_path / "out")
+    assert "diverged" in str(caught.value)
+    assert len(list((tmp_path / "out/runs/control").iterdir())) == 2
+
+
+# The interval over draws and patients
+
+
+@pytest.mark.parametrize("draws", [3, 5, 10])
+@pytest.mark.parametrize("parts", [(1, 1, 1), (0, 0, 1), (1, 0, 1), (0.3, 0.3, 1)])
+def test_interval_over_draws_and_patients_holds_its_level(draws, parts):
+    rng = np.random.default_rng(0)
+    of_draw, of_patient, noise = parts
+    hits = []
+    for _ in range(600):
+        table = noise * rng.normal(size=(draws, 10)) + of_draw * rng.normal(size=(draws, 1))
+        low, high = crossed_interval(table + of_patient * (rng.exponential(size=(1, 10)) - 1))
+        hits.append(low <= 0 <= high)
+    assert np.mean(hits) >= 0.92
+
+
+def test_interval_of_draws_that_differ_alone_is_students():
+    means = np.array([0.3, 0.1, 0.5, 0.2])
+    expected = stats.t.interval(0.95, 3, means.mean(), stats.sem(means))
+    assert crossed_interval(np.repeat(means[:, None], 8, axis=1)) == pytest.approx(expected)
+
+
+def test_interval_of_two_draws_is_none_and_of_equal_numbers_a_point():
+    assert crossed_interval(np.random.default_rng(0).normal(size=(2, 40))) is None
+    assert crossed_interval(np.full((3, 3), 0.25)) == (0.25, 0.25)
+
+
+def test_the_table_is_whole_without_numbers_that_are_not_known():
+    row = Gain(
+        method="cut",
+        labelled=5,
+        draws=1,
+        dice=0.5,
+        spread=None,
+        gain=0.01,
+        low=None,
+        high=None,
+        worst=0.01,
+        of_gap=None,
+        minutes=2,
+    )
+    head, rule, line = table_of([row]).splitlines()
+    assert [text.count("|") for text in (head, rule, line)] == [10, 10, 10]
+    assert line == "| 5 | cut | 1 | 50.00 | +1.00 |  | +1.00 |  | 2.0 |"
