@@ -213,6 +213,15 @@ class Layout(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the layout's own options")
 
 
+class AtlasVote(Section):
+    """Labelled scans that are registered to each scan that is predicted, and whose masks vote beside the network."""
+
+    weight: Share = Field(default=0.0, description="the share of their vote in a prediction, 0 to 1; 0 has none")
+    most: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=10, description="the largest number of labelled scans that vote, 1 to 100"
+    )
+
+
 class Optimizer(Section):
     """AdamW with a linear warm-up and a polynomial decay to zero."""
 
@@ -289,6 +298,7 @@ class Recipe(Section):
     objective: Annotated[tuple[Term, ...], Field(min_length=1, max_length=100)] = Field(
         description="a list of terms, each with its loss"
     )
+    atlases: AtlasVote = AtlasVote()
     sources: tuple[SourceChoice, ...] = Field(default=(), description="a list of what provides values for the terms")
     alternate: bool = Field(
         default=False, description="true to update the weights for each term in turn, or false for all of them at once"

@@ -13,7 +13,7 @@ LAYERS = (
     {"errors", "types", "files", "outputs", "logs", "interruption", "durations", "bounds", "memory", "terminal"},
     {"registry", "recipe", "decisions", "config", "needs", "strict_json", "strict_yaml", "plugins"},
     {"data"},
-    {"planning", "networks", "losses", "metrics", "pacing"},
+    {"planning", "atlases", "networks", "losses", "metrics", "pacing"},
     {"engines", "prediction", "archives", "checkpoints"},
     {"runs"},
     {"studies"},

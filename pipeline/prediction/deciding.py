@@ -26,6 +26,7 @@ def decide(
     expectation: Expectation | None = None,
     *,
     averaged: bool = False,
+    weights: Sequence[float] | None = None,
     spool: Spool | None = None,
 ) -> NDArray[np.integer[Any]]:
     """Return the label map ``[X, Y, Z]`` of a scan, in the smallest type that holds all label values.
@@ -35,6 +36,7 @@ def decide(
         expectation: Is told the probabilities of every voxel.
         averaged: Whether the label is that of the largest mean probability, as an ensemble's is, and not that of the
             largest logit.
+        weights: Of the sweeps in the mean, 1 together; by default all count alike.
         spool: Takes what depends on a label map that is still to be mended.
 
     Raises:
@@ -54,8 +56,11 @@ def decide(
         truth = expectation.true_plane(first.slab, number) if expectation else None
         for part in blocks(flat.size, len(values)):
             logits = [each.logits(plane.flatten(1)[:, part]) for each, plane in zip(sweeps, parts, strict=True)]
-            codes, p = _decided(logits, first, averaged=averaged, wanted=expectation is not None)
-            flat[part] = names[codes]
+            probabilities = _mean(logits, weights) if averaged or expectation else None
+            codes = (logits[0] if probabilities is None or not averaged else probabilities).max(dim=0).indices
+            _refuse_nan(logits, first)
+            p = None if probabilities is None or expectation is None else probabilities.cpu().numpy()
+            flat[part] = names[codes.cpu().numpy()]
             if expectation is None or p is None:
                 continue
             shares = expectation.shares(p)
@@ -75,20 +80,18 @@ def blocks(voxels: int, classes: int) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _decided(
-    logits: Sequence[Tensor], sweep: Sweep, *, averaged: bool, wanted: bool
-) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
-    """Return the class of each voxel and, where they are wanted, the probabilities of all classes."""
-    probabilities = [each.softmax(0) for each in logits] if averaged or wanted else []
-    mean = None
-    if probabilities:
-        mean = probabilities[0]
-        for other in probabilities[1:]:
-            mean += other.to(mean.device)
-        mean /= len(probabilities)
-    codes = (mean if averaged and mean is not None else logits[0]).max(dim=0).indices
+def _mean(logits: Sequence[Tensor], weights: Sequence[float] | None) -> Tensor:
+    """Return the mean of the probabilities ``[K, N]`` of several."""
+    mean = logits[0].softmax(0)
+    if weights is not None:
+        mean *= weights[0]
+    for number, other in enumerate(logits[1:], 1):
+        mean.add_(other.softmax(0).to(mean.device), alpha=1 if weights is None else weights[number])
+    return mean if weights is not None else mean.div_(len(logits))
+
+
+def _refuse_nan(logits: Sequence[Tensor], sweep: Sweep) -> None:
     if not all(torch.isfinite(torch.stack(each.aminmax())).all() for each in logits):
         message = "the network's answer is not finite"
         where = str(sweep.scans[0].path)
         raise UserError("Prediction stopped.", [Problem(where, "nan-logits", message, "use precision=float32")])
-    return codes.cpu().numpy(), mean.cpu().numpy() if wanted and mean is not None else None

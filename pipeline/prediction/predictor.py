@@ -16,6 +16,7 @@ from pipeline.prediction.placement import Placement, place
 from pipeline.prediction.spool import Spool
 from pipeline.prediction.sweep import Sweep
 from pipeline.prediction.trial import evaluating, try_network
+from pipeline.prediction.voting import Vote
 from pipeline.prediction.windows import Windows, lay_windows
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from pipeline.atlases.fusion import Atlases
     from pipeline.data.forms import Forms
     from pipeline.data.nifti import Scan
     from pipeline.data.normalization import IntensityRange
@@ -109,12 +111,7 @@ class Predictor:
 
     def logits(self, scans: Sequence[Scan]) -> NDArray[np.float32]:
         """Return all logits ``[K, X, Y, Z]`` on the grid of the scan's files: for study, since they may be many."""
-        sweep = self.sweep(scans)
-        logits = np.empty((len(self.label_values), *scans[0].shape), np.float32)
-        planes = np.moveaxis(logits, sweep.slab + 1, 0)
-        for number, plane in zip(sweep.numbers, sweep.planes(), strict=True):
-            planes[number] = sweep.logits(plane.flatten(1)).reshape(-1, *plane.shape[1:]).cpu().numpy()
-        return logits
+        return self.sweep(scans).all_logits()
 
     def probabilities(self, scans: Sequence[Scan]) -> NDArray[np.float32]:
         """Return the probability of every class, ``[K, X, Y, Z]``, on the grid of the scan's files."""
@@ -195,10 +192,14 @@ class Ensemble:
     Attributes:
         predictors: One or more, with the same labels.
         mendings: What is done to the label map, in this order; the probabilities stay.
+        atlases: Vote beside the predictors, on the grid of the first.
+        atlas_weight: The share of that vote in the mean, 0 to 1.
     """
 
     predictors: tuple[Predictor, ...]
     mendings: tuple[Mending, ...] = ()
+    atlases: Atlases | None = None
+    atlas_weight: float = 0.0
 
     @property
     def label_values(self) -> tuple[int, ...]:
@@ -226,14 +227,30 @@ class Ensemble:
         images = Images(scans)
         first = self.predictors[0].sweep(scans, images)
         sweeps = [first, *(each.sweep(scans, images, first.slab) for each in self.predictors[1:])]
+        weights = None
+        if self.atlases is not None:
+            sweeps.append(self._vote(first))
+            weights = [*[(1 - self.atlas_weight) / len(self.predictors)] * len(self.predictors), self.atlas_weight]
         if not self.mendings:
-            return decide(sweeps, expectation, averaged=True)
+            return decide(sweeps, expectation, averaged=True, weights=weights)
         spool = Spool(self.label_values, self.mendings) if expectation else None
-        found = decide(sweeps, expectation, averaged=True, spool=spool)
+        found = decide(sweeps, expectation, averaged=True, weights=weights, spool=spool)
         mended = mend(found, voxel_ml(scans[0].spacing_mm), self.mendings)
         if spool and expectation:
             spool.tell(expectation, found, mended)
         return mended
+
+    def _vote(self, beside: Sweep) -> Vote:
+        """Return what the atlases say of a scan, as a way over it beside a network's."""
+        assert self.atlases is not None
+        said = self.atlases.vote(beside.image.to(self.device))
+        return Vote(
+            predictor=beside.predictor,
+            scans=beside.scans,
+            image=beside.image,
+            wanted=beside.wanted,
+            probabilities=said.probabilities,
+        )
 
     def probabilities(self, scans: Sequence[Scan]) -> NDArray[np.float32]:
         """Return the mean probability of every class, ``[K, X, Y, Z]``, on the grid of the scan's files."""
@@ -241,4 +258,7 @@ class Ensemble:
         for each in self.predictors[1:]:
             total += each.probabilities(scans)
         total /= len(self.predictors)
+        if self.atlases is not None:
+            said = np.exp(self._vote(self.predictors[0].sweep(scans)).all_logits())
+            total += self.atlas_weight * (said - total)
         return total

@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from pipeline.memory import is_out_of_memory
@@ -19,6 +20,7 @@ from pipeline.prediction.windows import lay_windows
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from pipeline.data.nifti import Scan
@@ -109,6 +111,15 @@ class Sweep:
                     plane = in_plane(plane, found[first], found[second])
                     kept[number] = plane.transpose(1, 2).contiguous() if swapped else plane
             yield torch.lerp(kept[low], kept[high], float(weight)) if weight else kept[low]
+
+    def all_logits(self) -> NDArray[np.float32]:
+        """Return all logits ``[K, X, Y, Z]`` on the scan's grid."""
+        classes = len(self.predictor.label_values)
+        logits = np.empty((classes, *self.scans[0].shape), np.float32)
+        planes = np.moveaxis(logits, self.slab + 1, 0)
+        for number, plane in zip(self.numbers, self.planes(), strict=True):
+            planes[number] = self.logits(plane.flatten(1)).reshape(-1, *plane.shape[1:]).cpu().numpy()
+        return logits
 
     def _stitched(self) -> Iterator[Tensor]:
         """Yield the planes of the network's grid, ``[F, A, B]``."""

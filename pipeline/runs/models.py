@@ -18,6 +18,7 @@ from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
 from pipeline.prediction.predictor import Ensemble, Predictor
 from pipeline.runs import build
+from pipeline.runs.atlases import read_atlases, with_vote
 from pipeline.runs.folder import RunFolder, count_folds
 from pipeline.runs.judging import refuse_declared, refuse_patch, settled
 from pipeline.runs.stored import FOLDS, INDEX, POSTPROCESSING, read_about, read_index, read_own, read_recipe_of
@@ -63,14 +64,20 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = (), device: st
     """
     if (run / FOLDS).exists():
         models = load_folds(run, which, plugins, device)
-        predictors = tuple(cast("Predictor", model.predictor) for model in models)  # A fold is no cross-validation.
-        ensemble = Ensemble(predictors, _mendings(run, models[0].task))
+        ensemble = _together([model.predictor for model in models], _mendings(run, models[0].task))
         return replace(models[0], predictor=ensemble, step=min(model.step for model in models))
     load_plugins(plugins)
     checkpoint = newest_checkpoint(run, which)
     for problem in checkpoint.damaged:
         note(f"{problem}\nUsing {checkpoint.path.name} instead.")
     return _build_model(run, checkpoint, device)
+
+
+def _together(folds: Sequence[Predictor | Ensemble], mendings: tuple[Mending, ...]) -> Ensemble:
+    """Return the mean of all folds' networks; of atlases, those of the first fold vote."""
+    networks = [fold if isinstance(fold, Predictor) else fold.predictors[0] for fold in folds]
+    whole = Ensemble((), mendings) if isinstance(folds[0], Predictor) else replace(folds[0], mendings=mendings)
+    return replace(whole, predictors=tuple(networks))
 
 
 def load_folds(run: Path, which: Which, plugins: Sequence[Path] = (), device: str = "auto") -> list[TrainedModel]:
@@ -132,7 +139,11 @@ def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel
     network = build.build_network(settings, task)
     network.load_state_dict(cast("dict[str, Tensor]", weights))
     refuse_patch(checkpoint.path, network, settings, task)
-    return TrainedModel(settings, task, build.build_predictor(settings, task, network), about.step)
+    predictor = build.build_predictor(settings, task, network)
+    if settings.atlases.weight == 0:
+        return TrainedModel(settings, task, predictor, about.step)
+    atlases = read_atlases(run, task, predictor.device)
+    return TrainedModel(settings, task, with_vote(predictor, settings, atlases), about.step)
 
 
 def facts_of(run: Path, cases: Iterable[str] = ()) -> dict[str, CaseFacts]:

@@ -172,6 +172,15 @@ def check_dataset_of(recipe: Recipe, known: Mapping[str, CaseFacts] | None = Non
     return check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options, known, shared)
 
 
+def _refuse_atlases(recipe: Recipe) -> None:
+    """Refuse atlases where there is nothing that they could be registered to, or no mask that could vote."""
+    if recipe.atlases.weight == 0 or (recipe.data.dimensions == 3 and recipe.segments is None):
+        return
+    why = "masks vote, and a recipe with segments has none" if recipe.segments else "volumes are registered, not slices"
+    problem = Problem("atlases.weight", "no-atlases", why, "give 0" if recipe.segments else "give 0, or dimensions=3")
+    raise UserError("The recipe does not fit itself.", [problem])
+
+
 def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Prepared:
     """Check a recipe's dataset, split it, and plan.
 
@@ -207,6 +216,7 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     visible = replace(index, facts=Packed(facts))  # It lives as long as the training.
     hardware = find_hardware(recipe.device)
     plan = make_plan(recipe, visible, hardware)
+    _refuse_atlases(plan.recipe)
     refuse_step(plan.memory_bytes, hardware)
     wider = plan.wider and absolute(plan.wider)
     lighter = tuple((absolute(other), share) for other, share in plan.lighter)

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
+
+import torch
 
 from pipeline.data.loaders import StepBatches, StepLoader, fits_shared_memory
 from pipeline.decisions import NONE, Decisions
 from pipeline.pacing.budget import WARM_STEPS, Pace
 from pipeline.runs import build
+from pipeline.runs.atlases import read_atlases, with_vote, write_atlases
 from pipeline.runs.scoring import Scored, score
 from pipeline.runs.segments import labels_of, task_of
+from pipeline.runs.stored import ATLASES
 from pipeline.runs.timing import TIMED_STEPS, time_steps
 from pipeline.terminal import note, progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pipeline.atlases.fusion import Atlases
     from pipeline.data.cache import Cache
     from pipeline.data.check import Index
     from pipeline.data.splits import Split
@@ -88,6 +94,17 @@ class Setup:
             self._batches = build.build_batches(self.recipe, self.split, self.cache)
         return self._batches
 
+    @cached_property
+    def atlases(self) -> Atlases | None:
+        """What votes beside the network, once it is written into the run; None where the recipe has no such thing."""
+        if self.recipe.atlases.weight == 0:
+            return None
+        self.prepare()
+        assert self.cache is not None
+        if not (self.folder.path / ATLASES).exists():
+            write_atlases(self.folder.path, self.recipe, self.split.labelled, self.cache)
+        return read_atlases(self.folder.path, self.task, torch.device(self.recipe.device))
+
     def loader(self, done: int = 0) -> StepLoader:
         """Return what loads the batches of the steps after those that are done, without end.
 
@@ -105,12 +122,12 @@ class Setup:
         """Predict the validation cases with the network as it is now, and score them.
 
         Args:
-            quick: Whether overlap alone is measured, and no picture kept.
+            quick: Whether overlap alone is measured, of the network's own masks, and no picture kept.
             at_most: Of so many cases; None is all of them.
         """
-        predictor = build.build_predictor(self.recipe, self.task, self.step.answering)
+        network = build.build_predictor(self.recipe, self.task, self.step.answering)
         return score(
-            predictor,
+            network if quick or self.atlases is None else with_vote(network, self.recipe, self.atlases),
             self.split.validation[:at_most],
             self.index.facts,
             labels_of(self.index),

@@ -33,8 +33,9 @@ PLUGINS = "plugins.json"
 FOLDS = "folds.json"
 POSTPROCESSING = "postprocessing.json"
 OUT_OF_FOLD = "out-of-fold"
+ATLASES = "atlases.pt"
 # Written once: whoever changes one changes what the run's figures mean.
-FIXED = (SPLIT, INDEX, PLUGINS, POSTPROCESSING)
+FIXED = (SPLIT, INDEX, PLUGINS, POSTPROCESSING, ATLASES)
 # Masks that declare none may have 250 values each, and not the same.
 MAX_LABELS = 4 * MAX_CLASSES
 # An index of 60,000 cases has about 150 MB.
@@ -180,7 +181,7 @@ def read_own(run: Path, name: str) -> Any:
         raise _damaged(path, _first_of(error)) from None
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from None
-    _refuse_altered(path)
+    refuse_altered(path)
     return content
 
 
@@ -207,7 +208,7 @@ def read_index(run: Path) -> dict[str, CaseFacts]:
         raise _damaged(path, _first_of(error)) from None
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from None
-    _refuse_altered(path)
+    refuse_altered(path)
     return facts
 
 
@@ -290,7 +291,7 @@ def read_written_of(checkpoint: Checkpoint) -> tuple[Recipe, Decisions]:
         raise UserError("The checkpoint cannot be used.", [problem]) from None
 
 
-def _refuse_altered(path: Path) -> None:
+def refuse_altered(path: Path) -> None:
     """Refuse a file that is not as the run wrote it, where the run's list tells how that was."""
     output = Output(path.parent, "run")
     altered = False

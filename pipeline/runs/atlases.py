@@ -1,0 +1,88 @@
+"""The labelled scans that vote in a run's predictions: chosen, kept in its folder, and read again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pipeline.archives import FORMAT, read_archive
+from pipeline.atlases.fusion import Atlases
+from pipeline.checkpoints import output_of
+from pipeline.data.annotation import ANNOTATION, FIRST_CLASS, IMAGE, decode
+from pipeline.errors import Problem, UserError
+from pipeline.prediction.predictor import Ensemble
+from pipeline.runs.stored import ATLASES, refuse_altered
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from pipeline.data.cache import Cache
+    from pipeline.planning.settings import Settings
+    from pipeline.prediction.predictor import Predictor
+    from pipeline.types import Case, Task
+
+
+def write_atlases(run: Path, settings: Settings, cases: Sequence[Case], cache: Cache) -> None:
+    """Write the prepared scans and masks of the atlases into a run: ``atlases.pt``, images in float16.
+
+    They are of as many patients as may be, drawn from the recipe's seed.
+    """
+    order = np.random.default_rng([settings.seed, 0xA71A]).permutation(len(cases))
+    drawn = [cases[place] for place in order]
+    first = {case.patient: case for case in reversed(drawn)}
+    chosen = sorted(drawn, key=lambda case: first[case.patient] is not case)[: settings.atlases.most]
+    arrays = [cache.get(case) for case in chosen]
+    state = {
+        "format": FORMAT,
+        "images": [torch.from_numpy(np.array(each[IMAGE], dtype=np.float16)) for each in arrays],
+        "annotations": [torch.from_numpy(np.array(each[ANNOTATION])) for each in arrays],
+    }
+    with output_of(run).writing([ATLASES]) as stage:
+        torch.save(state, stage / ATLASES)
+
+
+def read_atlases(run: Path, task: Task, device: torch.device) -> Atlases:
+    """Read the atlases of a run.
+
+    Raises:
+        UserError: The file is gone, damaged, or of another task.
+    """
+    path = run / ATLASES
+    if not path.is_file():
+        raise _damaged(path, "is not there")
+    refuse_altered(path)
+    state = read_archive(path)
+    images = state.get("images")
+    annotations = state.get("annotations")
+    if not (isinstance(images, list) and isinstance(annotations, list) and len(images) == len(annotations) > 0):
+        raise _damaged(path, "does not hold scans and masks")
+    if not all(_fit(*pair, task) for pair in zip(images, annotations, strict=True)):
+        raise _damaged(path, "holds scans or masks that are not of this run")
+    labels = [decode(annotation)[0][0].to(device) for annotation in annotations]
+    return Atlases([image.float().to(device) for image in images], labels, len(task.labels))
+
+
+def with_vote(predictor: Predictor, settings: Settings, atlases: Atlases) -> Ensemble:
+    """Let atlases vote beside a network, with the weight that the recipe gives them."""
+    return Ensemble((predictor,), atlases=atlases, atlas_weight=settings.atlases.weight)
+
+
+def _fit(image: Any, annotation: Any, task: Task) -> bool:
+    """Tell whether a scan and its mask are as :func:`write_atlases` writes them."""
+
+    def is_volume(value: Any, kind: torch.dtype, channels: int) -> bool:
+        return isinstance(value, torch.Tensor) and value.dtype == kind and value.ndim == 4 and len(value) == channels
+
+    if not (is_volume(image, torch.float16, len(task.channels)) and is_volume(annotation, torch.uint8, 1)):
+        return False
+    highest = FIRST_CLASS + len(task.labels) - 1
+    return image.shape[1:] == annotation.shape[1:] and image.numel() > 0 and int(annotation.max()) <= highest
+
+
+def _damaged(path: Path, message: str) -> UserError:
+    problem = Problem(str(path), "damaged-run", message, "bring the file back as it was written, or train anew")
+    return UserError("The run's folder is not whole.", [problem])
