@@ -135,8 +135,16 @@ def test_no_atlas_is_refused():
 # In a run
 
 
+@pytest.fixture(autouse=True, scope="module")
+def lenient():
+    """Phantoms are not alike enough to vote on each other; here they do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.runs.atlases.LEAST_AGREEMENT", 0.0)
+        yield
+
+
 @pytest.fixture(scope="module")
-def voting(tmp_path_factory):
+def voting(tmp_path_factory, lenient):
     folder = tmp_path_factory.mktemp("atlases")
     make_phantom(folder / "data")
     return folder, train(folder, folder / "data", "run", **VOTING)
@@ -233,3 +241,30 @@ def test_a_cross_validation_votes_too(voting):
     assert len(model.predictors) == 2
     assert model.atlases is not None
     assert model.atlas_weight == 0.5
+
+
+# Whether they may vote
+
+
+def test_agreement_leaves_a_patient_out_with_all_scans_and_is_dice():
+    image = blobs()
+    label = ball(image.shape, (14, 17, 13), 7).long()
+    pair = Atlases([image[None], image[None]], [label, label], 2)
+    assert pair.agreement(["a", "b"]) > 0.97
+    assert pair.agreement(["a", "a"]) == 0
+    other = ball(image.shape, (22, 8, 18), 5).long()
+    assert Atlases([image[None], image[None]], [label, other], 2).agreement(["a", "b"]) < 0.05
+
+
+def test_atlases_that_do_not_agree_do_not_vote_and_the_report_says_so(voting, monkeypatch):
+    from pipeline.runs import atlases
+
+    folder, _ = voting
+    monkeypatch.setattr(atlases, "LEAST_AGREEMENT", 1.01)
+    run = train(folder, folder / "data", "silent", **VOTING)
+    plain = train(folder, folder / "data", "plain2")
+    assert (run / "cases.csv").read_text() == (plain / "cases.csv").read_text()
+    assert not isinstance(load_model(run, "last").predictor, Ensemble)
+    scores = runs.validate(run)
+    assert "atlases do not vote: left out in turn, their masks are found with Dice" in scores.notes[-1]
+    assert "atlases do not vote" in (run / "report.html").read_text()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -82,6 +84,33 @@ class Atlases:
         known = weights > 0
         even = torch.full_like(total, 1 / len(total))
         return Vote(torch.where(known, total / weights.where(known, 1), even), torch.cat(likeness))
+
+    @torch.no_grad()
+    def agreement(self, patients: Sequence[str]) -> float:
+        """Return the mean Dice of each atlas' mask with what those of all other patients say of its scan.
+
+        Background does not count, nor do voxels that are not annotated. Atlases of one patient agree with nobody: 0.
+
+        Args:
+            patients: Whose scan each is.
+        """
+        if len(set(patients)) == 1:
+            return 0.0
+        others = [[n for n, other in enumerate(patients) if other != patient] for patient in patients]
+        return fmean(self._found(number, rest) for number, rest in enumerate(others))
+
+    def _found(self, number: int, others: Sequence[int]) -> float:
+        """Return how well some atlases find the mask of another."""
+        x, y, z = (int(2 * middle) + 1 for middle in self.moving.middle[number])
+        own = self.votes[number, :, :x, :y, :z]
+        rest = copy(self)
+        rest.moving = self.moving.some(others)
+        rest.votes = self.votes[list(others)]
+        said = rest.vote(self.moving.image[number, :, :x, :y, :z]).probabilities.argmax(dim=0)
+        found = F.one_hot(said, len(own)).movedim(-1, 0) * own.sum(dim=0)
+        sizes = own.sum(dim=(1, 2, 3))[1:]
+        dice = 2 * (found * own).sum(dim=(1, 2, 3))[1:] / (found.sum(dim=(1, 2, 3))[1:] + sizes).clamp(min=1)
+        return float(dice[sizes > 0].mean()) if (sizes > 0).any() else 0.0
 
     def _moved(self, points: Tensor, number: int, volumes: Tensor) -> Tensor:
         """Return the values ``[C, X, Y, Z]`` of one atlas where the scan has its voxels."""

@@ -5,6 +5,8 @@ Coordinates are voxels of the common grid, counted from the middle of a scan.
 
 from __future__ import annotations
 
+import math
+from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Of the fixed scan, so many voxels are compared; a finer grid finds no better maps of small structures, only later.
-COMPARED = 8000
+# At most so many voxels of the fixed scan are compared; a finer grid finds hardly better maps, and five times later.
+COMPARED = 10_000
 # Voxels of the full grid between two knots of the displacement.
 BETWEEN_KNOTS = 6
 AFFINE_STEPS = 15
@@ -43,6 +45,14 @@ class Moving:
         self.middle = torch.tensor([[(side - 1) / 2 for side in image.shape[1:]] for image in images], device=device)
         self.image = torch.stack([padded(image, self.shape) for image in images])
         self.inside = torch.stack([padded(torch.ones_like(image[:1]), self.shape) for image in images])
+
+    def some(self, numbers: Sequence[int]) -> Moving:
+        """Return some of the scans."""
+        chosen = copy(self)
+        chosen.middle = self.middle[list(numbers)]
+        chosen.image = self.image[list(numbers)]
+        chosen.inside = self.inside[list(numbers)]
+        return chosen
 
     def at(self, volumes: Tensor, points: Tensor, some: slice = slice(None)) -> Tensor:
         """Return the values ``[A, C, …]`` of volumes ``[A, C, X, Y, Z]`` at points ``[A, …, 3]``, 0 outside.
@@ -80,10 +90,11 @@ def register(moving: Moving, fixed: Tensor) -> Tensor:
         Points ``[A, X, Y, Z, 3]`` in each moving scan.
     """
     shape = fixed.shape[1:]
-    step = max(1, round((shape.numel() / COMPARED) ** (1 / 3)))
-    points = _points(shape, step, fixed.device).expand(len(moving.image), -1, -1, -1, -1)
-    target = _blurred(fixed[None], step)[:, :, ::step, ::step, ::step].expand(len(moving.image), -1, -1, -1, -1)
-    image = _blurred(moving.image, step)
+    steps = coarse_steps(shape)
+    points = _points(shape, steps, fixed.device).expand(len(moving.image), -1, -1, -1, -1)
+    thinned = (..., *(slice(None, None, step) for step in steps))
+    target = _blurred(fixed[None], steps)[thinned].expand(len(moving.image), -1, -1, -1, -1)
+    image = _blurred(moving.image, steps)
 
     def cost(places: Tensor) -> Tensor:
         inside = moving.at(moving.inside, places)
@@ -93,7 +104,7 @@ def register(moving: Moving, fixed: Tensor) -> Tensor:
     matrix, shift = _affine(cost, points)
     start = apply_affine(points, matrix, shift)
     knots = _smooth(cost, start, [max(2, round(side / BETWEEN_KNOTS) + 1) for side in shape])
-    everywhere = _points(shape, 1, fixed.device).expand(len(moving.image), -1, -1, -1, -1)
+    everywhere = _points(shape, (1, 1, 1), fixed.device).expand(len(moving.image), -1, -1, -1, -1)
     return apply_affine(everywhere, matrix, shift) + _between(knots, shape)
 
 
@@ -143,15 +154,32 @@ def correlation(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
     return ((first * second).sum(dim=axes) / powers.clamp(min=1e-6).sqrt()).mean(dim=1)
 
 
-def _points(shape: Sequence[int], step: int, device: torch.device) -> Tensor:
-    axes = [torch.arange(0, side, step, device=device) - (side - 1) / 2 for side in shape]
+def coarse_steps(shape: Sequence[int]) -> list[int]:
+    """Return every how many voxels along each axis are compared: the longest axis is halved until few are left.
+
+    >>> coarse_steps((36, 50, 35)), coarse_steps((216, 256, 10))
+    ([2, 2, 2], [8, 8, 1])
+    """
+    steps = [1, 1, 1]
+    counts = list(shape)
+    while math.prod(counts) > COMPARED:
+        axis = counts.index(max(counts))
+        steps[axis] *= 2
+        counts[axis] = -(-shape[axis] // steps[axis])
+    return steps
+
+
+def _points(shape: Sequence[int], steps: Sequence[int], device: torch.device) -> Tensor:
+    axes = [
+        torch.arange(0, side, step, device=device) - (side - 1) / 2 for side, step in zip(shape, steps, strict=True)
+    ]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
-def _blurred(volumes: Tensor, step: int) -> Tensor:
+def _blurred(volumes: Tensor, steps: Sequence[int]) -> Tensor:
     """Return means over small boxes, so that what lies between the coarse grid's voxels counts too."""
-    side = 2 * (step // 2) + 1
-    return F.avg_pool3d(volumes, side, 1, side // 2, count_include_pad=False)
+    sides = [2 * (step // 2) + 1 for step in steps]
+    return F.avg_pool3d(volumes, sides, 1, [side // 2 for side in sides], count_include_pad=False)
 
 
 def _between(knots: Tensor, shape: Sequence[int]) -> Tensor:

@@ -18,7 +18,7 @@ from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
 from pipeline.prediction.predictor import Ensemble, Predictor
 from pipeline.runs import build
-from pipeline.runs.atlases import read_atlases, with_vote
+from pipeline.runs.atlases import read_atlases
 from pipeline.runs.folder import RunFolder, count_folds
 from pipeline.runs.judging import refuse_declared, refuse_patch, settled
 from pipeline.runs.stored import FOLDS, INDEX, POSTPROCESSING, read_about, read_index, read_own, read_recipe_of
@@ -46,6 +46,7 @@ class TrainedModel:
     task: Task
     predictor: Predictor | Ensemble
     step: int
+    notes: tuple[str, ...] = ()
 
 
 def load_model(run: Path, which: Which, plugins: Sequence[Path] = (), device: str = "auto") -> TrainedModel:
@@ -142,8 +143,8 @@ def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel
     predictor = build.build_predictor(settings, task, network)
     if settings.atlases.weight == 0:
         return TrainedModel(settings, task, predictor, about.step)
-    atlases = read_atlases(run, task, predictor.device)
-    return TrainedModel(settings, task, with_vote(predictor, settings, atlases), about.step)
+    jury = read_atlases(run, settings, task)
+    return TrainedModel(settings, task, jury.beside(predictor), about.step, (jury.note,))
 
 
 def facts_of(run: Path, cases: Iterable[str] = ()) -> dict[str, CaseFacts]:

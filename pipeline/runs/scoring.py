@@ -105,7 +105,7 @@ def validate(
     _refuse_misfits(index, model)
     truth = labels_of(index) if segments else replace(model.task, ignore=index.ignore)
     if source is None:
-        notes = notes_on(model.recipe, which)
+        notes = (*notes_on(model.recipe, which), *model.notes)
         scored = score(
             model.predictor, dataset.cases, known, truth, matched=segments, tolerance_mm=tolerance_mm, pictures=True
         )

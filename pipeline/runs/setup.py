@@ -9,13 +9,11 @@ from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
 
-import torch
-
 from pipeline.data.loaders import StepBatches, StepLoader, fits_shared_memory
 from pipeline.decisions import NONE, Decisions
 from pipeline.pacing.budget import WARM_STEPS, Pace
 from pipeline.runs import build
-from pipeline.runs.atlases import read_atlases, with_vote, write_atlases
+from pipeline.runs.atlases import read_atlases, write_atlases
 from pipeline.runs.scoring import Scored, score
 from pipeline.runs.segments import labels_of, task_of
 from pipeline.runs.stored import ATLASES
@@ -25,11 +23,11 @@ from pipeline.terminal import note, progress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.atlases.fusion import Atlases
     from pipeline.data.cache import Cache
     from pipeline.data.check import Index
     from pipeline.data.splits import Split
     from pipeline.planning.settings import Settings
+    from pipeline.runs.atlases import Jury
     from pipeline.runs.folder import RunFolder
 
 # Kept for writing a report, beside the validation that it is of; 1 s on two cores of an Intel Xeon, of 1 case or of 40.
@@ -95,15 +93,16 @@ class Setup:
         return self._batches
 
     @cached_property
-    def atlases(self) -> Atlases | None:
+    def jury(self) -> Jury | None:
         """What votes beside the network, once it is written into the run; None where the recipe has no such thing."""
         if self.recipe.atlases.weight == 0:
             return None
         self.prepare()
         assert self.cache is not None
         if not (self.folder.path / ATLASES).exists():
-            write_atlases(self.folder.path, self.recipe, self.split.labelled, self.cache)
-        return read_atlases(self.folder.path, self.task, torch.device(self.recipe.device))
+            classes = len(self.task.labels)
+            write_atlases(self.folder.path, self.recipe, self.split.labelled, self.cache, classes)
+        return read_atlases(self.folder.path, self.recipe, self.task)
 
     def loader(self, done: int = 0) -> StepLoader:
         """Return what loads the batches of the steps after those that are done, without end.
@@ -127,7 +126,7 @@ class Setup:
         """
         network = build.build_predictor(self.recipe, self.task, self.step.answering)
         return score(
-            network if quick or self.atlases is None else with_vote(network, self.recipe, self.atlases),
+            network if quick or self.jury is None else self.jury.beside(network),
             self.split.validation[:at_most],
             self.index.facts,
             labels_of(self.index),

@@ -104,5 +104,5 @@ def _train_in(
             training.run_to_end()
     if training.scored is None:
         return validate(folder.path) if setup.split.validation else None
-    notes = notes_on(setup.recipe, "last")
+    notes = notes_on(setup.recipe, "last") + ((setup.jury.note,) if setup.jury else ())
     return write_scores(folder.path, folder.path, training.scored, "last", training.progress.done, notes)
