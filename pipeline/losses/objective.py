@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.errors import Problem, UserError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -80,6 +82,9 @@ class Objective:
             streams: By kind of scan, the values that terms need by name: tensors ``[B, …]``, or predictions of several
                 levels.
             progress: Share of the training that is done.
+
+        Raises:
+            UserError: A loss returns no number, or one without a gradient of what it judges.
         """
         values: dict[str, Tensor] = {}
         total = torch.zeros(())
@@ -89,9 +94,45 @@ class Objective:
             if given and weight > 0:
                 judged, *targets = (_joined([known[name] for known in given]) for name in term.needs)
                 value = term.loss.compare(judged, *targets)
+                _refuse_unusable(term.name, value, learns=_has_gradient(judged) or any(map(_has_gradient, targets)))
                 total = total + weight * value
                 values[term.name] = value.detach()
         return total, values
+
+
+def _refuse_unusable(name: str, value: Any, *, learns: bool) -> None:
+    """Refuse what a loss returns where nothing could be learnt from it, or not what is meant; a plugin's may.
+
+    Args:
+        name: Of the term.
+        value: What its loss returned.
+        learns: Whether anything that it looks at has a gradient.
+    """
+    if not isinstance(value, torch.Tensor):
+        what = type(value).__name__
+    elif value.ndim:
+        what = f"a tensor of shape {tuple(value.shape)}"
+    elif not value.is_floating_point():
+        what = f"a number of type {str(value.dtype).removeprefix('torch.')}"
+    elif learns and torch.is_grad_enabled() and not value.requires_grad:
+        what = "a number that has no gradient"
+    else:
+        return
+    message = f"the loss returned {what}, and a total is a sum of single floating-point numbers with a gradient"
+    remedy = "let the loss reduce what it computes, as with .mean(), and neither round nor detach it"
+    raise UserError("Training stopped.", [Problem(f"objective: {name}", "bad-loss", message, remedy)])
+
+
+def _has_gradient(value: Any) -> bool:
+    levels = value if isinstance(value, tuple) else (value,)
+    return any(level.requires_grad for level in levels)
+
+
+def nothing_learnt(names: Iterable[str]) -> UserError:
+    """Return the error of an objective that no weight takes part in."""
+    message = f"{', '.join(names)}: nothing that is judged depends on weights that are trained"
+    remedy = "let one term judge logits, or what a source makes of the trained network"
+    return UserError("Training stopped.", [Problem("objective", "bad-loss", message, remedy)])
 
 
 def _joined(parts: list[Any]) -> Any:

@@ -86,6 +86,7 @@ def cross_validate(
         Stopped: As :func:`train`.
     """
     began = time.monotonic() if started is None else started
+    resuming.refuse_allowing(resume, allow_change)
     recipe = absolute(recipe)
     if recipe.segments is not None:
         problem = Problem("--folds", "no-labels", "parts masks, and this recipe learns from none", "leave it out")
