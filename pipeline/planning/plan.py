@@ -137,13 +137,8 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),
         }
     )
-    plan = Plan(
-        recipe=resolved,
-        choices=tuple(pick.made),
-        shape=shape,
-        memory_bytes=memory_bytes,
-        least_bytes=planner.least_bytes(sizes, memory_bytes),
-    )
+    takes = {"memory_bytes": memory_bytes, "least_bytes": planner.least_bytes(sizes, memory_bytes)}
+    plan = Plan(recipe=resolved, choices=tuple(pick.made), shape=shape, **takes)
     return plan if recipe.time_budget is None else _with_alternatives(plan, planner, sizes)
 
 
