@@ -137,8 +137,9 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),
         }
     )
-    takes = {"memory_bytes": memory_bytes, "least_bytes": planner.least_bytes(sizes, memory_bytes)}
-    plan = Plan(recipe=resolved, choices=tuple(pick.made), shape=shape, **takes)
+    least = planner.least_bytes(sizes, memory_bytes)
+    choices = tuple(pick.made)
+    plan = Plan(recipe=resolved, choices=choices, shape=shape, memory_bytes=memory_bytes, least_bytes=least)
     return plan if recipe.time_budget is None else _with_alternatives(plan, planner, sizes)
 
 
