@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.errors import Problem, UserError
+from pipeline.losses.base import LossValueError, one_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -93,39 +94,21 @@ class Objective:
             weight = term.weight_at(progress)
             if given and weight > 0:
                 judged, *targets = (_joined([known[name] for known in given]) for name in term.needs)
-                value = term.loss.compare(judged, *targets)
-                _refuse_unusable(term.name, value, learns=_has_gradient(judged) or any(map(_has_gradient, targets)))
+                value = _value_of(term, judged, *targets)
                 total = total + weight * value
                 values[term.name] = value.detach()
         return total, values
 
 
-def _refuse_unusable(name: str, value: Any, *, learns: bool) -> None:
-    """Refuse what a loss returns where nothing could be learnt from it, or not what is meant; a plugin's may.
-
-    Args:
-        name: Of the term.
-        value: What its loss returned.
-        learns: Whether anything that it looks at has a gradient.
-    """
-    if not isinstance(value, torch.Tensor):
-        what = type(value).__name__
-    elif value.ndim:
-        what = f"a tensor of shape {tuple(value.shape)}"
-    elif not value.is_floating_point():
-        what = f"a number of type {str(value.dtype).removeprefix('torch.')}"
-    elif learns and torch.is_grad_enabled() and not value.requires_grad:
-        what = "a number that has no gradient"
-    else:
-        return
-    message = f"the loss returned {what}, and a total is a sum of single floating-point numbers with a gradient"
-    remedy = "let the loss reduce what it computes, as with .mean(), and neither round nor detach it"
-    raise UserError("Training stopped.", [Problem(f"objective: {name}", "bad-loss", message, remedy)])
-
-
-def _has_gradient(value: Any) -> bool:
-    levels = value if isinstance(value, tuple) else (value,)
-    return any(level.requires_grad for level in levels)
+def _value_of(term: Term, judged: Any, *targets: Any) -> Tensor:
+    """Return a term's value; a plugin's loss may return anything, and nothing would be learnt from some of that."""
+    try:
+        return one_number(term.loss.compare(judged, *targets), judged, *targets)
+    except LossValueError as error:
+        message = f"the loss returned {error}, and a total is a sum of single floating-point numbers with a gradient"
+        remedy = "let the loss reduce what it computes, as with .mean(), and neither round nor detach it"
+        problem = Problem(f"objective: {term.name}", "bad-loss", message, remedy)
+        raise UserError("Training stopped.", [problem]) from None
 
 
 def nothing_learnt(names: Iterable[str]) -> UserError:
