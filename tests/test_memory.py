@@ -93,11 +93,12 @@ def test_network_of_which_the_parameters_alone_take_most_of_the_machine_is_refus
     network = {"name": "unet", "options": {"channels": [4096, 4096]}}
     supervised = {"objective": [{"loss": "dice"}], "network": network}
     recipe = runs.read_recipe(write_recipe(tmp_path, dataset, **supervised))
-    monkeypatch.setattr(devices, "_memory_bytes", lambda _: 2**40)
-    plan = prepare(recipe).plan
-    machine = plan.least_bytes - 1
-    assert plan.memory_bytes < TOO_HIGH * machine
-    monkeypatch.setattr(devices, "_memory_bytes", lambda _: machine)
+    with torch.device("meta"):
+        built = NETWORKS.build("unet", network["options"], spatial_dims=3, in_channels=1, out_channels=3)
+    alone = PARAMETER_BYTES * sum(parameter.numel() for parameter in built.parameters())
+    monkeypatch.setattr(devices, "_memory_bytes", lambda _: 2 * alone)
+    assert prepare(recipe).plan.memory_bytes < TOO_HIGH * alone
+    monkeypatch.setattr(devices, "_memory_bytes", lambda _: alone - 1)
     with pytest.raises(UserError) as raised:
         prepare(recipe)
     (problem,) = raised.value.problems
