@@ -16,6 +16,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -25,11 +26,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 LIST = ".fewmask"
 ROOT = Path(__file__).resolve().parents[1]
@@ -215,13 +217,78 @@ def write_place(folder: Path) -> None:
         cli.main()
 
 
-def files_of(folder: Path) -> dict[str, str]:
-    """Return a hash of every file below a folder."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.is_symlink()
-    }
+class Files:
+    """The files below a folder, by a hash of each.
+
+    A file is read again only where its status is another: a program can set its times, but not that of their change.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._seen: dict[Path, tuple[tuple[int, ...], str]] = {}
+
+    def look(self) -> dict[str, str]:
+        """Return the hash of every file, by its path below the folder."""
+        seen = {}
+        for place, _, names in os.walk(self.folder):
+            for name in names:
+                path = Path(place, name)
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    about = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                    known = self._seen.get(path)
+                    digest = known[1] if known and known[0] == about else _digest(path)
+                    seen[path] = (about, digest)
+        self._seen = seen
+        return {str(path.relative_to(self.folder)): digest for path, (_, digest) in sorted(seen.items())}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def restore(place: Path, kept: Path, gone: Iterable[str]) -> None:
+    """Bring a folder back to what it was.
+
+    Args:
+        place: The folder.
+        kept: A copy of it.
+        gone: Files of it that are gone or changed, by their paths within.
+    """
+    for folder, folders, names in os.walk(place):
+        own = kept / Path(folder).relative_to(place)
+        for name in [*names, *folders]:
+            path = Path(folder, name)
+            if not os.path.lexists(own / name):
+                shutil.rmtree(path) if name in folders and not path.is_symlink() else path.unlink()
+        folders[:] = [name for name in folders if (own / name).is_dir()]
+    for name in gone:
+        target = place / name
+        if not target.parent.is_dir():
+            target.parent.unlink(missing_ok=True)
+            target.parent.mkdir(parents=True)
+        target.unlink(missing_ok=True)
+        shutil.copy2(kept / name, target)
+
+
+def share_drawings() -> None:
+    """Leave out what takes most of a training's time, is the same in each, and looks at no value of a recipe.
+
+    No training fails for ``training.png``; of a drawing, that it is XML decides whether it can be made a picture.
+    """
+    import resvg_py
+
+    from pipeline.runs import reporting
+
+    picture = bytes(resvg_py.svg_to_bytes('<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'))
+
+    def draw(drawing: str, **_: Any) -> bytes:
+        ElementTree.fromstring(drawing)
+        return picture
+
+    resvg_py.svg_to_bytes = draw
+    reporting.draw_training = lambda *_: None
 
 
 def examine(commands: list[list[str]], folder: Path) -> list[Found]:
@@ -232,7 +299,9 @@ def examine(commands: list[list[str]], folder: Path) -> list[Found]:
     place, kept = folder / "a" / "b" / "place", folder / "kept"
     write_place(place)
     shutil.copytree(place, kept)
-    before = files_of(folder)
+    files = Files(folder)
+    before = files.look()
+    share_drawings()
     signal.signal(signal.SIGVTALRM, _end)
     signal.signal(signal.SIGALRM, _too_long)
     devices._memory_bytes = lambda _: MACHINE_BYTES
@@ -264,12 +333,16 @@ def examine(commands: list[list[str]], folder: Path) -> list[Found]:
             outcome = "printed what a terminal obeys"
         seconds, peak = time.process_time() - began, _memory("VmHWM")
         os.chdir(folder)
-        after = files_of(folder)
+        after = files.look()
         lost = [name for name in before if after.get(name) != before[name] and not _is_own(name, words)]
         lost = [name for name in lost if not _has_grown(folder / name, kept / Path(name).relative_to("a/b/place"))]
         if after != before:
-            shutil.rmtree(folder / "a")
-            shutil.copytree(kept, place)
+            changed = [name for name in before if after.get(name) != before[name]]
+            restore(place, kept, [os.path.relpath(name, "a/b/place") for name in changed])
+            if files.look() != before:  # It wrote beside the place, as it was told to.
+                shutil.rmtree(folder / "a")
+                shutil.copytree(kept, place)
+                files.look()
         found.append(Found(words, outcome, round(seconds, 3), peak, lost, text.getvalue()[-600:]))
     return found
 
