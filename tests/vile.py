@@ -260,16 +260,17 @@ def restore(place: Path, kept: Path, gone: Iterable[str]) -> None:
         own = kept / Path(folder).relative_to(place)
         for name in [*names, *folders]:
             path = Path(folder, name)
-            if not os.path.lexists(own / name):
-                shutil.rmtree(path) if name in folders and not path.is_symlink() else path.unlink()
-        folders[:] = [name for name in folders if (own / name).is_dir()]
+            if _kind(path) != _kind(own / name):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        folders[:] = [name for name in folders if Path(folder, name).is_dir()]
     for name in gone:
         target = place / name
-        if not target.parent.is_dir():
-            target.parent.unlink(missing_ok=True)
-            target.parent.mkdir(parents=True)
-        target.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(kept / name, target)
+
+
+def _kind(path: Path) -> int | None:
+    return stat.S_IFMT(path.lstat().st_mode) if os.path.lexists(path) else None
 
 
 def share_drawings() -> None:
