@@ -8,14 +8,15 @@ threads stay the caller's.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline import runs
 from pipeline.files import to_write
+from pipeline.plugins import blamed
 from pipeline.recipe import Recipe
 from pipeline.terminal import listening
 
@@ -62,7 +63,7 @@ def check(
     from pipeline.data.layouts import read_dataset
     from pipeline.runs.checking import survey
 
-    with _printing(verbose):
+    with _calling(verbose=verbose):
         return survey(read_dataset(Path(dataset), _path(root), layout, layout_options), strict=strict)
 
 
@@ -82,7 +83,7 @@ def plan(source: Source, *, settings: Mapping[str, Any] | None = None, verbose: 
     """
     from pipeline.runs.planning import prepare
 
-    with _printing(verbose):
+    with _calling(verbose=verbose):
         return prepare(_request(source, settings).recipe).plan
 
 
@@ -112,7 +113,7 @@ def train(
     Raises:
         UserError: The recipe, the dataset or the folder has problems, or the training diverged.
     """
-    with _printing(verbose):
+    with _calling(verbose=verbose):
         request = _request(source, settings)
         return runs.train(
             request.recipe,
@@ -151,7 +152,7 @@ def cross_validate(
     Raises:
         UserError: As :func:`train`, or there are fewer labelled patients than folds.
     """
-    with _printing(verbose):
+    with _calling(verbose=verbose):
         request = _request(source, settings, folds)
         return runs.cross_validate(
             request.recipe,
@@ -185,7 +186,7 @@ def validate(
     Raises:
         UserError: The run or the dataset cannot be used.
     """
-    with _printing(verbose):
+    with _calling(verbose=verbose):
         return runs.validate(Path(run), _path(dataset), checkpoint, list(map(Path, plugins)), tolerance_mm)
 
 
@@ -213,7 +214,7 @@ def predict(
     """
     several = [scans] if isinstance(scans, str | PathLike) else scans
     places = list(map(Path, several))
-    with _printing(verbose):
+    with _calling(verbose=verbose):
         return runs.predict(Path(run), places, to_write(Path(output)), checkpoint, list(map(Path, plugins)))
 
 
@@ -239,7 +240,7 @@ def evaluate(
     Raises:
         UserError: Something is wrong with a mask; nothing is written then.
     """
-    with _printing(verbose):
+    with _calling(verbose=verbose):
         return runs.evaluate(Path(predictions), Path(labels), to_write(Path(output)), ignore, tolerance_mm)
 
 
@@ -254,7 +255,7 @@ def compare(run_a: AnyPath, run_b: AnyPath, output: AnyPath) -> Comparison:
     Raises:
         UserError: They were not scored on the same cases, or one of them cannot be read.
     """
-    with _printing(verbose=False):
+    with _calling(verbose=False):
         return runs.compare(Path(run_a), Path(run_b), to_write(Path(output)))
 
 
@@ -272,7 +273,7 @@ def load(run: AnyPath, *, checkpoint: Which = "last", plugins: Sequence[AnyPath]
     from pipeline.model import Model
     from pipeline.runs.models import load_model
 
-    with _printing(verbose=False):
+    with _calling(verbose=False):
         return Model(load_model(Path(run), checkpoint, list(map(Path, plugins))))
 
 
@@ -287,8 +288,10 @@ def _request(source: Source, settings: Mapping[str, Any] | None, folds: int | No
     return parse_request(config.override(raw, overrides), "recipe")
 
 
-def _printing(verbose: bool) -> AbstractContextManager[None]:
-    return nullcontext() if verbose else listening(lambda _: None)
+@contextmanager
+def _calling(*, verbose: bool) -> Iterator[None]:
+    with blamed(), nullcontext() if verbose else listening(lambda _: None):
+        yield
 
 
 def _path(path: AnyPath | None) -> Path | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Annotated
+from unicodedata import category
 
 from pydantic import Field
 
@@ -65,14 +66,20 @@ def refuse_outside(name: str, value: float | None, low: float, high: float) -> N
 
 
 def refuse_no_text(words: Iterable[str]) -> None:
-    """Refuse words of the command line that hold bytes which are no UTF-8: no recipe and no list could name them.
+    """Refuse words of the command line that are no plain text.
+
+    No recipe and no list could name bytes that are no UTF-8, and a terminal would obey control characters wherever the
+    word is shown; line breaks and tabs are a recipe's too.
 
     Raises:
-        UserError: One does.
+        UserError: One is not.
     """
     for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            problem = Problem(printable(word), "no-text", "holds bytes that are no UTF-8", "rename the file or folder")
-            raise UserError("Nothing was started.", [problem]) from None
+        message = ""
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            message = "holds bytes that are no UTF-8"
+        elif any(category(letter) == "Cc" and letter not in "\n\t" for letter in word):
+            message = "holds control characters"
+        if message:
+            problem = Problem(printable(word), "no-text", message, "rename the file or folder")
+            raise UserError("Nothing was started.", [problem])

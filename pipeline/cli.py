@@ -27,12 +27,13 @@ from pipeline.arguments import (
     run_command,
 )
 from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_no_text, refuse_outside
-from pipeline.console import explained, show_components, show_findings, show_scores
+from pipeline.console import explained, show_components, show_findings, show_scores, tell_stop
 from pipeline.durations import in_one_unit
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.interruption import Stopped, stoppable
-from pipeline.terminal import complain, fail, progress, say, show
+from pipeline.plugins import blamed
+from pipeline.terminal import complain, fail, flush, progress, say, show
 
 # A time budget counts the imports too.
 STARTED = time.monotonic()
@@ -335,13 +336,14 @@ def main() -> None:
     os.environ.pop("MPLBACKEND", None)
     try:
         refuse_no_text(sys.argv[1:])
-        with stoppable():
+        with stoppable(), blamed():
             run_command(sys.argv[1:])
     except Stopped as stop:
-        train_goes_on = sys.argv[1:2] == ["train"]
-        complain("stopped; `train` goes on with --resume" if train_goes_on else "stopped; no file is half-written")
+        tell_stop(stop, trains=sys.argv[1:2] == ["train"])
         sys.exit(stop.code)
     except Exception as error:
         if (message := explained(error)) is None:
             raise
         fail(message)
+    finally:
+        flush()

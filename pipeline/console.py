@@ -7,18 +7,25 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from pipeline.memory import LIMITED, is_out_of_memory
-from pipeline.terminal import OUT, say, show
+from pipeline.terminal import CLOSED_PIPE, OUT, complain, flush, say, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from pipeline.errors import Problem
+    from pipeline.interruption import Stopped
     from pipeline.registry import Registry
 
 
 def explained(error: Exception) -> str | None:
-    """Return in words what a user, or the machine, has done wrong; None where it is a mistake of the program."""
+    """Return in words what a user, or the machine, has done wrong; None where it is a mistake of the program.
+
+    Raises:
+        Stopped: Nobody reads any more what is printed.
+    """
+    if isinstance(error, BrokenPipeError):
+        flush("\n")  # Of a pipe between processes it says nothing.
     if isinstance(error, UserError):
         return str(error)
     if is_out_of_memory(error):
@@ -28,6 +35,12 @@ def explained(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
         return f"{error.filename or 'the disk'}: {error.strerror}; check its permissions and free space"
     return None
+
+
+def tell_stop(stop: Stopped, *, trains: bool) -> None:
+    """Say what an end that was asked for has left; nothing where the reader of a pipe has gone."""
+    if stop.code != CLOSED_PIPE:
+        complain("stopped; `train` goes on with --resume" if trains else "stopped; no file is half-written")
 
 
 def show_scores(summary: object, folder: Path, checkpoint: str = "", notes: tuple[str, ...] = ()) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from difflib import get_close_matches
 from os.path import commonprefix
 from typing import TYPE_CHECKING
@@ -36,7 +36,8 @@ class Problem:
 
     def as_row(self) -> dict[str, str]:
         """Return the fields as a flat row, for a table or a JSON file."""
-        return asdict(self)
+        # Not by `asdict`, which copies every text: a dataset may have a problem in each of its files.
+        return {name: getattr(self, name) for name in Problem.__slots__}
 
 
 class UserError(Exception):

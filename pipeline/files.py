@@ -29,6 +29,9 @@ _system: Any = import_module("fcntl" if POSIX else "msvcrt")
 
 # Marks a file that is being written. Hidden, so that no reader of a folder takes it for a scan.
 PARTIAL = ".partial-"
+# Bytes of a file's name, beyond which no system opens it; and of one that is first written under a partial's.
+LONGEST_NAME = 255
+LONGEST_WRITTEN = LONGEST_NAME - len(f"{PARTIAL}01234567.")
 PARTIAL_NAME = re.compile(r"\.partial-[0-9a-f]{8}\.(.+)", re.DOTALL)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK = ".lock"

@@ -13,6 +13,7 @@ from pipeline.data import nifti
 from pipeline.data.codes import is_warning
 from pipeline.data.inspection import Declared, examine_scans
 from pipeline.errors import Problem, UserError
+from pipeline.plugins import blamed
 from pipeline.types import Case
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Model:
             UserError: The scan is unsound, or the model was not trained on such scans.
         """
         scans = self._scans(image, affine)
-        return self._trained.predictor.segment(scans).reshape(scans[0].header.dims[:3])
+        with blamed():
+            return self._trained.predictor.segment(scans).reshape(scans[0].header.dims[:3])
 
     def probabilities(self, image: Any, affine: ArrayLike | None = None) -> NDArray[np.float32]:
         """Return the probability of every label, ``[K, …]`` in the order of :attr:`labels`, on the scan's own grid.
@@ -68,7 +70,8 @@ class Model:
             UserError: As :meth:`predict`.
         """
         scans = self._scans(image, affine)
-        return self._trained.predictor.probabilities(scans).reshape(-1, *scans[0].header.dims[:3])
+        with blamed():
+            return self._trained.predictor.probabilities(scans).reshape(-1, *scans[0].header.dims[:3])
 
     def _scans(self, image: Any, affine: ArrayLike | None) -> list[Scan]:
         """Read a scan, and refuse one that is unsound or that the model was not trained for."""

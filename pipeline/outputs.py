@@ -20,6 +20,7 @@ import secrets
 import shutil
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING
 
 from pipeline.errors import Problem, UserError
@@ -148,8 +149,12 @@ class Output:
         for name in names:
             path = self.folder / name
             blocked = next((place for place in path.parents if place != self.folder and place.is_file()), None)
+            within = [self.folder / place for place in PurePosixPath(name).parents[:-1]]
+            linked = next((place for place in within if place.is_symlink()), None)
             if blocked:
                 problems.append(Problem(str(blocked), "in-the-way", "is a file", self.remedy))
+            elif linked:  # To write through it would be to write elsewhere.
+                problems.append(Problem(str(linked), "in-the-way", "is a link", self.remedy))
             elif (path.is_symlink() or path.exists()) and not self._is_own(name, states.get(name, [])):
                 problems.append(Problem(str(path), "in-the-way", self._why(path, known=name in states), self.remedy))
         if problems:

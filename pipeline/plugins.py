@@ -3,6 +3,8 @@
 A run remembers its plugins by path and content. That alone makes no code of it run: a file is loaded without being
 named only where this very content was named before, by the same user on the same machine. What was is kept, as one
 SHA-256 a line, in ``fewmask/plugins`` below ``XDG_STATE_HOME`` (``~/.local/state``).
+
+What the code of a plugin raises, whenever that is, is a user's error that names the plugin's file and line.
 """
 
 from __future__ import annotations
@@ -11,16 +13,20 @@ import hashlib
 import os
 import sys
 import traceback
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from pipeline.errors import Problem, UserError
+from pipeline.memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+# Of the modules that plugins become.
+PREFIX = "fewmask_plugin_"
 
 
 class Plugin(TypedDict):
@@ -70,8 +76,43 @@ def load_remembered(plugins: Sequence[Plugin]) -> None:
         raise UserError("The run needs its plugins.", problems)
 
 
+@contextmanager
+def blamed() -> Iterator[None]:
+    """Turn what the code of a plugin raises into a user's error, to which the exception is chained.
+
+    Raises:
+        UserError: The block has ended with an exception that came through a plugin.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (told := told_of_plugin(error)) is None:
+            raise
+        raise told from error
+
+
+def told_of_plugin(error: Exception) -> UserError | None:
+    """Return an exception in words where the code of a plugin raised it, or had it raised; else None.
+
+    A user's error says already what is wrong, and neither too little memory nor a closed pipe is the plugin's mistake.
+    """
+    if isinstance(error, UserError | BrokenPipeError) or is_out_of_memory(error):
+        return None
+    frames = [
+        (frame.f_code, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).startswith(PREFIX)
+    ]
+    if not frames:
+        return None
+    code, line = frames[-1]
+    what = f"{type(error).__name__}: {error}".partition("\n")[0]
+    message = f"line {line}, in {code.co_qualname}: {what}"
+    return UserError("A plugin failed.", [Problem(code.co_filename, "plugin-failed", message, "correct the plugin")])
+
+
 def _load(path: Path, content: bytes) -> None:
-    name = f"fewmask_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    name = f"{PREFIX}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return
     loader = SourceFileLoader(name, str(path))

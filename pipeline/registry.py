@@ -125,11 +125,14 @@ class Registry:
 
 def _type_of(parameter: inspect.Parameter, component: Any) -> Any:
     """Return a parameter's type; Any where it has none, or one that its module imports for type checking only."""
-    # A class that inherits its constructor has the constructor's annotations, which its parent's module explains.
-    function = component.__init__ if inspect.isclass(component) else component
     if not isinstance(parameter.annotation, str):
         return Any if parameter.annotation is parameter.empty else parameter.annotation
+    # A class has its constructor, or fields of it, from its parents, whose own modules explain the annotations.
+    classes = inspect.getmro(component) if inspect.isclass(component) else ()
+    names: dict[str, Any] = {}
+    for part in (*reversed(classes), component):
+        names |= vars(sys.modules[part.__module__])
     try:
-        return eval(parameter.annotation, vars(sys.modules[function.__module__]))  # noqa: S307 - the module's own text
+        return eval(parameter.annotation, names)  # noqa: S307 - the modules' own text
     except NameError:
         return Any

@@ -6,14 +6,16 @@ nothing is printed or drawn.
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from rich.console import Console
 
 from pipeline.errors import printable
+from pipeline.interruption import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +24,27 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-OUT = Console()
-ERR = Console(stderr=True)
+# What a shell tells of a program that SIGPIPE has ended.
+CLOSED_PIPE = 141
+
+
+class _Console(Console):
+    """A console that ends the program as others end in a pipe which nobody reads any more, as `head` leaves it."""
+
+    def on_broken_pipe(self) -> None:
+        """Stop, so that what is under way is saved."""
+        self.quiet = True
+        _leave_pipe(self.file)
+
+
+def _leave_pipe(stream: IO[str]) -> NoReturn:
+    with suppress(OSError, ValueError):  # Else Python complains when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    raise Stopped(CLOSED_PIPE)
+
+
+OUT = _Console()
+ERR = _Console(stderr=True)
 for console in (OUT, ERR):
     if not console.width:  # COLUMNS=0, as some containers have it: Rich would print nothing at all.
         console.width = 80
@@ -80,8 +101,24 @@ def show(table: RenderableType, width: int | None = None) -> None:
 
 def complain(text: str) -> None:
     """Print an error as it is, if anybody is still there to read it; a listener is not given it, but the exception."""
-    with suppress(OSError):
+    with suppress(OSError, Stopped):
         ERR.print(printable(text), **PLAIN)
+
+
+def flush(text: str = "") -> None:
+    """Print what is still to be printed of texts that went to the standard output by themselves, such as help.
+
+    Args:
+        text: What comes last.
+
+    Raises:
+        Stopped: Nobody reads them any more.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_pipe(sys.stdout)
 
 
 def fail(message: str) -> NoReturn:

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -341,6 +343,62 @@ def test_odd_environment_hides_no_error_and_makes_none(tmp_path, dataset, variab
     found = fewmask("evaluate", labels, labels, "--output", tmp_path / "scores", **variables)
     assert (found.returncode, found.stderr) == (0, "")
     assert "report.html" in found.stdout
+
+
+@pytest.mark.parametrize(
+    "words", [["check", "a\x1b[2J"], ["evaluate", "a", "b", "c\x1b]0;x\x07"], ["predict", "\x9b2J"]]
+)
+def test_control_characters_of_the_line_reach_no_terminal(run, words):
+    err = error_of(run(*words))
+    assert "holds control characters" in err
+    assert all(letter.isprintable() or letter == "\n" for letter in err)
+
+
+def test_line_breaks_of_a_recipes_value_are_none(run, trains, dataset, tmp_path):
+    recipe = write_recipe(tmp_path, dataset)
+    assert run("train", recipe, "objective=\n- loss: dice\n", "--output", tmp_path / "run")[0] == 0
+    assert [term.loss for term in trains[0][0].objective] == ["dice"]
+
+
+@pytest.mark.parametrize("folds", [(), ("--folds", 2)])
+def test_what_may_change_is_refused_where_nothing_is_resumed(run, dataset, tmp_path, folds):
+    recipe = write_recipe(tmp_path, dataset)
+    err = error_of(run("train", recipe, "--output", tmp_path / "run", "--allow-change", "zzz", *folds))
+    assert "--allow-change: is for a run that is resumed" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize("words", [["check", "{dataset}"], ["components"], ["--help"], ["train", "--help"]])
+def test_program_that_nobody_reads_ends_without_a_word(dataset, tmp_path, words, buffered):
+    """As with `| head`, but the reader is gone for certain."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, ROOT / "run.py", *(word.format(dataset=dataset) for word in words)]
+    about = os.environ | {"PYTHONUNBUFFERED": buffered}
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=about)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_training_whose_reader_is_gone_saves_and_goes_on_later(dataset, tmp_path):
+    recipe = write_recipe(tmp_path, dataset)
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, ROOT / "run.py", "train", recipe, "--output", tmp_path / "run"]
+    ended = subprocess.run(words, stdout=writer, stderr=writer)
+    os.close(writer)
+    assert ended.returncode == 141
+    assert fewmask(*words[2:], "--resume").returncode == 0
+
+
+def test_error_is_the_exit_code_where_nobody_reads_it(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, ROOT / "run.py", "check", tmp_path / "none"]
+    ended = subprocess.run(words, stdout=subprocess.PIPE, stderr=writer, text=True)
+    os.close(writer)
+    assert (ended.returncode, ended.stdout) == (2, "")
 
 
 # What works

@@ -1,9 +1,11 @@
 import json
 import os
+import time
 
 import pytest
 
-from pipeline.data.layouts import open_dataset, scans_in
+from pipeline.data.layouts import open_dataset, read_dataset, scans_in
+from pipeline.data.layouts.patterns import first_groups
 from pipeline.errors import UserError
 
 
@@ -350,3 +352,47 @@ def test_one_name_with_both_suffixes_is_refused(tmp_path, side):
 def test_scans_of_a_place_that_is_no_folder(tmp_path):
     with pytest.raises(UserError, match="no-folder"):
         scans_in(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*$", "(.*)*\\d{9}$"])
+def test_pattern_that_takes_for_ever_is_refused_in_bounded_time(tmp_path, monkeypatch, pattern):
+    monkeypatch.setattr("pipeline.data.layouts.patterns.LONGEST_S", 0.5)
+    touch(tmp_path, f"{'a' * 60}b.nii.gz", "c.nii.gz")
+    began = time.monotonic()
+    dataset = read_dataset(tmp_path, layout="scans", options={"patient": pattern})
+    assert time.monotonic() - began < 20
+    (problem,) = [problem for problem in dataset.problems if problem.code == "bad-pattern"]
+    assert problem.where == pattern
+    assert "takes more than 0.5 s to be looked for in 2 name(s)" in problem.message
+    assert {case.patient for case in dataset.cases} == {case.id for case in dataset.cases}
+
+
+@pytest.mark.parametrize("pattern", ["(", "(" * 5000, "a{5000000000}", "(?<=a*)"])
+def test_what_is_no_pattern_is_refused(tmp_path, pattern):
+    touch(tmp_path, "c.nii.gz")
+    dataset = read_dataset(tmp_path, layout="scans", options={"patient": pattern})
+    assert "bad-pattern" in [problem.code for problem in dataset.problems]
+
+
+def test_pattern_gives_its_first_group_or_the_whole_match_or_nothing():
+    names = ["p1_2", "q7", "x", "\udcff1", "müller3"]
+    assert first_groups(r"([a-z]*)\d", names) == ["p", "q", None, "", "ller"]
+    assert first_groups(r"\d", names) == ["1", "7", None, "1", "3"]
+    assert first_groups(r"(z)?\d", names) == ["", "", None, "", ""]
+    assert first_groups("a", []) == []
+
+
+def test_pattern_is_looked_for_in_any_number_of_names():
+    names = [f"patient_{n:06d}_{n % 7}" for n in range(60_000)]
+    assert first_groups(r"(.+)_\d+$", names) == [name[:-2] for name in names]
+
+
+def test_options_that_a_layout_inherits_are_judged_by_their_types(tmp_path):
+    touch(tmp_path / "images", "a.nii.gz")
+    for layout in ("datalist", "folder", "scans", "table", "bids", "cases", "nnunet", "decathlon"):
+        for value in ([-1, 1], "1", 0.5, 2**40):
+            with pytest.raises(UserError) as raised:
+                read_dataset(tmp_path, layout=layout, options={"ignore": value})
+            assert [(problem.where, problem.code) for problem in raised.value.problems] == [
+                ("layout.options.ignore", "bad-layout")
+            ]

@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs_fixtures import make_phantom, write_recipe
 from torch.nn.functional import interpolate
 
+from pipeline import runs
+from pipeline.engines import devices
+from pipeline.errors import UserError
 from pipeline.losses import BalancedCELoss, DiceLoss
 from pipeline.losses.base import levels_of
 from pipeline.networks import NETWORKS, recompute_blocks
-from pipeline.planning.memory import training_bytes
+from pipeline.planning.memory import OVERHEAD, PARAMETER_BYTES, TOO_HIGH, least_bytes, training_bytes
+from pipeline.runs.planning import prepare
 
 # The estimate is within this factor of what is measured, either way; where features are computed again, it is too high.
 FACTOR, FACTOR_AGAIN = 1.6, 1.75
@@ -69,3 +74,33 @@ def test_estimate_is_near_what_a_step_takes(case):
     process.join(60)
     assert measured > 5e7, "too small to be told from noise"
     assert 1 / FACTOR < estimated / measured < (FACTOR_AGAIN if case[-1] else FACTOR)
+
+
+@pytest.mark.parametrize(("averaged", "bytes_each"), [(True, 20), (False, 16)])
+def test_the_least_that_an_estimate_means_counts_every_parameter(averaged, bytes_each):
+    def build():
+        return torch.nn.Conv3d(1, 3, 1, bias=False)  # Three parameters.
+
+    assert least_bytes(0, build, averaged=averaged) == 3 * bytes_each
+    assert least_bytes(0, build, averaged=averaged, members=4) == 12 * bytes_each
+    estimated = round(OVERHEAD * PARAMETER_BYTES * 3 + TOO_HIGH * 1000)
+    assert least_bytes(estimated, build, averaged=averaged) == 3 * bytes_each + 1000
+
+
+def test_network_of_which_the_parameters_alone_take_most_of_the_machine_is_refused(tmp_path, monkeypatch):
+    """The estimate is below 1.75 times what there is, but what the parameters take is no estimate."""
+    dataset = make_phantom(tmp_path / "phantom", labelled=2, unlabelled=0)
+    network = {"name": "unet", "options": {"channels": [4096, 4096]}}
+    supervised = {"objective": [{"loss": "dice"}], "network": network}
+    recipe = runs.read_recipe(write_recipe(tmp_path, dataset, **supervised))
+    with torch.device("meta"):
+        built = NETWORKS.build("unet", network["options"], spatial_dims=3, in_channels=1, out_channels=3)
+    alone = PARAMETER_BYTES * sum(parameter.numel() for parameter in built.parameters())
+    monkeypatch.setattr(devices, "_memory_bytes", lambda _: 2 * alone)
+    assert prepare(recipe).plan.memory_bytes < TOO_HIGH * alone
+    monkeypatch.setattr(devices, "_memory_bytes", lambda _: alone - 1)
+    with pytest.raises(UserError) as raised:
+        prepare(recipe)
+    (problem,) = raised.value.problems
+    assert problem.code == "out-of-memory"
+    assert "network.options.channels" in problem.remedy

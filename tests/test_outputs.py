@@ -221,3 +221,26 @@ def test_lines_of_others_and_of_no_kind_are_passed_over(output):
         stream.write(b"run - a.csv\n\nevaluate\n\xff\xff \xff\nevaluate . \n" + b"x" * 10_000 + b"\n")
     write(output, "a.csv", text="newer")
     assert contents(output) == {"a.csv": "newer"}
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere"])
+def test_folder_within_that_is_a_link_is_not_written_through(output, tmp_path, target):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.png").write_text("a user's")
+    write(output, "a.csv")
+    (output.folder / "figures").symlink_to(tmp_path / target)
+    for names in (NAMES[1:2], NAMES[2:]):
+        with pytest.raises(UserError, match="is a link") as raised:
+            output.refuse_foreign(names)
+        assert in_the_way(raised) == [str(output.folder / "figures")]
+    with pytest.raises(UserError, match="is a link"):
+        write(output, *NAMES)
+    assert [path.read_text() for path in (tmp_path / "elsewhere").iterdir()] == ["a user's"]
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_output_that_is_a_link_itself_is_the_users_choice(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    write(Output(tmp_path / "out", "evaluate"), *NAMES)
+    assert (tmp_path / "disk" / "figures" / "b.png").read_text() == "ours"

@@ -358,3 +358,22 @@ def test_function_refuses_as_the_command_does(world, tmp_path):
     with pytest.raises(UserError, match="in-the-way"):
         runs.evaluate(world.data / "labelsTr", world.data / "labelsTr", tmp_path)
     assert [path.name for path in Path(tmp_path).iterdir()] == ["cases.csv"]
+
+
+@pytest.mark.parametrize(
+    "words", ["validate {run}", "validate {run} --dataset {data}", "train {recipe} --resume --output {run}"]
+)
+def test_figures_that_are_a_link_are_not_written_through(world, tmp_path, words):
+    run = world.copy("stopped" if "train" in words else "done", tmp_path / "run")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "dice.png").write_text("a user's")
+    place = run / "figures"
+    if "--dataset" in words:
+        place = run / "validation" / world.data.name / "figures"
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(theirs)
+    ended = command(*words.format(run=run, data=world.data, recipe=world.recipe).split())
+    refused(ended, str(place))
+    assert {path.name: path.read_text() for path in theirs.iterdir()} == {"dice.png": "a user's"}

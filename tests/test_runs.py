@@ -234,6 +234,16 @@ def test_training_that_diverges_names_the_cases_and_keeps_its_last_checkpoint(da
     assert state_of(tmp_path / "run")["step"] == 1
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_that_diverges_is_not_advised_to_be_what_it_is(dataset, tmp_path, monkeypatch, precision):
+    monkeypatch.setattr(Schedule, "__call__", lambda *_: 1e30)
+    with pytest.raises(UserError) as raised:
+        train(tmp_path, dataset, "run", precision=precision)
+    (problem,) = raised.value.problems
+    assert problem.remedy.startswith("lower optimizer.learning_rate")
+    assert ("precision=float32" in problem.remedy) == (precision == "bfloat16")
+
+
 @pytest.mark.parametrize("network", ["dynunet", "segresnet"])
 def test_other_networks_train_and_predict(dataset, tmp_path, network):
     options = {"dynunet": {"channels": [4, 4, 8, 8]}, "segresnet": {"init_filters": 8, "blocks_down": [1, 1, 1]}}
@@ -557,6 +567,19 @@ def test_two_scans_of_one_name_are_refused_before_anything_is_written(trained, s
         runs.predict(trained, [scan, twin], tmp_path / "masks")
     assert problems_of(raised) == [("name-twice", str(scan)), ("name-twice", str(twin))]
     assert not (tmp_path / "masks").exists()
+
+
+def test_mask_of_a_name_too_long_to_be_written_is_refused_first(trained, scan, tmp_path, monkeypatch):
+    fits = tmp_path / f"{'ä' * 115}.nii.gz"  # 230 bytes and 7.
+    long = tmp_path / f"{'a' * 231}.nii.gz"
+    for path in (fits, long):
+        path.write_bytes(scan.read_bytes())
+    assert [path.name for path in runs.predict(trained, [fits], tmp_path / "masks")] == [fits.name]
+    monkeypatch.setattr("pipeline.runs.prediction.load_model", None)
+    with pytest.raises(UserError) as raised:
+        runs.predict(trained, [scan, long], tmp_path / "others")
+    assert problems_of(raised) == [("name-too-long", str(long))]
+    assert not (tmp_path / "others").exists()
 
 
 def test_scans_that_differ_in_the_suffix_alone_are_refused(trained, scan, tmp_path):

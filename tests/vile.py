@@ -16,6 +16,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -25,12 +26,14 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+LIST = ".fewmask"
 ROOT = Path(__file__).resolve().parents[1]
 CPU_S, PEAK_BYTES, WALL_S = 30.0, 2 * 2**30, 300
 # A training that goes on for so long is a training: it is asked to end, as a user would. And the memory that the plan
@@ -214,13 +217,79 @@ def write_place(folder: Path) -> None:
         cli.main()
 
 
-def files_of(folder: Path) -> dict[str, str]:
-    """Return a hash of every file below a folder."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.is_symlink()
-    }
+class Files:
+    """The files below a folder, by a hash of each.
+
+    A file is read again only where its status is another: a program can set its times, but not that of their change.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._seen: dict[Path, tuple[tuple[int, ...], str]] = {}
+
+    def look(self) -> dict[str, str]:
+        """Return the hash of every file, by its path below the folder."""
+        seen = {}
+        for place, _, names in os.walk(self.folder):
+            for name in names:
+                path = Path(place, name)
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    about = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                    known = self._seen.get(path)
+                    digest = known[1] if known and known[0] == about else _digest(path)
+                    seen[path] = (about, digest)
+        self._seen = seen
+        return {str(path.relative_to(self.folder)): digest for path, (_, digest) in sorted(seen.items())}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def restore(place: Path, kept: Path, gone: Iterable[str]) -> None:
+    """Bring a folder back to what it was.
+
+    Args:
+        place: The folder.
+        kept: A copy of it.
+        gone: Files of it that are gone or changed, by their paths within.
+    """
+    for folder, folders, names in os.walk(place):
+        own = kept / Path(folder).relative_to(place)
+        for name in [*names, *folders]:
+            path = Path(folder, name)
+            if _kind(path) != _kind(own / name):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        folders[:] = [name for name in folders if Path(folder, name).is_dir()]
+    for name in gone:
+        target = place / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(kept / name, target)
+
+
+def _kind(path: Path) -> int | None:
+    return stat.S_IFMT(path.lstat().st_mode) if os.path.lexists(path) else None
+
+
+def share_drawings() -> None:
+    """Leave out what takes most of a training's time, is the same in each, and looks at no value of a recipe.
+
+    No training fails for ``training.png``; of a drawing, that it is XML decides whether it can be made a picture.
+    """
+    import resvg_py
+
+    from pipeline.runs import reporting
+
+    picture = bytes(resvg_py.svg_to_bytes('<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'))
+
+    def draw(drawing: str, **_: Any) -> bytes:
+        ElementTree.fromstring(drawing)
+        return picture
+
+    resvg_py.svg_to_bytes = draw
+    reporting.draw_training = lambda *_: None
 
 
 def examine(commands: list[list[str]], folder: Path) -> list[Found]:
@@ -231,7 +300,9 @@ def examine(commands: list[list[str]], folder: Path) -> list[Found]:
     place, kept = folder / "a" / "b" / "place", folder / "kept"
     write_place(place)
     shutil.copytree(place, kept)
-    before = files_of(folder)
+    files = Files(folder)
+    before = files.look()
+    share_drawings()
     signal.signal(signal.SIGVTALRM, _end)
     signal.signal(signal.SIGALRM, _too_long)
     devices._memory_bytes = lambda _: MACHINE_BYTES
@@ -263,11 +334,16 @@ def examine(commands: list[list[str]], folder: Path) -> list[Found]:
             outcome = "printed what a terminal obeys"
         seconds, peak = time.process_time() - began, _memory("VmHWM")
         os.chdir(folder)
-        after = files_of(folder)
-        lost = [name for name, digest in before.items() if after.get(name) != digest and not _is_own(name, words)]
+        after = files.look()
+        lost = [name for name in before if after.get(name) != before[name] and not _is_own(name, words)]
+        lost = [name for name in lost if not _has_grown(folder / name, kept / Path(name).relative_to("a/b/place"))]
         if after != before:
-            shutil.rmtree(folder / "a")
-            shutil.copytree(kept, place)
+            changed = [name for name in before if after.get(name) != before[name]]
+            restore(place, kept, [os.path.relpath(name, "a/b/place") for name in changed])
+            if files.look() != before:  # It wrote beside the place, as it was told to.
+                shutil.rmtree(folder / "a")
+                shutil.copytree(kept, place)
+                files.look()
         found.append(Found(words, outcome, round(seconds, 3), peak, lost, text.getvalue()[-600:]))
     return found
 
@@ -277,6 +353,11 @@ def _is_own(name: str, words: list[str]) -> bool:
     inside = name.partition("a/b/place/")[2]
     owned = {"validate": ("run/",), "prune": ("run/cache/",), "train": ("run/",)}.get(words[0], ())
     return inside.startswith(owned) and "checkpoints" not in inside if owned else False
+
+
+def _has_grown(path: Path, before: Path) -> bool:
+    """Tell whether a file is a folder's list of what was written there, to which lines were added."""
+    return path.name == LIST and path.is_file() and path.read_bytes().startswith(before.read_bytes())
 
 
 def _end(*_: Any) -> None:

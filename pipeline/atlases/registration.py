@@ -92,8 +92,8 @@ def register(moving: Moving, fixed: Tensor) -> Tensor:
     shape = fixed.shape[1:]
     steps = coarse_steps(shape)
     points = _points(shape, steps, fixed.device).expand(len(moving.image), -1, -1, -1, -1)
-    thinned = (..., *(slice(None, None, step) for step in steps))
-    target = _blurred(fixed[None], steps)[thinned].expand(len(moving.image), -1, -1, -1, -1)
+    x, y, z = steps
+    target = _blurred(fixed[None], steps)[..., ::x, ::y, ::z].expand(len(moving.image), -1, -1, -1, -1)
     image = _blurred(moving.image, steps)
 
     def cost(places: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ CODES: dict[str, Code] = {
     "fold-unused": Code("Entries have folds, and no option says which of them validates.", warning=True),
     "count-differs": Code("`numTraining` or `numTest` is not the number of entries or scans.", warning=True),
     "bad-labels": Code("The declared labels are no values and names."),
-    "bad-pattern": Code("The pattern for patients is no regular expression, or does not fit a case."),
+    "bad-pattern": Code("The pattern for patients is no regular expression, does not fit a case, or takes too long."),
     "outside-root": Code("A path leads out of the dataset's folder."),
     "no-cases": Code("The list has no entries."),
     "no-scans": Code("The folder holds no scan."),

@@ -40,14 +40,16 @@ class Outcome:
         step: The step, counted from 1.
         batches: What it learns from.
         device: Where its numbers are.
+        precision: Type of the network's arithmetic.
 
     Attributes:
         late: Whether numbers are looked at only when they are read.
     """
 
-    def __init__(self, step: int, batches: Mapping[str, Batch], device: torch.device) -> None:
+    def __init__(self, step: int, batches: Mapping[str, Batch], device: torch.device, precision: torch.dtype) -> None:
         self.step = step
         self.device = device
+        self.precision = precision
         self.late = device.type == "cuda"
         self.cases = sorted({case for batch in batches.values() for case in batch["case"]})
         self._numbers: list[Tensor] = []
@@ -105,5 +107,6 @@ class Outcome:
     def _diverged(self, what: str, output: StepOutput) -> UserError:
         terms = ", ".join(f"{name} {value:g}" for name, value in output.items() if name != "loss")
         message = f"{what} not finite at step {self.step} ({terms}); cases of this step: {', '.join(self.cases)}"
-        remedy = "lower optimizer.learning_rate, or use precision=float32; the last checkpoint is kept"
+        wider = "" if self.precision == torch.float32 else ", or use precision=float32"
+        remedy = f"lower optimizer.learning_rate{wider}; the last checkpoint is kept"
         return UserError("Training stopped.", [Problem("objective", "diverged", message, remedy)])

@@ -15,6 +15,7 @@ from pipeline.engines.outcome import Outcome, StepOutput
 from pipeline.engines.sources import own_sources
 from pipeline.engines.values import StreamValues
 from pipeline.interruption import window
+from pipeline.losses.objective import nothing_learnt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -137,7 +138,7 @@ class TrainingStep:
             source.begin_step(step)
         for network in self.trained:
             network.train()
-        outcome = Outcome(step, batches, self._device)
+        outcome = Outcome(step, batches, self._device, self.precision)
         for n, objective in enumerate(self.objective.parts() if self.alternate else (self.objective,)):
             self._update(objective, batches, progress, outcome, first=n == 0)
         for source in self._every:
@@ -174,6 +175,8 @@ class TrainingStep:
                 total, found = self.losses(objective, part, progress)
                 if not found:  # Every term is still at the foot of its ramp.
                     return
+                if not total.requires_grad:
+                    raise nothing_learnt(found)
                 for name, value in found.items():
                     outcome.add(value, name=name, share=1 / self.parts)
                 outcome.add(total, name="loss", share=1 / self.parts, finite="the loss or its gradient is")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import Problem, UserError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
@@ -51,14 +53,18 @@ class StreamValues(Mapping[str, Any]):
 
         Raises:
             KeyError: Neither the batch nor a source provides it.
+            UserError: A source does not return what it says that it provides.
         """
         if name not in self._sources:
             if name not in self.batch:
                 raise KeyError(f"nothing provides {name!r} for these scans; a source's `needs` name what it looks at")
             return self.batch[name]
         if name not in self._made:
+            source = self._sources[name]
             with self._computing():
-                self._made.update(self._sources[name](self))
+                made = source(self)
+            _refuse_incomplete(source, made)
+            self._made.update(made)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -66,3 +72,12 @@ class StreamValues(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len({**self.batch, **self._sources})
+
+
+def _refuse_incomplete(source: Source, made: Any) -> None:
+    missing = [name for name in source.provides if not isinstance(made, Mapping) or name not in made]
+    if missing:
+        name = type(source).__name__
+        message = f"provides {', '.join(source.provides)}, and did not return {', '.join(missing)}"
+        remedy = "let it return a mapping with all that it provides"
+        raise UserError("Training stopped.", [Problem(name, "bad-source", message, remedy)])

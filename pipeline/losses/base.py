@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -67,8 +67,12 @@ class SegmentationLoss(_Loss):
         return result
 
     def compare(self, judged: Prediction, *targets: Tensor) -> Tensor:
-        """Return the loss of what a network predicts; under deep supervision, of its finest level."""
-        return self(levels_of(judged)[0], *targets)
+        """Return the loss of what a network predicts; under deep supervision, of its finest level.
+
+        Raises:
+            LossValueError: It is no number that a weight could follow.
+        """
+        return one_number(self(levels_of(judged)[0], *targets), judged, *targets)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return class probabilities ``[B, K, ...]`` in float32 or wider.
@@ -149,11 +153,14 @@ class LabelLoss(SegmentationLoss):
         """Return the loss of what a network predicts; under deep supervision, the mean over its levels.
 
         They weigh 1, 1/2, 1/4, …, and each is compared with the labels of the nearest voxels.
+
+        Raises:
+            LossValueError: As of every loss.
         """
         levels = levels_of(judged)
         weights = [0.5**level for level in range(len(levels))]
         losses = [
-            weight * self(level, *(_shrunk(target, level) for target in targets))
+            weight * one_number(self(level, *(_shrunk(target, level) for target in targets)), level, *targets)
             for weight, level in zip(weights, levels, strict=True)
         ]
         return torch.stack(losses).sum() / sum(weights)
@@ -247,6 +254,32 @@ class ImageLoss(SegmentationLoss):
         if tuple(mask.shape) not in shapes:
             raise ValueError(f"the mask has shape {tuple(mask.shape)}; expected {shapes[0]} or {shapes[1]}")
         return mask.reshape(shapes[0]) != 0
+
+
+class LossValueError(ValueError):
+    """What a loss has returned, where that is no number that a weight could follow."""
+
+
+def one_number(value: Any, *inputs: Any) -> Tensor:
+    """Return what a loss has returned.
+
+    Args:
+        value: It.
+        inputs: What the loss looked at: tensors, or predictions of several levels.
+
+    Raises:
+        LossValueError: It is no floating-point number, or has no gradient where what it was made of has one.
+    """
+    learns = torch.is_grad_enabled() and any(level.requires_grad for each in inputs for level in levels_of(each))
+    if not isinstance(value, torch.Tensor):
+        raise LossValueError(type(value).__name__)
+    if value.ndim:
+        raise LossValueError(f"a tensor of shape {tuple(value.shape)}")
+    if not value.is_floating_point():
+        raise LossValueError(f"a number of type {str(value.dtype).removeprefix('torch.')}")
+    if learns and not value.requires_grad:
+        raise LossValueError("a number without a gradient")
+    return value
 
 
 def require_positive(**options: float) -> None:

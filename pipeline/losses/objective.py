@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.errors import Problem, UserError
+from pipeline.losses.base import LossValueError, one_number
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -80,6 +83,9 @@ class Objective:
             streams: By kind of scan, the values that terms need by name: tensors ``[B, …]``, or predictions of several
                 levels.
             progress: Share of the training that is done.
+
+        Raises:
+            UserError: A loss returns no number, or one without a gradient of what it judges.
         """
         values: dict[str, Tensor] = {}
         total = torch.zeros(())
@@ -88,10 +94,28 @@ class Objective:
             weight = term.weight_at(progress)
             if given and weight > 0:
                 judged, *targets = (_joined([known[name] for known in given]) for name in term.needs)
-                value = term.loss.compare(judged, *targets)
+                value = _value_of(term, judged, *targets)
                 total = total + weight * value
                 values[term.name] = value.detach()
         return total, values
+
+
+def _value_of(term: Term, judged: Any, *targets: Any) -> Tensor:
+    """Return a term's value; a plugin's loss may return anything, and nothing would be learnt from some of that."""
+    try:
+        return one_number(term.loss.compare(judged, *targets), judged, *targets)
+    except LossValueError as error:
+        message = f"the loss returned {error}, and a total is a sum of single floating-point numbers with a gradient"
+        remedy = "let the loss reduce what it computes, as with .mean(), and neither round nor detach it"
+        problem = Problem(f"objective: {term.name}", "bad-loss", message, remedy)
+        raise UserError("Training stopped.", [problem]) from None
+
+
+def nothing_learnt(names: Iterable[str]) -> UserError:
+    """Return the error of an objective that no weight takes part in."""
+    message = f"{', '.join(names)}: nothing that is judged depends on weights that are trained"
+    remedy = "let one term judge logits, or what a source makes of the trained network"
+    return UserError("Training stopped.", [Problem("objective", "bad-loss", message, remedy)])
 
 
 def _joined(parts: list[Any]) -> Any:

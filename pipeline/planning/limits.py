@@ -9,7 +9,6 @@ import torch
 from pipeline.data.cache import preparing_bytes
 from pipeline.errors import Problem, UserError, shown
 from pipeline.networks import NETWORKS
-from pipeline.planning.memory import TOO_HIGH
 from pipeline.planning.spacing import median_shape
 
 if TYPE_CHECKING:
@@ -51,13 +50,18 @@ def refuse_scans(
         raise UserError("The recipe does not fit the machine.", problems)
 
 
-def refuse_step(needed: int | None, hardware: Hardware) -> None:
+def refuse_step(needed: int | None, least: int | None, hardware: Hardware) -> None:
     """Refuse a step of which even the least that the estimate may mean is more than the device has.
+
+    Args:
+        needed: The estimate; None where it is not known.
+        least: The least that it may mean.
+        hardware: The device.
 
     Raises:
         UserError: It is.
     """
-    if needed is None or hardware.memory_bytes is None or needed <= TOO_HIGH * hardware.memory_bytes:
+    if needed is None or least is None or hardware.memory_bytes is None or least <= hardware.memory_bytes:
         return
     message = f"a step is estimated to take {size(needed)}, and {hardware.device} has {size(hardware.memory_bytes)}"
     remedy = "lower data.patch_size, data.batch_size or network.options.channels, or give auto"

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 # Float32 maps with as many channels as there are classes that the objective holds at its peak: logits, softmax and its
 # logarithm, gradients of as many, and what a loss such as N-cut makes of them.
 OBJECTIVE_MAPS = 8
-# Bytes a parameter: itself, its gradient, AdamW's two moments and its average in float32.
+# Bytes a parameter: itself, its gradient, AdamW's two moments and its average in float32; and without the average.
 PARAMETER_BYTES = 20
+UNAVERAGED_BYTES = 16
 # What is held beside the counted tensors, such as copies in other layouts and gaps between blocks: measured for three
 # networks, two precisions, 2-D and 3-D, it came to a half of them.
 OVERHEAD = 1.5
@@ -65,6 +66,21 @@ def training_bytes(
     maps = OBJECTIVE_MAPS * 4 * classes * images[:, :1].numel()
     state = members * PARAMETER_BYTES * sum(parameter.numel() for parameter in parameters)
     return round(OVERHEAD * (state + sum(sizes) + 2 * max(sizes, default=0) + maps + 4 * images.numel()))
+
+
+def least_bytes(estimated: int, build: Callable[[], torch.nn.Module], *, averaged: bool, members: int = 1) -> int:
+    """Return the least that an estimate may mean: parameters are counted exactly, all else up to 1.75 times too high.
+
+    Args:
+        estimated: What :func:`training_bytes` returned.
+        build: Makes the network.
+        averaged: Whether an average of the weights is kept.
+        members: So many networks are held.
+    """
+    with torch.device("meta"):
+        count = members * sum(parameter.numel() for parameter in build().parameters())
+    rest = max(0.0, estimated - OVERHEAD * PARAMETER_BYTES * count)
+    return round((PARAMETER_BYTES if averaged else UNAVERAGED_BYTES) * count + rest / TOO_HIGH)
 
 
 class _Kept:

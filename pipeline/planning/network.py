@@ -11,7 +11,7 @@ import torch
 
 from pipeline.networks import NETWORKS
 from pipeline.planning.limits import refuse_options, refuse_unbuildable
-from pipeline.planning.memory import training_bytes
+from pipeline.planning.memory import least_bytes, training_bytes
 from pipeline.planning.patch import SMALLEST, choose_channels, choose_kernels, choose_patch, choose_strides
 from pipeline.recipe import BATCHES
 
@@ -232,6 +232,13 @@ class SizePlanner:
             )
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
             return None  # Building it in earnest says what is wrong.
+
+    def least_bytes(self, sizes: Sizes, needed: int | None) -> int | None:
+        """Return the least that an estimate of what a step takes may mean; None of none."""
+        if needed is None:
+            return None
+        averaged = self.recipe.optimizer.averaging > 0
+        return least_bytes(needed, self._build(sizes), averaged=averaged, members=self._members)
 
     def _build(self, sizes: Sizes) -> Callable[[], torch.nn.Module]:
         """Return what builds the network."""

@@ -53,6 +53,7 @@ class Plan:
         choices: What was chosen, or was given where it might have been.
         shape: Of the median scan on the plan's grid.
         memory_bytes: What a training step is estimated to take; None where the machine's memory is not known.
+        least_bytes: The least that this may mean; likewise.
         wider: The recipe with a wider network, where a time budget may have time for one; None where it may not.
         lighter: The recipe with fewer samples and then smaller patches a step, each with the share of the samples'
             voxels that it has, for a time budget that has no time for more.
@@ -63,6 +64,7 @@ class Plan:
     choices: tuple[Choice, ...]
     shape: tuple[int, ...]
     memory_bytes: int | None
+    least_bytes: int | None = None
     wider: Recipe | None = None
     lighter: tuple[tuple[Recipe, float], ...] = ()
     most_members: int = 1
@@ -135,7 +137,9 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),
         }
     )
-    plan = Plan(recipe=resolved, choices=tuple(pick.made), shape=shape, memory_bytes=memory_bytes)
+    least = planner.least_bytes(sizes, memory_bytes)
+    choices = tuple(pick.made)
+    plan = Plan(recipe=resolved, choices=choices, shape=shape, memory_bytes=memory_bytes, least_bytes=least)
     return plan if recipe.time_budget is None else _with_alternatives(plan, planner, sizes)
 
 

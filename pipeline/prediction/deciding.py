@@ -94,4 +94,7 @@ def _refuse_nan(logits: Sequence[Tensor], sweep: Sweep) -> None:
     if not all(torch.isfinite(torch.stack(each.aminmax())).all() for each in logits):
         message = "the network's answer is not finite"
         where = str(sweep.scans[0].path)
-        raise UserError("Prediction stopped.", [Problem(where, "nan-logits", message, "use precision=float32")])
+        remedy = "look at the scan's intensities"
+        if sweep.predictor.precision != torch.float32:
+            remedy += ", or train with precision=float32"
+        raise UserError("Prediction stopped.", [Problem(where, "nan-logits", message, remedy)])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 # Of atlases that find each other's masks less well there is nothing to be gained: on hippocampi, where they help, the
-# agreement is 0.84; on hearts, where they do harm, 0.5.
+# agreement is 0.81 to 0.86; on hearts of three or seven patients 0.16 to 0.58.
 LEAST_AGREEMENT = 0.75
 
 

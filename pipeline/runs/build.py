@@ -26,6 +26,7 @@ from pipeline.memory import is_out_of_memory, memory_problem
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.pacing.course import Course
 from pipeline.planning.settings import WindowSettings
+from pipeline.plugins import told_of_plugin
 from pipeline.prediction.predictor import Predictor
 from pipeline.recipe import BATCHES
 from pipeline.terminal import note
@@ -146,7 +147,7 @@ def build_step(settings: Settings, task: Task) -> TrainingStep:
     """
     network = build_network(settings, task)
     choice = settings.optimizer
-    _refuse_patch(network, settings, len(task.channels))
+    _refuse_patch(network, settings, task)
     _refuse_parts(settings)
     objective = build_objective(settings)
     _refuse_losses(settings, objective, len(task.labels), len(task.channels))
@@ -233,16 +234,21 @@ def _refuse_losses(settings: Settings, objective: Objective, classes: int, chann
         raise UserError("The objective does not fit the scans.", problems)
 
 
-def _refuse_patch(network: torch.nn.Module, settings: Settings, channels: int) -> None:
+def _refuse_patch(network: torch.nn.Module, settings: Settings, task: Task) -> None:
     size = tuple(settings.data.patch_size)
+    expected = (1, len(task.labels), *size)
     try:
         with torch.no_grad():
-            answer = network.eval()(torch.zeros(1, channels, *size, device=settings.device))
-        if answer.shape[2:] != size:
-            raise ValueError(f"it answers with {tuple(answer.shape[2:])}")
+            answer = network.eval()(torch.zeros(1, len(task.channels), *size, device=settings.device))
+        shape = getattr(answer, "shape", None)  # A plugin's network may return anything.
+        if shape != expected:
+            what = type(answer).__name__ if shape is None else tuple(shape)
+            raise ValueError(f"of one patch it makes {what}, and should make {expected}")
     except (RuntimeError, ValueError, MemoryError) as error:
         if is_out_of_memory(error):
             raise told(error, settings, "to try the network once") from None
+        if (failed := told_of_plugin(error)) is not None:
+            raise failed from error
         message = f"{settings.network.name} cannot take {size}: {_first_line(error)}"
         remedy = "use multiples of 2 to the power of the number of levels less 1, at least twice that"
         raise UserError(

@@ -90,9 +90,7 @@ def cross_validate(
     if recipe.segments is not None:
         problem = Problem("--folds", "no-labels", "parts masks, and this recipe learns from none", "leave it out")
         raise UserError("Nothing was started.", [problem])
-    if folds < 2:
-        raise UserError("Nothing was started.", [Problem("--folds", "too-few", f"is {folds}", "give 2 or more")])
-    _refuse_folders(run, resume, folds)
+    _refuse_folders(run, resume, folds, allow_change)
     index = check_dataset_of(recipe, read_index(run) if resume and (run / INDEX).exists() else None)
     everything = all_cases(index.dataset)
     refuse_parted_copies(index)
@@ -119,8 +117,11 @@ def cross_validate(
     return [*scores, validate(run)] if everything.validation else scores
 
 
-def _refuse_folders(run: Path, resume: bool, folds: int) -> None:
-    """Refuse a folder in which something is in the way, of the last fold or the scores too."""
+def _refuse_folders(run: Path, resume: bool, folds: int, allow_change: Sequence[str]) -> None:
+    """Refuse too few folds, and a folder in which something is in the way, of the last fold or the scores too."""
+    if folds < 2:
+        raise UserError("Nothing was started.", [Problem("--folds", "too-few", f"is {folds}", "give 2 or more")])
+    resuming.refuse_allowing(resume, allow_change)
     RunFolder(run).refuse(resume, folds)
     for place in run.glob("fold-*"):
         RunFolder(place).refuse(resume=True)

@@ -217,7 +217,7 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     hardware = find_hardware(recipe.device)
     plan = make_plan(recipe, visible, hardware)
     _refuse_atlases(plan.recipe)
-    refuse_step(plan.memory_bytes, hardware)
+    refuse_step(plan.memory_bytes, plan.least_bytes, hardware)
     wider = plan.wider and absolute(plan.wider)
     lighter = tuple((absolute(other), share) for other, share in plan.lighter)
     plan = replace(plan, recipe=absolute(plan.recipe), wider=wider, lighter=lighter)

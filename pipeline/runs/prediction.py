@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.data.layouts import open_dataset
 from pipeline.data.layouts.channels import CHANNEL
 from pipeline.data.packed import Packed
 from pipeline.errors import Problem, UserError, nearest
+from pipeline.files import LONGEST_WRITTEN
 from pipeline.memory import memory_for
 from pipeline.metrics.calibration import Expectation
 from pipeline.outputs import Output
@@ -147,7 +149,18 @@ def _targets(cases: Sequence[Case], scans: Sequence[Path], output: Path) -> dict
         )
         for path, case in named
         if counts[nifti.stem(path)] > 1
-    ] + _present(path for path, _ in named)
+    ]
+    problems += [
+        Problem(
+            str(case.images[0]),
+            "name-too-long",
+            f"its mask would be called {path.name}, and a name that can be written has {LONGEST_WRITTEN} bytes at most",
+            "rename the scan, or predict it through a link of a shorter name",
+        )
+        for path, case in named
+        if len(os.fsencode(path.name)) > LONGEST_WRITTEN
+    ]
+    problems += _present(path for path, _ in named)
     if not named:
         problems = [
             Problem(

@@ -44,6 +44,19 @@ HARMLESS = (
 )
 
 
+def refuse_allowing(resume: bool, allowed: Sequence[str]) -> None:
+    """Refuse keys that may change where no run is resumed: nothing would be done about them.
+
+    Raises:
+        UserError: There are some.
+    """
+    if allowed and not resume:
+        problem = Problem(
+            "--allow-change", "not-resumed", "is for a run that is resumed", "add --resume, or leave it out"
+        )
+        raise UserError("Nothing was started.", [problem])
+
+
 def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Sequence[str] = ()) -> None:
     """Refuse a recipe or decisions that are not the run's own, and show every difference.
 

@@ -65,6 +65,7 @@ def train(
             is saved. Signals are the caller's otherwise.
     """
     began = time.monotonic() if started is None else started
+    resuming.refuse_allowing(resume, allow_change)
     folder = RunFolder(run)
     folder.refuse(resume)
     folder.cache_of(recipe)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,9 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.bounds import MAX_LABEL, LabelValue
+from pipeline.data.layouts.patterns import REMEDY, BadPatternError, first_groups
 from pipeline.errors import Problem, UserError, shown
+from pipeline.files import LONGEST_NAME
 from pipeline.registry import Registry
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ LAYOUTS = Registry("layout", "ways in which a dataset may lie on disk")
 
 # An annotation is one byte a voxel, and two of its values are not classes.
 MAX_CLASSES = 250
-# Bytes of a name and of a path with all its folders, beyond which no system opens a file.
-LONGEST_NAME = 255
+# Bytes of a path with all its folders, beyond which no system opens a file.
 LONGEST_PATH = 4096
 LABELS_REMEDY = f'write {{"0": "background", "1": "liver"}}: at most {MAX_CLASSES} values from 0 to {MAX_LABEL}'
 
@@ -114,19 +114,18 @@ class Layout(ABC):
     def _with_patients(self, dataset: Dataset) -> tuple[tuple[Case, ...], list[Problem]]:
         if self.patient is None:
             return dataset.cases, []
-        remedy = r"give a regular expression, such as '(.+)_\d+$' for the part before the last number"
         try:
-            pattern = re.compile(self.patient)
-        except re.error as error:
-            return dataset.cases, [Problem(self.patient, "bad-pattern", f"is no pattern: {error}", remedy)]
-        found = {case.id: pattern.search(case.id) for case in dataset.cases}
+            found = first_groups(self.patient, [case.id for case in dataset.cases])
+        except BadPatternError as error:
+            return dataset.cases, [Problem(self.patient, "bad-pattern", *error.args)]
         problems = [
-            Problem(str(case.images[0]), "bad-pattern", f"{self.patient} is not in {case.id}", remedy, case.id)
-            for case in dataset.cases
-            if found[case.id] is None
+            Problem(str(case.images[0]), "bad-pattern", f"{self.patient} is not in {case.id}", REMEDY, case.id)
+            for case, patient in zip(dataset.cases, found, strict=True)
+            if patient is None
         ]
-        patients = {name: (match[1] if pattern.groups else match[0]) for name, match in found.items() if match}
-        return tuple(replace(case, patient=patients.get(case.id) or case.id) for case in dataset.cases), problems
+        patients = [patient or case.id for case, patient in zip(dataset.cases, found, strict=True)]
+        cases = tuple(replace(case, patient=of) for case, of in zip(dataset.cases, patients, strict=True))
+        return cases, problems
 
 
 class BadEntryError(Exception):

@@ -1,0 +1,217 @@
+"""What a plugin does wrong while it is used is one message with its file and line, whatever it is that fails."""
+
+import sys
+
+import pytest
+import yaml
+from runs_fixtures import TINY, fewmask, make_phantom
+
+from pipeline import api, runs
+from pipeline.data.layouts import LAYOUTS
+from pipeline.engines.sources import SOURCES
+from pipeline.errors import UserError
+from pipeline.losses import LOSSES
+from pipeline.networks import NETWORKS
+
+LOSS = '''from pipeline.losses import LOSSES, LabelLoss
+
+@LOSSES.register("theirs")
+class Theirs(LabelLoss):
+    """Theirs."""
+
+    def forward(self, logits, labels):
+        {body}
+'''
+NETWORK = '''import torch
+from pipeline.networks import NETWORKS
+
+class Net(torch.nn.Module):
+    def __init__(self, dims, channels, classes):
+        super().__init__()
+        self.layer = (torch.nn.Conv2d, torch.nn.Conv3d)[dims - 2](channels, classes, 1)
+
+    def forward(self, image):
+        {body}
+
+@NETWORKS.register("theirs")
+def theirs(spatial_dims, in_channels, out_channels):
+    """Theirs."""
+    return Net(spatial_dims, in_channels, out_channels)
+'''
+SOURCE = '''from pipeline.engines.sources import SOURCES, Source
+
+@SOURCES.register("theirs")
+class Theirs(Source):
+    """Theirs."""
+
+    provides = ("theirs",)
+
+    def __call__(self, known):
+        {body}
+'''
+LAYOUT = '''from pipeline.data.layouts import LAYOUTS
+from pipeline.data.layouts.dataset import Layout
+
+@LAYOUTS.register("theirs")
+class Theirs(Layout):
+    """Theirs."""
+
+    @classmethod
+    def detect(cls, source):
+        return None
+
+    def read(self, source, root):
+        {body}
+'''
+SUPERVISED = {"objective": [{"loss": "dice"}]}
+OF_THEIRS = {"objective": [{"loss": "dice"}, {"loss": "theirs", "weight": 0.5}]}
+FROM_SOURCE = {"sources": [{"source": "theirs"}], "objective": [{"loss": "dice", "judges": "theirs"}]}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_phantom(tmp_path_factory.mktemp("failures") / "phantom", labelled=2, unlabelled=1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_registered():
+    registries = (LOSSES, NETWORKS, SOURCES, LAYOUTS)
+    before = [dict(registry.components) for registry in registries]
+    yield
+    for registry, components in zip(registries, before, strict=True):
+        registry.components.clear()
+        registry.components.update(components)
+    for name in [name for name in sys.modules if name.startswith("fewmask_plugin_")]:
+        del sys.modules[name]
+
+
+def written(tmp_path, dataset, text, **changes):
+    """The paths of a plugin and of a recipe that uses it."""
+    plugin = tmp_path / "theirs.py"
+    plugin.write_text(text)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(TINY | {"dataset": str(dataset), "plugins": [str(plugin)], **changes}))
+    return plugin, recipe
+
+
+def problem_of(tmp_path, recipe):
+    with pytest.raises(UserError) as raised:
+        api.train(recipe, tmp_path / "run", settings={"max_steps": 2})
+    (problem,) = raised.value.problems
+    return problem, raised.value
+
+
+@pytest.mark.parametrize(
+    ("text", "body", "changes", "line"),
+    [
+        (LOSS, "return logits.sum() * (1 / len(()))", OF_THEIRS, 8),
+        (NETWORK, "return self.layer(image) * {}['gain']", SUPERVISED | {"network": "theirs"}, 10),
+        (
+            NETWORK,
+            "return self.layer(image) if not self.training else self.layr(image)",
+            SUPERVISED | {"network": "theirs"},
+            10,
+        ),
+        (NETWORK, "raise ValueError('no\\nmore')", SUPERVISED | {"network": "theirs"}, 10),
+        (SOURCE, "return {'theirs': known['logits'] @ 3}", FROM_SOURCE, 10),
+        (LAYOUT, "return [][source]", {"layout": "theirs"}, 13),
+    ],
+)
+def test_what_a_plugin_raises_names_its_line_and_is_chained(tmp_path, dataset, text, body, changes, line):
+    plugin, recipe = written(tmp_path, dataset, text.replace("{body}", body), **changes)
+    problem, error = problem_of(tmp_path, recipe)
+    assert (problem.where, problem.code) == (str(plugin), "plugin-failed")
+    assert problem.message.startswith(f"line {line}, in ")
+    cause = error.__cause__
+    assert cause is not None
+    assert not isinstance(cause, UserError)
+    assert f"{type(cause).__name__}: {str(cause).splitlines()[0]}" in problem.message
+    assert "\n" not in problem.message
+
+
+def test_command_says_it_in_one_message_without_a_traceback(tmp_path, dataset):
+    plugin, recipe = written(tmp_path, dataset, LOSS.format(body="raise KeyError('w')"), **OF_THEIRS)
+    ended = fewmask("train", recipe, "--output", tmp_path / "run", XDG_STATE_HOME=str(tmp_path))
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.count("error: ") == 1
+    assert f"{plugin}: line 8, in Theirs.forward: KeyError: 'w' [plugin-failed]" in ended.stderr
+
+
+def test_what_our_own_code_raises_stays_what_it_is(tmp_path, dataset, monkeypatch):
+    _, recipe = written(tmp_path, dataset, LOSS.format(body="return logits.mean()"), **OF_THEIRS)
+
+    def ours(*_, **__):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(runs, "train", ours)
+    with pytest.raises(KeyError, match="ours"):
+        api.train(recipe, tmp_path / "run")
+
+
+def test_memory_that_a_plugin_has_no_more_of_is_no_mistake_of_it(tmp_path, dataset):
+    _, recipe = written(tmp_path, dataset, LOSS.format(body="raise MemoryError"), **OF_THEIRS)
+    problem, _ = problem_of(tmp_path, recipe)
+    assert problem.code == "out-of-memory"
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        ("return logits.mean(dim=(0, 2, 3, 4))", "a tensor of shape (3,)"),
+        ("return logits.mean().reshape(1)", "a tensor of shape (1,)"),
+        ("return logits.mean().round().long()", "a number of type int64"),
+        ("return logits.mean().detach()", "a number without a gradient"),
+        ("return logits.mean().item()", "float"),
+        ("return None", "NoneType"),
+    ],
+)
+def test_loss_that_would_teach_nothing_in_silence_is_refused_at_its_first_step(tmp_path, dataset, body, what):
+    _, recipe = written(tmp_path, dataset, LOSS.format(body=body), **OF_THEIRS)
+    problem, _ = problem_of(tmp_path, recipe)
+    assert (problem.where, problem.code) == ("objective: theirs", "bad-loss")
+    assert f"returned {what}, and" in problem.message
+    assert not list((tmp_path / "run").glob("checkpoints/*.pt"))
+
+
+def test_objective_of_which_no_weight_takes_part_is_refused(tmp_path, dataset):
+    text = SOURCE.replace("{body}", "return {'theirs': known['logits'].detach()}")
+    _, recipe = written(tmp_path, dataset, text, **FROM_SOURCE)
+    problem, _ = problem_of(tmp_path, recipe)
+    assert problem.code == "bad-loss"
+    assert problem.message.startswith("dice: nothing that is judged")
+
+
+@pytest.mark.parametrize("body", ["return None", "return {}", "return known['logits']"])
+def test_source_that_does_not_provide_what_it_says_is_refused(tmp_path, dataset, body):
+    _, recipe = written(tmp_path, dataset, SOURCE.replace("{body}", body), **FROM_SOURCE)
+    problem, _ = problem_of(tmp_path, recipe)
+    assert (problem.where, problem.code) == ("Theirs", "bad-source")
+
+
+@pytest.mark.parametrize("body", ["return None", "return self.layer(image)[:, :1]", "return self.layer(image)[0]"])
+def test_network_that_makes_something_else_of_a_patch_is_refused(tmp_path, dataset, body):
+    _, recipe = written(tmp_path, dataset, NETWORK.replace("{body}", body), **SUPERVISED, network="theirs")
+    problem, _ = problem_of(tmp_path, recipe)
+    assert problem.code == "bad-patch"
+    assert "and should make (1, 3, 16, 16, 16)" in problem.message
+
+
+def test_network_of_a_plugin_that_fails_in_prediction_is_named(tmp_path, dataset):
+    body = "return self.layer(image) if self.training or image.shape[-1] == 16 or not fail else {}[0]"
+    text = NETWORK.replace("{body}", body).replace("class Net", "fail = False\n\nclass Net")
+    plugin, recipe = written(tmp_path, dataset, text, **SUPERVISED, network="theirs")
+    api.train(recipe, tmp_path / "run", settings={"max_steps": 2})
+    (module,) = [module for name, module in sys.modules.items() if name.startswith("fewmask_plugin_")]
+    scan = next((dataset / "imagesTs").iterdir())
+    model = api.load(tmp_path / "run")
+    module.Net.forward = lambda *_: module.missing
+    with pytest.raises(AttributeError):  # Of the test's own code, which is no plugin's.
+        model.predict(scan)
+    exec("def forward(self, image):\n    return missing\n", vars(module))
+    module.Net.forward = module.forward
+    with pytest.raises(UserError, match="NameError: name 'missing'"):
+        model.predict(scan)
+    with pytest.raises(UserError, match="NameError: name 'missing'"):
+        api.predict(tmp_path / "run", scan, tmp_path / "masks")
+    assert plugin.is_file()
