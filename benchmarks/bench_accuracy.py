@@ -128,7 +128,7 @@ def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, step
 
     from pipeline import runs
     from pipeline.data import nifti
-    from pipeline.engines.steps import Schedule
+    from pipeline.engines.schedules import Schedule
     from pipeline.runs import build
     from pipeline.runs.planning import prepare
     from pipeline.runs.segments import task_of

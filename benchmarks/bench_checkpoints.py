@@ -25,7 +25,8 @@ import torch
 
 from pipeline.checkpoints import load_checkpoint, save_checkpoint
 from pipeline.engines.devices import find_hardware
-from pipeline.engines.steps import Schedule, TrainingStep
+from pipeline.engines.schedules import Schedule
+from pipeline.engines.steps import TrainingStep
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
 from pipeline.networks import NETWORKS

@@ -72,7 +72,7 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     """Return the training step and the batches that `fewmask train` would make."""
     import torch
 
-    from pipeline.data.augmentation import Augmentation, Strength
+    from pipeline.data.augmentation import AugmentationChain, Patch, standard
     from pipeline.data.cache import Cache
     from pipeline.data.check import Check
     from pipeline.data.layouts import read_dataset
@@ -81,7 +81,8 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     from pipeline.data.transforms import Grid
     from pipeline.engines.averaging import WeightAverage
     from pipeline.engines.devices import find_hardware
-    from pipeline.engines.steps import Schedule, TrainingStep
+    from pipeline.engines.schedules import Schedule
+    from pipeline.engines.steps import TrainingStep
     from pipeline.losses.cross_entropy import CrossEntropyLoss
     from pipeline.losses.dice import DiceLoss
     from pipeline.losses.objective import Objective, Term
@@ -95,10 +96,13 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     cache = Cache(store, index, Grid("RAS", (1.0, 1.0, 1.0)))
     list(cache.fill(index.dataset.cases))
     cases = tuple(case for case in index.dataset.cases if case.label)
-    strength = Strength((0, 1, 2), 30, 0.3, 0.0, 0.3, 1.0, 0.25, 0.25, 1.0, 0.3)
+    strengths = {"noise": 0.3, "blur": 1.0, "brightness": 0.25, "contrast": 0.25, "low_resolution": 1.0, "gamma": 0.3}
+    chain = standard(flip_axes=(0, 1, 2), rotation_degrees=30, scaling=0.3, **strengths)
     hardware = find_hardware("auto")
     read = Resident(cache.get, hardware.device).get if hardware.is_cuda else cache.get
-    batches = StepBatches({"labelled": Stream(cases, BATCH, 1)}, read, PATCH, Augmentation(strength, (1.0,) * 3), 0)
+    batches = StepBatches(
+        {"labelled": Stream(cases, BATCH, 1)}, read, PATCH, AugmentationChain(chain, Patch((1.0,) * 3)), 0
+    )
     network = NETWORKS.build("dynunet", {"channels": FEATURES}, spatial_dims=3, in_channels=1, out_channels=3)
     network.to(hardware.device)
     terms = [

@@ -317,16 +317,16 @@ def phantom(
 
 @command
 def components() -> None:
-    """List what a recipe can name: losses, networks, layouts, and their options.
+    """List what a recipe can name: losses, networks, optimizers, metrics and the like, and their options.
 
     Example: fewmask components
     """
-    from pipeline.data.layouts import LAYOUTS
-    from pipeline.engines.sources import SOURCES
-    from pipeline.losses import LOSSES
-    from pipeline.networks import NETWORKS
+    from dataclasses import fields
 
-    show_components((LOSSES, SOURCES, NETWORKS, LAYOUTS))
+    from pipeline.data.layouts import LAYOUTS
+    from pipeline.runs.components import COMPONENTS
+
+    show_components([*(getattr(COMPONENTS, field.name) for field in fields(COMPONENTS)), LAYOUTS])
 
 
 def main() -> None:

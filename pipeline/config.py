@@ -11,13 +11,14 @@ from pydantic import ValidationError
 from pipeline.decisions import DECIDED, NONE, Decisions, converted, split
 from pipeline.errors import Problem, UserError, joined, nearest, plain, shown
 from pipeline.needs import needs_problems
-from pipeline.recipe import Recipe, Section
+from pipeline.recipe import Recipe
+from pipeline.sections import Section
 from pipeline.strict_yaml import read_yaml, write_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from pipeline.registry import Registry
+    from pipeline.registry import Components, Registry
 
 S = TypeVar("S", bound=Section)
 
@@ -145,21 +146,19 @@ def _bad_override(
     return UserError("An override cannot be read.", [Problem(override, "bad-override", message, remedy)])
 
 
-def parse(raw: Mapping[str, Any], source: str, losses: Registry, networks: Registry, sources: Registry) -> Recipe:
+def parse(raw: Mapping[str, Any], source: str, components: Components) -> Recipe:
     """Turn raw keys and values into a recipe, or report every mistake of them at once.
 
     Args:
         raw: What :func:`read` returned.
         source: What to call the recipe in messages.
-        losses: Where the objective's losses are looked up.
-        networks: Where the network is looked up.
-        sources: Where sources are looked up.
+        components: Where what it names is looked up.
 
     Raises:
         UserError: With one problem a mistake: dotted path, what was expected, the nearest name. Those of the decisions
             are among them, which :func:`parse_decisions` returns.
     """
-    problems = _component_problems(raw, losses, networks, sources)
+    problems = component_problems(raw, components)
     asked, decided = split(raw)
     try:
         validate(Decisions, decided)
@@ -171,7 +170,7 @@ def parse(raw: Mapping[str, Any], source: str, losses: Registry, networks: Regis
         problems = _schema_problems(error, Recipe) + problems
     if problems:
         raise _mistakes(source, problems)
-    if problems := needs_problems(recipe, losses, networks, sources):
+    if problems := needs_problems(recipe, components):
         raise _mistakes(source, problems)
     return recipe
 
@@ -266,36 +265,55 @@ def _section_of(annotation: Any) -> type[Section] | None:
     return next((section for inner in get_args(annotation) if (section := _section_of(inner))), None)
 
 
-def _component_problems(
-    raw: Mapping[str, Any], losses: Registry, networks: Registry, sources: Registry
-) -> list[Problem]:
-    """Check names and options of components wherever the raw recipe has the right shape for it."""
-    choices: list[tuple[str, Registry, Any, Any]] = []
-    for key, registry in (("objective", losses), ("sources", sources)):
-        items = raw.get(key)
-        for index, item in enumerate(items if isinstance(items, list) else []):
-            if isinstance(item, dict):
-                choices.append((f"{key}.{index}", registry, item.get(registry.name), item.get("options", {})))
-    network = raw.get("network", {})
-    if isinstance(network, dict):
-        options = network.get("options", {})
-        if isinstance(options, dict):  # `auto` leaves an option to the plan, or to the network.
-            options = {key: value for key, value in options.items() if value != "auto"}
-        choices.append(("network", networks, network.get("name", "unet"), options))
-    else:
-        choices.append(("network", networks, network, {}))
+def component_problems(raw: Mapping[str, Any], components: Components) -> list[Problem]:
+    """Find what is wrong with names and options of components, wherever a raw recipe has the right shape for it."""
     return [
         problem
-        for path, registry, name, options in choices
-        if isinstance(name, str) and isinstance(options, dict)
-        for problem in _choice_problems(path, registry, name, options)
+        for path, key, registry, choice in _choices(raw, components)
+        for problem in _choice_problems(path, key, registry, choice)
     ]
 
 
-def _choice_problems(path: str, registry: Registry, name: str, options: dict[str, Any]) -> list[Problem]:
+def _choices(raw: Mapping[str, Any], components: Components) -> Iterator[tuple[str, str, Registry, Any]]:
+    """Yield each choice of a raw recipe: its dotted path, the key of its name, its registry, and what is written."""
+    augmentation = raw.get("augmentation")
+    listed = {
+        "objective": (components.losses, raw.get("objective")),
+        "sources": (components.sources, raw.get("sources")),
+        "augmentation.more": (components.augmentations, _inside(augmentation, "more")),
+        "metrics": (components.metrics, raw.get("metrics")),
+        "postprocessing": (components.postprocessing, raw.get("postprocessing")),
+    }
+    for path, (registry, items) in listed.items():
+        for index, item in enumerate(items if isinstance(items, list) else []):
+            if isinstance(item, dict):
+                yield f"{path}.{index}", registry.name, registry, item
+    optimizer = raw.get("optimizer")
+    named = {
+        "network": (components.networks, raw.get("network"), "unet"),
+        "optimizer": (components.optimizers, optimizer, "adamw"),
+        "optimizer.schedule": (components.schedules, _inside(optimizer, "schedule"), "poly"),
+    }
+    for path, (registry, choice, default) in named.items():
+        if isinstance(choice, str):
+            yield path, "name", registry, {"name": choice}
+        elif isinstance(choice, dict):
+            yield path, "name", registry, {"name": default} | choice
+
+
+def _inside(section: Any, key: str) -> Any:
+    return section.get(key) if isinstance(section, dict) else None
+
+
+def _choice_problems(path: str, key: str, registry: Registry, choice: dict[str, Any]) -> list[Problem]:
+    name = choice.get(key)
+    options = choice.get("options", {})
+    if not isinstance(name, str) or not isinstance(options, dict):
+        return []
+    if registry.name == "network":  # `auto` leaves an option to the plan, or to the network.
+        options = {key: value for key, value in options.items() if value != "auto"}
     remedy = f"`fewmask components` lists every {registry.name} and its options"
-    name_key = f"{path}.{'name' if registry.name == 'network' else registry.name}"
     return [
-        Problem(f"{path}.options.{option}" if option else name_key, "bad-component", message, remedy)
+        Problem(f"{path}.options.{option}" if option else f"{path}.{key}", "bad-component", message, remedy)
         for option, message in registry.problems(name, options)
     ]

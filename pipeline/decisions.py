@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, field_validator
 
 from pipeline.bounds import Steps
-from pipeline.recipe import Section
+from pipeline.sections import Section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -30,11 +30,13 @@ class Registry:
         name: The kind of component in the singular, as messages call it.
         description: One line for the list of components.
         given: Parameters that the program supplies, so that a recipe cannot set them.
+        taken: Names that no component may have.
     """
 
     name: str
     description: str
     given: frozenset[str] = frozenset()
+    taken: frozenset[str] = frozenset()
     components: dict[str, Any] = field(default_factory=dict)
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -45,10 +47,10 @@ class Registry:
         """
 
         def add(component: T) -> T:
-            if name in self.components:
-                raise ValueError(f"a {self.name} named {name!r} exists already; choose another name")
+            if name in self.components or name in self.taken:
+                raise ValueError(f"{self.name} {name!r}: there is one of that name already; choose another")
             if not (name.isidentifier() and name.islower()):
-                raise ValueError(f"{name!r} cannot name a {self.name}; use lower-case letters, digits and _")
+                raise ValueError(f"{self.name} {name!r}: a name has lower-case letters, digits and _")
             self.components[name] = component
             return component
 
@@ -121,6 +123,20 @@ class Registry:
     def build(self, name: str, options: Mapping[str, Any], **given: Any) -> Any:
         """Build a component from a recipe's options and what the program supplies."""
         return self[name](**options, **given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """Everything that a recipe can name."""
+
+    losses: Registry
+    sources: Registry
+    networks: Registry
+    augmentations: Registry
+    optimizers: Registry
+    schedules: Registry
+    metrics: Registry
+    postprocessing: Registry
 
 
 def _type_of(parameter: inspect.Parameter, component: Any) -> Any:

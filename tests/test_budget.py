@@ -16,7 +16,8 @@ from torch import nn
 
 from pipeline import cli, runs
 from pipeline.bounds import seconds_of
-from pipeline.engines.steps import Schedule, TrainingStep
+from pipeline.engines.schedules import Schedule
+from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.objective import Objective, Term

@@ -13,7 +13,7 @@ from runs_fixtures import ROOT, TINY, fewmask, files_in, make_phantom, write_rec
 
 from pipeline import __version__, cli, runs
 from pipeline.decisions import Decisions
-from pipeline.engines.steps import Schedule
+from pipeline.engines.schedules import Schedule
 from pipeline.reports.summary import summarise
 from pipeline.runs.scoring import Scores
 

@@ -16,7 +16,7 @@ from test_networks import OPTIONS, build
 from test_steps import NanAt, at, make_batch, make_step, same, weights
 
 from pipeline import runs
-from pipeline.data.augmentation import Augmentation, Strength
+from pipeline.data.augmentation import AugmentationChain, Patch, standard
 from pipeline.data.loaders import StepBatches, Stream
 from pipeline.data.nifti import load
 from pipeline.data.resident import Resident
@@ -155,8 +155,9 @@ def test_step_never_waits_for_the_device():
 
 
 def test_batches_of_resident_cases_are_made_without_waiting_and_repeat():
-    strength = Strength((0, 1), 20, 0.1, 2.0, 0.1, 1.0, 0.2, 0.2, 1.0, 0.2)
-    augmentation, resident = Augmentation(strength, (1.0, 1.0, 1.0)), Resident(read, "cuda")
+    strengths = {"noise": 0.1, "blur": 1.0, "brightness": 0.2, "contrast": 0.2, "low_resolution": 1.0, "gamma": 0.2}
+    steps = standard(flip_axes=(0, 1), rotation_degrees=20, scaling=0.1, elastic_mm=2.0, **strengths)
+    augmentation, resident = AugmentationChain(steps, Patch((1.0, 1.0, 1.0))), Resident(read, "cuda")
     made = StepBatches({"labelled": Stream(cases(5), 4, 0)}, resident.get, (8, 8, 8), augmentation, 0)
     first = [made[n] for n in range(4)]
     torch.cuda.set_sync_debug_mode("error")
@@ -170,7 +171,7 @@ def test_batches_of_resident_cases_are_made_without_waiting_and_repeat():
 
 
 def test_patches_of_resident_cases_are_those_of_the_cpu():
-    still = Augmentation(Strength((0,), 20, 0.1), (1.0, 1.0, 1.0))
+    still = AugmentationChain(standard(flip_axes=(0,), rotation_degrees=20, scaling=0.1), Patch((1.0, 1.0, 1.0)))
     streams = {"labelled": Stream(cases(5), 4, 0)}
     here, there = (StepBatches(streams, way, (8, 8, 8), still, 0) for way in (read, Resident(read, "cuda").get))
     for n in range(3):

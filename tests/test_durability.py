@@ -28,7 +28,8 @@ from runs_fixtures import (
 from pipeline import runs
 from pipeline.data import loaders
 from pipeline.data.cache import Cache
-from pipeline.engines.steps import Schedule, TrainingStep
+from pipeline.engines.schedules import Schedule
+from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
 from pipeline.interruption import Stopped, stoppable
 from pipeline.losses import LOSSES, LabelLoss

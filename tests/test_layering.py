@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline"
 LAYERS = (
     {"errors", "types", "files", "outputs", "logs", "interruption", "durations", "bounds", "memory", "terminal"},
-    {"registry", "recipe", "decisions", "config", "needs", "strict_json", "strict_yaml", "plugins"},
+    {"registry", "sections", "recipe", "decisions", "config", "needs", "strict_json", "strict_yaml", "plugins"},
     {"data"},
     {"planning", "networks", "losses", "metrics", "pacing"},
     {"engines", "prediction", "archives", "checkpoints"},
@@ -32,6 +32,7 @@ LIGHT = (
     "durations",
     "console",
     "terminal",
+    "sections",
     "recipe",
     "decisions",
     "config",

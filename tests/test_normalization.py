@@ -15,8 +15,8 @@ from pipeline.errors import UserError
 from pipeline.planning.normalization import choose_normalization, is_like_ct
 from pipeline.planning.plan import make_plan
 from pipeline.planning.settings import settle
-from pipeline.recipe import HounsfieldWindow, ZScore
 from pipeline.runs import build
+from pipeline.sections import HounsfieldWindow, ZScore
 
 AUTO_CT = HounsfieldWindow(scheme="ct")
 

@@ -22,7 +22,8 @@ from pipeline.planning.plan import (
     prepared_bytes,
 )
 from pipeline.planning.spacing import choose_orientation, choose_spacing, median_shape
-from pipeline.recipe import BATCHES, Recipe, ZScore
+from pipeline.recipe import BATCHES, Recipe
+from pipeline.sections import ZScore
 
 CPU, GPU = Hardware("cpu", True, 4), Hardware("cuda:1", True, 16)
 

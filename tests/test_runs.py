@@ -31,7 +31,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline import runs
 from pipeline.data.loaders import StepLoader
-from pipeline.engines.steps import Schedule
+from pipeline.engines.schedules import Schedule
 from pipeline.errors import UserError
 from pipeline.outputs import LIST
 from pipeline.planning.hardware import Hardware

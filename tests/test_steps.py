@@ -7,7 +7,8 @@ from torch import nn
 
 from pipeline.data.annotation import FIRST_CLASS, UNANNOTATED
 from pipeline.engines.averaging import WeightAverage
-from pipeline.engines.steps import Schedule, TrainingStep
+from pipeline.engines.schedules import Schedule
+from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
 from pipeline.losses import LabelLoss, NCutLoss, ReconstructionLoss
 from pipeline.losses.dice import DiceLoss

@@ -18,7 +18,7 @@ from pipeline.data.nifti import load
 from pipeline.data.normalization import IntensityRange
 from pipeline.data.transforms import Grid, scan_transforms
 from pipeline.engines.ensemble import DeepEnsemble
-from pipeline.engines.postprocessing import Mending
+from pipeline.engines.postprocessing import FillHoles, KeepLargest
 from pipeline.errors import UserError
 from pipeline.metrics.calibration import Expectation, Reliability
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
@@ -216,8 +216,8 @@ def draw_segmenter(rng):
             parameter.add_(0.1 * torch.randn_like(parameter))
     grid = Grid(first.grid.orientation, tuple(1.3 * mm for mm in first.grid.spacing_mm))
     other = replace(first, network=network, grid=grid)
-    mendings = (Mending(first.label_values[1], "fill"), Mending(first.label_values[1], "largest"))
-    return Ensemble((first, other), mendings if rng.random() < 0.5 else ())
+    steps = (FillHoles(first.label_values[1]), KeepLargest(first.label_values[1]))
+    return Ensemble((first, other), steps if rng.random() < 0.5 else ())
 
 
 def compare(rng, make_scan, largest):
@@ -237,7 +237,11 @@ def compare(rng, make_scan, largest):
         assert ours.ece == pytest.approx(theirs.ece, abs=1e-3)
     ordered = np.sort(expected.logits, axis=0)
     scale = np.abs(expected.logits).max() + 1
-    return differ, (ordered[-1] - ordered[-2])[differ] / scale, isinstance(segmenter, Ensemble) and segmenter.mendings
+    return (
+        differ,
+        (ordered[-1] - ordered[-2])[differ] / scale,
+        isinstance(segmenter, Ensemble) and segmenter.postprocessing,
+    )
 
 
 @pytest.mark.parametrize("seed", range(24))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.engines.averaging import WeightAverage
+    from pipeline.engines.schedules import Schedule
     from pipeline.engines.sources import Source
     from pipeline.losses.objective import Batch, Objective
     from pipeline.pacing.course import Course
@@ -30,26 +31,6 @@ if TYPE_CHECKING:
 # Scaling by 1, for so many steps: PyTorch's scaler then does no more than to leave out an update that is not finite,
 # without the host's looking.
 UNSCALED = {"init_scale": 1.0, "growth_interval": 2**31 - 1}
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rate as a function of the share of the training that is done: linear warm-up, polynomial decay to 0.
-
-    >>> rate = Schedule(peak=1e-3, warmup=0.1)
-    >>> [round(rate(progress), 6) for progress in (0.05, 0.1, 0.55, 1.0)]
-    [0.0005, 0.001, 0.000536, 0.0]
-    """
-
-    peak: float
-    warmup: float
-    power: float = 0.9
-
-    def __call__(self, progress: float) -> float:
-        """Return the learning rate at ``progress`` in [0, 1]."""
-        if progress < self.warmup:
-            return self.peak * progress / self.warmup
-        return float(self.peak * ((1 - progress) / (1 - self.warmup)) ** self.power) if self.warmup < 1 else self.peak
 
 
 @dataclass

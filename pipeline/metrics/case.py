@@ -16,6 +16,7 @@ from scipy.ndimage import find_objects
 
 from pipeline.metrics.lesions import count_lesions
 from pipeline.metrics.overlap import Overlap, chunks, encode, joint_counts
+from pipeline.metrics.registered import measure
 from pipeline.metrics.surface import flat_axes, surface_distances
 from pipeline.types import CaseResult
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.metrics.overlap import Codes, Counts, Labels
+    from pipeline.metrics.registered import CaseMetric
     from pipeline.metrics.surface import Mask, Spacing
     from pipeline.types import Outcome
 
@@ -42,6 +44,7 @@ def score_case(
     ignore: int | None = None,
     tolerance_mm: float = TOLERANCE_MM,
     overlap_only: bool = False,
+    metrics: Mapping[str, CaseMetric] | None = None,
 ) -> list[CaseResult]:
     """Score every foreground class of one case.
 
@@ -55,13 +58,16 @@ def score_case(
         ignore: Voxels with this value in the truth are background in both maps, whatever is predicted there; where it
             is predicted, nothing is.
         tolerance_mm: Of the surface Dice.
-        overlap_only: Leaves out surfaces and lesions, which take most of the time: those numbers are None and 0.
+        overlap_only: Leaves out surfaces and lesions, which take most of the time (those numbers are None and 0), and
+            further metrics.
+        metrics: Further columns, by their names.
 
     Returns:
         One result a foreground class, by rising value.
 
     Raises:
         ValueError: The shapes differ, an array holds no integers, or a value is not in ``labels``.
+        UserError: A further metric returns neither a finite number nor None.
 
     >>> truth, prediction = np.array([[[0, 5, 5, 5]]]), np.array([[[0, 0, 5, 5]]])
     >>> for result in score_case("a", truth, prediction, {5: "liver", 300: "spleen"}, (1.0, 1.0, 2.0)):
@@ -75,7 +81,7 @@ def score_case(
     maps = _encoded(truth, prediction, known, ignore)
     counts = joint_counts(*maps, len(known) + 1)
     _refuse_unknown(case, truth, prediction, known, counts, ignore)
-    scan = _Scan(case, patient or case, truth.shape, spacing_mm, tolerance_mm)
+    scan = _Scan(case, patient or case, truth.shape, spacing_mm, tolerance_mm, metrics or {})
     boxes = [] if overlap_only else [find_objects(codes, len(known)) for codes in maps]
     return [
         scan.result(
@@ -98,6 +104,7 @@ class _Scan:
     shape: tuple[int, ...]
     spacing_mm: Spacing
     tolerance_mm: float
+    metrics: Mapping[str, CaseMetric]
 
     def result(self, label: int, name: str, overlap: Overlap, masks: tuple[Mask, Mask] | None) -> CaseResult:
         """Score one class, of which the masks hold all voxels; without masks, its overlap alone."""
@@ -117,8 +124,16 @@ class _Scan:
             precision=overlap.precision,
             recall=overlap.recall,
             volume_difference=overlap.volume_difference,
-            **({} if masks is None else self._lesions(masks) | self._distances(overlap.outcome, masks)),
+            **({} if masks is None else self._looked_into(overlap.outcome, masks)),
         )
+
+    def _looked_into(self, outcome: Outcome, masks: tuple[Mask, Mask]) -> dict[str, Any]:
+        """Return all that takes more than counts of voxels."""
+        more = dict.fromkeys(self.metrics) if outcome == "absent" else self._further(masks)
+        return self._lesions(masks) | self._distances(outcome, masks) | {"more": more}
+
+    def _further(self, masks: tuple[Mask, Mask]) -> dict[str, float | None]:
+        return measure(self.metrics, self.case, masks, self.spacing_mm)
 
     def _lesions(self, masks: tuple[Mask, Mask]) -> dict[str, Any]:
         return {f"lesions_{name}": count for name, count in asdict(count_lesions(*masks)).items()}

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.data.statistics import PROBABILITIES, pool
 from pipeline.errors import Problem, UserError
-from pipeline.recipe import HounsfieldWindow, ZScore
+from pipeline.sections import HounsfieldWindow, ZScore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pipeline.types import CaseResult
 
+UNITS = ("mm", "ml")
 Better: TypeAlias = Literal["higher", "lower", "zero", ""]
 
 
@@ -106,7 +107,7 @@ METRICS = (
 
 def value_of(result: CaseResult, metric: Metric) -> float | None:
     """Return a metric of a result, or None where it has none."""
-    value: Any = getattr(result, metric.key, None)
+    value: Any = getattr(result, metric.key, result.more.get(metric.key))
     return None if value is None else float(value)
 
 
@@ -117,8 +118,25 @@ def metrics_in(results: Sequence[CaseResult], tolerance_mm: float | None = None)
         results: One row a class of a case.
         tolerance_mm: Of the surface Dice, where it is known.
     """
-    found = [metric for metric in METRICS if any(value_of(result, metric) is not None for result in results)]
+    known = (*METRICS, *map(further_metric, further_in(results)))
+    found = [metric for metric in known if any(value_of(result, metric) is not None for result in results)]
     return [with_tolerance(metric, tolerance_mm) for metric in found]
+
+
+def further_in(results: Iterable[CaseResult]) -> list[str]:
+    """Return the names of the further metrics that results have."""
+    return list(dict.fromkeys(name for result in results for name in result.more))
+
+
+def further_metric(key: str) -> Metric:
+    """Return what a metric's name tells of it.
+
+    >>> further_metric("centre_distance_mm").title
+    'Centre distance (mm)'
+    """
+    stem, _, unit = key.rpartition("_")
+    name = stem if unit in UNITS else key
+    return Metric(key, name.replace("_", " ").capitalize(), unit if unit in UNITS else "", better="")
 
 
 def with_tolerance(metric: Metric, tolerance_mm: float | None) -> Metric:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from contextlib import suppress
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, get_args
 
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, TextIO
 
+# Of every table of scores; a table may have more.
+COLUMNS = tuple(field.name for field in fields(CaseResult) if field.name != "more")
 # What a spreadsheet takes for the start of a formula, wide forms included (OWASP, "CSV Injection").
 FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
 
 
 def write_cases_csv(path: Path, results: Iterable[CaseResult]) -> None:
-    """Write one row a class of a case, under a header of the fields of ``CaseResult``.
+    """Write one row a class of a case, under a header of the fields of ``CaseResult`` and the further metrics.
 
     A missing number is an empty field. A case id or a class name that a spreadsheet would run as
     a formula gets an apostrophe in front. A file name that is no valid text is written with
@@ -32,13 +35,15 @@ def write_cases_csv(path: Path, results: Iterable[CaseResult]) -> None:
         path: The file to write; its folder must exist.
         results: The rows, in their order.
     """
-    write_csv(path, [field.name for field in fields(CaseResult)], map(asdict, results))
+    rows = list(results)
+    further = list(dict.fromkeys(name for result in rows for name in result.more))
+    write_csv(path, [*COLUMNS, *further], (asdict(result) | dict(result.more) for result in rows))
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows under a header, whole or not at all; text and numbers as :func:`write_cases_csv` says."""
     with atomic_write(path) as partial, _open_text(partial) as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         for row in rows:
             writer.writerow({key: _inert(value) for key, value in row.items()})
@@ -52,7 +57,10 @@ def read_cases_csv(path: Path) -> list[CaseResult]:
     """
     try:
         with regular(path).open(encoding="utf-8-sig", newline="") as file:
-            results = [_result(row) for row in csv.DictReader(file)]
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            further = _further_columns(reader.fieldnames or (), rows)
+            results = [_result(row, further) for row in rows]
         if len({(result.case, result.label) for result in results}) < len(results):
             raise ValueError("a class of a case stands twice in it")
     except OSError as error:
@@ -66,9 +74,25 @@ def read_cases_csv(path: Path) -> list[CaseResult]:
     return results
 
 
-def _result(row: Mapping[str, str]) -> CaseResult:
-    values: dict[str, Any] = {field.name: _value(row[field.name], str(field.type)) for field in fields(CaseResult)}
-    return CaseResult(**values)
+def _result(row: Mapping[str, str], further: Sequence[str]) -> CaseResult:
+    kinds = {field.name: str(field.type) for field in fields(CaseResult)}
+    values: dict[str, Any] = {name: _value(row[name], kinds[name]) for name in COLUMNS}
+    return CaseResult(**values, more={name: _number(row[name]) for name in further})
+
+
+def _further_columns(names: Iterable[str], rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the columns of further metrics: a spreadsheet may have added others, such as a person's remarks."""
+    return [name for name in names if name not in COLUMNS and all(_is_number(row[name]) for row in rows)]
+
+
+def _is_number(text: str | None) -> bool:
+    with suppress(TypeError, ValueError):
+        return text == "" or math.isfinite(float(text or "no number"))
+    return False
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
 
 
 def _value(text: str | None, kind: str) -> str | int | float | None:

@@ -18,7 +18,8 @@ A summary as JSON:
             "mean": 0.9, "interval": [0.88, 0.92], "median": 0.91, "std": 0.03,
             "q1": 0.89, "q3": 0.93, "min": 0.85, "max": 0.95, "reasons": {}},
           "iou": ..., "precision": ..., "recall": ..., "surface_dice": ..., "hd95_mm": ..., "assd_mm": ...,
-          "volume_difference": ...},         signed: its mean is a bias
+          "volume_difference": ...,          signed: its mean is a bias
+          "NAME": ...},                      of each further metric that the recipe asks for
         "lesions": {"truth": 8, "found": 8, "missed": 0, "false": 1,    over all cases
           "recall": 1.0,                     found of true
           "f1": 0.94,                        2 found / (2 found + missed + false)
@@ -69,6 +70,7 @@ WORST = 5
 # Metrics of which a better value means a better mask: none of them gains by deleting a structure that is there.
 HEADLINES = ("dice", "iou", "precision", "recall", "surface_dice", "hd95_mm", "assd_mm")
 METRICS = (*HEADLINES, "volume_difference")
+NO_FURTHER = "this metric has a number in no case"
 NO_CLASS = "no class has a number in any case"
 # The least and the greatest value that there can be; a distance has no greatest.
 SPANS = {
@@ -223,6 +225,10 @@ def _class_summary(group: Sequence[CaseResult]) -> ClassSummary:
         false_positive=outcomes["false_positive"],
         metrics={
             name: describe([getattr(result, name) for result in group], patients, SPANS.get(name)) for name in METRICS
+        }
+        | {
+            name: describe([result.more.get(name) for result in group], patients, None, NO_FURTHER)
+            for name in columns.further_in(group)
         },
         lesions=_lesions(group),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.data.augmentation import Augmentation, Strength
+from pipeline.data.augmentation import AUGMENTATIONS, AugmentationChain, Patch, standard
 from pipeline.data.cache import Cache
 from pipeline.data.loaders import StepBatches, Stream
 from pipeline.data.normalization import IntensityRange
@@ -17,12 +17,16 @@ from pipeline.data.transforms import Grid
 from pipeline.decisions import NONE
 from pipeline.engines.averaging import WeightAverage
 from pipeline.engines.ensemble import DeepEnsemble
+from pipeline.engines.optimizers import OPTIMIZERS
+from pipeline.engines.postprocessing import POSTPROCESSING, LabelStep
+from pipeline.engines.schedules import SCHEDULES, Schedule
 from pipeline.engines.sources import SOURCES
-from pipeline.engines.steps import Schedule, TrainingStep
+from pipeline.engines.steps import TrainingStep
 from pipeline.errors import Problem, UserError
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
 from pipeline.memory import is_out_of_memory, memory_problem
+from pipeline.metrics.registered import METRICS
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.pacing.course import Course
 from pipeline.planning.settings import WindowSettings
@@ -32,13 +36,15 @@ from pipeline.terminal import note
 from pipeline.types import VIEWS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from pipeline.data.check import Index
     from pipeline.data.splits import Split
     from pipeline.decisions import Decisions
+    from pipeline.engines.postprocessing import PostprocessingStep
     from pipeline.engines.sources import Source
+    from pipeline.metrics.registered import CaseMetric
     from pipeline.planning.settings import Settings
     from pipeline.types import Task
 
@@ -119,14 +125,12 @@ def build_objective(settings: Settings) -> Objective:
     seen: Counter[str] = Counter()
     terms = []
     for term in settings.objective:
-        seen[term.loss] += 1
-        name = term.loss if seen[term.loss] == 1 else f"{term.loss}_{seen[term.loss]}"
         options = dict(term.options)
         if options.get("spacing_mm") == "data":
             options["spacing_mm"] = settings.data.spacing_mm
         terms.append(
             Term(
-                name=name,
+                name=numbered(term.loss, seen),
                 loss=LOSSES.build(term.loss, options),
                 on=term.on,
                 judges=term.judges or "",
@@ -158,13 +162,8 @@ def build_step(settings: Settings, task: Task) -> TrainingStep:
     return TrainingStep(
         network,
         build_objective(settings),
-        torch.optim.AdamW(
-            [parameter for one in trained for parameter in one.parameters()],
-            lr=choice.learning_rate,
-            weight_decay=choice.weight_decay,
-            fused=settings.device != "cpu",  # One kernel for all weights.
-        ),
-        Schedule(choice.learning_rate, choice.warmup),
+        build_optimizer(settings, trained),
+        Schedule(choice.learning_rate, choice.warmup, SCHEDULES.build(choice.schedule.name, choice.schedule.options)),
         build_course(settings),
         precision_of(settings),
         choice.clip_norm,
@@ -174,6 +173,28 @@ def build_step(settings: Settings, task: Task) -> TrainingStep:
         settings.data.accumulate,
         sources,
     )
+
+
+def build_optimizer(settings: Settings, networks: Sequence[torch.nn.Module]) -> torch.optim.Optimizer:
+    """Build the optimizer of all weights of some networks.
+
+    Raises:
+        UserError: It refuses its options.
+    """
+    choice = settings.optimizer
+    try:
+        optimizer: torch.optim.Optimizer = OPTIMIZERS.build(
+            choice.name,
+            choice.options,
+            parameters=[parameter for network in networks for parameter in network.parameters()],
+            learning_rate=choice.learning_rate,
+            weight_decay=choice.weight_decay,
+        )
+    except ValueError as error:
+        remedy = "`fewmask components` lists every optimizer and its options"
+        problem = Problem("optimizer.options", "bad-component", f"{choice.name}: {error}", remedy)
+        raise UserError("The optimizer cannot be built.", [problem]) from error
+    return optimizer
 
 
 def build_course(settings: Settings, decided: Decisions = NONE) -> Course:
@@ -282,10 +303,49 @@ def build_batches(settings: Settings, split: Split, cache: Cache) -> StepBatches
         streams["labelled"] = Stream(split.labelled, data.batch_size, 1)
     if split.unlabelled and "unlabelled" in settings.kinds:
         streams["unlabelled"] = Stream(split.unlabelled, data.unlabelled_batch_size, 2)
-    strength = Strength(**settings.augmentation.model_dump())
-    augmentation = Augmentation(strength, data.spacing_mm, data.patch_size)
     read = Resident(cache.get, settings.device).get if data.resident else cache.get
-    return StepBatches(streams, read, data.patch_size, augmentation, settings.seed, _views_of(settings))
+    return StepBatches(streams, read, data.patch_size, build_augmentation(settings), settings.seed, _views_of(settings))
+
+
+def build_augmentation(settings: Settings) -> AugmentationChain:
+    """Build the augmentations of every recipe, and after them the further ones of this."""
+    more = settings.augmentation.more
+    steps = standard(**settings.augmentation.model_dump(exclude={"more"}))
+    steps += tuple(AUGMENTATIONS.build(choice.augmentation, choice.options) for choice in more)
+    return AugmentationChain(steps, Patch(settings.data.spacing_mm, settings.data.patch_size))
+
+
+def build_metrics(settings: Settings) -> dict[str, CaseMetric]:
+    """Build the further columns of the scores by their names; one that stands twice gets a number behind its name."""
+    metrics = {}
+    seen: Counter[str] = Counter()
+    for choice in settings.metrics:
+        metrics[numbered(choice.metric, seen)] = METRICS.build(choice.metric, choice.options)
+    return metrics
+
+
+def build_postprocessing(settings: Settings, task: Task) -> tuple[PostprocessingStep, ...]:
+    """Build the changes to predicted label maps.
+
+    Raises:
+        UserError: One is of a label that the task does not know.
+    """
+    steps = tuple(POSTPROCESSING.build(choice.step, choice.options) for choice in settings.postprocessing)
+    known = ", ".join(f"{value} ({name})" for value, name in task.labels.items() if value != 0)
+    problems = [
+        Problem(f"postprocessing.{n}.options.label", "no-such-label", f"is {step.label}", f"give one of {known}")
+        for n, step in enumerate(steps)
+        if isinstance(step, LabelStep) and step.label not in task.labels
+    ]
+    if problems:
+        raise UserError("The recipe does not fit the dataset.", problems)
+    return steps
+
+
+def numbered(name: str, seen: Counter[str]) -> str:
+    """Return a name, with a number behind it where it was seen before."""
+    seen[name] += 1
+    return name if seen[name] == 1 else f"{name}_{seen[name]}"
 
 
 def _views_of(settings: Settings) -> tuple[str, ...]:
@@ -305,6 +365,7 @@ def build_predictor(settings: Settings, task: Task, network: torch.nn.Module) ->
         precision_of(settings),
         ranges=build_ranges(settings),
         mirrors=settings.augmentation.flip_axes if settings.predict_mirrored else (),
+        postprocessing=build_postprocessing(settings, task),
         tell=note,
     )
 

@@ -19,16 +19,25 @@ from pipeline.checkpoints import output_of
 from pipeline.data.checked import read_label
 from pipeline.data.splits import all_cases, split_cases
 from pipeline.decisions import NONE
-from pipeline.engines.postprocessing import Mending, component_sizes, mend, voxel_ml
+from pipeline.engines.postprocessing import (
+    DropSmall,
+    FillHoles,
+    KeepLargest,
+    LabelStep,
+    name_of,
+    postprocess,
+    voxel_ml,
+)
 from pipeline.errors import Problem, UserError
 from pipeline.files import locked
 from pipeline.metrics.case import TOLERANCE_MM, score_case
+from pipeline.metrics.lesions import component_sizes
 from pipeline.reports.comparison import ALPHA, EQUAL, Wilcoxon, signed_rank
 from pipeline.reports.files import write_json
 from pipeline.reports.intervals import FEWEST, means_of_patients
 from pipeline.runs import resuming, scoring
 from pipeline.runs.folder import SCORES, RunFolder, count_folds, write_own
-from pipeline.runs.models import fold_folder, load_folds
+from pipeline.runs.models import fold_folder, load_folds, load_metrics
 from pipeline.runs.planning import absolute, check_dataset_of, refuse_parted_copies
 from pipeline.runs.scoring import Scores, notes_on, write_scores
 from pipeline.runs.starting import train
@@ -210,6 +219,7 @@ def score_out_of_fold(
         tolerance_mm=tolerance_mm,
         pictures=True,
         watch=trial.add,
+        metrics=load_metrics(run, models[0].recipe),
     )
     step = min(model.step for model in models)
     notes = (
@@ -220,10 +230,13 @@ def score_out_of_fold(
     if which == "best":
         return write_scores(run / "validation" / "best", run, scored, which, step, notes)
     kept = trial.kept()
-    write_own(run, POSTPROCESSING, {"mendings": [asdict(mending) for mending in kept]})
+    write_own(run, POSTPROCESSING, {"steps": [{"step": name_of(step), "options": asdict(step)} for step in kept]})
     notes += (
         "Post-processing is chosen by these cases and is not in the figures.",
-        *(f"Post-processing of predictions: {truth.labels[m.label]}, {m} ({gain})." for m, gain in kept.items()),
+        *(
+            f"Post-processing of predictions: {truth.labels[step.label]}, {step} ({gain})."
+            for step, gain in kept.items()
+        ),
     )
     return write_scores(run / OUT_OF_FOLD, run, scored, which, step, notes)
 
@@ -239,7 +252,7 @@ def _fold_of_each(run: Path, cases: set[str]) -> dict[str, int]:
     return held_out
 
 
-def _candidates(cases: Sequence[Case], facts: Mapping[str, CaseFacts], truth: Task) -> Iterator[Mending]:
+def _candidates(cases: Sequence[Case], facts: Mapping[str, CaseFacts], truth: Task) -> Iterator[LabelStep]:
     smallest_ml: dict[int, float] = {}
     for case in cases:
         mask = read_label(case, facts[case.id])
@@ -249,9 +262,9 @@ def _candidates(cases: Sequence[Case], facts: Mapping[str, CaseFacts], truth: Ta
                 smallest = float(sizes.min()) * voxel_ml(mask.spacing_mm)
                 smallest_ml[value] = min(smallest, smallest_ml.get(value, smallest))
     for value, smallest in sorted(smallest_ml.items()):
-        yield Mending(value, "fill")
-        yield Mending(value, "largest")
-        yield Mending(value, "minimum", SMALL * smallest)
+        yield FillHoles(value)
+        yield KeepLargest(value)
+        yield DropSmall(value, SMALL * smallest)
 
 
 @dataclass
@@ -268,8 +281,8 @@ class Trial:
     """
 
     truth: Task
-    candidates: tuple[Mending, ...]
-    _gains: dict[Mending, list[float]] = field(default_factory=lambda: defaultdict(list), init=False)
+    candidates: tuple[LabelStep, ...]
+    _gains: dict[LabelStep, list[float]] = field(default_factory=lambda: defaultdict(list), init=False)
     _patients: list[str] = field(default_factory=list, init=False)
 
     def add(self, case: Case, _: Sequence[Scan], truth: Scan, labels: NDArray[Any]) -> None:
@@ -277,7 +290,7 @@ class Trial:
         self._patients.append(case.patient)
         before = self._dice(truth, labels)
         for candidate in self.candidates:
-            after = mend(labels, voxel_ml(truth.spacing_mm), [candidate])
+            after = postprocess(labels, truth.spacing_mm, [candidate])
             same = np.array_equal(after, labels)
             dice = before if same else self._dice(truth, after)
             self._gains[candidate].append(dice[candidate.label] - before[candidate.label])
@@ -288,14 +301,14 @@ class Trial:
         )
         return {result.label: 1.0 if result.dice is None else result.dice for result in results}
 
-    def kept(self) -> dict[Mending, str]:
+    def kept(self) -> dict[LabelStep, str]:
         """Return the changes that are kept, in the order of their application, and what each gains in words."""
         gains = {candidate: means_of_patients(values, self._patients) for candidate, values in self._gains.items()}
         tests = {candidate: signed_rank(found) for candidate, found in gains.items()}
         sure = [candidate for candidate, test in tests.items() if _helps(gains[candidate], test)]
-        best: dict[tuple[int, bool], Mending] = {}
-        for mending in sorted(sure, key=lambda mending: float(gains[mending].mean())):
-            best[mending.label, mending.what != "fill"] = mending
+        best: dict[tuple[int, bool], LabelStep] = {}
+        for step in sorted(sure, key=lambda step: float(gains[step].mean())):
+            best[step.label, not isinstance(step, FillHoles)] = step
         return {best[key]: _in_words(gains[best[key]], tests[best[key]]) for key in sorted(best)}
 
 

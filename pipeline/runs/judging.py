@@ -15,6 +15,7 @@ import torch
 from torch.nn.modules import module
 from torch.overrides import TorchFunctionMode
 
+from pipeline.engines.postprocessing import POSTPROCESSING
 from pipeline.errors import Problem, UserError
 from pipeline.networks import NETWORKS
 from pipeline.planning.limits import size
@@ -72,6 +73,8 @@ def refuse_declared(path: Path, settings: Settings, task: Task, weights: object,
     name = settings.network.name
     options = settings.network.options
     messages = [text for _, text in NETWORKS.problems(name, options)] or _misfits(settings, task, hardware)
+    for choice in settings.postprocessing:
+        messages += [text for _, text in POSTPROCESSING.problems(choice.step, choice.options)]
     if not messages and not _are_named_tensors(weights):
         messages = ["its weights are no tensors by name"]
     if not messages:

@@ -11,8 +11,9 @@ from pipeline import __version__, config
 from pipeline.checkpoints import newest_checkpoint
 from pipeline.data.check import voxel_size_problem
 from pipeline.engines.devices import find_hardware
-from pipeline.engines.postprocessing import Mending
+from pipeline.engines.postprocessing import POSTPROCESSING as STEPS
 from pipeline.errors import Problem, UserError
+from pipeline.metrics.registered import METRICS
 from pipeline.networks import NETWORKS
 from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
@@ -33,8 +34,11 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Checkpoint, Which
     from pipeline.data.inspection import CaseFacts
     from pipeline.decisions import Decisions
+    from pipeline.engines.postprocessing import LabelStep
+    from pipeline.metrics.registered import CaseMetric
     from pipeline.planning.settings import Settings
     from pipeline.recipe import Recipe
+    from pipeline.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = (), device: st
     if (run / FOLDS).exists():
         models = load_folds(run, which, plugins, device)
         predictors = tuple(cast("Predictor", model.predictor) for model in models)  # A fold is no cross-validation.
-        ensemble = Ensemble(predictors, _mendings(run, models[0].task))
+        steps = (*predictors[0].postprocessing, *_chosen_steps(run, models[0].task))
+        ensemble = Ensemble(predictors, steps)
         return replace(models[0], predictor=ensemble, step=min(model.step for model in models))
     load_plugins(plugins)
     checkpoint = newest_checkpoint(run, which)
@@ -94,33 +99,59 @@ def fold_folder(run: Path, fold: int) -> Path:
     return run / f"fold-{fold}"
 
 
-def _mendings(run: Path, task: Task) -> tuple[Mending, ...]:
-    """Read what is done to predictions.
+def _chosen_steps(run: Path, task: Task) -> tuple[LabelStep, ...]:
+    """Read which post-processing a cross-validation has chosen.
 
     Raises:
         UserError: The file is damaged, or speaks of a label that the run does not know.
     """
     if not (run / POSTPROCESSING).exists():
-        note(f"{run} is not finished, so nothing was chosen to mend predictions by; train goes on with --resume")
+        note(f"{run} is not finished, so no post-processing was chosen; train goes on with --resume")
         return ()
-    mendings = tuple(Mending(**row) for row in read_own(run, POSTPROCESSING)["mendings"])
-    if unknown := [mending.label for mending in mendings if mending.label not in task.labels]:
-        message = f"mends the label {unknown[0]}, which the run does not know"
+    rows = read_own(run, POSTPROCESSING)["steps"]
+    steps: tuple[LabelStep, ...] = tuple(STEPS.build(row["step"], row["options"]) for row in rows)
+    if unknown := [step.label for step in steps if step.label not in task.labels]:
+        message = f"changes the label {unknown[0]}, which the run does not know"
         remedy = "bring the file back"
         problem = Problem(str(run / POSTPROCESSING), "damaged-run", message, remedy)
         raise UserError("The run's folder is not whole.", [problem])
-    return mendings
+    return steps
+
+
+def load_metrics(run: Path, settings: Settings) -> dict[str, CaseMetric]:
+    """Build the further columns of a run's scores, from its plugins where they are not ours.
+
+    Raises:
+        UserError: No loaded file registers one, or it refuses its options.
+    """
+    _ready(run, METRICS, [choice.metric for choice in settings.metrics])
+    messages = [text for choice in settings.metrics for _, text in METRICS.problems(choice.metric, choice.options)]
+    if messages:
+        problem = Problem(str(run), "bad-component", messages[0], "use a checkpoint that Fewmask wrote")
+        raise UserError("The cases cannot be scored.", [problem])
+    return build.build_metrics(settings)
+
+
+def _ready(run: Path, registry: Registry, names: Sequence[str]) -> None:
+    """Load the plugins of a run where a component has to come from one.
+
+    Raises:
+        UserError: A plugin may not be loaded, or none of them registers the component.
+    """
+    if all(name in registry for name in names):
+        return
+    RunFolder(run).load_plugins()
+    if unknown := [name for name in names if name not in registry]:
+        message = f"needs the {registry.name} {unknown[0]!r}, which no loaded file registers"
+        problem = Problem(str(run), f"unknown-{registry.name}", message, "name its file: --plugin FILE")
+        raise UserError("The model cannot be built.", [problem])
 
 
 def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel:
     about = read_about(checkpoint)
     recipe = read_recipe_of(checkpoint)
-    if recipe.network.name not in NETWORKS:
-        RunFolder(run).load_plugins()
-    if recipe.network.name not in NETWORKS:
-        message = f"needs the network {recipe.network.name!r}, which no loaded file registers"
-        problem = Problem(str(checkpoint.path), "unknown-network", message, "name its file: --plugin FILE")
-        raise UserError("The model cannot be built.", [problem])
+    _ready(run, NETWORKS, [recipe.network.name])
+    _ready(run, STEPS, [choice.step for choice in recipe.postprocessing])
     hardware = find_hardware(device)
     # What the training machine was good at, this one may not have; float32 is everywhere.
     native = recipe.precision in hardware.precisions

@@ -16,16 +16,14 @@ from pipeline.data.packed import Packed
 from pipeline.data.splits import Split, all_cases, split_cases
 from pipeline.decisions import NONE
 from pipeline.engines.devices import find_hardware
-from pipeline.engines.sources import SOURCES
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write
-from pipeline.losses import LOSSES
-from pipeline.networks import NETWORKS
 from pipeline.planning.doctor import Finding, examine
 from pipeline.planning.limits import refuse_step, size
 from pipeline.planning.plan import Choice, Plan, make_plan
 from pipeline.plugins import load_plugins
 from pipeline.runs.checking import check
+from pipeline.runs.components import COMPONENTS
 from pipeline.runs.stored import read_written_of
 from pipeline.terminal import note
 
@@ -146,7 +144,7 @@ def _parse(raw: dict[str, Any], source: str) -> Recipe:
     plugins = raw.get("plugins")
     if isinstance(plugins, list) and all(isinstance(plugin, str) for plugin in plugins):
         load_plugins([Path(plugin) for plugin in plugins])
-    return config.parse(raw, source, LOSSES, NETWORKS, SOURCES)
+    return config.parse(raw, source, COMPONENTS)
 
 
 @dataclass(frozen=True)

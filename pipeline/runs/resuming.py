@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from pipeline.runs.setup import Setup
     from pipeline.types import Task
 
-# What AdamW remembers of each parameter.
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+# What PyTorch's optimizers remember of each parameter; what those of a plugin do is theirs.
+MOMENTS: dict[type, tuple[str, ...]] = {
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.SGD: ("momentum_buffer",),
+}
 # What a resumed run may have otherwise and still be the same run; the dataset's content is compared by its hashes.
 HARMLESS = (
     "dataset",
@@ -258,11 +261,13 @@ def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any
     Raises:
         ValueError: They are.
     """
+    names = MOMENTS.get(type(optimizer))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, moments in saved["state"].items():
         shape = parameters[number].shape
         for name, value in moments.items():
-            fits = name in MOMENTS and isinstance(value, torch.Tensor) and value.shape in (shape, ())
+            known = names is None or name in names
+            fits = known and isinstance(value, torch.Tensor) and value.shape in (shape, ())
             if not fits or value.untyped_storage().nbytes() < value.nbytes:
                 raise ValueError(f"{name} of parameter {number} is not of the shape {tuple(shape)}")
     for group in saved["param_groups"]:

@@ -18,7 +18,7 @@ from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.checking import check_dataset
 from pipeline.runs.folder import SCORES, RunFolder
-from pipeline.runs.models import facts_of, load_model, misfits
+from pipeline.runs.models import facts_of, load_metrics, load_model, misfits
 from pipeline.runs.reporting import add_case, curves_of, report_run
 from pipeline.runs.segments import MATCHED, describe, labels_of, match
 from pipeline.runs.stored import SPLIT, read_config, read_own
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.data.check import Index
     from pipeline.data.inspection import CaseFacts
+    from pipeline.metrics.registered import CaseMetric
     from pipeline.prediction.predictor import Predictor, Segmenter
     from pipeline.recipe import Recipe
     from pipeline.runs.models import TrainedModel
@@ -98,23 +99,31 @@ def validate(
     output_of(folder).refuse_foreign(SCORES)
     curves_of(run)  # Before anything is computed that could not be reported.
     model = load_model(run, which, plugins)
+    metrics = load_metrics(run, model.recipe)
     dataset, known = _own_cases(run) if source is None else (_other_cases(source, model.task, how), {})
     segments = model.recipe.segments is not None
     # Segments have names of their own: what they are scored against, the dataset says.
     index = check_dataset(dataset if segments else replace(dataset, labels=model.task.labels), to_train=False)
     _refuse_misfits(index, model)
     truth = labels_of(index) if segments else replace(model.task, ignore=index.ignore)
+    facts: Mapping[str, CaseFacts] = known
     if source is None:
+        cases = dataset.cases
         notes = notes_on(model.recipe, which)
-        scored = score(
-            model.predictor, dataset.cases, known, truth, matched=segments, tolerance_mm=tolerance_mm, pictures=True
-        )
-        return write_scores(folder, run, scored, which, model.step, notes)
-    cases = _unseen(run, index)
-    left_out = len(dataset.cases) - len(cases)
-    notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
+    else:
+        facts = index.facts
+        cases = _unseen(run, index)
+        left_out = len(dataset.cases) - len(cases)
+        notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
     scored = score(
-        model.predictor, cases, index.facts, truth, matched=segments, tolerance_mm=tolerance_mm, pictures=True
+        model.predictor,
+        cases,
+        facts,
+        truth,
+        matched=segments,
+        tolerance_mm=tolerance_mm,
+        pictures=True,
+        metrics=metrics,
     )
     return write_scores(folder, run, scored, which, model.step, notes)
 
@@ -212,6 +221,7 @@ def score(
     pictures: bool = False,
     overlap_only: bool = False,
     watch: Watch = lambda *_: None,
+    metrics: Mapping[str, CaseMetric] | None = None,
 ) -> Scored:
     """Predict and score cases on their own grids.
 
@@ -225,6 +235,7 @@ def score(
         pictures: Whether the scans and both masks are kept, on the disk, for a report.
         overlap_only: Leaves out surfaces, lesions and calibration.
         watch: Called with each case, its scans, its true mask and its prediction.
+        metrics: Further columns, by their names.
     """
     matching = {}
     if matched:  # Folds are not made of segments.
@@ -238,7 +249,7 @@ def score(
             add_case(gallery, *case)
 
     evaluator = SegmentationEvaluator(
-        predictor, cases, facts, truth.labels, truth.ignore, tolerance_mm, show, overlap_only
+        predictor, cases, facts, truth.labels, truth.ignore, tolerance_mm, show, overlap_only, metrics
     )
     evaluator.run()
     return Scored(

@@ -55,6 +55,7 @@ class Setup:
 
     def __post_init__(self) -> None:
         self.task = task_of(self.recipe, self.index)
+        build.build_postprocessing(self.recipe, self.task)  # What does not fit is refused before the first step.
         self.step = build.build_step(self.recipe, self.task)
         self.step.course = build.build_course(self.recipe, self.decided)
 
@@ -117,6 +118,7 @@ class Setup:
             matched=self.recipe.segments is not None,
             pictures=not quick,
             overlap_only=quick,
+            metrics=build.build_metrics(self.recipe),
         )
 
     def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS, at_most_s: float = inf) -> float:

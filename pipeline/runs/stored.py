@@ -14,6 +14,7 @@ from pipeline.data.check import rows_of
 from pipeline.data.inspection import CaseFacts
 from pipeline.data.layouts.dataset import MAX_CLASSES
 from pipeline.decisions import Decisions, converted, split
+from pipeline.engines.postprocessing import POSTPROCESSING as STEPS
 from pipeline.errors import Problem, UserError, plain
 from pipeline.files import regular
 from pipeline.outputs import Output
@@ -75,18 +76,23 @@ class StoredFolds(Stored):
     folds: Annotated[int, Field(ge=2, le=1_000_000)]
 
 
-class StoredMending(Stored):
+class StoredStep(Stored):
     """One change to predictions."""
 
-    label: Annotated[int, Field(ge=1, le=MAX_LABEL)]
-    what: Literal["fill", "largest", "minimum"]
-    least_ml: Annotated[float, Field(ge=0)]
+    step: Literal["fill_holes", "keep_largest", "drop_small"]
+    options: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> StoredStep:
+        if problems := STEPS.problems(self.step, self.options):
+            raise ValueError(problems[0][1])
+        return self
 
 
-class StoredMendings(Stored):
+class StoredSteps(Stored):
     """What is done to predictions."""
 
-    mendings: list[StoredMending]
+    steps: list[StoredStep]
 
 
 class StoredPace(Stored):
@@ -150,7 +156,7 @@ class StoredAbout(Stored):
 SCHEMAS: dict[str, type[Stored]] = {
     SPLIT: StoredSplit,
     FOLDS: StoredFolds,
-    POSTPROCESSING: StoredMendings,
+    POSTPROCESSING: StoredSteps,
     BUDGET: StoredBudget,
     SUMMARY: StoredSummary,
     PLUGINS: StoredPlugins,
