@@ -131,6 +131,7 @@ def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, step
     from pipeline.engines.schedules import Schedule
     from pipeline.runs import build
     from pipeline.runs.planning import prepare
+    from pipeline.runs.predictors import build_predictor
     from pipeline.runs.segments import task_of
 
     set_determinism(seed)
@@ -181,7 +182,7 @@ def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, step
     engine.add_event_handler(Events.ITERATION_COMPLETED(once=steps), lambda: engine.terminate())
     engine.run()
     took = time.perf_counter() - started
-    predictor = build.build_predictor(recipe, task, network)
+    predictor = build_predictor(recipe, task, network)
     (folder / "masks").mkdir()
     for scan in sorted((folder.parent / "scans").iterdir()):
         nifti.save_labels(folder / "masks" / scan.name, predictor([scan]), nifti.load(scan))

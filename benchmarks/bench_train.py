@@ -113,7 +113,15 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=hardware.is_cuda)
     schedule, average = Schedule(1e-3, 0.05), WeightAverage(network, 0.02)
     step = TrainingStep(
-        network, Objective(terms), optimizer, schedule, Course(10_000), precision, 12.0, 0, average=average
+        network=network,
+        objective=Objective(terms),
+        optimizer=optimizer,
+        schedule=schedule,
+        course=Course(10_000),
+        precision=precision,
+        clip_norm=12.0,
+        seed=0,
+        average=average,
     )
     return step, iter(StepLoader(batches, range(10_000), 0, pin_memory=False))
 

@@ -33,7 +33,10 @@ from pipeline.reports.plans import brief
 from pipeline.runs.components import COMPONENTS
 
 GIB = 2**30
-MACHINES = {"GPU, 8 GB": Hardware("cuda", True, 8, 8 * GIB), "2 cores": Hardware("cpu", True, 2, 24 * GIB)}
+MACHINES = {
+    "GPU, 8 GB": Hardware(device="cuda", bfloat16=True, cores=8, memory_bytes=8 * GIB),
+    "2 cores": Hardware(device="cpu", bfloat16=True, cores=2, memory_bytes=24 * GIB),
+}
 
 NNUNET = """
 import json, sys

@@ -27,12 +27,20 @@ from pipeline.arguments import (
     run_command,
 )
 from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_no_text, refuse_outside
-from pipeline.console import explained, show_components, show_findings, show_scores
+from pipeline.console import (
+    explained,
+    show_comparison,
+    show_components,
+    show_findings,
+    show_machine,
+    show_plan,
+    show_scores,
+)
 from pipeline.durations import in_one_unit
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.interruption import Stopped, stoppable
-from pipeline.terminal import complain, fail, progress, say, show
+from pipeline.terminal import complain, fail, progress, say
 
 # A time budget counts the imports too.
 STARTED = time.monotonic()
@@ -59,7 +67,7 @@ def check(
     """
     from pipeline.config import read_options
     from pipeline.plugins import load_plugins
-    from pipeline.runs.checking import REPORT, examine
+    from pipeline.runs import REPORT, examine
 
     load_plugins(plugins)
     options = read_options(layout_options)
@@ -95,20 +103,19 @@ def plan(
     Example: fewmask plan data/Task04_Hippocampus --output plan.yaml
     """
     from pipeline import runs
-    from pipeline.reports.plans import machine_table, plan_table
 
     if source is None:
         if not doctor:
             problem = Problem("SOURCE", "no-source", "is not given", "name a dataset or a recipe, or add --doctor")
             raise UserError("There is nothing to plan.", [problem])
-        show(machine_table(runs.look_at_machine()))
+        show_machine(runs.look_at_machine())
         return
     chosen, findings = runs.plan(
         runs.read_recipe(source, overrides), to_write(output.parent) / output.name, doctor=doctor
     )
-    show(plan_table([*chosen.choices, runs.memory_choice(chosen)]))
+    show_plan([*chosen.choices, runs.memory_choice(chosen)])
     if doctor:
-        show(machine_table(findings))
+        show_machine(findings)
     say(f"Wrote {output}: fewmask train {output}")
 
 
@@ -181,8 +188,8 @@ def validate(
     from pipeline.config import read_options
 
     refuse_outside("--tolerance-mm", tolerance_mm, 0, MOST_MM)
-    how = {"root": root, "layout": layout, "options": read_options(layout_options)}
-    scores = runs.validate(run, dataset, checkpoint, plugins, tolerance_mm, **how)
+    open_as = (root, layout, read_options(layout_options))
+    scores = runs.validate(run, dataset, checkpoint, plugins, tolerance_mm, open_as)
     show_scores(scores.summary, scores.folder, checkpoint, scores.notes)
 
 
@@ -250,11 +257,9 @@ def compare(
     Example: fewmask compare runs/supervised runs/semisupervised --output comparison/
     """
     from pipeline import runs
-    from pipeline.reports.tables import comparison_table, plain
 
     comparison = runs.compare(run_a, run_b, to_write(output))
-    show(comparison_table(comparison))
-    say(plain(comparison.conclusion).plain)
+    show_comparison(comparison)
     say(f"Wrote {output / 'report.html'}, compare.json and compare.csv.")
 
 
@@ -321,12 +326,9 @@ def components() -> None:
 
     Example: fewmask components
     """
-    from dataclasses import fields
+    from pipeline.runs import REGISTRIES
 
-    from pipeline.data.layouts import LAYOUTS
-    from pipeline.runs.components import COMPONENTS
-
-    show_components([*(getattr(COMPONENTS, field.name) for field in fields(COMPONENTS)), LAYOUTS])
+    show_components(REGISTRIES)
 
 
 def main() -> None:

@@ -161,11 +161,11 @@ def parse(raw: Mapping[str, Any], source: str, components: Components) -> Recipe
     problems = component_problems(raw, components)
     asked, decided = split(raw)
     try:
-        validate(Decisions, decided)
+        model_of(Decisions, decided)
     except ValidationError as error:
         problems += _schema_problems(error, Decisions, f"{DECIDED}.")
     try:
-        recipe = validate(Recipe, asked)
+        recipe = model_of(Recipe, asked)
     except ValidationError as error:
         problems = _schema_problems(error, Recipe) + problems
     if problems:
@@ -182,12 +182,12 @@ def parse_decisions(raw: Mapping[str, Any], source: str) -> Decisions:
         UserError: With one problem a mistake.
     """
     try:
-        return validate(Decisions, split(raw)[1])
+        return model_of(Decisions, split(raw)[1])
     except ValidationError as error:
         raise _mistakes(source, _schema_problems(error, Decisions, f"{DECIDED}.")) from None
 
 
-def validate(model: type[S], raw: Any) -> S:
+def model_of(model: type[S], raw: Any) -> S:
     """Make a model of raw keys and values.
 
     Through JSON, pydantic is strict about types and still reads a list as a tuple and text as a path.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from os.path import commonprefix
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ class Problem:
     code: str
     message: str
     remedy: str
-    case: str = ""
+    case: str = field(default="", kw_only=True)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message} [{self.code}]\n    remedy: {self.remedy}"

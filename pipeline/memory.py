@@ -66,7 +66,7 @@ def memory_problem(
     there is too little memory to read it: it takes about 3.4 GB
     """
     message = f"there is too little memory {what}{_amount(error, needed)}"
-    return Problem(where, "out-of-memory", message, f"{LIMITED}; {remedy}", case)
+    return Problem(where, "out-of-memory", message, f"{LIMITED}; {remedy}", case=case)
 
 
 def _amount(error: BaseException, needed: int | None) -> str:

@@ -37,7 +37,7 @@ class Registry:
     description: str
     given: frozenset[str] = frozenset()
     taken: frozenset[str] = frozenset()
-    components: dict[str, Any] = field(default_factory=dict)
+    components: dict[str, Any] = field(default_factory=dict, init=False)
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers a component under ``name``.

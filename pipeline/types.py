@@ -18,7 +18,7 @@ OTHER_VIEW = "other_image"
 VIEWS = ("plain_image", OTHER_VIEW)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One subject's scan and, where there is one, its mask.
 

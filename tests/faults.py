@@ -91,7 +91,12 @@ def _checkpoint() -> Case:
         for step in (1, 2):
             save_checkpoint(folder, "last", state(step))
 
-    return Case("checkpoint", prepare, lambda folder: save_checkpoint(folder, "last", state(3)), is_whole)
+    return Case(
+        id="checkpoint",
+        images=prepare,
+        label=lambda folder: save_checkpoint(folder, "last", state(3)),
+        patient=is_whole,
+    )
 
 
 def _cache(scratch: Path) -> Case:
@@ -117,7 +122,7 @@ def _cache(scratch: Path) -> Case:
         return all(len(np.load(path).files) == 3 for path in folder.glob("*.npz"))
 
     expected = replace(cache(scratch), folder=None).get(look.dataset.cases[0])["image"]
-    return Case("cache", lambda folder: None, write, is_whole)
+    return Case(id="cache", images=lambda folder: None, label=write, patient=is_whole)
 
 
 def _report() -> Case:
@@ -134,7 +139,7 @@ def _report() -> Case:
         lines = (folder / "cases.csv").read_text().count("\n")
         return lines in (11, 2_001) and (folder / "summary.json").read_text().endswith("]\n}\n")
 
-    return Case("report", lambda folder: write(folder, 10), write, is_whole)
+    return Case(id="report", images=lambda folder: write(folder, 10), label=write, patient=is_whole)
 
 
 def _mask(scratch: Path) -> Case:
@@ -146,7 +151,7 @@ def _mask(scratch: Path) -> Case:
     def is_whole(folder: Path) -> bool:
         return len(np.unique(nifti.load(folder / "a.nii.gz").voxels)) == 1
 
-    return Case("mask", lambda folder: write(folder, 1), write, is_whole)
+    return Case(id="mask", images=lambda folder: write(folder, 1), label=write, patient=is_whole)
 
 
 def _history() -> Case:
@@ -162,7 +167,9 @@ def _history() -> Case:
             ["step,loss", "1,0.5", "2,0.125"],
         )
 
-    return Case("history", lambda folder: log(folder).append({"step": 1, "loss": 0.5}), write, is_whole)
+    return Case(
+        id="history", images=lambda folder: log(folder).append({"step": 1, "loss": 0.5}), label=write, patient=is_whole
+    )
 
 
 def inject(case: Case, name: str, number: int, ready: Path, folder: Path) -> tuple[Outcome, bool]:

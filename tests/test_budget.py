@@ -206,7 +206,16 @@ def test_timing_steps_leaves_the_step_as_it_was():
         Term(name="dice", loss=DiceLoss(), on="labelled"),
         Term(name="late", loss=DiceLoss(), on="labelled", ramp=1.0),
     ]
-    step = TrainingStep(network, Objective(terms), optimizer, Schedule(0.1, 0.1), Course(9), torch.float32, 12.0, 0)
+    step = TrainingStep(
+        network=network,
+        objective=Objective(terms),
+        optimizer=optimizer,
+        schedule=Schedule(0.1, 0.1),
+        course=Course(9),
+        precision=torch.float32,
+        clip_norm=12.0,
+        seed=0,
+    )
     before = {key: value.clone() for key, value in network.state_dict().items()}
     batch = {"image": torch.randn(1, 1, 8, 8, 8), "annotation": torch.full((1, 1, 8, 8, 8), 2, dtype=torch.uint8)}
     seen = []

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.data import cache as cache_module
 from pipeline.data.cache import DAY_S, Cache, prune
-from pipeline.data.check import Check, rows_of
+from pipeline.data.check import Check
+from pipeline.data.index import rows_of
 from pipeline.data.layouts import open_dataset
 from pipeline.data.nifti import load
 from pipeline.data.normalization import IntensityRange

@@ -86,7 +86,13 @@ def test_scaler_of_another_precision_is_not_restored():
 def test_scan_that_the_device_has_no_memory_for_is_put_together_on_the_host(tmp_path, monkeypatch):
     scan = sorted((make_phantom(tmp_path / "data") / "imagesTr").iterdir())[0]
     network = build("unet", channels=1, classes=2).cuda()
-    predictor = Predictor(network, Grid("RAS", (0.0, 0.0, 0.0)), (16, 16, 16), (0, 1), torch.float32)
+    predictor = Predictor(
+        network=network,
+        grid=Grid("RAS", (0.0, 0.0, 0.0)),
+        patch_size=(16, 16, 16),
+        label_values=(0, 1),
+        precision=torch.float32,
+    )
     expected, places, told = predictor.logits([load(scan)]), [], []
 
     class Short(Ring):

@@ -296,7 +296,16 @@ def step_of(loss, **options):
     objective = Objective([Term(name="loss", loss=loss, on="labelled")])
     rate = options.pop("rate", 1e-3)
     optimizer = torch.optim.SGD(network.parameters(), lr=rate)
-    return TrainingStep(network, objective, optimizer, Schedule(rate, 0.0), Course(10), torch.float32, 1e30, 0)
+    return TrainingStep(
+        network=network,
+        objective=objective,
+        optimizer=optimizer,
+        schedule=Schedule(rate, 0.0),
+        course=Course(10),
+        precision=torch.float32,
+        clip_norm=1e30,
+        seed=0,
+    )
 
 
 BATCH = {

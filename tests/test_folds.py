@@ -20,7 +20,8 @@ from pipeline.errors import UserError
 from pipeline.metrics.calibration import Expectation
 from pipeline.outputs import Output, digest_of
 from pipeline.runs.checking import check
-from pipeline.runs.folds import Trial, recipe_of_fold
+from pipeline.runs.choosing import Trial
+from pipeline.runs.folds import recipe_of_fold
 from pipeline.runs.models import load_folds, load_model
 from pipeline.types import Case, Task
 
@@ -317,7 +318,7 @@ def masks(*labels):
 def trial(pairs, *candidates):
     made = Trial(Task({0: "background", 1: "one"}, ("image",)), candidates)
     for n, (truth, predicted) in enumerate(pairs):
-        made.add(Case(f"c{n}", (), None, f"p{n}"), (), Truth(masks(*truth)), masks(*predicted))
+        made.add(Case(id=f"c{n}", images=(), label=None, patient=f"p{n}"), (), Truth(masks(*truth)), masks(*predicted))
     return made.kept()
 
 

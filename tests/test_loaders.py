@@ -18,7 +18,10 @@ STRONG = AugmentationChain(standard(**SPATIAL, noise=0.1, brightness=0.2, gamma=
 
 
 def cases(count, prefix="c"):
-    return tuple(Case(f"{prefix}{n}", (Path(f"{prefix}{n}.nii"),), None, f"{prefix}{n}") for n in range(count))
+    return tuple(
+        Case(id=f"{prefix}{n}", images=(Path(f"{prefix}{n}.nii"),), label=None, patient=f"{prefix}{n}")
+        for n in range(count)
+    )
 
 
 def read(case):

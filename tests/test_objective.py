@@ -6,7 +6,8 @@ import torch
 from pipeline import config
 from pipeline.losses import ImageLoss, LabelLoss
 from pipeline.losses.objective import Objective, Term
-from pipeline.runs.build import build_network, build_objective
+from pipeline.runs.batches import build_objective
+from pipeline.runs.build import build_network
 from pipeline.runs.components import COMPONENTS
 from pipeline.types import Task
 

@@ -160,7 +160,7 @@ def test_file_of_a_user_is_refused_before_anything_is_computed(world, tmp_path, 
 
     for place in ("starting.prepare", "folds.check_dataset_of", "checking.survey", "planning.prepare"):
         monkeypatch.setattr(f"pipeline.runs.{place}", never)
-    monkeypatch.setattr("pipeline.runs.evaluating._checked_pairs", never)
+    monkeypatch.setattr("pipeline.runs.evaluating.checked_pairs", never)
     monkeypatch.setattr("pipeline.runs.comparing.read_cases_csv", never)
     monkeypatch.setattr("pipeline.runs.prediction.load_model", never)
     out = tmp_path / "out"

@@ -9,11 +9,17 @@ from pipeline.types import Case
 
 
 def case(name, label=True, patient=None, role=None):
-    return Case(name, (Path(f"{name}.nii"),), Path(f"{name}_mask.nii") if label else None, patient or name, role)
+    return Case(
+        id=name,
+        images=(Path(f"{name}.nii"),),
+        label=Path(f"{name}_mask.nii") if label else None,
+        patient=patient or name,
+        role=role,
+    )
 
 
 def dataset(*cases):
-    return Dataset(Path("data"), "folder", cases)
+    return Dataset(source=Path("data"), layout="folder", cases=cases)
 
 
 def patients(cases):

@@ -54,12 +54,12 @@ def make_step(
     torch.manual_seed(0)
     network = network or nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), nn.ReLU(), nn.Conv2d(4, 2, 1))
     return TrainingStep(
-        network,
-        Objective(terms or [Term(name="dice", loss=DiceLoss(), on="labelled")]),
-        torch.optim.AdamW(network.parameters(), lr=rate, fused=fused),
-        Schedule(rate, warmup),
-        Course(max_steps),
-        precision,
+        network=network,
+        objective=Objective(terms or [Term(name="dice", loss=DiceLoss(), on="labelled")]),
+        optimizer=torch.optim.AdamW(network.parameters(), lr=rate, fused=fused),
+        schedule=Schedule(rate, warmup),
+        course=Course(max_steps),
+        precision=precision,
         clip_norm=12.0,
         seed=seed,
         alternate=alternate,

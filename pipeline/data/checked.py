@@ -150,4 +150,4 @@ def _apart(case: Case, facts: CaseFacts, scans: Sequence[Scan]) -> list[Problem]
 def _changed(path: Path, why: str, case: Case) -> Problem:
     message = f"is not the file that was checked: {why}"
     remedy = "bring it back, or start anew"
-    return Problem(str(path), "file-changed", message, remedy, case.id)
+    return Problem(str(path), "file-changed", message, remedy, case=case.id)

@@ -50,7 +50,7 @@ class Declared:
     channels: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CaseFacts:
     """What one pass over a case's files found.
 

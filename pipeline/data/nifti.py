@@ -31,7 +31,7 @@ __all__ = ["SUFFIXES", "Scan", "is_nifti", "load", "save_labels", "save_volume",
 WIDENED: dict[str, type[np.generic]] = {"bool": np.uint8, "float16": np.float32}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scan:
     """A NIfTI file that was read whole and found sound.
 
@@ -131,7 +131,9 @@ def load(path: Path) -> Scan:
     container = read_container(path, promised)
     (header,) = headers
     check_extensions(path, header, container.body)
-    return Scan(path, container.sha256, header, container.body, container.notes + header.notes)
+    return Scan(
+        path=path, sha256=container.sha256, header=header, body=container.body, notes=container.notes + header.notes
+    )
 
 
 def scan_of(voxels: ArrayLike, affine: ArrayLike, name: str, header: Any = None) -> Scan:
@@ -160,7 +162,7 @@ def scan_of(voxels: ArrayLike, affine: ArrayLike, name: str, header: Any = None)
     except (ValueError, HeaderDataError) as error:
         raise fault(Path(name), "not-nifti", f"is nothing that NIfTI can hold: {error}", "convert it first") from None
     found = parse_header(Path(name), body[:HEAD])
-    return Scan(Path(name), hashlib.sha256(body).hexdigest(), found, body, found.notes)
+    return Scan(path=Path(name), sha256=hashlib.sha256(body).hexdigest(), header=found, body=body, notes=found.notes)
 
 
 def save_labels(path: Path, labels: NDArray[Any], like: Scan) -> None:

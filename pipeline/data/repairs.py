@@ -35,7 +35,7 @@ class Volume:
     header: Header
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Repair:
     """One line of the log: what was done to which file, and where the repaired file lies."""
 
@@ -174,7 +174,7 @@ def _copy_case(case: Case, targets: Sequence[Path], wanted: dict[str, list[tuple
         volume = Volume(scan.voxels, scan.header)
         for code, fix in fixes:
             volume, done = FIXES[fix](volume, first or volume.header)
-            log.append(Repair(case.id, str(path), code, fix, done, str(target)))
+            log.append(Repair(case=case.id, file=str(path), code=code, fix=fix, done=done, written=str(target)))
         first = first or volume.header
         flat = volume.voxels[0] if len(volume.voxels) == 1 else np.moveaxis(volume.voxels, 0, 3)
         nifti.save_volume(target, flat, volume.header)

@@ -42,7 +42,14 @@ def find_hardware(name: str) -> Hardware:
     native = _has_bfloat16(device)
     slow = native and device.type == "cpu" and not _bfloat16_pays()
     machine = _memory_bytes(torch.device("cpu"))
-    return Hardware(str(device), native, _cores(), _memory_bytes(device), slow, machine)
+    return Hardware(
+        device=str(device),
+        bfloat16=native,
+        cores=_cores(),
+        memory_bytes=_memory_bytes(device),
+        float32_is_faster=slow,
+        machine_bytes=machine,
+    )
 
 
 def _cores() -> int:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 UNSCALED = {"init_scale": 1.0, "growth_interval": 2**31 - 1}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainingStep:
     """An Ignite process function: forward, objective, backward, update.
 

@@ -10,12 +10,14 @@ from pydantic import Field
 
 from pipeline.bounds import Millimetres, Scale, Steps
 from pipeline.losses.base import LOSSES, ImageLoss, Reduction, require_positive
-from pipeline.losses.ncut_pairs import Window, choose_pair_sums, draw_offsets, half_window
+from pipeline.losses.ncut_pairs import choose_pair_sums, draw_offsets, half_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+
+    from pipeline.losses.ncut_layout import Window
 
 # The noise is estimated at this many voxels of a scan, spread evenly; smaller scans give all of theirs.
 NOISE_VOXELS = 1 << 17

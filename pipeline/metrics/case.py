@@ -81,18 +81,24 @@ def score_case(
     maps = _encoded(truth, prediction, known, ignore)
     counts = joint_counts(*maps, len(known) + 1)
     _refuse_unknown(case, truth, prediction, known, counts, ignore)
-    scan = _Scan(case, patient or case, truth.shape, spacing_mm, tolerance_mm, metrics or {})
+    scan = _Scan(case, patient or case, truth.shape, _Measured(spacing_mm, tolerance_mm, metrics or {}))
     boxes = [] if overlap_only else [find_objects(codes, len(known)) for codes in maps]
-    return [
-        scan.result(
-            int(value),
-            foreground[int(value)],
-            Overlap(*(int(n) for n in (counts[code].sum(), counts[:, code].sum(), counts[code, code]))),
-            _cut_out(maps, code, [found[code - 1] for found in boxes]) if boxes else None,
-        )
-        for code, value in enumerate(known)
-        if value != 0
-    ]
+    results = []
+    for code, value in enumerate(known.tolist()):
+        if value != 0:
+            masks = _cut_out(maps, code, [found[code - 1] for found in boxes]) if boxes else None
+            overlap = Overlap(*map(int, (counts[code].sum(), counts[:, code].sum(), counts[code, code])))
+            results.append(scan.result(value, foreground[value], overlap, masks))
+    return results
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is measured beside overlap, and in what units."""
+
+    spacing_mm: Spacing
+    tolerance_mm: float
+    metrics: Mapping[str, CaseMetric]
 
 
 @dataclass(frozen=True)
@@ -102,13 +108,11 @@ class _Scan:
     case: str
     patient: str
     shape: tuple[int, ...]
-    spacing_mm: Spacing
-    tolerance_mm: float
-    metrics: Mapping[str, CaseMetric]
+    how: _Measured
 
     def result(self, label: int, name: str, overlap: Overlap, masks: tuple[Mask, Mask] | None) -> CaseResult:
         """Score one class, of which the masks hold all voxels; without masks, its overlap alone."""
-        voxel_ml = math.prod(self.spacing_mm) / 1000
+        voxel_ml = math.prod(self.how.spacing_mm) / 1000
         return CaseResult(
             case=self.case,
             patient=self.patient,
@@ -129,11 +133,11 @@ class _Scan:
 
     def _looked_into(self, outcome: Outcome, masks: tuple[Mask, Mask]) -> dict[str, Any]:
         """Return all that takes more than counts of voxels."""
-        more = dict.fromkeys(self.metrics) if outcome == "absent" else self._further(masks)
+        more = dict.fromkeys(self.how.metrics) if outcome == "absent" else self._further(masks)
         return self._lesions(masks) | self._distances(outcome, masks) | {"more": more}
 
     def _further(self, masks: tuple[Mask, Mask]) -> dict[str, float | None]:
-        return measure(self.metrics, self.case, masks, self.spacing_mm)
+        return measure(self.how.metrics, self.case, masks, self.how.spacing_mm)
 
     def _lesions(self, masks: tuple[Mask, Mask]) -> dict[str, Any]:
         return {f"lesions_{name}": count for name, count in asdict(count_lesions(*masks)).items()}
@@ -143,16 +147,16 @@ class _Scan:
             return {}
         if outcome != "scored":
             return {"hd95_mm": self._diagonal_mm(), "assd_mm": self._diagonal_mm(), "surface_dice": 0.0}
-        found = surface_distances(*masks, self.spacing_mm)
+        found = surface_distances(*masks, self.how.spacing_mm)
         return {
             "hd95_mm": found.hd95_mm,
             "assd_mm": found.assd_mm,
-            "surface_dice": found.surface_dice(self.tolerance_mm),
+            "surface_dice": found.surface_dice(self.how.tolerance_mm),
         }
 
     def _diagonal_mm(self) -> float:
         """No two points of the scan are further apart; an axis of one voxel has no length."""
-        sides = zip(self.shape, self.spacing_mm, flat_axes(self.shape), strict=True)
+        sides = zip(self.shape, self.how.spacing_mm, flat_axes(self.shape), strict=True)
         return math.hypot(*(n * size for n, size, flat in sides if not flat))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hardware:
     """The device that a run will use.
 
@@ -39,7 +39,7 @@ class Hardware:
     def budget_bytes(self) -> int | None:
         """What a training step may take: half of a machine that does other things too, and most of a GPU.
 
-        >>> Hardware("cpu", True, 4, 8 * 2**30).budget_bytes / 2**30
+        >>> Hardware(device="cpu", bfloat16=True, cores=4, memory_bytes=8 * 2**30).budget_bytes / 2**30
         4.0
         """
         if self.memory_bytes is None:

@@ -15,7 +15,7 @@ from pipeline.planning.spacing import median_shape
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pipeline.data.check import Index
+    from pipeline.data.index import Index
     from pipeline.planning.hardware import Hardware
 
 
@@ -46,7 +46,7 @@ def refuse_scans(
             message = f"would have {grid} voxels on the grid of {tuple(spacing_mm)} mm, which takes {size(needed)} of "
             message += f"memory to make, and there are {size(hardware.machine_bytes)}"
             remedy = f"give {'larger' if given else 'the'} numbers for data.spacing_mm, or leave the scan out"
-            problems.append(Problem(str(case.images[0]), "out-of-memory", message, remedy, case.id))
+            problems.append(Problem(str(case.images[0]), "out-of-memory", message, remedy, case=case.id))
     if problems:
         raise UserError("The recipe does not fit the machine.", problems)
 

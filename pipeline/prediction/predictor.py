@@ -54,7 +54,7 @@ class Segmenter(Protocol):
         """Segment a scan that was read: one file with all channels, or one a channel."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Predictor:
     """Segments one scan at a time, with a sliding window.
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.types import CaseResult
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Origin:
     """Where the figures come from.
 

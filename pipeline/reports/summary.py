@@ -90,7 +90,7 @@ class Mean:
     reasons: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LesionSummary:
     """The lesions of one class in all cases; the module says what each field means."""
 
@@ -103,7 +103,7 @@ class LesionSummary:
     reasons: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClassSummary:
     """One class over all cases; the module says what each field means."""
 
@@ -122,7 +122,7 @@ class ClassSummary:
         return self.metrics["dice"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
     """How the expected Dice goes together with the Dice that was found; the module says what each field means."""
 
@@ -141,7 +141,7 @@ class CaseMean:
     mean_dice: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """All classes and all cases; the module says what each field means."""
 
@@ -242,24 +242,38 @@ def _lesions(group: Sequence[CaseResult]) -> LesionSummary:
     f1 = 2 * found / (2 * found + missed + false) if truth or false else None
     reasons = {} if truth else {"recall": "no case has a true lesion"}
     return LesionSummary(
-        truth, found, missed, false, recall, f1, reasons | ({} if f1 is not None else {"f1": "no case has a lesion"})
+        truth=truth,
+        found=found,
+        missed=missed,
+        false=false,
+        recall=recall,
+        f1=f1,
+        reasons=reasons | ({} if f1 is not None else {"f1": "no case has a lesion"}),
     )
 
 
 def _agreement(results: Sequence[CaseResult]) -> Agreement:
     rows = [row for row in results if row.dice_expected is not None and row.dice is not None]
     if not rows:
-        return Agreement(0, None, None, None, dict.fromkeys(("pearson", "spearman", "bias"), "nothing was expected"))
+        return Agreement(
+            n=0,
+            pearson=None,
+            spearman=None,
+            bias=None,
+            reasons=dict.fromkeys(("pearson", "spearman", "bias"), "nothing was expected"),
+        )
     expected, found = np.array([(row.dice_expected, row.dice) for row in rows], dtype=np.float64).T
     bias = float((expected - found).mean())
     if len({_patient_of(row) for row in rows}) < FEWEST or not expected.std() or not found.std():
         reason = f"{TOO_FEW}: fewer than {FEWEST} patients, or all alike"
-        return Agreement(len(rows), None, None, bias, dict.fromkeys(("pearson", "spearman"), reason))
+        return Agreement(
+            n=len(rows), pearson=None, spearman=None, bias=bias, reasons=dict.fromkeys(("pearson", "spearman"), reason)
+        )
     from scipy.stats import rankdata
 
     ranks = rankdata(expected), rankdata(found)
     pearson, spearman = (float(np.corrcoef(*sides)[0, 1]) for sides in ((expected, found), ranks))
-    return Agreement(len(rows), pearson, spearman, bias, {})
+    return Agreement(n=len(rows), pearson=pearson, spearman=spearman, bias=bias, reasons={})
 
 
 def _refuse_repeats(results: Sequence[CaseResult]) -> None:

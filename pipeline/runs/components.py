@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from pipeline.data.augmentation import AUGMENTATIONS
+from pipeline.data.layouts import LAYOUTS
 from pipeline.engines.optimizers import OPTIMIZERS
 from pipeline.engines.postprocessing import POSTPROCESSING
 from pipeline.engines.schedules import SCHEDULES
@@ -22,3 +25,5 @@ COMPONENTS = Components(
     metrics=METRICS,
     postprocessing=POSTPROCESSING,
 )
+# What `fewmask components` lists.
+REGISTRIES = (*(getattr(COMPONENTS, field.name) for field in fields(COMPONENTS)), LAYOUTS)

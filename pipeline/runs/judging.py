@@ -157,7 +157,7 @@ def _at_most(held: int) -> Iterator[None]:
         yield
 
 
-def refuse_patch(path: Path, network: nn.Module, settings: Settings, task: Task) -> None:
+def refuse_declared_patch(path: Path, network: nn.Module, settings: Settings, task: Task) -> None:
     """Refuse a checkpoint whose network does not take the patches of its recipe.
 
     Raises:

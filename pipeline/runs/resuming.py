@@ -13,7 +13,7 @@ from pipeline.decisions import Decisions
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.memory import is_out_of_memory
 from pipeline.plugins import remember
-from pipeline.runs.models import task_state
+from pipeline.runs.checkpoint_facts import task_state
 from pipeline.runs.stored import BUDGET, PLUGINS, SPLIT, read_about, read_config, read_decisions, read_index, read_own
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.checkpoints import Checkpoint
-    from pipeline.data.check import Index
+    from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
     from pipeline.data.splits import Split
     from pipeline.engines.steps import TrainingStep
@@ -168,7 +168,7 @@ def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
             "scans-changed",
             _what_changed(case, old, new),
             "bring the dataset back as it was, or start a new run",
-            case,
+            case=case,
         )
         for case in sorted(old.keys() | new.keys())
         if _content(old.get(case)) != _content(new.get(case))

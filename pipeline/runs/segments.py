@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.data.check import Index
+    from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
     from pipeline.metrics.matching import SegmentMatch
     from pipeline.prediction.predictor import Predictor

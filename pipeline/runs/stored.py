@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from pipeline import __version__, config, strict_json
 from pipeline.bounds import MAX_LABEL
-from pipeline.data.check import rows_of
+from pipeline.data.index import rows_of
 from pipeline.data.inspection import CaseFacts
 from pipeline.data.layouts.dataset import MAX_CLASSES
 from pipeline.decisions import Decisions, converted, split
@@ -249,7 +249,7 @@ def _read_written(run: Path) -> tuple[Recipe, Decisions]:
 
 def _validated(raw: dict[str, Any]) -> tuple[Recipe, Decisions]:
     asked, decided = split(raw)
-    return config.validate(Recipe, asked), config.validate(Decisions, decided)
+    return config.model_of(Recipe, asked), config.model_of(Decisions, decided)
 
 
 def read_about(checkpoint: Checkpoint) -> StoredAbout:

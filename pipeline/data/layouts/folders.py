@@ -90,13 +90,23 @@ class Folder(Layout):
         if not scans and not problems:
             message = "holds no .nii or .nii.gz file"
             problems.append(Problem(str(images), "no-scans", message, "put the scans there"))
-        cases = [Case(name, files, masks.get(mask_of.get(name, "")), name) for name, files in scans.items()]
+        cases = [
+            Case(id=name, images=files, label=masks.get(mask_of.get(name, "")), patient=name)
+            for name, files in scans.items()
+        ]
         more, wrong = _more_scans(unlabelled_folder(source, self.unlabelled), scans.keys())
         declared, about = _about(source)
         problems += wrong + about
         # Masks that were not chosen by their ending.
         left_out = frozenset([*others, *marks]) - {*masks.values()} if ending else frozenset()
-        return Dataset(source, "folder", (*cases, *more), **declared, problems=tuple(problems), left_out=left_out)
+        return Dataset(
+            source=source,
+            layout="folder",
+            cases=(*cases, *more),
+            **declared,
+            problems=tuple(problems),
+            left_out=left_out,
+        )
 
     def _images(self, source: Path) -> Path:
         if self.images is not None:
@@ -161,8 +171,10 @@ class Scans(Layout):
             message = f"holds {len(masks)} of {len(scans)} scans with the name of a mask, such as {masks[0]}"
             remedy = "--layout folder, or a list, tells images from masks; or take the masks away"
             problems.append(Problem(str(source), "mask-among-scans", message, remedy))
-        cases = tuple(Case(name, images, None, name, "test") for name, images in scans.items())
-        return Dataset(source, "scans", cases, problems=tuple(problems + wrong))
+        cases = tuple(
+            Case(id=name, images=images, label=None, patient=name, role="test") for name, images in scans.items()
+        )
+        return Dataset(source=source, layout="scans", cases=cases, problems=tuple(problems + wrong))
 
 
 def _image_folders(source: Path) -> list[Path]:
@@ -232,10 +244,12 @@ def _more_scans(place: Path | None, known: Iterable[str]) -> tuple[list[Case], l
     scans, wrong = _scans(paths, ())
     twice = [name for name in scans if name in known]
     problems += wrong + [
-        Problem(str(scans[name][0]), "id-twice", f"two scans have the name {name}", "rename one of them", name)
+        Problem(str(scans[name][0]), "id-twice", f"two scans have the name {name}", "rename one of them", case=name)
         for name in twice
     ]
-    return [Case(name, files, None, name) for name, files in scans.items() if name not in twice], problems
+    return [
+        Case(id=name, images=files, label=None, patient=name) for name, files in scans.items() if name not in twice
+    ], problems
 
 
 def _about(source: Path) -> tuple[dict[str, Any], list[Problem]]:

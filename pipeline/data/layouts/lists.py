@@ -125,7 +125,7 @@ def _read_list(source: Path, root: Path | None, layout: str, roles: Mapping[str,
     source = source / "dataset.json" if source.is_dir() else source
     content = read_json(source)
     root = (root or source.parent).resolve()
-    keys = Keys("key", "misspelt-key")
+    keys = Keys(what="key", misspelt="misspelt-key")
     numbered = NumberedFiles()
     cases: list[Case] = []
     problems: list[Problem] = []
@@ -149,7 +149,9 @@ def _read_list(source: Path, root: Path | None, layout: str, roles: Mapping[str,
         raise no_dataset(source, "no-cases", message + (f"; it {found}" if found else ""), FORMAT)
     unique = tuple({case.id: case for case in reversed(folds.applied(cases))}.values())[::-1]
     known = patients == len(cases)
-    return Dataset(source, layout, unique, **declared, problems=tuple(problems), names_patients=known)
+    return Dataset(
+        source=source, layout=layout, cases=unique, **declared, problems=tuple(problems), names_patients=known
+    )
 
 
 def _entries(content: Mapping[str, Any]) -> Iterator[tuple[str, str, int, Any]]:

@@ -80,7 +80,7 @@ class NnUNet(Layout):
             problems.append(Problem(str(about), "case-count", message, "find the lost files, or correct it"))
         if not cases and sound:
             raise no_dataset(folder, "no-scans", "holds no scan under imagesTr/", "put the scans there")
-        return Dataset(about, "nnunet", tuple(cases), **declared, problems=tuple(problems))
+        return Dataset(source=about, layout="nnunet", cases=tuple(cases), **declared, problems=tuple(problems))
 
 
 def _read_side(images: Path, labels: Path | None, role: Role, channels: int | None) -> tuple[list[Case], list[Problem]]:
@@ -96,11 +96,11 @@ def _read_side(images: Path, labels: Path | None, role: Role, channels: int | No
     for name, hint in namesakes(lone, masks.keys() - known).items():
         remedy = hint if hint.startswith("did") else UNLABELLED
         where = str(next(iter(grouped[name].values())))
-        problems.append(Problem(where, "missing-label", f"has no label beside {images.name}/", remedy, name))
+        problems.append(Problem(where, "missing-label", f"has no label beside {images.name}/", remedy, case=name))
     for name, hint in namesakes(sorted(masks.keys() - known), grouped.keys() - masks.keys()).items():
         problems.append(Problem(str(masks[name]), "label-without-image", "no image has this name", hint))
     return [
-        Case(name, tuple(files[n] for n in sorted(files)), masks.get(name), name, role)
+        Case(id=name, images=tuple(files[n] for n in sorted(files)), label=masks.get(name), patient=name, role=role)
         for name, files in grouped.items()
         if name not in lone
     ], problems

@@ -45,7 +45,7 @@ class Table(Layout):
         """Read the rows."""
         header, rows = read_table(source)
         base = (root or source.parent).resolve()
-        keys = Keys("column", "bad-table")
+        keys = Keys(what="column", misspelt="bad-table")
         folds = Folds(self.fold)
         cases: list[Case] = []
         problems: list[Problem] = []
@@ -70,7 +70,9 @@ class Table(Layout):
             raise UserError("The dataset cannot be opened.", problems)
         problems += [*found, *folds.problems(where, len(rows)), *repeats(source, cases)]
         unique = tuple({case.id: case for case in reversed(folds.applied(cases))}.values())[::-1]
-        return Dataset(source, "table", unique, problems=tuple(problems), names_patients=patients == len(cases))
+        return Dataset(
+            source=source, layout="table", cases=unique, problems=tuple(problems), names_patients=patients == len(cases)
+        )
 
 
 def read_table(source: Path) -> tuple[list[str], list[dict[str, str]]]:
