@@ -39,7 +39,7 @@ from typing import Any
 import nibabel as nib
 
 from pipeline.bounds import seconds_of
-from pipeline.engines.devices import find_hardware
+from pipeline.planning.devices import find_hardware
 from pipeline.planning.plan import choose_precision
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,8 +126,7 @@ def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, step
     from monai.losses import DeepSupervisionLoss, DiceCELoss
     from monai.utils import set_determinism
 
-    from pipeline import runs
-    from pipeline.data import nifti
+    from pipeline import nifti, runs
     from pipeline.engines.schedules import Schedule
     from pipeline.runs import build
     from pipeline.runs.planning import prepare

@@ -33,7 +33,7 @@ import nibabel as nib
 import numpy as np
 from monai.transforms import LoadImage
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.content import hash_scan
 from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.layouts import open_dataset

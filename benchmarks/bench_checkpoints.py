@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.checkpoints import load_checkpoint, save_checkpoint
-from pipeline.engines.devices import find_hardware
 from pipeline.engines.schedules import Schedule
 from pipeline.engines.steps import TrainingStep
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
 from pipeline.networks import NETWORKS
 from pipeline.pacing.course import Course
+from pipeline.planning.devices import find_hardware
 from pipeline.planning.plan import choose_precision
 from pipeline.recipe import Recipe
 

@@ -110,7 +110,7 @@ def ours(row: Row, scan: Path, mask: Path) -> Told:
     """Predict as ``fewmask predict`` does."""
     from pipeline.data.examining import examine
     from pipeline.data.inspection import Declared
-    from pipeline.data.nifti import load, save_labels
+    from pipeline.nifti.volume import load, save_labels
     from pipeline.types import Case
 
     before, peaks = peak_bytes(), {}
@@ -134,7 +134,7 @@ def plain(row: Row, scan: Path, mask: Path) -> Told:
     """Predict with every class of the whole scan at once."""
     from plain_prediction import plain as plainly
 
-    from pipeline.data.nifti import load, save_labels
+    from pipeline.nifti.volume import load, save_labels
 
     loaded = load(scan)
     save_labels(mask, plainly(segmenter(row)).segment([loaded]).labels, loaded)

@@ -80,7 +80,6 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     from pipeline.data.resident import Resident
     from pipeline.data.transforms import Grid
     from pipeline.engines.averaging import WeightAverage
-    from pipeline.engines.devices import find_hardware
     from pipeline.engines.schedules import Schedule
     from pipeline.engines.steps import TrainingStep
     from pipeline.losses.cross_entropy import CrossEntropyLoss
@@ -88,6 +87,7 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     from pipeline.losses.objective import Objective, Term
     from pipeline.networks import NETWORKS
     from pipeline.pacing.course import Course
+    from pipeline.planning.devices import find_hardware
     from pipeline.planning.plan import choose_precision
 
     check = Check(read_dataset(folder))
@@ -177,7 +177,7 @@ def measure_monai(folder: Path, steps: int, autocast: bool) -> dict[str, object]
     from monai.losses import DeepSupervisionLoss, DiceCELoss
     from monai.networks.nets import DynUNet
 
-    from pipeline.engines.devices import find_hardware
+    from pipeline.planning.devices import find_hardware
     from pipeline.planning.plan import choose_precision
 
     keys, angle = ("image", "label"), float(np.deg2rad(30))

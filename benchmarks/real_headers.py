@@ -20,12 +20,12 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - as its users do
 import torch
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.codes import is_warning
-from pipeline.data.forms import corners_of
-from pipeline.data.grids import corner_distances
 from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.transforms import Grid
+from pipeline.nifti.forms import corners_of
+from pipeline.nifti.grids import corner_distances
 from pipeline.prediction.predictor import Predictor
 from pipeline.types import Case
 

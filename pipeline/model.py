@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.codes import is_warning
 from pipeline.data.inspection import Declared, examine_scans
 from pipeline.errors import Problem, UserError
@@ -18,7 +18,7 @@ from pipeline.types import Case
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from pipeline.data.nifti import Scan
+    from pipeline.nifti.volume import Scan
     from pipeline.runs.models import TrainedModel
 
 

@@ -1,4 +1,4 @@
-"""Named components: a recipe says a name, a registry answers with a class or a function.
+"""Named components: a recipe says a name, and a registry has the class or the function.
 
 The vocabulary is that of ``monai.utils.ComponentStore``. It is not its subclass, because that store lets a second
 component silently replace the first, and because importing MONAI would add seconds to commands that need neither.

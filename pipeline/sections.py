@@ -60,8 +60,8 @@ class NetworkChoice(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the network's own options")
     members: Auto | Annotated[int, Field(ge=1, le=9)] = Field(
         default=1,
-        description="the number of networks that learn in turns and answer together, 1 to 9, or auto: 1, or with "
-        "time_budget as many as it has time for",
+        description="the number of networks that are trained in turns and predict together, 1 to 9, or auto: 1, or "
+        "with time_budget as many as it has time for",
     )
     memory_format: Auto | Literal["contiguous", "channels_last"] = Field(
         default="auto",

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from tracing import POSSIBLE, WRITES, trace
 
+from pipeline import nifti
 from pipeline.checkpoints import checkpoints_of, load_checkpoint, save_checkpoint
-from pipeline.data import nifti
 from pipeline.data.cache import Cache
 from pipeline.data.check import Check
 from pipeline.data.layouts import open_dataset
@@ -30,7 +30,8 @@ from pipeline.data.transforms import Grid
 from pipeline.errors import UserError
 from pipeline.logs import CsvLog
 from pipeline.outputs import Output
-from pipeline.reports.files import write_cases_csv, write_json
+from pipeline.reports.files import write_cases_csv
+from pipeline.strict_json import write_json
 from pipeline.types import CaseResult
 
 if TYPE_CHECKING:

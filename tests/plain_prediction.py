@@ -16,7 +16,7 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import sliding_window_inference
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.annotation import IMAGE
 from pipeline.data.transforms import Grid, scan_transforms
 from pipeline.engines.postprocessing import PostprocessingStep, postprocess
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from pipeline.data.nifti import Scan
     from pipeline.data.normalization import IntensityRange
+    from pipeline.nifti.volume import Scan
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class PlainPredictor:
             scans: One file with all channels, or one a channel, as it was read.
 
         Raises:
-            UserError: The network answers with NaN.
+            UserError: The network's output is NaN.
         """
         transforms = scan_transforms(self.grid, self.ranges)
         image = transforms({IMAGE: list(scans)})[IMAGE]

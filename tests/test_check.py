@@ -12,10 +12,10 @@ import pytest
 
 from pipeline.data.check import Check
 from pipeline.data.codes import CODES
-from pipeline.data.grids import corner_distances
 from pipeline.data.inspection import Declared, examine_case, examine_pair
 from pipeline.data.layouts import open_dataset
 from pipeline.errors import UserError
+from pipeline.nifti.grids import corner_distances
 from pipeline.types import Case
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from pipeline.data.content import hash_scan, hash_values
 from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.layouts import read_dataset
-from pipeline.data.nifti import load
+from pipeline.nifti.volume import load
 from pipeline.runs.checking import survey
 from pipeline.types import Case
 

@@ -18,7 +18,6 @@ from test_steps import NanAt, at, make_batch, make_step, same, weights
 from pipeline import runs
 from pipeline.data.augmentation import AugmentationChain, Patch, standard
 from pipeline.data.loaders import StepBatches, Stream
-from pipeline.data.nifti import load
 from pipeline.data.resident import Resident
 from pipeline.data.transforms import Grid
 from pipeline.errors import UserError
@@ -26,6 +25,7 @@ from pipeline.losses import LOSSES
 from pipeline.losses.base import levels_of
 from pipeline.losses.objective import Term
 from pipeline.networks import recompute_blocks, to_channels_last
+from pipeline.nifti.volume import load
 from pipeline.plugins import load_plugins
 from pipeline.prediction.predictor import Predictor
 from pipeline.prediction.stitching import Ring

@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs_fixtures import fewmask
 
-from pipeline import runs
-from pipeline.data import nifti
+from pipeline import nifti, runs
 from pipeline.data.codes import CODES, is_warning
 from pipeline.data.layouts import read_dataset
 from pipeline.data.transforms import Grid

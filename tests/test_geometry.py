@@ -9,13 +9,13 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.annotation import UNANNOTATED
 from pipeline.data.codes import is_warning
-from pipeline.data.forms import corners_of, nearest_axes
-from pipeline.data.grids import corner_distances, distance_between
 from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.transforms import Grid, case_transforms, scan_transforms
+from pipeline.nifti.forms import corners_of, nearest_axes
+from pipeline.nifti.grids import corner_distances, distance_between
 from pipeline.prediction.predictor import Predictor
 from pipeline.types import Case
 

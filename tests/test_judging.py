@@ -13,10 +13,10 @@ import yaml
 from runs_fixtures import ROOT
 
 from pipeline.checkpoints import Checkpoint
-from pipeline.engines.devices import find_hardware
 from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.errors import UserError
 from pipeline.networks import NETWORKS
+from pipeline.planning.devices import find_hardware
 from pipeline.planning.hardware import Hardware
 from pipeline.runs import build
 from pipeline.runs.judging import refuse_declared, refuse_declared_patch

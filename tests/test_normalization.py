@@ -7,11 +7,11 @@ import pytest
 import torch
 from test_plan import CPU, facts, index, recipe
 
-from pipeline.data.nifti import load
 from pipeline.data.normalization import IntensityRange, Normalized
 from pipeline.data.statistics import ChannelStatistics, Intensities
 from pipeline.data.transforms import Grid, case_transforms, scan_transforms
 from pipeline.errors import UserError
+from pipeline.nifti.volume import load
 from pipeline.planning.normalization import choose_normalization, is_like_ct
 from pipeline.planning.plan import make_plan
 from pipeline.planning.settings import settle

@@ -262,4 +262,4 @@ def test_term_judges_and_compares_with_the_values_that_a_recipe_names():
 
 def test_parts_of_an_objective_have_one_term_each():
     objective = Objective([Term(name="a", loss=Pictured(), on="all"), Term(name="b", loss=Remade(), on="all")])
-    assert [part.names for part in objective.parts()] == [("a",), ("b",)]
+    assert [part.names for part in objective.by_term()] == [("a",), ("b",)]

@@ -9,10 +9,10 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 from pipeline.data.inspection import Declared, examine_case
-from pipeline.data.nifti import load
 from pipeline.data.transforms import Grid
 from pipeline.engines.evaluator import SegmentationEvaluator
 from pipeline.errors import UserError
+from pipeline.nifti.volume import load
 from pipeline.prediction.predictor import Predictor
 from pipeline.types import Case
 

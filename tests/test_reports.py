@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from pipeline.files import atomic_write
-from pipeline.reports.files import write_cases_csv, write_json
+from pipeline.reports.files import write_cases_csv
 from pipeline.reports.summary import summarise
 from pipeline.reports.tables import results_table
+from pipeline.strict_json import write_json
 from pipeline.types import CaseResult
 
 

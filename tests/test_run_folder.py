@@ -21,7 +21,7 @@ BESIDE = """
 import sys, time
 from pathlib import Path
 from pipeline.checkpoints import output_of
-from pipeline.reports.files import write_json
+from pipeline.strict_json import write_json
 from pipeline.runs.folder import SCORES
 with output_of(Path(sys.argv[1])).writing(SCORES) as stage:
     write_json(stage / "summary.json", {})

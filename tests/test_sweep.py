@@ -14,7 +14,6 @@ from monai.inferers.utils import _get_scan_interval
 from plain_prediction import plain
 from torch import nn
 
-from pipeline.data.nifti import load
 from pipeline.data.normalization import IntensityRange
 from pipeline.data.transforms import Grid, scan_transforms
 from pipeline.engines.ensemble import DeepEnsemble
@@ -22,6 +21,7 @@ from pipeline.engines.postprocessing import FillHoles, KeepLargest
 from pipeline.errors import UserError
 from pipeline.metrics.calibration import Expectation, Reliability
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
+from pipeline.nifti.volume import load
 from pipeline.prediction import deciding
 from pipeline.prediction.images import network_image
 from pipeline.prediction.placement import place

@@ -250,7 +250,7 @@ def copies(cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, drawn: bool
             drawable = drawn and case.role != "test" and (case.label or other.label)
             parted = drawable and other.patient != case.patient
             if other.role != case.role or parted:
-                message = f"is the same scan as {other.images[0]}, so it could teach and test"
+                message = f"is the same scan as {other.images[0]}, so it could be trained on and tested"
                 remedy = "keep one of them, or give both one patient and one role in a list"
                 problems.append(Problem(str(case.images[0]), "scan-leaks", message, remedy, case=case.id))
                 break

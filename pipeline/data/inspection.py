@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.codes import is_warning
 from pipeline.data.content import hash_scan, hash_values
-from pipeline.data.forms import Forms
-from pipeline.data.grids import grid_problems, orientation_problems
 from pipeline.data.label_values import count_labels, label_problems
 from pipeline.data.stamps import case_files, stamps
 from pipeline.data.statistics import ChannelStatistics, channel_statistics
 from pipeline.errors import Problem, UserError
+from pipeline.nifti.forms import Forms
+from pipeline.nifti.grids import grid_problems, orientation_problems
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.codes import CODES, is_warning
-from pipeline.data.grids import rename_axes, renaming
 from pipeline.errors import Problem, UserError, nearest
+from pipeline.nifti.grids import rename_axes, renaming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.data.check import Check
-    from pipeline.data.forms import Forms
-    from pipeline.data.header import Header
     from pipeline.data.layouts import Dataset
+    from pipeline.nifti.forms import Forms
+    from pipeline.nifti.header import Header
     from pipeline.types import Case
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.data.inspection import CaseFacts
-    from pipeline.data.nifti import Scan
     from pipeline.metrics.registered import CaseMetric
+    from pipeline.nifti.volume import Scan
     from pipeline.prediction.predictor import Segmenter
     from pipeline.types import Case, CaseResult
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ignite.engine import Engine
 
-    from pipeline.engines.outcome import StepOutput
+    from pipeline.engines.step_output import StepOutput
     from pipeline.logs import CsvLog
 
 

@@ -257,7 +257,7 @@ def require_positive(**options: float) -> None:
 
 
 def widen(logits: Tensor) -> Tensor:
-    """Return a network's answer in float32 or wider.
+    """Return a network's output in float32 or wider.
 
     Raises:
         ValueError: It is not ``[B, K, H, W]`` or ``[B, K, H, W, D]``.

@@ -66,7 +66,7 @@ class Objective:
         """The terms' names, in order."""
         return tuple(term.name for term in self.terms)
 
-    def parts(self) -> tuple[Objective, ...]:
+    def by_term(self) -> tuple[Objective, ...]:
         """Return one objective a term, for a training that takes the terms in turn."""
         return tuple(Objective([term]) for term in self.terms)
 

@@ -38,7 +38,7 @@ def decide(
         spool: Takes what depends on a label map that is still to be mended.
 
     Raises:
-        UserError: A network answers with NaN.
+        UserError: A network's output is NaN.
         ValueError: The networks' grids run in opposite directions.
     """
     first = sweeps[0]
@@ -88,7 +88,7 @@ def _decided(
         mean /= len(probabilities)
     codes = (mean if averaged and mean is not None else logits[0]).max(dim=0).indices
     if not all(torch.isfinite(torch.stack(each.aminmax())).all() for each in logits):
-        message = "the network's answer is not finite"
+        message = "the network's output is not finite"
         where = str(sweep.scans[0].path)
         raise UserError("Prediction stopped.", [Problem(where, "nan-logits", message, "use precision=float32")])
     return codes.cpu().numpy(), mean.cpu().numpy() if wanted and mean is not None else None

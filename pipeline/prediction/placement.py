@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from monai.data.utils import AFFINE_TOL, compute_shape_offset, zoom_affine
 
-from pipeline.data.forms import nearest_axes
+from pipeline.nifti.forms import nearest_axes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.data.forms import Forms
     from pipeline.data.transforms import Grid
+    from pipeline.nifti.forms import Forms
 
     Affine = NDArray[np.float64]
     Triple = tuple[int, int, int]

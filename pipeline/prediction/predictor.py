@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.engines.postprocessing import postprocess
+from pipeline.planning.devices import free_bytes
 from pipeline.prediction.deciding import decide
 from pipeline.prediction.images import Images
-from pipeline.prediction.memory import Footprint, footprint, free_bytes
+from pipeline.prediction.memory import Footprint, footprint
 from pipeline.prediction.placement import Placement, place
 from pipeline.prediction.spool import Spool
 from pipeline.prediction.sweep import Sweep
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from pipeline.data.forms import Forms
-    from pipeline.data.nifti import Scan
     from pipeline.data.normalization import IntensityRange
     from pipeline.data.transforms import Grid
     from pipeline.engines.postprocessing import PostprocessingStep
     from pipeline.metrics.calibration import Expectation
+    from pipeline.nifti.forms import Forms
+    from pipeline.nifti.volume import Scan
     from pipeline.prediction.trial import Trial
 
 

@@ -1,22 +1,21 @@
-"""Results as files: CSV for a spreadsheet, strict JSON for a program."""
+"""Results as CSV, for a spreadsheet and for a program."""
 
 from __future__ import annotations
 
 import csv
-import json
 import math
 from contextlib import suppress
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, get_args
 
 from pipeline.errors import Problem, UserError
-from pipeline.files import atomic_write, regular
+from pipeline.files import atomic_write, open_text, regular
 from pipeline.types import CaseResult, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-    from typing import Any, TextIO
+    from typing import Any
 
 # Of every table of scores; a table may have more.
 COLUMNS = tuple(field.name for field in fields(CaseResult) if field.name != "more")
@@ -42,7 +41,7 @@ def write_cases_csv(path: Path, results: Iterable[CaseResult]) -> None:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows under a header, whole or not at all; text and numbers as :func:`write_cases_csv` says."""
-    with atomic_write(path) as partial, _open_text(partial) as file:
+    with atomic_write(path) as partial, open_text(partial) as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         for row in rows:
@@ -112,26 +111,6 @@ def _value(text: str | None, kind: str) -> str | int | float | None:
     return text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA_STARTS) else text
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write strict, indented JSON, whole or not at all.
-
-    Args:
-        path: The file to write; its folder must exist.
-        content: Dictionaries, lists, text, finite numbers, booleans and None.
-
-    Raises:
-        ValueError: There is a NaN or an infinity in it, which JSON does not know.
-    """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_write(path) as partial, _open_text(partial) as file:
-        file.write(text + "\n")
-
-
 def _inert(value: object) -> object:
     """Put an apostrophe before text that would be read as a formula; leave all else alone."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
-
-
-def _open_text(path: Path) -> TextIO:
-    # A lone surrogate stands for a byte of a file name that is not UTF-8; its escape is valid in JSON too.
-    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")

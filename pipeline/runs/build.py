@@ -112,7 +112,7 @@ def build_step(settings: Settings, task: Task) -> TrainingStep:
     refuse_losses(settings, objective, len(task.labels), len(task.channels))
     sources = build_sources(settings, task, network)
     average = WeightAverage(network, choice.averaging) if choice.averaging else None
-    if settings.network.recompute:  # Not of the average, which only answers.
+    if settings.network.recompute:  # Not of the average, which only predicts.
         _recompute(network, settings)
     trained = [network, *(source.network for source in sources if source.network is not None)]
     return TrainingStep(
@@ -128,7 +128,7 @@ def build_step(settings: Settings, task: Task) -> TrainingStep:
         seed=settings.seed,
         alternate=settings.alternate,
         average=average,
-        parts=settings.data.accumulate,
+        accumulate=settings.data.accumulate,
         sources=sources,
     )
 

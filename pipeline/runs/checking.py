@@ -15,7 +15,7 @@ from pipeline.data.layouts import Dataset, read_dataset
 from pipeline.data.repairs import Repair, log_rows, refuse_unknown, repair_dataset
 from pipeline.files import regular
 from pipeline.outputs import Output
-from pipeline.reports.files import write_json
+from pipeline.strict_json import write_json
 from pipeline.terminal import note, progress
 
 if TYPE_CHECKING:

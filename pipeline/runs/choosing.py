@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.data.inspection import CaseFacts
-    from pipeline.data.nifti import Scan
+    from pipeline.nifti.volume import Scan
     from pipeline.types import Case, Task
 
 # A component that is dropped as too small has at most this share of the smallest true one's volume.

@@ -11,12 +11,13 @@ from pipeline.data.examining import THREADS
 from pipeline.memory import memory_for
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 from pipeline.outputs import Output
-from pipeline.reports.files import write_cases_csv, write_json
+from pipeline.reports.files import write_cases_csv
 from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.folder import SCORES
 from pipeline.runs.pairing import TOO_LARGE, checked_pairs, declared_labels
 from pipeline.runs.reporting import report_masks
+from pipeline.strict_json import write_json
 from pipeline.terminal import progress
 
 if TYPE_CHECKING:

@@ -25,7 +25,6 @@ from pipeline.outputs import LIST
 from pipeline.pacing.budget import Budget
 from pipeline.plugins import load_remembered, remember
 from pipeline.reports.figures import REPORT_FILES
-from pipeline.reports.files import write_json
 from pipeline.runs.stored import (
     BUDGET,
     CONFIG,
@@ -39,6 +38,7 @@ from pipeline.runs.stored import (
     read_decisions,
     read_own,
 )
+from pipeline.strict_json import write_json
 from pipeline.terminal import note
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from pipeline.data.splits import all_cases, split_cases
 from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
 from pipeline.files import locked
-from pipeline.reports.files import write_json
 from pipeline.runs import resuming
 from pipeline.runs.folder import SCORES, RunFolder, write_own
 from pipeline.runs.models import fold_folder
@@ -24,6 +23,7 @@ from pipeline.runs.planning import absolute, check_dataset_of, refuse_parted_cop
 from pipeline.runs.run_scores import validate
 from pipeline.runs.starting import train
 from pipeline.runs.stored import FOLDS, INDEX, OUT_OF_FOLD, read_index
+from pipeline.strict_json import write_json
 from pipeline.terminal import note
 
 if TYPE_CHECKING:

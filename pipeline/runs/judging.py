@@ -167,13 +167,13 @@ def refuse_declared_patch(path: Path, network: nn.Module, settings: Settings, ta
     channels = len(task.channels)
     try:
         with torch.no_grad():
-            answer = network.eval()(torch.zeros(1, channels, *patch, device=settings.device))
+            output = network.eval()(torch.zeros(1, channels, *patch, device=settings.device))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError) as error:
         raise _foreign(path, f"it cannot take patches of {patch}: {_first_line(error)}") from None
-    if tuple(answer.shape) != (1, len(task.labels), *patch):
-        raise _foreign(path, f"it answers patches of {patch} with {tuple(answer.shape[1:])}")
+    if tuple(output.shape) != (1, len(task.labels), *patch):
+        raise _foreign(path, f"its output for patches of {patch} is {tuple(output.shape[1:])}")
 
 
 def _first_line(error: Exception) -> str:

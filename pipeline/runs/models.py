@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from pipeline.checkpoints import newest_checkpoint
-from pipeline.engines.devices import find_hardware
 from pipeline.errors import Problem, UserError
+from pipeline.planning.devices import find_hardware
 from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
 from pipeline.prediction.predictor import Ensemble, Predictor

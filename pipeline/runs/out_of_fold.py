@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.checkpoints import Which
-    from pipeline.data.nifti import Scan
     from pipeline.metrics.calibration import Expectation
+    from pipeline.nifti.volume import Scan
     from pipeline.prediction.predictor import Segmenter
 
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Answers for each scan with the predictor that was not trained on it.
+    """Predicts each scan with the predictor that was not trained on it.
 
     Attributes:
         by_images: The predictor of each scan, by the scan's files.

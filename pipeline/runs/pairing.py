@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.inspection import examine_pair
 from pipeline.data.layouts import scans_in
 from pipeline.data.layouts.dataset import BadEntryError, read_labels

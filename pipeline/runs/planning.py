@@ -11,9 +11,9 @@ from pipeline.data.check import copies
 from pipeline.data.classes import classes_of, split_warnings
 from pipeline.data.packed import Packed
 from pipeline.data.splits import Split, all_cases, split_cases
-from pipeline.engines.devices import find_hardware
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write
+from pipeline.planning.devices import find_hardware
 from pipeline.planning.doctor import Finding, examine
 from pipeline.planning.limits import refuse_step, size
 from pipeline.planning.plan import Choice, Plan, make_plan
@@ -34,8 +34,8 @@ class Prepared:
 
     Attributes:
         index: The checked dataset.
-        split: Who teaches and who tests.
-        visible: The index without those who test.
+        split: Which cases are trained on, and which are held out.
+        visible: The index without those that are held out.
         plan: The recipe without any ``auto``, and the reasons.
     """
 
@@ -65,24 +65,24 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     data = recipe.data
     if data.fold:
         refuse_parted_copies(index)
-    labels_teach = recipe.segments is None
+    with_labels = recipe.segments is None
     classes = classes_of(index.facts, index.ignore)
     split = split_cases(
         index.dataset,
         data.validation_fraction,
         recipe.seed,
-        labels_teach=labels_teach,
+        with_labels=with_labels,
         fold=data.fold,
-        classes=classes if labels_teach else None,
+        classes=classes if with_labels else None,
     )
-    if labels_teach:
+    if with_labels:
         found = split_warnings(split, index.labels, classes, str(index.dataset.source))
         for problem in (problem for problem in found if problem not in index.warnings):
             note(str(problem))
     _refuse_unfit(recipe, index, split)
-    taught = [case.id for case in split.labelled + split.unlabelled]
+    trained_on = [case.id for case in split.labelled + split.unlabelled]
     # Held-out cases choose nothing, not even the size of a patch.
-    facts = {name: index.facts[name] if labels_teach else index.facts[name].without_mask() for name in taught}
+    facts = {name: index.facts[name] if with_labels else index.facts[name].without_mask() for name in trained_on}
     visible = replace(index, facts=Packed(facts))  # It lives as long as the training.
     hardware = find_hardware(recipe.device)
     plan = make_plan(recipe, visible, hardware)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.checked import read_images
 from pipeline.errors import UserError
 from pipeline.memory import memory_for
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Which
     from pipeline.data.inspection import CaseFacts
-    from pipeline.data.nifti import Scan
+    from pipeline.nifti.volume import Scan
 
 # Less than this needs no word.
 MUCH_BYTES = 10**9

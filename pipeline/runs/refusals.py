@@ -58,9 +58,9 @@ def refuse_patch(network: torch.nn.Module, settings: Settings, channels: int) ->
     size = tuple(settings.data.patch_size)
     try:
         with torch.no_grad():
-            answer = network.eval()(torch.zeros(1, channels, *size, device=settings.device))
-        if answer.shape[2:] != size:
-            raise ValueError(f"it answers with {tuple(answer.shape[2:])}")
+            output = network.eval()(torch.zeros(1, channels, *size, device=settings.device))
+        if output.shape[2:] != size:
+            raise ValueError(f"its output is {tuple(output.shape[2:])}")
     except (RuntimeError, ValueError, MemoryError) as error:
         if is_out_of_memory(error):
             raise told(error, settings, "to try the network once") from None

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def unseen_cases(run: Path, index: Index) -> tuple[Case, ...]:
     """Return the cases of which the run was trained on no channel, however that was stored."""
     split = read_own(run, SPLIT)
-    taught = {*split["labelled"], *split["unlabelled"]}
-    known = facts_of(run, taught)
-    seen = {key for case in taught for keys in known[case].known_by for key in keys}
+    trained_on = {*split["labelled"], *split["unlabelled"]}
+    known = facts_of(run, trained_on)
+    seen = {key for case in trained_on for keys in known[case].known_by for key in keys}
     unseen = tuple(c for c in index.dataset.cases if seen.isdisjoint(chain(*index.facts[c.id].known_by)))
     if not unseen:
         message = "has no labelled case that the run was not trained on"

@@ -6,20 +6,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline import __version__
-from pipeline.checkpoints import output_of
 from pipeline.engines.evaluator import SegmentationEvaluator, Watch
 from pipeline.metrics.case import TOLERANCE_MM
-from pipeline.reports.files import write_cases_csv, write_json
+from pipeline.reports.files import write_cases_csv
 from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.checking import check_dataset
 from pipeline.runs.fitting import refuse_misfits
-from pipeline.runs.folder import SCORES
+from pipeline.runs.folder import SCORES, RunFolder
 from pipeline.runs.models import load_model
 from pipeline.runs.parts_of_run import load_metrics
 from pipeline.runs.reporting import add_case, curves_of, report_run
 from pipeline.runs.scored_cases import other_cases, own_cases, unseen_cases
 from pipeline.runs.segments import MATCHED, describe, labels_of, match
+from pipeline.strict_json import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,7 +93,7 @@ def validate_run(
         UserError: The checkpoint or the dataset cannot be used, or there is nothing to validate on.
     """
     folder = _folder_of_scores(run, source, which)
-    output_of(folder).refuse_foreign(SCORES)
+    RunFolder(folder).output.refuse_foreign(SCORES)
     curves_of(run)  # Before anything is computed that could not be reported.
     model = load_model(run, which, plugins)
     metrics = load_metrics(run, model.recipe)
@@ -155,11 +155,11 @@ def score(
     """Predict and score cases on their own grids.
 
     Args:
-        predictor: Answers with the labels of the masks, or with segments.
+        predictor: Predicts the labels of the masks, or segments.
         cases: With masks.
         facts: What the check found of each; files that are not those that were checked are refused.
         truth: What the masks tell.
-        matched: Whether the predictor answers with segments, which are first matched to the labels of these cases.
+        matched: Whether the predictor predicts segments, which are first matched to the labels of these cases.
         tolerance_mm: Of the surface Dice.
         pictures: Whether the scans and both masks are kept, on the disk, for a report.
         overlap_only: Leaves out surfaces, lesions and calibration.
@@ -199,7 +199,7 @@ def write_scores(
     about: dict[str, Any] = {"checkpoint": which, "step": step, "notes": list(notes), "version": __version__}
     about |= {"tolerance_mm": scored.tolerance_mm, "calibration": scored.calibration}
     facts = {"Checkpoint": f"{which}, step {step}"}
-    with output_of(folder).writing(SCORES) as stage:
+    with RunFolder(folder).output.writing(SCORES) as stage:
         write_cases_csv(stage / "cases.csv", scored.results)
         write_json(stage / "summary.json", about | scored.matching | summary.as_dict())
         report_run(

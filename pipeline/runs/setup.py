@@ -112,7 +112,7 @@ class Setup:
             quick: Whether overlap alone is measured, and no picture kept.
             at_most: Of so many cases; None is all of them.
         """
-        predictor = build_predictor(self.recipe, self.task, self.step.answering)
+        predictor = build_predictor(self.recipe, self.task, self.step.validated)
         return score(
             predictor,
             self.split.validation[:at_most],

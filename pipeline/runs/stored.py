@@ -56,7 +56,7 @@ class Stored(BaseModel):
 
 
 class StoredSplit(Stored):
-    """Who teaches and who tests."""
+    """Which cases are trained on, and which are held out."""
 
     labelled: Ids
     unlabelled: Ids

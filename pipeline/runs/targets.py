@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.layouts import open_dataset
 from pipeline.data.layouts.channels import CHANNEL
 from pipeline.errors import Problem, UserError, nearest

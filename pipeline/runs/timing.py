@@ -206,7 +206,7 @@ def _choices(recipe: Settings, decided: Decisions) -> str:
 def lighten(training: T, step_s: float, plan: Plan, budget: Budget, make: Callable[[Settings], T]) -> tuple[T, float]:
     """Return a training with less to do in a step where the time has too few of the plan's, and the seconds of one.
 
-    Many steps on smaller patches teach more than a few on large ones.
+    Many steps on smaller patches are worth more than a few on large ones.
     """
     enough_s = budget.left_s / WANTED_STEPS
     if step_s <= enough_s or not plan.lighter:

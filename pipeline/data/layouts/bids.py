@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.data.container import is_nifti
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset, say_which
 from pipeline.data.layouts.entities import OTHER_MASKS, Mask, Name, as_mask, parse
 from pipeline.data.layouts.folders import HERE, other_scans
@@ -14,6 +13,7 @@ from pipeline.data.layouts.names import counted, namesakes
 from pipeline.data.layouts.synonyms import KEYS, meaning, names_masks
 from pipeline.data.layouts.tables import read_table
 from pipeline.errors import Names, Problem, nearest
+from pipeline.nifti.container import is_nifti
 from pipeline.types import Case
 
 if TYPE_CHECKING:

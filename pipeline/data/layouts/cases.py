@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.data.container import stem
 from pipeline.data.layouts.bids import Bids
 from pipeline.data.layouts.case_folders import (
     Place,
@@ -24,6 +23,7 @@ from pipeline.data.layouts.lists import describes_folders, list_in, sections_of
 from pipeline.data.layouts.names import SEPARATORS, counted, mask_endings, without_ending
 from pipeline.data.layouts.synonyms import names_images, names_masks
 from pipeline.errors import Problem, nearest
+from pipeline.nifti.container import stem
 from pipeline.types import Case
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.data.container import is_nifti, stem
 from pipeline.errors import Problem, nearest
+from pipeline.nifti.container import is_nifti, stem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.data.container import stem
 from pipeline.data.layouts.synonyms import names_masks
+from pipeline.nifti.container import stem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.container import is_nifti, is_other_scan, stem
 from pipeline.data.layouts.channels import gaps, group, numbers_channels, without_number
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset, say_which
 from pipeline.data.layouts.lists import describes_folders, list_in, read_about, sections_of
@@ -22,6 +21,7 @@ from pipeline.data.layouts.names import (
 )
 from pipeline.data.layouts.synonyms import holds_images, holds_masks, names_masks, tokens
 from pipeline.errors import Problem, UserError, nearest
+from pipeline.nifti.container import is_nifti, is_other_scan, stem
 from pipeline.types import Case
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import os
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from pipeline.data.container import SUFFIXES, is_nifti, is_other_scan, stem
 from pipeline.data.layouts.folders import subfolders
 from pipeline.data.layouts.names import bare_mask
 from pipeline.data.layouts.synonyms import holds_images, names_masks, part_of
 from pipeline.errors import Problem
+from pipeline.nifti.container import SUFFIXES, is_nifti, is_other_scan, stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

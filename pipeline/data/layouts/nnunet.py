@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.data.codes import is_warning
-from pipeline.data.container import SUFFIXES, stem
 from pipeline.data.layouts.channels import gaps, group, without_number
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
 from pipeline.data.layouts.folders import list_scans, unlabelled_folder
 from pipeline.data.layouts.lists import list_in, read_about, read_json
 from pipeline.data.layouts.names import namesakes
 from pipeline.errors import Problem
+from pipeline.nifti.container import SUFFIXES, stem
 from pipeline.types import Case
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from pipeline.data.container import OTHER_FORMATS, SUFFIXES, stem
 from pipeline.data.layouts.dataset import BadEntryError, inside
 from pipeline.data.layouts.synonyms import (
     KEYS,
@@ -20,6 +19,7 @@ from pipeline.data.layouts.synonyms import (
     slip,
 )
 from pipeline.errors import Problem, nearest
+from pipeline.nifti.container import OTHER_FORMATS, SUFFIXES, stem
 from pipeline.types import Case, Role
 
 if TYPE_CHECKING:

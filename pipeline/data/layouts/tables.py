@@ -28,7 +28,7 @@ FORMAT = "give columns image (or image_0, image_1, …) and perhaps label, id, p
 class Table(Layout):
     """CSV or TSV: columns ``image`` (or ``image_0``, ``image_1``, …), ``label``, ``id``, ``patient``, ``role``.
 
-    A row without a role teaches; with a label it may be drawn to validate.
+    A row without a role is trained on; with a label it may be drawn to validate.
 
     Attributes:
         fold: Rows with this ``fold`` validate, and those with another one train.

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pipeline.data.container import BY_ITS_TOOL, fault
-from pipeline.data.forms import SQUARE_ERROR, Forms
 from pipeline.errors import Problem
+from pipeline.nifti.container import BY_ITS_TOOL, fault
+from pipeline.nifti.forms import SQUARE_ERROR, Forms
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data.container import HEAD, SUFFIXES, fault, is_nifti, read_container, stem
-from pipeline.data.header import Header, check_extensions, parse_header
 from pipeline.files import atomic_write
+from pipeline.nifti.container import HEAD, SUFFIXES, fault, is_nifti, read_container, stem
+from pipeline.nifti.header import Header, check_extensions, parse_header
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from pipeline.data.forms import Forms
     from pipeline.errors import Problem
+    from pipeline.nifti.forms import Forms
 
 __all__ = ["SUFFIXES", "Scan", "is_nifti", "load", "save_labels", "save_volume", "scan_of", "stem"]
 
