@@ -83,7 +83,9 @@ def _placed(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Let relative paths of a recipe's file begin at its folder; those of overrides begin where the command runs."""
 
     def placed(value: Any) -> Any:
-        return str(folder / value) if isinstance(value, str) and value else value
+        if isinstance(value, str) and value:
+            return str(folder / value)
+        return value
 
     result = raw | {key: placed(raw[key]) for key in ("dataset", "root") if key in raw}
     if isinstance(raw.get("plugins"), list):

@@ -44,7 +44,9 @@ class Decisions(Section):
 
     def on(self, device: str) -> Decisions:
         """Return those that count on a device: where a GPU computes, the threads neither matter nor are tried."""
-        return self if device == "cpu" else Decisions(corrections=self.corrections)
+        if device == "cpu":
+            return self
+        return Decisions(corrections=self.corrections)
 
 
 NONE = Decisions()

@@ -170,4 +170,6 @@ def joined(before: str, message: str) -> str:
     "expected 'auto', or expected a valid array, not 5"
     """
     told = before.rpartition(", not")[0]
-    return message if message.rpartition(", not")[0] in told.split(", or ") else f"{told}, or {message}"
+    if message.rpartition(", not")[0] in told.split(", or "):
+        return message
+    return f"{told}, or {message}"

@@ -63,7 +63,9 @@ def _problem(path: Path, error: OSError, needed: int) -> Problem:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count} bytes"
+    if count >= 1e5:
+        return f"{count / 1e6:.1f} MB"
+    return f"{count} bytes"
 
 
 def _free(folder: Path) -> int:

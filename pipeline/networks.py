@@ -105,7 +105,9 @@ class SupervisedDynUNet(DynUNet):
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return logits, or in training, under deep supervision, those of each level, the finest first."""
         logits: Tensor = self.output_block(self.skip_layers(image))
-        return (logits, *self.heads) if self.training and self.deep_supervision else logits
+        if self.training and self.deep_supervision:
+            return (logits, *self.heads)
+        return logits
 
 
 @NETWORKS.register("dynunet")

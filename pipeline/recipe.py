@@ -118,4 +118,6 @@ class Recipe(Section):
         if self.segments is not None:
             return ("unlabelled",)
         looks_at_all = any(term.on != "labelled" and term.weight > 0 for term in self.objective)
-        return ("labelled", "unlabelled") if looks_at_all else ("labelled",)
+        if looks_at_all:
+            return ("labelled", "unlabelled")
+        return ("labelled",)

@@ -144,7 +144,9 @@ def _type_of(parameter: inspect.Parameter, component: Any) -> Any:
     # A class that inherits its constructor has the constructor's annotations, which its parent's module explains.
     function = component.__init__ if inspect.isclass(component) else component
     if not isinstance(parameter.annotation, str):
-        return Any if parameter.annotation is parameter.empty else parameter.annotation
+        if parameter.annotation is parameter.empty:
+            return Any
+        return parameter.annotation
     try:
         return eval(parameter.annotation, vars(sys.modules[function.__module__]))  # noqa: S307 - the module's own text
     except NameError:

@@ -147,7 +147,9 @@ class Check:
         if self.dataset.channels is not None:
             return self.dataset.channels
         count = next(iter(self.seen.values())).channels
-        return ("image",) if count == 1 else tuple(f"channel {n}" for n in range(count))
+        if count == 1:
+            return ("image",)
+        return tuple(f"channel {n}" for n in range(count))
 
     def _across_cases(self) -> list[Problem]:
         """Find what no file shows alone."""

@@ -195,7 +195,9 @@ def _intensities(
 
 def _annotated(labels: NDArray[Any], ignore: int | None) -> NDArray[Any]:
     """Return labels in which voxels that nobody has annotated are background."""
-    return labels if ignore is None else np.where(labels == ignore, 0, labels)
+    if ignore is None:
+        return labels
+    return np.where(labels == ignore, 0, labels)
 
 
 def examine_pair(

@@ -161,7 +161,9 @@ class _Failure:
 
     @property
     def error(self) -> UserError:
-        return FilesChangedError(self.problems) if self.changed else UserError(self.summary, self.problems)
+        if self.changed:
+            return FilesChangedError(self.problems)
+        return UserError(self.summary, self.problems)
 
 
 class _Guarded(Dataset[Any]):

@@ -138,7 +138,9 @@ class TrainingStep:
         Raises:
             UserError: As the step itself.
         """
-        return self._under_way.read() if self._under_way else StepOutput(0)
+        if self._under_way:
+            return self._under_way.read()
+        return StepOutput(0)
 
     @property
     def is_busy(self) -> bool:

@@ -121,7 +121,9 @@ class SegmentationLoss(_Loss):
         kept = per_case.where(counted, 0)
         if self.reduction == "none":
             return kept
-        return kept.sum() if self.reduction == "sum" else kept.sum() / counted.sum().clamp(min=1)
+        if self.reduction == "sum":
+            return kept.sum()
+        return kept.sum() / counted.sum().clamp(min=1)
 
 
 class LabelLoss(SegmentationLoss):
@@ -283,7 +285,9 @@ def _whole(labels: Tensor) -> Tensor:
 
 def levels_of(prediction: Prediction) -> tuple[Tensor, ...]:
     """Return a prediction by level: one, or under deep supervision several."""
-    return prediction if isinstance(prediction, tuple) else (prediction,)
+    if isinstance(prediction, tuple):
+        return prediction
+    return (prediction,)
 
 
 def _shrunk(labels: Tensor, level: Tensor) -> Tensor:

@@ -48,7 +48,9 @@ class Term:
 
     def weight_at(self, progress: float) -> float:
         """Return the factor at ``progress``, the share of the training that is done, 0 to 1."""
-        return self.weight * min(1.0, progress / self.ramp) if self.ramp else self.weight
+        if self.ramp:
+            return self.weight * min(1.0, progress / self.ramp)
+        return self.weight
 
 
 class Objective:

@@ -200,7 +200,9 @@ def _foreground_box(truth: Labels, prediction: Labels) -> Box:
 
 def _extent(line: Mask) -> slice:
     places = np.flatnonzero(line)
-    return _with_margin(int(places[0]), int(places[-1]) + 1, line.size) if places.size else slice(0)
+    if places.size:
+        return _with_margin(int(places[0]), int(places[-1]) + 1, line.size)
+    return slice(0)
 
 
 def _with_margin(start: int, stop: int, size: int) -> slice:

@@ -83,7 +83,9 @@ class Scan:
         """Scaled values ``[C, X, Y, Z]``: float32, or the file's own integers where it has no scaling."""
         stored = self.stored
         if not self._is_scaled:
-            return stored if stored.dtype.kind in "iu" else self._scaled(stored)
+            if stored.dtype.kind in "iu":
+                return stored
+            return self._scaled(stored)
         scaled = np.empty(stored.shape, np.float32, order="F")
         for z in range(stored.shape[3]):
             scaled[..., z] = self._scaled(stored[..., z])
@@ -112,7 +114,9 @@ class Scan:
     def labels(self) -> NDArray[Any]:
         """A mask's label values ``[X, Y, Z]`` as integers, of the file's own type where it holds integers."""
         voxels: NDArray[Any] = self.voxels[0]
-        return voxels if voxels.dtype.kind in "iu" else voxels.round().astype(np.int32)
+        if voxels.dtype.kind in "iu":
+            return voxels
+        return voxels.round().astype(np.int32)
 
 
 def load(path: Path) -> Scan:

@@ -54,7 +54,9 @@ def find_hardware(name: str) -> Hardware:
 
 def _cores() -> int:
     """Return the cores that this process may use, which a container or a batch system may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _memory_bytes(device: torch.device) -> int:

@@ -45,4 +45,6 @@ class Hardware:
         if self.memory_bytes is None:
             return None
         # A CUDA context and the workspaces of its libraries take about a gigabyte.
-        return max(0, int(0.85 * self.memory_bytes) - 2**30) if self.is_cuda else self.memory_bytes // 2
+        if self.is_cuda:
+            return max(0, int(0.85 * self.memory_bytes) - 2**30)
+        return self.memory_bytes // 2

@@ -1,4 +1,4 @@
-"""Refuse what a plan would only fail of later: options that fit no scan, and what there is no memory for."""
+"""Refuse, before anything is prepared, options that fit no scan and what takes more memory than there is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def refuse_scans(
     index: Index, orientation: str, spacing_mm: Sequence[float], hardware: Hardware, *, given: bool
 ) -> None:
-    """Refuse scans that the machine has no memory to bring to the grid: all of them, before any is.
+    """Refuse every scan that takes more memory to resample than the machine has, before any is resampled.
 
     Args:
         index: The checked dataset.
@@ -52,7 +52,7 @@ def refuse_scans(
 
 
 def refuse_step(needed: int | None, hardware: Hardware) -> None:
-    """Refuse a step of which even the least that the estimate may mean is more than the device has.
+    """Refuse a step that is too large for the device even where its estimate is as much too high as it can be.
 
     Raises:
         UserError: It is.

@@ -92,10 +92,10 @@ class Sizes:
 class SizePlanner:
     """Chooses patch, batch, depth and width; what the recipe gives stays.
 
-    The patch is as much of the median scan as is within the device's reach, the batch grows where patches are small,
-    and the network halves each axis while that leaves something to see. Where the estimated memory is over the
-    device's budget, the batch becomes smaller, then goes through the network in parts, then features are computed again
-    in the backward pass, and at last the patch becomes smaller.
+    The patch is the median scan, or as much of it as the device computes in a reasonable step. The batch grows where
+    patches are small, and the network halves each axis as long as enough voxels remain. Where the estimated memory is
+    over the device's budget, the batch becomes smaller, then goes through the network in parts, then features are
+    computed again in the backward pass, and at last the patch becomes smaller.
 
     Attributes:
         recipe: As read.
@@ -322,7 +322,9 @@ class SizePlanner:
         if "strides" not in NETWORKS.options(self.recipe.network.name):
             return (8,) * len(self.shape)  # A U-Net of four levels, whatever it calls them.
         strides = self._given().get("strides")
-        return tuple(math.prod(along) for along in zip(*strides, strict=True)) if strides else ()
+        if strides:
+            return tuple(math.prod(along) for along in zip(*strides, strict=True))
+        return ()
 
     def _options(self, patch: tuple[int, ...]) -> dict[str, Any]:
         """Fill in ``channels``, ``strides`` and ``kernels`` of a network that has them, in lists as YAML has them."""

@@ -260,7 +260,9 @@ def choose_flips(labels: Iterable[str], orientation: str) -> tuple[int, ...]:
     words = {word.lower() for name in names for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
     sided = words & {"left", "right", "l", "r", "lt", "rt", "lh", "rh"}
     nameless = sum(re.fullmatch(r"label \d+", name) is not None for name in names) > 1
-    return () if sided or nameless else tuple(axis for axis, code in enumerate(orientation) if code in "RL")
+    if sided or nameless:
+        return ()
+    return tuple(axis for axis, code in enumerate(orientation) if code in "RL")
 
 
 def _flips(labels: Iterable[str], orientation: str) -> tuple[tuple[int, ...], str]:

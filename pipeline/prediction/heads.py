@@ -43,7 +43,9 @@ class Head:
     @property
     def bias(self) -> Tensor | None:
         """``[classes]``, float32, or None."""
-        return None if self.layer.bias is None else self.layer.bias.detach().float()
+        if self.layer.bias is None:
+            return None
+        return self.layer.bias.detach().float()
 
     @contextmanager
     def removed(self) -> Iterator[None]:
@@ -98,7 +100,9 @@ def _answering(network: nn.Module, image: Tensor, layers: list[nn.Module]) -> nn
             handle.remove()
     found = [layer for layer, output in calls if output is final]
     once = [layer for layer in found if sum(module is layer for module, _ in calls) == 1]
-    return once[0] if once and isinstance(once[0], CONVOLUTIONS) else None
+    if once and isinstance(once[0], CONVOLUTIONS):
+        return once[0]
+    return None
 
 
 def _is_all(network: nn.Module, head: Head, image: Tensor) -> bool:

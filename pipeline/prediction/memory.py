@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 FLOAT = 4
 # Numbers of a block of voxels, all classes of each, that are decided on together.
 BLOCK = 1 << 20
-# What a network holds beside the counted tensors, such as copies in other layouts: measured for three
-# networks, it came to three quarters of them at most.
+# A network holds more than the tensors that are counted, such as copies in other layouts: in three networks that were
+# measured, at most three quarters of the counted bytes again.
 OVERHEAD = 1.75
 # Maps of a block: logits, probabilities, and what a maximum or an expected Dice makes of them.
 BLOCK_MAPS = 6

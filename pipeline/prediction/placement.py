@@ -24,9 +24,9 @@ CODES = {"L": (0, -1), "R": (0, 1), "P": (1, -1), "A": (1, 1), "I": (2, -1), "S"
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """How a scan's own grid and the network's lie to each other; axes are those of the network's grid.
+    """How the voxels of a scan map to the network's grid, and back; all fields are in the order of the network's axes.
 
-    Both ways a position is an index times a scale, and beyond the last voxel the last voxel counts.
+    In both directions a position is an index times a step; outside of a grid the value is that of its nearest voxel.
 
     Attributes:
         axes: The scan's axis that each axis is.

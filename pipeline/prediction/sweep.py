@@ -76,7 +76,9 @@ class Sweep:
     def numbers(self) -> range:
         """The planes of the scan in the order in which they come."""
         count = self.scans[0].shape[self.slab]
-        return range(count - 1, -1, -1) if self.backwards else range(count)
+        if self.backwards:
+            return range(count - 1, -1, -1)
+        return range(count)
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits ``[K, N]`` of what was stitched, ``[F, N]``."""
@@ -85,7 +87,9 @@ class Sweep:
             return features
         weight = head.weight.to(features.device)
         bias = head.bias
-        return weight @ features if bias is None else torch.addmm(bias.to(features.device)[:, None], weight, features)
+        if bias is None:
+            return weight @ features
+        return torch.addmm(bias.to(features.device)[:, None], weight, features)
 
     def planes(self) -> Iterator[Tensor]:
         """Yield what was stitched of each plane of the scan, ``[F, A, B]`` along the scan's two other axes."""

@@ -108,9 +108,13 @@ def _value(text: str | None, kind: str) -> str | int | float | None:
         return value
     if kind == "Outcome" and text not in get_args(Outcome):
         raise ValueError(f"{text[:40]!r} is no outcome")
-    return text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA_STARTS) else text
+    if text[:1] == "'" and text[1:].startswith(FORMULA_STARTS):
+        return text[1:]
+    return text
 
 
 def _inert(value: object) -> object:
     """Put an apostrophe before text that would be read as a formula; leave all else alone."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
+        return f"'{value}"
+    return value

@@ -207,7 +207,9 @@ def _focus(truth: Volume, prediction: Volume) -> tuple[int, int, int]:
     if not marked.any():
         marked = np.not_equal(truth, 0)
     x, y, z = (int(marked.sum(axis=others).argmax()) for others in ((1, 2), (0, 2), (0, 1)))
-    return (x, y, z) if marked.any() else (truth.shape[0] // 2, truth.shape[1] // 2, truth.shape[2] // 2)
+    if marked.any():
+        return (x, y, z)
+    return (truth.shape[0] // 2, truth.shape[1] // 2, truth.shape[2] // 2)
 
 
 @dataclass(kw_only=True)

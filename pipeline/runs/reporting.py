@@ -151,7 +151,9 @@ def _without_place(word: str) -> str:
     ('dataset=liver', 'max_steps=9')
     """
     key, equals, value = word.rpartition("=")
-    return f"{key}{equals}{Path(value).name}" if os.sep in value else word
+    if os.sep in value:
+        return f"{key}{equals}{Path(value).name}"
+    return word
 
 
 class TrainingPicture:

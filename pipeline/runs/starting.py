@@ -103,6 +103,8 @@ def _train_in(
             training = Training(setup, budget, resuming.take_up(setup, start))
             training.run_to_end()
     if training.scored is None:
-        return validate_run(folder.path) if setup.split.validation else None
+        if setup.split.validation:
+            return validate_run(folder.path)
+        return None
     notes = notes_on(setup.recipe, "last")
     return write_scores(folder.path, folder.path, training.scored, "last", training.progress.done, notes)

@@ -90,7 +90,9 @@ def _mask_name(case: Case) -> str:
     ours = len(case.images) > 1 or not name.startswith(own)
     # An id is text of a list's, and not every text can be a file's name.
     usable = own == Path(own).name and own.isprintable() and not own.startswith(".")
-    return f"{own}{first.name.removeprefix(name)}" if ours and usable else first.name
+    if ours and usable:
+        return f"{own}{first.name.removeprefix(name)}"
+    return first.name
 
 
 def scans_of(place: Path, open_as: OpenAs) -> tuple[Case, ...]:

@@ -267,7 +267,9 @@ def time_threads(training: Timed, budget: Budget) -> tuple[int, float]:
         if budget.timing_left_s < each_s:
             return most // 2, fewer_s
     step_s = training.step_s(warm, TIMED_STEPS, min(LONGEST * fewer_s, each_s))
-    return (most, step_s) if fewer_s > FASTER * step_s else (most // 2, fewer_s)
+    if fewer_s > FASTER * step_s:
+        return (most, step_s)
+    return (most // 2, fewer_s)
 
 
 def _is_worth_a_trial(step_s: float, budget: Budget) -> bool:

@@ -40,7 +40,9 @@ class Blur(IntensityAugmentation):
 
     def draw(self, rng: np.random.Generator, _: Patch) -> float | None:
         """Draw a sigma."""
-        return (self.sigma * rng.uniform(0.5, 1) or None) if rng.random() < BLURRED else None
+        if rng.random() < BLURRED:
+            return self.sigma * rng.uniform(0.5, 1) or None
+        return None
 
     def apply(self, image: Tensor, drawn: float) -> None:
         """Average with the weights of a Gaussian along each axis; beyond the edges the nearest voxel goes on."""

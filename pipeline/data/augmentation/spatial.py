@@ -162,4 +162,6 @@ def _sampling_grid(changes: Sequence[Deformation], image: Tensor) -> Tensor:
 def _like(image: Tensor, numbers: NDArray[np.float64]) -> Tensor:
     """Bring numbers to where an image is; pinned, since a CUDA device is waited for otherwise."""
     tensor = torch.from_numpy(numbers).to(image.dtype)
-    return tensor.pin_memory().to(image.device, non_blocking=True) if image.is_cuda else tensor
+    if image.is_cuda:
+        return tensor.pin_memory().to(image.device, non_blocking=True)
+    return tensor

@@ -154,11 +154,15 @@ class Scans(Layout):
     def detect(cls, source: Path) -> str | None:
         """Look for NIfTI files, or scans in other formats, which are then named."""
         if source.is_file():
-            return "it is a scan" if is_nifti(source) or is_other_scan(source) else None
+            if is_nifti(source) or is_other_scan(source):
+                return "it is a scan"
+            return None
         if not source.is_dir():
             return None
         found = [path.name for path in source.iterdir() if is_nifti(path) or is_other_scan(path)]
-        return f"it holds scans such as {min(found)}" if found else None
+        if found:
+            return f"it holds scans such as {min(found)}"
+        return None
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Take every file for an unlabelled scan, or for a channel of one."""
@@ -234,7 +238,9 @@ def _paired(
 
 
 def _look(marks: list[Path]) -> str:
-    return f"it holds names such as {', '.join(path.name for path in marks[:3])}" if marks else "give another ending"
+    if marks:
+        return f"it holds names such as {', '.join(path.name for path in marks[:3])}"
+    return "give another ending"
 
 
 def _more_scans(place: Path | None, known: Iterable[str]) -> tuple[list[Case], list[Problem]]:
@@ -281,7 +287,9 @@ def subfolder(source: Path, name: str, option: str) -> Path:
 
 def unlabelled_folder(source: Path, name: str | None) -> Path | None:
     """Return the folder that the option ``unlabelled`` names; None where it names none."""
-    return None if name is None else subfolder(source, name, "unlabelled")
+    if name is None:
+        return None
+    return subfolder(source, name, "unlabelled")
 
 
 def list_scans(place: Path) -> tuple[list[Path], list[Problem]]:

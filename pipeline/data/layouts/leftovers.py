@@ -50,7 +50,9 @@ def leftovers(dataset: Dataset) -> list[Problem]:
 def _base(dataset: Dataset, used: Iterable[Path]) -> Path:
     """Return the dataset's folder, as its cases write it: those of a list go by no link."""
     folder = dataset.source if dataset.source.is_dir() else dataset.source.parent
-    return folder if any(path.is_relative_to(folder) for path in used) else folder.resolve()
+    if any(path.is_relative_to(folder) for path in used):
+        return folder
+    return folder.resolve()
 
 
 def _files(dataset: Dataset, base: Path, used: Iterable[Path]) -> Iterator[Path]:

@@ -59,7 +59,9 @@ class Decathlon(List):
     def detect(cls, source: Path) -> str | None:
         """Look for a list with the Decathlon's keys."""
         path, content = list_in(source)
-        return f"{path.name} has {_keys(content)}" if path and content and is_decathlon(content) else None
+        if path and content and is_decathlon(content):
+            return f"{path.name} has {_keys(content)}"
+        return None
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Read ``dataset.json``."""
@@ -79,7 +81,9 @@ class Datalist(List):
             return None
         if content is None or (source.is_file() and not describes_folders(content)):
             return f"{path.name} is a list"
-        return f"{path.name} has {_keys(content)}" if sections_of(content) else None
+        if sections_of(content):
+            return f"{path.name} has {_keys(content)}"
+        return None
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Read the list."""

@@ -42,7 +42,9 @@ class NnUNet(Layout):
         if path is None or content is None or "file_ending" not in content:
             return None
         # With a list of its own as well, nnU-Net's keys make it doubtful: both layouts then say what they saw.
-        return f"{path.name} has file_ending" if (path.parent / "imagesTr").is_dir() else None
+        if (path.parent / "imagesTr").is_dir():
+            return f"{path.name} has file_ending"
+        return None
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Read ``dataset.json`` and list the folders beside it."""

@@ -131,4 +131,6 @@ def _nearby(source: Path) -> str:
         for name in LAYOUTS.names
         if LAYOUTS[name].detect(place)
     ]
-    return f"name what is in it: {', '.join(inner[:5])}; or write a list of all of it" if inner else ""
+    if inner:
+        return f"name what is in it: {', '.join(inner[:5])}; or write a list of all of it"
+    return ""

@@ -39,7 +39,9 @@ class Table(Layout):
     @classmethod
     def detect(cls, source: Path) -> str | None:
         """Look at the file's name."""
-        return "it is a table" if source.suffix.lower() in (".csv", ".tsv") and source.is_file() else None
+        if source.suffix.lower() in (".csv", ".tsv") and source.is_file():
+            return "it is a table"
+        return None
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Read the rows."""
