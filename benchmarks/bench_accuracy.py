@@ -39,7 +39,7 @@ from typing import Any
 import nibabel as nib
 
 from pipeline.bounds import seconds_of
-from pipeline.engines.devices import find_hardware
+from pipeline.planning.devices import find_hardware
 from pipeline.planning.plan import choose_precision
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,11 +126,11 @@ def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, step
     from monai.losses import DeepSupervisionLoss, DiceCELoss
     from monai.utils import set_determinism
 
-    from pipeline import runs
-    from pipeline.data import nifti
-    from pipeline.engines.steps import Schedule
+    from pipeline import nifti, runs
+    from pipeline.engines.schedules import Schedule
     from pipeline.runs import build
     from pipeline.runs.planning import prepare
+    from pipeline.runs.predictors import build_predictor
     from pipeline.runs.segments import task_of
 
     set_determinism(seed)
@@ -181,7 +181,7 @@ def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, step
     engine.add_event_handler(Events.ITERATION_COMPLETED(once=steps), lambda: engine.terminate())
     engine.run()
     took = time.perf_counter() - started
-    predictor = build.build_predictor(recipe, task, network)
+    predictor = build_predictor(recipe, task, network)
     (folder / "masks").mkdir()
     for scan in sorted((folder.parent / "scans").iterdir()):
         nifti.save_labels(folder / "masks" / scan.name, predictor([scan]), nifti.load(scan))

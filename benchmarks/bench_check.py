@@ -33,7 +33,7 @@ import nibabel as nib
 import numpy as np
 from monai.transforms import LoadImage
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.content import hash_scan
 from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.layouts import open_dataset
@@ -103,7 +103,7 @@ def time_loads(paths, rounds):
 
 def time_hashes(path, rounds):
     """Milliseconds of a look at one scan, and of the hashes of its voxels in it."""
-    case, scan = Case("large", (path,), None, "large"), nifti.load(path)
+    case, scan = Case(id="large", images=(path,), label=None, patient="large"), nifti.load(path)
     found = alternate(
         rounds,
         look=lambda: examine_case(case, Declared()) and None,

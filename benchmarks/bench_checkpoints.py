@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.checkpoints import load_checkpoint, save_checkpoint
-from pipeline.engines.devices import find_hardware
-from pipeline.engines.steps import Schedule, TrainingStep
+from pipeline.engines.schedules import Schedule
+from pipeline.engines.steps import TrainingStep
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
 from pipeline.networks import NETWORKS
 from pipeline.pacing.course import Course
+from pipeline.planning.devices import find_hardware
 from pipeline.planning.plan import choose_precision
 from pipeline.recipe import Recipe
 
@@ -70,7 +71,16 @@ def make_step() -> TrainingStep:
     objective = Objective([Term(name="dice", loss=LOSSES.build("dice", {}), on="labelled")])
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     precision = getattr(torch, choose_precision(find_hardware("cpu")))
-    return TrainingStep(network, objective, optimizer, Schedule(1e-3, 0.0), Course(1000), precision, 12.0, 0)
+    return TrainingStep(
+        network=network,
+        objective=objective,
+        optimizer=optimizer,
+        schedule=Schedule(1e-3, 0.0),
+        course=Course(1000),
+        precision=precision,
+        clip_norm=12.0,
+        seed=0,
+    )
 
 
 def main() -> None:

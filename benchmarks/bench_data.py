@@ -58,7 +58,7 @@ def pss_bytes() -> int:
 
 def ours(folder: Path, store: Path):
     """Return a function from workers to a loader of one epoch."""
-    from pipeline.data.augmentation import Augmentation, Strength
+    from pipeline.data.augmentation import AugmentationChain, Patch, standard
     from pipeline.data.cache import Cache
     from pipeline.data.check import Check
     from pipeline.data.layouts import read_dataset
@@ -71,7 +71,7 @@ def ours(folder: Path, store: Path):
     cache = Cache(store, index, Grid("RAS", (1.0, 1.0, 1.0)))
     list(cache.fill(index.dataset.cases))
     streams = {"labelled": Stream(index.dataset.cases, BATCH, 1)}
-    unchanged = Augmentation(Strength(), (1.0, 1.0, 1.0))
+    unchanged = AugmentationChain(standard(), Patch((1.0, 1.0, 1.0)))
     batches = StepBatches(streams, cache.get, PATCH, unchanged, 0)
     steps = -(-len(index.dataset.cases) // BATCH)
     return lambda epoch, workers: StepLoader(

@@ -85,8 +85,17 @@ def predictors(row: Row) -> list[Any]:
     from pipeline.prediction.predictor import Predictor
 
     values = tuple(range(row.classes))
-    about = (Grid("RAS", row.target_mm), row.patch, values, torch.float32)
-    return [Predictor(network_of(row, seed), *about, mirrors=row.mirrors) for seed in range(row.members)]
+    return [
+        Predictor(
+            network=network_of(row, seed),
+            grid=Grid("RAS", row.target_mm),
+            patch_size=row.patch,
+            label_values=values,
+            precision=torch.float32,
+            mirrors=row.mirrors,
+        )
+        for seed in range(row.members)
+    ]
 
 
 def segmenter(row: Row) -> Any:
@@ -101,11 +110,11 @@ def ours(row: Row, scan: Path, mask: Path) -> Told:
     """Predict as ``fewmask predict`` does."""
     from pipeline.data.examining import examine
     from pipeline.data.inspection import Declared
-    from pipeline.data.nifti import load, save_labels
+    from pipeline.nifti.volume import load, save_labels
     from pipeline.types import Case
 
     before, peaks = peak_bytes(), {}
-    examine(Case("scan", (scan,), None, ""), Declared(channels=1))
+    examine(Case(id="scan", images=(scan,), label=None, patient=""), Declared(channels=1))
     peaks["peak_of_check_gb"] = (peak_bytes() - before) / 1e9
     loaded = load(scan)
     labels = segmenter(row).segment([loaded])
@@ -125,7 +134,7 @@ def plain(row: Row, scan: Path, mask: Path) -> Told:
     """Predict with every class of the whole scan at once."""
     from plain_prediction import plain as plainly
 
-    from pipeline.data.nifti import load, save_labels
+    from pipeline.nifti.volume import load, save_labels
 
     loaded = load(scan)
     save_labels(mask, plainly(segmenter(row)).segment([loaded]).labels, loaded)

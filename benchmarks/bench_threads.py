@@ -28,7 +28,9 @@ from pipeline.data.loaders import StepLoader
 from pipeline.data.phantom import write_phantom
 from pipeline.pacing.course import Course
 from pipeline.runs import build
-from pipeline.runs.planning import prepare, read_recipe
+from pipeline.runs.batches import build_batches, build_cache
+from pipeline.runs.planning import prepare
+from pipeline.runs.requests import read_recipe
 from pipeline.runs.segments import task_of
 from pipeline.runs.timing import to_begin_with
 
@@ -45,7 +47,7 @@ def steps_of(dataset: Path, store: Path, words: list[str]) -> Callable[[], objec
     recipe, course = to_begin_with(prepared.plan.recipe), Course(2 * 10**6)
     step = build.build_step(recipe, task_of(recipe, prepared.index))
     step.course = course
-    batches = build.build_batches(recipe, prepared.split, build.build_cache(recipe, prepared.index, store))
+    batches = build_batches(recipe, prepared.split, build_cache(recipe, prepared.index, store))
     loaded, numbers = iter(StepLoader(batches, itertools.count(), 0, pin_memory=False)), itertools.count(10**6)
     return lambda: step(cast("Any", SimpleNamespace(state=SimpleNamespace(iteration=next(numbers)))), next(loaded))
 

@@ -72,7 +72,7 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     """Return the training step and the batches that `fewmask train` would make."""
     import torch
 
-    from pipeline.data.augmentation import Augmentation, Strength
+    from pipeline.data.augmentation import AugmentationChain, Patch, standard
     from pipeline.data.cache import Cache
     from pipeline.data.check import Check
     from pipeline.data.layouts import read_dataset
@@ -80,13 +80,14 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     from pipeline.data.resident import Resident
     from pipeline.data.transforms import Grid
     from pipeline.engines.averaging import WeightAverage
-    from pipeline.engines.devices import find_hardware
-    from pipeline.engines.steps import Schedule, TrainingStep
+    from pipeline.engines.schedules import Schedule
+    from pipeline.engines.steps import TrainingStep
     from pipeline.losses.cross_entropy import CrossEntropyLoss
     from pipeline.losses.dice import DiceLoss
     from pipeline.losses.objective import Objective, Term
     from pipeline.networks import NETWORKS
     from pipeline.pacing.course import Course
+    from pipeline.planning.devices import find_hardware
     from pipeline.planning.plan import choose_precision
 
     check = Check(read_dataset(folder))
@@ -95,10 +96,13 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     cache = Cache(store, index, Grid("RAS", (1.0, 1.0, 1.0)))
     list(cache.fill(index.dataset.cases))
     cases = tuple(case for case in index.dataset.cases if case.label)
-    strength = Strength((0, 1, 2), 30, 0.3, 0.0, 0.3, 1.0, 0.25, 0.25, 1.0, 0.3)
+    strengths = {"noise": 0.3, "blur": 1.0, "brightness": 0.25, "contrast": 0.25, "low_resolution": 1.0, "gamma": 0.3}
+    chain = standard(flip_axes=(0, 1, 2), rotation_degrees=30, scaling=0.3, **strengths)
     hardware = find_hardware("auto")
     read = Resident(cache.get, hardware.device).get if hardware.is_cuda else cache.get
-    batches = StepBatches({"labelled": Stream(cases, BATCH, 1)}, read, PATCH, Augmentation(strength, (1.0,) * 3), 0)
+    batches = StepBatches(
+        {"labelled": Stream(cases, BATCH, 1)}, read, PATCH, AugmentationChain(chain, Patch((1.0,) * 3)), 0
+    )
     network = NETWORKS.build("dynunet", {"channels": FEATURES}, spatial_dims=3, in_channels=1, out_channels=3)
     network.to(hardware.device)
     terms = [
@@ -109,7 +113,15 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=hardware.is_cuda)
     schedule, average = Schedule(1e-3, 0.05), WeightAverage(network, 0.02)
     step = TrainingStep(
-        network, Objective(terms), optimizer, schedule, Course(10_000), precision, 12.0, 0, average=average
+        network=network,
+        objective=Objective(terms),
+        optimizer=optimizer,
+        schedule=schedule,
+        course=Course(10_000),
+        precision=precision,
+        clip_norm=12.0,
+        seed=0,
+        average=average,
     )
     return step, iter(StepLoader(batches, range(10_000), 0, pin_memory=False))
 
@@ -165,7 +177,7 @@ def measure_monai(folder: Path, steps: int, autocast: bool) -> dict[str, object]
     from monai.losses import DeepSupervisionLoss, DiceCELoss
     from monai.networks.nets import DynUNet
 
-    from pipeline.engines.devices import find_hardware
+    from pipeline.planning.devices import find_hardware
     from pipeline.planning.plan import choose_precision
 
     keys, angle = ("image", "label"), float(np.deg2rad(30))

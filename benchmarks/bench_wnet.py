@@ -23,8 +23,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
 
-from pipeline import runs
-from pipeline.data import nifti
+from pipeline import nifti, runs
 from pipeline.data.layouts import open_dataset
 from pipeline.data.normalization import Normalized
 from pipeline.data.phantom import LABELS, write_phantom

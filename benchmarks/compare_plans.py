@@ -27,15 +27,16 @@ from pipeline import config
 from pipeline.data.check import Check
 from pipeline.data.layouts import read_dataset
 from pipeline.data.phantom import phantom_case
-from pipeline.engines.sources import SOURCES
-from pipeline.losses import LOSSES
-from pipeline.networks import NETWORKS
 from pipeline.planning.hardware import Hardware
 from pipeline.planning.plan import make_plan
 from pipeline.reports.plans import brief
+from pipeline.runs.components import COMPONENTS
 
 GIB = 2**30
-MACHINES = {"GPU, 8 GB": Hardware("cuda", True, 8, 8 * GIB), "2 cores": Hardware("cpu", True, 2, 24 * GIB)}
+MACHINES = {
+    "GPU, 8 GB": Hardware(device="cuda", bfloat16=True, cores=8, memory_bytes=8 * GIB),
+    "2 cores": Hardware(device="cpu", bfloat16=True, cores=2, memory_bytes=24 * GIB),
+}
 
 NNUNET = """
 import json, sys
@@ -132,7 +133,7 @@ def our_plan(folder: Path, hardware: Hardware) -> dict[str, str]:
     for _ in check:
         pass
     raw = config.read(config.shipped()["supervised"]) | {"dataset": str(folder)}
-    plan = make_plan(config.parse(raw, "supervised", LOSSES, NETWORKS, SOURCES), check.index(), hardware)
+    plan = make_plan(config.parse(raw, "supervised", COMPONENTS), check.index(), hardware)
     data, options = plan.recipe.data, plan.recipe.network.options
     return {
         "spacing": brief(data.spacing_mm),

@@ -20,12 +20,12 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - as its users do
 import torch
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.codes import is_warning
-from pipeline.data.forms import corners_of
-from pipeline.data.grids import corner_distances
 from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.transforms import Grid
+from pipeline.nifti.forms import corners_of
+from pipeline.nifti.grids import corner_distances
 from pipeline.prediction.predictor import Predictor
 from pipeline.types import Case
 
@@ -78,12 +78,14 @@ def apart(scan: nifti.Scan, other: np.ndarray | None) -> float | None:
 
 def decide(path: Path, folder: Path) -> dict[str, object]:
     about: dict[str, object] = {"file": path.name, "bytes": path.stat().st_size}
-    facts, problems = examine_case(Case("a", (path,), None, "a"), Declared())
+    facts, problems = examine_case(Case(id="a", images=(path,), label=None, patient="a"), Declared())
     if facts is None or any(not is_warning(problem) for problem in problems):
         # Channels may be declared, and then the file is read.
         undeclared = {problem.code for problem in problems if not is_warning(problem)} == {"undeclared-channels"}
         if undeclared:
-            facts, problems = examine_case(Case("a", (path,), None, "a"), Declared(channels=nifti.load(path).channels))
+            facts, problems = examine_case(
+                Case(id="a", images=(path,), label=None, patient="a"), Declared(channels=nifti.load(path).channels)
+            )
         about["declared"] = undeclared
     about["codes"] = sorted({problem.code for problem in problems})
     about["messages"] = sorted({problem.message for problem in problems})
@@ -96,7 +98,9 @@ def decide(path: Path, folder: Path) -> dict[str, object]:
     about["shape"] = list(scan.header.dims)
     about["forms"] = [scan.header.forms.qform_code, scan.header.forms.sform_code]
     about["nibabel apart"], about["itk apart"] = apart(scan, by_nibabel(path)), apart(scan, by_itk(path))
-    labels = Predictor(Threshold(), ANY, (64, 64, 64), (0, 1), torch.float32)([path])
+    labels = Predictor(
+        network=Threshold(), grid=ANY, patch_size=(64, 64, 64), label_values=(0, 1), precision=torch.float32
+    )([path])
     mask = folder / "mask.nii.gz"
     nifti.save_labels(mask, labels, scan)
     about["mask on the scan's grid"] = (

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.planning.plan import Plan
     from pipeline.reports.comparison import Comparison
     from pipeline.reports.summary import Summary
-    from pipeline.runs.planning import Request
+    from pipeline.runs.requests import Request
     from pipeline.runs.scoring import Scores
 
 AnyPath: TypeAlias = str | PathLike[str]
@@ -279,7 +279,7 @@ def load(run: AnyPath, *, checkpoint: Which = "last", plugins: Sequence[AnyPath]
 
 def _request(source: Source, settings: Mapping[str, Any] | None, folds: int | None = None) -> Request:
     from pipeline import config
-    from pipeline.runs.planning import parse_request
+    from pipeline.runs.requests import parse_request
 
     overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items()]
     if not isinstance(source, Recipe | Mapping):

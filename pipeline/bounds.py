@@ -31,6 +31,15 @@ Intensity = Annotated[float, Field(ge=-1e9, le=1e9)]
 # What a float32 divides by and is squared without becoming 0 or infinite.
 Scale = Annotated[float, Field(ge=1e-6, le=1e9)]
 
+# Strengths of augmentations; 0 switches one off.
+FlipAxes = Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(max_length=3)]
+Degrees = Annotated[float, Field(ge=0, le=180)]
+RelativeChange = Annotated[float, Field(ge=0, lt=1)]
+Displacement = Annotated[float, Field(ge=0, le=1000)]
+NoiseSigma = Annotated[float, Field(ge=0, le=100)]
+BlurSigma = Annotated[float, Field(ge=0, le=5)]
+Coarseness = Annotated[float, Field(ge=0, le=4)]
+
 # Of a U-Net's levels: features of each, factors of the steps between them along each axis, sizes of kernels.
 Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=2, max_length=12)]
 Depths = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=12)]
@@ -40,6 +49,8 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 # Values of masks travel in float32, which holds every integer up to here.
 MAX_LABEL = 2**24
 LabelValue = Annotated[int, Field(ge=-MAX_LABEL, le=MAX_LABEL)]
+ForegroundValue = Annotated[int, Field(ge=1, le=MAX_LABEL)]
+Millilitres = Annotated[float, Field(ge=0, le=1e9)]
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

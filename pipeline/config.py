@@ -11,13 +11,14 @@ from pydantic import ValidationError
 from pipeline.decisions import DECIDED, NONE, Decisions, converted, split
 from pipeline.errors import Problem, UserError, joined, nearest, plain, shown
 from pipeline.needs import needs_problems
-from pipeline.recipe import Recipe, Section
+from pipeline.recipe import Recipe
+from pipeline.sections import Section
 from pipeline.strict_yaml import read_yaml, write_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from pipeline.registry import Registry
+    from pipeline.registry import Components, Registry
 
 S = TypeVar("S", bound=Section)
 
@@ -74,7 +75,7 @@ def read_section(model: type[S], path: Path) -> S:
         UserError: The file is missing, too large or no YAML mapping, or with one problem a mistake.
     """
     try:
-        return validate(model, _mapping_in(path))
+        return model_of(model, _mapping_in(path))
     except ValidationError as error:
         raise _mistakes(str(path), _schema_problems(error, model), "file") from None
 
@@ -98,7 +99,9 @@ def _placed(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Let relative paths of a recipe's file begin at its folder; those of overrides begin where the command runs."""
 
     def placed(value: Any) -> Any:
-        return str(folder / value) if isinstance(value, str) and value else value
+        if isinstance(value, str) and value:
+            return str(folder / value)
+        return value
 
     result = raw | {key: placed(raw[key]) for key in ("dataset", "root") if key in raw}
     if isinstance(raw.get("plugins"), list):
@@ -161,33 +164,31 @@ def _bad_override(
     return UserError("An override cannot be read.", [Problem(override, "bad-override", message, remedy)])
 
 
-def parse(raw: Mapping[str, Any], source: str, losses: Registry, networks: Registry, sources: Registry) -> Recipe:
+def parse(raw: Mapping[str, Any], source: str, components: Components) -> Recipe:
     """Turn raw keys and values into a recipe, or report every mistake of them at once.
 
     Args:
         raw: What :func:`read` returned.
         source: What to call the recipe in messages.
-        losses: Where the objective's losses are looked up.
-        networks: Where the network is looked up.
-        sources: Where sources are looked up.
+        components: Where what it names is looked up.
 
     Raises:
         UserError: With one problem a mistake: dotted path, what was expected, the nearest name. Those of the decisions
             are among them, which :func:`parse_decisions` returns.
     """
-    problems = _component_problems(raw, losses, networks, sources)
+    problems = component_problems(raw, components)
     asked, decided = split(raw)
     try:
-        validate(Decisions, decided)
+        model_of(Decisions, decided)
     except ValidationError as error:
         problems += _schema_problems(error, Decisions, f"{DECIDED}.")
     try:
-        recipe = validate(Recipe, asked)
+        recipe = model_of(Recipe, asked)
     except ValidationError as error:
         problems = _schema_problems(error, Recipe) + problems
     if problems:
         raise _mistakes(source, problems)
-    if problems := needs_problems(recipe, losses, networks, sources):
+    if problems := needs_problems(recipe, components):
         raise _mistakes(source, problems)
     return recipe
 
@@ -199,12 +200,12 @@ def parse_decisions(raw: Mapping[str, Any], source: str) -> Decisions:
         UserError: With one problem a mistake.
     """
     try:
-        return validate(Decisions, split(raw)[1])
+        return model_of(Decisions, split(raw)[1])
     except ValidationError as error:
         raise _mistakes(source, _schema_problems(error, Decisions, f"{DECIDED}.")) from None
 
 
-def validate(model: type[S], raw: Any) -> S:
+def model_of(model: type[S], raw: Any) -> S:
     """Make a model of raw keys and values.
 
     Through JSON, pydantic is strict about types and still reads a list as a tuple and text as a path.
@@ -282,36 +283,55 @@ def _section_of(annotation: Any) -> type[Section] | None:
     return next((section for inner in get_args(annotation) if (section := _section_of(inner))), None)
 
 
-def _component_problems(
-    raw: Mapping[str, Any], losses: Registry, networks: Registry, sources: Registry
-) -> list[Problem]:
-    """Check names and options of components wherever the raw recipe has the right shape for it."""
-    choices: list[tuple[str, Registry, Any, Any]] = []
-    for key, registry in (("objective", losses), ("sources", sources)):
-        items = raw.get(key)
-        for index, item in enumerate(items if isinstance(items, list) else []):
-            if isinstance(item, dict):
-                choices.append((f"{key}.{index}", registry, item.get(registry.name), item.get("options", {})))
-    network = raw.get("network", {})
-    if isinstance(network, dict):
-        options = network.get("options", {})
-        if isinstance(options, dict):  # `auto` leaves an option to the plan, or to the network.
-            options = {key: value for key, value in options.items() if value != "auto"}
-        choices.append(("network", networks, network.get("name", "unet"), options))
-    else:
-        choices.append(("network", networks, network, {}))
+def component_problems(raw: Mapping[str, Any], components: Components) -> list[Problem]:
+    """Find what is wrong with names and options of components, wherever a raw recipe has the right shape for it."""
     return [
         problem
-        for path, registry, name, options in choices
-        if isinstance(name, str) and isinstance(options, dict)
-        for problem in _choice_problems(path, registry, name, options)
+        for path, key, registry, choice in _choices(raw, components)
+        for problem in _choice_problems(path, key, registry, choice)
     ]
 
 
-def _choice_problems(path: str, registry: Registry, name: str, options: dict[str, Any]) -> list[Problem]:
+def _choices(raw: Mapping[str, Any], components: Components) -> Iterator[tuple[str, str, Registry, Any]]:
+    """Yield each choice of a raw recipe: its dotted path, the key of its name, its registry, and what is written."""
+    augmentation = raw.get("augmentation")
+    listed = {
+        "objective": (components.losses, raw.get("objective")),
+        "sources": (components.sources, raw.get("sources")),
+        "augmentation.more": (components.augmentations, _inside(augmentation, "more")),
+        "metrics": (components.metrics, raw.get("metrics")),
+        "postprocessing": (components.postprocessing, raw.get("postprocessing")),
+    }
+    for path, (registry, items) in listed.items():
+        for index, item in enumerate(items if isinstance(items, list) else []):
+            if isinstance(item, dict):
+                yield f"{path}.{index}", registry.name, registry, item
+    optimizer = raw.get("optimizer")
+    named = {
+        "network": (components.networks, raw.get("network"), "unet"),
+        "optimizer": (components.optimizers, optimizer, "adamw"),
+        "optimizer.schedule": (components.schedules, _inside(optimizer, "schedule"), "poly"),
+    }
+    for path, (registry, choice, default) in named.items():
+        if isinstance(choice, str):
+            yield path, "name", registry, {"name": choice}
+        elif isinstance(choice, dict):
+            yield path, "name", registry, {"name": default} | choice
+
+
+def _inside(section: Any, key: str) -> Any:
+    return section.get(key) if isinstance(section, dict) else None
+
+
+def _choice_problems(path: str, key: str, registry: Registry, choice: dict[str, Any]) -> list[Problem]:
+    name = choice.get(key)
+    options = choice.get("options", {})
+    if not isinstance(name, str) or not isinstance(options, dict):
+        return []
+    if registry.name == "network":  # `auto` leaves an option to the plan, or to the network.
+        options = {key: value for key, value in options.items() if value != "auto"}
     remedy = f"`fewmask components` lists every {registry.name} and its options"
-    name_key = f"{path}.{'name' if registry.name == 'network' else registry.name}"
     return [
-        Problem(f"{path}.options.{option}" if option else name_key, "bad-component", message, remedy)
+        Problem(f"{path}.options.{option}" if option else f"{path}.{key}", "bad-component", message, remedy)
         for option, message in registry.problems(name, options)
     ]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pipeline.errors import Problem
     from pipeline.interruption import Stopped
     from pipeline.registry import Registry
+    from pipeline.reports.comparison import Comparison
+    from pipeline.reports.plans import Found, Setting
 
 
 def explained(error: Exception) -> str | None:
@@ -62,6 +64,28 @@ def show_findings(problems: Sequence[Problem], warnings: Sequence[Problem], data
         width = OUT.width if OUT.is_terminal else 200
         show(findings_table([*problems, *warnings], dataset if dataset.is_dir() else dataset.parent), width=width)
         show(counts_table(problems, warnings))
+
+
+def show_plan(choices: Sequence[Setting]) -> None:
+    """Print the choices of a plan, a row each, and why."""
+    from pipeline.reports.plans import plan_table
+
+    show(plan_table(choices))
+
+
+def show_machine(findings: Sequence[Found]) -> None:
+    """Print what the machine has, a row each."""
+    from pipeline.reports.plans import machine_table
+
+    show(machine_table(findings))
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Print the table of a comparison, and what follows from it."""
+    from pipeline.reports.tables import comparison_table, plain
+
+    show(comparison_table(comparison))
+    say(plain(comparison.conclusion).plain)
 
 
 def show_components(registries: Sequence[Registry]) -> None:

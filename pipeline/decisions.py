@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, field_validator
 
 from pipeline.bounds import Steps
-from pipeline.recipe import Section
+from pipeline.sections import Section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +44,9 @@ class Decisions(Section):
 
     def on(self, device: str) -> Decisions:
         """Return those that count on a device: where a GPU computes, the threads neither matter nor are tried."""
-        return self if device == "cpu" else Decisions(corrections=self.corrections)
+        if device == "cpu":
+            return self
+        return Decisions(corrections=self.corrections)
 
 
 NONE = Decisions()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from os.path import commonprefix
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ class Problem:
     code: str
     message: str
     remedy: str
-    case: str = ""
+    case: str = field(default="", kw_only=True)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message} [{self.code}]\n    remedy: {self.remedy}"
@@ -171,4 +171,6 @@ def joined(before: str, message: str) -> str:
     "expected 'auto', or expected a valid array, not 5"
     """
     told = before.rpartition(", not")[0]
-    return message if message.rpartition(", not")[0] in told.split(", or ") else f"{told}, or {message}"
+    if message.rpartition(", not")[0] in told.split(", or "):
+        return message
+    return f"{told}, or {message}"

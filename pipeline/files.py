@@ -22,6 +22,7 @@ from pipeline.errors import Problem, UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import TextIO
 
 POSIX = find_spec("fcntl") is not None
 # Either has functions and constants that the other lacks, which a type checker sees on its own system alone.
@@ -65,7 +66,9 @@ def _problem(path: Path, error: OSError, needed: int) -> Problem:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count} bytes"
+    if count >= 1e5:
+        return f"{count / 1e6:.1f} MB"
+    return f"{count} bytes"
 
 
 def _free(folder: Path) -> int:
@@ -239,3 +242,9 @@ def locked(folder: Path) -> Iterator[None]:
             yield
     finally:
         os.close(descriptor)
+
+
+def open_text(path: Path) -> TextIO:
+    r"""Open a file for text in UTF-8, with ``\\n`` at the ends of lines on every system."""
+    # A lone surrogate stands for a byte of a file name that is not UTF-8; its escape is valid in JSON too.
+    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")

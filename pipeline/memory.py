@@ -66,14 +66,16 @@ def memory_problem(
     there is too little memory to read it: it takes about 3.4 GB
     """
     message = f"there is too little memory {what}{_amount(error, needed)}"
-    return Problem(where, "out-of-memory", message, f"{LIMITED}; {remedy}", case)
+    return Problem(where, "out-of-memory", message, f"{LIMITED}; {remedy}", case=case)
 
 
 def _amount(error: BaseException, needed: int | None) -> str:
     if needed:
         return f": it takes about {f'{needed / 1e9:.1f} GB' if needed >= 1e8 else f'{needed / 1e6:.1f} MB'}"
     asked = next((found for origin in _origins(error) if (found := ASKED.search(str(origin)))), None)
-    return f": {asked[2] or f'{int(asked[1]) / 1e6:.1f} MB'} more could not be had" if asked else ""
+    if asked:
+        return f": {asked[2] or f'{int(asked[1]) / 1e6:.1f} MB'} more could not be had"
+    return ""
 
 
 @contextmanager

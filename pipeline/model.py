@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.codes import is_warning
 from pipeline.data.inspection import Declared, examine_scans
 from pipeline.errors import Problem, UserError
@@ -19,7 +19,7 @@ from pipeline.types import Case
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from pipeline.data.nifti import Scan
+    from pipeline.nifti.volume import Scan
     from pipeline.runs.models import TrainedModel
 
 
@@ -75,12 +75,12 @@ class Model:
 
     def _scans(self, image: Any, affine: ArrayLike | None) -> list[Scan]:
         """Read a scan, and refuse one that is unsound or that the model was not trained for."""
-        from pipeline.runs.models import misfits
+        from pipeline.runs.fitting import misfits
 
         parts = list(image) if isinstance(image, list | tuple) else [image]
         names = [f"channel {n}" for n in range(len(parts))] if len(parts) > 1 else ["image"]
         scans = [_read(part, affine, name) for part, name in zip(parts, names, strict=True)]
-        case = Case("image", tuple(Path(name) for name in names), None, "")
+        case = Case(id="image", images=tuple(Path(name) for name in names), label=None, patient="")
         scans_by_path = dict(zip(case.images, scans, strict=True))
         facts, problems = examine_scans(case, scans_by_path, Declared(channels=len(self.channels)))
         if facts is not None:

@@ -11,27 +11,30 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from pipeline.recipe import Recipe
-    from pipeline.registry import Registry
+    from pipeline.registry import Components, Registry
 
 
-def needs_problems(recipe: Recipe, losses: Registry, networks: Registry, sources: Registry) -> list[Problem]:
+def needs_problems(recipe: Recipe, components: Components) -> list[Problem]:
     """Find terms that look at scans that there are not, or at values that nothing provides for them."""
-    decoder = {"reconstruction"} if hasattr(networks[recipe.network.name], "reconstruct") else set()
-    made = {name for choice in recipe.sources for name in sources[choice.source].provides}
+    decoder = {"reconstruction"} if hasattr(components.networks[recipe.network.name], "reconstruct") else set()
+    made = {name for choice in recipe.sources for name in components.sources[choice.source].provides}
     provided = {"image", "mask", "logits", *VIEWS} | decoder | made
     streams = {"unlabelled": provided}
     if recipe.segments is None:  # Else no mask is trained on.
         streams["labelled"] = provided | {"label"}
-    problems = _unmet_by_sources(recipe, sources, provided, streams.keys())
+    problems = _unmet_by_sources(recipe, components.sources, provided, streams.keys())
     for n, term in enumerate(recipe.objective):
         known = {name for kind in streams if term.on in (kind, "all") for name in streams[kind]}
         if not known:
             message = "no scan counts as labelled in a recipe with segments"
             problems.append(Problem(f"objective.{n}.on", "no-labels", message, "write `on: all`"))
             continue
-        loss = losses[term.loss]
+        loss = components.losses[term.loss]
         needs = (term.judges or loss.judges, *(term.against or loss.against))
         problems += [_unprovided(n, term.loss, name, known, recipe) for name in needs if name not in known]
+    if recipe.postprocessing and recipe.segments is not None:
+        message = "changes the masks of labels, and the segments of a recipe without labels have no names yet"
+        problems.append(Problem("postprocessing", "no-labels", message, "leave it out"))
     return problems
 
 

@@ -1,7 +1,7 @@
 """MONAI's networks, registered, each for 2-D and 3-D.
 
 Every network maps ``[B, in_channels, …]`` to logits ``[B, out_channels, …]``, or in training, under deep supervision,
-to a tuple of them: the network's answer, and then those of its coarser levels, each at its own resolution.
+to a tuple of them: the network's output, and then those of its coarser levels, each at its own resolution.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class InstanceNorm(nn.GroupNorm):
     """Instance norm, on a CPU computed in the fastest way that PyTorch has for the memory format.
 
     As the group norm of single channels, or with channels last as the batch norm of single samples, it is the same
-    function. But PyTorch's instance norm answers with a view, which an activation in place copies there and back: a
+    function. But PyTorch's instance norm returns a view, which an activation in place copies there and back: a
     step takes up to a fifth longer; and the backward pass of its group norm takes ten times longer with channels last.
     """
 
@@ -100,12 +100,14 @@ def unet(
 
 
 class SupervisedDynUNet(DynUNet):
-    """MONAI's, but for its coarser levels' answers in training: MONAI enlarges them, and a loss then pays for that."""
+    """MONAI's, but for its coarser levels' outputs in training: MONAI enlarges them, and a loss then pays for that."""
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return logits, or in training, under deep supervision, those of each level, the finest first."""
         logits: Tensor = self.output_block(self.skip_layers(image))
-        return (logits, *self.heads) if self.training and self.deep_supervision else logits
+        if self.training and self.deep_supervision:
+            return (logits, *self.heads)
+        return logits
 
 
 @NETWORKS.register("dynunet")
@@ -242,7 +244,7 @@ def recompute_blocks(network: nn.Module) -> None:
 
 
 def to_channels_last(network: nn.Module) -> None:
-    """Lay out the kernels of 2-D and 3-D convolutions with their channels last; they then answer in the same order."""
+    """Lay out the kernels of 2-D and 3-D convolutions with their channels last, as their outputs then are."""
     for parameter in network.parameters():
         if parameter.ndim in CHANNELS_LAST:  # A copy, since strides of kernels with one channel pass for either order.
             parameter.data = parameter.data.clone(memory_format=CHANNELS_LAST[parameter.ndim])
@@ -295,7 +297,7 @@ def segresnet(
 class WNet(nn.Module):
     """Two U-Nets end to end, image to segments and segments to image (Xia & Kulis 2017, arXiv 1711.08506).
 
-    It answers with the logits of the segments, as every network does with those of its classes; the second U-Net works
+    Its output is the logits of the segments, as every network's is those of its classes; the second U-Net works
     only where :meth:`reconstruct` asks for it. Both are the U-Net of ``dynunet`` without deep supervision, instead of
     the paper's separable convolutions with batch norm, which would tell the scans of a small batch from each other.
 

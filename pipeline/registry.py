@@ -1,4 +1,4 @@
-"""Named components: a recipe says a name, a registry answers with a class or a function.
+"""Named components: a recipe says a name, and a registry has the class or the function.
 
 The vocabulary is that of ``monai.utils.ComponentStore``. It is not its subclass, because that store lets a second
 component silently replace the first, and because importing MONAI would add seconds to commands that need neither.
@@ -30,12 +30,14 @@ class Registry:
         name: The kind of component in the singular, as messages call it.
         description: One line for the list of components.
         given: Parameters that the program supplies, so that a recipe cannot set them.
+        taken: Names that no component may have.
     """
 
     name: str
     description: str
     given: frozenset[str] = frozenset()
-    components: dict[str, Any] = field(default_factory=dict)
+    taken: frozenset[str] = frozenset()
+    components: dict[str, Any] = field(default_factory=dict, init=False)
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers a component under ``name``.
@@ -45,10 +47,10 @@ class Registry:
         """
 
         def add(component: T) -> T:
-            if name in self.components:
-                raise ValueError(f"a {self.name} named {name!r} exists already; choose another name")
+            if name in self.components or name in self.taken:
+                raise ValueError(f"{self.name} {name!r}: there is one of that name already; choose another")
             if not (name.isidentifier() and name.islower()):
-                raise ValueError(f"{name!r} cannot name a {self.name}; use lower-case letters, digits and _")
+                raise ValueError(f"{self.name} {name!r}: a name has lower-case letters, digits and _")
             self.components[name] = component
             return component
 
@@ -123,10 +125,26 @@ class Registry:
         return self[name](**options, **given)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """Everything that a recipe can name."""
+
+    losses: Registry
+    sources: Registry
+    networks: Registry
+    augmentations: Registry
+    optimizers: Registry
+    schedules: Registry
+    metrics: Registry
+    postprocessing: Registry
+
+
 def _type_of(parameter: inspect.Parameter, component: Any) -> Any:
     """Return a parameter's type; Any where it has none, or one that its module imports for type checking only."""
     if not isinstance(parameter.annotation, str):
-        return Any if parameter.annotation is parameter.empty else parameter.annotation
+        if parameter.annotation is parameter.empty:
+            return Any
+        return parameter.annotation
     # A class has its constructor, or fields of it, from its parents, whose own modules explain the annotations.
     classes = inspect.getmro(component) if inspect.isclass(component) else ()
     names: dict[str, Any] = {}

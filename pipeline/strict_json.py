@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline.files import regular
+from pipeline.files import atomic_write, open_text, regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +30,21 @@ def read_json(path: Path) -> Any:
         return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write strict, indented JSON, whole or not at all.
+
+    Args:
+        path: The file to write; its folder must exist.
+        content: Dictionaries, lists, text, finite numbers, booleans and None.
+
+    Raises:
+        ValueError: There is a NaN or an infinity in it, which JSON does not know.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(path) as partial, open_text(partial) as file:
+        file.write(text + "\n")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -60,7 +60,9 @@ class _StrictLoader(yaml.SafeLoader):
         return content
 
     def construct_scalar(self, node: Any) -> Any:
-        return self._text(node) if isinstance(node, yaml.ScalarNode) else super().construct_scalar(node)
+        if isinstance(node, yaml.ScalarNode):
+            return self._text(node)
+        return super().construct_scalar(node)
 
     @staticmethod
     def _text(node: Any) -> str:

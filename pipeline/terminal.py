@@ -226,4 +226,6 @@ def pace_of(speed: float | None) -> str:
     """
     if not speed:
         return ""
-    return f"{speed:.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s/step"
+    if speed >= 1:
+        return f"{speed:.1f} steps/s"
+    return f"{1 / speed:.1f} s/step"

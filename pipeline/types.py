@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ OTHER_VIEW = "other_image"
 VIEWS = ("plain_image", OTHER_VIEW)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One subject's scan and, where there is one, its mask.
 
@@ -86,6 +86,7 @@ class CaseResult:
         volume_difference: Predicted less true volume, by the mean of the two, in [-2, 2]; -2 where missed, 2 where
             false positive.
         dice_expected: What the network itself expects its Dice to be, in [0, 1]; None also where there was no network.
+        more: Further columns that the recipe asks for under ``metrics``, by their names.
     """
 
     case: str
@@ -110,3 +111,4 @@ class CaseResult:
     surface_dice: float | None = None
     volume_difference: float | None = None
     dice_expected: float | None = None
+    more: Mapping[str, float | None] = field(default_factory=dict)

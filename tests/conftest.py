@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.engines import steps
-from pipeline.engines.outcome import Outcome
+from pipeline.engines.step_output import PendingOutput
 
 # The tensors of the tests are tiny, and several test processes share the cores.
 torch.set_num_threads(1)
@@ -66,7 +66,7 @@ def mortal(tmp_path_factory):
     return path
 
 
-class Late(Outcome):
+class Late(PendingOutput):
     """As on a CUDA device."""
 
     def __init__(self, *args):
@@ -77,7 +77,7 @@ class Late(Outcome):
 @pytest.fixture
 def late(monkeypatch):
     """Let the numbers of every step come a step late."""
-    monkeypatch.setattr(steps, "Outcome", Late)
+    monkeypatch.setattr(steps, "PendingOutput", Late)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from tracing import POSSIBLE, WRITES, trace
 
+from pipeline import nifti
 from pipeline.checkpoints import checkpoints_of, load_checkpoint, save_checkpoint
-from pipeline.data import nifti
 from pipeline.data.cache import Cache
 from pipeline.data.check import Check
 from pipeline.data.layouts import open_dataset
@@ -30,7 +30,8 @@ from pipeline.data.transforms import Grid
 from pipeline.errors import UserError
 from pipeline.logs import CsvLog
 from pipeline.outputs import Output
-from pipeline.reports.files import write_cases_csv, write_json
+from pipeline.reports.files import write_cases_csv
+from pipeline.strict_json import write_json
 from pipeline.types import CaseResult
 
 if TYPE_CHECKING:
@@ -91,7 +92,12 @@ def _checkpoint() -> Case:
         for step in (1, 2):
             save_checkpoint(folder, "last", state(step))
 
-    return Case("checkpoint", prepare, lambda folder: save_checkpoint(folder, "last", state(3)), is_whole)
+    return Case(
+        id="checkpoint",
+        images=prepare,
+        label=lambda folder: save_checkpoint(folder, "last", state(3)),
+        patient=is_whole,
+    )
 
 
 def _cache(scratch: Path) -> Case:
@@ -117,7 +123,7 @@ def _cache(scratch: Path) -> Case:
         return all(len(np.load(path).files) == 3 for path in folder.glob("*.npz"))
 
     expected = replace(cache(scratch), folder=None).get(look.dataset.cases[0])["image"]
-    return Case("cache", lambda folder: None, write, is_whole)
+    return Case(id="cache", images=lambda folder: None, label=write, patient=is_whole)
 
 
 def _report() -> Case:
@@ -134,7 +140,7 @@ def _report() -> Case:
         lines = (folder / "cases.csv").read_text().count("\n")
         return lines in (11, 2_001) and (folder / "summary.json").read_text().endswith("]\n}\n")
 
-    return Case("report", lambda folder: write(folder, 10), write, is_whole)
+    return Case(id="report", images=lambda folder: write(folder, 10), label=write, patient=is_whole)
 
 
 def _mask(scratch: Path) -> Case:
@@ -146,7 +152,7 @@ def _mask(scratch: Path) -> Case:
     def is_whole(folder: Path) -> bool:
         return len(np.unique(nifti.load(folder / "a.nii.gz").voxels)) == 1
 
-    return Case("mask", lambda folder: write(folder, 1), write, is_whole)
+    return Case(id="mask", images=lambda folder: write(folder, 1), label=write, patient=is_whole)
 
 
 def _history() -> Case:
@@ -162,7 +168,9 @@ def _history() -> Case:
             ["step,loss", "1,0.5", "2,0.125"],
         )
 
-    return Case("history", lambda folder: log(folder).append({"step": 1, "loss": 0.5}), write, is_whole)
+    return Case(
+        id="history", images=lambda folder: log(folder).append({"step": 1, "loss": 0.5}), label=write, patient=is_whole
+    )
 
 
 def inject(case: Case, name: str, number: int, ready: Path, folder: Path) -> tuple[Outcome, bool]:

@@ -516,8 +516,7 @@ def examine(inputs: list[tuple[str, str, str]], folder: Path) -> list[Found]:
     """Read every input as a command would, under the audit hook."""
     import matplotlib.font_manager  # noqa: F401 - asks the system for its fonts once, and MONAI imports it
 
-    from pipeline import cli, runs, terminal
-    from pipeline.data import nifti
+    from pipeline import cli, nifti, runs, terminal
     from pipeline.errors import UserError
 
     base = folder / "base.yaml"

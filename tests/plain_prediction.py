@@ -16,10 +16,10 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import sliding_window_inference
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.annotation import IMAGE
 from pipeline.data.transforms import Grid, scan_transforms
-from pipeline.engines.postprocessing import Mending, mend, voxel_ml
+from pipeline.engines.postprocessing import PostprocessingStep, postprocess
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from pipeline.data.nifti import Scan
     from pipeline.data.normalization import IntensityRange
+    from pipeline.nifti.volume import Scan
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class PlainPredictor:
             scans: One file with all channels, or one a channel, as it was read.
 
         Raises:
-            UserError: The network answers with NaN.
+            UserError: The network's output is NaN.
         """
         transforms = scan_transforms(self.grid, self.ranges)
         image = transforms({IMAGE: list(scans)})[IMAGE]
@@ -152,17 +152,17 @@ class PlainPredictor:
 
 @dataclass(frozen=True)
 class PlainEnsemble:
-    """Answers with the mean of the probabilities of several predictors, and mends the label map.
+    """Answers with the mean of the probabilities of several predictors, and post-processes the label map.
 
     They may work on different grids: they are averaged on that of the scan.
 
     Attributes:
         predictors: One or more, with the same labels.
-        mendings: What is done to the label map, in this order; the probabilities stay.
+        steps: What is done to the label map, in this order; the probabilities stay.
     """
 
     predictors: tuple[PlainPredictor, ...]
-    mendings: tuple[Mending, ...] = ()
+    steps: tuple[PostprocessingStep, ...] = ()
 
     @property
     def label_values(self) -> tuple[int, ...]:
@@ -189,8 +189,7 @@ class PlainEnsemble:
         total = sum(torch.from_numpy(each.segment(scans).logits).softmax(0) for each in self.predictors)
         mean = torch.as_tensor(total) / len(self.predictors)
         labels = _named(mean.argmax(0), self.label_values)
-        if self.mendings:
-            labels = mend(labels, voxel_ml(scans[0].spacing_mm), self.mendings)
+        labels = postprocess(labels, scans[0].spacing_mm, self.steps)
         # A probability of 0 is no longer told from one that float32 cannot hold.
         return Segmentation(labels, mean.clamp(min=torch.finfo(mean.dtype).tiny).log().numpy())
 
@@ -198,7 +197,7 @@ class PlainEnsemble:
 def plain(predictor):
     """Return the plain way of a predictor, or of an ensemble of them."""
     if hasattr(predictor, "predictors"):
-        return PlainEnsemble(tuple(map(plain, predictor.predictors)), predictor.mendings)
+        return PlainEnsemble(tuple(map(plain, predictor.predictors)), predictor.postprocessing)
     return PlainPredictor(
         predictor.network,
         predictor.grid,

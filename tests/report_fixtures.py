@@ -76,7 +76,7 @@ def blob_case(seed, shape=SHAPE, spacing=SPACING):
 
 def make_report(folder, names, labels=LABELS, dice=None, origin=None, shape=SHAPE):
     """Write a page of cases with these names and return its path."""
-    gallery = Gallery(len(names), labels)
+    gallery = Gallery(n_cases=len(names), labels=labels)
     rows = []
     for n, name in enumerate(names):
         gallery.add(name, *blob_case(n, shape))
@@ -87,5 +87,5 @@ def make_report(folder, names, labels=LABELS, dice=None, origin=None, shape=SHAP
             for label in labels
             if label
         ]
-    write_report(folder, rows, summarise(rows), origin or Origin("A run"), gallery)
+    write_report(folder, rows, summarise(rows), origin or Origin(title="A run"), gallery)
     return folder / "report.html"

@@ -56,19 +56,19 @@ def test_age_outside_its_range_is_refused(age):
 
 def test_step_keeps_the_average_and_answers_with_it():
     step, batches = make_step(averaging=0.25), {"labelled": make_batch()}
-    assert step.answering is step.average.network
+    assert step.validated is step.average.network
     step(at(1), batches)
     first = {key: value.clone() for key, value in step.network.state_dict().items()}
-    assert same(first, step.answering.state_dict())
+    assert same(first, step.validated.state_dict())
     step(at(2), batches)
-    for key, value in step.answering.state_dict().items():
+    for key, value in step.validated.state_dict().items():
         assert value == pytest.approx(first[key] + 0.75 * (step.network.state_dict()[key] - first[key]), abs=1e-6)
 
 
 def test_without_an_average_the_network_itself_answers():
     step = make_step()
     assert step.average is None
-    assert step.answering is step.network
+    assert step.validated is step.network
 
 
 def test_average_is_restored_with_the_step():
@@ -79,7 +79,7 @@ def test_average_is_restored_with_the_step():
     other.load_state_dict(copy.deepcopy(step.state_dict()))
     for each in (step, other):
         each(at(4), batches)
-    assert same(step.answering.state_dict(), other.answering.state_dict())
-    assert not same(step.answering.state_dict(), step.network.state_dict())
+    assert same(step.validated.state_dict(), other.validated.state_dict())
+    assert not same(step.validated.state_dict(), step.network.state_dict())
     with pytest.raises(KeyError):
         make_step(averaging=0.1).load_state_dict(make_step().state_dict())

@@ -16,7 +16,8 @@ from torch import nn
 
 from pipeline import cli, runs
 from pipeline.bounds import seconds_of
-from pipeline.engines.steps import Schedule, TrainingStep
+from pipeline.engines.schedules import Schedule
+from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.objective import Objective, Term
@@ -205,7 +206,16 @@ def test_timing_steps_leaves_the_step_as_it_was():
         Term(name="dice", loss=DiceLoss(), on="labelled"),
         Term(name="late", loss=DiceLoss(), on="labelled", ramp=1.0),
     ]
-    step = TrainingStep(network, Objective(terms), optimizer, Schedule(0.1, 0.1), Course(9), torch.float32, 12.0, 0)
+    step = TrainingStep(
+        network=network,
+        objective=Objective(terms),
+        optimizer=optimizer,
+        schedule=Schedule(0.1, 0.1),
+        course=Course(9),
+        precision=torch.float32,
+        clip_norm=12.0,
+        seed=0,
+    )
     before = {key: value.clone() for key, value in network.state_dict().items()}
     batch = {"image": torch.randn(1, 1, 8, 8, 8), "annotation": torch.full((1, 1, 8, 8, 8), 2, dtype=torch.uint8)}
     seen = []
@@ -570,7 +580,7 @@ def test_a_run_tells_its_budget_what_each_validation_took(dataset, scripted, tmp
 def test_the_recipe_of_a_run_can_be_given_another_time(dataset, scripted, tmp_path):
     decided = {"corrections": [[2, 4]], "threads": [[1, 2]]}
     recipe = write_recipe(tmp_path, dataset, max_steps=6, decided=decided)
-    cli.train(recipe, output=tmp_path / "run", time_budget="1h")
+    training.train(recipe, output=tmp_path / "run", time_budget="1h")
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     decided = {"corrections": [[3, 7], [5, 10]], "threads": [[0, 1]]}
     assert (written["max_steps"], written["decided"]) == (9, decided)

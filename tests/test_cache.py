@@ -12,12 +12,13 @@ import pytest
 
 from pipeline.data import cache as cache_module
 from pipeline.data.cache import DAY_S, Cache, prune
-from pipeline.data.check import Check, rows_of
+from pipeline.data.check import Check
+from pipeline.data.index import rows_of
 from pipeline.data.layouts import open_dataset
-from pipeline.data.nifti import load
 from pipeline.data.normalization import IntensityRange
 from pipeline.data.transforms import Grid, case_transforms
-from pipeline.reports.files import write_json
+from pipeline.nifti.volume import load
+from pipeline.strict_json import write_json
 
 GRID = Grid("RAS", (1.0, 1.0, 1.0))
 

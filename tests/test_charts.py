@@ -76,7 +76,7 @@ def test_scales_hold_their_values_and_have_ticks(values):
 
 
 def test_logarithmic_scale_gives_each_power_of_ten_the_same_room():
-    scale = Scale(1, 1000, 0, 300, log=True)
+    scale = Scale(low=1, high=1000, start=0, end=300, log=True)
     assert [scale(value) for value in (1, 10, 100, 1000, 5000, 0)] == [0, 100, 200, 300, 300, 0]
     assert scale.ticks == [1, 10, 100, 1000]
 
@@ -126,8 +126,8 @@ def test_a_pair_lies_where_both_sides_say_and_above_the_diagonal_where_b_is_bett
 
 
 def test_differences_lie_beside_the_line_of_none_with_their_intervals():
-    found = Difference(8, 0.5, 0.62, 0.12, 0.1, (0.05, 0.2), {})
-    nothing = Difference(0, None, None, None, None, None, {})
+    found = Difference(n=8, mean_a=0.5, mean_b=0.62, difference=0.12, median=0.1, interval=(0.05, 0.2), reasons={})
+    nothing = Difference(n=0, mean_a=None, mean_b=None, difference=None, median=None, interval=None, reasons={})
     drawing = differences([("organ", found), ("nodule", nothing)])
     (zero,), (dot,), (interval,) = (elements(drawing, kind) for kind in ("gap", "dot", "interval"))
     places = [float(zero.get("x1")), float(interval.get("x1")), float(dot.get("cx")), float(interval.get("x2"))]
@@ -136,7 +136,22 @@ def test_differences_lie_beside_the_line_of_none_with_their_intervals():
 
 
 def test_too_few_patients_have_words_in_place_of_the_interval():
-    drawing = differences([("organ", Difference(2, 0.5, 0.6, 0.1, 0.1, None, {"interval": "too few to say: …"}))])
+    drawing = differences(
+        [
+            (
+                "organ",
+                Difference(
+                    n=2,
+                    mean_a=0.5,
+                    mean_b=0.6,
+                    difference=0.1,
+                    median=0.1,
+                    interval=None,
+                    reasons={"interval": "too few to say: …"},
+                ),
+            )
+        ]
+    )
     assert elements(drawing, "interval") == []
     assert len(elements(drawing, "dot")) == 1
     assert "too few to say" in "".join(ElementTree.fromstring(str(drawing)).itertext())

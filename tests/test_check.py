@@ -12,10 +12,10 @@ import pytest
 
 from pipeline.data.check import Check
 from pipeline.data.codes import CODES
-from pipeline.data.grids import corner_distances
 from pipeline.data.inspection import Declared, examine_case, examine_pair
 from pipeline.data.layouts import open_dataset
 from pipeline.errors import UserError
+from pipeline.nifti.grids import corner_distances
 from pipeline.types import Case
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -407,7 +407,12 @@ def test_a_misspelt_mask_is_sought_under_the_name_of_its_own_scan(make_scan, tmp
         (tmp_path / folder).mkdir()
         for name in ("scan_011.nii", "scan_023.nii"):
             make_scan(f"{folder}/{name}", voxels + np.arange(6, dtype=np.uint8))
-    case = Case("scan_011", (tmp_path / "images/scan_011.nii",), tmp_path / "masks/scan_023_typo.nii", "scan_011")
+    case = Case(
+        id="scan_011",
+        images=(tmp_path / "images/scan_011.nii",),
+        label=tmp_path / "masks/scan_023_typo.nii",
+        patient="scan_011",
+    )
     _, problems = examine_case(case, Declared({}, None, None))
     (problem,) = [problem for problem in problems if problem.code == "missing-file"]
     assert problem.remedy == "did you mean 'scan_011.nii'?"

@@ -15,9 +15,9 @@ from pipeline.data.cache import Cache
 from pipeline.data.check import Check, read_facts
 from pipeline.data.checked import FilesChangedError, read_case, read_images, read_label
 from pipeline.data.layouts import open_dataset
-from pipeline.data.nifti import load
 from pipeline.data.transforms import Grid
-from pipeline.reports.files import write_json
+from pipeline.nifti.volume import load
+from pipeline.strict_json import write_json
 
 SHAPE = (12, 13, 11)
 

@@ -14,8 +14,9 @@ import torch
 from runs_fixtures import ROOT, TINY, fewmask, files_in, make_phantom, write_recipe
 
 from pipeline import __version__, cli, runs
+from pipeline.commands import training
 from pipeline.decisions import Decisions
-from pipeline.engines.steps import Schedule
+from pipeline.engines.schedules import Schedule
 from pipeline.reports.summary import summarise
 from pipeline.runs.scoring import Scores
 
@@ -63,7 +64,7 @@ def trains(monkeypatch):
     """What ``train`` was called with; nothing is trained."""
     calls = []
     monkeypatch.setattr(runs, "train", lambda *args, **options: calls.append((*args, options)) or SCORES)
-    monkeypatch.setattr(cli, "show_scores", lambda *_: None)
+    monkeypatch.setattr(training, "show_scores", lambda *_: None)
     return calls
 
 
@@ -172,7 +173,7 @@ def test_key_and_value_may_stand_anywhere_on_the_line(run, trains, dataset, tmp_
     assert (code, err) == (0, "")
     ((made, output, options),) = trains
     assert (made.seed, made.max_steps, str(output)) == (9, 5, "o=x")
-    assert options.pop("started") == cli.STARTED
+    assert options.pop("started") == training.STARTED
     assert (options.pop("start"), options.pop("decided")) == (None, Decisions())
     assert options == {"resume": "--resume" in words, "allow_change": ALLOWED if "--allow-change" in words else ()}
 

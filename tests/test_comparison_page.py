@@ -20,7 +20,7 @@ def write(folder, names, labels=("organ", "nodule"), sides=("one", "two")):
             a.append(result(name, label, 0.0 if lost else dice, "missed" if lost else "scored", title, hd95_mm=3.0))
             b.append(result(name, label, dice + 0.02 * label + 0.001 * n, name=title, hd95_mm=2.5))
     comparison = compare_results(a, b, *sides)
-    write_comparison(folder, comparison, a, b, Origin("two against one", {"A": "one", "B": "two"}))
+    write_comparison(folder, comparison, a, b, Origin(title="two against one", facts={"A": "one", "B": "two"}))
     return folder / "report.html", comparison
 
 
@@ -83,7 +83,7 @@ def test_better_is_smaller_where_the_metric_is_a_distance(tmp_path):
 
 def test_a_pair_of_empty_sides_opens(tmp_path):
     rows = [result("a", 1, None, "absent")]
-    write_comparison(tmp_path, compare_results(rows, rows, "one", "two"), rows, rows, Origin("x"))
+    write_comparison(tmp_path, compare_results(rows, rows, "one", "two"), rows, rows, Origin(title="x"))
     assert "nothing to compare" in (tmp_path / "report.html").read_text()
 
 

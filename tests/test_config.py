@@ -4,10 +4,8 @@ import pytest
 import yaml
 
 from pipeline import config
-from pipeline.engines.sources import SOURCES
 from pipeline.errors import UserError
-from pipeline.losses import LOSSES
-from pipeline.networks import NETWORKS
+from pipeline.runs.components import COMPONENTS
 from pipeline.strict_yaml import read_yaml, write_yaml
 
 MINIMAL = "dataset: scans\nobjective:\n  - {loss: dice}\n  - {loss: ncut, on: unlabelled, weight: 0.1}\n"
@@ -20,7 +18,7 @@ def load(tmp_path):
     def load(text=MINIMAL, *overrides):
         path = tmp_path / "recipe.yaml"
         path.write_text(text)
-        return config.parse(config.read(path, overrides), str(path), LOSSES, NETWORKS, SOURCES)
+        return config.parse(config.read(path, overrides), str(path), COMPONENTS)
 
     return load
 
@@ -193,7 +191,7 @@ def test_recipe_that_is_not_utf_8_is_refused_with_a_message(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_bytes(b"seed: \xff\xfe\n")
     with pytest.raises(UserError, match="seed: expected a valid integer"):
-        config.parse(config.read(path), str(path), LOSSES, NETWORKS, SOURCES)
+        config.parse(config.read(path), str(path), COMPONENTS)
 
 
 # Recipes
@@ -227,7 +225,7 @@ def test_recipe_is_frozen(load):
 def test_recipe_that_is_dumped_and_read_is_the_same(load, tmp_path, overrides):
     recipe = load(MINIMAL, *overrides)
     again = read_yaml(config.dump(recipe), "again")
-    assert config.parse(again, "again", LOSSES, NETWORKS, SOURCES) == recipe
+    assert config.parse(again, "again", COMPONENTS) == recipe
     assert json.loads(json.dumps(yaml.safe_load(config.dump(recipe)))) == recipe.model_dump(mode="json")
 
 

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from pipeline.data.content import hash_scan, hash_values
 from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.layouts import read_dataset
-from pipeline.data.nifti import load
+from pipeline.nifti.volume import load
 from pipeline.runs.checking import survey
 from pipeline.types import Case
 
@@ -173,8 +173,8 @@ def test_channels_are_known_again_in_one_file_or_many_and_in_any_order(make_scan
     first, second = NUMBERS["whole"], NUMBERS["real"]
     paths = [make_scan("a.nii", second, oblique(5, 0, 0)), make_scan("b.nii", first, oblique(5, 0, 0))]
     both = make_scan("both.nii", np.stack([first, second], axis=-1).astype(np.float32), oblique(5, 0, 0))
-    apart, _ = examine_case(Case("apart", tuple(paths), None, ""), Declared(channels=2))
-    together, _ = examine_case(Case("together", (both,), None, ""), Declared(channels=2))
+    apart, _ = examine_case(Case(id="apart", images=tuple(paths), label=None, patient=""), Declared(channels=2))
+    together, _ = examine_case(Case(id="together", images=(both,), label=None, patient=""), Declared(channels=2))
     for one, other in zip(apart.known_by, together.known_by, strict=True):
         assert sorted(one) == sorted(other)
         assert len(set(one)) == 2

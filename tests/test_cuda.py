@@ -16,9 +16,8 @@ from test_networks import OPTIONS, build
 from test_steps import NanAt, at, make_batch, make_step, same, weights
 
 from pipeline import runs
-from pipeline.data.augmentation import Augmentation, Strength
+from pipeline.data.augmentation import AugmentationChain, Patch, standard
 from pipeline.data.loaders import StepBatches, Stream
-from pipeline.data.nifti import load
 from pipeline.data.resident import Resident
 from pipeline.data.transforms import Grid
 from pipeline.errors import UserError
@@ -26,6 +25,7 @@ from pipeline.losses import LOSSES
 from pipeline.losses.base import levels_of
 from pipeline.losses.objective import Term
 from pipeline.networks import recompute_blocks, to_channels_last
+from pipeline.nifti.volume import load
 from pipeline.plugins import load_plugins
 from pipeline.prediction.predictor import Predictor
 from pipeline.prediction.stitching import Ring
@@ -86,7 +86,13 @@ def test_scaler_of_another_precision_is_not_restored():
 def test_scan_that_the_device_has_no_memory_for_is_put_together_on_the_host(tmp_path, monkeypatch):
     scan = sorted((make_phantom(tmp_path / "data") / "imagesTr").iterdir())[0]
     network = build("unet", channels=1, classes=2).cuda()
-    predictor = Predictor(network, Grid("RAS", (0.0, 0.0, 0.0)), (16, 16, 16), (0, 1), torch.float32)
+    predictor = Predictor(
+        network=network,
+        grid=Grid("RAS", (0.0, 0.0, 0.0)),
+        patch_size=(16, 16, 16),
+        label_values=(0, 1),
+        precision=torch.float32,
+    )
     expected, places, told = predictor.logits([load(scan)]), [], []
 
     class Short(Ring):
@@ -155,8 +161,9 @@ def test_step_never_waits_for_the_device():
 
 
 def test_batches_of_resident_cases_are_made_without_waiting_and_repeat():
-    strength = Strength((0, 1), 20, 0.1, 2.0, 0.1, 1.0, 0.2, 0.2, 1.0, 0.2)
-    augmentation, resident = Augmentation(strength, (1.0, 1.0, 1.0)), Resident(read, "cuda")
+    strengths = {"noise": 0.1, "blur": 1.0, "brightness": 0.2, "contrast": 0.2, "low_resolution": 1.0, "gamma": 0.2}
+    steps = standard(flip_axes=(0, 1), rotation_degrees=20, scaling=0.1, elastic_mm=2.0, **strengths)
+    augmentation, resident = AugmentationChain(steps, Patch((1.0, 1.0, 1.0))), Resident(read, "cuda")
     made = StepBatches({"labelled": Stream(cases(5), 4, 0)}, resident.get, (8, 8, 8), augmentation, 0)
     first = [made[n] for n in range(4)]
     torch.cuda.set_sync_debug_mode("error")
@@ -170,7 +177,7 @@ def test_batches_of_resident_cases_are_made_without_waiting_and_repeat():
 
 
 def test_patches_of_resident_cases_are_those_of_the_cpu():
-    still = Augmentation(Strength((0,), 20, 0.1), (1.0, 1.0, 1.0))
+    still = AugmentationChain(standard(flip_axes=(0,), rotation_degrees=20, scaling=0.1), Patch((1.0, 1.0, 1.0)))
     streams = {"labelled": Stream(cases(5), 4, 0)}
     here, there = (StepBatches(streams, way, (8, 8, 8), still, 0) for way in (read, Resident(read, "cuda").get))
     for n in range(3):

@@ -321,7 +321,13 @@ def test_what_is_declared_is_kept_beside_what_is_read(tmp_path):
             return None
 
         def read(self, source, root):
-            return Dataset(source, "given", (Case("a_1", (source,), None, "a_1"),), ("CT",), {0: "background", 7: "x"})
+            return Dataset(
+                source=source,
+                layout="given",
+                cases=(Case(id="a_1", images=(source,), label=None, patient="a_1"),),
+                channels=("CT",),
+                labels={0: "background", 7: "x"},
+            )
 
     dataset = Given().read(tmp_path, None)
     assert Given().declare(dataset) == dataset

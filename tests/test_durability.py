@@ -28,7 +28,8 @@ from runs_fixtures import (
 from pipeline import runs
 from pipeline.data import loaders
 from pipeline.data.cache import Cache
-from pipeline.engines.steps import Schedule, TrainingStep
+from pipeline.engines.schedules import Schedule
+from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
 from pipeline.interruption import Stopped, stoppable
 from pipeline.losses import LOSSES, LabelLoss
@@ -295,7 +296,16 @@ def step_of(loss, **options):
     objective = Objective([Term(name="loss", loss=loss, on="labelled")])
     rate = options.pop("rate", 1e-3)
     optimizer = torch.optim.SGD(network.parameters(), lr=rate)
-    return TrainingStep(network, objective, optimizer, Schedule(rate, 0.0), Course(10), torch.float32, 1e30, 0)
+    return TrainingStep(
+        network=network,
+        objective=objective,
+        optimizer=optimizer,
+        schedule=Schedule(rate, 0.0),
+        course=Course(10),
+        precision=torch.float32,
+        clip_norm=1e30,
+        seed=0,
+    )
 
 
 BATCH = {

@@ -9,9 +9,9 @@ from test_steps import at, make_batch, make_step, same
 from torch import nn
 
 from pipeline import runs
-from pipeline.data.nifti import load
 from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.errors import UserError
+from pipeline.nifti.volume import load
 from pipeline.pacing.budget import Budget, Pace
 from pipeline.planning.memory import training_bytes
 from pipeline.runs.models import load_model
@@ -86,9 +86,9 @@ def test_average_holds_every_member():
         step(at(n), {"labelled": make_batch()})
     image = make_batch()["image"]
     with torch.no_grad():
-        each = [network.eval()(image).softmax(1) for network in step.answering.members]
-        torch.testing.assert_close(step.answering.eval()(image).exp(), torch.stack(each).mean(0))
-    assert not same(step.answering.state_dict(), step.network.state_dict())
+        each = [network.eval()(image).softmax(1) for network in step.validated.members]
+        torch.testing.assert_close(step.validated.eval()(image).exp(), torch.stack(each).mean(0))
+    assert not same(step.validated.state_dict(), step.network.state_dict())
 
 
 def test_memory_grows_by_the_weights_alone():

@@ -63,8 +63,10 @@ def test_a_dataset_of_which_every_file_is_missing_reads_each_folder_once_and_com
         (folder / f"case_{n:05d}_0000.nii.gz").touch()
     listed, iterdir = [], Path.iterdir
     monkeypatch.setattr(Path, "iterdir", lambda self: listed.append(self) or iterdir(self))
-    cases = tuple(Case(f"c{n}", (folder / f"case_{n:05d}.nii.gz",), None, f"c{n}") for n in range(count))
-    check = Check(Dataset(tmp_path, "folder", cases))
+    cases = tuple(
+        Case(id=f"c{n}", images=(folder / f"case_{n:05d}.nii.gz",), label=None, patient=f"c{n}") for n in range(count)
+    )
+    check = Check(Dataset(source=tmp_path, layout="folder", cases=cases))
     list(check)
     assert [problem.code for problem in check.problems] == ["missing-file"] * count
     assert {problem.remedy for problem in check.problems} == {

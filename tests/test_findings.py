@@ -32,8 +32,10 @@ def printed(table):
 
 
 def test_rows_of_one_code_are_cut_short_and_counted(tmp_path):
-    many = [Problem(f"{tmp_path}/a/{n}.nii", "padding", "has [red]zeros", "none", f"c{n}") for n in range(MAX_ROWS + 3)]
-    text = printed(findings_table([*many, Problem("x", "sheared", "is odd", "turn it", "z")], tmp_path))
+    many = [
+        Problem(f"{tmp_path}/a/{n}.nii", "padding", "has [red]zeros", "none", case=f"c{n}") for n in range(MAX_ROWS + 3)
+    ]
+    text = printed(findings_table([*many, Problem("x", "sheared", "is odd", "turn it", case="z")], tmp_path))
     assert "a/9.nii" in text
     assert "a/10.nii" not in text
     assert "and 3 more of these" in text

@@ -13,14 +13,15 @@ from runs_fixtures import fewmask, make_phantom, state_of, train, write_recipe
 
 from pipeline import runs
 from pipeline.data.check import copies
-from pipeline.data.nifti import load
 from pipeline.data.splits import all_cases, split_cases
-from pipeline.engines.postprocessing import Mending
+from pipeline.engines.postprocessing import DropSmall, FillHoles, KeepLargest
 from pipeline.errors import UserError
 from pipeline.metrics.calibration import Expectation
+from pipeline.nifti.volume import load
 from pipeline.outputs import Output, digest_of
 from pipeline.runs.checking import check
-from pipeline.runs.folds import Trial, recipe_of_fold
+from pipeline.runs.choosing import Trial
+from pipeline.runs.folds import recipe_of_fold
 from pipeline.runs.models import load_folds, load_model
 from pipeline.types import Case, Task
 
@@ -150,16 +151,16 @@ def test_folds_predict_with_the_mean_of_their_probabilities(crossed, dataset, tm
     assert expectation.dice() == pytest.approx(expected.dice(), abs=1e-5)
     (mask,) = runs.predict(crossed, [scan], tmp_path / "masks")
     np.testing.assert_array_equal(nib.load(mask).get_fdata(), found)
-    if not read(crossed / "postprocessing.json")["mendings"]:
+    if not read(crossed / "postprocessing.json")["steps"]:
         np.testing.assert_array_equal(found, np.array(model.predictor.label_values)[mean.argmax(axis=0)])
 
 
-def test_mendings_of_the_folder_are_applied(crossed, dataset, tmp_path):
+def test_post_processing_of_the_folder_is_applied(crossed, dataset, tmp_path):
     scan = next((Path(dataset) / "imagesTr").iterdir())
     kept = (crossed / "postprocessing.json").read_text()
     try:
-        everything = [{"label": label, "what": "minimum", "least_ml": 1e9} for label in (1, 2)]
-        (crossed / "postprocessing.json").write_text(json.dumps({"mendings": everything}))
+        everything = [{"step": "drop_small", "options": {"label": label, "least_ml": 1e9}} for label in (1, 2)]
+        (crossed / "postprocessing.json").write_text(json.dumps({"steps": everything}))
         with pytest.raises(UserError, match=r"postprocessing\.json: was changed after it was written"):
             load_model(crossed, "last")
         Output(crossed, "run").tell("postprocessing.json", digest_of(crossed / "postprocessing.json"))
@@ -317,11 +318,11 @@ def masks(*labels):
 def trial(pairs, *candidates):
     made = Trial(Task({0: "background", 1: "one"}, ("image",)), candidates)
     for n, (truth, predicted) in enumerate(pairs):
-        made.add(Case(f"c{n}", (), None, f"p{n}"), (), Truth(masks(*truth)), masks(*predicted))
+        made.add(Case(id=f"c{n}", images=(), label=None, patient=f"p{n}"), (), Truth(masks(*truth)), masks(*predicted))
     return made.kept()
 
 
-LARGEST, SMALL, FILL = Mending(1, "largest"), Mending(1, "minimum", 1.5), Mending(1, "fill")
+LARGEST, SMALL, FILL = KeepLargest(1), DropSmall(1, 1.5), FillHoles(1)
 CRUMB = ((0, 0, 1, 1, 1, 0), (1, 0, 1, 1, 1, 0))
 
 

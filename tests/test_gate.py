@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs_fixtures import fewmask
 
-from pipeline import runs
-from pipeline.data import nifti
+from pipeline import nifti, runs
 from pipeline.data.codes import CODES, is_warning
 from pipeline.data.layouts import read_dataset
 from pipeline.data.transforms import Grid
@@ -50,7 +49,13 @@ def model(monkeypatch):
         **{"batch_size": 1, "unlabelled_batch_size": 1, "workers": 0},
     }
     task = Task({0: "background", 1: "bright"}, ("MRI",))
-    predictor = Predictor(Bright(), Grid("RAS", (1.0, 1.0, 2.0)), (16, 16, 16), (0, 1), torch.float32)
+    predictor = Predictor(
+        network=Bright(),
+        grid=Grid("RAS", (1.0, 1.0, 2.0)),
+        patch_size=(16, 16, 16),
+        label_values=(0, 1),
+        precision=torch.float32,
+    )
     made = TrainedModel(Recipe.model_validate_json(json.dumps(raw)), task, predictor, 1)
     monkeypatch.setattr(prediction, "load_model", lambda *_: made)
     return made

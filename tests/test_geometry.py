@@ -9,13 +9,13 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.annotation import UNANNOTATED
 from pipeline.data.codes import is_warning
-from pipeline.data.forms import corners_of, nearest_axes
-from pipeline.data.grids import corner_distances, distance_between
 from pipeline.data.inspection import Declared, examine_case
 from pipeline.data.transforms import Grid, case_transforms, scan_transforms
+from pipeline.nifti.forms import corners_of, nearest_axes
+from pipeline.nifti.grids import corner_distances, distance_between
 from pipeline.prediction.predictor import Predictor
 from pipeline.types import Case
 
@@ -125,7 +125,7 @@ def test_a_mask_is_prepared_on_its_image_s_grid_whoever_wrote_its_header(tmp_pat
         grid = draw_grid(rng)
         image, mask = draw_voxels(rng, grid.shape)
         scan, label = write_pair(tmp_path, rng, grid, image, mask)
-        facts, problems = examine_case(Case("a", (scan,), label, "a"), Declared())
+        facts, problems = examine_case(Case(id="a", images=(scan,), label=label, patient="a"), Declared())
         assert facts is not None, (seed, problems)
         assert all(map(is_warning, problems)), (seed, problems)
         # Under its image's own header, the mask is this file.
@@ -197,7 +197,9 @@ class Spread(torch.nn.Module):
 
 @pytest.mark.parametrize("draws", in_the_suite(range(300)))
 def test_one_scan_has_one_prediction_whichever_form_it_is_stored_in(tmp_path, draws):
-    predictor = Predictor(Bright(), RESAMPLED, (16, 16, 16), (0, 1), torch.float32)
+    predictor = Predictor(
+        network=Bright(), grid=RESAMPLED, patch_size=(16, 16, 16), label_values=(0, 1), precision=torch.float32
+    )
     for seed in draws:
         rng = np.random.default_rng(seed)
         grid = draw_grid(rng, longest=20)
@@ -230,7 +232,11 @@ def test_a_scan_in_another_order_has_the_prediction_in_that_order_where_all_read
         spacing = tuple(rng.choice([0.0, 0.9, 1.3, 2.0], 3))
         patch = ((8, 16, 8), (16, 16, 16), (16, 8))[seed % 3]
         predictor = Predictor(
-            Spread(), Grid("RAS", (*spacing[:2], spacing[2] * (len(patch) == 3))), patch, (0, 1, 7), torch.float32
+            network=Spread(),
+            grid=Grid("RAS", (*spacing[:2], spacing[2] * (len(patch) == 3))),
+            patch_size=patch,
+            label_values=(0, 1, 7),
+            precision=torch.float32,
         )
         order, signs = TURNS[seed % len(TURNS)]
         turn, forms = np.array([*zip(order, signs, strict=True)]), FORMS[seed % len(FORMS)]
@@ -298,7 +304,7 @@ def test_no_sound_scan_of_a_large_grid_is_refused(tmp_path, seed):
         scan = by_nibabel(tmp_path / "scan.nii", voxels, affine, (1, 1))
         forms = FORMS[rng.integers(3)]
         mask = by_nibabel(tmp_path / "mask.nii", voxels, affine, forms)
-        assert examine_case(Case("a", (scan,), mask, "a"), Declared())[1] == []
+        assert examine_case(Case(id="a", images=(scan,), label=mask, patient="a"), Declared())[1] == []
 
 
 @pytest.mark.parametrize("shape", [(30, 26, 24), (512, 512, 3)])
@@ -315,7 +321,7 @@ def test_forms_that_differ_by_more_than_rounding_are_refused(tmp_path, shape, ho
     image.set_qform(affine, 1)
     image.set_sform(other, 1)
     nib.save(image, tmp_path / "scan.nii")
-    _, problems = examine_case(Case("a", (tmp_path / "scan.nii",), None, "a"), Declared())
+    _, problems = examine_case(Case(id="a", images=(tmp_path / "scan.nii",), label=None, patient="a"), Declared())
     assert [problem.code for problem in problems] == ["forms-differ"]
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from pipeline import terminal
 from pipeline.engines import handlers
 from pipeline.engines.handlers import DataWait, EveryNSteps, History, ProgressBar, tensorboard_handlers
-from pipeline.engines.outcome import StepOutput
+from pipeline.engines.step_output import StepOutput
 from pipeline.errors import UserError
 from pipeline.logs import CsvLog
 

@@ -13,13 +13,13 @@ import yaml
 from runs_fixtures import ROOT
 
 from pipeline.checkpoints import Checkpoint
-from pipeline.engines.devices import find_hardware
 from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.errors import UserError
 from pipeline.networks import NETWORKS
+from pipeline.planning.devices import find_hardware
 from pipeline.planning.hardware import Hardware
 from pipeline.runs import build
-from pipeline.runs.judging import refuse_declared, refuse_patch
+from pipeline.runs.judging import refuse_declared, refuse_declared_patch
 from pipeline.runs.models import load_model
 from pipeline.runs.stored import read_about, read_recipe_of
 from pipeline.types import Task
@@ -92,17 +92,21 @@ def test_patch_that_the_machine_cannot_take_is_refused(patch):
     weights = build.make_network(recipe, TASK).state_dict()
     data = recipe.data.model_copy(update={"patch_size": (patch,) * 3})
     with pytest.raises(UserError, match="take over"):
-        judge(recipe.model_copy(update={"data": data}), weights, Hardware("cpu", False, 1, 2**35))
+        judge(
+            recipe.model_copy(update={"data": data}),
+            weights,
+            Hardware(device="cpu", bfloat16=False, cores=1, memory_bytes=2**35),
+        )
 
 
 @pytest.mark.parametrize(("network", "patch"), [("unet", 15), ("dynunet", 12), ("segresnet", 1), ("resenc", 2)])
 def test_patch_that_the_network_cannot_take_is_refused(network, patch):
     recipe = recipe_of(network)
     made = build.make_network(recipe, TASK)
-    refuse_patch("x.pt", made, recipe, TASK)
+    refuse_declared_patch("x.pt", made, recipe, TASK)
     data = recipe.data.model_copy(update={"patch_size": (patch,) * 3})
     with pytest.raises(UserError, match=r"x\.pt: holds no model of ours: it (cannot take|answers) patches of"):
-        refuse_patch("x.pt", made, recipe.model_copy(update={"data": data}), TASK)
+        refuse_declared_patch("x.pt", made, recipe.model_copy(update={"data": data}), TASK)
 
 
 def test_judging_makes_no_weight_and_does_not_compile():

@@ -1,6 +1,7 @@
 """The house: who may import whom, who loads torch, and how long a module or a function may be."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline"
 LAYERS = (
     {"errors", "types", "files", "outputs", "logs", "interruption", "durations", "bounds", "memory", "terminal"},
-    {"registry", "recipe", "decisions", "config", "needs", "strict_json", "strict_yaml", "plugins"},
+    {"registry", "sections", "recipe", "decisions", "config", "needs", "strict_json", "strict_yaml", "plugins"},
+    {"nifti"},
     {"data"},
     {"planning", "atlases", "networks", "losses", "metrics", "pacing"},
     {"engines", "prediction", "archives", "checkpoints"},
@@ -20,19 +22,22 @@ LAYERS = (
     {"console"},
     {"arguments"},
     {"model"},
-    {"cli", "api"},
+    {"commands", "api"},
+    {"cli"},
 )
 # Beside the layers: reports is read by runs and cli, and itself reads three modules alone.
-REPORTS_READ = {"types", "files", "errors"}
-ABOVE_REPORTS = {"runs", "studies", "console", "arguments", "cli", "model", "api"}
+REPORTS_READ = {"types", "files", "errors", "strict_json"}
+ABOVE_REPORTS = {"runs", "studies", "console", "arguments", "commands", "cli", "model", "api"}
 LIGHT = (
     "__init__",
     "api",
     "arguments",
     "cli",
+    "commands",
     "durations",
     "console",
     "terminal",
+    "sections",
     "recipe",
     "decisions",
     "config",
@@ -54,10 +59,10 @@ LIGHT = (
 )
 HEAVY = {"torch", "monai", "ignite", "nibabel"}
 FORBIDDEN = {
-    "losses": {"data", "config", "recipe", "decisions"},
+    "losses": {"data", "nifti", "config", "recipe", "decisions"},
     "engines": {"config", "recipe", "decisions"},
     "prediction": {"config", "recipe", "decisions"},
-    "pacing": {"data", "config", "recipe", "decisions", "planning", "networks", "losses", "metrics"},
+    "pacing": {"data", "nifti", "config", "recipe", "decisions", "planning", "networks", "losses", "metrics"},
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -141,7 +146,7 @@ def test_package_itself_imports_none_of_its_modules():
 @pytest.mark.parametrize(
     ("part", "source", "expected"),
     [
-        ("losses", "from pipeline.data import nifti", {"data"}),
+        ("losses", "from pipeline.data import cache", {"data"}),
         ("losses", "def f():\n    from pipeline.recipe import Term", {"recipe"}),
         ("engines", "if TYPE_CHECKING:\n    from pipeline import config", {"config"}),
         ("data", "import pipeline.runs.build", {"runs"}),
@@ -167,6 +172,75 @@ def test_rule_finds_an_import_that_goes_up_wherever_it_stands(part, source, expe
 )
 def test_rule_knows_what_an_import_loads(source, expected):
     assert loaded_at_import(ast.parse(source)) == expected
+
+
+def module_of(path):
+    """The dotted name of a file's module; a package has that of its folder."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULE_NAMES = {module_of(path) for path in MODULES}
+
+
+def modules_needed(tree):
+    """Our modules that a module needs when it is imported or runs.
+
+    Imports under TYPE_CHECKING are left out: nothing of them is there at run time, and each is a word of an annotation
+    that says more than ``Any``. Those in functions count.
+    """
+    found, nodes = set(), list(tree.body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            nodes += node.orelse
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in MODULE_NAMES else node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        else:
+            nodes += list(ast.iter_child_nodes(node))
+    return found & MODULE_NAMES
+
+
+def circle_in(graph):
+    """A circle of a graph, as a list of names; empty where there is none."""
+    done = set()
+
+    def walk(name, way):
+        if name in way:
+            return [*way[way.index(name) :], name]
+        found = [] if name in done else next((circle for n in graph[name] if (circle := walk(n, [*way, name]))), [])
+        done.add(name)
+        return found
+
+    return next((circle for name in graph if (circle := walk(name, []))), [])
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_module_needs_more_than_15_of_ours(path):
+    needed = modules_needed(tree_of(path))
+    assert len(needed) <= 15, sorted(needed)
+
+
+def test_imports_form_no_circle():
+    # A package's __init__ only gathers what its modules have, lazily in the one of runs.
+    graph = {module_of(path): modules_needed(tree_of(path)) for path in MODULES}
+    assert circle_in(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("graph", "circle"),
+    [
+        ({"a": ["b"], "b": ["c"], "c": []}, []),
+        ({"a": ["b"], "b": ["c"], "c": ["b"]}, ["b", "c", "b"]),
+        ({"a": ["b", "c"], "b": ["c"], "c": []}, []),
+        ({"a": ["a"]}, ["a", "a"]),
+    ],
+)
+def test_rule_finds_a_circle(graph, circle):
+    assert circle_in(graph) == circle
 
 
 # A file is read to be looked at, or repaired, or as one of a caller's own that was never checked.
@@ -257,3 +331,63 @@ def test_unrelated_values_have_lines_of_their_own_and_no_conditional_is_inside_a
 )
 def test_rule_knows_which_values_are_unrelated(source, expected):
     assert unrelated_pairs(ast.parse(source)) == expected
+
+
+def long_dataclasses(tree):
+    """Dataclasses with more than four fields that a caller gives, of which more than four may be given by place."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        calls = [ast.unparse(each) for each in node.decorator_list if "dataclass" in ast.unparse(each)]
+        given = [
+            part
+            for part in node.body
+            if isinstance(part, ast.AnnAssign)
+            and "ClassVar" not in ast.unparse(part.annotation)
+            and not {"init=False", "kw_only=True"} & set(re.findall(r"\w+=\w+", ast.unparse(part)))
+        ]
+        if calls and len(given) > 4 and "kw_only=True" not in calls[0]:
+            found.append(node.name)
+    return found
+
+
+def vague_functions(tree):
+    """Public functions and methods that take any options at all, and do not say which."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    inner = {part for node in functions for part in ast.walk(node) if part is not node}
+    return [
+        node.name
+        for node in functions
+        if node not in inner
+        and not node.name.startswith("_")
+        and node.args.kwarg is not None
+        and ast.unparse(node.args.kwarg.annotation or ast.Name("Any")) == "Any"
+    ]
+
+
+# What it is given goes to a component that a recipe names, and that refuses what it does not know.
+PASSED_ON = {"registry.py": ["build"]}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_long_dataclasses_are_made_by_keyword_and_public_functions_name_their_options(path):
+    tree = tree_of(path)
+    assert long_dataclasses(tree) == []
+    assert vague_functions(tree) == PASSED_ON.get(name_of(path), [])
+
+
+@pytest.mark.parametrize(
+    ("source", "dataclasses", "functions"),
+    [
+        ("@dataclass\nclass A:\n    a: int\n    b: int\n    c: int\n    d: int\n    e: int", ["A"], []),
+        ("@dataclass(kw_only=True)\nclass A:\n    a: int\n    b: int\n    c: int\n    d: int\n    e: int", [], []),
+        ("@dataclass\nclass A:\n    a: int\n    b: int\n    c: int\n    d: int", [], []),
+        ("def f(**how: Any): ...", [], ["f"]),
+        ("class A:\n    def f(self, **how): ...", [], ["f"]),
+        ("def f(**how: Unpack[How]): ...\ndef _g(**how: Any): ...", [], []),
+    ],
+)
+def test_rule_knows_what_is_long_and_what_is_vague(source, dataclasses, functions):
+    tree = ast.parse(source)
+    assert (long_dataclasses(tree), vague_functions(tree)) == (dataclasses, functions)

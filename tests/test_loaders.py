@@ -1,5 +1,4 @@
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,17 +6,22 @@ import pytest
 import torch
 
 from pipeline.data.annotation import FIRST_CLASS, UNANNOTATED, class_locations
-from pipeline.data.augmentation import Augmentation, Strength
+from pipeline.data.augmentation import AugmentationChain, Patch, standard
 from pipeline.data.loaders import StepBatches, StepLoader, Stream
 from pipeline.data.resident import Resident
 from pipeline.errors import UserError
 from pipeline.types import VIEWS, Case
 
-STRONG = Augmentation(Strength((0,), 20, 0.1, noise=0.1, brightness=0.2, gamma=0.2), (1.0, 1.0, 1.0))
+SPATIAL = {"flip_axes": (0,), "rotation_degrees": 20, "scaling": 0.1}
+MILLIMETRE = Patch((1.0, 1.0, 1.0))
+STRONG = AugmentationChain(standard(**SPATIAL, noise=0.1, brightness=0.2, gamma=0.2), MILLIMETRE)
 
 
 def cases(count, prefix="c"):
-    return tuple(Case(f"{prefix}{n}", (Path(f"{prefix}{n}.nii"),), None, f"{prefix}{n}") for n in range(count))
+    return tuple(
+        Case(id=f"{prefix}{n}", images=(Path(f"{prefix}{n}.nii"),), label=None, patient=f"{prefix}{n}")
+        for n in range(count)
+    )
 
 
 def read(case):
@@ -96,9 +100,8 @@ def test_one_case_twice_in_a_step_is_cut_twice_differently():
 
 
 def test_views_show_the_same_places_and_change_no_bit_of_the_image():
-    strength = replace(STRONG.strength, noise=0.0, blur=0.0, low_resolution=0.0, contrast=0.0, gamma=0.0)
     brighter = batches(views=VIEWS)
-    brighter.augmentation = replace(STRONG, strength=replace(strength, brightness=0.9))
+    brighter.augmentation = AugmentationChain(standard(**SPATIAL, brightness=0.9), MILLIMETRE)
     factors = []
     for step in range(20):
         for kind, batch in brighter[step].items():

@@ -12,9 +12,9 @@ import pytest
 import torch
 from runs_fixtures import ROOT, files_in, make_phantom, train, write_recipe
 
-from pipeline import runs
+from pipeline import nifti, runs
 from pipeline.console import explained
-from pipeline.data import inspection, nifti
+from pipeline.data import inspection
 from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
 from pipeline.memory import is_out_of_memory, memory_for

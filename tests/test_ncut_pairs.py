@@ -15,7 +15,7 @@ import torch
 from reference import ncut, ncut_gradient, softmax
 
 import pipeline.losses.ncut
-from pipeline.losses import NCutLoss, ncut_llvm, ncut_pairs, ncut_triton
+from pipeline.losses import NCutLoss, ncut_layout, ncut_llvm, ncut_pairs, ncut_torch, ncut_triton
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton: pip install triton")
 
@@ -109,8 +109,8 @@ def test_blocks_and_pieces_make_no_difference(path, monkeypatch):
     q, features = torch.rand(2, 3, 7, 6, 5), torch.randn(2, 1, 7, 6, 5)
     window = ncut_pairs.half_window(3.0, 2.0, (7, 6, 5))
     whole = path(q, features, window).clone()
-    for name in ("BLOCK", "PIECE"):
-        monkeypatch.setattr(ncut_pairs, name, 4)
+    monkeypatch.setattr(ncut_torch, "BLOCK", 4)
+    monkeypatch.setattr(ncut_layout, "PIECE", 4)
     torch.testing.assert_close(path(q, features, window), whole)
 
 

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.errors import UserError
 
 AFFINE = np.array([[1.0, 0, 0, -20], [0, 2, 0, 7], [0, 0, 3, 11], [0, 0, 0, 1]])

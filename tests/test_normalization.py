@@ -7,16 +7,16 @@ import pytest
 import torch
 from test_plan import CPU, facts, index, recipe
 
-from pipeline.data.nifti import load
 from pipeline.data.normalization import IntensityRange, Normalized
 from pipeline.data.statistics import ChannelStatistics, Intensities
 from pipeline.data.transforms import Grid, case_transforms, scan_transforms
 from pipeline.errors import UserError
+from pipeline.nifti.volume import load
 from pipeline.planning.normalization import choose_normalization, is_like_ct
 from pipeline.planning.plan import make_plan
 from pipeline.planning.settings import settle
-from pipeline.recipe import HounsfieldWindow, ZScore
-from pipeline.runs import build
+from pipeline.runs.batches import build_ranges
+from pipeline.sections import HounsfieldWindow, ZScore
 
 AUTO_CT = HounsfieldWindow(scheme="ct")
 
@@ -99,9 +99,9 @@ def test_a_plan_resolves_it_and_a_run_builds_it():
     named = index(scan)
     plan = make_plan(recipe(data={"normalization": ("ct",)}), named, CPU).recipe
     (window,) = plan.data.normalization
-    assert build.build_ranges(settle(plan)) == (IntensityRange(window.low, window.high, window.mean, window.std),)
+    assert build_ranges(settle(plan)) == (IntensityRange(window.low, window.high, window.mean, window.std),)
     assert make_plan(plan, named, CPU).recipe == plan
-    assert build.build_ranges(settle(make_plan(recipe(), named, CPU).recipe)) == (None,)
+    assert build_ranges(settle(make_plan(recipe(), named, CPU).recipe)) == (None,)
 
 
 def test_a_range_clips_and_scales_every_scan_alike():

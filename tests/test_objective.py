@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from pipeline import config
-from pipeline.engines.sources import SOURCES
-from pipeline.losses import LOSSES, ImageLoss, LabelLoss
+from pipeline.losses import ImageLoss, LabelLoss
 from pipeline.losses.objective import Objective, Term
-from pipeline.networks import NETWORKS
-from pipeline.runs.build import build_network, build_objective
+from pipeline.runs.batches import build_objective
+from pipeline.runs.build import build_network
+from pipeline.runs.components import COMPONENTS
 from pipeline.types import Task
 
 SEMISUPERVISED = Path(__file__).resolve().parents[1] / "configs" / "semisupervised.yaml"
@@ -177,14 +177,14 @@ def test_values_hold_no_graph():
 
 def test_loss_that_stands_twice_gets_a_number():
     objective = [{"loss": "dice"}, {"loss": "dice", "on": "all"}, {"loss": "ncut"}]
-    recipe = config.parse({"dataset": "d", "objective": objective}, "recipe", LOSSES, NETWORKS, SOURCES)
+    recipe = config.parse({"dataset": "d", "objective": objective}, "recipe", COMPONENTS)
     assert build_objective(recipe).names == ("dice", "dice_2", "ncut")
 
 
 def test_loss_in_mm_gets_the_spacing_of_the_scans():
     objective = [{"loss": "ncut", "options": {"spacing_mm": "data"}}]
     recipe = {"dataset": "d", "objective": objective, "data": {"spacing_mm": [1.0, 1.0, 2.5]}}
-    (term,) = build_objective(config.parse(recipe, "recipe", LOSSES, NETWORKS, SOURCES)).terms
+    (term,) = build_objective(config.parse(recipe, "recipe", COMPONENTS)).terms
     assert term.loss.spacing_mm == (1.0, 1.0, 2.5)
 
 
@@ -193,7 +193,7 @@ def test_loss_in_mm_gets_the_spacing_of_the_scans():
 
 def shipped(name=None, *overrides):
     raw = config.read(SEMISUPERVISED, ["dataset=d", "device=cpu", "data.dimensions=3", *overrides])
-    recipe = config.parse(raw, "recipe", LOSSES, NETWORKS, SOURCES)
+    recipe = config.parse(raw, "recipe", COMPONENTS)
     terms = build_objective(recipe).terms
     return recipe, Objective([term for term in terms if name in (None, term.name)])
 
@@ -262,4 +262,4 @@ def test_term_judges_and_compares_with_the_values_that_a_recipe_names():
 
 def test_parts_of_an_objective_have_one_term_each():
     objective = Objective([Term(name="a", loss=Pictured(), on="all"), Term(name="b", loss=Remade(), on="all")])
-    assert [part.names for part in objective.parts()] == [("a",), ("b",)]
+    assert [part.names for part in objective.by_term()] == [("a",), ("b",)]

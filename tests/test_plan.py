@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pipeline.data.check import Index
+from pipeline.data.index import Index
 from pipeline.data.inspection import CaseFacts
 from pipeline.data.layouts import Dataset
 from pipeline.data.statistics import channel_statistics
@@ -22,9 +22,10 @@ from pipeline.planning.plan import (
     prepared_bytes,
 )
 from pipeline.planning.spacing import choose_orientation, choose_spacing, median_shape
-from pipeline.recipe import BATCHES, Recipe, ZScore
+from pipeline.recipe import BATCHES, Recipe
+from pipeline.sections import ZScore
 
-CPU, GPU = Hardware("cpu", True, 4), Hardware("cuda:1", True, 16)
+CPU, GPU = Hardware(device="cpu", bfloat16=True, cores=4), Hardware(device="cuda:1", bfloat16=True, cores=16)
 
 
 def facts(shape, spacing, code="RAS", name="a"):
@@ -37,12 +38,25 @@ def facts(shape, spacing, code="RAS", name="a"):
     affine = nib.affines.from_matvec(linear, (1, 2, 3))
     assert "".join(nib.aff2axcodes(affine)) == code
     stored_shape, stored_spacing = (tuple(values[axis] for axis in order) for values in (shape, spacing))
-    return CaseFacts(name, ("0",), stored_shape, stored_spacing, tuple(map(tuple, affine)), 1, None)
+    return CaseFacts(
+        case=name,
+        sha256=("0",),
+        shape=stored_shape,
+        spacing_mm=stored_spacing,
+        affine=tuple(map(tuple, affine)),
+        channels=1,
+        label_voxels=None,
+    )
 
 
 def index(*scans, labels=("background", "organ")):
     named = {f"c{n}": scan for n, scan in enumerate(scans)}
-    return Index(Dataset(Path("data"), "folder", ()), named, dict(enumerate(labels)), ("image",))
+    return Index(
+        dataset=Dataset(source=Path("data"), layout="folder", cases=()),
+        facts=named,
+        labels=dict(enumerate(labels)),
+        channels=("image",),
+    )
 
 
 def recipe(on=("labelled",), augmentation=None, data=None, **more):
@@ -175,7 +189,12 @@ def test_prepared_slices_keep_their_number():
 
 @pytest.mark.parametrize(
     ("hardware", "workers"),
-    [(CPU, 0), (Hardware("cuda", True, 16), 8), (Hardware("cuda", True, 4), 3), (Hardware("cuda", True, 1), 0)],
+    [
+        (CPU, 0),
+        (Hardware(device="cuda", bfloat16=True, cores=16), 8),
+        (Hardware(device="cuda", bfloat16=True, cores=4), 3),
+        (Hardware(device="cuda", bfloat16=True, cores=1), 0),
+    ],
 )
 def test_workers_prepare_batches_beside_a_gpu_only(hardware, workers):
     assert resolve(recipe(data={"resident": False}), MANY, hardware).data.workers == workers
@@ -206,7 +225,7 @@ def test_scans_that_take_little_of_a_gpus_memory_stay_there(hardware, count, wor
     [("cpu", True, "bfloat16"), ("cpu", False, "float32"), ("cuda", True, "bfloat16"), ("cuda:0", False, "float16")],
 )
 def test_the_precision_is_the_narrowest_that_the_hardware_is_good_at(device, bfloat16, expected):
-    assert choose_precision(Hardware(device, bfloat16, 4)) == expected
+    assert choose_precision(Hardware(device=device, bfloat16=bfloat16, cores=4)) == expected
 
 
 def test_a_cpu_whose_bfloat16_is_slow_computes_in_float32_and_says_why():

@@ -13,13 +13,11 @@ from test_plan import CPU, GPU, MANY, recipe
 from pipeline import cli, config, runs
 from pipeline.data.loaders import AHEAD
 from pipeline.engines import devices
-from pipeline.engines.sources import SOURCES
 from pipeline.errors import UserError
-from pipeline.losses import LOSSES
-from pipeline.networks import NETWORKS
 from pipeline.planning import doctor
 from pipeline.planning.doctor import examine
 from pipeline.planning.plan import make_plan, prepared_bytes
+from pipeline.runs.components import COMPONENTS
 from pipeline.strict_yaml import read_yaml, write_yaml
 
 SMALL = ("data.spacing_mm=[3, 3, 3]", "network.options.channels=[4, 8, 8]", "max_steps=1", "data.batch_size=1")
@@ -270,7 +268,7 @@ def test_size_of_the_cache_is_foretold(dataset, tmp_path):
 
 def test_tiny_recipe_of_the_other_tests_is_still_its_own_plan(dataset, tmp_path):
     raw = write_recipe(tmp_path, dataset)
-    made = config.parse(config.read(raw), "tiny", LOSSES, NETWORKS, SOURCES)
+    made = config.parse(config.read(raw), "tiny", COMPONENTS)
     chosen = make_plan(made, MANY, CPU).recipe
     assert chosen.network.options["channels"] == TINY["network"]["options"]["channels"]
     assert make_plan(made, MANY, GPU).recipe.data.patch_size == (16, 16, 16)

@@ -4,11 +4,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import config
-from pipeline.engines.sources import SOURCES
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
-from pipeline.networks import NETWORKS
 from pipeline.plugins import load_plugins
+from pipeline.runs.components import COMPONENTS
 
 FOCAL = '''"""A loss of a user."""
 
@@ -69,7 +68,7 @@ def problem_of(path):
 
 
 def parsed(**term):
-    return config.parse({"dataset": "d", "objective": [term]}, "recipe", LOSSES, NETWORKS, SOURCES)
+    return config.parse({"dataset": "d", "objective": [term]}, "recipe", COMPONENTS)
 
 
 def test_loss_of_a_plugin_is_chosen_and_judged_like_ours(write):
@@ -114,7 +113,7 @@ def test_plugins_of_one_name_in_two_folders_both_run(write, tmp_path):
             FOCAL.replace('    """Focal loss."""', '    against = "labels"'),
             "TypeError: Focal judges 'logits' against 'labels'; expected a name and a tuple of names",
         ),
-        (FOCAL.replace("users_focal", "dice"), "ValueError: a loss named 'dice' exists already"),
+        (FOCAL.replace("users_focal", "dice"), "ValueError: loss 'dice': there is one of that name already"),
     ],
 )
 def test_plugin_that_fails_is_a_users_mistake_with_its_line(write, text, message):

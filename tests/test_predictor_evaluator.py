@@ -9,10 +9,10 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 from pipeline.data.inspection import Declared, examine_case
-from pipeline.data.nifti import load
 from pipeline.data.transforms import Grid
 from pipeline.engines.evaluator import SegmentationEvaluator
 from pipeline.errors import UserError
+from pipeline.nifti.volume import load
 from pipeline.prediction.predictor import Predictor
 from pipeline.types import Case
 
@@ -42,7 +42,14 @@ def ball(shape=(18, 20, 12)):
 
 
 def predictor(grid=OWN, patch=(16, 16, 16), network=None, **options):
-    return Predictor(network or Threshold(), grid, patch, (0, 7), torch.float32, **options)
+    return Predictor(
+        network=network or Threshold(),
+        grid=grid,
+        patch_size=patch,
+        label_values=(0, 7),
+        precision=torch.float32,
+        **options,
+    )
 
 
 def above_mean(voxels):
@@ -184,7 +191,7 @@ def cases(make_scan):
         voxels = ball()
         truth = np.roll(above_mean(voxels), shift, axis=0).astype(np.uint8)
         paths = make_scan(f"{name}.nii", voxels, AFFINE), make_scan(f"{name}_label.nii", truth, AFFINE)
-        made.append(Case(name, (paths[0],), paths[1], name))
+        made.append(Case(id=name, images=(paths[0],), label=paths[1], patient=name))
     return made
 
 
@@ -236,7 +243,7 @@ def test_handlers_of_ignite_and_monai_attach_to_the_evaluator(cases, capsys):
 
 def test_case_without_a_mask_cannot_be_scored(cases):
     with pytest.raises(ValueError, match="case a has no label"):
-        evaluator([Case("a", cases[0].images, None, "a")]).run()
+        evaluator([Case(id="a", images=cases[0].images, label=None, patient="a")]).run()
 
 
 def test_label_of_a_case_is_its_own_value_not_its_class(cases):

@@ -5,17 +5,16 @@ from pathlib import Path
 import pytest
 
 from pipeline import config
-from pipeline.engines.sources import SOURCES
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
-from pipeline.networks import NETWORKS
+from pipeline.runs.components import COMPONENTS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
 
 
 def parse(path, *overrides):
-    return config.parse(config.read(path, overrides), str(path), LOSSES, NETWORKS, SOURCES)
+    return config.parse(config.read(path, overrides), str(path), COMPONENTS)
 
 
 def test_there_are_recipes():

@@ -35,7 +35,7 @@ def test_registered_component_is_found_by_its_name(registry):
 
 
 def test_second_component_of_a_name_is_refused_and_the_first_stays(registry):
-    with pytest.raises(ValueError, match="'pump' exists already"):
+    with pytest.raises(ValueError, match="'pump': there is one of that name already"):
         registry.register("pump")(make_tank)
     assert registry["pump"] is make_pump
 

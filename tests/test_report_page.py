@@ -156,7 +156,7 @@ def test_six_patients_have_an_interval_in_card_and_table(tmp_path):
 
 def test_columns_are_explained_where_they_stand(tmp_path):
     rows = [result(name, 1, 0.5, surface_dice=0.8, volume_difference=0.1) for name in "ab"]
-    write_report(tmp_path, rows, summarise(rows), Origin("x", tolerance_mm=1.5))
+    write_report(tmp_path, rows, summarise(rows), Origin(title="x", tolerance_mm=1.5))
     page = page_of(tmp_path / "report.html")
     notes = page.by_id("notes")[2]
     assert "2 (predicted − true) / (predicted + true)" in notes
@@ -193,9 +193,9 @@ def test_errors_have_colours_that_no_class_has_on_page_and_canvas():
 
 def test_a_report_without_any_number_opens(tmp_path):
     rows = [result("a", 1, None, "absent")]
-    write_report(tmp_path, rows, summarise(rows), Origin("empty"))
+    write_report(tmp_path, rows, summarise(rows), Origin(title="empty"))
     assert "No class has a number" in (tmp_path / "report.html").read_text()
-    write_report(tmp_path, [], summarise([]), Origin("nothing"))
+    write_report(tmp_path, [], summarise([]), Origin(title="nothing"))
     assert page_of(tmp_path / "report.html").data["rows"] == []
 
 
@@ -209,16 +209,19 @@ def test_cases_that_do_not_fit_are_the_best_and_are_counted(tmp_path, monkeypatc
 
 def test_every_field_that_is_a_number_has_a_column():
     keys = {metric.key for metric in METRICS}
-    fields = {name for name, kind in CaseResult.__annotations__.items() if "float" in kind or "int" in kind} - {"label"}
+    fields = {name for name, kind in CaseResult.__annotations__.items() if "float" in kind or "int" in kind} - {
+        "label",
+        "more",
+    }
     assert fields == keys
 
 
 def test_an_error_while_writing_leaves_the_old_page(tmp_path):
     path = make_report(tmp_path, ["a"])
     before = path.read_bytes()
-    broken = Gallery(1, {1: "organ"})
+    broken = Gallery(n_cases=1, labels={1: "organ"})
     broken.add("a", *blob_case(0))
     broken.spool.close()
     with pytest.raises(ValueError, match="closed"):
-        write_report(tmp_path, [result("a", 1, 0.5)], summarise([result("a", 1, 0.5)]), Origin("x"), broken)
+        write_report(tmp_path, [result("a", 1, 0.5)], summarise([result("a", 1, 0.5)]), Origin(title="x"), broken)
     assert path.read_bytes() == before

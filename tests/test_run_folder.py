@@ -21,7 +21,7 @@ BESIDE = """
 import sys, time
 from pathlib import Path
 from pipeline.checkpoints import output_of
-from pipeline.reports.files import write_json
+from pipeline.strict_json import write_json
 from pipeline.runs.folder import SCORES
 with output_of(Path(sys.argv[1])).writing(SCORES) as stage:
     write_json(stage / "summary.json", {})
@@ -160,7 +160,7 @@ def test_file_of_a_user_is_refused_before_anything_is_computed(world, tmp_path, 
 
     for place in ("starting.prepare", "folds.check_dataset_of", "checking.survey", "planning.prepare"):
         monkeypatch.setattr(f"pipeline.runs.{place}", never)
-    monkeypatch.setattr("pipeline.runs.evaluating._checked_pairs", never)
+    monkeypatch.setattr("pipeline.runs.evaluating.checked_pairs", never)
     monkeypatch.setattr("pipeline.runs.comparing.read_cases_csv", never)
     monkeypatch.setattr("pipeline.runs.prediction.load_model", never)
     out = tmp_path / "out"

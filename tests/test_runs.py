@@ -31,7 +31,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline import runs
 from pipeline.data.loaders import StepLoader
-from pipeline.engines.steps import Schedule
+from pipeline.engines.schedules import Schedule
 from pipeline.errors import UserError
 from pipeline.outputs import LIST
 from pipeline.planning.hardware import Hardware
@@ -437,7 +437,7 @@ def test_validate_on_another_dataset_takes_how_it_lies_on_disk(trained, tmp_path
 
 def test_how_a_dataset_lies_on_disk_goes_with_a_dataset(trained):
     with pytest.raises(UserError, match="--dataset: is not given, and root says how it lies on disk"):
-        runs.validate(trained, root=trained, layout="auto", options={})
+        runs.validate(trained, open_as=(trained, "auto", {}))
 
 
 def test_scan_in_a_file_a_channel_is_the_one_that_the_run_was_trained_on(dataset, tmp_path):
@@ -865,7 +865,7 @@ def test_run_without_terms_on_unlabelled_scans_prepares_none_of_them(dataset, tm
 def test_model_is_used_in_float32_where_its_precision_is_not_at_home(dataset, tmp_path, monkeypatch):
     run = train(tmp_path, dataset, "run", "max_steps=1", "precision=bfloat16")
     for native, expected in ((True, "bfloat16"), (False, "float32")):
-        hardware = Hardware("cpu", native, 1)
+        hardware = Hardware(device="cpu", bfloat16=native, cores=1)
         monkeypatch.setattr(models, "find_hardware", lambda _, found=hardware: found)
         assert models.load_model(run, "last").recipe.precision == expected
 
@@ -911,7 +911,7 @@ def test_network_without_known_blocks_cannot_be_told_to_compute_them_again(datas
 
 def test_precision_that_was_measured_once_is_kept_for_a_run(dataset, tmp_path, monkeypatch):
     def machine(slow):
-        hardware = Hardware("cpu", True, 1, float32_is_faster=slow)
+        hardware = Hardware(device="cpu", bfloat16=True, cores=1, float32_is_faster=slow)
         monkeypatch.setattr(runs.planning, "find_hardware", lambda _: hardware)
 
     machine(True)

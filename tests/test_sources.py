@@ -14,10 +14,10 @@ from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.engines.sources import SOURCES, CopyPaste, CrossTeaching, MeanTeacher, Source
 from pipeline.engines.sources.mean_teacher import confident_labels
 from pipeline.errors import UserError
-from pipeline.losses import LOSSES, DiceLoss
+from pipeline.losses import DiceLoss
 from pipeline.losses.objective import Term
-from pipeline.networks import NETWORKS
 from pipeline.plugins import load_plugins
+from pipeline.runs.components import COMPONENTS
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
 # The page's own example.
@@ -311,7 +311,7 @@ def test_a_source_works_when_a_term_first_needs_it_and_once():
 
 
 def parse(**recipe):
-    return config.parse(TINY | {"dataset": "d"} | recipe, "recipe", LOSSES, NETWORKS, SOURCES)
+    return config.parse(TINY | {"dataset": "d"} | recipe, "recipe", COMPONENTS)
 
 
 def problems_of(**recipe):

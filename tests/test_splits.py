@@ -9,11 +9,17 @@ from pipeline.types import Case
 
 
 def case(name, label=True, patient=None, role=None):
-    return Case(name, (Path(f"{name}.nii"),), Path(f"{name}_mask.nii") if label else None, patient or name, role)
+    return Case(
+        id=name,
+        images=(Path(f"{name}.nii"),),
+        label=Path(f"{name}_mask.nii") if label else None,
+        patient=patient or name,
+        role=role,
+    )
 
 
 def dataset(*cases):
-    return Dataset(Path("data"), "folder", cases)
+    return Dataset(source=Path("data"), layout="folder", cases=cases)
 
 
 def patients(cases):
@@ -116,7 +122,7 @@ def test_too_few_labels_to_teach_and_to_test_are_an_error(cases, message):
 
 
 def test_masks_that_do_not_teach_validate_and_are_out_of_reach_of_the_training():
-    split = split_cases(MANY, 0.2, seed=3, labels_teach=False)
+    split = split_cases(MANY, 0.2, seed=3, with_labels=False)
     assert split.labelled == ()
     assert len(split.unlabelled) == 16 + 3
     assert all(case.label is None for case in split.unlabelled)
@@ -126,7 +132,7 @@ def test_masks_that_do_not_teach_validate_and_are_out_of_reach_of_the_training()
 
 def test_dataset_without_masks_can_be_trained_on_where_labels_do_not_teach():
     bare = dataset(*(case(f"u{n}", label=False) for n in range(3)))
-    assert split_cases(bare, 0.2, seed=0, labels_teach=False).as_dict() == {
+    assert split_cases(bare, 0.2, seed=0, with_labels=False).as_dict() == {
         "labelled": [],
         "unlabelled": ["u0", "u1", "u2"],
         "validation": [],
@@ -135,13 +141,13 @@ def test_dataset_without_masks_can_be_trained_on_where_labels_do_not_teach():
 
 def test_the_only_labelled_patient_validates_where_labels_do_not_teach():
     few = dataset(case("a"), case("b", patient="a", label=False), case("u", label=False))
-    split = split_cases(few, 0.2, seed=0, labels_teach=False)
+    split = split_cases(few, 0.2, seed=0, with_labels=False)
     assert split.as_dict() == {"labelled": [], "unlabelled": ["u"], "validation": ["a"]}
 
 
 def test_nothing_to_train_on_is_refused_where_labels_do_not_teach():
     with pytest.raises(UserError, match="no case is left to train on"):
-        split_cases(dataset(case("a")), 0.2, seed=0, labels_teach=False)
+        split_cases(dataset(case("a")), 0.2, seed=0, with_labels=False)
 
 
 # Classes that few masks have
@@ -186,7 +192,7 @@ def test_one_is_held_out_even_where_every_patient_has_a_class_of_its_own():
 
 def test_masks_that_do_not_teach_are_drawn_as_ever():
     known = many_with(split_cases(MANY, 0.2, 0).validation[0].id)
-    ours = split_cases(MANY, 0.2, 0, labels_teach=False, classes=None)
+    ours = split_cases(MANY, 0.2, 0, with_labels=False, classes=None)
     assert ours.validation == split_cases(MANY, 0.2, 0).validation
     assert split_cases(MANY, 0.2, 0, classes=known).validation != ours.validation
 

@@ -77,7 +77,7 @@ def test_check_keeps_them_for_every_channel(make_scan):
     rng = np.random.default_rng(0)
     images = [make_scan(f"{n}.nii.gz", rng.normal(100 * n, 1, (6, 7, 8)).astype(np.float32)) for n in (1, 2)]
     label = make_scan("label.nii.gz", np.eye(6, 7, dtype=np.uint8)[..., None].repeat(8, 2))
-    facts, problems = examine_case(Case("a", tuple(images), label, "a"), Declared())
+    facts, problems = examine_case(Case(id="a", images=tuple(images), label=label, patient="a"), Declared())
     assert problems == []
     assert [round(s.foreground.mean / 100) for s in facts.intensities] == [1, 2]
     assert [s.foreground.voxels for s in facts.intensities] == [48, 48]

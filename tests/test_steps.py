@@ -7,7 +7,8 @@ from torch import nn
 
 from pipeline.data.annotation import FIRST_CLASS, UNANNOTATED
 from pipeline.engines.averaging import WeightAverage
-from pipeline.engines.steps import Schedule, TrainingStep
+from pipeline.engines.schedules import Schedule
+from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
 from pipeline.losses import LabelLoss, NCutLoss, ReconstructionLoss
 from pipeline.losses.dice import DiceLoss
@@ -46,24 +47,24 @@ def make_step(
     seed=0,
     alternate=False,
     averaging=0.0,
-    parts=1,
+    accumulate=1,
     fused=False,
     sources=(),
 ):
     torch.manual_seed(0)
     network = network or nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), nn.ReLU(), nn.Conv2d(4, 2, 1))
     return TrainingStep(
-        network,
-        Objective(terms or [Term(name="dice", loss=DiceLoss(), on="labelled")]),
-        torch.optim.AdamW(network.parameters(), lr=rate, fused=fused),
-        Schedule(rate, warmup),
-        Course(max_steps),
-        precision,
+        network=network,
+        objective=Objective(terms or [Term(name="dice", loss=DiceLoss(), on="labelled")]),
+        optimizer=torch.optim.AdamW(network.parameters(), lr=rate, fused=fused),
+        schedule=Schedule(rate, warmup),
+        course=Course(max_steps),
+        precision=precision,
         clip_norm=12.0,
         seed=seed,
         alternate=alternate,
         average=WeightAverage(network, averaging) if averaging else None,
-        parts=parts,
+        accumulate=accumulate,
         sources=sources,
     )
 
@@ -202,12 +203,12 @@ def test_gradient_that_is_not_finite_leaves_the_weights_as_they_were():
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_late_numbers_are_those_of_the_step_before(parts, request):
-    on_time = make_step(parts=parts)
+    on_time = make_step(accumulate=parts)
     outputs = [on_time(at(n), {"labelled": make_batch()}) for n in (1, 2, 3)]
     assert [output.step for output in outputs] == [1, 2, 3]
     assert on_time.settle() == {}
     request.getfixturevalue("late")
-    step = make_step(parts=parts)
+    step = make_step(accumulate=parts)
     found = [step(at(n), {"labelled": make_batch()}) for n in (1, 2, 3)]
     found.append(step.settle())
     assert [output.step for output in found] == [0, 1, 2, 3]
@@ -398,7 +399,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(parts):
         Term(name="ncut", loss=NCutLoss(radius=2), on="unlabelled", weight=0.1),
     ]
     seen = []
-    steps = [make_step(terms=terms, parts=n) for n in (1, parts)]
+    steps = [make_step(terms=terms, accumulate=n) for n in (1, parts)]
     steps[1].network.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
     batches = {"labelled": make_batch("abcd"), "unlabelled": make_batch("efghijkl", labelled=False)}
     outputs = [step(at(1), batches) for step in steps]
@@ -411,7 +412,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(parts):
 
 
 def test_loss_of_any_part_that_is_not_finite_stops_the_training():
-    step = make_step(terms=[Term(name="dice", loss=NanAt(2), on="labelled")], parts=2)
+    step = make_step(terms=[Term(name="dice", loss=NanAt(2), on="labelled")], accumulate=2)
     before = weights(step)
     with pytest.raises(UserError, match="not finite at step 1"):
         step(at(1), {"labelled": make_batch("ab")})

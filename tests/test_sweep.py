@@ -14,14 +14,14 @@ from monai.inferers.utils import _get_scan_interval
 from plain_prediction import plain
 from torch import nn
 
-from pipeline.data.nifti import load
 from pipeline.data.normalization import IntensityRange
 from pipeline.data.transforms import Grid, scan_transforms
 from pipeline.engines.ensemble import DeepEnsemble
-from pipeline.engines.postprocessing import Mending
+from pipeline.engines.postprocessing import FillHoles, KeepLargest
 from pipeline.errors import UserError
 from pipeline.metrics.calibration import Expectation, Reliability
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
+from pipeline.nifti.volume import load
 from pipeline.prediction import deciding
 from pipeline.prediction.images import network_image
 from pipeline.prediction.placement import place
@@ -203,7 +203,14 @@ def draw_predictor(rng, largest_class=12):
     patch = ((16, 16, 16), (24, 16, 12), (12, 32, 16))[rng.integers(3)][:dimensions]
     mirrors = tuple(range(dimensions))[: int(rng.integers(0, 3))]
     values = tuple(range(classes)) if rng.random() < 0.7 else (0, *(n * 37 + 5 for n in range(classes - 1)))
-    return Predictor(network, draw_grid(rng, dimensions), patch, values, torch.float32, mirrors=mirrors)
+    return Predictor(
+        network=network,
+        grid=draw_grid(rng, dimensions),
+        patch_size=patch,
+        label_values=values,
+        precision=torch.float32,
+        mirrors=mirrors,
+    )
 
 
 def draw_segmenter(rng):
@@ -216,8 +223,8 @@ def draw_segmenter(rng):
             parameter.add_(0.1 * torch.randn_like(parameter))
     grid = Grid(first.grid.orientation, tuple(1.3 * mm for mm in first.grid.spacing_mm))
     other = replace(first, network=network, grid=grid)
-    mendings = (Mending(first.label_values[1], "fill"), Mending(first.label_values[1], "largest"))
-    return Ensemble((first, other), mendings if rng.random() < 0.5 else ())
+    steps = (FillHoles(first.label_values[1]), KeepLargest(first.label_values[1]))
+    return Ensemble((first, other), steps if rng.random() < 0.5 else ())
 
 
 def compare(rng, make_scan, largest):
@@ -237,7 +244,11 @@ def compare(rng, make_scan, largest):
         assert ours.ece == pytest.approx(theirs.ece, abs=1e-3)
     ordered = np.sort(expected.logits, axis=0)
     scale = np.abs(expected.logits).max() + 1
-    return differ, (ordered[-1] - ordered[-2])[differ] / scale, isinstance(segmenter, Ensemble) and segmenter.mendings
+    return (
+        differ,
+        (ordered[-1] - ordered[-2])[differ] / scale,
+        isinstance(segmenter, Ensemble) and segmenter.postprocessing,
+    )
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -278,7 +289,12 @@ def test_windows_together_and_blocks_of_voxels_change_no_bit(make_scan, monkeypa
     rng = np.random.default_rng(3)
     scan = draw_scan(rng, make_scan, 40)
     predictor = Predictor(
-        Pointwise(), Grid("RAS", (1.3, 0.9, 1.1)), patch, tuple(range(7)), torch.float32, mirrors=(0, 1)
+        network=Pointwise(),
+        grid=Grid("RAS", (1.3, 0.9, 1.1)),
+        patch_size=patch,
+        label_values=tuple(range(7)),
+        precision=torch.float32,
+        mirrors=(0, 1),
     )
     expected = replace(predictor, windows=1).logits([scan])
     labels = predictor.segment([scan])
@@ -293,7 +309,14 @@ def test_windows_together_and_blocks_of_voxels_change_no_bit(make_scan, monkeypa
 def test_slab_axis_changes_no_label(make_scan, patch):
     scan = draw_scan(np.random.default_rng(5), make_scan, 40)
     values = tuple(range(7))
-    predictor = Predictor(Pointwise(), Grid("RAS", (1.3, 0.9, 1.1)), patch, values, torch.float32, mirrors=(1,))
+    predictor = Predictor(
+        network=Pointwise(),
+        grid=Grid("RAS", (1.3, 0.9, 1.1)),
+        patch_size=patch,
+        label_values=values,
+        precision=torch.float32,
+        mirrors=(1,),
+    )
     sweeps = [predictor.sweep([scan], slab=slab) for slab in range(3)]
     assert [sweep.slab for sweep in sweeps] == [0, 1, 2]
     first, *others = (deciding.decide([sweep]) for sweep in sweeps)
@@ -308,7 +331,14 @@ def test_a_scan_stored_in_another_order_is_predicted_to_the_bit(make_scan, code)
     affine = np.diag([1.2, 0.8, 2.0, 1.0])
     values = tuple(range(7))
     for patch in ((8, 12, 8), (8, 12)):
-        predictor = Predictor(Pointwise(), Grid("RAS", (1.0, 1.1, 0.0)), patch, values, torch.float32, mirrors=(0,))
+        predictor = Predictor(
+            network=Pointwise(),
+            grid=Grid("RAS", (1.0, 1.1, 0.0)),
+            patch_size=patch,
+            label_values=values,
+            precision=torch.float32,
+            mirrors=(0,),
+        )
         expected, _ = turned(predictor([make_scan("a.nii", voxels, affine)]), affine, code)
         np.testing.assert_array_equal(predictor([make_scan("b.nii", *turned(voxels, affine, code))]), expected)
 
@@ -336,7 +366,13 @@ NO_MEMORY = [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), Runtim
 @pytest.mark.parametrize("error", NO_MEMORY, ids=["python", "cuda", "cpu"])
 def test_windows_are_halved_where_memory_runs_out_and_it_is_said(make_scan, error):
     scan, values, told = draw_scan(np.random.default_rng(3), make_scan, 40), tuple(range(7)), []
-    predictor = Predictor(Pointwise(), Grid("RAS", (1.3, 0.9, 1.1)), (8, 12, 16), values, torch.float32)
+    predictor = Predictor(
+        network=Pointwise(),
+        grid=Grid("RAS", (1.3, 0.9, 1.1)),
+        patch_size=(8, 12, 16),
+        label_values=values,
+        precision=torch.float32,
+    )
     hungry = replace(predictor, network=Hungry(2, error), windows=8, tell=told.append)
     np.testing.assert_array_equal(hungry.segment([scan]), predictor.segment([scan]))
     assert hungry.network.calls.count(8) == 1
@@ -352,7 +388,13 @@ def test_windows_are_halved_where_memory_runs_out_and_it_is_said(make_scan, erro
 def test_slab_goes_to_the_host_where_a_device_has_no_memory_for_one_window(make_scan, monkeypatch):
     scan, told, moved = draw_scan(np.random.default_rng(3), make_scan, 30), [], []
     network = Hungry(9, MemoryError())
-    predictor = Predictor(network, Grid("RAS", (0.0, 0.0, 0.0)), (8, 8, 8), tuple(range(7)), torch.float32)
+    predictor = Predictor(
+        network=network,
+        grid=Grid("RAS", (0.0, 0.0, 0.0)),
+        patch_size=(8, 8, 8),
+        label_values=tuple(range(7)),
+        precision=torch.float32,
+    )
     expected = predictor.segment([scan])
     network.most = 0
     move = Ring.move
@@ -373,7 +415,13 @@ def test_slab_goes_to_the_host_where_a_device_has_no_memory_for_one_window(make_
 
 def test_windows_together_are_as_many_as_there_is_memory_for(make_scan, monkeypatch):
     scan = draw_scan(np.random.default_rng(3), make_scan, 40)
-    predictor = Predictor(Pointwise(), Grid("RAS", (0.0, 0.0, 0.0)), (8, 8, 8), tuple(range(7)), torch.float32)
+    predictor = Predictor(
+        network=Pointwise(),
+        grid=Grid("RAS", (0.0, 0.0, 0.0)),
+        patch_size=(8, 8, 8),
+        label_values=tuple(range(7)),
+        precision=torch.float32,
+    )
     sweep = predictor.sweep([scan])
     where = (sweep.placement, sweep.windows, 1)
     one = replace(predictor, windows=1).footprint(scan.header.forms, 1).windows
@@ -388,7 +436,13 @@ def test_members_share_one_image_and_each_file_is_read_once(make_scan, monkeypat
         "pipeline.prediction.images.network_image", lambda *way: made.append(way) or network_image(*way)
     )
     scan = draw_scan(np.random.default_rng(3), make_scan, 20)
-    one = Predictor(Pointwise(), Grid("RAS", (1.0, 1.0, 1.0)), (8, 8, 8), tuple(range(7)), torch.float32)
+    one = Predictor(
+        network=Pointwise(),
+        grid=Grid("RAS", (1.0, 1.0, 1.0)),
+        patch_size=(8, 8, 8),
+        label_values=tuple(range(7)),
+        precision=torch.float32,
+    )
     Ensemble((one, one, replace(one, grid=Grid("RAS", (2.0, 1.0, 1.0))))).segment([scan])
     assert len(made) == 2
 
@@ -401,7 +455,13 @@ def test_answer_that_is_infinite_anywhere_is_refused(make_scan):
             return answer
 
     scan = draw_scan(np.random.default_rng(3), make_scan, 20)
-    predictor = Predictor(Endless(), Grid("RAS", (0.0, 0.0, 0.0)), (8, 8, 8), tuple(range(7)), torch.float32)
+    predictor = Predictor(
+        network=Endless(),
+        grid=Grid("RAS", (0.0, 0.0, 0.0)),
+        patch_size=(8, 8, 8),
+        label_values=tuple(range(7)),
+        precision=torch.float32,
+    )
     for segmenter in (predictor, Ensemble((predictor, predictor))):
         with pytest.raises(UserError, match="not finite"):
             segmenter.segment([scan])

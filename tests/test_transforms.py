@@ -7,9 +7,9 @@ import torch
 from monai.data import MetaTensor
 
 from pipeline.data.annotation import FIRST_CLASS
-from pipeline.data.nifti import load
 from pipeline.data.normalization import Normalized
 from pipeline.data.transforms import Grid, case_transforms, scan_transforms
+from pipeline.nifti.volume import load
 
 CODES = ["".join(code) for axes in permutations(("RL", "AP", "SI")) for code in product(*axes)]
 RAS = Grid("RAS", (0.0, 0.0, 0.0))

@@ -14,7 +14,7 @@ from pipeline import runs
 from pipeline.config import read_options
 from pipeline.data.layouts import read_dataset
 from pipeline.runs.checking import survey
-from pipeline.runs.prediction import _mask_name
+from pipeline.runs.targets import _mask_name
 from pipeline.types import Case
 
 INPUTS = inputs()
@@ -271,7 +271,7 @@ def test_predict_takes_the_options_of_a_layout(tmp_path):
 
 def test_mask_is_called_after_its_case_where_its_file_is_not():
     def name(images, case):
-        return _mask_name(Case(case, tuple(Path("d") / image for image in images), None, case))
+        return _mask_name(Case(id=case, images=tuple(Path("d") / image for image in images), label=None, patient=case))
 
     assert name(["imaging.nii.gz"], "case_1") == "case_1.nii.gz"
     assert name(["X_flair.nii", "X_t1.nii"], "X") == "X.nii"

@@ -134,7 +134,7 @@ def test_viewer_opens_where_most_is_wrong():
 
 def test_gallery_stores_places_of_label_values_and_background_for_others():
     truth = np.array([0, 5, 300, 9])[:, None, None] * np.ones((1, 2, 2), int)
-    gallery = Gallery(1, {0: "background", 5: "a", 300: "b"})
+    gallery = Gallery(n_cases=1, labels={0: "background", 5: "a", 300: "b"})
     gallery.add("x", None, truth, truth, np.eye(4))
     about, *_ = gallery.packed["x"]
     (block,) = gallery.blocks(["x"])
@@ -142,7 +142,7 @@ def test_gallery_stores_places_of_label_values_and_background_for_others():
 
 
 def test_gallery_gives_back_each_case_in_any_order():
-    gallery = Gallery(3, {1: "a", 2: "b"})
+    gallery = Gallery(n_cases=3, labels={1: "a", 2: "b"})
     cases = {name: blob_case(n) for n, name in enumerate("abc")}
     for name, case in cases.items():
         gallery.add(name, *case)
@@ -152,7 +152,7 @@ def test_gallery_gives_back_each_case_in_any_order():
 
 @pytest.mark.parametrize(("n", "room"), [(1, 10), (10, 10), (200, 200), (833, 833), (5000, 833)])
 def test_cases_share_the_bytes_of_a_page(n, room):
-    gallery = Gallery(n, {1: "a"})
+    gallery = Gallery(n_cases=n, labels={1: "a"})
     assert LEAST_BYTES <= gallery.budget <= MOST_BYTES
     assert gallery.room == room
     assert gallery.budget * gallery.room <= PAGE_BYTES

@@ -138,7 +138,8 @@ def recipe_keys() -> dict[str, tuple[str, ...]]:
     from pipeline.data.layouts import LAYOUTS
     from pipeline.losses import LOSSES
     from pipeline.networks import NETWORKS
-    from pipeline.recipe import Recipe, Section, Term
+    from pipeline.recipe import Recipe
+    from pipeline.sections import Section, TermChoice
 
     def keys(section: type[Section], place: str) -> Iterator[tuple[str, Any]]:
         for name, field in section.model_fields.items():
@@ -146,7 +147,7 @@ def recipe_keys() -> dict[str, tuple[str, ...]]:
             if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
                 yield from keys(field.annotation, f"{place}{name}.")
 
-    found = dict([*keys(Recipe, ""), *keys(Term, "objective.0.")])
+    found = dict([*keys(Recipe, ""), *keys(TermChoice, "objective.0.")])
     for place, registry in (("network", NETWORKS), ("objective.0.loss", LOSSES), ("layout", LAYOUTS)):
         options = "objective.0.options" if registry is LOSSES else f"{place}.options"
         for name in registry.names:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.data.check import Index
+    from pipeline.data.index import Index
     from pipeline.data.normalization import IntensityRange
     from pipeline.types import Case
 

@@ -7,20 +7,21 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from pipeline.bounds import LEAST_MM, MOST_MM
 from pipeline.data.checked import FilesChangedError, read_case
 from pipeline.data.classes import classes_of, dataset_warnings
 from pipeline.data.codes import is_warning
 from pipeline.data.examining import examine, in_parallel
+from pipeline.data.index import FACTS, Index, rows_of
 from pipeline.data.inspection import CaseFacts, Declared
 from pipeline.data.packed import Packed
 from pipeline.data.stamps import case_files, stamps
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,76 +29,12 @@ if TYPE_CHECKING:
     from pipeline.data.layouts import Dataset
     from pipeline.types import Case
 
-FACTS = TypeAdapter(tuple[CaseFacts, ...])
-
 # From so many on, a value that only one mask has is worth a look.
 MANY_MASKS = 5
 # The largest sensible ratio between a voxel's volume and the median's: a factor of 10 along each axis.
 MAX_VOLUME_RATIO = 1000.0
 # And between the lengths of a voxel's edges.
 MAX_EDGE_RATIO = 1000.0
-
-
-@dataclass(frozen=True)
-class Index:
-    """A dataset that passed the check: whatever reads scans afterwards reads only these.
-
-    Attributes:
-        dataset: The dataset.
-        facts: One entry a case, by id.
-        labels: Label values and names, background (0) first.
-        channels: Channel names.
-        warnings: What the check found that does not keep the dataset from being used.
-    """
-
-    dataset: Dataset
-    facts: Mapping[str, CaseFacts]
-    labels: Mapping[int, str]
-    channels: tuple[str, ...]
-    warnings: tuple[Problem, ...] = ()
-
-    @property
-    def ignore(self) -> int | None:
-        """The label value of voxels that nobody has annotated, where the dataset has one."""
-        return self.dataset.ignore
-
-    def as_rows(self) -> list[dict[str, Any]]:
-        """Return the facts as JSON-ready rows, in the order of the cases."""
-        return rows_of(self.facts[case.id] for case in self.dataset.cases)
-
-    def describe(self) -> list[tuple[str, str]]:
-        """Return what a person wants to see of a sound dataset, as names and values."""
-        cases = self.dataset.cases
-        facts = list(self.facts.values())
-        roles = Counter((case.role or "training", "with" if case.label else "without") for case in cases)
-        shapes = np.array([f.shape for f in facts])
-        spacings = np.array([f.spacing_mm for f in facts])
-        ignored = [("ignored", f"label value {self.ignore}")] if self.ignore is not None else []
-        regions = [f"{name} = {' + '.join(map(str, values))}" for name, values in self.dataset.regions.items()]
-        return [
-            ("dataset", f"{self.dataset.source} ({self.dataset.layout})"),
-            *((role, f"{count} {mask} masks") for (role, mask), count in sorted(roles.items())),
-            ("patients", str(len({case.patient for case in cases}))),
-            ("labels", ", ".join(f"{value} {name}" for value, name in self.labels.items())),
-            *([("regions", ", ".join(regions))] if regions else []),
-            *ignored,
-            ("channels", ", ".join(self.channels)),
-            ("shape", _extent(shapes, "d", "")),
-            ("spacing", _extent(spacings, ".3g", " mm")),
-            ("problems", "none"),
-            *([("warnings", warned)] if (warned := count_codes(self.warnings)) else []),
-        ]
-
-
-def count_codes(findings: Iterable[Problem]) -> str:
-    """Say how many findings there are of each code, the most frequent first; "" where there are none."""
-    return ", ".join(f"{count} {code}" for code, count in Counter(f.code for f in findings).most_common())
-
-
-def rows_of(facts: Iterable[CaseFacts]) -> list[dict[str, Any]]:
-    """Return facts as JSON-ready rows."""
-    rows: list[dict[str, Any]] = FACTS.dump_python(tuple(facts), mode="json")
-    return rows
 
 
 def read_facts(path: Path) -> dict[str, CaseFacts]:
@@ -113,13 +50,6 @@ def read_facts(path: Path) -> dict[str, CaseFacts]:
     except ValidationError:
         return {}
     return {facts.case: facts for facts in rows}
-
-
-def _extent(rows: NDArray[Any], form: str, unit: str) -> str:
-    """Say smallest, median and largest of one triple a case."""
-    triples = (rows.min(axis=0), np.median(rows, axis=0).astype(rows.dtype), rows.max(axis=0))
-    low, middle, high = (" x ".join(format(value, form) for value in triple) for triple in triples)
-    return f"{middle}{unit} (median), {low} to {high}"
 
 
 @dataclass
@@ -199,7 +129,13 @@ class Check:
             raise UserError(
                 f"{self.dataset.source}: {len(self.problems)} problem(s) in {count} place(s).", self.problems
             )
-        return Index(self.dataset, self.seen, self._labels(), self._channels(), tuple(self.warnings))
+        return Index(
+            dataset=self.dataset,
+            facts=self.seen,
+            labels=self._labels(),
+            channels=self._channels(),
+            warnings=tuple(self.warnings),
+        )
 
     def _labels(self) -> dict[int, str]:
         if self.dataset.labels is not None:
@@ -211,7 +147,9 @@ class Check:
         if self.dataset.channels is not None:
             return self.dataset.channels
         count = next(iter(self.seen.values())).channels
-        return ("image",) if count == 1 else tuple(f"channel {n}" for n in range(count))
+        if count == 1:
+            return ("image",)
+        return tuple(f"channel {n}" for n in range(count))
 
     def _across_cases(self) -> list[Problem]:
         """Find what no file shows alone."""
@@ -220,7 +158,7 @@ class Check:
         images = {case.id: str(case.images[0]) for case in self.dataset.cases}
         found = [*self._channel_counts(), *self._dimensions(), *self._voxel_sizes(), *self._lengths()]
         found += self._rare_labels()
-        problems = [Problem(images[name], code, text, remedy, name) for name, code, text, remedy in found]
+        problems = [Problem(images[name], code, text, remedy, case=name) for name, code, text, remedy in found]
         drawn = all(case.role != "validation" for case in self.dataset.cases)
         problems += copies(self.dataset.cases, self.seen, drawn=drawn)
         return problems + self._classes({problem.case for problem in problems if problem.code == "rare-label"})
@@ -314,9 +252,9 @@ def copies(cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, drawn: bool
             drawable = drawn and case.role != "test" and (case.label or other.label)
             parted = drawable and other.patient != case.patient
             if other.role != case.role or parted:
-                message = f"is the same scan as {other.images[0]}, so it could teach and test"
+                message = f"is the same scan as {other.images[0]}, so it could be trained on and tested"
                 remedy = "keep one of them, or give both one patient and one role in a list"
-                problems.append(Problem(str(case.images[0]), "scan-leaks", message, remedy, case.id))
+                problems.append(Problem(str(case.images[0]), "scan-leaks", message, remedy, case=case.id))
                 break
     return problems
 

@@ -10,19 +10,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.codes import is_warning
 from pipeline.data.content import hash_values
-from pipeline.data.grids import grid_problems, rename_axes, renaming
 from pipeline.data.stamps import case_files, stamps
 from pipeline.errors import Problem, UserError
+from pipeline.nifti.grids import grid_problems, rename_axes, renaming
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from pipeline.data.inspection import CaseFacts
-    from pipeline.data.nifti import Scan
+    from pipeline.nifti.volume import Scan
     from pipeline.types import Case
 
 
@@ -150,4 +150,4 @@ def _apart(case: Case, facts: CaseFacts, scans: Sequence[Scan]) -> list[Problem]
 def _changed(path: Path, why: str, case: Case) -> Problem:
     message = f"is not the file that was checked: {why}"
     remedy = "bring it back, or start anew"
-    return Problem(str(path), "file-changed", message, remedy, case.id)
+    return Problem(str(path), "file-changed", message, remedy, case=case.id)

@@ -68,19 +68,23 @@ def split_warnings(
     """
     problems = []
     for value, name in labels.items():
-        taught = [case for case in split.labelled if value in classes[case.id]]
+        trained_on = [case for case in split.labelled if value in classes[case.id]]
         tested = [case for case in split.validation if value in classes[case.id]]
-        if value and not taught:
+        if value and not trained_on:
             problems.append(_unseen(value, name, split.labelled, tested, where))
         elif value and not tested and split.validation:
             message = f"has {value} ({name}) in none of {len(split.validation)} masks that validate"
-            remedy = f"let a scan that has it validate, such as {_named(taught)}; until then nothing tells how it fares"
+            remedy = (
+                f"let a scan that has it validate, such as {_named(trained_on)}; until then nothing tells how it fares"
+            )
             problems.append(Problem(where, "class-unvalidated", message, remedy))
     return problems
 
 
-def _unseen(value: int, name: str, taught: Sequence[Case], tested: Sequence[Case], where: str) -> Problem:
-    message = f"has {value} ({name}) in none of {len(taught)} masks that are trained on, so that it cannot be learnt"
+def _unseen(value: int, name: str, trained_on: Sequence[Case], tested: Sequence[Case], where: str) -> Problem:
+    message = (
+        f"has {value} ({name}) in none of {len(trained_on)} masks that are trained on, so that it cannot be learnt"
+    )
     remedy = "label a scan that has it, or take it out of the labels"
     if tested:
         message += f"; it is in {_named(tested)}, which validate"

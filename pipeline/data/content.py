@@ -2,9 +2,9 @@
 
 Two hashes, since there are two questions. *Is this the file that was checked, saved anew?* is answered by all values in
 the order in which they are stored: it may only be yes where nothing has changed. *Was this scan trained on?* is
-answered by the sums along the three axes of the body: a scan stored in another order or direction, its affine with it,
-has the same, and nothing need be reordered to see it. Scans that are not the same differ in them, unless somebody has
-made them to deceive.
+answered by the sums along the three axes of the body, which stay the same where a scan is stored in another order or
+direction and its affine says so; no voxel has to be moved to compare them. Two different scans have the same sums only
+if somebody has made them so.
 
 Both are of values, not of bytes: scaled as the header says, in one type, whatever type they are stored in. Neither
 knows the affine's numbers. Writers round them, each in its own way, and a hash has no tolerance; grids are compared.

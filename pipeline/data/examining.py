@@ -9,12 +9,12 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from pipeline.data.container import GZIP_MAGIC, HEAD
-from pipeline.data.header import parse_header
 from pipeline.data.inspection import examine_case
 from pipeline.data.stamps import case_files, stamps
 from pipeline.errors import Problem, UserError
 from pipeline.memory import is_out_of_memory, memory_problem
+from pipeline.nifti.container import GZIP_MAGIC, HEAD
+from pipeline.nifti.header import parse_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -86,12 +86,12 @@ def _download(url: str, md5: str, archive: Path, target: Path) -> None:
     received = 0
     began = time.monotonic()
     try:
-        with urlopen(url, timeout=SILENT_S) as answer, archive.open("wb") as file:
-            told = int(answer.headers.get("Content-Length") or 0)
+        with urlopen(url, timeout=SILENT_S) as response, archive.open("wb") as file:
+            told = int(response.headers.get("Content-Length") or 0)
             _refuse_size(url, told, archive.parent)
             with transfer(target.name, told or None) as count:
                 # One piece at a time as it comes, so that a server that drips is noticed.
-                while block := answer.read1(BLOCK):
+                while block := response.read1(BLOCK):
                     received += len(block)
                     if received > MAX_BYTES:
                         _refuse_size(url, received, archive.parent)

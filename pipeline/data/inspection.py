@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.codes import is_warning
 from pipeline.data.content import hash_scan, hash_values
-from pipeline.data.forms import Forms
-from pipeline.data.grids import grid_problems, orientation_problems
 from pipeline.data.label_values import count_labels, label_problems
 from pipeline.data.stamps import case_files, stamps
 from pipeline.data.statistics import ChannelStatistics, channel_statistics
 from pipeline.errors import Problem, UserError
+from pipeline.nifti.forms import Forms
+from pipeline.nifti.grids import grid_problems, orientation_problems
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ class Declared:
     channels: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CaseFacts:
     """What one pass over a case's files found.
 
@@ -195,7 +195,9 @@ def _intensities(
 
 def _annotated(labels: NDArray[Any], ignore: int | None) -> NDArray[Any]:
     """Return labels in which voxels that nobody has annotated are background."""
-    return labels if ignore is None else np.where(labels == ignore, 0, labels)
+    if ignore is None:
+        return labels
+    return np.where(labels == ignore, 0, labels)
 
 
 def examine_pair(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.data.inspection import Declared
-    from pipeline.data.nifti import Scan
+    from pipeline.nifti.volume import Scan
 
 # Farther from an integer than this, a label is no rounding error.
 ROUNDING = 1e-3

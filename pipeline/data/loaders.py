@@ -19,7 +19,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pipeline.data.annotation import ANNOTATION, IMAGE
-from pipeline.data.augmentation import move, recolour
 from pipeline.data.checked import FilesChangedError
 from pipeline.data.patches import cut_patches
 from pipeline.errors import Problem, UserError
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.data.augmentation import Augmentation
+    from pipeline.data.augmentation import AugmentationChain
     from pipeline.types import Case
 
 MAX_WORKERS = 256
@@ -95,7 +94,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         streams: Mapping[str, Stream],
         read: Callable[[Case], dict[str, Any]],
         patch_size: Sequence[int],
-        augmentation: Augmentation,
+        augmentation: AugmentationChain,
         seed: int,
         views: Sequence[str] = (),
     ) -> None:
@@ -122,12 +121,12 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
             rngs = [stream.rng(self.seed, step, slot) for slot in range(stream.batch_size)]
             batch = cut_patches(self._read(cases, step, place), rngs, self.patch_size)
             changes = [self.augmentation.draw(rng) for rng in rngs]
-            move(batch[IMAGE], batch[ANNOTATION], changes)
+            self.augmentation.move(batch[IMAGE], batch[ANNOTATION], changes)
             views = {view: batch[IMAGE].clone() for view in self.views}
-            recolour(batch[IMAGE], changes)
+            self.augmentation.recolour(batch[IMAGE], changes)
             if OTHER_VIEW in views:
                 others = [stream.rng(self.seed, step, slot, view=1) for slot in range(stream.batch_size)]
-                recolour(views[OTHER_VIEW], [self.augmentation.draw(rng) for rng in others])
+                self.augmentation.recolour(views[OTHER_VIEW], [self.augmentation.draw(rng) for rng in others])
             batches[name] = {**batch, **views, "case": [case.id for case in cases]}
             place += stream.batch_size
         return batches
@@ -162,7 +161,9 @@ class _Failure:
 
     @property
     def error(self) -> UserError:
-        return FilesChangedError(self.problems) if self.changed else UserError(self.summary, self.problems)
+        if self.changed:
+            return FilesChangedError(self.problems)
+        return UserError(self.summary, self.problems)
 
 
 class _Guarded(Dataset[Any]):

@@ -1,7 +1,7 @@
 """Patches: a box of voxels of each of several prepared cases, cut into one batch.
 
-Only the patch is read, so memory-mapped arrays stay on disk, and it is copied once, to its place in the batch. A case
-whose arrays are tensors on a device gives its patch there.
+Of a memory-mapped array only the patch is read from the disk, and it is copied once, to its place in the batch. Where a
+case's arrays are tensors on a device, the batch is made there.
 """
 
 from __future__ import annotations

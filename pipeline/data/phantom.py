@@ -243,7 +243,9 @@ def _acquire(rng: Generator, brightness: Floats, spacing_mm: Floats) -> Floats:
     noise = rng.uniform(0.02, 0.05) * rng.standard_normal((2, *signal.shape), dtype=np.float32)
     scan: Floats = np.hypot(signal + noise[0], noise[1]) * 10 ** rng.uniform(0, 3)
     # Scanners store integers; a small scale would lose all but a few grey levels to that.
-    return scan.astype(np.float32) if scan.max() < 200 else np.rint(scan).astype(np.int16)
+    if scan.max() < 200:
+        return scan.astype(np.float32)
+    return np.rint(scan).astype(np.int16)
 
 
 def _draw_pose(rng: Generator, shape: Sequence[int], spacing_mm: Floats) -> tuple[Floats, Floats]:

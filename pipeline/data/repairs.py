@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.codes import CODES, is_warning
-from pipeline.data.grids import rename_axes, renaming
 from pipeline.errors import Problem, UserError, nearest
+from pipeline.nifti.grids import rename_axes, renaming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.data.check import Check
-    from pipeline.data.forms import Forms
-    from pipeline.data.header import Header
     from pipeline.data.layouts import Dataset
+    from pipeline.nifti.forms import Forms
+    from pipeline.nifti.header import Header
     from pipeline.types import Case
 
 
@@ -35,7 +35,7 @@ class Volume:
     header: Header
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Repair:
     """One line of the log: what was done to which file, and where the repaired file lies."""
 
@@ -174,7 +174,7 @@ def _copy_case(case: Case, targets: Sequence[Path], wanted: dict[str, list[tuple
         volume = Volume(scan.voxels, scan.header)
         for code, fix in fixes:
             volume, done = FIXES[fix](volume, first or volume.header)
-            log.append(Repair(case.id, str(path), code, fix, done, str(target)))
+            log.append(Repair(case=case.id, file=str(path), code=code, fix=fix, done=done, written=str(target)))
         first = first or volume.header
         flat = volume.voxels[0] if len(volume.voxels) == 1 else np.moveaxis(volume.voxels, 0, 3)
         nifti.save_volume(target, flat, volume.header)

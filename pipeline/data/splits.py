@@ -1,4 +1,4 @@
-"""Decide which cases teach and which cases test."""
+"""Decide which cases are trained on and which are held out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def split_cases(
     fraction: float,
     seed: int,
     *,
-    labels_teach: bool = True,
+    with_labels: bool = True,
     fold: tuple[int, int] | None = None,
     classes: Mapping[str, Collection[int]] | None = None,
 ) -> Split:
@@ -56,13 +56,13 @@ def split_cases(
         dataset: The dataset.
         fraction: Share of labelled patients to hold out; at least one is, and at least one is not.
         seed: Of the draw.
-        labels_teach: Whether masks are learnt from. Where they are not, masks only validate: training cases lose
+        with_labels: Whether masks are learnt from. Where they are not, masks only validate: training cases lose
             theirs, so that nothing can look at it, and a dataset without any mask has no validation cases.
         fold: Which fold, counted from 1, and of how many; ``fraction`` is then of no effect.
         classes: The classes in the mask of each labelled case, where they are known and learnt.
 
     Raises:
-        UserError: Nothing is left to train on, or, where labels teach, nothing to validate on.
+        UserError: Nothing is left to train on, or, where labels are trained on, nothing to validate on.
     """
     everything = all_cases(dataset)
     validation = everything.validation
@@ -71,16 +71,16 @@ def split_cases(
         held_out = _fold_patients(dataset, everything.labelled, seed, fold, holders)
         validation = _scans_of(held_out, everything.labelled)
     elif not validation:
-        to_teach = 1 if labels_teach else 0
+        to_teach = 1 if with_labels else 0
         held_out = _draw_patients(dataset, everything.labelled, fraction, seed, to_teach, holders)
         validation = _scans_of(held_out, everything.labelled)
     tested = {case.patient for case in validation}
-    teaching = {case.id for case in everything.labelled + everything.unlabelled if case.patient not in tested}
-    kept = [case for case in dataset.cases if case.id in teaching]
-    if not labels_teach:
+    trained_on = {case.id for case in everything.labelled + everything.unlabelled if case.patient not in tested}
+    kept = [case for case in dataset.cases if case.id in trained_on]
+    if not with_labels:
         kept = [replace(case, label=None) for case in kept]
     split = Split(tuple(c for c in kept if c.label), tuple(c for c in kept if not c.label), validation)
-    if labels_teach and not split.labelled:
+    if with_labels and not split.labelled:
         raise _too_few(dataset, "no labelled case is left to train on")
     if not kept:
         raise _too_few(dataset, "no case is left to train on")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # A cumulative distribution is kept at these points, dense in the tails that clipping cares for.
 PROBABILITIES = (0.0, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 1.0)
-# A larger region is described by voxels at even distances in it: 65,536 put a percentile within 0.1 % of its rank.
+# Of a larger region so many evenly spaced voxels are looked at, which puts a percentile within 0.1 % of its rank.
 MOST_VOXELS = 2**16
 # Values are parted into so many before the few that hold a wanted rank are sorted.
 BUCKETS = 4095
@@ -49,7 +49,7 @@ class Intensities:
         if not values.size:
             return None
         step = -(-values.size // MOST_VOXELS)
-        while math.gcd(step, values.size) > 1:  # Else of a grid one plane alone might be looked at.
+        while math.gcd(step, values.size) > 1:  # Else all voxels that are looked at might lie in one plane.
             step += 1
         sample = values[::step]
         places = np.array(PROBABILITIES) * (sample.size - 1)

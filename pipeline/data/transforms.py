@@ -11,7 +11,7 @@ from monai.config import KeysCollection  # noqa: TC002 - MONAI resolves annotati
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Orientationd, Spacingd, Transform
 
-from pipeline.data import nifti
+from pipeline import nifti
 from pipeline.data.annotation import ANNOTATION, IMAGE, Annotated
 from pipeline.data.normalization import IntensityRange, Normalized
 

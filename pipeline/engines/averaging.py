@@ -1,4 +1,4 @@
-"""An average of the weights over the last part of a training, which answers better than the weights of any one step."""
+"""An average of the weights over the last part of a training, which predicts better than those of any one step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several networks of one kind that learn in turns and answer together."""
+"""Several networks of one kind that are trained in turns and predict together."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class DeepEnsemble(nn.Module):
     """Networks that differ in their first weights and in the batches they see.
 
-    In training it answers as the one member whose turn it is; the others get no gradient and stay as they are. So
+    In training its output is that of the member whose turn it is; the others get no gradient and stay as they are. So
     a step takes as long as one of a single network, and N members share the steps of a training, whose learning rate
-    falls for all of them together. In evaluation it answers with the logarithm of the mean of the members'
+    falls for all of them together. In evaluation its output is the logarithm of the mean of the members'
     probabilities. Lakshminarayanan, Pritzel, Blundell 2017 (arXiv 1612.01474).
 
     Args:
@@ -35,10 +35,10 @@ class DeepEnsemble(nn.Module):
         self.turn = 0
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return logits ``[B, K, …]``; in training whatever the member answers."""
+        """Return logits ``[B, K, …]``; in training the output of the member whose turn it is."""
         if self.training:
-            answer: Tensor | tuple[Tensor, ...] = self._learner(image)
-            return answer
+            output: Tensor | tuple[Tensor, ...] = self._learner(image)
+            return output
         each = torch.stack([member(image).log_softmax(dim=1, dtype=torch.float32) for member in self.members])
         return each.logsumexp(dim=0) - math.log(len(self.members))
 

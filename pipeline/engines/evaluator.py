@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.data.inspection import CaseFacts
-    from pipeline.data.nifti import Scan
+    from pipeline.metrics.registered import CaseMetric
+    from pipeline.nifti.volume import Scan
     from pipeline.prediction.predictor import Segmenter
     from pipeline.types import Case, CaseResult
 
@@ -42,7 +43,9 @@ class SegmentationEvaluator(Evaluator):
         ignore: Voxels of the mask with this value are not scored.
         tolerance_mm: Of the surface Dice.
         watch: Called with each case, its scans, its true mask and its prediction, all on the scan's own grid.
-        overlap_only: Leaves out surfaces, lesions and calibration: Dice is all that a training asks for.
+        overlap_only: Leaves out surfaces, lesions, calibration and further metrics: Dice is all that a training asks
+            for.
+        metrics: Further columns, by their names.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class SegmentationEvaluator(Evaluator):
         tolerance_mm: float = TOLERANCE_MM,
         watch: Watch = lambda *_: None,
         overlap_only: bool = False,
+        metrics: Mapping[str, CaseMetric] | None = None,
     ) -> None:
         super().__init__(
             device=predictor.device, val_data_loader=list(cases), iteration_update=self._score, decollate=False
@@ -66,6 +70,7 @@ class SegmentationEvaluator(Evaluator):
         self.tolerance_mm = tolerance_mm
         self.watch = watch
         self.overlap_only = overlap_only
+        self.metrics = metrics or {}
         self.results: list[CaseResult] = []
         self.reliability = Reliability()
         self.add_event_handler(Events.STARTED, self._forget)
@@ -99,6 +104,7 @@ class SegmentationEvaluator(Evaluator):
             ignore=self.ignore,
             tolerance_mm=self.tolerance_mm,
             overlap_only=self.overlap_only,
+            metrics=self.metrics,
         )
         if expectation is None:
             return results

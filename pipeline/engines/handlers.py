@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ignite.engine import Engine
 
-    from pipeline.engines.outcome import StepOutput
+    from pipeline.engines.step_output import StepOutput
     from pipeline.logs import CsvLog
 
 
@@ -106,7 +106,9 @@ class DataWait:
     def share(self) -> float:
         """The share of the time since the first batch, in [0, 1]."""
         passed = time.perf_counter() - self.began
-        return self.waited_s / passed if self.began and passed > 0 else 0.0
+        if self.began and passed > 0:
+            return self.waited_s / passed
+        return 0.0
 
 
 class ProgressBar:

@@ -1,15 +1,19 @@
-"""Mend label maps by what is known of the shape of a structure."""
+"""Post-processing: changes to a predicted label map that follow from what is known of the shape of a structure."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.ndimage import binary_fill_holes
 
+from pipeline.bounds import ForegroundValue, Millilitres
+from pipeline.errors import Problem, UserError
 from pipeline.metrics.lesions import connected_components
+from pipeline.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,82 +22,154 @@ if TYPE_CHECKING:
 
     Mask = NDArray[np.bool_]
 
+POSTPROCESSING = Registry("step", "Post-processing of predicted label maps.")
 
-@dataclass(frozen=True, slots=True)
-class Mending:
-    """One change that is made to one label.
+
+class PostprocessingStep(ABC):
+    """One change to label maps. Its options in a recipe are the arguments of its constructor."""
+
+    @abstractmethod
+    def __call__(self, labels: NDArray[Any], spacing_mm: Sequence[float]) -> NDArray[Any]:
+        """Return the label map after the change, of the same type.
+
+        Args:
+            labels: ``[X, Y, Z]``, background 0, on the scan's own grid. It may be changed in place.
+            spacing_mm: Size of a voxel along each axis.
+        """
+
+    def given_labels(self, labels: Sequence[int]) -> Sequence[int]:
+        """Return those of a model's labels, beside background, that a voxel with another one may get; by default all.
+
+        Of these alone probabilities are kept until the change is made.
+        """
+        return labels
+
+
+@dataclass(frozen=True)
+class LabelStep(PostprocessingStep):
+    """A change to the mask of one label, where no other label is overwritten; what it loses becomes background.
 
     Attributes:
-        label: The label's value.
-        what: ``fill`` makes background that the label encloses part of it; ``largest`` keeps its largest connected
-            component (26 neighbours; 8 in 2-D), and of equal ones the first; ``minimum`` drops components under
-            ``least_ml``. What is dropped becomes background.
-        least_ml: A volume, for ``minimum``.
+        label: The label's value. A label map without it stays as it is.
     """
 
-    label: int
-    what: Literal["fill", "largest", "minimum"]
-    least_ml: float = 0.0
+    label: ForegroundValue
+
+    def __call__(self, labels: NDArray[Any], spacing_mm: Sequence[float]) -> NDArray[Any]:
+        """Change the label's mask within its own box: nothing beyond it can change, and what it encloses lies in it."""
+        flat = tuple(axis for axis, length in enumerate(labels.shape) if length == 1)
+        box = labels[_box_of(labels == self.label)]
+        if box.size:
+            before = box == self.label
+            after = self.changed(before, flat, voxel_ml(spacing_mm))
+            box[before & ~after] = 0
+            box[after & (box == 0)] = self.label
+        return labels
+
+    def given_labels(self, labels: Sequence[int]) -> Sequence[int]:
+        """Return the labels that voxels may get: none, where it only removes."""
+        return ()
+
+    @abstractmethod
+    def changed(self, mask: Mask, flat: tuple[int, ...], voxel_ml: float) -> Mask:
+        """Return a mask after the change.
+
+        Args:
+            mask: Of the label, in its box.
+            flat: Axes along which the scan has one voxel.
+            voxel_ml: Volume of a voxel.
+        """
+
+
+@POSTPROCESSING.register("fill_holes")
+@dataclass(frozen=True)
+class FillHoles(LabelStep):
+    """Makes background that a label encloses part of it."""
+
+    def given_labels(self, labels: Sequence[int]) -> Sequence[int]:
+        """Return its own label."""
+        return (self.label,)
+
+    def changed(self, mask: Mask, flat: tuple[int, ...], voxel_ml: float) -> Mask:
+        """Fill the holes."""
+        # In a single slice everything touches the border of the volume.
+        filled: Mask = binary_fill_holes(mask.squeeze(axis=flat)).reshape(mask.shape)
+        return filled
 
     def __str__(self) -> str:
-        return {
-            "fill": "holes filled",
-            "largest": "the largest component kept",
-            "minimum": f"components under {self.least_ml:.3g} ml dropped",
-        }[self.what]
+        return "holes filled"
 
 
-def mend(labels: NDArray[Any], voxel_ml: float, mendings: Sequence[Mending]) -> NDArray[Any]:
-    """Return a label map after some changes, one after the other.
+@POSTPROCESSING.register("keep_largest")
+@dataclass(frozen=True)
+class KeepLargest(LabelStep):
+    """Keeps a label's largest connected component (26 neighbours; 8 in 2-D), and of equal ones the first."""
+
+    def changed(self, mask: Mask, flat: tuple[int, ...], voxel_ml: float) -> Mask:
+        """Keep the largest component."""
+        components = connected_components(mask)
+        selected: Mask = components == np.bincount(components[mask]).argmax()
+        return selected
+
+    def __str__(self) -> str:
+        return "the largest component kept"
+
+
+@POSTPROCESSING.register("drop_small")
+@dataclass(frozen=True)
+class DropSmall(LabelStep):
+    """Drops a label's connected components (26 neighbours; 8 in 2-D) that are smaller than a volume.
+
+    Attributes:
+        least_ml: The volume.
+    """
+
+    least_ml: Millilitres
+
+    def changed(self, mask: Mask, flat: tuple[int, ...], voxel_ml: float) -> Mask:
+        """Drop the small components."""
+        components = connected_components(mask)
+        sizes = np.bincount(components[mask])
+        selected: Mask = ((sizes * voxel_ml >= self.least_ml) & (sizes > 0))[components]
+        return selected
+
+    def __str__(self) -> str:
+        return f"components under {self.least_ml:.3g} ml dropped"
+
+
+def postprocess(labels: NDArray[Any], spacing_mm: Sequence[float], steps: Sequence[PostprocessingStep]) -> NDArray[Any]:
+    """Return a copy of a label map after some steps, one after the other.
 
     Args:
-        labels: ``[X, Y, Z]``, background 0. Another label is never overwritten.
-        voxel_ml: Volume of a voxel.
-        mendings: The changes. A label that is not there stays so.
+        labels: ``[X, Y, Z]``, background 0.
+        spacing_mm: Size of a voxel along each axis.
+        steps: The changes.
 
-    >>> mend(np.array([[[1, 1, 0, 2, 0, 1]]]), 0.001, [Mending(1, "largest")])
+    Raises:
+        UserError: A step returns something else than a label map of the same shape.
+
+    >>> postprocess(np.array([[[1, 1, 0, 2, 0, 1]]]), (1.0, 1.0, 1.0), [KeepLargest(1)])
     array([[[1, 1, 0, 2, 0, 0]]])
     """
-    mended = labels.copy()
-    flat = tuple(axis for axis, length in enumerate(labels.shape) if length == 1)
-    for mending in mendings:
-        # Nothing beyond a label's own box can change: what it encloses lies in it too.
-        box = mended[_box_of(mended == mending.label)]
-        if not box.size:
-            continue
-        before = box == mending.label
-        after = _filled(before, flat) if mending.what == "fill" else _selected(before, voxel_ml, mending)
-        box[before & ~after] = 0
-        box[after & (box == 0)] = mending.label
-    return mended
+    changed = labels.copy()
+    for step in steps:
+        changed = step(changed, spacing_mm)
+        if getattr(changed, "shape", None) != labels.shape or changed.dtype != labels.dtype:
+            name = type(step).__name__
+            message = f"{name} returned no label map of the shape {labels.shape} and type {labels.dtype}"
+            remedy = "correct the class, which is a plugin's"
+            raise UserError("Post-processing failed.", [Problem("postprocessing", "bad-plugin", message, remedy)])
+    return changed
+
+
+def name_of(step: PostprocessingStep) -> str:
+    """Return the name under which a step's class is registered."""
+    return next(name for name, kind in POSTPROCESSING.components.items() if kind is type(step))
 
 
 def voxel_ml(spacing_mm: Sequence[float]) -> float:
     """Return the volume of a voxel in ml."""
     return math.prod(spacing_mm) / 1000
-
-
-def component_sizes(mask: Mask) -> NDArray[np.integer[Any]]:
-    """Return the voxels of each connected component (26 neighbours; 8 in 2-D)."""
-    return np.bincount(connected_components(mask)[mask])[1:]
-
-
-def _selected(mask: Mask, voxel_ml: float, mending: Mending) -> Mask:
-    components = connected_components(mask)
-    sizes = np.bincount(components[mask])
-    if not sizes.size:
-        return mask
-    is_largest = np.arange(len(sizes)) == sizes.argmax()
-    is_large = sizes * voxel_ml >= mending.least_ml
-    keep = (is_largest if mending.what == "largest" else is_large) & (sizes > 0)
-    selected: Mask = keep[components]
-    return selected
-
-
-def _filled(mask: Mask, flat: tuple[int, ...]) -> Mask:
-    # In a single slice everything touches the border of the volume.
-    filled: Mask = binary_fill_holes(mask.squeeze(axis=flat)).reshape(mask.shape)
-    return filled
 
 
 def _box_of(mask: Mask) -> tuple[slice, ...]:

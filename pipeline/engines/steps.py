@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from pipeline.data.annotation import decode
-from pipeline.engines.outcome import Outcome, StepOutput
 from pipeline.engines.sources import own_sources
+from pipeline.engines.step_output import PendingOutput, StepOutput
 from pipeline.engines.values import StreamValues
 from pipeline.interruption import window
 from pipeline.losses.objective import nothing_learnt
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.engines.averaging import WeightAverage
+    from pipeline.engines.schedules import Schedule
     from pipeline.engines.sources import Source
     from pipeline.losses.objective import Batch, Objective
     from pipeline.pacing.course import Course
@@ -33,27 +34,7 @@ if TYPE_CHECKING:
 UNSCALED = {"init_scale": 1.0, "growth_interval": 2**31 - 1}
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rate as a function of the share of the training that is done: linear warm-up, polynomial decay to 0.
-
-    >>> rate = Schedule(peak=1e-3, warmup=0.1)
-    >>> [round(rate(progress), 6) for progress in (0.05, 0.1, 0.55, 1.0)]
-    [0.0005, 0.001, 0.000536, 0.0]
-    """
-
-    peak: float
-    warmup: float
-    power: float = 0.9
-
-    def __call__(self, progress: float) -> float:
-        """Return the learning rate at ``progress`` in [0, 1]."""
-        if progress < self.warmup:
-            return self.peak * progress / self.warmup
-        return float(self.peak * ((1 - progress) / (1 - self.warmup)) ** self.power) if self.warmup < 1 else self.peak
-
-
-@dataclass
+@dataclass(kw_only=True)
 class TrainingStep:
     """An Ignite process function: forward, objective, backward, update.
 
@@ -74,8 +55,8 @@ class TrainingStep:
         alternate: Whether each term of the objective has a forward pass and an update of its own, in their order, as
             W-Net is trained; else one update follows from their sum. A weight without a gradient stays as it is.
         average: Of the weights after every step; None keeps none.
-        parts: A batch goes through the network in so many parts, whose gradients add up: less memory, the same step but
-            for what a loss or a layer makes of a whole batch. It divides the samples of every batch.
+        accumulate: A batch goes through the network in so many parts, whose gradients add up: less memory, and the same
+            step but for what a loss or a layer makes of a whole batch. It divides the samples of every batch.
         sources: What terms of the objective look at beside a batch and what the network itself makes of it.
     """
 
@@ -89,10 +70,10 @@ class TrainingStep:
     seed: int
     alternate: bool = False
     average: WeightAverage | None = None
-    parts: int = 1
+    accumulate: int = 1
     sources: tuple[Source, ...] = ()
     scaler: torch.amp.GradScaler = field(init=False)
-    _under_way: Outcome | None = field(default=None, init=False, repr=False)
+    _under_way: PendingOutput | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._every = (*own_sources(self.network), *self.sources)
@@ -104,7 +85,7 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(self._device.type, enabled=enabled, **options)
 
     @property
-    def answering(self) -> nn.Module:
+    def validated(self) -> nn.Module:
         """The network that is to be judged and kept: the average, or without one the network itself."""
         return self.average.network if self.average else self.network
 
@@ -138,18 +119,18 @@ class TrainingStep:
             source.begin_step(step)
         for network in self.trained:
             network.train()
-        outcome = Outcome(step, batches, self._device, self.precision)
-        for n, objective in enumerate(self.objective.parts() if self.alternate else (self.objective,)):
-            self._update(objective, batches, progress, outcome, first=n == 0)
+        pending = PendingOutput(step, batches, self._device, self.precision)
+        for n, objective in enumerate(self.objective.by_term() if self.alternate else (self.objective,)):
+            self._update(objective, batches, progress, pending, first=n == 0)
         for source in self._every:
             source.after_update(step)
         if self.average:
             self.average.update(self.network, step)
-        if not outcome.late:
-            return outcome.read()
-        outcome.send()
+        if not pending.late:
+            return pending.read()
+        pending.send()
         output = self.settle()
-        self._under_way = outcome
+        self._under_way = pending
         return output
 
     def settle(self) -> StepOutput:
@@ -158,7 +139,9 @@ class TrainingStep:
         Raises:
             UserError: As the step itself.
         """
-        return self._under_way.read() if self._under_way else StepOutput(0)
+        if self._under_way:
+            return self._under_way.read()
+        return StepOutput(0)
 
     @property
     def is_busy(self) -> bool:
@@ -166,30 +149,30 @@ class TrainingStep:
         return self._under_way is not None and not self._under_way.is_there()
 
     def _update(
-        self, objective: Objective, batches: dict[str, Batch], progress: float, outcome: Outcome, *, first: bool
+        self, objective: Objective, batches: dict[str, Batch], progress: float, pending: PendingOutput, *, first: bool
     ) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         # Up to the first update nothing has changed that lasts, so a step that takes minutes can be left at any moment.
         with window() if first else nullcontext(), _buffers_kept(self.trained):
-            for part in _parted(batches, self.parts):
+            for part in _parted(batches, self.accumulate):
                 total, found = self.losses(objective, part, progress)
                 if not found:  # Every term is still at the foot of its ramp.
                     return
                 if not total.requires_grad:
                     raise nothing_learnt(found)
                 for name, value in found.items():
-                    outcome.add(value, name=name, share=1 / self.parts)
-                outcome.add(total, name="loss", share=1 / self.parts, finite="the loss or its gradient is")
-                self.scaler.scale(total / self.parts).backward()  # type: ignore[no-untyped-call]
+                    pending.add(value, name=name, share=1 / self.accumulate)
+                pending.add(total, name="loss", share=1 / self.accumulate, finite="the loss or its gradient is")
+                self.scaler.scale(total / self.accumulate).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         weights = [parameter for network in self.trained for parameter in network.parameters()]
         norm = torch.nn.utils.clip_grad_norm_(weights, self.clip_norm)
         # Clipping makes every weight NaN of one infinite gradient; under float16 the scaler skips such a step itself.
         if self.precision != torch.float16:
-            outcome.add(norm, finite="the loss or its gradient is")
+            pending.add(norm, finite="the loss or its gradient is")
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        outcome.add(torch.nn.utils.get_total_norm(weights, torch.inf), finite="the weights are")
+        pending.add(torch.nn.utils.get_total_norm(weights, torch.inf), finite="the weights are")
 
     def losses(
         self, objective: Objective, batches: dict[str, Batch], progress: float

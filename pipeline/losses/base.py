@@ -125,7 +125,9 @@ class SegmentationLoss(_Loss):
         kept = per_case.where(counted, 0)
         if self.reduction == "none":
             return kept
-        return kept.sum() if self.reduction == "sum" else kept.sum() / counted.sum().clamp(min=1)
+        if self.reduction == "sum":
+            return kept.sum()
+        return kept.sum() / counted.sum().clamp(min=1)
 
 
 class LabelLoss(SegmentationLoss):
@@ -290,7 +292,7 @@ def require_positive(**options: float) -> None:
 
 
 def widen(logits: Tensor) -> Tensor:
-    """Return a network's answer in float32 or wider.
+    """Return a network's output in float32 or wider.
 
     Raises:
         ValueError: It is not ``[B, K, H, W]`` or ``[B, K, H, W, D]``.
@@ -316,7 +318,9 @@ def _whole(labels: Tensor) -> Tensor:
 
 def levels_of(prediction: Prediction) -> tuple[Tensor, ...]:
     """Return a prediction by level: one, or under deep supervision several."""
-    return prediction if isinstance(prediction, tuple) else (prediction,)
+    if isinstance(prediction, tuple):
+        return prediction
+    return (prediction,)
 
 
 def _shrunk(labels: Tensor, level: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Numbers gone through at a time: on a CPU what stays in its cache, elsewhere few launches and little memory.
+# How many numbers are worked on at a time: on a CPU as many as its cache holds, on a GPU enough that launches are few
+# and not so many that memory runs short.
 CPU_PIECE = 1 << 17
 PIECE = 1 << 24
 

@@ -58,4 +58,6 @@ class CrossEntropyLoss(LabelLoss):
         if self.reduction == "none":
             return per_voxel
         total = per_voxel.sum()
-        return total if self.reduction == "sum" else total / (index >= 0).count_nonzero().clamp(min=1)
+        if self.reduction == "sum":
+            return total
+        return total / (index >= 0).count_nonzero().clamp(min=1)

@@ -10,12 +10,14 @@ from pydantic import Field
 
 from pipeline.bounds import Millimetres, Scale, Steps
 from pipeline.losses.base import LOSSES, ImageLoss, Reduction, require_positive
-from pipeline.losses.ncut_pairs import Window, choose_pair_sums, draw_offsets, half_window
+from pipeline.losses.ncut_pairs import choose_pair_sums, draw_offsets, half_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+
+    from pipeline.losses.ncut_layout import Window
 
 # The noise is estimated at this many voxels of a scan, spread evenly; smaller scans give all of theirs.
 NOISE_VOXELS = 1 << 17
@@ -144,7 +146,9 @@ class NCutLoss(ImageLoss):
         if spacing is not None and (spacing == "data" or len(spacing) != len(size)):
             raise ValueError(f"spacing_mm is {spacing!r}; expected {len(size)} numbers, one for each axis of the scan")
         window = half_window(self.radius, self.sigma_space, size, spacing)
-        return window if self.offsets == "all" else draw_offsets(window, self.offsets)
+        if self.offsets == "all":
+            return window
+        return draw_offsets(window, self.offsets)
 
 
 class _Ratios(torch.autograd.Function):
@@ -192,7 +196,9 @@ class _PairSums(torch.autograd.Function):
 
 
 def _pair_sums(q: Tensor, features: Tensor, window: Window) -> Tensor:
-    return choose_pair_sums(q)(q, features, window) if window else q.clone()
+    if window:
+        return choose_pair_sums(q)(q, features, window)
+    return q.clone()
 
 
 def _neighbours(

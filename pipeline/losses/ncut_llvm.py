@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pipeline.losses.ncut_layout import PairLayout, pack_base_2, pair_tables
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
-    from pipeline.losses.ncut_pairs import PairTables
+    from pipeline.losses.ncut_layout import PairTables, Window
 
 # Adding it rounds a small float to a whole number, which then stands in its lowest bits.
 ROUNDER = 1.5 * 2.0**23
@@ -34,6 +36,16 @@ LEAST = -87.0
 def available() -> bool:
     """Return whether llvmlite is there."""
     return importlib.util.find_spec("llvmlite") is not None
+
+
+def llvm_pair_sums(q: Tensor, features: Tensor, window: Window) -> Tensor:
+    """Return ``W q`` as :func:`torch_pair_sums` does, in float32 on the CPU, by a kernel compiled in this process."""
+    layout = PairLayout.of(q, window)
+    tables = pair_tables(layout, window, q.device)
+    rows = pack_base_2(layout, q, features)
+    sums = rows.new_empty(q.shape[1], rows.shape[1])
+    run(rows, sums, tables, layout.pieces(), layout.strides[-2], layout.size[-1])
+    return layout.unpack(sums)
 
 
 def run(

@@ -6,10 +6,12 @@ import importlib.util
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from pipeline.losses.ncut_layout import PairLayout, pack_base_2, pair_tables
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.losses.ncut_pairs import PairTables
+    from pipeline.losses.ncut_layout import PairTables, Window
 
 # Voxels of one program.
 BLOCK = 256
@@ -18,6 +20,16 @@ BLOCK = 256
 def available() -> bool:
     """Return whether Triton is there; PyTorch for CUDA brings it along on Linux."""
     return importlib.util.find_spec("triton") is not None
+
+
+def triton_pair_sums(q: Tensor, features: Tensor, window: Window) -> Tensor:
+    """Return ``W q`` as :func:`torch_pair_sums` does, in float32 on a CUDA device, by a Triton kernel."""
+    layout = PairLayout.of(q, window)
+    tables = pair_tables(layout, window, q.device)
+    rows = pack_base_2(layout, q, features)
+    sums = rows.new_empty(q.shape[1], rows.shape[1])
+    run(rows, sums, tables, layout.margin, layout.voxels)
+    return layout.unpack(sums)
 
 
 def run(rows: Tensor, sums: Tensor, tables: PairTables, first: int, voxels: int) -> None:

@@ -51,7 +51,9 @@ class Term:
 
     def weight_at(self, progress: float) -> float:
         """Return the factor at ``progress``, the share of the training that is done, 0 to 1."""
-        return self.weight * min(1.0, progress / self.ramp) if self.ramp else self.weight
+        if self.ramp:
+            return self.weight * min(1.0, progress / self.ramp)
+        return self.weight
 
 
 class Objective:
@@ -69,7 +71,7 @@ class Objective:
         """The terms' names, in order."""
         return tuple(term.name for term in self.terms)
 
-    def parts(self) -> tuple[Objective, ...]:
+    def by_term(self) -> tuple[Objective, ...]:
         """Return one objective a term, for a training that takes the terms in turn."""
         return tuple(Objective([term]) for term in self.terms)
 

@@ -53,7 +53,9 @@ class Reliability:
     def ece(self) -> float | None:
         """The expected calibration error, in [0, 1]; None without a voxel."""
         total = int(self.voxels.sum())
-        return float(np.abs(self.correct - self.confidence).sum() / total) if total else None
+        if total:
+            return float(np.abs(self.correct - self.confidence).sum() / total)
+        return None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the error and the curve, JSON-ready; a bin without a voxel is left out of the curve."""
@@ -140,7 +142,10 @@ class Expectation:
 
     def true_plane(self, axis: int, number: int) -> Labels | None:
         """Return the true labels of a plane across an axis, one behind the other; None where there are none."""
-        return None if self.truth is None else np.moveaxis(self.truth, axis, 0)[number].reshape(-1)
+        if self.truth is None:
+            return None
+        plane: Labels = np.moveaxis(self.truth, axis, 0)[number].reshape(-1)
+        return plane
 
     def dice(self) -> dict[int, float]:
         """Return what is expected of each foreground label."""
@@ -162,7 +167,9 @@ class DiceCurve:
 
     def __call__(self, expected: float) -> float:
         """Return the Dice to be predicted where the network expects so much."""
-        return float(np.interp(expected, self.expected, self.found)) if len(self.expected) else expected
+        if len(self.expected):
+            return float(np.interp(expected, self.expected, self.found))
+        return expected
 
 
 def fit_dice_curve(expected: Sequence[float], found: Sequence[float]) -> DiceCurve:

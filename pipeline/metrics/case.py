@@ -16,6 +16,7 @@ from scipy.ndimage import find_objects
 
 from pipeline.metrics.lesions import count_lesions
 from pipeline.metrics.overlap import Overlap, chunks, encode, joint_counts
+from pipeline.metrics.registered import measure
 from pipeline.metrics.surface import flat_axes, surface_distances
 from pipeline.types import CaseResult
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.metrics.overlap import Codes, Counts, Labels
+    from pipeline.metrics.registered import CaseMetric
     from pipeline.metrics.surface import Mask, Spacing
     from pipeline.types import Outcome
 
@@ -42,6 +44,7 @@ def score_case(
     ignore: int | None = None,
     tolerance_mm: float = TOLERANCE_MM,
     overlap_only: bool = False,
+    metrics: Mapping[str, CaseMetric] | None = None,
 ) -> list[CaseResult]:
     """Score every foreground class of one case.
 
@@ -55,13 +58,16 @@ def score_case(
         ignore: Voxels with this value in the truth are background in both maps, whatever is predicted there; where it
             is predicted, nothing is.
         tolerance_mm: Of the surface Dice.
-        overlap_only: Leaves out surfaces and lesions, which take most of the time: those numbers are None and 0.
+        overlap_only: Leaves out surfaces and lesions, which take most of the time (those numbers are None and 0), and
+            further metrics.
+        metrics: Further columns, by their names.
 
     Returns:
         One result a foreground class, by rising value.
 
     Raises:
         ValueError: The shapes differ, an array holds no integers, or a value is not in ``labels``.
+        UserError: A further metric returns neither a finite number nor None.
 
     >>> truth, prediction = np.array([[[0, 5, 5, 5]]]), np.array([[[0, 0, 5, 5]]])
     >>> for result in score_case("a", truth, prediction, {5: "liver", 300: "spleen"}, (1.0, 1.0, 2.0)):
@@ -75,18 +81,24 @@ def score_case(
     maps = _encoded(truth, prediction, known, ignore)
     counts = joint_counts(*maps, len(known) + 1)
     _refuse_unknown(case, truth, prediction, known, counts, ignore)
-    scan = _Scan(case, patient or case, truth.shape, spacing_mm, tolerance_mm)
+    scan = _Scan(case, patient or case, truth.shape, _Measured(spacing_mm, tolerance_mm, metrics or {}))
     boxes = [] if overlap_only else [find_objects(codes, len(known)) for codes in maps]
-    return [
-        scan.result(
-            int(value),
-            foreground[int(value)],
-            Overlap(*(int(n) for n in (counts[code].sum(), counts[:, code].sum(), counts[code, code]))),
-            _cut_out(maps, code, [found[code - 1] for found in boxes]) if boxes else None,
-        )
-        for code, value in enumerate(known)
-        if value != 0
-    ]
+    results = []
+    for code, value in enumerate(known.tolist()):
+        if value != 0:
+            masks = _cut_out(maps, code, [found[code - 1] for found in boxes]) if boxes else None
+            overlap = Overlap(*map(int, (counts[code].sum(), counts[:, code].sum(), counts[code, code])))
+            results.append(scan.result(value, foreground[value], overlap, masks))
+    return results
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is measured beside overlap, and in what units."""
+
+    spacing_mm: Spacing
+    tolerance_mm: float
+    metrics: Mapping[str, CaseMetric]
 
 
 @dataclass(frozen=True)
@@ -96,12 +108,11 @@ class _Scan:
     case: str
     patient: str
     shape: tuple[int, ...]
-    spacing_mm: Spacing
-    tolerance_mm: float
+    how: _Measured
 
     def result(self, label: int, name: str, overlap: Overlap, masks: tuple[Mask, Mask] | None) -> CaseResult:
         """Score one class, of which the masks hold all voxels; without masks, its overlap alone."""
-        voxel_ml = math.prod(self.spacing_mm) / 1000
+        voxel_ml = math.prod(self.how.spacing_mm) / 1000
         return CaseResult(
             case=self.case,
             patient=self.patient,
@@ -117,8 +128,16 @@ class _Scan:
             precision=overlap.precision,
             recall=overlap.recall,
             volume_difference=overlap.volume_difference,
-            **({} if masks is None else self._lesions(masks) | self._distances(overlap.outcome, masks)),
+            **({} if masks is None else self._looked_into(overlap.outcome, masks)),
         )
+
+    def _looked_into(self, outcome: Outcome, masks: tuple[Mask, Mask]) -> dict[str, Any]:
+        """Return all that takes more than counts of voxels."""
+        more = dict.fromkeys(self.how.metrics) if outcome == "absent" else self._further(masks)
+        return self._lesions(masks) | self._distances(outcome, masks) | {"more": more}
+
+    def _further(self, masks: tuple[Mask, Mask]) -> dict[str, float | None]:
+        return measure(self.how.metrics, self.case, masks, self.how.spacing_mm)
 
     def _lesions(self, masks: tuple[Mask, Mask]) -> dict[str, Any]:
         return {f"lesions_{name}": count for name, count in asdict(count_lesions(*masks)).items()}
@@ -128,16 +147,16 @@ class _Scan:
             return {}
         if outcome != "scored":
             return {"hd95_mm": self._diagonal_mm(), "assd_mm": self._diagonal_mm(), "surface_dice": 0.0}
-        found = surface_distances(*masks, self.spacing_mm)
+        found = surface_distances(*masks, self.how.spacing_mm)
         return {
             "hd95_mm": found.hd95_mm,
             "assd_mm": found.assd_mm,
-            "surface_dice": found.surface_dice(self.tolerance_mm),
+            "surface_dice": found.surface_dice(self.how.tolerance_mm),
         }
 
     def _diagonal_mm(self) -> float:
         """No two points of the scan are further apart; an axis of one voxel has no length."""
-        sides = zip(self.shape, self.spacing_mm, flat_axes(self.shape), strict=True)
+        sides = zip(self.shape, self.how.spacing_mm, flat_axes(self.shape), strict=True)
         return math.hypot(*(n * size for n, size, flat in sides if not flat))
 
 
@@ -181,7 +200,9 @@ def _foreground_box(truth: Labels, prediction: Labels) -> Box:
 
 def _extent(line: Mask) -> slice:
     places = np.flatnonzero(line)
-    return _with_margin(int(places[0]), int(places[-1]) + 1, line.size) if places.size else slice(0)
+    if places.size:
+        return _with_margin(int(places[0]), int(places[-1]) + 1, line.size)
+    return slice(0)
 
 
 def _with_margin(start: int, stop: int, size: int) -> slice:

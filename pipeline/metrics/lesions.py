@@ -61,6 +61,11 @@ def connected_components(mask: Mask) -> NDArray[np.integer[Any]]:
     return bordered[1:-1, 1:-1, 1:-1]
 
 
+def component_sizes(mask: Mask) -> NDArray[np.integer[Any]]:
+    """Return the voxels of each connected component (26 neighbours; 8 in 2-D)."""
+    return np.bincount(connected_components(mask)[mask])[1:]
+
+
 def _met(lesions: Mask, other: Mask) -> Mask:
     """Tell for each component of a mask whether the other mask covers enough of it."""
     components = connected_components(lesions)

@@ -259,4 +259,6 @@ class Budget:
         if done < CORRECTIONS[made] or (len(self._marks) <= RECENT and done < CORRECTIONS[-1]):
             return None
         steps = step + max(1, pace.steps_in(self.left_s, self.validate_every))
-        return steps if abs(steps - course.last) * pace.step_s > WORTH * self.seconds else None
+        if abs(steps - course.last) * pace.step_s > WORTH * self.seconds:
+            return steps
+        return None

@@ -101,7 +101,9 @@ class ThreadTrials:
         self.step_s = fmean(times) if is_slow else min(fmean(times), self.step_s)
         if is_slow and threads > 1:
             return threads // 2
-        return min(self.most, 2 * threads) if self.rest <= 0 else threads
+        if self.rest <= 0:
+            return min(self.most, 2 * threads)
+        return threads
 
 
 def use_threads(threads: int | None) -> None:

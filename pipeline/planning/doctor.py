@@ -19,7 +19,7 @@ from pipeline.planning.plan import prepared_bytes, voxel_bytes
 from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:
-    from pipeline.data.check import Index
+    from pipeline.data.index import Index
     from pipeline.planning.hardware import Hardware
     from pipeline.planning.plan import Plan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hardware:
     """The device that a run will use.
 
@@ -39,10 +39,12 @@ class Hardware:
     def budget_bytes(self) -> int | None:
         """What a training step may take: half of a machine that does other things too, and most of a GPU.
 
-        >>> Hardware("cpu", True, 4, 8 * 2**30).budget_bytes / 2**30
+        >>> Hardware(device="cpu", bfloat16=True, cores=4, memory_bytes=8 * 2**30).budget_bytes / 2**30
         4.0
         """
         if self.memory_bytes is None:
             return None
         # A CUDA context and the workspaces of its libraries take about a gigabyte.
-        return max(0, int(0.85 * self.memory_bytes) - 2**30) if self.is_cuda else self.memory_bytes // 2
+        if self.is_cuda:
+            return max(0, int(0.85 * self.memory_bytes) - 2**30)
+        return self.memory_bytes // 2

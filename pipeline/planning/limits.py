@@ -1,4 +1,4 @@
-"""Refuse what a plan would only fail of later: options that fit no scan, and what there is no memory for."""
+"""Refuse, before anything is prepared, options that fit no scan and what takes more memory than there is."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.planning.spacing import median_shape
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pipeline.data.check import Index
+    from pipeline.data.index import Index
     from pipeline.planning.hardware import Hardware
 
 
 def refuse_scans(
     index: Index, orientation: str, spacing_mm: Sequence[float], hardware: Hardware, *, given: bool
 ) -> None:
-    """Refuse scans that the machine has no memory to bring to the grid: all of them, before any is.
+    """Refuse every scan that takes more memory to resample than the machine has, before any is resampled.
 
     Args:
         index: The checked dataset.
@@ -45,7 +45,7 @@ def refuse_scans(
             message = f"would have {grid} voxels on the grid of {tuple(spacing_mm)} mm, which takes {size(needed)} of "
             message += f"memory to make, and there are {size(hardware.machine_bytes)}"
             remedy = f"give {'larger' if given else 'the'} numbers for data.spacing_mm, or leave the scan out"
-            problems.append(Problem(str(case.images[0]), "out-of-memory", message, remedy, case.id))
+            problems.append(Problem(str(case.images[0]), "out-of-memory", message, remedy, case=case.id))
     if problems:
         raise UserError("The recipe does not fit the machine.", problems)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reach:
     """What a kind of device computes in a reasonable step.
 
@@ -45,10 +45,10 @@ class Reach:
 
 # By CUDA or not, and by dimensions. The CPU's is what two cores with bfloat16 take about half a second for.
 REACH = {
-    (False, 3): Reach(4, 64**3, 4, 16, 256, "a CPU's reach"),
-    (False, 2): Reach(16, 256**2, 16, 16, 256, "a CPU's reach"),
-    (True, 3): Reach(4, 128**3, 16, 32, 320, "a GPU's reach"),
-    (True, 2): Reach(16, 512**2, 32, 32, 512, "a GPU's reach"),
+    (False, 3): Reach(samples=4, voxels=64**3, most_samples=4, first=16, most=256, pace="a CPU's reach"),
+    (False, 2): Reach(samples=16, voxels=256**2, most_samples=16, first=16, most=256, pace="a CPU's reach"),
+    (True, 3): Reach(samples=4, voxels=128**3, most_samples=16, first=32, most=320, pace="a GPU's reach"),
+    (True, 2): Reach(samples=16, voxels=512**2, most_samples=32, first=32, most=512, pace="a GPU's reach"),
 }
 # A patch is not made smaller than this for the sake of memory, nor a batch than this many samples before the patch.
 LEAST_SIDE = 32
@@ -57,7 +57,7 @@ LEAST_SAMPLES = 2
 MOST_MEMBERS = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sizes:
     """What is chosen together.
 
@@ -88,14 +88,14 @@ class Sizes:
         return {"options": self.options, "recompute": self.recompute}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SizePlanner:
     """Chooses patch, batch, depth and width; what the recipe gives stays.
 
-    The patch is as much of the median scan as is within the device's reach, the batch grows where patches are small,
-    and the network halves each axis while that leaves something to see. Where the estimated memory is over the
-    device's budget, the batch becomes smaller, then goes through the network in parts, then features are computed again
-    in the backward pass, and at last the patch becomes smaller.
+    The patch is the median scan, or as much of it as the device computes in a reasonable step. The batch grows where
+    patches are small, and the network halves each axis as long as enough voxels remain. Where the estimated memory is
+    over the device's budget, the batch becomes smaller, then goes through the network in parts, then features are
+    computed again in the backward pass, and at last the patch becomes smaller.
 
     Attributes:
         recipe: As read.
@@ -317,7 +317,9 @@ class SizePlanner:
         labelled, unlabelled = (
             share if given == "auto" else given for given in (data.batch_size, data.unlabelled_batch_size)
         )
-        return Sizes(patch, labelled, unlabelled, self._options(patch))
+        return Sizes(
+            patch_size=patch, batch_size=labelled, unlabelled_batch_size=unlabelled, options=self._options(patch)
+        )
 
     def _given(self) -> dict[str, Any]:
         return {key: value for key, value in self.recipe.network.options.items() if value != "auto"}
@@ -327,7 +329,9 @@ class SizePlanner:
         if "strides" not in NETWORKS.options(self.recipe.network.name):
             return (8,) * len(self.shape)  # A U-Net of four levels, whatever it calls them.
         strides = self._given().get("strides")
-        return tuple(math.prod(along) for along in zip(*strides, strict=True)) if strides else ()
+        if strides:
+            return tuple(math.prod(along) for along in zip(*strides, strict=True))
+        return ()
 
     def _options(self, patch: tuple[int, ...]) -> dict[str, Any]:
         """Fill in ``channels``, ``strides`` and ``kernels`` of a network that has them, in lists as YAML has them."""

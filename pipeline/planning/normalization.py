@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.data.statistics import PROBABILITIES, pool
 from pipeline.errors import Problem, UserError
-from pipeline.recipe import HounsfieldWindow, ZScore
+from pipeline.sections import HounsfieldWindow, ZScore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ def choose_normalization(
     Args:
         given: ``auto``, or one scheme a channel, whose own numbers stay.
         channels: Names of the channels.
-        facts: Of the scans that teach.
+        facts: Of the scans that are trained on.
 
     Raises:
         UserError: The number of schemes is not that of the channels.

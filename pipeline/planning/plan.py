@@ -15,7 +15,7 @@ from pipeline.planning.spacing import choose_dimensions, choose_orientation, cho
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from pipeline.data.check import Index
+    from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
     from pipeline.planning.hardware import Hardware
     from pipeline.planning.network import Sizes
@@ -79,8 +79,12 @@ class _Choices:
     def __call__(self, key: str, given: Any, choose: Callable[[], tuple[Any, str]]) -> Any:
         """Return what was given, or else choose."""
         value, reason = (given, "given in the recipe") if given != "auto" else choose()
-        self.made.append(Choice(key, value, reason))
+        self.tell(key, value, reason)
         return value
+
+    def tell(self, key: str, value: Any, reason: str) -> None:
+        """Take in what was chosen elsewhere."""
+        self.made.append(Choice(key, value, reason))
 
 
 def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
@@ -101,13 +105,18 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     orientation = pick("data.orientation", data.orientation, lambda: _orientation(facts, axes))
     spacing = pick("data.spacing_mm", data.spacing_mm, lambda: _spacing(facts, orientation, axes))
     normalization = choose_normalization(data.normalization, index.channels, facts)
-    reason = normalization_reason(normalization, index.channels, facts)
-    pick.made.append(Choice("data.normalization", normalization, reason))
+    pick.tell("data.normalization", normalization, normalization_reason(normalization, index.channels, facts))
     precision = pick("precision", recipe.precision, lambda: _precision(hardware))
     refuse_scans(index, orientation, spacing, hardware, given=data.spacing_mm != "auto")
     shape = median_shape(facts, orientation, spacing)[:axes]
     planner = SizePlanner(
-        recipe, shape, spacing, len(index.channels), recipe.segments or len(index.labels), precision, hardware
+        recipe=recipe,
+        shape=shape,
+        spacing_mm=spacing,
+        channels=len(index.channels),
+        classes=recipe.segments or len(index.labels),
+        precision=precision,
+        hardware=hardware,
     )
     sizes, memory_bytes = planner.choose()
     pick.made += [Choice(*choice) for choice in planner.reasons(sizes)]
@@ -119,12 +128,11 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
         members = pick("network.members", members, lambda: (1, "with time_budget, as many as it has time for"))
         steps = pick("max_steps", steps, lambda: _steps(hardware, members))
     kept_bytes = prepared_bytes(index, axes, spacing)
+    labels = index.labels.values()
     resident = pick("data.resident", data.resident, lambda: _resident(hardware, kept_bytes, data.workers))
     workers = pick("data.workers", data.workers, lambda: _workers(hardware, resident))
-    flips = pick(
-        "augmentation.flip_axes", recipe.augmentation.flip_axes, lambda: _flips(index.labels.values(), orientation)
-    )
-    chosen = {"memory_format": layout, "members": members}
+    flips = pick("augmentation.flip_axes", recipe.augmentation.flip_axes, lambda: _flips(labels, orientation))
+    chosen = sizes.of_network | {"memory_format": layout, "members": members}
     grid = {"dimensions": axes, "orientation": orientation, "spacing_mm": spacing, "normalization": normalization}
     resolved = recipe.model_copy(
         update={
@@ -133,7 +141,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "precision": precision,
             "max_steps": steps,
             "data": data.model_copy(update=grid | sizes.of_data | {"workers": workers, "resident": resident}),
-            "network": recipe.network.model_copy(update=sizes.of_network | chosen),
+            "network": recipe.network.model_copy(update=chosen),
             "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),
         }
     )
@@ -256,7 +264,9 @@ def choose_flips(labels: Iterable[str], orientation: str) -> tuple[int, ...]:
     words = {word.lower() for name in names for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
     sided = words & {"left", "right", "l", "r", "lt", "rt", "lh", "rh"}
     nameless = sum(re.fullmatch(r"label \d+", name) is not None for name in names) > 1
-    return () if sided or nameless else tuple(axis for axis, code in enumerate(orientation) if code in "RL")
+    if sided or nameless:
+        return ()
+    return tuple(axis for axis, code in enumerate(orientation) if code in "RL")
 
 
 def _flips(labels: Iterable[str], orientation: str) -> tuple[tuple[int, ...], str]:

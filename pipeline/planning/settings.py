@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pipeline.bounds import Intensity, Millimetres, Samples, Scale, Side, Steps
-from pipeline.recipe import Augmentation, Data, HounsfieldWindow, Network, Recipe, ZScore
+from pipeline.recipe import Recipe
+from pipeline.sections import AugmentationChoices, DataChoices, HounsfieldWindow, NetworkChoice, ZScore
 
 
 class WindowSettings(HounsfieldWindow):
@@ -19,7 +20,7 @@ class WindowSettings(HounsfieldWindow):
     std: Scale
 
 
-class DataSettings(Data):
+class DataSettings(DataChoices):
     """How scans become batches, with every choice made."""
 
     dimensions: Literal[2, 3]
@@ -34,7 +35,7 @@ class DataSettings(Data):
     resident: bool
 
 
-class NetworkSettings(Network):
+class NetworkSettings(NetworkChoice):
     """The network, with every choice made; an option may still be left to the network itself."""
 
     members: int
@@ -42,7 +43,7 @@ class NetworkSettings(Network):
     recompute: bool
 
 
-class AugmentationSettings(Augmentation):
+class AugmentationSettings(AugmentationChoices):
     """Random changes, with the axes that may be mirrored."""
 
     flip_axes: tuple[int, ...]

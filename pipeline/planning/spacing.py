@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data.forms import nearest_axes
+from pipeline.nifti.forms import nearest_axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

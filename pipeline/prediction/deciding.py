@@ -40,7 +40,7 @@ def decide(
         spool: Takes what depends on a label map that is still to be mended.
 
     Raises:
-        UserError: A network answers with NaN.
+        UserError: A network's output is NaN.
         ValueError: The networks' grids run in opposite directions.
     """
     first = sweeps[0]
@@ -92,7 +92,7 @@ def _mean(logits: Sequence[Tensor], weights: Sequence[float] | None) -> Tensor:
 
 def _refuse_nan(logits: Sequence[Tensor], sweep: Sweep) -> None:
     if not all(torch.isfinite(torch.stack(each.aminmax())).all() for each in logits):
-        message = "the network's answer is not finite"
+        message = "the network's output is not finite"
         where = str(sweep.scans[0].path)
         remedy = "look at the scan's intensities"
         if sweep.predictor.precision != torch.float32:

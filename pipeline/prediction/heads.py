@@ -43,7 +43,9 @@ class Head:
     @property
     def bias(self) -> Tensor | None:
         """``[classes]``, float32, or None."""
-        return None if self.layer.bias is None else self.layer.bias.detach().float()
+        if self.layer.bias is None:
+            return None
+        return self.layer.bias.detach().float()
 
     @contextmanager
     def removed(self) -> Iterator[None]:
@@ -58,7 +60,7 @@ class Head:
 def find_head(network: nn.Module, image: Tensor) -> Head | None:
     """Find the last layer of a network that has fewer features than classes, and None of any other.
 
-    It counts only where what the network answers is what the convolution answered, and where the network without it and
+    It counts only where the network's output is the convolution's, and where the network without it and
     then the convolution give the same: nothing has changed the output since.
 
     Args:
@@ -92,13 +94,15 @@ def _answering(network: nn.Module, image: Tensor, layers: list[nn.Module]) -> nn
 
     handles = [layer.register_forward_hook(note) for layer in layers]
     try:
-        answer = network(image)
+        final = network(image)
     finally:
         for handle in handles:
             handle.remove()
-    found = [layer for layer, output in calls if output is answer]
+    found = [layer for layer, output in calls if output is final]
     once = [layer for layer in found if sum(module is layer for module, _ in calls) == 1]
-    return once[0] if once and isinstance(once[0], CONVOLUTIONS) else None
+    if once and isinstance(once[0], CONVOLUTIONS):
+        return once[0]
+    return None
 
 
 def _is_all(network: nn.Module, head: Head, image: Tensor) -> bool:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from pipeline.data.nifti import Scan
     from pipeline.data.normalization import IntensityRange
     from pipeline.data.transforms import Grid
+    from pipeline.nifti.volume import Scan
     from pipeline.prediction.placement import Placement
 
     Voxels = NDArray[np.float32]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-import resource
 import weakref
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +19,8 @@ if TYPE_CHECKING:
 FLOAT = 4
 # Numbers of a block of voxels, all classes of each, that are decided on together.
 BLOCK = 1 << 20
-# What a network holds beside the counted tensors, such as copies in other layouts: measured for three
-# networks, it came to three quarters of them at most.
+# A network holds more than the tensors that are counted, such as copies in other layouts: in three networks that were
+# measured, at most three quarters of the counted bytes again.
 OVERHEAD = 1.75
 # Maps of a block: logits, probabilities, and what a maximum or an expected Dice makes of them.
 BLOCK_MAPS = 6
@@ -100,34 +97,12 @@ def footprint(
         image=FLOAT * channels * math.prod(placement.shape),
         labels=label_bytes * math.prod(placement.native),
         rings=FLOAT * networks * (features + 1) * windows.patch[windows.slab] * plane,
-        # Each network keeps the answers of its last call, and one of them is at work.
+        # Each network keeps the outputs of its last call, and one of them is at work.
         windows=round(
             together * math.prod(windows.patch) * (FLOAT * (channels + (networks + 1) * features) + voxel_bytes)
         ),
         planes=FLOAT * networks * features * (plane + (PLANES - 1) * native) + block,
     )
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Return the bytes that may still be taken on a device; None where that is not known."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    found = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
-    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if limit and used and limit[0].strip().isdigit():
-        found.append(max(0, int(limit[0]) - int(used[0])))
-    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
-    taken = _lines("/proc/self/statm")
-    if allowed != resource.RLIM_INFINITY and taken:
-        found.append(max(0, allowed - int(taken[0].split()[0]) * os.sysconf("SC_PAGE_SIZE")))
-    return min(found, default=None)
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
 
 
 def voxel_bytes_of(network: nn.Module, image: Tensor) -> float:

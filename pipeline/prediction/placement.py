@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from monai.data.utils import AFFINE_TOL, compute_shape_offset, zoom_affine
 
-from pipeline.data.forms import nearest_axes
+from pipeline.nifti.forms import nearest_axes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.data.forms import Forms
     from pipeline.data.transforms import Grid
+    from pipeline.nifti.forms import Forms
 
     Affine = NDArray[np.float64]
     Triple = tuple[int, int, int]
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 CODES = {"L": (0, -1), "R": (0, 1), "P": (1, -1), "A": (1, 1), "I": (2, -1), "S": (2, 1)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Placement:
-    """How a scan's own grid and the network's lie to each other; axes are those of the network's grid.
+    """How the voxels of a scan map to the network's grid, and back; all fields are in the order of the network's axes.
 
-    Both ways a position is an index times a scale, and beyond the last voxel the last voxel counts.
+    In both directions a position is an index times a step; outside of a grid the value is that of its nearest voxel.
 
     Attributes:
         axes: The scan's axis that each axis is.
@@ -65,12 +65,12 @@ def place(forms: Forms, grid: Grid) -> Placement:
     source = aligned @ _renaming(axes, turned, native)
     target, shape = _resampled(source, native, grid.spacing_mm)
     return Placement(
-        (axes[0], axes[1], axes[2]),
-        (turned[0], turned[1], turned[2]),
-        (shape[0], shape[1], shape[2]),
-        (native[0], native[1], native[2]),
-        _steps(source, target, native == shape),
-        _steps(target, source, native == shape),
+        axes=(axes[0], axes[1], axes[2]),
+        turned=(turned[0], turned[1], turned[2]),
+        shape=(shape[0], shape[1], shape[2]),
+        native=(native[0], native[1], native[2]),
+        steps_in=_steps(source, target, native == shape),
+        steps_out=_steps(target, source, native == shape),
     )
 
 

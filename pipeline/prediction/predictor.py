@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from pipeline.data import nifti
-from pipeline.engines.postprocessing import Mending, mend, voxel_ml
+from pipeline import nifti
+from pipeline.engines.postprocessing import postprocess
+from pipeline.planning.devices import free_bytes
 from pipeline.prediction.deciding import decide
 from pipeline.prediction.images import Images
-from pipeline.prediction.memory import Footprint, footprint, free_bytes
+from pipeline.prediction.memory import Footprint, footprint
 from pipeline.prediction.placement import Placement, place
 from pipeline.prediction.spool import Spool
 from pipeline.prediction.sweep import Sweep
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.atlases.fusion import Atlases
-    from pipeline.data.forms import Forms
-    from pipeline.data.nifti import Scan
     from pipeline.data.normalization import IntensityRange
     from pipeline.data.transforms import Grid
+    from pipeline.engines.postprocessing import PostprocessingStep
     from pipeline.metrics.calibration import Expectation
+    from pipeline.nifti.forms import Forms
+    from pipeline.nifti.volume import Scan
     from pipeline.prediction.trial import Trial
 
 
@@ -55,7 +57,7 @@ class Segmenter(Protocol):
         """Segment a scan that was read: one file with all channels, or one a channel."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Predictor:
     """Segments one scan at a time, with a sliding window.
 
@@ -68,8 +70,9 @@ class Predictor:
         overlap: Share of a window that its neighbour covers again.
         windows: Windows (in 2-D: slices) that go through the network together, where there is memory for them.
         ranges: How intensities are normalised, as for :func:`pipeline.data.transforms.scan_transforms`.
-        mirrors: Axes along which windows are mirrored too: the answer is the mean over all mirror images. In 2-D only
+        mirrors: Axes along which windows are mirrored too: the output is the mean over all mirror images. In 2-D only
             axes of the slice count.
+        postprocessing: What is done to the label map, in this order; the probabilities stay.
         tell: Called with what a user has to know: that memory ran out, and what was done.
     """
 
@@ -82,6 +85,7 @@ class Predictor:
     windows: int = 4
     ranges: tuple[IntensityRange | None, ...] = ()
     mirrors: tuple[int, ...] = ()
+    postprocessing: tuple[PostprocessingStep, ...] = ()
     tell: Callable[[str], None] = field(default=lambda _: None, compare=False)
     _known: dict[int, Trial] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -105,9 +109,9 @@ class Predictor:
             Label values ``[X, Y, Z]``.
 
         Raises:
-            UserError: The network answers with NaN.
+            UserError: The network's output is NaN.
         """
-        return decide([self.sweep(scans)], expectation)
+        return _segment([self.sweep(scans)], expectation, self.postprocessing)
 
     def logits(self, scans: Sequence[Scan]) -> NDArray[np.float32]:
         """Return all logits ``[K, X, Y, Z]`` on the grid of the scan's files: for study, since they may be many."""
@@ -184,20 +188,20 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Answers with the mean of the probabilities of several predictors, and mends the label map.
+    """Predicts the mean of the probabilities of several predictors, and post-processes the label map.
 
     They may work on different grids: they are averaged on that of the scan. All go along the scan in step, so that only
     the planes still open are held of each.
 
     Attributes:
         predictors: One or more, with the same labels.
-        mendings: What is done to the label map, in this order; the probabilities stay.
+        postprocessing: What is done to the label map, in this order, instead of what the predictors would do.
         atlases: Vote beside the predictors, on the grid of the first.
         atlas_weight: The share of that vote in the mean, 0 to 1.
     """
 
     predictors: tuple[Predictor, ...]
-    mendings: tuple[Mending, ...] = ()
+    postprocessing: tuple[PostprocessingStep, ...] = ()
     atlases: Atlases | None = None
     atlas_weight: float = 0.0
 
@@ -220,10 +224,7 @@ class Ensemble:
         return self.predictors[0].footprint(forms, channels, len(self.predictors))
 
     def segment(self, scans: Sequence[Scan], expectation: Expectation | None = None) -> NDArray[np.integer[Any]]:
-        """Segment a scan on the grid of its files; all else as :meth:`Predictor.segment`.
-
-        What is expected is expected of the mended label map.
-        """
+        """Segment a scan on the grid of its files; all else as :meth:`Predictor.segment`."""
         images = Images(scans)
         first = self.predictors[0].sweep(scans, images)
         sweeps = [first, *(each.sweep(scans, images, first.slab) for each in self.predictors[1:])]
@@ -231,14 +232,7 @@ class Ensemble:
         if self.atlases is not None:
             sweeps.append(self._vote(first))
             weights = [*[(1 - self.atlas_weight) / len(self.predictors)] * len(self.predictors), self.atlas_weight]
-        if not self.mendings:
-            return decide(sweeps, expectation, averaged=True, weights=weights)
-        spool = Spool(self.label_values, self.mendings) if expectation else None
-        found = decide(sweeps, expectation, averaged=True, weights=weights, spool=spool)
-        mended = mend(found, voxel_ml(scans[0].spacing_mm), self.mendings)
-        if spool and expectation:
-            spool.tell(expectation, found, mended)
-        return mended
+        return _segment(sweeps, expectation, self.postprocessing, averaged=True, weights=weights)
 
     def _vote(self, beside: Sweep) -> Vote:
         """Return what the atlases say of a scan, as a way over it beside a network's."""
@@ -262,3 +256,23 @@ class Ensemble:
             said = np.exp(self._vote(self.predictors[0].sweep(scans)).all_logits())
             total += self.atlas_weight * (said - total)
         return total
+
+
+def _segment(
+    sweeps: Sequence[Sweep],
+    expectation: Expectation | None,
+    steps: Sequence[PostprocessingStep],
+    *,
+    averaged: bool = False,
+    weights: Sequence[float] | None = None,
+) -> NDArray[np.integer[Any]]:
+    """Return the label map of a scan after post-processing; what is expected is expected of that."""
+    if not steps:
+        return decide(sweeps, expectation, averaged=averaged, weights=weights)
+    first = sweeps[0]
+    spool = Spool(first.predictor.label_values, steps) if expectation else None
+    found = decide(sweeps, expectation, averaged=averaged, weights=weights, spool=spool)
+    processed = postprocess(found, first.scans[0].spacing_mm, steps)
+    if spool and expectation:
+        spool.tell(expectation, found, processed)
+    return processed

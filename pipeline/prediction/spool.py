@@ -1,4 +1,4 @@
-"""Probabilities that are needed again once a label map is mended, on the disk."""
+"""Probabilities that are needed again once a label map is post-processed, on the disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.engines.postprocessing import Mending
+    from pipeline.engines.postprocessing import PostprocessingStep
     from pipeline.metrics.calibration import Expectation
 
 
@@ -21,22 +21,24 @@ if TYPE_CHECKING:
 class Spool:
     """What may be asked for of each voxel: the probabilities of its label, of the background, and of labels that grow.
 
-    Mending changes a voxel to background or, where holes are filled, to the label around it. So of a hundred classes
+    Most steps change a voxel to background or, where holes are filled, to the label around it. So of a hundred classes
     few have to be kept.
 
     Attributes:
         label_values: The label of each class, background among them.
-        mendings: What is going to be done.
+        steps: What is going to be done.
     """
 
     label_values: Sequence[int]
-    mendings: Sequence[Mending]
+    steps: Sequence[PostprocessingStep]
     _file: IO[bytes] = field(default_factory=TemporaryFile, init=False)
     _parts: list[tuple[int, int, slice]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         values = np.unique(np.array(self.label_values))
-        self._growing = sorted({each.label for each in self.mendings if each.what == "fill"})
+        foreground = {value for value in self.label_values if value != 0}
+        given = {label for step in self.steps for label in step.given_labels(tuple(foreground))}
+        self._growing = sorted(given & foreground)
         self._kept = np.searchsorted(values, [0, *self._growing])
 
     def add(self, shares: NDArray[np.float32], codes: NDArray[np.intp], where: tuple[int, int, slice]) -> None:
@@ -51,12 +53,12 @@ class Spool:
         self._file.write(np.concatenate([own, shares[self._kept]]).tobytes())
         self._parts.append(where)
 
-    def tell(self, expectation: Expectation, found: NDArray[Any], mended: NDArray[Any]) -> None:
-        """Add the mended label map to an expectation that knows all probabilities, and forget what was kept."""
+    def tell(self, expectation: Expectation, found: NDArray[Any], processed: NDArray[Any]) -> None:
+        """Add the post-processed label map to an expectation that knows all probabilities, and forget what was kept."""
         self._file.seek(0)
         rows = 1 + len(self._kept)
         for axis, number, part in self._parts:
-            before, after = (np.moveaxis(each, axis, 0)[number].reshape(-1)[part] for each in (found, mended))
+            before, after = (np.moveaxis(each, axis, 0)[number].reshape(-1)[part] for each in (found, processed))
             kept = np.frombuffer(self._file.read(4 * rows * len(before)), np.float32).reshape(rows, -1)
             confidence = np.where(after == before, kept[0], kept[1])
             for label, probability in zip(self._growing, kept[2:], strict=True):

@@ -53,14 +53,14 @@ class Ring:
         self._sums, self._weights = self._sums.to(device), self._weights.to(device)
         self._importance = self._importance.to(device)
 
-    def add(self, place: Triple, answer: Tensor) -> None:
+    def add(self, place: Triple, output: Tensor) -> None:
         """Add a window ``[F, X, Y, Z]`` that begins at a place."""
         slab = self.windows.slab
         across = self.windows.across
         patch = self.windows.patch
         thick = patch[slab]
         first = place[slab] % patch[slab]
-        window = answer.to(self.device, torch.float32).movedim(slab + 1, 0)
+        window = output.to(self.device, torch.float32).movedim(slab + 1, 0)
         if not window.is_contiguous():
             window = window.contiguous()
         spans = tuple(slice(place[axis], place[axis] + patch[axis]) for axis in across)

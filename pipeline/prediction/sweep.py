@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from pipeline.data.nifti import Scan
+    from pipeline.nifti.volume import Scan
     from pipeline.prediction.placement import Placement
     from pipeline.prediction.predictor import Predictor
     from pipeline.prediction.trial import Trial
@@ -78,7 +78,9 @@ class Sweep:
     def numbers(self) -> range:
         """The planes of the scan in the order in which they come."""
         count = self.scans[0].shape[self.slab]
-        return range(count - 1, -1, -1) if self.backwards else range(count)
+        if self.backwards:
+            return range(count - 1, -1, -1)
+        return range(count)
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits ``[K, N]`` of what was stitched, ``[F, N]``."""
@@ -87,7 +89,9 @@ class Sweep:
             return features
         weight = head.weight.to(features.device)
         bias = head.bias
-        return weight @ features if bias is None else torch.addmm(bias.to(features.device)[:, None], weight, features)
+        if bias is None:
+            return weight @ features
+        return torch.addmm(bias.to(features.device)[:, None], weight, features)
 
     def planes(self) -> Iterator[Tensor]:
         """Yield what was stitched of each plane of the scan, ``[F, A, B]`` along the scan's two other axes."""
@@ -127,10 +131,10 @@ class Sweep:
         slab = self.windows.slab
         places = windows.places()
         ring = self._ring()
-        for place_, answer in self._answers(places, ring):
+        for place_, output in self._outputs(places, ring):
             yield from ring.finished(place_[slab])
-            ring.add(place_, answer)
-            del answer
+            ring.add(place_, output)
+            del output
         yield from ring.finished(windows.padded[slab])
 
     def _ring(self) -> Ring:
@@ -141,26 +145,26 @@ class Sweep:
             self.predictor.tell("the device has no memory for a whole slab, which is put together on the host")
         return Ring(*about, HOST)
 
-    def _answers(self, places: Sequence[Triple], ring: Ring) -> Iterator[tuple[Triple, Tensor]]:
+    def _outputs(self, places: Sequence[Triple], ring: Ring) -> Iterator[tuple[Triple, Tensor]]:
         """Yield each window's place and what the network says of it, ``[F, X, Y, Z]``."""
         together = self.predictor.together(self.placement, self.windows, len(self.image))
         done = 0
         while done < len(places):
             some = places[done : done + together]
-            answers = self._tried(some, last_resort=together == 1 and ring.device == HOST)
-            if answers is None and together > 1:
+            outputs = self._tried(some, last_resort=together == 1 and ring.device == HOST)
+            if outputs is None and together > 1:
                 together //= 2
                 self.predictor.tell(f"memory ran out; from now on {together} window(s) at a time")
-            elif answers is None:
+            elif outputs is None:
                 ring.move(HOST)
                 self.predictor.tell("memory ran out; from now on slabs are put together on the host")
             else:
-                yield from zip(some, answers, strict=True)
+                yield from zip(some, outputs, strict=True)
                 done += len(some)
-            del answers
+            del outputs
 
     def _tried(self, places: Sequence[Triple], *, last_resort: bool) -> Tensor | None:
-        """Return the network's answers to windows, or None where memory ran out and something can be done."""
+        """Return the network's outputs to windows, or None where memory ran out and something can be done."""
         try:
             return self._mean(self.windows.cut(self.image, places).to(self.predictor.device))
         except (RuntimeError, MemoryError) as error:
@@ -169,7 +173,7 @@ class Sweep:
             return None
 
     def _mean(self, windows: Tensor) -> Tensor:
-        """Return the mean of the answers to windows and to all their mirror images, one after the other, float32."""
+        """Return the mean of the outputs to windows and to all their mirror images, one after the other, float32."""
         dimensions = len(self.predictor.patch_size)
         axes = [axis + 2 for axis in self.predictor.mirrors if axis < dimensions]
         images = [image for count in range(1, len(axes) + 1) for image in combinations(axes, count)]
@@ -188,8 +192,8 @@ class Sweep:
         head = self.trial.head
         with evaluating(self.predictor):
             if head is None:
-                answer: Tensor = self.predictor.network(windows)
-                return answer
+                output: Tensor = self.predictor.network(windows)
+                return output
             with head.removed():
                 features: Tensor = self.predictor.network(windows)
                 return features

@@ -77,7 +77,7 @@ def _sizes(patch: Sequence[int]) -> list[tuple[int, ...]]:
 
 @contextmanager
 def evaluating(predictor: Predictor) -> Iterator[None]:
-    """Let a predictor's network answer as it does in prediction, and give it back its own mode."""
+    """Let a predictor's network compute as it does in prediction, and give it back its own mode."""
     network = predictor.network
     precision = predictor.precision
     training = network.training

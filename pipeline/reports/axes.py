@@ -26,7 +26,7 @@ TITLE = 18
 MOST_NAMES = 14
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
     """Turns values into pixels, evenly or by their logarithm."""
 
@@ -81,7 +81,7 @@ def scale_around(values: Sequence[float], start: float, end: float, metric: Metr
         high = min(metric.high, high)
     if metric is not None and metric.low is not None:
         low = max(metric.low, low)
-    return Scale(low, high, start, end)
+    return Scale(low=low, high=high, start=start, end=end)
 
 
 def shorten(name: str, most: int = 30) -> str:

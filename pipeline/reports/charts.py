@@ -122,7 +122,7 @@ def scatter(
     ]
     sizes = [size for _, size, _ in points]
     values = [value for *_, value in points]
-    x = Scale(min(sizes) * 0.8, max(sizes) * 1.25, LEFT + 34, RIGHT, log=max(sizes) > 5 * min(sizes))
+    x = Scale(low=min(sizes) * 0.8, high=max(sizes) * 1.25, start=LEFT + 34, end=RIGHT, log=max(sizes) > 5 * min(sizes))
     y = scale_around(values, height - 44, TOP, y_metric)
     grid = x_axis(x, TOP, height - 44, 0 if x.low > 5 else 2) + y_axis(y, LEFT + 34, RIGHT, y_metric.title)
     classes = classes_in(results)
@@ -152,7 +152,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, y_ti
         return Markup("")
     every = [point for points in drawn.values() for point in points]
     last = max(step for step, _ in every)
-    x = Scale(0, max(last, 1), LEFT + 34, RIGHT)
+    x = Scale(low=0, high=max(last, 1), start=LEFT + 34, end=RIGHT)
     y = scale_around([value for _, value in every], height - 40, TOP)
     lines = [
         Markup('<path class="curve s{}" d="{}"><title>{}</title></path>').format(n % 7, path_of(points, x, y), name)
@@ -173,8 +173,8 @@ def reliability(curve: Sequence[Mapping[str, float]], height: int = 250) -> Mark
     """
     numbers = [part[key] for part in curve for key in ("confidence", "accuracy")]
     low = min(0.9, math.floor(min(numbers) * 10) / 10)
-    x = Scale(low, 1, LEFT + 34, RIGHT)
-    y = Scale(low, 1, height - 44, TOP)
+    x = Scale(low=low, high=1, start=LEFT + 34, end=RIGHT)
+    y = Scale(low=low, high=1, start=height - 44, end=TOP)
     most = max(part["voxels"] for part in curve)
     points = [(part["confidence"], part["accuracy"]) for part in curve]
     dots = [

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
     from pipeline.types import CaseResult
 
+UNITS = ("mm", "ml")
 Better: TypeAlias = Literal["higher", "lower", "zero", ""]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """One column of the results.
 
@@ -46,7 +47,7 @@ class Metric:
     def title(self) -> str:
         """The name with its unit.
 
-        >>> Metric("hd95_mm", "HD95", "mm").title
+        >>> Metric(key="hd95_mm", name="HD95", unit="mm").title
         'HD95 (mm)'
         """
         return f"{self.name} ({self.unit})" if self.unit else self.name
@@ -54,40 +55,65 @@ class Metric:
     def shown(self, value: float | None) -> str:
         """Return a value as text; a dash where there is none.
 
-        >>> Metric("dice", "Dice").shown(0.5), Metric("dice", "Dice").shown(None)
-        ('0.500', '–')
+        >>> [Metric(key="dice", name="Dice").shown(value) for value in (0.5, None)]
+        ['0.500', '–']
         """
         return "–" if value is None else f"{value:.{self.decimals}f}"
 
 
 SURFACE_DICE = Metric(
-    "surface_dice", "Surface Dice", low=0, high=1, charted=True, note="share of both surfaces near enough to the other"
+    key="surface_dice",
+    name="Surface Dice",
+    low=0,
+    high=1,
+    charted=True,
+    note="share of both surfaces near enough to the other",
 )
 METRICS = (
     Metric(
-        "dice", "Dice", low=0, high=1, charted=True, note="twice what both masks share over what they have together"
+        key="dice",
+        name="Dice",
+        low=0,
+        high=1,
+        charted=True,
+        note="twice what both masks share over what they have together",
     ),
-    Metric("dice_expected", "Expected Dice", better="", low=0, high=1, note="what the network expects of its own mask"),
-    Metric("iou", "IoU", low=0, high=1, note="what both masks share over what either has"),
+    Metric(
+        key="dice_expected",
+        name="Expected Dice",
+        better="",
+        low=0,
+        high=1,
+        note="what the network expects of its own mask",
+    ),
+    Metric(key="iou", name="IoU", low=0, high=1, note="what both masks share over what either has"),
     SURFACE_DICE,
     Metric(
-        "hd95_mm",
-        "HD95",
-        "mm",
-        "lower",
-        2,
+        key="hd95_mm",
+        name="HD95",
+        unit="mm",
+        better="lower",
+        decimals=2,
         low=0,
         charted=True,
         note="95 % of either surface is that near to the other",
     ),
-    Metric("assd_mm", "ASSD", "mm", "lower", 2, low=0, note="how far the surfaces are apart on average"),
-    Metric("precision", "Precision", low=0, high=1, note="share of the prediction that is true"),
-    Metric("recall", "Recall", low=0, high=1, note="share of the truth that is predicted"),
-    Metric("volume_truth_ml", "True volume", "ml", "", 2, low=0),
-    Metric("volume_predicted_ml", "Predicted volume", "ml", "", 2, low=0),
     Metric(
-        "volume_difference",
-        "Volume difference",
+        key="assd_mm",
+        name="ASSD",
+        unit="mm",
+        better="lower",
+        decimals=2,
+        low=0,
+        note="how far the surfaces are apart on average",
+    ),
+    Metric(key="precision", name="Precision", low=0, high=1, note="share of the prediction that is true"),
+    Metric(key="recall", name="Recall", low=0, high=1, note="share of the truth that is predicted"),
+    Metric(key="volume_truth_ml", name="True volume", unit="ml", better="", decimals=2, low=0),
+    Metric(key="volume_predicted_ml", name="Predicted volume", unit="ml", better="", decimals=2, low=0),
+    Metric(
+        key="volume_difference",
+        name="Volume difference",
         better="zero",
         low=-2,
         high=2,
@@ -95,18 +121,28 @@ METRICS = (
         note="2 (predicted − true) / (predicted + true): 0 is as large, −1 a third, 1 three times as large; "
         "−2 is missed, 2 invented",
     ),
-    Metric("lesions_truth", "Lesions", "", "", 0, low=0, note="separate pieces of the truth"),
-    Metric("lesions_found", "Found", "", "higher", 0, low=0, note="pieces of which a tenth or more is predicted"),
-    Metric("lesions_missed", "Lesions missed", "", "lower", 0, low=0),
-    Metric("lesions_false", "Lesions invented", "", "lower", 0, low=0),
-    Metric("voxels_truth", "True voxels", "", "", 0, low=0),
-    Metric("voxels_predicted", "Predicted voxels", "", "", 0, low=0),
+    Metric(
+        key="lesions_truth", name="Lesions", unit="", better="", decimals=0, low=0, note="separate pieces of the truth"
+    ),
+    Metric(
+        key="lesions_found",
+        name="Found",
+        unit="",
+        better="higher",
+        decimals=0,
+        low=0,
+        note="pieces of which a tenth or more is predicted",
+    ),
+    Metric(key="lesions_missed", name="Lesions missed", unit="", better="lower", decimals=0, low=0),
+    Metric(key="lesions_false", name="Lesions invented", unit="", better="lower", decimals=0, low=0),
+    Metric(key="voxels_truth", name="True voxels", unit="", better="", decimals=0, low=0),
+    Metric(key="voxels_predicted", name="Predicted voxels", unit="", better="", decimals=0, low=0),
 )
 
 
 def value_of(result: CaseResult, metric: Metric) -> float | None:
     """Return a metric of a result, or None where it has none."""
-    value: Any = getattr(result, metric.key, None)
+    value: Any = getattr(result, metric.key, result.more.get(metric.key))
     return None if value is None else float(value)
 
 
@@ -117,8 +153,25 @@ def metrics_in(results: Sequence[CaseResult], tolerance_mm: float | None = None)
         results: One row a class of a case.
         tolerance_mm: Of the surface Dice, where it is known.
     """
-    found = [metric for metric in METRICS if any(value_of(result, metric) is not None for result in results)]
+    known = (*METRICS, *map(further_metric, further_in(results)))
+    found = [metric for metric in known if any(value_of(result, metric) is not None for result in results)]
     return [with_tolerance(metric, tolerance_mm) for metric in found]
+
+
+def further_in(results: Iterable[CaseResult]) -> list[str]:
+    """Return the names of the further metrics that results have."""
+    return list(dict.fromkeys(name for result in results for name in result.more))
+
+
+def further_metric(key: str) -> Metric:
+    """Return what a metric's name tells of it.
+
+    >>> further_metric("centre_distance_mm").title
+    'Centre distance (mm)'
+    """
+    stem, _, unit = key.rpartition("_")
+    name = stem if unit in UNITS else key
+    return Metric(key=key, name=name.replace("_", " ").capitalize(), unit=unit if unit in UNITS else "", better="")
 
 
 def with_tolerance(metric: Metric, tolerance_mm: float | None) -> Metric:

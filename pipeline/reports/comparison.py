@@ -62,7 +62,7 @@ BEST = {"hd95_mm": 0.0, "assd_mm": 0.0}
 EQUAL = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """A metric of both sides over the same pairs; the module says what each field means."""
 
@@ -93,7 +93,7 @@ class Wilcoxon:
     reasons: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """A structure that is found by one side and not by the other."""
 
@@ -104,7 +104,7 @@ class Change:
     b: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """Both sides over all cases; the module says what each field means."""
 
@@ -172,7 +172,7 @@ def compare_results(a: Sequence[CaseResult], b: Sequence[CaseResult], name_a: st
         worse=[case for case, value in change.items() if value < -EQUAL],
         equal=[case for case, value in change.items() if not abs(value) > EQUAL],
         changed=[
-            Change(row.case, row.label, row.name, row.outcome, second[key].outcome)
+            Change(case=row.case, label=row.label, name=row.name, a=row.outcome, b=second[key].outcome)
             for key, row in first.items()
             if row.outcome != second[key].outcome
         ],
@@ -195,14 +195,18 @@ def paired_rows(a: Sequence[CaseResult], b: Sequence[CaseResult]) -> list[dict[s
 def _refuse_unequal(first: Side, second: Side, name_a: str, name_b: str) -> None:
     sides = ((first, second, name_a, name_b), (second, first, name_b, name_a))
     problems = [
-        Problem(name, "case-unpaired", f"has {case}, {other} has not", "validate both on the same cases", case)
+        Problem(name, "case-unpaired", f"has {case}, {other} has not", "validate both on the same cases", case=case)
         for here, there, name, other in sides
         for case in sorted({case for case, _ in here} - {case for case, _ in there})
     ]
     if not problems:
         problems = [
             Problem(
-                name, "class-unpaired", f"has label {label} in {case}, {other} has not", "score the same labels", case
+                name,
+                "class-unpaired",
+                f"has label {label} in {case}, {other} has not",
+                "score the same labels",
+                case=case,
             )
             for here, there, name, other in sides
             for case, label in sorted(here.keys() - there.keys())
@@ -213,7 +217,7 @@ def _refuse_unequal(first: Side, second: Side, name_a: str, name_b: str) -> None
             "truth-differs",
             f"{case} has {second[case, label].voxels_truth} true voxels of {row.name}, in {name_a} {row.voxels_truth}",
             "validate both against the same masks",
-            case,
+            case=case,
         )
         for (case, label), row in first.items()
         if (case, label) in second and second[case, label].voxels_truth != row.voxels_truth
@@ -241,12 +245,28 @@ def _difference(a: Numbers, b: Numbers, patients: Sequence[str]) -> Difference:
     if not pairs:
         reason = "neither side has this class in any case"
         names = ("mean_a", "mean_b", "difference", "median", "interval")
-        return Difference(0, None, None, None, None, None, dict.fromkeys(names, reason))
+        return Difference(
+            n=0,
+            mean_a=None,
+            mean_b=None,
+            difference=None,
+            median=None,
+            interval=None,
+            reasons=dict.fromkeys(names, reason),
+        )
     changes = means_of_patients(list(_row_means(a, b)), patients)
     median = float(np.median(changes))
     interval = median_interval(changes)
     reasons = {} if interval else {"interval": too_few(len(changes))}
-    return Difference(pairs, mean_of_means(a), mean_of_means(b), mean_of_means(b - a), median, interval, reasons)
+    return Difference(
+        n=pairs,
+        mean_a=mean_of_means(a),
+        mean_b=mean_of_means(b),
+        difference=mean_of_means(b - a),
+        median=median,
+        interval=interval,
+        reasons=reasons,
+    )
 
 
 def _row_means(a: Numbers, b: Numbers) -> Numbers:

@@ -1,28 +1,30 @@
-"""Results as files: CSV for a spreadsheet, strict JSON for a program."""
+"""Results as CSV, for a spreadsheet and for a program."""
 
 from __future__ import annotations
 
 import csv
-import json
 import math
+from contextlib import suppress
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, get_args
 
 from pipeline.errors import Problem, UserError
-from pipeline.files import atomic_write, regular
+from pipeline.files import atomic_write, open_text, regular
 from pipeline.types import CaseResult, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-    from typing import Any, TextIO
+    from typing import Any
 
+# Of every table of scores; a table may have more.
+COLUMNS = tuple(field.name for field in fields(CaseResult) if field.name != "more")
 # What a spreadsheet takes for the start of a formula, wide forms included (OWASP, "CSV Injection").
 FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
 
 
 def write_cases_csv(path: Path, results: Iterable[CaseResult]) -> None:
-    """Write one row a class of a case, under a header of the fields of ``CaseResult``.
+    """Write one row a class of a case, under a header of the fields of ``CaseResult`` and the further metrics.
 
     A missing number is an empty field. A case id or a class name that a spreadsheet would run as
     a formula gets an apostrophe in front. A file name that is no valid text is written with
@@ -32,13 +34,15 @@ def write_cases_csv(path: Path, results: Iterable[CaseResult]) -> None:
         path: The file to write; its folder must exist.
         results: The rows, in their order.
     """
-    write_csv(path, [field.name for field in fields(CaseResult)], map(asdict, results))
+    rows = list(results)
+    further = list(dict.fromkeys(name for result in rows for name in result.more))
+    write_csv(path, [*COLUMNS, *further], (asdict(result) | dict(result.more) for result in rows))
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows under a header, whole or not at all; text and numbers as :func:`write_cases_csv` says."""
-    with atomic_write(path) as partial, _open_text(partial) as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+    with atomic_write(path) as partial, open_text(partial) as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         for row in rows:
             writer.writerow({key: _inert(value) for key, value in row.items()})
@@ -52,7 +56,10 @@ def read_cases_csv(path: Path) -> list[CaseResult]:
     """
     try:
         with regular(path).open(encoding="utf-8-sig", newline="") as file:
-            results = [_result(row) for row in csv.DictReader(file)]
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            further = _further_columns(reader.fieldnames or (), rows)
+            results = [_result(row, further) for row in rows]
         if len({(result.case, result.label) for result in results}) < len(results):
             raise ValueError("a class of a case stands twice in it")
     except OSError as error:
@@ -66,9 +73,25 @@ def read_cases_csv(path: Path) -> list[CaseResult]:
     return results
 
 
-def _result(row: Mapping[str, str]) -> CaseResult:
-    values: dict[str, Any] = {field.name: _value(row[field.name], str(field.type)) for field in fields(CaseResult)}
-    return CaseResult(**values)
+def _result(row: Mapping[str, str], further: Sequence[str]) -> CaseResult:
+    kinds = {field.name: str(field.type) for field in fields(CaseResult)}
+    values: dict[str, Any] = {name: _value(row[name], kinds[name]) for name in COLUMNS}
+    return CaseResult(**values, more={name: _number(row[name]) for name in further})
+
+
+def _further_columns(names: Iterable[str], rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the columns of further metrics: a spreadsheet may have added others, such as a person's remarks."""
+    return [name for name in names if name not in COLUMNS and all(_is_number(row[name]) for row in rows)]
+
+
+def _is_number(text: str | None) -> bool:
+    with suppress(TypeError, ValueError):
+        return text == "" or math.isfinite(float(text or "no number"))
+    return False
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
 
 
 def _value(text: str | None, kind: str) -> str | int | float | None:
@@ -85,29 +108,13 @@ def _value(text: str | None, kind: str) -> str | int | float | None:
         return value
     if kind == "Outcome" and text not in get_args(Outcome):
         raise ValueError(f"{text[:40]!r} is no outcome")
-    return text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA_STARTS) else text
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write strict, indented JSON, whole or not at all.
-
-    Args:
-        path: The file to write; its folder must exist.
-        content: Dictionaries, lists, text, finite numbers, booleans and None.
-
-    Raises:
-        ValueError: There is a NaN or an infinity in it, which JSON does not know.
-    """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_write(path) as partial, _open_text(partial) as file:
-        file.write(text + "\n")
+    if text[:1] == "'" and text[1:].startswith(FORMULA_STARTS):
+        return text[1:]
+    return text
 
 
 def _inert(value: object) -> object:
     """Put an apostrophe before text that would be read as a formula; leave all else alone."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
-
-
-def _open_text(path: Path) -> TextIO:
-    # A lone surrogate stands for a byte of a file name that is not UTF-8; its escape is valid in JSON too.
-    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
+        return f"'{value}"
+    return value

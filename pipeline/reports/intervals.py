@@ -66,7 +66,7 @@ def too_few(patients: int) -> str:
     return f"{TOO_FEW}: {plural(patients, 'patient')}, and an interval needs {FEWEST}; {MORE_PATIENTS}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
     """One metric of one class over the cases that have a number.
 
@@ -95,13 +95,16 @@ class Statistics:
     reasons: dict[str, str]
 
 
-def describe(values: Sequence[float | None], patients: Sequence[str], span: Interval | None) -> Statistics:
+def describe(
+    values: Sequence[float | None], patients: Sequence[str], span: Interval | None, nothing: str = NO_NUMBER
+) -> Statistics:
     """Describe one metric of one class.
 
     Args:
         values: One a case; None is left out.
         patients: Whose case each is.
         span: The least and the greatest value that there can be, or None where there is no such.
+        nothing: What is said where no case has a number.
 
     >>> found = describe([0.8, 0.9, None], ["a", "b", "c"], (0.0, 1.0))
     >>> found.n, round(found.mean, 3), found.interval, found.reasons["interval"][:26]
@@ -110,14 +113,36 @@ def describe(values: Sequence[float | None], patients: Sequence[str], span: Inte
     known = {place: value for place, value in enumerate(values) if value is not None}
     if not known:
         names = ("mean", "interval", "median", "std", "q1", "q3", "min", "max")
-        return Statistics(0, None, None, None, None, None, None, None, None, dict.fromkeys(names, NO_NUMBER))
+        return Statistics(
+            n=0,
+            mean=None,
+            interval=None,
+            median=None,
+            std=None,
+            q1=None,
+            q3=None,
+            min=None,
+            max=None,
+            reasons=dict.fromkeys(names, nothing),
+        )
     numbers = np.array(list(known.values()), dtype=np.float64)
     interval, reasons = interval_or_reason(numbers[:, None], [patients[place] for place in known], span)
     std = float(numbers.std(ddof=1)) if len(numbers) > 1 else None
     low, q1, median, q3, high = (float(q) for q in np.quantile(numbers, (0, 0.25, 0.5, 0.75, 1)))
     if std is None:
         reasons["std"] = ONE_NUMBER
-    return Statistics(len(numbers), float(numbers.mean()), interval, median, std, q1, q3, low, high, reasons)
+    return Statistics(
+        n=len(numbers),
+        mean=float(numbers.mean()),
+        interval=interval,
+        median=median,
+        std=std,
+        q1=q1,
+        q3=q3,
+        min=low,
+        max=high,
+        reasons=reasons,
+    )
 
 
 def mean_of_means(values: Numbers) -> float:

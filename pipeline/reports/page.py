@@ -6,7 +6,15 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from pipeline.reports.columns import SURFACE_DICE, classes_in, metrics_in, value_of, with_tolerance
+from pipeline.reports.columns import (
+    SURFACE_DICE,
+    classes_in,
+    further_in,
+    further_metric,
+    metrics_in,
+    value_of,
+    with_tolerance,
+)
 from pipeline.reports.figures import figures_of_cases, figures_of_training, write_figures
 from pipeline.reports.html import as_json, write_page
 from pipeline.reports.intervals import TOO_FEW, plural
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.types import CaseResult
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Origin:
     """Where the figures come from.
 
@@ -90,6 +98,7 @@ def write_report(
             "figures": figures,
             "training": training,
             "metrics": metrics,
+            "further": [further_metric(key) for key in further_in(results)],
             "surface_dice": with_tolerance(SURFACE_DICE, origin.tolerance_mm),
             "data": as_json(page_data(results, metrics, ranked, volumes)),
             "blocks": gallery.blocks(room) if gallery is not None else (),

@@ -36,8 +36,8 @@ def paired(a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str
     span = scale_around(numbers or [0.0, 1.0], 0, 1)
     low = max(0.0, span.low)
     high = min(1.0, span.high)
-    x = Scale(low, high, LEFT + 34, RIGHT)
-    y = Scale(low, high, SIDE - 44, TOP)
+    x = Scale(low=low, high=high, start=LEFT + 34, end=RIGHT)
+    y = Scale(low=low, high=high, start=SIDE - 44, end=TOP)
     grid = x_axis(x, TOP, SIDE - 44, 2) + y_axis(y, LEFT + 34, RIGHT, "Dice of B")
     grid += line("gap", x(low), y(low), x(high), y(high))
     dots = [

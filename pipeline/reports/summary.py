@@ -18,7 +18,8 @@ A summary as JSON:
             "mean": 0.9, "interval": [0.88, 0.92], "median": 0.91, "std": 0.03,
             "q1": 0.89, "q3": 0.93, "min": 0.85, "max": 0.95, "reasons": {}},
           "iou": ..., "precision": ..., "recall": ..., "surface_dice": ..., "hd95_mm": ..., "assd_mm": ...,
-          "volume_difference": ...},         signed: its mean is a bias
+          "volume_difference": ...,          signed: its mean is a bias
+          "NAME": ...},                      of each further metric that the recipe asks for
         "lesions": {"truth": 8, "found": 8, "missed": 0, "false": 1,    over all cases
           "recall": 1.0,                     found of true
           "f1": 0.94,                        2 found / (2 found + missed + false)
@@ -69,6 +70,7 @@ WORST = 5
 # Metrics of which a better value means a better mask: none of them gains by deleting a structure that is there.
 HEADLINES = ("dice", "iou", "precision", "recall", "surface_dice", "hd95_mm", "assd_mm")
 METRICS = (*HEADLINES, "volume_difference")
+NO_FURTHER = "this metric has a number in no case"
 NO_CLASS = "no class has a number in any case"
 # The least and the greatest value that there can be; a distance has no greatest.
 SPANS = {
@@ -88,7 +90,7 @@ class Mean:
     reasons: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LesionSummary:
     """The lesions of one class in all cases; the module says what each field means."""
 
@@ -101,7 +103,7 @@ class LesionSummary:
     reasons: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClassSummary:
     """One class over all cases; the module says what each field means."""
 
@@ -120,7 +122,7 @@ class ClassSummary:
         return self.metrics["dice"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
     """How the expected Dice goes together with the Dice that was found; the module says what each field means."""
 
@@ -139,7 +141,7 @@ class CaseMean:
     mean_dice: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """All classes and all cases; the module says what each field means."""
 
@@ -223,6 +225,10 @@ def _class_summary(group: Sequence[CaseResult]) -> ClassSummary:
         false_positive=outcomes["false_positive"],
         metrics={
             name: describe([getattr(result, name) for result in group], patients, SPANS.get(name)) for name in METRICS
+        }
+        | {
+            name: describe([result.more.get(name) for result in group], patients, None, NO_FURTHER)
+            for name in columns.further_in(group)
         },
         lesions=_lesions(group),
     )
@@ -236,24 +242,38 @@ def _lesions(group: Sequence[CaseResult]) -> LesionSummary:
     f1 = 2 * found / (2 * found + missed + false) if truth or false else None
     reasons = {} if truth else {"recall": "no case has a true lesion"}
     return LesionSummary(
-        truth, found, missed, false, recall, f1, reasons | ({} if f1 is not None else {"f1": "no case has a lesion"})
+        truth=truth,
+        found=found,
+        missed=missed,
+        false=false,
+        recall=recall,
+        f1=f1,
+        reasons=reasons | ({} if f1 is not None else {"f1": "no case has a lesion"}),
     )
 
 
 def _agreement(results: Sequence[CaseResult]) -> Agreement:
     rows = [row for row in results if row.dice_expected is not None and row.dice is not None]
     if not rows:
-        return Agreement(0, None, None, None, dict.fromkeys(("pearson", "spearman", "bias"), "nothing was expected"))
+        return Agreement(
+            n=0,
+            pearson=None,
+            spearman=None,
+            bias=None,
+            reasons=dict.fromkeys(("pearson", "spearman", "bias"), "nothing was expected"),
+        )
     expected, found = np.array([(row.dice_expected, row.dice) for row in rows], dtype=np.float64).T
     bias = float((expected - found).mean())
     if len({_patient_of(row) for row in rows}) < FEWEST or not expected.std() or not found.std():
         reason = f"{TOO_FEW}: fewer than {FEWEST} patients, or all alike"
-        return Agreement(len(rows), None, None, bias, dict.fromkeys(("pearson", "spearman"), reason))
+        return Agreement(
+            n=len(rows), pearson=None, spearman=None, bias=bias, reasons=dict.fromkeys(("pearson", "spearman"), reason)
+        )
     from scipy.stats import rankdata
 
     ranks = rankdata(expected), rankdata(found)
     pearson, spearman = (float(np.corrcoef(*sides)[0, 1]) for sides in ((expected, found), ranks))
-    return Agreement(len(rows), pearson, spearman, bias, {})
+    return Agreement(n=len(rows), pearson=pearson, spearman=spearman, bias=bias, reasons={})
 
 
 def _refuse_repeats(results: Sequence[CaseResult]) -> None:

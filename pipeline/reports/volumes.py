@@ -39,7 +39,7 @@ IGNORED = 255
 EVERYTHING = (slice(None), slice(None), slice(None))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackedCase:
     """What the viewer is told about a case beside its bytes.
 
@@ -106,7 +106,14 @@ def pack(
     notes = [f"cut to {MARGIN_MM:.0f} mm around the masks"] if true[box].shape != true.shape else []
     notes += [f"thinned out from voxels of {' × '.join(f'{size:.2f}' for size in spacing)} mm"] if any(step > 1) else []
     x_mm, y_mm, z_mm = sizes.tolist()
-    about = PackedCase(case, shape, (x_mm, y_mm, z_mm), _focus(*masks), scan is not None, "; ".join(notes))
+    about = PackedCase(
+        case=case,
+        shape=shape,
+        spacing_mm=(x_mm, y_mm, z_mm),
+        focus=_focus(*masks),
+        has_image=scan is not None,
+        note="; ".join(notes),
+    )
     return about, block
 
 
@@ -200,10 +207,12 @@ def _focus(truth: Volume, prediction: Volume) -> tuple[int, int, int]:
     if not marked.any():
         marked = np.not_equal(truth, 0)
     x, y, z = (int(marked.sum(axis=others).argmax()) for others in ((1, 2), (0, 2), (0, 1)))
-    return (x, y, z) if marked.any() else (truth.shape[0] // 2, truth.shape[1] // 2, truth.shape[2] // 2)
+    if marked.any():
+        return (x, y, z)
+    return (truth.shape[0] // 2, truth.shape[1] // 2, truth.shape[2] // 2)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Gallery:
     """Packed cases on the disk: memory does not grow with their number.
 

@@ -7,19 +7,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.runs.checking import check
+    from pipeline.runs.checking import REPORT, check, examine
     from pipeline.runs.comparing import compare
+    from pipeline.runs.components import REGISTRIES
     from pipeline.runs.evaluating import evaluate
-    from pipeline.runs.folds import cross_validate, validate
-    from pipeline.runs.planning import look_at_machine, memory_choice, plan, read_recipe, read_request
+    from pipeline.runs.folds import cross_validate
+    from pipeline.runs.planning import look_at_machine, memory_choice, plan
     from pipeline.runs.prediction import predict
+    from pipeline.runs.requests import read_recipe, read_request
+    from pipeline.runs.run_scores import validate
     from pipeline.runs.starting import train
 
 __all__ = [
+    "REGISTRIES",
+    "REPORT",
     "check",
     "compare",
     "cross_validate",
     "evaluate",
+    "examine",
     "look_at_machine",
     "memory_choice",
     "plan",
@@ -31,6 +37,9 @@ __all__ = [
 ]
 
 HOMES = {
+    "REGISTRIES": "components",
+    "REPORT": "checking",
+    "examine": "checking",
     "check": "checking",
     "compare": "comparing",
     "cross_validate": "folds",
@@ -39,10 +48,10 @@ HOMES = {
     "memory_choice": "planning",
     "plan": "planning",
     "predict": "prediction",
-    "read_recipe": "planning",
-    "read_request": "planning",
+    "read_recipe": "requests",
+    "read_request": "requests",
     "train": "starting",
-    "validate": "folds",
+    "validate": "run_scores",
 }
 
 

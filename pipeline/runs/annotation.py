@@ -50,7 +50,7 @@ class AnnotateNext:
 
 
 def annotate_next(run: Path, which: Which, model: TrainedModel) -> AnnotateNext:
-    """Start a list, with what the validation of a run's checkpoint taught about its expectations.
+    """Start a list, with what the validation of a run's checkpoint showed of its expectations.
 
     The validation cases choose nothing that their own figures rest on: the curves are for scans without a mask. Of a
     cross-validation without validation cases, they are the cases out of fold. Segments have no curve: their numbers

@@ -52,7 +52,8 @@ class Jury:
         """Let the atlases vote beside a network, where they agree among themselves."""
         if self.agreement < LEAST_AGREEMENT:
             return predictor
-        return Ensemble((predictor,), atlases=self.atlases, atlas_weight=self.weight)
+        steps = predictor.postprocessing
+        return Ensemble((predictor,), steps, atlases=self.atlases, atlas_weight=self.weight)
 
     @property
     def note(self) -> str:

@@ -9,12 +9,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
-from pipeline.data.check import Check, Index, count_codes, read_facts, rows_of
+from pipeline.data.check import Check, read_facts
+from pipeline.data.index import Index, count_codes, rows_of
 from pipeline.data.layouts import Dataset, read_dataset
 from pipeline.data.repairs import Repair, log_rows, refuse_unknown, repair_dataset
 from pipeline.files import regular
 from pipeline.outputs import Output
-from pipeline.reports.files import write_json
+from pipeline.strict_json import write_json
 from pipeline.terminal import note, progress
 
 if TYPE_CHECKING:

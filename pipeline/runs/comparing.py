@@ -9,9 +9,10 @@ from pipeline.errors import Problem, UserError
 from pipeline.outputs import Output
 from pipeline.reports.comparison import Comparison, compare_results, paired_rows
 from pipeline.reports.figures import REPORT_FILES
-from pipeline.reports.files import read_cases_csv, write_csv, write_json
+from pipeline.reports.files import read_cases_csv, write_csv
 from pipeline.runs.reporting import report_comparison
 from pipeline.runs.stored import SUMMARY, read_own
+from pipeline.strict_json import write_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import __version__
-from pipeline.data import nifti
 from pipeline.data.checked import read_file
 from pipeline.data.examining import THREADS
-from pipeline.data.inspection import examine_pair
-from pipeline.data.layouts import scans_in
-from pipeline.data.layouts.dataset import BadEntryError, read_labels
-from pipeline.data.layouts.lists import read_json
-from pipeline.errors import Names, Problem, UserError, nearest
 from pipeline.memory import memory_for
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 from pipeline.outputs import Output
-from pipeline.reports.files import write_cases_csv, write_json
+from pipeline.reports.files import write_cases_csv
 from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.folder import SCORES
+from pipeline.runs.pairing import TOO_LARGE, checked_pairs, declared_labels
 from pipeline.runs.reporting import report_masks
+from pipeline.strict_json import write_json
 from pipeline.terminal import progress
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.types import CaseResult
-
-
-TOO_LARGE = "crop the masks, or leave them out"
 
 
 def evaluate(
@@ -53,12 +46,12 @@ def evaluate(
     """
     made = Output(output, "evaluate")
     made.refuse_foreign(SCORES)
-    declared = _declared_labels(labels, predictions)
+    declared = declared_labels(labels, predictions)
     ignored = declared["ignore"] if ignore is None else ignore
-    pairs, values, hashes = _checked_pairs(predictions, labels, ignored)
+    pairs, values, hashes = checked_pairs(predictions, labels, ignored)
     known = {0: "background"} | (declared["labels"] or {})
     names = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
-    gallery = Gallery(len(pairs), names, ignored)
+    gallery = Gallery(n_cases=len(pairs), labels=names, ignore=ignored)
 
     def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
         with memory_for(str(pair[1][0]), "to score it", None, TOO_LARGE):
@@ -78,50 +71,3 @@ def evaluate(
         write_json(stage / "summary.json", about | summary.as_dict())
         report_masks(stage, predictions, labels, results, summary, gallery, tolerance_mm)
     return summary
-
-
-def _checked_pairs(
-    predictions: Path, labels: Path, ignored: int | None
-) -> tuple[dict[str, tuple[Path, Path]], set[int], dict[str, tuple[str, ...]]]:
-    """Return the masks of each case, every label value in them, and the files' hashes, once all are sound."""
-    truth, predicted = ({nifti.stem(path): path for path in scans_in(folder)} for folder in (labels, predictions))
-    known = Names(predicted)
-    problems = [
-        Problem(
-            str(path),
-            "no-prediction",
-            f"has no counterpart in {predictions}",
-            nearest(name, known) if predicted else "predict it",
-        )
-        for name, path in truth.items()
-        if name not in predicted
-    ]
-    pairs = {name: (path, predicted[name]) for name, path in truth.items() if name in predicted}
-    values = {0}
-    hashes = {}
-    for name, pair in progress(pairs.items(), "checking", len(pairs)):
-        with memory_for(str(pair[0]), "to look at it", None, TOO_LARGE):
-            found, hashes[name], wrong = examine_pair(*pair, ignored)
-        values |= found
-        problems += wrong
-    if not truth:
-        problems.append(
-            Problem(str(labels), "no-scans", "holds no .nii or .nii.gz file", "name the folder of true masks")
-        )
-    if problems:
-        raise UserError("Nothing was evaluated.", problems)
-    return pairs, values, hashes
-
-
-def _declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
-    """Read what a ``dataset.json`` of the Decathlon or of nnU-Net says of labels; nothing where there is none."""
-    places = (folder / "dataset.json" for folder in (labels, labels.resolve().parent, predictions))
-    listing = next((path for path in places if path.is_file()), None)
-    if listing is None:
-        return read_labels(None)
-    try:
-        content = read_json(listing)
-        return read_labels(content.get("labels"), content.get("ignore"))
-    except BadEntryError as error:
-        code, message, remedy = error.args
-        raise UserError("Nothing was evaluated.", [Problem(f"{listing}: labels", code, message, remedy)]) from None

@@ -25,7 +25,6 @@ from pipeline.outputs import LIST
 from pipeline.pacing.budget import Budget
 from pipeline.plugins import load_remembered, remember
 from pipeline.reports.figures import REPORT_FILES
-from pipeline.reports.files import write_json
 from pipeline.runs.stored import (
     BUDGET,
     CONFIG,
@@ -39,6 +38,7 @@ from pipeline.runs.stored import (
     read_decisions,
     read_own,
 )
+from pipeline.strict_json import write_json
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
@@ -226,7 +226,9 @@ class RunFolder:
         Raises:
             UserError: The file is damaged.
         """
-        return Budget.from_dict(read_own(self.path, BUDGET), began) if (self.path / BUDGET).exists() else None
+        if (self.path / BUDGET).exists():
+            return Budget.from_dict(read_own(self.path, BUDGET), began)
+        return None
 
     def write_budget(self, budget: Budget) -> None:
         """Write what keeps the run to its time, with what is spent by now."""
@@ -249,4 +251,6 @@ def count_folds(run: Path) -> int:
     Raises:
         UserError: Its ``folds.json`` is damaged.
     """
-    return int(read_own(run, FOLDS)["folds"]) if (run / FOLDS).exists() else 0
+    if (run / FOLDS).exists():
+        return int(read_own(run, FOLDS)["folds"])
+    return 0

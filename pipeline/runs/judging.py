@@ -15,6 +15,7 @@ import torch
 from torch.nn.modules import module
 from torch.overrides import TorchFunctionMode
 
+from pipeline.engines.postprocessing import POSTPROCESSING
 from pipeline.errors import Problem, UserError
 from pipeline.networks import NETWORKS
 from pipeline.planning.limits import size
@@ -72,6 +73,8 @@ def refuse_declared(path: Path, settings: Settings, task: Task, weights: object,
     name = settings.network.name
     options = settings.network.options
     messages = [text for _, text in NETWORKS.problems(name, options)] or _misfits(settings, task, hardware)
+    for choice in settings.postprocessing:
+        messages += [text for _, text in POSTPROCESSING.problems(choice.step, choice.options)]
     if not messages and not _are_named_tensors(weights):
         messages = ["its weights are no tensors by name"]
     if not messages:
@@ -154,7 +157,7 @@ def _at_most(held: int) -> Iterator[None]:
         yield
 
 
-def refuse_patch(path: Path, network: nn.Module, settings: Settings, task: Task) -> None:
+def refuse_declared_patch(path: Path, network: nn.Module, settings: Settings, task: Task) -> None:
     """Refuse a checkpoint whose network does not take the patches of its recipe.
 
     Raises:
@@ -164,13 +167,13 @@ def refuse_patch(path: Path, network: nn.Module, settings: Settings, task: Task)
     channels = len(task.channels)
     try:
         with torch.no_grad():
-            answer = network.eval()(torch.zeros(1, channels, *patch, device=settings.device))
+            output = network.eval()(torch.zeros(1, channels, *patch, device=settings.device))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError) as error:
         raise _foreign(path, f"it cannot take patches of {patch}: {_first_line(error)}") from None
-    if tuple(answer.shape) != (1, len(task.labels), *patch):
-        raise _foreign(path, f"it answers patches of {patch} with {tuple(answer.shape[1:])}")
+    if tuple(output.shape) != (1, len(task.labels), *patch):
+        raise _foreign(path, f"its output for patches of {patch} is {tuple(output.shape[1:])}")
 
 
 def _first_line(error: Exception) -> str:

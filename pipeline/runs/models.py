@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from pipeline import __version__, config
 from pipeline.checkpoints import newest_checkpoint
-from pipeline.data.check import voxel_size_problem
-from pipeline.engines.devices import find_hardware
-from pipeline.engines.postprocessing import Mending
 from pipeline.errors import Problem, UserError
-from pipeline.networks import NETWORKS
+from pipeline.planning.devices import find_hardware
 from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
 from pipeline.prediction.predictor import Ensemble, Predictor
 from pipeline.runs import build
 from pipeline.runs.atlases import read_atlases
-from pipeline.runs.folder import RunFolder, count_folds
-from pipeline.runs.judging import refuse_declared, refuse_patch, settled
-from pipeline.runs.stored import FOLDS, INDEX, POSTPROCESSING, read_about, read_index, read_own, read_recipe_of
+from pipeline.runs.folder import count_folds
+from pipeline.runs.judging import refuse_declared, refuse_declared_patch, settled
+from pipeline.runs.parts_of_run import chosen_steps, load_parts
+from pipeline.runs.predictors import build_predictor
+from pipeline.runs.stored import FOLDS, read_about, read_recipe_of
 from pipeline.terminal import note
 from pipeline.types import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import Any
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
     from pipeline.checkpoints import Checkpoint, Which
-    from pipeline.data.inspection import CaseFacts
-    from pipeline.decisions import Decisions
+    from pipeline.engines.postprocessing import PostprocessingStep
     from pipeline.planning.settings import Settings
-    from pipeline.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = (), device: st
     """
     if (run / FOLDS).exists():
         models = load_folds(run, which, plugins, device)
-        ensemble = _together([model.predictor for model in models], _mendings(run, models[0].task))
+        ensemble = _together([model.predictor for model in models], chosen_steps(run, models[0].task))
         return replace(models[0], predictor=ensemble, step=min(model.step for model in models))
     load_plugins(plugins)
     checkpoint = newest_checkpoint(run, which)
@@ -74,11 +68,14 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = (), device: st
     return _build_model(run, checkpoint, device)
 
 
-def _together(folds: Sequence[Predictor | Ensemble], mendings: tuple[Mending, ...]) -> Ensemble:
+def _together(folds: Sequence[Predictor | Ensemble], steps: tuple[PostprocessingStep, ...]) -> Ensemble:
     """Return the mean of all folds' networks; of atlases, those of the first fold vote."""
-    networks = [fold if isinstance(fold, Predictor) else fold.predictors[0] for fold in folds]
-    whole = Ensemble((), mendings) if isinstance(folds[0], Predictor) else replace(folds[0], mendings=mendings)
-    return replace(whole, predictors=tuple(networks))
+    networks = tuple(fold if isinstance(fold, Predictor) else fold.predictors[0] for fold in folds)
+    whole = Ensemble(networks, (*networks[0].postprocessing, *steps))
+    first = folds[0]
+    if isinstance(first, Predictor):
+        return whole
+    return replace(whole, atlases=first.atlases, atlas_weight=first.atlas_weight)
 
 
 def load_folds(run: Path, which: Which, plugins: Sequence[Path] = (), device: str = "auto") -> list[TrainedModel]:
@@ -102,33 +99,10 @@ def fold_folder(run: Path, fold: int) -> Path:
     return run / f"fold-{fold}"
 
 
-def _mendings(run: Path, task: Task) -> tuple[Mending, ...]:
-    """Read what is done to predictions.
-
-    Raises:
-        UserError: The file is damaged, or speaks of a label that the run does not know.
-    """
-    if not (run / POSTPROCESSING).exists():
-        note(f"{run} is not finished, so nothing was chosen to mend predictions by; train goes on with --resume")
-        return ()
-    mendings = tuple(Mending(**row) for row in read_own(run, POSTPROCESSING)["mendings"])
-    if unknown := [mending.label for mending in mendings if mending.label not in task.labels]:
-        message = f"mends the label {unknown[0]}, which the run does not know"
-        remedy = "bring the file back"
-        problem = Problem(str(run / POSTPROCESSING), "damaged-run", message, remedy)
-        raise UserError("The run's folder is not whole.", [problem])
-    return mendings
-
-
 def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel:
     about = read_about(checkpoint)
     recipe = read_recipe_of(checkpoint)
-    if recipe.network.name not in NETWORKS:
-        RunFolder(run).load_plugins()
-    if recipe.network.name not in NETWORKS:
-        message = f"needs the network {recipe.network.name!r}, which no loaded file registers"
-        problem = Problem(str(checkpoint.path), "unknown-network", message, "name its file: --plugin FILE")
-        raise UserError("The model cannot be built.", [problem])
+    load_parts(run, recipe)
     hardware = find_hardware(device)
     # What the training machine was good at, this one may not have; float32 is everywhere.
     native = recipe.precision in hardware.precisions
@@ -139,68 +113,9 @@ def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel
     refuse_declared(checkpoint.path, settings, task, weights, hardware)
     network = build.build_network(settings, task)
     network.load_state_dict(cast("dict[str, Tensor]", weights))
-    refuse_patch(checkpoint.path, network, settings, task)
-    predictor = build.build_predictor(settings, task, network)
+    refuse_declared_patch(checkpoint.path, network, settings, task)
+    predictor = build_predictor(settings, task, network)
     if settings.atlases.weight == 0:
         return TrainedModel(settings, task, predictor, about.step)
     jury = read_atlases(run, settings, task)
     return TrainedModel(settings, task, jury.beside(predictor), about.step, (jury.note,))
-
-
-def facts_of(run: Path, cases: Iterable[str] = ()) -> dict[str, CaseFacts]:
-    """Read what a run's ``index.json`` holds of each case, by which its files are known again.
-
-    Args:
-        run: The run's folder.
-        cases: Ids of cases that have to be in it.
-
-    Raises:
-        UserError: It is gone, damaged or of another version, or a case is missing.
-    """
-    facts = read_index(run)
-    missing = sorted(set(cases) - facts.keys())
-    if missing:
-        message = f"says nothing of {len(missing)} case(s), such as {missing[0]}"
-        problem = Problem(str(run / INDEX), "damaged-run", message, "bring the file back, or train anew")
-        raise UserError("The run's folder is not whole.", [problem])
-    return facts
-
-
-def portable(recipe: Recipe) -> Recipe:
-    """Return a recipe as a checkpoint holds it: without places on this machine, since checkpoints are passed on."""
-    data = recipe.data.model_copy(update={"cache": "run"})
-    return recipe.model_copy(update={"dataset": Path(), "root": None, "plugins": (), "data": data})
-
-
-def about_training(recipe: Recipe, decided: Decisions, task: Task) -> dict[str, Any]:
-    """Return what a checkpoint tells of its training, beside how far that was."""
-    told = config.dump(portable(recipe), decided=decided)
-    return {"recipe": told, "task": task_state(task), "version": __version__}
-
-
-def task_state(task: Task) -> dict[str, Any]:
-    """Return a task as a checkpoint holds it."""
-    return {"labels": dict(task.labels), "channels": list(task.channels)}
-
-
-def _channel_problem(where: str, count: int, task: Task) -> Problem:
-    """Say that a scan has ``count`` channels and the model another number."""
-    message = f"has {count} channel(s), the model was trained on {len(task.channels)}: {', '.join(task.channels)}"
-    return Problem(where, "channel-count", message, "give scans with the channels of the training")
-
-
-def misfits(where: str, facts: CaseFacts, model: TrainedModel) -> list[Problem]:
-    """Find what is wrong with a sound scan for this model: channels, slices for volumes, voxels of another unit."""
-    spacing = build.build_grid(model.recipe).spacing_mm
-    problems = []
-    if facts.channels != len(model.task.channels):
-        problems.append(_channel_problem(where, facts.channels, model.task))
-    if facts.flat and model.recipe.data.dimensions == 3:
-        message = "is a 2-D image, and the model was trained on volumes"
-        remedy = "give volumes"
-        problems.append(Problem(where, "mixed-dimensions", message, remedy))
-    resampled = [length for length in spacing if length > 0]  # A model of slices keeps their own distance.
-    ratio = math.prod(sorted(facts.spacing_mm)[-len(resampled) :]) / math.prod(resampled)
-    if about := voxel_size_problem(facts, ratio, "the voxel that the model was trained on"):
-        problems.append(Problem(where, *about))
-    return problems

@@ -4,149 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import config
-from pipeline.archives import load_checkpoint
-from pipeline.checkpoints import Checkpoint
 from pipeline.data.check import copies
 from pipeline.data.classes import classes_of, split_warnings
-from pipeline.data.layouts import read_dataset
 from pipeline.data.packed import Packed
 from pipeline.data.splits import Split, all_cases, split_cases
-from pipeline.decisions import NONE
-from pipeline.engines.devices import find_hardware
-from pipeline.engines.sources import SOURCES
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write
-from pipeline.losses import LOSSES
-from pipeline.networks import NETWORKS
+from pipeline.planning.devices import find_hardware
 from pipeline.planning.doctor import Finding, examine
 from pipeline.planning.limits import refuse_step, size
 from pipeline.planning.plan import Choice, Plan, make_plan
-from pipeline.plugins import load_plugins
 from pipeline.runs.checking import check
-from pipeline.runs.stored import read_written_of
+from pipeline.runs.refusals import refuse_atlases
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from pipeline.data.check import Index
+    from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
-    from pipeline.decisions import Decisions
     from pipeline.recipe import Recipe
-
-# The ending of a checkpoint's name.
-CHECKPOINT = ".pt"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be trained.
-
-    Attributes:
-        recipe: What is asked for.
-        decided: What the run had decided on the way whose recipe it is; with it, that run is repeated bit for bit.
-        start: The checkpoint that the training goes on from; None where it begins anew.
-    """
-
-    recipe: Recipe
-    decided: Decisions = NONE
-    start: Checkpoint | None = None
-
-
-def read_recipe(source: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe with its overrides, load its plugins, and check everything in it.
-
-    Args:
-        source: A recipe's file, the name of one that is shipped, a dataset, for which a shipped one is chosen, or a
-            checkpoint, which holds the recipe that it was trained by.
-        overrides: ``key=value`` settings, which count more than the recipe's own.
-
-    Raises:
-        UserError: With every mistake of the recipe, or there is nothing of that name.
-    """
-    return _read(source, overrides).recipe
-
-
-def read_request(source: Path, overrides: Sequence[str] = (), folds: int | None = None) -> Request:
-    """Read what is to be trained: a recipe as :func:`read_recipe`, and all else that its file tells.
-
-    Args:
-        source: As for :func:`read_recipe`.
-        overrides: Likewise.
-        folds: Of a cross-validation, where it is to be one.
-
-    Raises:
-        UserError: As :func:`read_recipe`; or the source is a checkpoint, and what is asked for begins at the first step
-            of a training.
-    """
-    request = _read(source, overrides)
-    told = {"time_budget": request.recipe.time_budget, "--folds": folds}
-    problems = [
-        Problem(key, "not-from-the-start", "is for a training from its first step on", "leave it out")
-        for key, value in told.items()
-        if value is not None
-    ]
-    if request.start and problems:
-        raise UserError("Nothing was started.", problems)
-    return request
-
-
-def _read(source: Path, overrides: Sequence[str]) -> Request:
-    if source.suffix == CHECKPOINT:
-        start = Checkpoint(source, load_checkpoint(source))
-        return replace(parse_request(_of_checkpoint(start, overrides), str(source)), start=start)
-    path = config.find(source)
-    if path is not None:
-        return parse_request(config.read(path, overrides), str(path))
-    return Request(_recipe_for(source, overrides))
-
-
-def parse_request(raw: dict[str, Any], source: str) -> Request:
-    """Load the plugins that raw keys and values name, and turn these into a recipe and the decisions of its run.
-
-    Args:
-        raw: The recipe, and perhaps the decisions.
-        source: What to call it in messages.
-
-    Raises:
-        UserError: With every mistake of the recipe.
-    """
-    return Request(_parse(raw, source), config.parse_decisions(raw, source))
-
-
-def _recipe_for(source: Path, overrides: Sequence[str]) -> Recipe:
-    """Return the shipped recipe for what a dataset has, and say which that is."""
-    recipe = _parse(_for(source, "semisupervised", overrides), str(source))
-    dataset = read_dataset(source, recipe.root, recipe.layout.name, recipe.layout.options)
-    training = [case for case in dataset.cases if case.role in (None, "training")]
-    bare = sum(case.label is None for case in training)
-    some = "semisupervised" if bare else "supervised"
-    name = "unsupervised" if bare == len(training) else some
-    note(f"{source}: {len(training) - bare} scans with masks and {bare} without, so the recipe is {name!r}")
-    return _parse(_for(source, name, overrides), str(source))
-
-
-def _of_checkpoint(start: Checkpoint, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the recipe of a checkpoint, which holds no places of the machine that it was trained on."""
-    changed = config.override(config.written(*read_written_of(start)), overrides)
-    if not any(override.startswith("dataset=") for override in overrides):
-        problem = Problem("dataset", "no-dataset", "is not given, and a checkpoint does not tell", "add dataset=PATH")
-        raise UserError("There is nothing to train on.", [problem])
-    return changed
-
-
-def _for(source: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    return config.read(config.shipped()[name], overrides) | {"dataset": str(source)}
-
-
-def _parse(raw: dict[str, Any], source: str) -> Recipe:
-    plugins = raw.get("plugins")
-    if isinstance(plugins, list) and all(isinstance(plugin, str) for plugin in plugins):
-        load_plugins([Path(plugin) for plugin in plugins])
-    return config.parse(raw, source, LOSSES, NETWORKS, SOURCES)
 
 
 @dataclass(frozen=True)
@@ -155,8 +35,8 @@ class Prepared:
 
     Attributes:
         index: The checked dataset.
-        split: Who teaches and who tests.
-        visible: The index without those who test.
+        split: Which cases are trained on, and which are held out.
+        visible: The index without those that are held out.
         plan: The recipe without any ``auto``, and the reasons.
     """
 
@@ -170,15 +50,6 @@ def check_dataset_of(recipe: Recipe, known: Mapping[str, CaseFacts] | None = Non
     """Look at every file of a recipe's dataset, and keep what is found where it keeps prepared scans for all runs."""
     shared = recipe.data.cache if isinstance(recipe.data.cache, Path) else None
     return check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options, known, shared)
-
-
-def _refuse_atlases(recipe: Recipe) -> None:
-    """Refuse atlases where there is nothing that they could be registered to, or no mask that could vote."""
-    if recipe.atlases.weight == 0 or (recipe.data.dimensions == 3 and recipe.segments is None):
-        return
-    why = "masks vote, and a recipe with segments has none" if recipe.segments else "volumes are registered, not slices"
-    problem = Problem("atlases.weight", "no-atlases", why, "give 0" if recipe.segments else "give 0, or dimensions=3")
-    raise UserError("The recipe does not fit itself.", [problem])
 
 
 def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Prepared:
@@ -195,28 +66,28 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     data = recipe.data
     if data.fold:
         refuse_parted_copies(index)
-    labels_teach = recipe.segments is None
+    with_labels = recipe.segments is None
     classes = classes_of(index.facts, index.ignore)
     split = split_cases(
         index.dataset,
         data.validation_fraction,
         recipe.seed,
-        labels_teach=labels_teach,
+        with_labels=with_labels,
         fold=data.fold,
-        classes=classes if labels_teach else None,
+        classes=classes if with_labels else None,
     )
-    if labels_teach:
+    if with_labels:
         found = split_warnings(split, index.labels, classes, str(index.dataset.source))
         for problem in (problem for problem in found if problem not in index.warnings):
             note(str(problem))
     _refuse_unfit(recipe, index, split)
-    taught = [case.id for case in split.labelled + split.unlabelled]
+    trained_on = [case.id for case in split.labelled + split.unlabelled]
     # Held-out cases choose nothing, not even the size of a patch.
-    facts = {name: index.facts[name] if labels_teach else index.facts[name].without_mask() for name in taught}
+    facts = {name: index.facts[name] if with_labels else index.facts[name].without_mask() for name in trained_on}
     visible = replace(index, facts=Packed(facts))  # It lives as long as the training.
     hardware = find_hardware(recipe.device)
     plan = make_plan(recipe, visible, hardware)
-    _refuse_atlases(plan.recipe)
+    refuse_atlases(plan.recipe)
     refuse_step(plan.memory_bytes, plan.least_bytes, hardware)
     wider = plan.wider and absolute(plan.wider)
     lighter = tuple((absolute(other), share) for other, share in plan.lighter)

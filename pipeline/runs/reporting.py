@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.data.nifti import Scan
+    from pipeline.nifti.volume import Scan
     from pipeline.reports.comparison import Comparison
     from pipeline.reports.summary import Summary
     from pipeline.reports.volumes import Gallery
@@ -69,10 +69,10 @@ def report_run(
     """
     split = read_own(run, SPLIT)
     (history, validation) = curves_of(run)
-    taught = f"{len(split['labelled'])} scans with masks, {len(split['unlabelled'])} without"
+    trained_on = f"{len(split['labelled'])} scans with masks, {len(split['unlabelled'])} without"
     told = _without_places(config.written(read_config(run), read_decisions(run)))
     fingerprint = f"sha256 {hashlib.sha256((run / INDEX).read_bytes()).hexdigest()} of {INDEX}"
-    own = {"Trained on": taught, "Dataset": told["dataset"], "Data fingerprint": fingerprint}
+    own = {"Trained on": trained_on, "Dataset": told["dataset"], "Data fingerprint": fingerprint}
     origin = Origin(
         title=run.resolve().name,
         facts={**facts, **own, **_versions()},
@@ -151,7 +151,9 @@ def _without_place(word: str) -> str:
     ('dataset=liver', 'max_steps=9')
     """
     key, equals, value = word.rpartition("=")
-    return f"{key}{equals}{Path(value).name}" if os.sep in value else word
+    if os.sep in value:
+        return f"{key}{equals}{Path(value).name}"
+    return word
 
 
 class TrainingPicture:

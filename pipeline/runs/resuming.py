@@ -13,7 +13,7 @@ from pipeline.decisions import Decisions
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.memory import is_out_of_memory
 from pipeline.plugins import remember
-from pipeline.runs.models import task_state
+from pipeline.runs.checkpoint_facts import task_state
 from pipeline.runs.stored import BUDGET, PLUGINS, SPLIT, read_about, read_config, read_decisions, read_index, read_own
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.checkpoints import Checkpoint
-    from pipeline.data.check import Index
+    from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
     from pipeline.data.splits import Split
     from pipeline.engines.steps import TrainingStep
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from pipeline.runs.setup import Setup
     from pipeline.types import Task
 
-# What AdamW remembers of each parameter.
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+# What PyTorch's optimizers remember of each parameter; what those of a plugin do is theirs.
+MOMENTS: dict[type, tuple[str, ...]] = {
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.SGD: ("momentum_buffer",),
+}
 # What a resumed run may have otherwise and still be the same run; the dataset's content is compared by its hashes.
 HARMLESS = (
     "dataset",
@@ -178,7 +181,7 @@ def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
             "scans-changed",
             _what_changed(case, old, new),
             "bring the dataset back as it was, or start a new run",
-            case,
+            case=case,
         )
         for case in sorted(old.keys() | new.keys())
         if _content(old.get(case)) != _content(new.get(case))
@@ -271,11 +274,13 @@ def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any
     Raises:
         ValueError: They are.
     """
+    names = MOMENTS.get(type(optimizer))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, moments in saved["state"].items():
         shape = parameters[number].shape
         for name, value in moments.items():
-            fits = name in MOMENTS and isinstance(value, torch.Tensor) and value.shape in (shape, ())
+            known = names is None or name in names
+            fits = known and isinstance(value, torch.Tensor) and value.shape in (shape, ())
             if not fits or value.untyped_storage().nbytes() < value.nbytes:
                 raise ValueError(f"{name} of parameter {number} is not of the shape {tuple(shape)}")
     for group in saved["param_groups"]:

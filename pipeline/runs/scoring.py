@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline import __version__
-from pipeline.checkpoints import output_of
-from pipeline.data.checked import changed_files
-from pipeline.data.layouts import LAYOUTS, Dataset, open_dataset
 from pipeline.engines.evaluator import SegmentationEvaluator, Watch
-from pipeline.errors import Problem, UserError
 from pipeline.metrics.case import TOLERANCE_MM
-from pipeline.reports.files import write_cases_csv, write_json
+from pipeline.reports.files import write_cases_csv
 from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.checking import check_dataset
+from pipeline.runs.fitting import refuse_misfits
 from pipeline.runs.folder import SCORES, RunFolder
-from pipeline.runs.models import facts_of, load_model, misfits
+from pipeline.runs.models import load_model
+from pipeline.runs.parts_of_run import load_metrics
 from pipeline.runs.reporting import add_case, curves_of, report_run
+from pipeline.runs.scored_cases import other_cases, own_cases, unseen_cases
 from pipeline.runs.segments import MATCHED, describe, labels_of, match
-from pipeline.runs.stored import SPLIT, read_config, read_own
+from pipeline.strict_json import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.checkpoints import Which
-    from pipeline.data.check import Index
     from pipeline.data.inspection import CaseFacts
+    from pipeline.metrics.registered import CaseMetric
     from pipeline.prediction.predictor import Predictor, Segmenter
     from pipeline.recipe import Recipe
-    from pipeline.runs.models import TrainedModel
+    from pipeline.runs.targets import OpenAs
     from pipeline.types import Case, CaseResult, Task
 
 
@@ -70,13 +68,13 @@ class Scores:
     notes: tuple[str, ...]
 
 
-def validate(
+def validate_run(
     run: Path,
     source: Path | None = None,
     which: Which = "last",
     plugins: Sequence[Path] = (),
     tolerance_mm: float = TOLERANCE_MM,
-    **how: Any,
+    open_as: OpenAs = (None, "auto", {}),
 ) -> Scores:
     """Score a run's checkpoint on its own validation cases, or on the labelled cases of another dataset.
 
@@ -89,32 +87,40 @@ def validate(
         which: The checkpoint.
         plugins: As for :func:`load_model`.
         tolerance_mm: Of the surface Dice.
-        how: How the other dataset lies on disk: ``root``, ``layout`` and ``options``, as for :func:`open_dataset`.
+        open_as: How the other dataset lies on disk: root, layout and options, as for :func:`open_dataset`.
 
     Raises:
         UserError: The checkpoint or the dataset cannot be used, or there is nothing to validate on.
     """
     folder = _folder_of_scores(run, source, which)
-    output_of(folder).refuse_foreign(SCORES)
+    RunFolder(folder).output.refuse_foreign(SCORES)
     curves_of(run)  # Before anything is computed that could not be reported.
     model = load_model(run, which, plugins)
-    dataset, known = _own_cases(run) if source is None else (_other_cases(source, model.task, how), {})
+    metrics = load_metrics(run, model.recipe)
+    dataset, known = own_cases(run) if source is None else (other_cases(source, model.task, open_as), {})
     segments = model.recipe.segments is not None
     # Segments have names of their own: what they are scored against, the dataset says.
     index = check_dataset(dataset if segments else replace(dataset, labels=model.task.labels), to_train=False)
-    _refuse_misfits(index, model)
+    refuse_misfits(index, model)
     truth = labels_of(index) if segments else replace(model.task, ignore=index.ignore)
+    facts: Mapping[str, CaseFacts] = known
     if source is None:
+        cases = dataset.cases
         notes = (*notes_on(model.recipe, which), *model.notes)
-        scored = score(
-            model.predictor, dataset.cases, known, truth, matched=segments, tolerance_mm=tolerance_mm, pictures=True
-        )
-        return write_scores(folder, run, scored, which, model.step, notes)
-    cases = _unseen(run, index)
-    left_out = len(dataset.cases) - len(cases)
-    notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
+    else:
+        facts = index.facts
+        cases = unseen_cases(run, index)
+        left_out = len(dataset.cases) - len(cases)
+        notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
     scored = score(
-        model.predictor, cases, index.facts, truth, matched=segments, tolerance_mm=tolerance_mm, pictures=True
+        model.predictor,
+        cases,
+        facts,
+        truth,
+        matched=segments,
+        tolerance_mm=tolerance_mm,
+        pictures=True,
+        metrics=metrics,
     )
     return write_scores(folder, run, scored, which, model.step, notes)
 
@@ -126,79 +132,11 @@ def _folder_of_scores(run: Path, source: Path | None, which: Which) -> Path:
     return run / "validation" / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
 
 
-def _unseen(run: Path, index: Index) -> tuple[Case, ...]:
-    """Return the cases of which the run was trained on no channel, however that was stored."""
-    split = read_own(run, SPLIT)
-    taught = {*split["labelled"], *split["unlabelled"]}
-    known = facts_of(run, taught)
-    seen = {key for case in taught for keys in known[case].known_by for key in keys}
-    unseen = tuple(c for c in index.dataset.cases if seen.isdisjoint(chain(*index.facts[c.id].known_by)))
-    if not unseen:
-        message = "has no labelled case that the run was not trained on"
-        remedy = "name a dataset with other cases"
-        raise UserError(
-            "There is nothing to validate on.", [Problem(str(index.dataset.source), "all-seen", message, remedy)]
-        )
-    return unseen
-
-
 def notes_on(recipe: Recipe, which: Which) -> tuple[str, ...]:
     """Return what a run's own validation cases have decided, so that their figures flatter."""
     chose = ("These cases chose this checkpoint: its figures flatter. Those of `last` do not.",)
     ended = ("These cases decided when the training ended (`patience`): its figures flatter a little.",)
     return (chose if which == "best" else ()) + (ended if recipe.patience is not None else ())
-
-
-def own_dataset(run: Path, part: str) -> tuple[Dataset, dict[str, CaseFacts]]:
-    """Return a run's own dataset with the cases of one part of its split alone, and what was found when it began.
-
-    Raises:
-        UserError: A case is gone or has changed.
-    """
-    # The run's folder knows better than its checkpoint, which may be from before the dataset was moved.
-    told = read_config(run)
-    if told.layout.name not in ("auto", *LAYOUTS.names):
-        RunFolder(run).load_plugins()
-    dataset = open_dataset(told.dataset, told.root, told.layout.name, told.layout.options)
-    wanted = read_own(run, SPLIT)[part]
-    missing = [name for name in wanted if name not in {case.id for case in dataset.cases}]
-    if missing:
-        problems = [
-            Problem(name, "case-gone", f"is no longer in {dataset.source}", "bring it back") for name in missing
-        ]
-        raise UserError("The run's cases are not all there.", problems)
-    # What is odd about the dataset was said when it was trained on.
-    own = replace(dataset, cases=tuple(case for case in dataset.cases if case.id in wanted), problems=())
-    facts = facts_of(run, wanted)
-    problems = [problem for case in own.cases for problem in changed_files(case, facts[case.id])]
-    if problems:
-        raise UserError(f"The dataset of {run} has changed.", problems)
-    return own, facts
-
-
-def _own_cases(run: Path) -> tuple[Dataset, dict[str, CaseFacts]]:
-    own, facts = own_dataset(run, "validation")
-    if not own.cases:
-        message = "has no labelled case of its own"
-        remedy = "name a dataset with labels: --dataset DATASET"
-        raise UserError("There is nothing to validate on.", [Problem(str(run), "no-labels", message, remedy)])
-    return own, facts
-
-
-def _other_cases(source: Path, task: Task, how: Mapping[str, Any]) -> Dataset:
-    dataset = open_dataset(source, **how)
-    held_out = tuple(case for case in dataset.cases if case.role == "validation")
-    cases = held_out or tuple(case for case in dataset.cases if case.label)
-    if not cases:
-        problem = Problem(str(source), "no-labels", "has no labelled case to validate on", "name a dataset with labels")
-        raise UserError("There is nothing to validate on.", [problem])
-    return replace(dataset, cases=cases, channels=dataset.channels or task.channels)
-
-
-def _refuse_misfits(index: Index, model: TrainedModel) -> None:
-    problems = [problem for facts in index.facts.values() for problem in misfits(facts.case, facts, model)]
-    if problems:
-        raise UserError("The scans do not fit the model.", problems)
 
 
 def score(
@@ -212,25 +150,27 @@ def score(
     pictures: bool = False,
     overlap_only: bool = False,
     watch: Watch = lambda *_: None,
+    metrics: Mapping[str, CaseMetric] | None = None,
 ) -> Scored:
     """Predict and score cases on their own grids.
 
     Args:
-        predictor: Answers with the labels of the masks, or with segments.
+        predictor: Predicts the labels of the masks, or segments.
         cases: With masks.
         facts: What the check found of each; files that are not those that were checked are refused.
         truth: What the masks tell.
-        matched: Whether the predictor answers with segments, which are first matched to the labels of these cases.
+        matched: Whether the predictor predicts segments, which are first matched to the labels of these cases.
         tolerance_mm: Of the surface Dice.
         pictures: Whether the scans and both masks are kept, on the disk, for a report.
         overlap_only: Leaves out surfaces, lesions and calibration.
         watch: Called with each case, its scans, its true mask and its prediction.
+        metrics: Further columns, by their names.
     """
     matching = {}
     if matched:  # Folds are not made of segments.
         predictor, matches = match(cast("Predictor", predictor), cases, facts, truth)
         matching = describe(matches, truth)
-    gallery = Gallery(len(cases), truth.labels, truth.ignore) if pictures else None
+    gallery = Gallery(n_cases=len(cases), labels=truth.labels, ignore=truth.ignore) if pictures else None
 
     def show(*case: Any) -> None:
         watch(*case)
@@ -238,7 +178,7 @@ def score(
             add_case(gallery, *case)
 
     evaluator = SegmentationEvaluator(
-        predictor, cases, facts, truth.labels, truth.ignore, tolerance_mm, show, overlap_only
+        predictor, cases, facts, truth.labels, truth.ignore, tolerance_mm, show, overlap_only, metrics
     )
     evaluator.run()
     return Scored(
@@ -259,7 +199,7 @@ def write_scores(
     about: dict[str, Any] = {"checkpoint": which, "step": step, "notes": list(notes), "version": __version__}
     about |= {"tolerance_mm": scored.tolerance_mm, "calibration": scored.calibration}
     facts = {"Checkpoint": f"{which}, step {step}"}
-    with output_of(folder).writing(SCORES) as stage:
+    with RunFolder(folder).output.writing(SCORES) as stage:
         write_cases_csv(stage / "cases.csv", scored.results)
         write_json(stage / "summary.json", about | scored.matching | summary.as_dict())
         report_run(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.data.check import Index
+    from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
     from pipeline.metrics.matching import SegmentMatch
     from pipeline.prediction.predictor import Predictor
@@ -45,7 +45,7 @@ def task_of(recipe: Recipe, index: Index) -> Task:
 def match(
     predictor: Predictor, cases: Sequence[Case], facts: Mapping[str, CaseFacts], truth: Task
 ) -> tuple[Predictor, list[SegmentMatch]]:
-    """Match a predictor's segments to the labels of cases, and return one that answers with these labels.
+    """Match a predictor's segments to the labels of cases, and return one that predicts these labels.
 
     Voxels that nobody has annotated count nowhere. A segment without a label counts as background. The cases are
     predicted once here and again when they are scored: keeping the label maps of all of them would take more memory

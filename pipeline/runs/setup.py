@@ -14,6 +14,9 @@ from pipeline.decisions import NONE, Decisions
 from pipeline.pacing.budget import WARM_STEPS, Pace
 from pipeline.runs import build
 from pipeline.runs.atlases import read_atlases, write_atlases
+from pipeline.runs.batches import build_batches, build_cache
+from pipeline.runs.predictors import build_metrics, build_postprocessing, build_predictor
+from pipeline.runs.refusals import memory_for_step
 from pipeline.runs.scoring import Scored, score
 from pipeline.runs.segments import labels_of, task_of
 from pipeline.runs.stored import ATLASES
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.data.cache import Cache
-    from pipeline.data.check import Index
+    from pipeline.data.index import Index
     from pipeline.data.splits import Split
     from pipeline.planning.settings import Settings
     from pipeline.runs.atlases import Jury
@@ -59,6 +62,7 @@ class Setup:
 
     def __post_init__(self) -> None:
         self.task = task_of(self.recipe, self.index)
+        build_postprocessing(self.recipe, self.task)  # What does not fit is refused before the first step.
         self.step = build.build_step(self.recipe, self.task)
         self.step.course = build.build_course(self.recipe, self.decided)
 
@@ -81,7 +85,7 @@ class Setup:
             so_far: Told after each case how many of how many are prepared.
         """
         if self.cache is None:
-            self.cache = build.build_cache(self.recipe, self.index, self.folder.cache_of(self.recipe))
+            self.cache = build_cache(self.recipe, self.index, self.folder.cache_of(self.recipe))
             cases = self.split.labelled + (self.split.unlabelled if "unlabelled" in self.recipe.kinds else ())
             for done, _ in enumerate(progress(self.cache.fill(cases), "preparing", len(cases)), 1):
                 so_far(done, len(cases))
@@ -89,7 +93,7 @@ class Setup:
                 what = f"{self.cache.folder} cannot hold all prepared scans ({failure.strerror}): the others are "
                 note(f"{what}prepared whenever they are needed. Make room, or name another folder: data.cache=DIR")
         if self._batches is None:
-            self._batches = build.build_batches(self.recipe, self.split, self.cache)
+            self._batches = build_batches(self.recipe, self.split, self.cache)
         return self._batches
 
     @cached_property
@@ -124,7 +128,7 @@ class Setup:
             quick: Whether overlap alone is measured, of the network's own masks, and no picture kept.
             at_most: Of so many cases; None is all of them.
         """
-        network = build.build_predictor(self.recipe, self.task, self.step.answering)
+        network = build_predictor(self.recipe, self.task, self.step.validated)
         return score(
             network if quick or self.jury is None else self.jury.beside(network),
             self.split.validation[:at_most],
@@ -133,12 +137,13 @@ class Setup:
             matched=self.recipe.segments is not None,
             pictures=not quick,
             overlap_only=quick,
+            metrics=build_metrics(self.recipe),
         )
 
     def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS, at_most_s: float = inf) -> float:
         """Time some steps, of which nothing is learnt, and return the seconds of one."""
         self.prepare()
-        with build.memory_for_step(self.recipe):
+        with memory_for_step(self.recipe):
             return time_steps(self.step, self.loader, warm, timed, at_most_s)
 
     def pace(self, step_s: float, at_most_s: float = inf) -> Pace:

@@ -12,7 +12,7 @@ from pipeline.files import locked
 from pipeline.runs import resuming
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.planning import prepare
-from pipeline.runs.scoring import notes_on, validate, write_scores
+from pipeline.runs.scoring import notes_on, validate_run, write_scores
 from pipeline.runs.setup import Setup
 from pipeline.runs.stored import INDEX, read_index
 from pipeline.runs.timing import keep_to_time, to_begin_with
@@ -104,6 +104,8 @@ def _train_in(
             training = Training(setup, budget, resuming.take_up(setup, start))
             training.run_to_end()
     if training.scored is None:
-        return validate(folder.path) if setup.split.validation else None
+        if setup.split.validation:
+            return validate_run(folder.path)
+        return None
     notes = notes_on(setup.recipe, "last") + ((setup.jury.note,) if setup.jury else ())
     return write_scores(folder.path, folder.path, training.scored, "last", training.progress.done, notes)

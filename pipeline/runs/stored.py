@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from pipeline import __version__, config, strict_json
 from pipeline.bounds import MAX_LABEL
-from pipeline.data.check import rows_of
+from pipeline.data.index import rows_of
 from pipeline.data.inspection import CaseFacts
 from pipeline.data.layouts.dataset import MAX_CLASSES
 from pipeline.decisions import Decisions, converted, split
+from pipeline.engines.postprocessing import POSTPROCESSING as STEPS
 from pipeline.errors import Problem, UserError, plain
 from pipeline.files import regular
 from pipeline.outputs import Output
@@ -56,7 +57,7 @@ class Stored(BaseModel):
 
 
 class StoredSplit(Stored):
-    """Who teaches and who tests."""
+    """Which cases are trained on, and which are held out."""
 
     labelled: Ids
     unlabelled: Ids
@@ -76,18 +77,23 @@ class StoredFolds(Stored):
     folds: Annotated[int, Field(ge=2, le=1_000_000)]
 
 
-class StoredMending(Stored):
+class StoredStep(Stored):
     """One change to predictions."""
 
-    label: Annotated[int, Field(ge=1, le=MAX_LABEL)]
-    what: Literal["fill", "largest", "minimum"]
-    least_ml: Annotated[float, Field(ge=0)]
+    step: Literal["fill_holes", "keep_largest", "drop_small"]
+    options: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> StoredStep:
+        if problems := STEPS.problems(self.step, self.options):
+            raise ValueError(problems[0][1])
+        return self
 
 
-class StoredMendings(Stored):
+class StoredSteps(Stored):
     """What is done to predictions."""
 
-    mendings: list[StoredMending]
+    steps: list[StoredStep]
 
 
 class StoredPace(Stored):
@@ -151,7 +157,7 @@ class StoredAbout(Stored):
 SCHEMAS: dict[str, type[Stored]] = {
     SPLIT: StoredSplit,
     FOLDS: StoredFolds,
-    POSTPROCESSING: StoredMendings,
+    POSTPROCESSING: StoredSteps,
     BUDGET: StoredBudget,
     SUMMARY: StoredSummary,
     PLUGINS: StoredPlugins,
@@ -244,7 +250,7 @@ def _read_written(run: Path) -> tuple[Recipe, Decisions]:
 
 def _validated(raw: dict[str, Any]) -> tuple[Recipe, Decisions]:
     asked, decided = split(raw)
-    return config.validate(Recipe, asked), config.validate(Decisions, decided)
+    return config.model_of(Recipe, asked), config.model_of(Decisions, decided)
 
 
 def read_about(checkpoint: Checkpoint) -> StoredAbout:

@@ -206,7 +206,7 @@ def _choices(recipe: Settings, decided: Decisions) -> str:
 def lighten(training: T, step_s: float, plan: Plan, budget: Budget, make: Callable[[Settings], T]) -> tuple[T, float]:
     """Return a training with less to do in a step where the time has too few of the plan's, and the seconds of one.
 
-    Many steps on smaller patches teach more than a few on large ones.
+    Many steps on smaller patches are worth more than a few on large ones.
     """
     enough_s = budget.left_s / WANTED_STEPS
     if step_s <= enough_s or not plan.lighter:
@@ -267,7 +267,9 @@ def time_threads(training: Timed, budget: Budget) -> tuple[int, float]:
         if budget.timing_left_s < each_s:
             return most // 2, fewer_s
     step_s = training.step_s(warm, TIMED_STEPS, min(LONGEST * fewer_s, each_s))
-    return (most, step_s) if fewer_s > FASTER * step_s else (most // 2, fewer_s)
+    if fewer_s > FASTER * step_s:
+        return (most, step_s)
+    return (most // 2, fewer_s)
 
 
 def _is_worth_a_trial(step_s: float, budget: Budget) -> bool:

@@ -16,8 +16,8 @@ from pipeline.interruption import Stopped, end_children, shield, window
 from pipeline.pacing.threads import threads_kept, use_threads
 from pipeline.pacing.timekeeper import Timekeeper
 from pipeline.reports.summary import summarise
-from pipeline.runs import build
-from pipeline.runs.models import about_training
+from pipeline.runs.checkpoint_facts import about_training
+from pipeline.runs.refusals import told
 from pipeline.runs.reporting import TrainingPicture
 from pipeline.terminal import note
 
@@ -88,7 +88,7 @@ class Training:
             raise
         except (RuntimeError, MemoryError) as error:
             what = f"for step {self.progress.done + 1}"
-            raise build.told(error, self.setup.recipe, what) from error.__cause__
+            raise told(error, self.setup.recipe, what) from error.__cause__
         finally:
             self.bar.bar.close()
 

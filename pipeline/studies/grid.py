@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline import config
 from pipeline.errors import Problem, UserError
-from pipeline.recipe import Section
+from pipeline.sections import Section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,9 @@ from pipeline.data.layouts import read_dataset
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write, locked
 from pipeline.outputs import Output
-from pipeline.reports.files import write_json
-from pipeline.runs.planning import parse_request
+from pipeline.runs.requests import parse_request
 from pipeline.runs.starting import train
+from pipeline.strict_json import write_json
 from pipeline.strict_yaml import read_yaml, write_yaml
 from pipeline.studies.grid import Study
 from pipeline.studies.lists import draw_lists
@@ -136,7 +136,7 @@ def _refuse_other(study: Study, output: Path) -> None:
     """Refuse a folder of a study in which something is otherwise that results depend on."""
     if not (output / STUDY).is_file():
         return
-    there = config.validate(Study, read_yaml((output / STUDY).read_text(encoding="utf-8"), str(output / STUDY)))
+    there = config.model_of(Study, read_yaml((output / STUDY).read_text(encoding="utf-8"), str(output / STUDY)))
     methods = {method.name: method for method in there.methods}
     changed = [method.name for method in study.methods if methods.get(method.name, method) != method]
     changed += [key for key in ("dataset", "settings") if getattr(there, key) != getattr(study, key)]

@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.data.container import is_nifti
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset, say_which
 from pipeline.data.layouts.entities import OTHER_MASKS, Mask, Name, as_mask, parse
 from pipeline.data.layouts.folders import HERE, other_scans
@@ -14,6 +13,7 @@ from pipeline.data.layouts.names import counted, namesakes
 from pipeline.data.layouts.synonyms import KEYS, meaning, names_masks
 from pipeline.data.layouts.tables import read_table
 from pipeline.errors import Names, Problem, nearest
+from pipeline.nifti.container import is_nifti
 from pipeline.types import Case
 
 if TYPE_CHECKING:
@@ -104,14 +104,25 @@ class Bids(Layout):
         problems += wrong
         problems += _participants(source, {SUBJECT.match(name)[0] for name in scans})  # type: ignore[index]
         cases = tuple(
-            Case(name, tuple(found[suffix] for suffix in suffixes), labels.get(name), SUBJECT.match(name)[0])  # type: ignore[index]
+            Case(
+                id=name,
+                images=tuple(found[suffix] for suffix in suffixes),
+                label=labels.get(name),
+                patient=SUBJECT.match(name)[0],  # type: ignore[index]
+            )
             for name, found in scans.items()
             if len(found) == len(suffixes)
         )
         channels = suffixes if len(suffixes) > 1 else None
         left_out = self._left_out(names, suffixes, [other for other in kinds if other is not kind])
         return Dataset(
-            source, "bids", cases, channels, problems=tuple(problems), left_out=left_out, names_patients=True
+            source=source,
+            layout="bids",
+            cases=cases,
+            channels=channels,
+            problems=tuple(problems),
+            left_out=left_out,
+            names_patients=True,
         )
 
     def _suffixes(self, source: Path, names: Sequence[Name]) -> tuple[str, ...]:
@@ -224,13 +235,13 @@ def _scans(
         other = scans.setdefault(name.case, {}).setdefault(name.suffix, name.path)
         if other is not name.path:
             message = f"has the name of {other.relative_to(source)}"
-            problems.append(Problem(str(name.path), "name-twice", message, "keep one", name.case))
+            problems.append(Problem(str(name.path), "name-twice", message, "keep one", case=name.case))
     for case, found in scans.items():
         gone = [suffix for suffix in suffixes if suffix not in found]
         if gone:
             where = str(next(iter(found.values())))
             message = f"has no {gone[0]} beside it"
-            problems.append(Problem(where, "missing-channel", message, "add the file, or name one suffix", case))
+            problems.append(Problem(where, "missing-channel", message, "add the file, or name one suffix", case=case))
     return scans, problems
 
 

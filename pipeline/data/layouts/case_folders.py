@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.data.container import is_nifti, is_other_scan, stem
 from pipeline.data.layouts.bids import Bids
 from pipeline.data.layouts.folders import subfolders
 from pipeline.data.layouts.names import SEPARATORS
 from pipeline.data.layouts.synonyms import PARTS, holds_images, holds_masks, part_of
+from pipeline.nifti.container import is_nifti, is_other_scan, stem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.data.container import stem
 from pipeline.data.layouts.bids import Bids
 from pipeline.data.layouts.case_folders import (
     Place,
@@ -24,6 +23,7 @@ from pipeline.data.layouts.lists import describes_folders, list_in, sections_of
 from pipeline.data.layouts.names import SEPARATORS, counted, mask_endings, without_ending
 from pipeline.data.layouts.synonyms import names_images, names_masks
 from pipeline.errors import Problem, nearest
+from pipeline.nifti.container import stem
 from pipeline.types import Case
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ class Cases(Layout):
         ids = ids_of(base, places)
         if self.label_suffix and any(len(masks & place.kinds.keys()) > 1 for place in places):
             cases, wrong = _pairs(places, ids, self.label_suffix, masks)
-            return Dataset(source, "cases", tuple(cases), problems=(*problems, *wrong), names_patients=True)
+            return Dataset(
+                source=source, layout="cases", cases=tuple(cases), problems=(*problems, *wrong), names_patients=True
+            )
         channels = self._channels(source, places, masks)
         patients = patients_of(base, places, ids)
         cases = []
@@ -94,10 +96,10 @@ class Cases(Layout):
                 problems.append(replace(Problem(str(place.folder), *error.args), case=ids[place.folder]))
         named = tuple(channels) if len(channels) > 1 else None
         return Dataset(
-            source,
-            "cases",
-            tuple(cases),
-            named,
+            source=source,
+            layout="cases",
+            cases=tuple(cases),
+            channels=named,
             problems=tuple(problems),
             left_out=self._left_out(places, {*masks, *channels}),
             names_patients=any(case.patient != case.id for case in cases),
@@ -184,7 +186,7 @@ def _read_case(
         raise BadEntryError("missing-label", "is there to validate with, and has no mask", "add it, or move the folder")
     found = [place.kinds[kind] for kind in channels] if channels else list(images.values())
     name = ids[place.folder]
-    return Case(name, tuple(found), label, patients[name], role)
+    return Case(id=name, images=tuple(found), label=label, patient=patients[name], role=role)
 
 
 def _chosen(name: str, kinds: Iterable[str]) -> list[str]:
@@ -219,9 +221,9 @@ def _pairs(
             if base not in place.kinds:
                 message = "no image has this name"
                 remedy = "rename it after what it belongs to, or take it away"
-                problems.append(Problem(str(path), "label-without-image", message, remedy, patient))
+                problems.append(Problem(str(path), "label-without-image", message, remedy, case=patient))
                 continue
             image = place.kinds[base]
             name = stem(image) if stem(image).startswith(place.folder.name) else f"{patient}_{base}".rstrip("_")
-            cases.append(Case(name, (image,), path, patient))
+            cases.append(Case(id=name, images=(image,), label=path, patient=patient))
     return cases, problems

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.data.container import is_nifti, stem
 from pipeline.errors import Problem, nearest
+from pipeline.nifti.container import is_nifti, stem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -62,7 +62,7 @@ def gaps(grouped: Grouped, channels: int | None) -> list[Problem]:
         spare = sorted(files.keys() - due[name])
         message = f"has no {', '.join(f'_{n:04d}' for n in gone)}" if gone else f"has a channel {spare[0]} too many"
         where = str(next(iter(files.values())))
-        problems.append(Problem(where, "missing-channel", message, _remedy(name, broken), name))
+        problems.append(Problem(where, "missing-channel", message, _remedy(name, broken), case=name))
     return problems
 
 
@@ -70,7 +70,11 @@ def without_number(paths: Sequence[Path]) -> list[Problem]:
     """Say that files have no channel in their names where others have."""
     return [
         Problem(
-            str(path), "missing-channel", "has no channel in its name", f"rename it to {stem(path)}_0000", stem(path)
+            str(path),
+            "missing-channel",
+            "has no channel in its name",
+            f"rename it to {stem(path)}_0000",
+            case=stem(path),
         )
         for path in paths
     ]

@@ -30,7 +30,7 @@ LONGEST_PATH = 4096
 LABELS_REMEDY = f'write {{"0": "background", "1": "liver"}}: at most {MAX_CLASSES} values from 0 to {MAX_LABEL}'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Cases, and what the dataset itself says about them.
 
@@ -119,7 +119,7 @@ class Layout(ABC):
         except BadPatternError as error:
             return dataset.cases, [Problem(self.patient, "bad-pattern", *error.args)]
         problems = [
-            Problem(str(case.images[0]), "bad-pattern", f"{self.patient} is not in {case.id}", REMEDY, case.id)
+            Problem(str(case.images[0]), "bad-pattern", f"{self.patient} is not in {case.id}", REMEDY, case=case.id)
             for case, patient in zip(dataset.cases, found, strict=True)
             if patient is None
         ]
@@ -152,11 +152,11 @@ def repeats(source: Path, cases: Sequence[Case]) -> list[Problem]:
         if other is not case:
             roles = f", under {other.role} and {case.role}" if other.role and case.role else ""
             message = f"{case.images[0].name} is there twice{roles}"
-            problems.append(Problem(str(source), "scan-twice", message, "keep one of its entries", case.id))
+            problems.append(Problem(str(source), "scan-twice", message, "keep one of its entries", case=case.id))
     for name, count in Counter(case.id for case in first.values()).items():
         if count > 1:
             message = f"{count} scans have the name {name}"
-            problems.append(Problem(str(source), "id-twice", message, 'give each of these entries an "id"', name))
+            problems.append(Problem(str(source), "id-twice", message, 'give each of these entries an "id"', case=name))
     return problems
 
 

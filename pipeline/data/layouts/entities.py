@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.data.container import stem
 from pipeline.data.layouts.synonyms import names_masks
+from pipeline.nifti.container import stem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +64,7 @@ def _split(part: str) -> tuple[str, str]:
     return key, value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mask:
     """A file whose name is a mask's.
 
@@ -116,4 +116,11 @@ def as_mask(name: Name, place: str, suffixes: tuple[str, ...]) -> Mask:
     behind = set(keys[keys.index(of) + 1 :]) if of else set()
     about = {key: value for key, value in name.entities.items() if key in DERIVED or key in behind}
     shared = {key: value for key, value in name.entities.items() if key not in about and key != of}
-    return Mask(name.path, place, shared, of, {key: value for key, value in about.items() if value}, name.suffix)
+    return Mask(
+        path=name.path,
+        place=place,
+        entities=shared,
+        of=of,
+        about={key: value for key, value in about.items() if value},
+        suffix=name.suffix,
+    )

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.container import is_nifti, is_other_scan, stem
 from pipeline.data.layouts.channels import gaps, group, numbers_channels, without_number
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset, say_which
 from pipeline.data.layouts.lists import describes_folders, list_in, read_about, sections_of
@@ -22,6 +21,7 @@ from pipeline.data.layouts.names import (
 )
 from pipeline.data.layouts.synonyms import holds_images, holds_masks, names_masks, tokens
 from pipeline.errors import Problem, UserError, nearest
+from pipeline.nifti.container import is_nifti, is_other_scan, stem
 from pipeline.types import Case
 
 if TYPE_CHECKING:
@@ -90,13 +90,23 @@ class Folder(Layout):
         if not scans and not problems:
             message = "holds no .nii or .nii.gz file"
             problems.append(Problem(str(images), "no-scans", message, "put the scans there"))
-        cases = [Case(name, files, masks.get(mask_of.get(name, "")), name) for name, files in scans.items()]
+        cases = [
+            Case(id=name, images=files, label=masks.get(mask_of.get(name, "")), patient=name)
+            for name, files in scans.items()
+        ]
         more, wrong = _more_scans(unlabelled_folder(source, self.unlabelled), scans.keys())
         declared, about = _about(source)
         problems += wrong + about
         # Masks that were not chosen by their ending.
         left_out = frozenset([*others, *marks]) - {*masks.values()} if ending else frozenset()
-        return Dataset(source, "folder", (*cases, *more), **declared, problems=tuple(problems), left_out=left_out)
+        return Dataset(
+            source=source,
+            layout="folder",
+            cases=(*cases, *more),
+            **declared,
+            problems=tuple(problems),
+            left_out=left_out,
+        )
 
     def _images(self, source: Path) -> Path:
         if self.images is not None:
@@ -144,11 +154,15 @@ class Scans(Layout):
     def detect(cls, source: Path) -> str | None:
         """Look for NIfTI files, or scans in other formats, which are then named."""
         if source.is_file():
-            return "it is a scan" if is_nifti(source) or is_other_scan(source) else None
+            if is_nifti(source) or is_other_scan(source):
+                return "it is a scan"
+            return None
         if not source.is_dir():
             return None
         found = [path.name for path in source.iterdir() if is_nifti(path) or is_other_scan(path)]
-        return f"it holds scans such as {min(found)}" if found else None
+        if found:
+            return f"it holds scans such as {min(found)}"
+        return None
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Take every file for an unlabelled scan, or for a channel of one."""
@@ -161,8 +175,10 @@ class Scans(Layout):
             message = f"holds {len(masks)} of {len(scans)} scans with the name of a mask, such as {masks[0]}"
             remedy = "--layout folder, or a list, tells images from masks; or take the masks away"
             problems.append(Problem(str(source), "mask-among-scans", message, remedy))
-        cases = tuple(Case(name, images, None, name, "test") for name, images in scans.items())
-        return Dataset(source, "scans", cases, problems=tuple(problems + wrong))
+        cases = tuple(
+            Case(id=name, images=images, label=None, patient=name, role="test") for name, images in scans.items()
+        )
+        return Dataset(source=source, layout="scans", cases=cases, problems=tuple(problems + wrong))
 
 
 def _image_folders(source: Path) -> list[Path]:
@@ -222,7 +238,9 @@ def _paired(
 
 
 def _look(marks: list[Path]) -> str:
-    return f"it holds names such as {', '.join(path.name for path in marks[:3])}" if marks else "give another ending"
+    if marks:
+        return f"it holds names such as {', '.join(path.name for path in marks[:3])}"
+    return "give another ending"
 
 
 def _more_scans(place: Path | None, known: Iterable[str]) -> tuple[list[Case], list[Problem]]:
@@ -232,10 +250,12 @@ def _more_scans(place: Path | None, known: Iterable[str]) -> tuple[list[Case], l
     scans, wrong = _scans(paths, ())
     twice = [name for name in scans if name in known]
     problems += wrong + [
-        Problem(str(scans[name][0]), "id-twice", f"two scans have the name {name}", "rename one of them", name)
+        Problem(str(scans[name][0]), "id-twice", f"two scans have the name {name}", "rename one of them", case=name)
         for name in twice
     ]
-    return [Case(name, files, None, name) for name, files in scans.items() if name not in twice], problems
+    return [
+        Case(id=name, images=files, label=None, patient=name) for name, files in scans.items() if name not in twice
+    ], problems
 
 
 def _about(source: Path) -> tuple[dict[str, Any], list[Problem]]:
@@ -267,7 +287,9 @@ def subfolder(source: Path, name: str, option: str) -> Path:
 
 def unlabelled_folder(source: Path, name: str | None) -> Path | None:
     """Return the folder that the option ``unlabelled`` names; None where it names none."""
-    return None if name is None else subfolder(source, name, "unlabelled")
+    if name is None:
+        return None
+    return subfolder(source, name, "unlabelled")
 
 
 def list_scans(place: Path) -> tuple[list[Path], list[Problem]]:

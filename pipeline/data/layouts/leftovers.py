@@ -6,11 +6,11 @@ import os
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from pipeline.data.container import SUFFIXES, is_nifti, is_other_scan, stem
 from pipeline.data.layouts.folders import subfolders
 from pipeline.data.layouts.names import bare_mask
 from pipeline.data.layouts.synonyms import holds_images, names_masks, part_of
 from pipeline.errors import Problem
+from pipeline.nifti.container import SUFFIXES, is_nifti, is_other_scan, stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -50,7 +50,9 @@ def leftovers(dataset: Dataset) -> list[Problem]:
 def _base(dataset: Dataset, used: Iterable[Path]) -> Path:
     """Return the dataset's folder, as its cases write it: those of a list go by no link."""
     folder = dataset.source if dataset.source.is_dir() else dataset.source.parent
-    return folder if any(path.is_relative_to(folder) for path in used) else folder.resolve()
+    if any(path.is_relative_to(folder) for path in used):
+        return folder
+    return folder.resolve()
 
 
 def _files(dataset: Dataset, base: Path, used: Iterable[Path]) -> Iterator[Path]:

@@ -59,7 +59,9 @@ class Decathlon(List):
     def detect(cls, source: Path) -> str | None:
         """Look for a list with the Decathlon's keys."""
         path, content = list_in(source)
-        return f"{path.name} has {_keys(content)}" if path and content and is_decathlon(content) else None
+        if path and content and is_decathlon(content):
+            return f"{path.name} has {_keys(content)}"
+        return None
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Read ``dataset.json``."""
@@ -79,7 +81,9 @@ class Datalist(List):
             return None
         if content is None or (source.is_file() and not describes_folders(content)):
             return f"{path.name} is a list"
-        return f"{path.name} has {_keys(content)}" if sections_of(content) else None
+        if sections_of(content):
+            return f"{path.name} has {_keys(content)}"
+        return None
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Read the list."""
@@ -125,7 +129,7 @@ def _read_list(source: Path, root: Path | None, layout: str, roles: Mapping[str,
     source = source / "dataset.json" if source.is_dir() else source
     content = read_json(source)
     root = (root or source.parent).resolve()
-    keys = Keys("key", "misspelt-key")
+    keys = Keys(what="key", misspelt="misspelt-key")
     numbered = NumberedFiles()
     cases: list[Case] = []
     problems: list[Problem] = []
@@ -149,7 +153,9 @@ def _read_list(source: Path, root: Path | None, layout: str, roles: Mapping[str,
         raise no_dataset(source, "no-cases", message + (f"; it {found}" if found else ""), FORMAT)
     unique = tuple({case.id: case for case in reversed(folds.applied(cases))}.values())[::-1]
     known = patients == len(cases)
-    return Dataset(source, layout, unique, **declared, problems=tuple(problems), names_patients=known)
+    return Dataset(
+        source=source, layout=layout, cases=unique, **declared, problems=tuple(problems), names_patients=known
+    )
 
 
 def _entries(content: Mapping[str, Any]) -> Iterator[tuple[str, str, int, Any]]:

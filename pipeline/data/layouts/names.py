@@ -47,7 +47,9 @@ def named_as_masks(names: Collection[str]) -> Counter[str]:
     if found := mask_endings(names):
         return found
     ends = {name: end for name in names for _, end in list(_ends(name))[-1:] if names_masks(end)}
-    return Counter(ends.values()) if len(ends) < len(names) else Counter()
+    if len(ends) < len(names):
+        return Counter(ends.values())
+    return Counter()
 
 
 def without_ending(name: str, ending: str) -> str | None:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.data.codes import is_warning
-from pipeline.data.container import SUFFIXES, stem
 from pipeline.data.layouts.channels import gaps, group, without_number
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
 from pipeline.data.layouts.folders import list_scans, unlabelled_folder
 from pipeline.data.layouts.lists import list_in, read_about, read_json
 from pipeline.data.layouts.names import namesakes
 from pipeline.errors import Problem
+from pipeline.nifti.container import SUFFIXES, stem
 from pipeline.types import Case
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ class NnUNet(Layout):
         if path is None or content is None or "file_ending" not in content:
             return None
         # With a list of its own as well, nnU-Net's keys make it doubtful: both layouts then say what they saw.
-        return f"{path.name} has file_ending" if (path.parent / "imagesTr").is_dir() else None
+        if (path.parent / "imagesTr").is_dir():
+            return f"{path.name} has file_ending"
+        return None
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Read ``dataset.json`` and list the folders beside it."""
@@ -80,7 +82,7 @@ class NnUNet(Layout):
             problems.append(Problem(str(about), "case-count", message, "find the lost files, or correct it"))
         if not cases and sound:
             raise no_dataset(folder, "no-scans", "holds no scan under imagesTr/", "put the scans there")
-        return Dataset(about, "nnunet", tuple(cases), **declared, problems=tuple(problems))
+        return Dataset(source=about, layout="nnunet", cases=tuple(cases), **declared, problems=tuple(problems))
 
 
 def _read_side(images: Path, labels: Path | None, role: Role, channels: int | None) -> tuple[list[Case], list[Problem]]:
@@ -96,11 +98,11 @@ def _read_side(images: Path, labels: Path | None, role: Role, channels: int | No
     for name, hint in namesakes(lone, masks.keys() - known).items():
         remedy = hint if hint.startswith("did") else UNLABELLED
         where = str(next(iter(grouped[name].values())))
-        problems.append(Problem(where, "missing-label", f"has no label beside {images.name}/", remedy, name))
+        problems.append(Problem(where, "missing-label", f"has no label beside {images.name}/", remedy, case=name))
     for name, hint in namesakes(sorted(masks.keys() - known), grouped.keys() - masks.keys()).items():
         problems.append(Problem(str(masks[name]), "label-without-image", "no image has this name", hint))
     return [
-        Case(name, tuple(files[n] for n in sorted(files)), masks.get(name), name, role)
+        Case(id=name, images=tuple(files[n] for n in sorted(files)), label=masks.get(name), patient=name, role=role)
         for name, files in grouped.items()
         if name not in lone
     ], problems

@@ -8,7 +8,6 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.codes import is_warning
-from pipeline.data.container import is_nifti, stem
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
 from pipeline.data.layouts.folders import subfolders
 from pipeline.data.layouts.leftovers import leftovers
@@ -16,6 +15,7 @@ from pipeline.data.layouts.patients import shared_stems
 from pipeline.data.layouts.spare_lists import listing_here, naming_cases
 from pipeline.data.layouts.synonyms import names_masks
 from pipeline.errors import Problem, UserError
+from pipeline.nifti.container import is_nifti, stem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,4 +131,6 @@ def _nearby(source: Path) -> str:
         for name in LAYOUTS.names
         if LAYOUTS[name].detect(place)
     ]
-    return f"name what is in it: {', '.join(inner[:5])}; or write a list of all of it" if inner else ""
+    if inner:
+        return f"name what is in it: {', '.join(inner[:5])}; or write a list of all of it"
+    return ""

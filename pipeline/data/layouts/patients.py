@@ -86,7 +86,9 @@ def _shorter(marker: re.Match[str], pattern: str, ids: Sequence[str]) -> str:
     number = r"\d" if len(marker["word"]) == 1 else ""
     mark = re.escape(marker[0]).replace(r"\-", "-")
     short = f"(.+?){mark}{number}"
-    return short if _stems(short, ids) == _stems(pattern, ids) else pattern
+    if _stems(short, ids) == _stems(pattern, ids):
+        return short
+    return pattern
 
 
 def _stems(pattern: str, ids: Iterable[str]) -> list[str | None]:

@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from pipeline.data.container import OTHER_FORMATS, SUFFIXES, stem
 from pipeline.data.layouts.dataset import BadEntryError, inside
 from pipeline.data.layouts.synonyms import (
     KEYS,
@@ -20,6 +19,7 @@ from pipeline.data.layouts.synonyms import (
     slip,
 )
 from pipeline.errors import Problem, nearest
+from pipeline.nifti.container import OTHER_FORMATS, SUFFIXES, stem
 from pipeline.types import Case, Role
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NUMBERED = re.compile(r"(?:images?|imgs?|scans?|volumes?)(?:[_ -]?\d+|[_ -].+)")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Keys:
     """What the keys of a list's entries, or the columns of a table, mean; and all that is odd about them.
 
@@ -184,7 +184,7 @@ def make_case(fields: Mapping[str, Any], scans: tuple[Path, ...], mask: Path | N
         BadEntryError: Its id or its patient is no text.
     """
     name = read_text(fields, "id") or stem(scans[0])
-    return Case(name, scans, mask, read_text(fields, "patient") or name, role)
+    return Case(id=name, images=scans, label=mask, patient=read_text(fields, "patient") or name, role=role)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Lists and tables beside a dataset's folders: one that names scans is asked about, one that names cases is named."""
+"""Lists and tables beside a dataset's folders: whether one of them is the dataset, and which were left unread."""
 
 from __future__ import annotations
 

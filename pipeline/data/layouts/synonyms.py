@@ -128,7 +128,9 @@ def slip(word: str, tables: Iterable[Words]) -> str | None:
     if not close:
         return None
     meant = known[close[0]]
-    return meant if get_close_matches(simple(word), [simple(meant)], cutoff=SLIP) else close[0]
+    if get_close_matches(simple(word), [simple(meant)], cutoff=SLIP):
+        return meant
+    return close[0]
 
 
 def tokens(name: str) -> list[str]:

@@ -28,7 +28,7 @@ FORMAT = "give columns image (or image_0, image_1, …) and perhaps label, id, p
 class Table(Layout):
     """CSV or TSV: columns ``image`` (or ``image_0``, ``image_1``, …), ``label``, ``id``, ``patient``, ``role``.
 
-    A row without a role teaches; with a label it may be drawn to validate.
+    A row without a role is trained on; with a label it may be drawn to validate.
 
     Attributes:
         fold: Rows with this ``fold`` validate, and those with another one train.
@@ -39,13 +39,15 @@ class Table(Layout):
     @classmethod
     def detect(cls, source: Path) -> str | None:
         """Look at the file's name."""
-        return "it is a table" if source.suffix.lower() in (".csv", ".tsv") and source.is_file() else None
+        if source.suffix.lower() in (".csv", ".tsv") and source.is_file():
+            return "it is a table"
+        return None
 
     def read(self, source: Path, root: Path | None) -> Dataset:
         """Read the rows."""
         header, rows = read_table(source)
         base = (root or source.parent).resolve()
-        keys = Keys("column", "bad-table")
+        keys = Keys(what="column", misspelt="bad-table")
         folds = Folds(self.fold)
         cases: list[Case] = []
         problems: list[Problem] = []
@@ -70,7 +72,9 @@ class Table(Layout):
             raise UserError("The dataset cannot be opened.", problems)
         problems += [*found, *folds.problems(where, len(rows)), *repeats(source, cases)]
         unique = tuple({case.id: case for case in reversed(folds.applied(cases))}.values())[::-1]
-        return Dataset(source, "table", unique, problems=tuple(problems), names_patients=patients == len(cases))
+        return Dataset(
+            source=source, layout="table", cases=unique, problems=tuple(problems), names_patients=patients == len(cases)
+        )
 
 
 def read_table(source: Path) -> tuple[list[str], list[dict[str, str]]]:

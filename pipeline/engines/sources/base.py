@@ -68,7 +68,9 @@ class Source(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that its next values depend on, tensors and plain numbers; by default of its network."""
-        return {} if self.network is None else {"network": self.network.state_dict()}
+        if self.network is None:
+            return {}
+        return {"network": self.network.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""

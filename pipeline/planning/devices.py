@@ -1,4 +1,4 @@
-"""Find the device a run asks for, and what it is good at."""
+"""What the machine has: the device that a run asks for, what that is good at, and the memory that is there and free."""
 
 from __future__ import annotations
 
@@ -42,12 +42,21 @@ def find_hardware(name: str) -> Hardware:
     native = _has_bfloat16(device)
     slow = native and device.type == "cpu" and not _bfloat16_pays()
     machine = _memory_bytes(torch.device("cpu"))
-    return Hardware(str(device), native, _cores(), _memory_bytes(device), slow, machine)
+    return Hardware(
+        device=str(device),
+        bfloat16=native,
+        cores=_cores(),
+        memory_bytes=_memory_bytes(device),
+        float32_is_faster=slow,
+        machine_bytes=machine,
+    )
 
 
 def _cores() -> int:
     """Return the cores that this process may use, which a container or a batch system may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _memory_bytes(device: torch.device) -> int:
@@ -92,3 +101,25 @@ def time_convolution(precision: torch.dtype) -> float:
     start = time.perf_counter()
     torch.nn.functional.conv3d(image, kernel, padding=1).sum().backward()  # type: ignore[no-untyped-call]
     return time.perf_counter() - start
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes that may still be taken on a device; None where that is not known."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
+    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit and used and limit[0].strip().isdigit():
+        found.append(max(0, int(limit[0]) - int(used[0])))
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    taken = _lines("/proc/self/statm")
+    if allowed != resource.RLIM_INFINITY and taken:
+        found.append(max(0, allowed - int(taken[0].split()[0]) * os.sysconf("SC_PAGE_SIZE")))
+    return min(found, default=None)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

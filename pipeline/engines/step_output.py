@@ -30,7 +30,7 @@ class StepOutput(dict[str, float]):
         self.step = step
 
 
-class Outcome:
+class PendingOutput:
     """Collects the numbers of a step, and refuses those that are not finite.
 
     On a CPU they are looked at as they come. A CUDA device would have nothing to do while the host looked: its numbers

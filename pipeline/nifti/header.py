@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pipeline.data.container import BY_ITS_TOOL, fault
-from pipeline.data.forms import SQUARE_ERROR, Forms
 from pipeline.errors import Problem
+from pipeline.nifti.container import BY_ITS_TOOL, fault
+from pipeline.nifti.forms import SQUARE_ERROR, Forms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,7 +75,7 @@ SHEAR_COSINE = 1e-3
 FLAT_VOLUME = 1e-3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Header:
     """What a sound header says.
 
@@ -144,14 +144,14 @@ def parse_header(path: Path, head: bytes) -> Header:
     slope, inter = _scaling(path, fields["scl_slope"][0], fields["scl_inter"][0])
     lengths = _dims(path, dims[:rank])
     header = Header(
-        version,
-        order,
-        lengths,
-        _dtype(path, fields["datatype"][0], fields["bitpix"][0], order),
-        _offset(path, fields["vox_offset"][0], version),
-        slope,
-        inter,
-        Forms(
+        version=version,
+        order=order,
+        dims=lengths,
+        dtype=_dtype(path, fields["datatype"][0], fields["bitpix"][0], order),
+        offset=_offset(path, fields["vox_offset"][0], version),
+        slope=slope,
+        inter=inter,
+        forms=Forms(
             shape=_space(lengths),
             pixdim=fields["pixdim"][:4],
             qform_code=max(0, fields["qform_code"][0]),
@@ -160,8 +160,8 @@ def parse_header(path: Path, head: bytes) -> Header:
             sform_code=max(0, fields["sform_code"][0]),
             srow=fields["srow"],
         ),
-        fields["xyzt_units"][0],
-        notes,
+        units=fields["xyzt_units"][0],
+        notes=notes,
     )
     _refuse_affine(path, header)
     return header

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data.container import HEAD, SUFFIXES, fault, is_nifti, read_container, stem
-from pipeline.data.header import Header, check_extensions, parse_header
 from pipeline.files import atomic_write
+from pipeline.nifti.container import HEAD, SUFFIXES, fault, is_nifti, read_container, stem
+from pipeline.nifti.header import Header, check_extensions, parse_header
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from pipeline.data.forms import Forms
     from pipeline.errors import Problem
+    from pipeline.nifti.forms import Forms
 
 __all__ = ["SUFFIXES", "Scan", "is_nifti", "load", "save_labels", "save_volume", "scan_of", "stem"]
 
@@ -31,7 +31,7 @@ __all__ = ["SUFFIXES", "Scan", "is_nifti", "load", "save_labels", "save_volume",
 WIDENED: dict[str, type[np.generic]] = {"bool": np.uint8, "float16": np.float32}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scan:
     """A NIfTI file that was read whole and found sound.
 
@@ -83,7 +83,9 @@ class Scan:
         """Scaled values ``[C, X, Y, Z]``: float32, or the file's own integers where it has no scaling."""
         stored = self.stored
         if not self._is_scaled:
-            return stored if stored.dtype.kind in "iu" else self._scaled(stored)
+            if stored.dtype.kind in "iu":
+                return stored
+            return self._scaled(stored)
         scaled = np.empty(stored.shape, np.float32, order="F")
         for z in range(stored.shape[3]):
             scaled[..., z] = self._scaled(stored[..., z])
@@ -112,7 +114,9 @@ class Scan:
     def labels(self) -> NDArray[Any]:
         """A mask's label values ``[X, Y, Z]`` as integers, of the file's own type where it holds integers."""
         voxels: NDArray[Any] = self.voxels[0]
-        return voxels if voxels.dtype.kind in "iu" else voxels.round().astype(np.int32)
+        if voxels.dtype.kind in "iu":
+            return voxels
+        return voxels.round().astype(np.int32)
 
 
 def load(path: Path) -> Scan:
@@ -131,7 +135,9 @@ def load(path: Path) -> Scan:
     container = read_container(path, promised)
     (header,) = headers
     check_extensions(path, header, container.body)
-    return Scan(path, container.sha256, header, container.body, container.notes + header.notes)
+    return Scan(
+        path=path, sha256=container.sha256, header=header, body=container.body, notes=container.notes + header.notes
+    )
 
 
 def scan_of(voxels: ArrayLike, affine: ArrayLike, name: str, header: Any = None) -> Scan:
@@ -160,7 +166,7 @@ def scan_of(voxels: ArrayLike, affine: ArrayLike, name: str, header: Any = None)
     except (ValueError, HeaderDataError) as error:
         raise fault(Path(name), "not-nifti", f"is nothing that NIfTI can hold: {error}", "convert it first") from None
     found = parse_header(Path(name), body[:HEAD])
-    return Scan(Path(name), hashlib.sha256(body).hexdigest(), found, body, found.notes)
+    return Scan(path=Path(name), sha256=hashlib.sha256(body).hexdigest(), header=found, body=body, notes=found.notes)
 
 
 def save_labels(path: Path, labels: NDArray[Any], like: Scan) -> None:

@@ -144,7 +144,9 @@ def _whereabouts(path: Path) -> str:
     near = None
     with suppress(OSError):
         near = _names_in(place, place == path.parent, place.stat().st_mtime_ns).nearest(name)
-    return f"did you mean {near!r}?" if near else "check the path, or take the case out of the list"
+    if near:
+        return f"did you mean {near!r}?"
+    return "check the path, or take the case out of the list"
 
 
 @lru_cache(maxsize=16)
@@ -252,4 +254,6 @@ def _truncated(path: Path, promised: int, got: int) -> UserError:
 def _notes(path: Path, padding: bool) -> tuple[Problem, ...]:
     message = "has zeros behind the voxels"
     remedy = "nothing, if a tool of yours pads files"
-    return (Problem(str(path), "padding", message, remedy),) if padding else ()
+    if padding:
+        return (Problem(str(path), "padding", message, remedy),)
+    return ()

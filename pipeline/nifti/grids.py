@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data.forms import corners_of
-from pipeline.data.header import is_sheared
 from pipeline.errors import Problem
+from pipeline.nifti.forms import corners_of
+from pipeline.nifti.header import is_sheared
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.data.forms import Forms
-    from pipeline.data.nifti import Scan
+    from pipeline.nifti.forms import Forms
+    from pipeline.nifti.volume import Scan
 
     Affine = NDArray[np.float64]
 

@@ -1,0 +1,115 @@
+"""Commands around datasets: look at one, fetch or make one, clear up what was prepared of one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pipeline.arguments import Layout, LayoutOptions, Plugins, Root, command, destination, place
+from pipeline.bounds import refuse_outside
+from pipeline.console import show_findings
+from pipeline.errors import Problem, UserError
+from pipeline.files import to_write
+from pipeline.terminal import complain, progress, say
+
+
+@command
+def check(
+    dataset: tyro.conf.Positional[Annotated[Path, place("DATASET", "A dataset folder, a list or a scan.")]],
+    root: Root = None,
+    *,
+    layout: Layout = "auto",
+    layout_options: LayoutOptions = (),
+    strict: Annotated[bool, tyro.conf.arg(help="Count warnings as problems.")] = False,
+    fixes: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(name="fix", help="Write a repaired copy to --output; docs/checks.md lists the repairs."),
+    ] = (),
+    output: Annotated[Path, destination("Folder for check.json, and for the copy that --fix makes.")] = Path(),
+    plugins: Plugins = (),
+) -> None:
+    """Look at every file of a dataset and report everything that is wrong with it.
+
+    Example: fewmask check data/Task04_Hippocampus
+    """
+    from pipeline.config import read_options
+    from pipeline.plugins import load_plugins
+    from pipeline.runs import REPORT, examine
+
+    load_plugins(plugins)
+    options = read_options(layout_options)
+    look, log = examine(to_write(output), dataset, root, layout, options, fixes, strict=strict)
+    for line in log:
+        say(f"{line.fix}: {line.file}: {line.done}")
+    if fixes:
+        say(f"Wrote the repaired copy {output / 'dataset.json'} and {output / 'repairs.json'}.")
+        dataset = output
+    report = output / REPORT
+    show_findings(look.problems, look.warnings, dataset)
+    if look.problems:
+        places = len({problem.where for problem in look.problems})
+        complain(f"error: {dataset}: {len(look.problems)} problem(s) in {places} place(s); see {report}")
+        sys.exit(2)
+    for name, value in look.index().describe():
+        say(f"{name:>12}  {value}")
+    say(f"Wrote {report}.")
+
+
+@command
+def fetch(
+    name: tyro.conf.Positional[Annotated[str, place("NAME", "A task of the Decathlon, such as Task04_Hippocampus.")]],
+    *,
+    output: Annotated[Path, destination("Where the dataset's folder goes.")] = Path("data"),
+) -> None:
+    """Download a public dataset, and verify it.
+
+    Example: fewmask fetch Task04_Hippocampus --output data
+    """
+    from pipeline.data.fetch import fetch as download
+
+    folder = download(name, to_write(output))
+    say(f"Wrote {folder}: fewmask train {folder}")
+
+
+@command
+def phantom(
+    folder: tyro.conf.Positional[Annotated[Path, place("DIR", "An empty or new folder.")]],
+    *,
+    labelled: Annotated[int, tyro.conf.arg(help="Scans with a mask.")] = 6,
+    unlabelled: Annotated[int, tyro.conf.arg(help="Scans without one.")] = 18,
+    seed: Annotated[int, tyro.conf.arg(help="Makes the same dataset again.")] = 0,
+) -> None:
+    """Write a synthetic dataset to try things on.
+
+    Example: fewmask phantom demo/data --labelled 6 --unlabelled 18
+    """
+    from pipeline.data.phantom import write_phantom
+
+    for name, number in (("--labelled", labelled), ("--unlabelled", unlabelled), ("--seed", seed)):
+        refuse_outside(name, number, 0, 99_999)
+    cases = write_phantom(folder, labelled=labelled, unlabelled=unlabelled, seed=seed)
+    for _ in progress(cases, "writing", labelled + unlabelled):
+        pass
+    say(f"Wrote {labelled} scans with masks and {unlabelled} without to {folder}.")
+
+
+@command
+def prune(
+    cache: tyro.conf.Positional[Annotated[Path, place("CACHE", "A folder of prepared scans, such as RUN/cache.")]],
+    *,
+    unused_days: Annotated[float, tyro.conf.arg(help="Keep what a run has used in so many days.")] = 30,
+) -> None:
+    """Delete prepared scans that no run has used for some time.
+
+    Example: fewmask prune ~/.cache/fewmask --unused-days 30
+    """
+    from pipeline.data.cache import prune as delete
+
+    refuse_outside("--unused-days", unused_days, 0, 1e6)
+    if not cache.is_dir():
+        raise UserError("Nothing was deleted.", [Problem(str(cache), "no-folder", "is no folder", "check the path")])
+    count, size = delete(cache, unused_days)
+    say(f"Deleted {count} file(s), {size / 1e6:.1f} MB.")

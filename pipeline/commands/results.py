@@ -1,0 +1,124 @@
+"""Commands that predict and score."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - tyro reads the annotations
+from typing import Annotated, Any
+
+import tyro
+
+from pipeline.arguments import (
+    Checkpoint,
+    Device,
+    Layout,
+    LayoutOptions,
+    Mirror,
+    Plugins,
+    Root,
+    Tolerance,
+    command,
+    destination,
+    place,
+    refuse_device,
+)
+from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_outside
+from pipeline.console import show_comparison, show_scores
+from pipeline.files import to_write
+from pipeline.terminal import say
+
+
+@command
+def validate(
+    run: tyro.conf.Positional[Annotated[Path, place("RUN", "A run's folder.")]],
+    *,
+    dataset: Annotated[
+        Path | None, tyro.conf.arg(help="Score this dataset's labelled cases, not the run's own.", metavar="DATASET")
+    ] = None,
+    root: Root = None,
+    layout: Layout = "auto",
+    layout_options: LayoutOptions = (),
+    checkpoint: Checkpoint = "last",
+    plugins: Plugins = (),
+    tolerance_mm: Tolerance = 1.0,
+) -> None:
+    """Score a run in the scans' own grids: a table here, cases.csv and summary.json in the run.
+
+    Example: fewmask validate runs/hippocampus --checkpoint last
+    """
+    from pipeline import runs
+    from pipeline.config import read_options
+
+    refuse_outside("--tolerance-mm", tolerance_mm, 0, MOST_MM)
+    open_as = (root, layout, read_options(layout_options))
+    scores = runs.validate(run, dataset, checkpoint, plugins, tolerance_mm, open_as)
+    show_scores(scores.summary, scores.folder, checkpoint, scores.notes)
+
+
+@command
+def predict(
+    run: tyro.conf.Positional[Annotated[Path, place("RUN", "A run's folder.")]],
+    scans: tyro.conf.Positional[Annotated[tuple[Path, ...], place("SCAN", "Scans, folders of scans, or datasets.")]],
+    *,
+    output: Annotated[Path, destination("Folder for the masks, which are named as the scans.")],
+    annotate_next: Annotated[bool, tyro.conf.arg(help="Also rank scans by predicted Dice: annotate_next.csv.")] = False,
+    unlabelled: Annotated[bool, tyro.conf.arg(help="Only scans that have no mask.")] = False,
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID", help="Only these cases.")] = (),
+    device: Device = "auto",
+    mirror: Mirror = "on",
+    root: Root = None,
+    layout: Layout = "auto",
+    layout_options: LayoutOptions = (),
+    checkpoint: Checkpoint = "last",
+    plugins: Plugins = (),
+) -> None:
+    """Write a mask for each scan, on exactly the scan's grid.
+
+    Example: fewmask predict runs/hippocampus scans/ --output masks/
+    """
+    from pipeline import runs
+    from pipeline.config import read_options
+
+    refuse_device(device)
+    open_as = (root, layout, read_options(layout_options))
+    chosen: dict[str, Any] = {"only": only, "unlabelled": unlabelled, "device": device, "mirror": mirror == "on"}
+    where = to_write(output)
+    masks = runs.predict(run, scans, where, checkpoint, plugins, rank=annotate_next, open_as=open_as, **chosen)
+    say(f"Wrote {len(masks)} mask(s) to {output} with the {checkpoint} checkpoint.")
+
+
+@command
+def evaluate(
+    predictions: tyro.conf.Positional[Annotated[Path, place("PREDICTIONS", "A folder of masks, made by any tool.")]],
+    labels: tyro.conf.Positional[Annotated[Path, place("LABELS", "A folder of true masks of the same names.")]],
+    *,
+    output: Annotated[Path, destination("Folder for cases.csv and summary.json.")],
+    ignore: Annotated[int | None, tyro.conf.arg(help="Label value of voxels that are not scored.")] = None,
+    tolerance_mm: Tolerance = 1.0,
+) -> None:
+    """Score masks that any tool has made.
+
+    Example: fewmask evaluate masks/ labels/ --output scores/
+    """
+    from pipeline import runs
+
+    refuse_outside("--tolerance-mm", tolerance_mm, 0, MOST_MM)
+    refuse_outside("--ignore", ignore, -MAX_LABEL, MAX_LABEL)
+    show_scores(runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm), output)
+
+
+@command
+def compare(
+    run_a: tyro.conf.Positional[Annotated[Path, place("RUN_A", "A run, or the folder of an evaluation.")]],
+    run_b: tyro.conf.Positional[Annotated[Path, place("RUN_B", "Another, scored on the same cases.")]],
+    *,
+    output: Annotated[Path, destination("Folder for the report and its tables.")],
+) -> None:
+    """Say whether one run is better than another on the cases that both were scored on.
+
+    Example: fewmask compare runs/supervised runs/semisupervised --output comparison/
+    """
+    from pipeline import runs
+
+    comparison = runs.compare(run_a, run_b, to_write(output))
+    show_comparison(comparison)
+    say(f"Wrote {output / 'report.html'}, compare.json and compare.csv.")

@@ -1,0 +1,128 @@
+"""Commands that plan and train."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from pipeline.arguments import Overrides, command, destination, place
+from pipeline.bounds import refuse_outside
+from pipeline.console import show_components, show_machine, show_plan, show_scores
+from pipeline.durations import in_one_unit
+from pipeline.errors import Problem, UserError
+from pipeline.files import to_write
+from pipeline.terminal import say
+
+# A time budget counts the imports too.
+STARTED = time.monotonic()
+
+
+@command
+def plan(
+    source: tyro.conf.Positional[
+        Annotated[Path | None, place("SOURCE", "A dataset, or a recipe with dataset=PATH, as for train.")]
+    ] = None,
+    overrides: Overrides = (),
+    *,
+    output: Annotated[Path, destination("The file to write; train takes it as it is.", "FILE")] = Path("plan.yaml"),
+    doctor: Annotated[bool, tyro.conf.arg(help="Say what the machine has, and what will be short.")] = False,
+) -> None:
+    """Choose every setting of a training from the data and the machine, and say why.
+
+    Example: fewmask plan data/Task04_Hippocampus --output plan.yaml
+    """
+    from pipeline import runs
+
+    if source is None:
+        if not doctor:
+            problem = Problem("SOURCE", "no-source", "is not given", "name a dataset or a recipe, or add --doctor")
+            raise UserError("There is nothing to plan.", [problem])
+        show_machine(runs.look_at_machine())
+        return
+    chosen, findings = runs.plan(
+        runs.read_recipe(source, overrides), to_write(output.parent) / output.name, doctor=doctor
+    )
+    show_plan([*chosen.choices, runs.memory_choice(chosen)])
+    if doctor:
+        show_machine(findings)
+    say(f"Wrote {output}: fewmask train {output}")
+
+
+@command
+def train(
+    source: tyro.conf.Positional[
+        Annotated[Path, place("SOURCE", "A recipe by path or by name (semisupervised), a dataset, or a checkpoint.")]
+    ],
+    overrides: Overrides = (),
+    *,
+    output: Annotated[
+        Path | None,
+        destination("The run's folder; by default runs/ and the name of the source.", "RUN"),
+    ] = None,
+    time_budget: Annotated[
+        str | None,
+        tyro.conf.arg(help="How long the whole command may take: 90s, 20min, 1h30m, 1.5d.", metavar="TIME"),
+    ] = None,
+    folds: Annotated[int | None, tyro.conf.arg(help="Cross-validate: so many networks, each without a part.")] = None,
+    resume: Annotated[bool, tyro.conf.arg(help="Go on with the run that the folder holds.")] = False,
+    allow_change: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(help="Key of the recipe that a resumed run may have otherwise from here on.", metavar="KEY"),
+    ] = (),
+) -> None:
+    """Train a network as a recipe says, or as a dataset suggests, and validate it.
+
+    Example: fewmask train supervised dataset=data/Task04_Hippocampus --output runs/hippocampus
+    """
+    from pipeline import runs
+
+    refuse_outside("--folds", folds, 2, 1000)
+    run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
+    if time_budget is not None:
+        overrides = ("max_steps=auto", *overrides, f"time_budget={in_one_unit(time_budget)}")
+    request = runs.read_request(source, overrides, folds)
+    recipe = request.recipe
+    how: dict[str, Any] = {"resume": resume, "allow_change": allow_change, "started": STARTED}
+    how["decided"] = request.decided
+    if folds is None:
+        found = [runs.train(recipe, run, start=request.start, **how)]
+    else:
+        found = [*runs.cross_validate(recipe, run, folds, **how)]
+    for scores in found:
+        if scores is None:
+            say(f"Trained {run}; the dataset has no labels to score its segments against.")
+        else:
+            show_scores(scores.summary, scores.folder, "last", scores.notes)
+
+
+@command
+def components() -> None:
+    """List what a recipe can name: losses, networks, optimizers, metrics and the like, and their options.
+
+    Example: fewmask components
+    """
+    from pipeline.runs import REGISTRIES
+
+    show_components(REGISTRIES)
+
+
+@command
+def study(
+    grid: tyro.conf.Positional[Annotated[Path, place("STUDY", "A study's file; docs/studies.md says what is in it.")]],
+    *,
+    output: Annotated[Path, destination("The study's folder; several processes may work in one.")],
+) -> None:
+    """Compare recipes over numbers of masks, draws of patients and seeds; go on where a study was stopped.
+
+    Example: fewmask study study.yaml --output studies/few
+    """
+    from pipeline.studies.grid import read_study
+    from pipeline.studies.results import table_of
+    from pipeline.studies.running import run_study
+
+    results = run_study(read_study(grid), to_write(output))
+    say(table_of(results.gains))
+    say(f"Wrote {output / 'results.md'}, results.png, gains.csv and trainings.csv.")

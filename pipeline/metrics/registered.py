@@ -1,0 +1,82 @@
+"""Metrics that a recipe asks for by name, each a column of its own beside those that every case has."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import Problem, UserError
+from pipeline.registry import Registry
+from pipeline.types import CaseResult
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.metrics.surface import Mask, Spacing
+
+METRICS = Registry(
+    "metric",
+    "Further columns of the scores, one number of a class in a case.",
+    taken=frozenset(field.name for field in fields(CaseResult)),
+)
+
+
+class CaseMetric(ABC):
+    """One number of one class in one case. Its options in a recipe are the arguments of its constructor.
+
+    Its registered name is the name of its column. A name that ends in ``_mm`` or ``_ml`` tells the unit.
+    """
+
+    @abstractmethod
+    def __call__(self, truth: Mask, prediction: Mask, spacing_mm: Spacing) -> float | None:
+        """Return the number, or None where there is none.
+
+        It is not asked for a class that is in neither mask. Where one mask is empty it should return the worst number
+        that there is, or else a missed structure would count better than a bad one.
+
+        Args:
+            truth: ``[X, Y, Z]``, cut to a box that holds all voxels of both masks.
+            prediction: Likewise.
+            spacing_mm: Size of a voxel along each axis.
+        """
+
+
+@METRICS.register("centre_distance_mm")
+class CentreDistance(CaseMetric):
+    """The distance between the centres of mass of both masks; none where one of them is empty."""
+
+    def __call__(self, truth: Mask, prediction: Mask, spacing_mm: Spacing) -> float | None:
+        """Return it in mm.
+
+        >>> truth, prediction = np.zeros((2, 4, 1, 1), bool)
+        >>> truth[0] = prediction[1:3] = True
+        >>> CentreDistance()(truth, prediction, (2.0, 1.0, 1.0))
+        3.0
+        """
+        if not truth.any() or not prediction.any():
+            return None
+        centres = [np.argwhere(mask).mean(axis=0) * spacing_mm for mask in (truth, prediction)]
+        return float(np.linalg.norm(centres[0] - centres[1]))
+
+
+def measure(
+    metrics: Mapping[str, CaseMetric], case: str, masks: tuple[Mask, Mask], spacing_mm: Spacing
+) -> dict[str, float | None]:
+    """Return the numbers of one class in one case, by the metrics' names.
+
+    Raises:
+        UserError: A metric returns something else than a finite number or None.
+    """
+    found: dict[str, float | None] = {}
+    for name, metric in metrics.items():
+        value = metric(*masks, spacing_mm)
+        if value is not None and not (isinstance(value, (int, float, np.number)) and math.isfinite(value)):
+            message = f"returned {value!r} for the case {case}, which is neither a finite number nor None"
+            problem = Problem(name, "bad-plugin", message, "correct the metric, or leave it out of `metrics`")
+            raise UserError("The cases cannot be scored.", [problem])
+        found[name] = None if value is None else float(value)
+    return found

@@ -1,0 +1,102 @@
+"""From settings to batches: the common grid, the cache of prepared scans, augmentations and streams."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from pipeline.data.augmentation import AUGMENTATIONS, AugmentationChain, Patch, standard
+from pipeline.data.cache import Cache
+from pipeline.data.loaders import StepBatches, Stream
+from pipeline.data.normalization import IntensityRange
+from pipeline.data.resident import Resident
+from pipeline.data.transforms import Grid
+from pipeline.engines.sources import SOURCES
+from pipeline.losses import LOSSES
+from pipeline.losses.objective import Objective, Term
+from pipeline.planning.settings import WindowSettings
+from pipeline.types import VIEWS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.data.index import Index
+    from pipeline.data.splits import Split
+    from pipeline.planning.settings import Settings
+
+
+def build_objective(settings: Settings) -> Objective:
+    """Build the objective; a loss that stands twice gets a number behind its name.
+
+    A loss whose option ``spacing_mm`` is ``data`` gets the spacing of the recipe's scans.
+    """
+    seen: Counter[str] = Counter()
+    terms = []
+    for term in settings.objective:
+        options = dict(term.options)
+        if options.get("spacing_mm") == "data":
+            options["spacing_mm"] = settings.data.spacing_mm
+        terms.append(
+            Term(
+                name=numbered(term.loss, seen),
+                loss=LOSSES.build(term.loss, options),
+                on=term.on,
+                judges=term.judges or "",
+                against=term.against or (),
+                weight=term.weight,
+                ramp=term.ramp,
+            )
+        )
+    return Objective(terms)
+
+
+def build_batches(settings: Settings, split: Split, cache: Cache) -> StepBatches:
+    """Build the batches of all steps; unlabelled ones only where a term of the objective looks at them."""
+    data = settings.data
+    streams = {}
+    if split.labelled:
+        streams["labelled"] = Stream(split.labelled, data.batch_size, 1)
+    if split.unlabelled and "unlabelled" in settings.kinds:
+        streams["unlabelled"] = Stream(split.unlabelled, data.unlabelled_batch_size, 2)
+    read = Resident(cache.get, settings.device).get if data.resident else cache.get
+    return StepBatches(streams, read, data.patch_size, build_augmentation(settings), settings.seed, _views_of(settings))
+
+
+def build_augmentation(settings: Settings) -> AugmentationChain:
+    """Build the augmentations of every recipe, and after them the further ones of this."""
+    more = settings.augmentation.more
+    steps = standard(**settings.augmentation.model_dump(exclude={"more"}))
+    steps += tuple(AUGMENTATIONS.build(choice.augmentation, choice.options) for choice in more)
+    return AugmentationChain(steps, Patch(settings.data.spacing_mm, settings.data.patch_size))
+
+
+def numbered(name: str, seen: Counter[str]) -> str:
+    """Return a name, with a number behind it where it was seen before."""
+    seen[name] += 1
+    return name if seen[name] == 1 else f"{name}_{seen[name]}"
+
+
+def _views_of(settings: Settings) -> tuple[str, ...]:
+    """Return the further views of a sample that a term or a source looks at."""
+    needed = {name for term in build_objective(settings).terms for name in term.needs}
+    needed |= {name for choice in settings.sources for name in SOURCES[choice.source].needs}
+    return tuple(view for view in VIEWS if view in needed)
+
+
+def build_cache(settings: Settings, index: Index, folder: Path | None) -> Cache:
+    """Build the cache of prepared scans, in a folder or nowhere."""
+    return Cache(folder, index, build_grid(settings), build_ranges(settings))
+
+
+def build_ranges(settings: Settings) -> tuple[IntensityRange | None, ...]:
+    """Build the way each channel is normalised; None is by the scan's own voxels."""
+    return tuple(
+        IntensityRange(way.low, way.high, way.mean, way.std) if isinstance(way, WindowSettings) else None
+        for way in settings.data.normalization
+    )
+
+
+def build_grid(settings: Settings) -> Grid:
+    """Build the common grid; slices keep each scan's own distance."""
+    x, y, z = (*settings.data.spacing_mm, 0.0)[:3]
+    return Grid(settings.data.orientation, (x, y, z))

@@ -1,0 +1,67 @@
+"""Pairs of a predicted and a true mask, once every file is sound."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline import nifti
+from pipeline.data.inspection import examine_pair
+from pipeline.data.layouts import scans_in
+from pipeline.data.layouts.dataset import BadEntryError, read_labels
+from pipeline.data.layouts.lists import read_json
+from pipeline.errors import Names, Problem, UserError, nearest
+from pipeline.memory import memory_for
+from pipeline.terminal import progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+TOO_LARGE = "crop the masks, or leave them out"
+
+
+def checked_pairs(
+    predictions: Path, labels: Path, ignored: int | None
+) -> tuple[dict[str, tuple[Path, Path]], set[int], dict[str, tuple[str, ...]]]:
+    """Return the masks of each case, every label value in them, and the files' hashes, once all are sound."""
+    truth, predicted = ({nifti.stem(path): path for path in scans_in(folder)} for folder in (labels, predictions))
+    known = Names(predicted)
+    problems = [
+        Problem(
+            str(path),
+            "no-prediction",
+            f"has no counterpart in {predictions}",
+            nearest(name, known) if predicted else "predict it",
+        )
+        for name, path in truth.items()
+        if name not in predicted
+    ]
+    pairs = {name: (path, predicted[name]) for name, path in truth.items() if name in predicted}
+    values = {0}
+    hashes = {}
+    for name, pair in progress(pairs.items(), "checking", len(pairs)):
+        with memory_for(str(pair[0]), "to look at it", None, TOO_LARGE):
+            found, hashes[name], wrong = examine_pair(*pair, ignored)
+        values |= found
+        problems += wrong
+    if not truth:
+        problems.append(
+            Problem(str(labels), "no-scans", "holds no .nii or .nii.gz file", "name the folder of true masks")
+        )
+    if problems:
+        raise UserError("Nothing was evaluated.", problems)
+    return pairs, values, hashes
+
+
+def declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
+    """Read what a ``dataset.json`` of the Decathlon or of nnU-Net says of labels; nothing where there is none."""
+    places = (folder / "dataset.json" for folder in (labels, labels.resolve().parent, predictions))
+    listing = next((path for path in places if path.is_file()), None)
+    if listing is None:
+        return read_labels(None)
+    try:
+        content = read_json(listing)
+        return read_labels(content.get("labels"), content.get("ignore"))
+    except BadEntryError as error:
+        code, message, remedy = error.args
+        raise UserError("Nothing was evaluated.", [Problem(f"{listing}: labels", code, message, remedy)]) from None

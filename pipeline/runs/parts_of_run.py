@@ -1,0 +1,83 @@
+"""Parts of a run that may come from its plugins: further metrics and chosen post-processing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.engines.postprocessing import POSTPROCESSING as STEPS
+from pipeline.errors import Problem, UserError
+from pipeline.metrics.registered import METRICS
+from pipeline.networks import NETWORKS
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.predictors import build_metrics
+from pipeline.runs.stored import POSTPROCESSING, read_own
+from pipeline.terminal import note
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pipeline.engines.postprocessing import LabelStep
+    from pipeline.metrics.registered import CaseMetric
+    from pipeline.planning.settings import Settings
+    from pipeline.recipe import Recipe
+    from pipeline.registry import Registry
+    from pipeline.types import Task
+
+
+def chosen_steps(run: Path, task: Task) -> tuple[LabelStep, ...]:
+    """Read which post-processing a cross-validation has chosen.
+
+    Raises:
+        UserError: The file is damaged, or speaks of a label that the run does not know.
+    """
+    if not (run / POSTPROCESSING).exists():
+        note(f"{run} is not finished, so no post-processing was chosen; train goes on with --resume")
+        return ()
+    rows = read_own(run, POSTPROCESSING)["steps"]
+    steps: tuple[LabelStep, ...] = tuple(STEPS.build(row["step"], row["options"]) for row in rows)
+    if unknown := [step.label for step in steps if step.label not in task.labels]:
+        message = f"changes the label {unknown[0]}, which the run does not know"
+        remedy = "bring the file back"
+        problem = Problem(str(run / POSTPROCESSING), "damaged-run", message, remedy)
+        raise UserError("The run's folder is not whole.", [problem])
+    return steps
+
+
+def load_metrics(run: Path, settings: Settings) -> dict[str, CaseMetric]:
+    """Build the further columns of a run's scores, from its plugins where they are not ours.
+
+    Raises:
+        UserError: No loaded file registers one, or it refuses its options.
+    """
+    _ready(run, METRICS, [choice.metric for choice in settings.metrics])
+    messages = [text for choice in settings.metrics for _, text in METRICS.problems(choice.metric, choice.options)]
+    if messages:
+        problem = Problem(str(run), "bad-component", messages[0], "use a checkpoint that Fewmask wrote")
+        raise UserError("The cases cannot be scored.", [problem])
+    return build_metrics(settings)
+
+
+def load_parts(run: Path, recipe: Recipe) -> None:
+    """Load the plugins of a run where its network or its post-processing has to come from one.
+
+    Raises:
+        UserError: A plugin may not be loaded, or none of them registers what the recipe names.
+    """
+    _ready(run, NETWORKS, [recipe.network.name])
+    _ready(run, STEPS, [choice.step for choice in recipe.postprocessing])
+
+
+def _ready(run: Path, registry: Registry, names: Sequence[str]) -> None:
+    """Load the plugins of a run where a component has to come from one.
+
+    Raises:
+        UserError: A plugin may not be loaded, or none of them registers the component.
+    """
+    if all(name in registry for name in names):
+        return
+    RunFolder(run).load_plugins()
+    if unknown := [name for name in names if name not in registry]:
+        message = f"needs the {registry.name} {unknown[0]!r}, which no loaded file registers"
+        problem = Problem(str(run), f"unknown-{registry.name}", message, "name its file: --plugin FILE")
+        raise UserError("The model cannot be built.", [problem])

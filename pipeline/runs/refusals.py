@@ -1,0 +1,117 @@
+"""What of a recipe fits neither its network, its scans nor the machine, as a message for the user."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from pipeline.errors import Problem, UserError
+from pipeline.memory import is_out_of_memory, memory_problem
+from pipeline.plugins import told_of_plugin
+from pipeline.recipe import BATCHES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.losses.objective import Objective
+    from pipeline.planning.settings import Settings
+    from pipeline.recipe import Recipe
+    from pipeline.types import Task
+
+
+def refuse_atlases(recipe: Recipe) -> None:
+    """Refuse atlases where there is nothing that they could be registered to, or no mask that could vote."""
+    if recipe.atlases.weight == 0:
+        return
+    if recipe.segments is not None:
+        why = "masks vote, and a recipe with segments has none"
+    elif recipe.data.dimensions != 3:
+        why = "volumes are registered, not slices"
+    else:
+        return
+    raise UserError("The recipe does not fit itself.", [Problem("atlases.weight", "no-atlases", why, "give 0")])
+
+
+def refuse_parts(settings: Settings) -> None:
+    """Refuse batches that cannot go through the network in equal parts."""
+    data = settings.data
+    parts = data.accumulate
+    sizes = [getattr(data, BATCHES[kind]) for kind in settings.kinds]
+    messages = [f"{parts} does not divide a batch of {size}" for size in sizes if size % parts]
+    problems = [Problem("data.accumulate", "bad-recipe", message, "give a divisor") for message in messages]
+    if problems:
+        raise UserError("The recipe does not fit itself.", problems)
+
+
+def refuse_losses(settings: Settings, objective: Objective, classes: int, channels: int) -> None:
+    """Let each of our losses judge a small empty batch: some options fit no scan of these dimensions, or no total."""
+    size = [min(side, 8) for side in settings.data.patch_size]
+    image = torch.zeros(1, channels, *size)
+    label = torch.zeros(1, 1, *size, dtype=torch.long)
+    logits = torch.zeros(1, classes, *size)
+    examples = {"image": image, "label": label, "mask": label == 0, "logits": logits}
+    examples |= {"teacher": logits, "reconstruction": image}
+    problems = []
+    for n, term in enumerate(objective.terms):
+        if not type(term.loss).__module__.startswith("pipeline."):
+            continue
+        try:
+            value = term.loss(*(examples[name] for name in (term.loss.judges, *term.loss.against)))
+            message = "" if value.ndim == 0 else "gives a number a case, and a total is one number: use mean or sum"
+        except (ValueError, RuntimeError) as error:
+            message = first_line(error)
+        if message:
+            remedy = "`fewmask components` lists every loss and its options"
+            problems.append(Problem(f"objective.{n}.options", "bad-component", f"{term.name}: {message}", remedy))
+    if problems:
+        raise UserError("The objective does not fit the scans.", problems)
+
+
+def refuse_patch(network: torch.nn.Module, settings: Settings, task: Task) -> None:
+    """Let the network see one empty patch, and refuse one that it cannot take."""
+    size = tuple(settings.data.patch_size)
+    expected = (1, len(task.labels), *size)
+    try:
+        with torch.no_grad():
+            output = network.eval()(torch.zeros(1, len(task.channels), *size, device=settings.device))
+        shape = getattr(output, "shape", None)  # A plugin's network may return anything.
+        if shape != expected:
+            what = type(output).__name__ if shape is None else tuple(shape)
+            raise ValueError(f"of one patch it makes {what}, and should make {expected}")
+    except (RuntimeError, ValueError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise told(error, settings, "to try the network once") from None
+        if (failed := told_of_plugin(error)) is not None:
+            raise failed from error
+        message = f"{settings.network.name} cannot take {size}: {first_line(error)}"
+        remedy = "use multiples of 2 to the power of the number of levels less 1, at least twice that"
+        raise UserError(
+            "The recipe does not fit its network.", [Problem("data.patch_size", "bad-patch", message, remedy)]
+        ) from None
+
+
+@contextmanager
+def memory_for_step(settings: Settings) -> Iterator[None]:
+    """Turn an error that says that memory ran out for a step into a user's."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise told(error, settings, "for a step") from error.__cause__
+
+
+def told(error: Exception, settings: Settings, what: str) -> Exception:
+    """Return an error; where it says that memory ran out, a user's that says what to make smaller."""
+    if not is_out_of_memory(error):
+        return error
+    data = settings.data
+    what = f"on {settings.device} {what} with patches of {data.patch_size}, {data.batch_size} a batch"
+    remedy = "lower data.batch_size or data.patch_size; a run that has begun goes on only with its own"
+    problem = memory_problem("data.batch_size", what, error, None, remedy)
+    return UserError("The recipe does not fit the device.", [problem])
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its class."""
+    return str(error).partition("\n")[0] or type(error).__name__

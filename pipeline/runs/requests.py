@@ -1,0 +1,136 @@
+"""Read what is to be trained: a recipe, a dataset or a checkpoint, with every mistake in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import config
+from pipeline.archives import load_checkpoint
+from pipeline.checkpoints import Checkpoint
+from pipeline.data.layouts import read_dataset
+from pipeline.decisions import NONE
+from pipeline.errors import Problem, UserError
+from pipeline.plugins import load_plugins
+from pipeline.runs.components import COMPONENTS
+from pipeline.runs.stored import read_written_of
+from pipeline.terminal import note
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.decisions import Decisions
+    from pipeline.recipe import Recipe
+
+
+# The ending of a checkpoint's name.
+CHECKPOINT = ".pt"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be trained.
+
+    Attributes:
+        recipe: What is asked for.
+        decided: What the run had decided on the way whose recipe it is; with it, that run is repeated bit for bit.
+        start: The checkpoint that the training goes on from; None where it begins anew.
+    """
+
+    recipe: Recipe
+    decided: Decisions = NONE
+    start: Checkpoint | None = None
+
+
+def read_recipe(source: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe with its overrides, load its plugins, and check everything in it.
+
+    Args:
+        source: A recipe's file, the name of one that is shipped, a dataset, for which a shipped one is chosen, or a
+            checkpoint, which holds the recipe that it was trained by.
+        overrides: ``key=value`` settings, which count more than the recipe's own.
+
+    Raises:
+        UserError: With every mistake of the recipe, or there is nothing of that name.
+    """
+    return _read(source, overrides).recipe
+
+
+def read_request(source: Path, overrides: Sequence[str] = (), folds: int | None = None) -> Request:
+    """Read what is to be trained: a recipe as :func:`read_recipe`, and all else that its file tells.
+
+    Args:
+        source: As for :func:`read_recipe`.
+        overrides: Likewise.
+        folds: Of a cross-validation, where it is to be one.
+
+    Raises:
+        UserError: As :func:`read_recipe`; or the source is a checkpoint, and what is asked for begins at the first step
+            of a training.
+    """
+    request = _read(source, overrides)
+    told = {"time_budget": request.recipe.time_budget, "--folds": folds}
+    problems = [
+        Problem(key, "not-from-the-start", "is for a training from its first step on", "leave it out")
+        for key, value in told.items()
+        if value is not None
+    ]
+    if request.start and problems:
+        raise UserError("Nothing was started.", problems)
+    return request
+
+
+def _read(source: Path, overrides: Sequence[str]) -> Request:
+    if source.suffix == CHECKPOINT:
+        start = Checkpoint(source, load_checkpoint(source))
+        return replace(parse_request(_of_checkpoint(start, overrides), str(source)), start=start)
+    path = config.find(source)
+    if path is not None:
+        return parse_request(config.read(path, overrides), str(path))
+    return Request(_recipe_for(source, overrides))
+
+
+def parse_request(raw: dict[str, Any], source: str) -> Request:
+    """Load the plugins that raw keys and values name, and turn these into a recipe and the decisions of its run.
+
+    Args:
+        raw: The recipe, and perhaps the decisions.
+        source: What to call it in messages.
+
+    Raises:
+        UserError: With every mistake of the recipe.
+    """
+    return Request(_parse(raw, source), config.parse_decisions(raw, source))
+
+
+def _recipe_for(source: Path, overrides: Sequence[str]) -> Recipe:
+    """Return the shipped recipe for what a dataset has, and say which that is."""
+    recipe = _parse(_for(source, "semisupervised", overrides), str(source))
+    dataset = read_dataset(source, recipe.root, recipe.layout.name, recipe.layout.options)
+    training = [case for case in dataset.cases if case.role in (None, "training")]
+    bare = sum(case.label is None for case in training)
+    some = "semisupervised" if bare else "supervised"
+    name = "unsupervised" if bare == len(training) else some
+    note(f"{source}: {len(training) - bare} scans with masks and {bare} without, so the recipe is {name!r}")
+    return _parse(_for(source, name, overrides), str(source))
+
+
+def _of_checkpoint(start: Checkpoint, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the recipe of a checkpoint, which holds no places of the machine that it was trained on."""
+    changed = config.override(config.written(*read_written_of(start)), overrides)
+    if not any(override.startswith("dataset=") for override in overrides):
+        problem = Problem("dataset", "no-dataset", "is not given, and a checkpoint does not tell", "add dataset=PATH")
+        raise UserError("There is nothing to train on.", [problem])
+    return changed
+
+
+def _for(source: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    return config.read(config.shipped()[name], overrides) | {"dataset": str(source)}
+
+
+def _parse(raw: dict[str, Any], source: str) -> Recipe:
+    plugins = raw.get("plugins")
+    if isinstance(plugins, list) and all(isinstance(plugin, str) for plugin in plugins):
+        load_plugins([Path(plugin) for plugin in plugins])
+    return config.parse(raw, source, COMPONENTS)

@@ -1,0 +1,90 @@
+"""Which cases a run is scored on: its own, or those of another dataset that it was not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from pipeline.data.checked import changed_files
+from pipeline.data.layouts import LAYOUTS, Dataset, open_dataset
+from pipeline.errors import Problem, UserError
+from pipeline.runs.checkpoint_facts import facts_of
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.stored import SPLIT, read_config, read_own
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.data.index import Index
+    from pipeline.data.inspection import CaseFacts
+    from pipeline.runs.targets import OpenAs
+    from pipeline.types import Case, Task
+
+
+def unseen_cases(run: Path, index: Index) -> tuple[Case, ...]:
+    """Return the cases of which the run was trained on no channel, however that was stored."""
+    split = read_own(run, SPLIT)
+    trained_on = {*split["labelled"], *split["unlabelled"]}
+    known = facts_of(run, trained_on)
+    seen = {key for case in trained_on for keys in known[case].known_by for key in keys}
+    unseen = tuple(c for c in index.dataset.cases if seen.isdisjoint(chain(*index.facts[c.id].known_by)))
+    if not unseen:
+        message = "has no labelled case that the run was not trained on"
+        remedy = "name a dataset with other cases"
+        raise UserError(
+            "There is nothing to validate on.", [Problem(str(index.dataset.source), "all-seen", message, remedy)]
+        )
+    return unseen
+
+
+def own_dataset(run: Path, part: str) -> tuple[Dataset, dict[str, CaseFacts]]:
+    """Return a run's own dataset with the cases of one part of its split alone, and what was found when it began.
+
+    Raises:
+        UserError: A case is gone or has changed.
+    """
+    # The run's folder knows better than its checkpoint, which may be from before the dataset was moved.
+    told = read_config(run)
+    if told.layout.name not in ("auto", *LAYOUTS.names):
+        RunFolder(run).load_plugins()
+    dataset = open_dataset(told.dataset, told.root, told.layout.name, told.layout.options)
+    wanted = read_own(run, SPLIT)[part]
+    missing = [name for name in wanted if name not in {case.id for case in dataset.cases}]
+    if missing:
+        problems = [
+            Problem(name, "case-gone", f"is no longer in {dataset.source}", "bring it back") for name in missing
+        ]
+        raise UserError("The run's cases are not all there.", problems)
+    # What is odd about the dataset was said when it was trained on.
+    own = replace(dataset, cases=tuple(case for case in dataset.cases if case.id in wanted), problems=())
+    facts = facts_of(run, wanted)
+    problems = [problem for case in own.cases for problem in changed_files(case, facts[case.id])]
+    if problems:
+        raise UserError(f"The dataset of {run} has changed.", problems)
+    return own, facts
+
+
+def own_cases(run: Path) -> tuple[Dataset, dict[str, CaseFacts]]:
+    """Return a run's own validation cases, as :func:`own_dataset`, and refuse a run that has none."""
+    own, facts = own_dataset(run, "validation")
+    if not own.cases:
+        message = "has no labelled case of its own"
+        remedy = "name a dataset with labels: --dataset DATASET"
+        raise UserError("There is nothing to validate on.", [Problem(str(run), "no-labels", message, remedy)])
+    return own, facts
+
+
+def other_cases(source: Path, task: Task, open_as: OpenAs) -> Dataset:
+    """Return the labelled cases of another dataset: its validation list, or without one all of them.
+
+    Raises:
+        UserError: There is none.
+    """
+    dataset = open_dataset(source, *open_as)
+    held_out = tuple(case for case in dataset.cases if case.role == "validation")
+    cases = held_out or tuple(case for case in dataset.cases if case.label)
+    if not cases:
+        problem = Problem(str(source), "no-labels", "has no labelled case to validate on", "name a dataset with labels")
+        raise UserError("There is nothing to validate on.", [problem])
+    return replace(dataset, cases=cases, channels=dataset.channels or task.channels)

@@ -1,0 +1,117 @@
+"""Which scans are predicted, and what each mask is called."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import nifti
+from pipeline.data.layouts import open_dataset
+from pipeline.data.layouts.channels import CHANNEL
+from pipeline.errors import Problem, UserError, nearest
+from pipeline.files import LONGEST_WRITTEN
+from pipeline.runs.checking import tell_warnings
+from pipeline.types import Case
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+# Root, layout and options of a dataset.
+OpenAs = tuple[Path | None, str, dict[str, Any]]
+
+
+def chosen_cases(cases: list[Case], only: Sequence[str], *, unlabelled: bool) -> list[Case]:
+    """Return the cases that are wanted.
+
+    Raises:
+        UserError: An id is of no case, or no case is left.
+    """
+    known = {case.id for case in cases}
+    if unknown := [name for name in only if name not in known]:
+        problems = [Problem(name, "no-case", "is the id of no scan there", nearest(name, known)) for name in unknown]
+        raise UserError("Nothing was predicted.", problems)
+    wanted = [case for case in cases if not only or case.id in only]
+    chosen = [case for case in wanted if not (unlabelled and case.label)]
+    if wanted and not chosen:
+        problem = Problem("--unlabelled", "no-scans", "every scan there has a mask", "leave it out to predict them")
+        raise UserError("Nothing was predicted.", [problem])
+    return chosen
+
+
+def targets_of(cases: Sequence[Case], scans: Sequence[Path], output: Path) -> dict[Path, Case]:
+    """Map each mask's path to its scan, of those that were found where scans were named."""
+    named = [(output / _mask_name(case), case) for case in cases]
+    counts = Counter(nifti.stem(path) for path, _ in named)
+    problems = [
+        Problem(
+            str(case.images[0]),
+            "name-twice",
+            f"{counts[nifti.stem(path)]} scans would be written to {path}",
+            "predict them in separate calls",
+        )
+        for path, case in named
+        if counts[nifti.stem(path)] > 1
+    ]
+    problems += [
+        Problem(
+            str(case.images[0]),
+            "name-too-long",
+            f"its mask would be called {path.name}, and a name that can be written has {LONGEST_WRITTEN} bytes at most",
+            "rename the scan, or predict it through a link of a shorter name",
+        )
+        for path, case in named
+        if len(os.fsencode(path.name)) > LONGEST_WRITTEN
+    ]
+    problems += present_masks(path for path, _ in named)
+    if not named:
+        problems = [
+            Problem(
+                ", ".join(map(str, scans)),
+                "no-scans",
+                "no .nii or .nii.gz file is there",
+                "name scans or a folder of them",
+            )
+        ]
+    if problems:
+        raise UserError("Nothing was predicted.", problems)
+    return dict(named)
+
+
+def present_masks(paths: Iterable[Path]) -> list[Problem]:
+    """Return a problem for each path that is there already."""
+    message = "is there already"
+    remedy = "name another --output, or remove it"
+    there = [path for path in paths if path.is_symlink() or path.exists()]
+    return [Problem(str(path), "mask-exists", message, remedy) for path in there]
+
+
+def _mask_name(case: Case) -> str:
+    """Return the first file's name, without the number of a channel where the dataset gives each channel a file.
+
+    Where a case is called otherwise than its file, or has several files without such numbers, it is the case's own
+    name: ``image.nii.gz`` is there in every folder, and ``X_flair.nii.gz`` is one channel of ``X``.
+    """
+    first = case.images[0]
+    name = nifti.stem(first)
+    own = case.id
+    channel = CHANNEL.fullmatch(name)
+    if channel and (len(case.images) > 1 or own == channel[1]):
+        return first.name.replace(name, channel[1], 1)
+    ours = len(case.images) > 1 or not name.startswith(own)
+    # An id is text of a list's, and not every text can be a file's name.
+    usable = own == Path(own).name and own.isprintable() and not own.startswith(".")
+    if ours and usable:
+        return f"{own}{first.name.removeprefix(name)}"
+    return first.name
+
+
+def scans_of(place: Path, open_as: OpenAs) -> tuple[Case, ...]:
+    """Return the cases of what was named: those of a folder or a list, or the one that a scan is."""
+    if place.is_dir() or (place.is_file() and not nifti.is_nifti(place)):
+        dataset = open_dataset(place, *open_as)
+        tell_warnings(dataset.problems)
+        return dataset.cases
+    return (Case(id=nifti.stem(place), images=(place,), label=None, patient="", role="test"),)
