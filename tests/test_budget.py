@@ -14,7 +14,8 @@ from runs_fixtures import TINY, assert_same_run, make_phantom, plug_pulled_at, s
 from test_plan import CPU, GPU, MANY, recipe
 from torch import nn
 
-from pipeline import cli, runs
+from pipeline import runs
+from pipeline.commands import training
 from pipeline.bounds import seconds_of
 from pipeline.engines.schedules import Schedule
 from pipeline.engines.steps import TrainingStep

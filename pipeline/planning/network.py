@@ -235,10 +235,8 @@ class SizePlanner:
 
     def least_bytes(self, sizes: Sizes, needed: int | None) -> int | None:
         """Return the least that an estimate of what a step takes may mean; None of none."""
-        if needed is None:
-            return None
         averaged = self.recipe.optimizer.averaging > 0
-        return least_bytes(needed, self._build(sizes), averaged=averaged, members=self._members)
+        return needed and least_bytes(needed, self._build(sizes), averaged=averaged, members=self._members)
 
     def _build(self, sizes: Sizes) -> Callable[[], torch.nn.Module]:
         """Return what builds the network."""
