@@ -15,8 +15,8 @@ from test_plan import CPU, GPU, MANY, recipe
 from torch import nn
 
 from pipeline import runs
-from pipeline.commands import training
 from pipeline.bounds import seconds_of
+from pipeline.commands import training
 from pipeline.engines.schedules import Schedule
 from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError

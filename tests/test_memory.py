@@ -10,11 +10,11 @@ from runs_fixtures import make_phantom, write_recipe
 from torch.nn.functional import interpolate
 
 from pipeline import runs
-from pipeline.engines import devices
 from pipeline.errors import UserError
 from pipeline.losses import BalancedCELoss, DiceLoss
 from pipeline.losses.base import levels_of
 from pipeline.networks import NETWORKS, recompute_blocks
+from pipeline.planning import devices
 from pipeline.planning.memory import OVERHEAD, PARAMETER_BYTES, TOO_HIGH, least_bytes, training_bytes
 from pipeline.runs.planning import prepare
 

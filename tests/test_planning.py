@@ -12,9 +12,8 @@ from test_plan import CPU, GPU, MANY, recipe
 
 from pipeline import cli, config, runs
 from pipeline.data.loaders import AHEAD
-from pipeline.engines import devices
 from pipeline.errors import UserError
-from pipeline.planning import doctor
+from pipeline.planning import devices, doctor
 from pipeline.planning.doctor import examine
 from pipeline.planning.plan import make_plan, prepared_bytes
 from pipeline.runs.components import COMPONENTS
