@@ -227,7 +227,7 @@ def files_of(folder: Path) -> dict[str, str]:
 def examine(commands: list[list[str]], folder: Path) -> list[Found]:
     """Run every command in the folder that :func:`write_place` wrote."""
     from pipeline import cli, terminal
-    from pipeline.engines import devices
+    from pipeline.planning import devices
 
     place, kept = folder / "a" / "b" / "place", folder / "kept"
     write_place(place)
