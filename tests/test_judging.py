@@ -105,7 +105,7 @@ def test_patch_that_the_network_cannot_take_is_refused(network, patch):
     made = build.make_network(recipe, TASK)
     refuse_declared_patch("x.pt", made, recipe, TASK)
     data = recipe.data.model_copy(update={"patch_size": (patch,) * 3})
-    with pytest.raises(UserError, match=r"x\.pt: holds no model of ours: it (cannot take|answers) patches of"):
+    with pytest.raises(UserError, match=r"x\.pt: holds no model of ours: (it cannot take|its output for) patches of"):
         refuse_declared_patch("x.pt", made, recipe.model_copy(update={"data": data}), TASK)
 
 

@@ -8,6 +8,7 @@ from test_plan import CPU, GPU, MANY, recipe
 
 from pipeline.planning.plan import make_plan
 from pipeline.planning.settings import Settings, settle
+from pipeline.recipe import Recipe
 from pipeline.runs.timing import to_begin_with
 
 
@@ -41,7 +42,7 @@ def test_with_a_time_budget_a_plan_is_filled_in_to_begin_with():
 
 @pytest.mark.parametrize("key", ["precision", "data.spacing_mm", "data.normalization", "network.recompute"])
 def test_what_is_left_open_is_named(key):
-    whole = make_plan(recipe(network="unet"), MANY, CPU).recipe
+    whole = Recipe.model_validate(make_plan(recipe(network="unet"), MANY, CPU).recipe.model_dump())
     *section, name = key.split(".")
     part = getattr(whole, section[0]) if section else whole
     changed = part.model_copy(update={name: "auto"})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.planning.limits import refuse_scans
 from pipeline.planning.network import SizePlanner
 from pipeline.planning.normalization import choose_normalization, normalization_reason
+from pipeline.planning.settings import PlannedRecipe
 from pipeline.planning.spacing import choose_dimensions, choose_orientation, choose_spacing, coarse_axis, median_shape
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Plan:
     """A recipe without any ``auto``, and why it is as it is.
 
     Attributes:
-        recipe: Ready to be trained; with a time budget, but for what the machine's pace decides.
+        recipe: What is to be trained.
         choices: What was chosen, or was given where it might have been.
         shape: Of the median scan on the plan's grid.
         memory_bytes: What a training step is estimated to take; None where the machine's memory is not known.
@@ -60,13 +61,13 @@ class Plan:
         most_members: Networks of an ensemble that a time budget trains if it has the time; without a budget 1.
     """
 
-    recipe: Recipe
+    recipe: PlannedRecipe
     choices: tuple[Choice, ...]
     shape: tuple[int, ...]
     memory_bytes: int | None
     least_bytes: int | None = None
-    wider: Recipe | None = None
-    lighter: tuple[tuple[Recipe, float], ...] = ()
+    wider: PlannedRecipe | None = None
+    lighter: tuple[tuple[PlannedRecipe, float], ...] = ()
     most_members: int = 1
 
 
@@ -128,10 +129,9 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
         members = pick("network.members", members, lambda: (1, "with time_budget, as many as it has time for"))
         steps = pick("max_steps", steps, lambda: _steps(hardware, members))
     kept_bytes = prepared_bytes(index, axes, spacing)
-    labels = index.labels.values()
     resident = pick("data.resident", data.resident, lambda: _resident(hardware, kept_bytes, data.workers))
     workers = pick("data.workers", data.workers, lambda: _workers(hardware, resident))
-    flips = pick("augmentation.flip_axes", recipe.augmentation.flip_axes, lambda: _flips(labels, orientation))
+    flips = pick("augmentation.flip_axes", recipe.augmentation.flip_axes, lambda: _flips(index, orientation))
     chosen = sizes.of_network | {"memory_format": layout, "members": members}
     grid = {"dimensions": axes, "orientation": orientation, "spacing_mm": spacing, "normalization": normalization}
     resolved = recipe.model_copy(
@@ -146,8 +146,9 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
         }
     )
     least = planner.least_bytes(sizes, memory_bytes)
+    planned = PlannedRecipe.model_validate(resolved.model_dump(warnings=False))  # Which the copy did not do.
     choices = tuple(pick.made)
-    plan = Plan(recipe=resolved, choices=choices, shape=shape, memory_bytes=memory_bytes, least_bytes=least)
+    plan = Plan(recipe=planned, choices=choices, shape=shape, memory_bytes=memory_bytes, least_bytes=least)
     return plan if recipe.time_budget is None else _with_alternatives(plan, planner, sizes)
 
 
@@ -162,7 +163,7 @@ def _with_alternatives(plan: Plan, planner: SizePlanner, sizes: Sizes) -> Plan:
     return replace(plan, wider=wider, lighter=lighter, most_members=planner.most_members(wide or sizes))
 
 
-def _lighter(recipe: Recipe, planner: SizePlanner, sizes: Sizes) -> Iterator[tuple[Recipe, float]]:
+def _lighter(recipe: PlannedRecipe, planner: SizePlanner, sizes: Sizes) -> Iterator[tuple[PlannedRecipe, float]]:
     """Yield a resolved recipe with less and less to do in a step, and the share that this is."""
     whole = planner.voxels(sizes)
     for less in planner.lighter(sizes):
@@ -269,6 +270,6 @@ def choose_flips(labels: Iterable[str], orientation: str) -> tuple[int, ...]:
     return tuple(axis for axis, code in enumerate(orientation) if code in "RL")
 
 
-def _flips(labels: Iterable[str], orientation: str) -> tuple[tuple[int, ...], str]:
-    flips = choose_flips(labels, orientation)
+def _flips(index: Index, orientation: str) -> tuple[tuple[int, ...], str]:
+    flips = choose_flips(index.labels.values(), orientation)
     return flips, "left and right look alike" if flips else "a label may tell left from right"

@@ -35,12 +35,17 @@ class DataSettings(DataChoices):
     resident: bool
 
 
-class NetworkSettings(NetworkChoice):
+class PlannedNetwork(NetworkChoice):
+    """The network, but for what a time budget chooses; an option may be left to the network itself."""
+
+    recompute: bool
+
+
+class NetworkSettings(PlannedNetwork):
     """The network, with every choice made; an option may still be left to the network itself."""
 
     members: int
     memory_format: Literal["contiguous", "channels_last"]
-    recompute: bool
 
 
 class AugmentationSettings(AugmentationChoices):
@@ -49,14 +54,20 @@ class AugmentationSettings(AugmentationChoices):
     flip_axes: tuple[int, ...]
 
 
-class Settings(Recipe):
+class PlannedRecipe(Recipe):
+    """What a plan consists of: with a time budget, steps, members and memory format are still open."""
+
+    precision: Literal["float32", "bfloat16", "float16"]
+    data: DataSettings
+    network: PlannedNetwork
+    augmentation: AugmentationSettings
+
+
+class Settings(PlannedRecipe):
     """A whole training run, with every choice made."""
 
     max_steps: Steps
-    precision: Literal["float32", "bfloat16", "float16"]
-    data: DataSettings
     network: NetworkSettings
-    augmentation: AugmentationSettings
 
 
 def settle(recipe: Recipe) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline import config
 from pipeline.data.check import copies
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
     from pipeline.recipe import Recipe
+
+
+R = TypeVar("R", bound="Recipe")
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
         raise UserError("The recipe does not fit the dataset.", problems)
 
 
-def absolute(recipe: Recipe) -> Recipe:
+def absolute(recipe: R) -> R:
     """Let a run's own recipe name the same files wherever it is read from."""
     root = recipe.root and recipe.root.resolve()
     plugins = tuple(path.resolve() for path in recipe.plugins)
