@@ -121,13 +121,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     )
     sizes, memory_bytes = planner.choose()
     pick.made += [Choice(*choice) for choice in planner.reasons(sizes)]
-    steps = recipe.max_steps
-    layout = recipe.network.memory_format
-    members = recipe.network.members
-    if recipe.time_budget is None:  # Else the machine's pace decides, once everything else is decided.
-        layout = pick("network.memory_format", layout, lambda: ("contiguous", "with time_budget, what is faster here"))
-        members = pick("network.members", members, lambda: (1, "with time_budget, as many as it has time for"))
-        steps = pick("max_steps", steps, lambda: _steps(hardware, members))
+    steps, layout, members = _open_to_time(recipe, hardware, pick)
     kept_bytes = prepared_bytes(index, axes, spacing)
     resident = pick("data.resident", data.resident, lambda: _resident(hardware, kept_bytes, data.workers))
     workers = pick("data.workers", data.workers, lambda: _workers(hardware, resident))
@@ -145,11 +139,25 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),
         }
     )
-    least = planner.least_bytes(sizes, memory_bytes)
-    planned = PlannedRecipe.model_validate(resolved.model_dump(warnings=False))  # Which the copy did not do.
-    choices = tuple(pick.made)
-    plan = Plan(recipe=planned, choices=choices, shape=shape, memory_bytes=memory_bytes, least_bytes=least)
+    plan = Plan(
+        recipe=PlannedRecipe.model_validate(resolved.model_dump(warnings=False)),  # Which the copy did not do.
+        choices=tuple(pick.made),
+        shape=shape,
+        memory_bytes=memory_bytes,
+        least_bytes=planner.least_bytes(sizes, memory_bytes),
+    )
     return plan if recipe.time_budget is None else _with_alternatives(plan, planner, sizes)
+
+
+def _open_to_time(recipe: Recipe, hardware: Hardware, pick: _Choices) -> tuple[Any, Any, Any]:
+    """Choose steps, memory format and members; with a time budget the machine's pace does so once all else is chosen."""
+    layout = recipe.network.memory_format
+    members = recipe.network.members
+    if recipe.time_budget is not None:
+        return recipe.max_steps, layout, members
+    layout = pick("network.memory_format", layout, lambda: ("contiguous", "with time_budget, what is faster here"))
+    members = pick("network.members", members, lambda: (1, "with time_budget, as many as it has time for"))
+    return pick("max_steps", recipe.max_steps, lambda: _steps(hardware, members)), layout, members
 
 
 def _with_alternatives(plan: Plan, planner: SizePlanner, sizes: Sizes) -> Plan:
