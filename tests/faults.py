@@ -93,10 +93,10 @@ def _checkpoint() -> Case:
             save_checkpoint(folder, "last", state(step))
 
     return Case(
-        id="checkpoint",
-        images=prepare,
-        label=lambda folder: save_checkpoint(folder, "last", state(3)),
-        patient=is_whole,
+        name="checkpoint",
+        prepare=prepare,
+        write=lambda folder: save_checkpoint(folder, "last", state(3)),
+        is_whole=is_whole,
     )
 
 
@@ -123,7 +123,7 @@ def _cache(scratch: Path) -> Case:
         return all(len(np.load(path).files) == 3 for path in folder.glob("*.npz"))
 
     expected = replace(cache(scratch), folder=None).get(look.dataset.cases[0])["image"]
-    return Case(id="cache", images=lambda folder: None, label=write, patient=is_whole)
+    return Case(name="cache", prepare=lambda folder: None, write=write, is_whole=is_whole)
 
 
 def _report() -> Case:
@@ -140,7 +140,7 @@ def _report() -> Case:
         lines = (folder / "cases.csv").read_text().count("\n")
         return lines in (11, 2_001) and (folder / "summary.json").read_text().endswith("]\n}\n")
 
-    return Case(id="report", images=lambda folder: write(folder, 10), label=write, patient=is_whole)
+    return Case(name="report", prepare=lambda folder: write(folder, 10), write=write, is_whole=is_whole)
 
 
 def _mask(scratch: Path) -> Case:
@@ -152,7 +152,7 @@ def _mask(scratch: Path) -> Case:
     def is_whole(folder: Path) -> bool:
         return len(np.unique(nifti.load(folder / "a.nii.gz").voxels)) == 1
 
-    return Case(id="mask", images=lambda folder: write(folder, 1), label=write, patient=is_whole)
+    return Case(name="mask", prepare=lambda folder: write(folder, 1), write=write, is_whole=is_whole)
 
 
 def _history() -> Case:
@@ -169,7 +169,10 @@ def _history() -> Case:
         )
 
     return Case(
-        id="history", images=lambda folder: log(folder).append({"step": 1, "loss": 0.5}), label=write, patient=is_whole
+        name="history",
+        prepare=lambda folder: log(folder).append({"step": 1, "loss": 0.5}),
+        write=write,
+        is_whole=is_whole,
     )
 
 

@@ -170,7 +170,7 @@ def test_weights_of_the_network_are_those_without_atlases(voting):
 
 
 def test_probabilities_are_the_weighted_mean_and_agree_with_the_labels(voting):
-    from pipeline.data import nifti
+    from pipeline import nifti
 
     folder, run = voting
     model = load_model(run, "last").predictor

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -368,7 +369,7 @@ def test_a_pair_of_masks_is_judged_as_one(tmp_path, make_scan):
 
 def test_the_public_decathlon_passes(hippocampus):
     dataset = open_dataset(hippocampus)
-    few = type(dataset)(dataset.source, dataset.layout, dataset.cases[:10], dataset.channels, dataset.labels)
+    few = replace(dataset, cases=dataset.cases[:10], ignore=None, regions={}, problems=())
     check = Check(few)
     list(check)
     assert check.problems == []

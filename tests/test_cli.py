@@ -102,7 +102,7 @@ def test_line_that_is_no_command_exits_2(run, words):
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"), [("trian", "'train'"), ("Validate", "'validate'"), ("xyzzy", "check, plan")]
+    ("word", "meant"), [("trian", "'train'"), ("Validate", "'validate'"), ("xyzzy", "check, fetch")]
 )
 def test_command_that_there_is_not_is_compared_with_those_that_there_are(run, word, meant):
     err = error_of(run(word, "--output", "x"))

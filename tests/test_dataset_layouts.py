@@ -293,8 +293,10 @@ class Pairs(Layout):
 
     def read(self, source, root):
         found = sorted(source.glob(f"*.{self.ending}"))
-        cases = (Case(p.name[:1], (p,), p.with_name(p.name.replace("img", "seg")), p.name[:1]) for p in found)
-        return Dataset(source, "pairs", tuple(cases))
+        masks = [path.with_name(path.name.replace("img", "seg")) for path in found]
+        pairs = zip(found, masks)
+        cases = [Case(id=p.name[:1], images=(p,), label=m, patient=p.name[:1]) for p, m in pairs]
+        return Dataset(source=source, layout="pairs", cases=tuple(cases))
 '''
 
 

@@ -215,7 +215,7 @@ def test_error_of_a_worker_arrives_whatever_it_is(dataset, mortal, tmp_path, mon
 
 def test_users_mistake_in_a_worker_keeps_its_problems(dataset, mortal, tmp_path, monkeypatch):
     def get(self, case):
-        raise UserError("gone", [loaders.Problem("x.nii", "missing-file", "is gone", "bring it back", case.id)])
+        raise UserError("gone", [loaders.Problem("x.nii", "missing-file", "is gone", "bring it back", case=case.id)])
 
     monkeypatch.setattr(Cache, "get", get)
     with pytest.raises(UserError) as raised:

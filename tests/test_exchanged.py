@@ -371,10 +371,10 @@ def test_no_scan_is_predicted_that_was_not_checked(place, tmp_path):
     scans = [tmp_path / f"{name}.nii.gz" for name in "ab"]
     for scan, part in zip(scans, ("validation", "unlabelled"), strict=True):
         shutil.copy(place.files(part)[0], scan)
-    with after(prediction, "_checked_scans", lambda: exchanges.one_voxel_more(scans[1], np.random.default_rng(0))):
+    with after(prediction, "checked_scans", lambda: exchanges.one_voxel_more(scans[1], np.random.default_rng(0))):
         assert refused(lambda: runs.predict(place.whole, scans, tmp_path / "masks", rank=True), scans[1])
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["a.nii.gz"]
-    with after(prediction, "_checked_scans", lambda: [exchanges.byteswapped(path, None) for path in scans]):
+    with after(prediction, "checked_scans", lambda: [exchanges.byteswapped(path, None) for path in scans]):
         runs.predict(place.whole, scans, tmp_path / "again")
     assert (tmp_path / "again" / "a.nii.gz").read_bytes() == (tmp_path / "masks" / "a.nii.gz").read_bytes()
 
@@ -388,12 +388,12 @@ def test_no_mask_is_evaluated_that_was_not_checked(place, tmp_path, side):
     def evaluate():
         runs.evaluate(tmp_path / "masks", tmp_path / "truth", tmp_path / "scores")
 
-    with after(evaluating, "_checked_pairs", lambda: exchanges.forged(path, np.random.default_rng(0))):
+    with after(evaluating, "checked_pairs", lambda: exchanges.forged(path, np.random.default_rng(0))):
         assert refused(evaluate, path)
     assert not (tmp_path / "scores").exists()
     with after(
         evaluating,
-        "_checked_pairs",
+        "checked_pairs",
         lambda: [exchanges.copied(path, None), exchanges.touched(path, np.random.default_rng(0))],
     ):
         evaluate()

@@ -56,7 +56,8 @@ def model(monkeypatch):
         label_values=(0, 1),
         precision=torch.float32,
     )
-    made = TrainedModel(Recipe.model_validate_json(json.dumps(raw)), task, predictor, 1)
+    recipe = Recipe.model_validate_json(json.dumps(raw))
+    made = TrainedModel(recipe=recipe, task=task, predictor=predictor, step=1)
     monkeypatch.setattr(prediction, "load_model", lambda *_: made)
     return made
 

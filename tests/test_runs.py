@@ -815,7 +815,7 @@ def test_a_run_remembers_its_plugins_and_runs_none_that_its_user_never_named(
     (run / "plugins.json").unlink()
     with pytest.raises(UserError, match="--plugin FILE") as raised:
         runs.predict(run, [scan], tmp_path / "none")
-    assert problems_of(raised) == [("unknown-network", str(run / "checkpoints" / "last-000002.pt"))]
+    assert problems_of(raised) == [("unknown-network", str(run))]
 
 
 # Two dimensions

@@ -102,7 +102,7 @@ def test_harness_sees_a_traceback_and_a_file_that_goes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(vile, "write_place", write_place)
     monkeypatch.setattr(vile, "share_drawings", lambda: None)
-    monkeypatch.setattr("pipeline.engines.devices._memory_bytes", lambda _: 2**30)
+    monkeypatch.setattr("pipeline.planning.devices._memory_bytes", lambda _: 2**30)
     handlers = {number: vile.signal.getsignal(number) for number in (vile.signal.SIGVTALRM, vile.signal.SIGALRM)}
     crashed, lost, again = vile.examine([["predict"], ["check"], ["check"]], tmp_path / "home")
     for number, handler in handlers.items():

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.index import Index
     from pipeline.planning.hardware import Hardware
+    from pipeline.recipe import Recipe
 
 
 def refuse_scans(
@@ -48,6 +49,19 @@ def refuse_scans(
             problems.append(Problem(str(case.images[0]), "out-of-memory", message, remedy, case=case.id))
     if problems:
         raise UserError("The recipe does not fit the machine.", problems)
+
+
+def refuse_atlases(recipe: Recipe) -> None:
+    """Refuse atlases where there is nothing that they could be registered to, or no mask that could vote."""
+    if recipe.atlases.weight == 0:
+        return
+    if recipe.segments is not None:
+        why = "masks vote, and a recipe with segments has none"
+    elif recipe.data.dimensions != 3:
+        why = "volumes are registered, not slices"
+    else:
+        return
+    raise UserError("The recipe does not fit itself.", [Problem("atlases.weight", "no-atlases", why, "give 0")])
 
 
 def refuse_step(needed: int | None, least: int | None, hardware: Hardware) -> None:

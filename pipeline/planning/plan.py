@@ -150,7 +150,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
 
 
 def _open_to_time(recipe: Recipe, hardware: Hardware, pick: _Choices) -> tuple[Any, Any, Any]:
-    """Choose steps, memory format and members; with a time budget the machine's pace does so once all else is chosen."""
+    """Choose steps, memory format and members; with a time budget the machine's pace does so later."""
     layout = recipe.network.memory_format
     members = recipe.network.members
     if recipe.time_budget is not None:

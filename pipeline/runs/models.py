@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.planning.settings import Settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainedModel:
     """What a checkpoint holds, ready to predict."""
 
@@ -115,7 +115,8 @@ def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel
     network.load_state_dict(cast("dict[str, Tensor]", weights))
     refuse_declared_patch(checkpoint.path, network, settings, task)
     predictor = build_predictor(settings, task, network)
+    model = TrainedModel(recipe=settings, task=task, predictor=predictor, step=about.step)
     if settings.atlases.weight == 0:
-        return TrainedModel(settings, task, predictor, about.step)
+        return model
     jury = read_atlases(run, settings, task)
-    return TrainedModel(settings, task, jury.beside(predictor), about.step, (jury.note,))
+    return replace(model, predictor=jury.beside(predictor), notes=(jury.note,))

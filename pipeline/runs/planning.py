@@ -15,10 +15,9 @@ from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write
 from pipeline.planning.devices import find_hardware
 from pipeline.planning.doctor import Finding, examine
-from pipeline.planning.limits import refuse_step, size
+from pipeline.planning.limits import refuse_atlases, refuse_step, size
 from pipeline.planning.plan import Choice, Plan, make_plan
 from pipeline.runs.checking import check
-from pipeline.runs.refusals import refuse_atlases
 from pipeline.terminal import note
 
 if TYPE_CHECKING:

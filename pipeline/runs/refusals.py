@@ -17,21 +17,7 @@ if TYPE_CHECKING:
 
     from pipeline.losses.objective import Objective
     from pipeline.planning.settings import Settings
-    from pipeline.recipe import Recipe
     from pipeline.types import Task
-
-
-def refuse_atlases(recipe: Recipe) -> None:
-    """Refuse atlases where there is nothing that they could be registered to, or no mask that could vote."""
-    if recipe.atlases.weight == 0:
-        return
-    if recipe.segments is not None:
-        why = "masks vote, and a recipe with segments has none"
-    elif recipe.data.dimensions != 3:
-        why = "volumes are registered, not slices"
-    else:
-        return
-    raise UserError("The recipe does not fit itself.", [Problem("atlases.weight", "no-atlases", why, "give 0")])
 
 
 def refuse_parts(settings: Settings) -> None:
