@@ -329,6 +329,8 @@ def examine(commands: list[list[str]], folder: Path) -> list[Found]:
             outcome = f"{type(error).__name__}: {error} ({places})"[:700]
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.alarm(0)
+        for console in (terminal.OUT, terminal.ERR):
+            console.file = None  # Whatever stdout and stderr are.
         if "Traceback" in text.getvalue():
             outcome = "printed a traceback"
         if any(not (c.isprintable() or c in "\n\r") for c in text.getvalue()):
