@@ -20,6 +20,7 @@ from pipeline.arguments import (
     Plugins,
     Root,
     Tolerance,
+    TrainedModel,
     command,
     destination,
     place,
@@ -38,6 +39,7 @@ from pipeline.console import (
 )
 from pipeline.durations import in_one_unit
 from pipeline.errors import Problem, UserError
+from pipeline.export.command import export  # noqa: F401 - registers itself
 from pipeline.files import to_write
 from pipeline.interruption import Stopped, stoppable
 from pipeline.terminal import complain, fail, progress, say
@@ -110,9 +112,8 @@ def plan(
             raise UserError("There is nothing to plan.", [problem])
         show_machine(runs.look_at_machine())
         return
-    chosen, findings = runs.plan(
-        runs.read_recipe(source, overrides), to_write(output.parent) / output.name, doctor=doctor
-    )
+    recipe = runs.read_recipe(source, overrides)
+    chosen, findings = runs.plan(recipe, to_write(output.parent) / output.name, doctor=doctor)
     show_plan([*chosen.choices, runs.memory_choice(chosen)])
     if doctor:
         show_machine(findings)
@@ -168,7 +169,7 @@ def train(
 
 @command
 def validate(
-    run: tyro.conf.Positional[Annotated[Path, place("RUN", "A run's folder.")]],
+    run: TrainedModel,
     *,
     dataset: Annotated[
         Path | None, tyro.conf.arg(help="Score this dataset's labelled cases, not the run's own.", metavar="DATASET")
@@ -195,7 +196,7 @@ def validate(
 
 @command
 def predict(
-    run: tyro.conf.Positional[Annotated[Path, place("RUN", "A run's folder.")]],
+    run: TrainedModel,
     scans: tyro.conf.Positional[Annotated[tuple[Path, ...], place("SCAN", "Scans, folders of scans, or datasets.")]],
     *,
     output: Annotated[Path, destination("Folder for the masks, which are named as the scans.")],
@@ -222,7 +223,8 @@ def predict(
     chosen: dict[str, Any] = {"only": only, "unlabelled": unlabelled, "device": device, "mirror": mirror == "on"}
     where = to_write(output)
     masks = runs.predict(run, scans, where, checkpoint, plugins, rank=annotate_next, open_as=open_as, **chosen)
-    say(f"Wrote {len(masks)} mask(s) to {output} with the {checkpoint} checkpoint.")
+    model = run.name if run.is_file() else f"the {checkpoint} checkpoint"
+    say(f"Wrote {len(masks)} mask(s) to {output} with {model}.")
 
 
 @command
@@ -258,8 +260,7 @@ def compare(
     """
     from pipeline import runs
 
-    comparison = runs.compare(run_a, run_b, to_write(output))
-    show_comparison(comparison)
+    show_comparison(runs.compare(run_a, run_b, to_write(output)))
     say(f"Wrote {output / 'report.html'}, compare.json and compare.csv.")
 
 

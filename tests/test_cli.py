@@ -25,6 +25,7 @@ COMMANDS = (
     "predict",
     "evaluate",
     "compare",
+    "export",
     "fetch",
     "prune",
     "phantom",

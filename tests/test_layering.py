@@ -20,7 +20,7 @@ LAYERS = (
     {"runs"},
     {"console"},
     {"arguments"},
-    {"model"},
+    {"model", "export"},
     {"cli", "api"},
 )
 # Beside the layers: reports is read by runs and cli, and itself reads three modules alone.
