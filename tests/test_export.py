@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from runs_fixtures import files_in, train, write_recipe
 
 import fewmask
@@ -25,9 +27,12 @@ from pipeline.data.transforms import Grid
 from pipeline.engines.postprocessing import POSTPROCESSING, name_of, postprocess
 from pipeline.errors import UserError
 from pipeline.export import onnx_graph, runner
+from pipeline.export.bundle import write_bundle
+from pipeline.export.bundle_scripts.networks import Program
 from pipeline.export.content import read_content
 from pipeline.export.description import describe
 from pipeline.export.writing import write_export
+from pipeline.networks import NETWORKS
 from pipeline.prediction.placement import place
 from pipeline.prediction.predictor import Ensemble, Predictor
 from pipeline.runs.model_files import read_model_file
@@ -447,3 +452,98 @@ def test_runner_places_a_scan_where_predict_does(codes):
         assert (tuple(found.axes), tuple(found.turned)) == (placement.axes, placement.turned)
         assert (tuple(found.shape), tuple(found.native)) == (placement.shape, placement.native)
         np.testing.assert_allclose(found.steps, placement.steps_in, rtol=1e-12)
+
+
+# MONAI bundles
+
+
+@pytest.fixture(scope="module")
+def bundle(crossed, folder):
+    write_export(crossed, folder / "bundle", "bundle")
+    return folder / "bundle"
+
+
+def run_bundle(place, scans, output, python=sys.executable):
+    """Run a bundle with MONAI's own command line, where this program cannot be imported."""
+    pytest.importorskip("fire", reason="needs MONAI's command line: pip install fire")
+    words = [python, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
+    words += ["--dataset_dir", str(scans), "--output_dir", str(output), "--device", "$torch.device('cpu')"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run(words, check=True, cwd=place, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+
+
+def test_bundle_runs_in_monais_command_line_and_predicts_as_predict_does(bundle, crossed, odd_scans, dataset, tmp_path):
+    own = masks_of(runs.predict(crossed, odd_scans, tmp_path / "own"))
+    run_bundle(bundle, odd_scans[0].parent, tmp_path / "masks")
+    for scan, labels in zip(odd_scans, own, strict=True):
+        mask = nib.load(tmp_path / "masks" / scan.name)
+        np.testing.assert_allclose(mask.affine, nib.load(scan).affine, atol=1e-4)
+        found = np.asarray(mask.dataobj)
+        assert (found == labels).mean() >= 0.9999, (scan.name, (found != labels).sum(), labels.size)
+    assert_tells_nobody_of(bundle, dataset)
+
+
+def test_metadata_has_what_monais_schema_of_2024_07_25_requires(bundle):
+    told = json.loads((bundle / "configs" / "metadata.json").read_text())
+    required = "schema version monai_version pytorch_version numpy_version required_packages_version task description"
+    assert set(required.split()) | {"authors", "copyright", "network_data_format"} <= told.keys()
+    for tensors in (told["network_data_format"][side] for side in ("inputs", "outputs")):
+        (tensor,) = tensors.values()
+        assert {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range"} <= tensor.keys()
+        assert all(isinstance(side, int) for side in tensor["spatial_shape"])
+    assert told["network_data_format"]["outputs"]["pred"]["num_channels"] == 6
+    assert "pipeline" not in "".join(path.read_text() for path in (bundle / "scripts").glob("*.py"))
+
+
+def assert_tells_nobody_of(bundle, dataset):
+    names = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
+    assert names - {name for name in names if "__pycache__" in name} == {
+        "configs/inference.json",
+        "configs/metadata.json",
+        "docs/README.md",
+        "models/model.pt",
+        *(f"scripts/{name}.py" for name in ("__init__", "inference", "networks", "postprocessing", "transforms")),
+    }
+    for name in names:
+        if "__pycache__" not in name:
+            assert_tells_nobody(bundle / name, dataset)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "monais"),
+    [
+        ("unet", {"channels": (4, 8), "num_res_units": 2}, "UNet"),
+        ("unet", {"channels": (4, 8, 8), "strides": ((2, 2, 1), (2, 2, 2)), "num_res_units": 0}, "UNet"),
+        ("dynunet", {"channels": (4, 8, 8)}, "DynUNet"),
+        ("dynunet", {"channels": (4, 8, 8), "residual": True, "deep_supervision": False}, "DynUNet"),
+        ("segresnet", {"init_filters": 8, "blocks_down": (1, 1), "blocks_up": (1,)}, "SegResNet"),
+        ("resenc", {"channels": (4, 8, 8), "blocks": (1, 2)}, None),
+        ("wnet", {"channels": (4, 8, 8)}, None),
+    ],
+)
+def test_network_is_monais_own_class_where_it_is_one_and_else_a_program(crossed, tmp_path, name, options, monais):
+    content = read_content(crossed)
+    predictor = content.predictors[0]
+    network = NETWORKS.build(name, options, spatial_dims=3, in_channels=1, out_channels=3).eval()
+    model = replace(content.model, predictor=replace(predictor, network=network))
+    write_bundle(tmp_path / "bundle", replace(content, model=model))
+    definition = json.loads((tmp_path / "bundle" / "configs" / "inference.json").read_text())["network_def"]
+    windows = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(2))
+    if monais is None:
+        assert definition["_target_"] == "scripts.networks.Program"
+        made = Program(str(tmp_path / "bundle" / "models" / "network-1.pt2"))
+    else:
+        assert definition["_target_"] == f"monai.networks.nets.{monais}"
+        made = ConfigParser(definition).get_parsed_content().eval()
+        made.load_state_dict(torch.load(tmp_path / "bundle" / "models" / "model.pt"))
+    with torch.no_grad():
+        torch.testing.assert_close(made(windows), network(windows), rtol=1e-4, atol=1e-5)
+
+
+def test_networks_that_see_scans_in_different_ways_make_no_bundle(crossed, tmp_path):
+    content = read_content(crossed)
+    first, second = content.predictors
+    ensemble = replace(content.model.predictor, predictors=(first, replace(second, mirrors=())))
+    with pytest.raises(UserError, match="mirrored_axes: differs between the networks"):
+        write_bundle(tmp_path / "out", replace(content, model=replace(content.model, predictor=ensemble)))
+    assert not (tmp_path / "out").exists()

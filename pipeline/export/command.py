@@ -12,7 +12,7 @@ from pipeline.terminal import say
 
 FORMATS = (
     "model: one file that predict takes in place of a run; torch: a folder with programs of torch.export; onnx: one "
-    "with ONNX graphs and a script that predicts with NumPy, nibabel and onnxruntime alone."
+    "with ONNX graphs and a script that predicts with NumPy, nibabel and onnxruntime alone; bundle: a MONAI bundle."
 )
 
 
@@ -20,7 +20,7 @@ FORMATS = (
 def export(
     run: TrainedModel,
     *,
-    format: Annotated[Literal["model", "torch", "onnx"], tyro.conf.arg(help=FORMATS)] = "model",
+    format: Annotated[Literal["model", "torch", "onnx", "bundle"], tyro.conf.arg(help=FORMATS)] = "model",
     output: Annotated[Path, destination("What to write, which must not be there: FILE.fewmask, or a folder.", "PATH")],
     checkpoint: Checkpoint = "last",
     plugins: Plugins = (),

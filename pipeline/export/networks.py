@@ -114,6 +114,7 @@ def cannot_export(name: str, message: str) -> UserError:
 def as_bytes(program: ExportedProgram) -> bytes:
     """Return the content of a ``.pt2`` file, in which no path stands."""
     buffer = io.BytesIO()
+    program.example_inputs = None  # Two windows of zeros, which may be larger than the weights.
     torch.export.save(program, buffer)
     return buffer.getvalue()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.export.bundle import write_bundle
 from pipeline.export.content import read_content
 from pipeline.export.destination import refuse_present
 from pipeline.export.model_file import write_model_file
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.export.content import Content
 
-Format = Literal["model", "torch", "onnx"]
+Format = Literal["model", "torch", "onnx", "bundle"]
 WRITERS: dict[Format, Callable[[Path, Content], None]] = {
     "model": write_model_file,
     "torch": write_programs,
     "onnx": write_graphs,
+    "bundle": write_bundle,
 }
 
 
