@@ -9,14 +9,16 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from monai.bundle import ConfigParser
-from runs_fixtures import files_in, train, write_recipe
+from runs_fixtures import TINY, files_in, train, write_recipe
 
 import fewmask
 from pipeline import cli, nifti, runs
@@ -31,6 +33,7 @@ from pipeline.export.bundle import write_bundle
 from pipeline.export.bundle_scripts.networks import Program
 from pipeline.export.content import read_content
 from pipeline.export.description import describe
+from pipeline.export.destination import new_folder
 from pipeline.export.writing import write_export
 from pipeline.networks import NETWORKS
 from pipeline.prediction.placement import place
@@ -406,6 +409,58 @@ def test_runner_writes_the_masks_that_predict_writes(graphs, crossed, odd_scans,
         assert (found == labels).mean() >= 0.9999, (scan.name, (found != labels).sum(), labels.size)
     assert max(len(np.unique(labels)) for labels in own) > 1
     assert_tells_nobody(graphs, dataset)
+
+
+@pytest.fixture(scope="module")
+def sliced(folder, dataset):
+    """A run of slices, on a calibrated scale, three networks that are trained in turns, with post-processing."""
+    window = {"scheme": "ct", "low": 0.0, "high": 150.0, "mean": 40.0, "std": 30.0}
+    data = TINY["data"] | {"dimensions": 2, "spacing_mm": [2.5, 2.2], "patch_size": [16, 16], "normalization": [window]}
+    steps = [{"step": "keep_largest", "options": {"label": 1}}, {"step": "fill_holes", "options": {"label": 1}}]
+    network = TINY["network"] | {"members": 3}
+    objective = [{"loss": "dice"}]
+    how = {"data": data, "network": network, "postprocessing": steps, "objective": objective, "max_steps": 6}
+    return train(folder, dataset, "sliced", **how)
+
+
+def test_slices_windows_of_ct_and_postprocessing_are_predicted_alike(sliced, odd_scans, tmp_path):
+    own = masks_of(runs.predict(sliced, odd_scans, tmp_path / "own"))
+    write_export(sliced, tmp_path / "bundle", "bundle")
+    run_bundle(tmp_path / "bundle", odd_scans[0].parent, tmp_path / "bundle-masks")
+    places = [tmp_path / "bundle-masks"]
+    if all(map(find_spec, onnx_graph.NEEDED)):
+        write_export(sliced, tmp_path / "onnx", "onnx")
+        words = [sys.executable, tmp_path / "onnx" / "predict.py", *odd_scans, "--output", tmp_path / "onnx-masks"]
+        subprocess.run(list(map(str, words)), check=True, cwd=tmp_path)
+        places.append(tmp_path / "onnx-masks")
+    for folder in places:
+        for scan, labels in zip(odd_scans, own, strict=True):
+            found = np.asarray(nib.load(folder / scan.name).dataobj)
+            assert (found == labels).mean() >= 0.9999, (folder.name, scan.name, (found != labels).sum())
+    assert all(len(np.unique(labels)) > 1 for labels in own)
+
+
+def test_places_of_the_data_stay_behind(run, tmp_path):
+    state = newest_checkpoint(run, "last").state
+    layout = {"name": "auto", "options": {"note": f"/scans/{MARK}"}}
+    told = yaml.safe_load(state["recipe"]) | {"layout": layout, "dataset": f"/home/{MARK}/scans"}
+    torch.save(state | {"recipe": yaml.safe_dump(told)}, tmp_path / "told.pt")
+    assert MARK.encode() in (tmp_path / "told.pt").read_bytes()
+    write_export(tmp_path / "told.pt", tmp_path / "out.fewmask")
+    assert MARK.encode() not in (tmp_path / "out.fewmask").read_bytes()
+
+
+def test_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "out") as folder:
+        (folder / "half").write_text("half")
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "whole").write_text("whole")
+        assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "whole"]
+    with pytest.raises(UserError, match="is there already"), new_folder(tmp_path / "out"):
+        pass
 
 
 def test_missing_library_is_named(run, tmp_path, monkeypatch):
