@@ -10,7 +10,7 @@ from pipeline import __version__
 
 if TYPE_CHECKING:
     from pipeline import losses, metrics
-    from pipeline.api import check, compare, cross_validate, evaluate, load, plan, predict, train, validate
+    from pipeline.api import check, compare, cross_validate, evaluate, export, load, plan, predict, train, validate
     from pipeline.errors import Problem, UserError
     from pipeline.model import Model
     from pipeline.recipe import Recipe
@@ -25,6 +25,7 @@ __all__ = [
     "compare",
     "cross_validate",
     "evaluate",
+    "export",
     "load",
     "losses",
     "metrics",

@@ -23,6 +23,7 @@ from pipeline.terminal import listening
 if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.data.check import Check
+    from pipeline.export.writing import Format
     from pipeline.model import Model
     from pipeline.planning.plan import Plan
     from pipeline.reports.comparison import Comparison
@@ -202,7 +203,7 @@ def predict(
     """Write a mask for each scan, on exactly the scan's grid; return the masks' paths.
 
     Args:
-        run: The run's folder.
+        run: The run's folder, a model file or a checkpoint.
         scans: A scan, a folder of scans, a dataset, or several of them.
         output: The folder of the masks, which are named as the scans.
         checkpoint: ``last`` or ``best``.
@@ -263,7 +264,7 @@ def load(run: AnyPath, *, checkpoint: Which = "last", plugins: Sequence[AnyPath]
     """Load a run's network, or those of a cross-validation, to predict from memory.
 
     Args:
-        run: The run's folder.
+        run: The run's folder, a model file or a checkpoint.
         checkpoint: ``last`` or ``best``.
         plugins: As for :func:`validate`.
 
@@ -275,6 +276,32 @@ def load(run: AnyPath, *, checkpoint: Which = "last", plugins: Sequence[AnyPath]
 
     with _calling(verbose=False):
         return Model(load_model(Path(run), checkpoint, list(map(Path, plugins))))
+
+
+def export(
+    run: AnyPath,
+    output: AnyPath,
+    *,
+    format: Format = "model",
+    checkpoint: Which = "last",
+    plugins: Sequence[AnyPath] = (),
+) -> None:
+    """Write a trained model as something to pass on, with a model card and nothing of patients in it.
+
+    Args:
+        run: A run's folder, that of a cross-validation, a model file, or a checkpoint.
+        output: The file or folder to write, which must not be there.
+        format: ``model``, ``torch``, ``onnx`` or ``bundle``.
+        checkpoint: ``last`` or ``best``.
+        plugins: As for :func:`validate`.
+
+    Raises:
+        UserError: The model cannot be read, or not be written so, or something has the name.
+    """
+    from pipeline.export.writing import write_export
+
+    with _calling(verbose=False):
+        write_export(Path(run), Path(output), format, checkpoint, list(map(Path, plugins)))
 
 
 def _request(source: Source, settings: Mapping[str, Any] | None, folds: int | None = None) -> Request:

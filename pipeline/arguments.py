@@ -30,6 +30,9 @@ Plugins = Annotated[
     tyro.conf.UseAppendAction[tuple[Path, ...]],
     tyro.conf.arg(name="plugin", help="Python file that registers the run's network, where it is not one of ours."),
 ]
+TrainedModel = tyro.conf.Positional[
+    Annotated[Path, tyro.conf.arg(name="RUN", help="A run's folder, a model file or a checkpoint.", metavar="RUN")]
+]
 Tolerance = Annotated[float, tyro.conf.arg(help="Of the surface Dice, in mm.")]
 Overrides = tyro.conf.Positional[
     Annotated[tuple[str, ...], tyro.conf.arg(name="key=value", help=KEY_HELP, metavar="key=value")]

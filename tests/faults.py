@@ -129,7 +129,9 @@ def _cache(scratch: Path) -> Case:
 def _report() -> Case:
     def rows(count: int) -> list[CaseResult]:
         one = dict.fromkeys(CaseResult.__dataclass_fields__)
-        return [CaseResult(**one | {"case": f"case {n}", "label": 1, "name": "organ", "more": {}}) for n in range(count)]
+        return [
+            CaseResult(**one | {"case": f"case {n}", "label": 1, "name": "organ", "more": {}}) for n in range(count)
+        ]
 
     def write(folder: Path, count: int = 2_000) -> None:
         with Output(folder, "evaluate").writing(["cases.csv", "summary.json"]) as stage:

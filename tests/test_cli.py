@@ -28,6 +28,7 @@ COMMANDS = (
     "predict",
     "evaluate",
     "compare",
+    "export",
     "fetch",
     "prune",
     "phantom",

@@ -21,7 +21,7 @@ LAYERS = (
     {"studies"},
     {"console"},
     {"arguments"},
-    {"model"},
+    {"model", "export"},
     {"commands", "api"},
     {"cli"},
 )

@@ -1,9 +1,9 @@
-"""Commands that predict and score."""
+"""Commands that predict, score and pass on."""
 
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003 - tyro reads the annotations
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -16,6 +16,7 @@ from pipeline.arguments import (
     Plugins,
     Root,
     Tolerance,
+    TrainedModel,
     command,
     destination,
     place,
@@ -26,10 +27,15 @@ from pipeline.console import show_comparison, show_scores
 from pipeline.files import to_write
 from pipeline.terminal import say
 
+FORMATS = (
+    "model: one file that predict takes in place of a run; torch: a folder with programs of torch.export; onnx: one "
+    "with ONNX graphs and a script that predicts with NumPy, nibabel and onnxruntime alone; bundle: a MONAI bundle."
+)
+
 
 @command
 def validate(
-    run: tyro.conf.Positional[Annotated[Path, place("RUN", "A run's folder.")]],
+    run: TrainedModel,
     *,
     dataset: Annotated[
         Path | None, tyro.conf.arg(help="Score this dataset's labelled cases, not the run's own.", metavar="DATASET")
@@ -56,7 +62,7 @@ def validate(
 
 @command
 def predict(
-    run: tyro.conf.Positional[Annotated[Path, place("RUN", "A run's folder.")]],
+    run: TrainedModel,
     scans: tyro.conf.Positional[Annotated[tuple[Path, ...], place("SCAN", "Scans, folders of scans, or datasets.")]],
     *,
     output: Annotated[Path, destination("Folder for the masks, which are named as the scans.")],
@@ -83,7 +89,8 @@ def predict(
     chosen: dict[str, Any] = {"only": only, "unlabelled": unlabelled, "device": device, "mirror": mirror == "on"}
     where = to_write(output)
     masks = runs.predict(run, scans, where, checkpoint, plugins, rank=annotate_next, open_as=open_as, **chosen)
-    say(f"Wrote {len(masks)} mask(s) to {output} with the {checkpoint} checkpoint.")
+    model = run.name if run.is_file() else f"the {checkpoint} checkpoint"
+    say(f"Wrote {len(masks)} mask(s) to {output} with {model}.")
 
 
 @command
@@ -122,3 +129,22 @@ def compare(
     comparison = runs.compare(run_a, run_b, to_write(output))
     show_comparison(comparison)
     say(f"Wrote {output / 'report.html'}, compare.json and compare.csv.")
+
+
+@command
+def export(
+    run: TrainedModel,
+    *,
+    format: Annotated[Literal["model", "torch", "onnx", "bundle"], tyro.conf.arg(help=FORMATS)] = "model",
+    output: Annotated[Path, destination("What to write, which must not be there: FILE.fewmask, or a folder.", "PATH")],
+    checkpoint: Checkpoint = "last",
+    plugins: Plugins = (),
+) -> None:
+    """Write a trained model as something to pass on, with a model card and nothing of patients in it.
+
+    Example: fewmask export runs/hippocampus --format model --output hippocampus.fewmask
+    """
+    from pipeline.export.writing import write_export
+
+    write_export(run, output, format, checkpoint, plugins)
+    say(f"Wrote {output}. Fill in what its model card leaves open before you pass it on.")

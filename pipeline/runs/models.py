@@ -15,6 +15,7 @@ from pipeline.runs import build
 from pipeline.runs.atlases import read_atlases
 from pipeline.runs.folder import count_folds
 from pipeline.runs.judging import refuse_declared, refuse_declared_patch, settled
+from pipeline.runs.model_files import read_model_file
 from pipeline.runs.parts_of_run import chosen_steps, load_parts
 from pipeline.runs.predictors import build_predictor
 from pipeline.runs.stored import FOLDS, read_about, read_recipe_of
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.checkpoints import Checkpoint, Which
-    from pipeline.engines.postprocessing import PostprocessingStep
+    from pipeline.engines.postprocessing import LabelStep
     from pipeline.planning.settings import Settings
 
 
@@ -47,7 +48,7 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = (), device: st
     """Build the predictor of a run from one of its checkpoints alone; of a cross-validation, from those of its folds.
 
     Args:
-        run: The run's folder.
+        run: The run's folder, a model file, or a checkpoint.
         which: ``last`` or ``best``.
         plugins: Files that register the run's network, where it is not one of ours. By default those that the run
             remembers, if they are what they were and this user has named them before: what a checkpoint or a run's
@@ -57,25 +58,16 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = (), device: st
     Raises:
         UserError: There is no such checkpoint, it is damaged, its network is not known, or the device is not there.
     """
+    if run.is_file():
+        return _load_file(run, which, plugins, device)
     if (run / FOLDS).exists():
         models = load_folds(run, which, plugins, device)
-        ensemble = _together([model.predictor for model in models], chosen_steps(run, models[0].task))
-        return replace(models[0], predictor=ensemble, step=min(model.step for model in models))
+        return _together(models, chosen_steps(run, models[0].task))
     load_plugins(plugins)
     checkpoint = newest_checkpoint(run, which)
     for problem in checkpoint.damaged:
         note(f"{problem}\nUsing {checkpoint.path.name} instead.")
     return _build_model(run, checkpoint, device)
-
-
-def _together(folds: Sequence[Predictor | Ensemble], steps: tuple[PostprocessingStep, ...]) -> Ensemble:
-    """Return the mean of all folds' networks; of atlases, those of the first fold vote."""
-    networks = tuple(fold if isinstance(fold, Predictor) else fold.predictors[0] for fold in folds)
-    whole = Ensemble(networks, (*networks[0].postprocessing, *steps))
-    first = folds[0]
-    if isinstance(first, Predictor):
-        return whole
-    return replace(whole, atlases=first.atlases, atlas_weight=first.atlas_weight)
 
 
 def load_folds(run: Path, which: Which, plugins: Sequence[Path] = (), device: str = "auto") -> list[TrainedModel]:
@@ -86,12 +78,39 @@ def load_folds(run: Path, which: Which, plugins: Sequence[Path] = (), device: st
     """
     folders = [fold_folder(run, fold) for fold in range(1, count_folds(run) + 1)]
     models = [load_model(folder, which, plugins, device) for folder in folders]
-    for fold, model in enumerate(models, 1):
+    _refuse_other_tasks(models, folders, "bring the fold's own folder back")
+    return models
+
+
+def _refuse_other_tasks(models: Sequence[TrainedModel], places: Sequence[Path], remedy: str) -> None:
+    for place, model in zip(places, models, strict=True):
         if model.task != models[0].task:
             message = "was trained on other labels or channels than fold-1"
-            problem = Problem(str(fold_folder(run, fold)), "task-changed", message, "bring the fold's own folder back")
+            problem = Problem(str(place), "task-changed", message, remedy)
             raise UserError("The folds do not fit each other.", [problem])
-    return models
+
+
+def _together(models: Sequence[TrainedModel], chosen: Sequence[LabelStep]) -> TrainedModel:
+    """Return the networks of a cross-validation as one model, with the post-processing that was chosen for them."""
+    folds = [model.predictor for model in models]
+    networks = tuple(fold if isinstance(fold, Predictor) else fold.predictors[0] for fold in folds)
+    ensemble = Ensemble(networks, (*networks[0].postprocessing, *chosen))
+    if isinstance(folds[0], Ensemble):  # Of atlases, those of the first fold vote.
+        ensemble = replace(ensemble, atlases=folds[0].atlases, atlas_weight=folds[0].atlas_weight)
+    return replace(models[0], predictor=ensemble, step=min(model.step for model in models))
+
+
+def _load_file(path: Path, which: Which, plugins: Sequence[Path], device: str) -> TrainedModel:
+    """Build the predictor of a model file, or of a checkpoint that is named itself."""
+    if which != "last":
+        message = f"is {which}, and {path} is one file"
+        problem = Problem("--checkpoint", "no-run", message, "leave it out, or name the run's folder")
+        raise UserError("The model cannot be built.", [problem])
+    load_plugins(plugins)
+    held = read_model_file(path)
+    models = [_build_model(path, member, device) for member in held.members]
+    _refuse_other_tasks(models, [path] * len(models), "use a file that Fewmask wrote")
+    return _together(models, held.chosen) if len(models) > 1 else models[0]
 
 
 def fold_folder(run: Path, fold: int) -> Path:
@@ -118,5 +137,7 @@ def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel
     model = TrainedModel(recipe=settings, task=task, predictor=predictor, step=about.step)
     if settings.atlases.weight == 0:
         return model
+    if run.is_file():
+        return replace(model, notes=("The atlases of its run are not in the file: the network predicts alone.",))
     jury = read_atlases(run, settings, task)
     return replace(model, predictor=jury.beside(predictor), notes=(jury.note,))

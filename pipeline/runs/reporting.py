@@ -58,7 +58,7 @@ def report_run(
 
     Args:
         folder: Where it goes.
-        run: The run, whose curves and recipe it shows.
+        run: The run, whose curves and recipe it shows; or a model file, which has neither.
         results: One row a class of a case.
         summary: Of the same results.
         gallery: The pictures of the cases.
@@ -67,22 +67,28 @@ def report_run(
         notes: What a reader of the figures has to know.
         tolerance_mm: Of the surface Dice.
     """
-    split = read_own(run, SPLIT)
     (history, validation) = curves_of(run)
-    trained_on = f"{len(split['labelled'])} scans with masks, {len(split['unlabelled'])} without"
-    told = _without_places(config.written(read_config(run), read_decisions(run)))
-    fingerprint = f"sha256 {hashlib.sha256((run / INDEX).read_bytes()).hexdigest()} of {INDEX}"
-    own = {"Trained on": trained_on, "Dataset": told["dataset"], "Data fingerprint": fingerprint}
+    own, told = ({"Model file": run.name}, "") if run.is_file() else _told_by(run)
     origin = Origin(
         title=run.resolve().name,
         facts={**facts, **own, **_versions()},
         notes=notes,
-        config=write_yaml(told),
+        config=told,
         history=history,
         validation=validation,
         tolerance_mm=tolerance_mm,
     )
     write_report(folder, results, summary, origin, gallery, calibration)
+
+
+def _told_by(run: Path) -> tuple[dict[str, str], str]:
+    """Return what a run's folder tells of its data, and its recipe."""
+    split = read_own(run, SPLIT)
+    trained_on = f"{len(split['labelled'])} scans with masks, {len(split['unlabelled'])} without"
+    told = _without_places(config.written(read_config(run), read_decisions(run)))
+    fingerprint = f"sha256 {hashlib.sha256((run / INDEX).read_bytes()).hexdigest()} of {INDEX}"
+    own = {"Trained on": trained_on, "Dataset": told["dataset"], "Data fingerprint": fingerprint}
+    return own, write_yaml(told)
 
 
 def curves_of(run: Path) -> tuple[dict[str, Curve], Curve]:

@@ -37,6 +37,10 @@ def validate(
         message = f"is not given, and {told[0]} says how it lies on disk"
         remedy = "name it, or leave that out"
         raise UserError("There is nothing to open.", [Problem("--dataset", "no-dataset", message, remedy)])
+    if source is None and run.is_file():
+        message = "is a file, which has no validation cases of its own"
+        remedy = "name a dataset with labels: --dataset DATASET"
+        raise UserError("There is nothing to validate on.", [Problem(str(run), "no-labels", message, remedy)])
     if source is None and (run / FOLDS).exists() and not read_own(run, SPLIT)["validation"]:
         return score_out_of_fold(run, which, plugins, tolerance_mm)
     return scoring.validate_run(run, source, which, plugins, tolerance_mm, open_as)

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from pipeline.types import Case, CaseResult, Task
 
 
+NOBODY_KNOWN = "The file does not tell which scans the model was trained on: scores of those flatter."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scored:
     """Cases that were predicted and scored.
@@ -82,7 +85,7 @@ def validate_run(
     ``last`` on the run's own cases go into the run itself, others to ``validation/best`` or ``validation/DATASET``.
 
     Args:
-        run: The run's folder.
+        run: The run's folder; or a model file, of which results go into ``FILE-validation/DATASET`` beside it.
         source: The other dataset, of the run's labels; where it does not name its channels, they are the run's too.
         which: The checkpoint.
         plugins: As for :func:`load_model`.
@@ -94,6 +97,7 @@ def validate_run(
     """
     folder = _folder_of_scores(run, source, which)
     RunFolder(folder).output.refuse_foreign(SCORES)
+    alone = run.is_file()
     curves_of(run)  # Before anything is computed that could not be reported.
     model = load_model(run, which, plugins)
     metrics = load_metrics(run, model.recipe)
@@ -109,9 +113,10 @@ def validate_run(
         notes = (*notes_on(model.recipe, which), *model.notes)
     else:
         facts = index.facts
-        cases = unseen_cases(run, index)
+        cases = index.dataset.cases if alone else unseen_cases(run, index)
         left_out = len(dataset.cases) - len(cases)
         notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
+        notes += (NOBODY_KNOWN,) if alone else ()
     scored = score(
         model.predictor,
         cases,
@@ -129,7 +134,8 @@ def _folder_of_scores(run: Path, source: Path | None, which: Which) -> Path:
     if source is None:
         return run / "validation" / "best" if which == "best" else run
     place = source.resolve()
-    return run / "validation" / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
+    scores = run.with_name(f"{run.stem}-validation") if run.is_file() else run / "validation"
+    return scores / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
 
 
 def notes_on(recipe: Recipe, which: Which) -> tuple[str, ...]:

@@ -1,0 +1,129 @@
+"""How intensities are normalised before a network, and what becomes of its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+# Under this name an image keeps the affine of its file.
+OWN_AFFINE = "own_affine"
+
+
+class Aligned(MapTransform):
+    """Turn the affine of a scan to the nearest axes of the body: it is resampled along its own axes.
+
+    Args:
+        keys: Of images, as they were read.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a case with its images' affines turned, and kept beside."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key]
+            image.meta[OWN_AFFINE] = image.affine.clone()
+            image.affine = torch.from_numpy(aligned(image.affine.numpy()))
+        return result
+
+
+def aligned(affine: Any) -> Any:
+    """Return an affine along the axes of the body, its first voxel at the origin, with voxels of the same size."""
+    size = np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = np.round(affine[:3, :3] / size, 3)
+    left = [0, 1, 2]
+    found = np.zeros((4, 4))
+    found[3, 3] = 1
+    for column in range(3):
+        axis = max(left, key=lambda axis: abs(cosines[axis, column]))
+        left.remove(axis)
+        sign = -1 if cosines[axis, column] < 0 else 1
+        found[axis, column] = sign * float(f"{size[column]:.6g}")
+    return found
+
+
+class Normalized(MapTransform):
+    """Normalise each channel of an image ``[C, X, Y, Z]``.
+
+    Args:
+        keys: Of images.
+        normalization: For each channel ``{"scheme": "zscore"}``: mean 0 and standard deviation 1 by its voxels that
+            are not 0; or ``{"scheme": "ct", "low": …, "high": …, "mean": …, "std": …}``.
+    """
+
+    def __init__(self, keys: KeysCollection, normalization: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(keys)
+        self.normalization = tuple(normalization)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a case with its images normalised."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            for channel, way in zip(result[key], self.normalization, strict=True):
+                channel.copy_(standardized(channel) if way["scheme"] == "zscore" else windowed(channel, way))
+        return result
+
+
+def windowed(channel: torch.Tensor, way: Mapping[str, Any]) -> torch.Tensor:
+    """Return a channel on a calibrated scale, clipped and brought to another mean and deviation."""
+    scaled: torch.Tensor = (channel.clamp(way["low"], way["high"]) - way["mean"]) / way["std"]
+    return scaled
+
+
+def standardized(channel: torch.Tensor) -> torch.Tensor:
+    """Return a channel with mean 0 and standard deviation 1; a constant one becomes 0."""
+    wide = np.asarray(channel).astype(np.float64)
+    inside = wide[wide != 0]
+    if inside.size < 2 or inside.min() == inside.max():
+        inside = wide
+    if inside.min() == inside.max():
+        return torch.zeros_like(channel)
+    return torch.from_numpy(((wide - inside.mean()) / inside.std(ddof=1)).astype(np.float32))
+
+
+class Decided(MapTransform):
+    """Turn the logits ``[M K, X, Y, Z]`` of M networks, on the scan's own grid, into a label map ``[1, X, Y, Z]``.
+
+    Args:
+        keys: Of logits.
+        image_key: Of the image that they were made of.
+        label_values: Of the K classes, in their order.
+        networks: M. Of several, the mean of the probabilities decides.
+        postprocessing: Steps and their options, one after the other.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: Hashable,
+        label_values: Sequence[int],
+        networks: int = 1,
+        postprocessing: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__(keys)
+        self.image_key = image_key
+        self.label_values = tuple(label_values)
+        self.networks = networks
+        self.postprocessing = tuple(postprocessing)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a case with label maps in the place of logits."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            logits = result[key]
+            voxel_ml = float(np.prod(np.linalg.norm(np.asarray(logits.affine)[:3, :3], axis=0))) / 1000
+            each = torch.as_tensor(np.asarray(logits.cpu())).reshape(self.networks, -1, *logits.shape[1:])
+            decided = each[0] if self.networks == 1 else each.softmax(dim=1).mean(dim=0)
+            names = np.array(self.label_values, np.min_scalar_type(max(self.label_values)))
+            labels = names[decided.argmax(dim=0).numpy()]
+            for step in self.postprocessing:
+                import_module("scripts.postprocessing").change(labels, step["step"], step["options"], voxel_ml)
+            decided_map = type(logits)(torch.from_numpy(labels.astype(np.int32))[None], meta=logits.meta)
+            decided_map.affine = torch.as_tensor(result[self.image_key].meta[OWN_AFFINE]).reshape(4, 4)
+            result[key] = decided_map
+        return result
