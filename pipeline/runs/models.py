@@ -12,12 +12,11 @@ from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
 from pipeline.prediction.predictor import Ensemble, Predictor
 from pipeline.runs import build
-from pipeline.runs.atlases import read_atlases
 from pipeline.runs.folder import count_folds
 from pipeline.runs.judging import refuse_declared, refuse_declared_patch, settled
 from pipeline.runs.model_files import read_model_file
 from pipeline.runs.parts_of_run import chosen_steps, load_parts
-from pipeline.runs.predictors import build_predictor
+from pipeline.runs.predictors import predictor_of_run
 from pipeline.runs.stored import FOLDS, read_about, read_recipe_of
 from pipeline.terminal import note
 from pipeline.types import Task
@@ -133,11 +132,5 @@ def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel
     network = build.build_network(settings, task)
     network.load_state_dict(cast("dict[str, Tensor]", weights))
     refuse_declared_patch(checkpoint.path, network, settings, task)
-    predictor = build_predictor(settings, task, network)
-    model = TrainedModel(recipe=settings, task=task, predictor=predictor, step=about.step)
-    if settings.atlases.weight == 0:
-        return model
-    if run.is_file():
-        return replace(model, notes=("The atlases of its run are not in the file: the network predicts alone.",))
-    jury = read_atlases(run, settings, task)
-    return replace(model, predictor=jury.beside(predictor), notes=(jury.note,))
+    predictor, notes = predictor_of_run(run, settings, task, network)
+    return TrainedModel(recipe=settings, task=task, predictor=predictor, step=about.step, notes=notes)

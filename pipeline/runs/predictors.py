@@ -11,13 +11,17 @@ from pipeline.engines.postprocessing import POSTPROCESSING, LabelStep
 from pipeline.errors import Problem, UserError
 from pipeline.metrics.registered import METRICS
 from pipeline.prediction.predictor import Predictor
+from pipeline.runs.atlases import read_atlases
 from pipeline.runs.batches import build_grid, build_ranges, numbered
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.engines.postprocessing import PostprocessingStep
     from pipeline.metrics.registered import CaseMetric
     from pipeline.planning.settings import Settings
+    from pipeline.prediction.predictor import Ensemble
     from pipeline.types import Task
 
 
@@ -61,6 +65,29 @@ def build_predictor(settings: Settings, task: Task, network: torch.nn.Module) ->
         postprocessing=build_postprocessing(settings, task),
         tell=note,
     )
+
+
+def predictor_of_run(
+    run: Path, settings: Settings, task: Task, network: torch.nn.Module
+) -> tuple[Predictor | Ensemble, tuple[str, ...]]:
+    """Return what predicts with a run's network, and what a reader of its figures has to know.
+
+    Args:
+        run: Its folder, where its atlases are; or a file, which has none.
+        settings: Of the run.
+        task: What it was trained on.
+        network: With its weights.
+
+    Raises:
+        UserError: The run's atlases are gone or damaged.
+    """
+    predictor = build_predictor(settings, task, network)
+    if settings.atlases.weight == 0:
+        return predictor, ()
+    if run.is_file():
+        return predictor, ("The atlases of its run are not in the file: the network predicts alone.",)
+    jury = read_atlases(run, settings, task)
+    return jury.beside(predictor), (jury.note,)
 
 
 def precision_of(settings: Settings) -> torch.dtype:
