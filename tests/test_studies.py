@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 
 import numpy as np
 import pytest
@@ -220,6 +221,24 @@ def test_failed_trainings_are_told_after_all_others_are_done(place, tmp_path, mo
         run_study(read_study(write_study(place)), tmp_path / "out")
     assert "diverged" in str(caught.value)
     assert len(list((tmp_path / "out/runs/control").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("times.csv", "a,b,c\n", "times.csv: is no table of times"),
+        ("times.csv", "a,soon\n", "times.csv: is no table of times"),
+        ("study.yaml", "labelled: [x]\n", "study.yaml has"),
+        ("study.yaml", "- 1\n", "no mapping of keys to values"),
+    ],
+)
+def test_a_file_of_the_study_that_was_altered_is_named(done, place, tmp_path, name, text, words):
+    copy = tmp_path / "out"
+    shutil.copytree(done[0], copy)
+    (copy / name).write_text(text)
+    with pytest.raises(UserError) as caught:
+        run_study(read_study(write_study(place, goal=4, draws=[0, 1, 2])), copy)
+    assert words in str(caught.value)
 
 
 # The interval over draws and patients

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.errors import Problem, UserError
 from pipeline.reports.crossed import crossed_interval
 from pipeline.reports.files import read_cases_csv, write_csv
 from pipeline.runs.stored import SUMMARY
@@ -186,11 +187,22 @@ def _dice_of_patients(run: Path) -> dict[str, float]:
 
 
 def _minutes(output: Path) -> dict[str, float]:
-    """Return what each training took, all its parts together, where it was interrupted."""
+    """Return what each training took, all its parts together, where it was interrupted.
+
+    Raises:
+        UserError: The file of times is damaged.
+    """
     taken: dict[str, float] = defaultdict(float)
-    with (output / TIMES).open(encoding="utf-8", newline="") as file:
-        for name, seconds in csv.reader(file):
-            taken[name] += float(seconds) / 60
+    path = output / TIMES
+    if not path.exists():
+        return taken
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for name, seconds in csv.reader(file):
+                taken[name] += float(seconds) / 60
+    except (ValueError, csv.Error) as error:
+        problem = Problem(str(path), "damaged-study", f"is no table of times: {error}", "remove the file")
+        raise UserError("The study's folder is not whole.", [problem]) from None
     return taken
 
 

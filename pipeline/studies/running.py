@@ -17,7 +17,7 @@ from pipeline.outputs import Output
 from pipeline.runs.requests import parse_request
 from pipeline.runs.starting import train
 from pipeline.strict_json import write_json
-from pipeline.strict_yaml import read_yaml, write_yaml
+from pipeline.strict_yaml import write_yaml
 from pipeline.studies.grid import Study
 from pipeline.studies.lists import draw_lists
 from pipeline.studies.results import RESULTS, TIMES, Results, gather, is_done, place_of, write_results
@@ -136,7 +136,7 @@ def _refuse_other(study: Study, output: Path) -> None:
     """Refuse a folder of a study in which something is otherwise that results depend on."""
     if not (output / STUDY).is_file():
         return
-    there = config.model_of(Study, read_yaml((output / STUDY).read_text(encoding="utf-8"), str(output / STUDY)))
+    there = config.read_section(Study, output / STUDY)
     methods = {method.name: method for method in there.methods}
     changed = [method.name for method in study.methods if methods.get(method.name, method) != method]
     changed += [key for key in ("dataset", "settings") if getattr(there, key) != getattr(study, key)]
