@@ -6,6 +6,7 @@ nothing is printed or drawn.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import contextmanager, suppress
@@ -38,9 +39,14 @@ class _Console(Console):
 
 
 def _leave_pipe(stream: IO[str]) -> NoReturn:
+    _leave(stream)
+    raise Stopped(CLOSED_PIPE)
+
+
+def _leave(stream: IO[str]) -> None:
+    """Let what is still written to a stream go nowhere."""
     with suppress(OSError, ValueError):  # Else Python complains when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    raise Stopped(CLOSED_PIPE)
 
 
 OUT = _Console()
@@ -119,6 +125,10 @@ def flush(text: str = "") -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _leave_pipe(sys.stdout)
+    except OSError as error:
+        if error.errno != errno.EIO:  # Which says that the terminal is gone.
+            raise
+        _leave(sys.stdout)
 
 
 def fail(message: str) -> NoReturn:
