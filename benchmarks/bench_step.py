@@ -1,7 +1,7 @@
 """Seconds of one supervised step, its data left out: of this code, of a plain loop with MONAI, and of other checkouts.
 
     python benchmarks/bench_step.py                                   # ours beside the plain loop
-    python benchmarks/bench_step.py --checkout before=/tmp/before     # and beside an earlier one (`git worktree add`)
+    python benchmarks/bench_step.py --checkout before=../before       # and beside an earlier one (`git worktree add`)
     python benchmarks/bench_step.py --quick --json FILE
 
 All have the same U-Net, Dice with cross-entropy at every level, batch and optimizer, in float32 with one thread. Runs

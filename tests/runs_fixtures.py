@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from pipeline import runs
+from pipeline import cli, runs
 from pipeline.checkpoints import newest_checkpoint
 from pipeline.data.phantom import write_phantom
 from pipeline.engines.steps import TrainingStep
@@ -127,3 +127,18 @@ def fewmask(*words, **environment):
 def files_in(folder):
     """Return what is in every file of a folder, to see that nothing was touched."""
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def command_runner(monkeypatch, capsys):
+    """Return a function that runs a command in this process and returns its exit code, output and errors."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["fewmask", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return code or 0, *capsys.readouterr()
+
+    return run

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs_fixtures import ROOT, TINY, fewmask, files_in, make_phantom, write_recipe
+from runs_fixtures import ROOT, TINY, command_runner, fewmask, files_in, make_phantom, write_recipe
 
-from pipeline import __version__, cli, runs
+from pipeline import __version__, runs
 from pipeline.commands import training
 from pipeline.decisions import Decisions
 from pipeline.engines.schedules import Schedule
@@ -38,18 +38,7 @@ COMMANDS = (
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """A function that runs a command in this process and returns its exit code, output and errors."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["fewmask", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return code or 0, *capsys.readouterr()
-
-    return run
+    return command_runner(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
-from runs_fixtures import TINY, files_in, train, write_recipe
+from runs_fixtures import TINY, command_runner, files_in, train, write_recipe
 
 import fewmask
-from pipeline import cli, nifti, runs
+from pipeline import nifti, runs
 from pipeline.archives import load_checkpoint
 from pipeline.checkpoints import newest_checkpoint
 from pipeline.data.phantom import write_phantom
@@ -88,18 +88,7 @@ def scan(dataset):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """A function that runs a command in this process and returns its exit code, output and errors."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["fewmask", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return code or 0, *capsys.readouterr()
-
-    return run
+    return command_runner(monkeypatch, capsys)
 
 
 def masks_of(places):

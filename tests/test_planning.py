@@ -1,16 +1,15 @@
 """Plans as a person makes them: the command, the file, the machine, and training from a dataset alone."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from runs_fixtures import ROOT, TINY, make_phantom, write_recipe
+from runs_fixtures import ROOT, TINY, command_runner, make_phantom, write_recipe
 from test_plan import CPU, GPU, MANY, recipe
 
-from pipeline import cli, config, runs
+from pipeline import config, runs
 from pipeline.data.loaders import AHEAD
 from pipeline.errors import UserError
 from pipeline.planning import devices, doctor
@@ -151,18 +150,7 @@ def test_plan_without_any_mask_says_what_its_batch_is(bare, tmp_path):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """A function that runs a command in this process and returns its exit code, output and errors."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["fewmask", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return code or 0, *capsys.readouterr()
-
-    return run
+    return command_runner(monkeypatch, capsys)
 
 
 def test_commands_plan_and_train_from_a_dataset(run, dataset, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from pipeline.prediction.placement import Placement, place
 from pipeline.prediction.spool import Spool
 from pipeline.prediction.sweep import Sweep
 from pipeline.prediction.trial import evaluating, try_network
-from pipeline.prediction.voting import Vote
+from pipeline.prediction.voting import VoteSweep
 from pipeline.prediction.windows import Windows, lay_windows
 
 if TYPE_CHECKING:
@@ -234,11 +234,11 @@ class Ensemble:
             weights = [*[(1 - self.atlas_weight) / len(self.predictors)] * len(self.predictors), self.atlas_weight]
         return _segment(sweeps, expectation, self.postprocessing, averaged=True, weights=weights)
 
-    def _vote(self, beside: Sweep) -> Vote:
+    def _vote(self, beside: Sweep) -> VoteSweep:
         """Return what the atlases say of a scan, as a way over it beside a network's."""
         assert self.atlases is not None
         said = self.atlases.vote(beside.image.to(self.device))
-        return Vote(
+        return VoteSweep(
             predictor=beside.predictor,
             scans=beside.scans,
             image=beside.image,

@@ -17,7 +17,7 @@ LEAST = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vote(Sweep):
+class VoteSweep(Sweep):
     """Probabilities that are there already, as a network's way over a scan.
 
     Attributes:

@@ -87,10 +87,17 @@ def _train(output: Path, cell: Cell, recipe: Recipe) -> list[Problem]:
     except UserError as error:
         told = error.problems or [Problem("training", "failed", str(error), "mend it, and repeat the command")]
         return [replace(problem, where=f"{cell.name}: {problem.where}") for problem in told if problem.code != BUSY]
-    finally:
-        with (output / TIMES).open("a", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow([cell.name, f"{time.monotonic() - began:.1f}"])
+    except BaseException:
+        _write_time(output, cell, began)
+        raise
+    _write_time(output, cell, began)
     return []
+
+
+def _write_time(output: Path, cell: Cell, began: float) -> None:
+    """Add what a training, or a part of one that was interrupted, has taken."""
+    with (output / TIMES).open("a", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerow([cell.name, f"{time.monotonic() - began:.1f}"])
 
 
 def _recipe(study: Study, cell: Cell, output: Path) -> Recipe:
