@@ -378,11 +378,15 @@ def commands_for(world: World, kind: str, run: Path, file: str, place: Path, rng
 
 
 def examine(world: World, seed: int, place: Path) -> Altered:
-    """Alter a file, run a command, and judge what came of it."""
+    """Alter a file of a run, both drawn, run a command, and judge what came of it."""
     rng = random.Random(seed)
     kind = rng.choices(list(FILES), [len(files) for files in FILES.values()])[0]
+    return examine_file(world, kind, rng.choice(FILES[kind]), rng, place)
+
+
+def examine_file(world: World, kind: str, file: str, rng: random.Random, place: Path) -> Altered:
+    """Alter a file, run a command, and judge what came of it."""
     run = world.copy(kind, place / "run")
-    file = rng.choice(FILES[kind])
     how = alter(run / file, rng)
     words = commands_for(world, kind, run, file, place, rng)
     before = contents(run)

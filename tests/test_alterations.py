@@ -1,10 +1,14 @@
 """Every file of a run, altered: read or refused in plain words, soon, and nothing replaced."""
 
 import sys
+import tempfile
+from pathlib import Path
 
 import alterations
 import pytest
 from alterations import FILES, Altered
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to measure memory, and pipes")
 
@@ -21,6 +25,20 @@ def test_altered_file_is_read_or_refused_and_nothing_is_replaced(world, tmp_path
     judge(found)
     assert len({item.file for item in found}) > 15
     assert sum(item.outcome == "refused" for item in found) > 20
+
+
+CHECKPOINTS = [(kind, file) for kind, files in FILES.items() for file in files if file.endswith(".pt")]
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_altered_checkpoint_is_read_or_refused(world, tmp_path, count):
+    @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(st.sampled_from(CHECKPOINTS), st.randoms(use_true_random=False))
+    def examine(checkpoint, rng):
+        with tempfile.TemporaryDirectory(dir=tmp_path) as place:
+            judge([alterations.examine_file(world, *checkpoint, rng, Path(place))])
+
+    examine()
 
 
 @pytest.mark.slow
