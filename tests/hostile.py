@@ -548,9 +548,11 @@ def examine(inputs: list[tuple[str, str, str]], folder: Path) -> list[Found]:
         "unpickled": lambda path: pickle.loads(Path(path).read_bytes()),  # noqa: S301 - to see that the hook sees
     }
 
-    # PyTorch's own first steps are no input's doing: what it loads for a network without data, and for its compiler.
+    # First steps of PyTorch and MONAI are no input's doing: what they look for on a machine with CUDA's libraries, and
+    # load for a network without data and for a compiler.
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")
-    importlib.import_module("torch._dynamo")
+    for module in ("torch._dynamo", "pipeline.networks", "pipeline.runs.predictors"):
+        importlib.import_module(module)
     with torch.device("meta"):
         torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.GroupNorm(2, 2), torch.nn.PReLU())(
             torch.empty(1, 1, 4, 4, 4)

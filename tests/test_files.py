@@ -77,11 +77,11 @@ def test_private_file_is_its_owners_alone_from_the_start(tmp_path):
 
 
 def test_half_written_file_of_a_killed_process_is_swept_and_nothing_else(tmp_path):
-    if os.fork() == 0:
+    if (child := os.fork()) == 0:
         with atomic_write(tmp_path / "a.csv") as temporary:
             temporary.write_text("half")
             os.kill(os.getpid(), 9)
-    os.wait()
+    os.waitpid(child, 0)
     (tmp_path / "b.csv").write_text("whole")
     (tmp_path / ".hidden").write_text("a user's")
     assert len(names_in(tmp_path)) == 3

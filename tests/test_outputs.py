@@ -149,11 +149,11 @@ def test_file_that_comes_while_a_block_writes_is_not_replaced(output):
 
 def test_what_a_killed_process_left_goes_and_what_it_had_told_is_its_own(output):
     digest = hashlib.sha256(b"half a job").hexdigest()
-    if os.fork() == 0:
+    if (child := os.fork()) == 0:
         with output.writing(["a.csv"]) as stage:
             (stage / "a.csv").write_text("half")
             os.kill(os.getpid(), 9)
-    os.wait()
+    os.waitpid(child, 0)
     assert [path.name for path in output.folder.iterdir() if path.is_dir()] != []
     output.tell("figures/b.png", digest)  # As one that is killed between its list and the file.
     write(output, "a.csv")
