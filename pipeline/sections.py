@@ -197,10 +197,16 @@ class AugmentationChoices(Section):
         default="auto",
         description="a list of axes that may be mirrored, or auto: left-right, unless a label names a side",
     )
-    rotation_degrees: Degrees = Field(default=15.0, description="the largest rotation in degrees, 0 to 180")
-    scaling: RelativeChange = Field(default=0.15, description="the largest relative change of size, 0 to 1")
-    elastic_mm: Displacement = Field(
-        default=0.0, description="the largest displacement of an elastic deformation in mm, 0 to 1000"
+    rotation_degrees: Auto | Degrees = Field(
+        default="auto", description="the largest rotation in degrees, 0 to 180, or auto: 15, and 45 for slices"
+    )
+    scaling: Auto | RelativeChange = Field(
+        default="auto", description="the largest relative change of size, 0 to 1, or auto: 0.15, and 0.3 for slices"
+    )
+    elastic_mm: Auto | Displacement = Field(
+        default="auto",
+        description="the largest displacement of an elastic deformation in mm, 0 to 1000, or auto: 0, and 3.5 voxels "
+        "for slices",
     )
     noise: NoiseSigma = Field(
         default=0.1, description="the largest noise in standard deviations of the image, 0 to 100"

@@ -8,7 +8,6 @@ written. And an altered file that is not the run's own any more is not replaced,
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import random
@@ -254,20 +253,23 @@ def _list(path: Path, rng: random.Random) -> str:
 
 
 def _state(path: Path, rng: random.Random) -> str:
-    """Write a checkpoint again, sound and with its hash, in which something is vile."""
+    """Make something in a checkpoint vile."""
     state = torch.load(path, weights_only=True)
     ways = (_tensor, _tensor, _plain, _recipe_inside)
     how = rng.choice(ways)(state, rng)
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    path.write_bytes(buffer.getvalue())
-    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    listed = rng.random() < 0.5
+    save(state, path, listed=listed)
+    return f"{how}, listed" if listed else how
+
+
+def save(state: dict[str, Any], path: Path, *, listed: bool) -> None:
+    """Write a checkpoint again, sound and with its hash; `listed` as one that the run itself has written."""
+    torch.save(state, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
-    if rng.random() < 0.5:  # As one that the run itself has written.
+    if listed:
         with (path.parents[1] / LIST).open("a") as stream:
             stream.write(f"run {digest} checkpoints/{path.name}\n")
-        return f"{how}, listed"
-    return how
 
 
 def _tensor(state: dict[str, Any], rng: random.Random) -> str:

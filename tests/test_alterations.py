@@ -6,9 +6,11 @@ from pathlib import Path
 
 import alterations
 import pytest
+import torch
 from alterations import FILES, Altered
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from worlds import command
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to measure memory, and pipes")
 
@@ -39,6 +41,17 @@ def test_altered_checkpoint_is_read_or_refused(world, tmp_path, count):
             judge([alterations.examine_file(world, *checkpoint, rng, Path(place))])
 
     examine()
+
+
+@pytest.mark.parametrize("moment", ["step", "exp_avg", "exp_avg_sq"])
+def test_checkpoint_without_a_moment_of_a_weight_is_refused(world, tmp_path, moment):
+    path = world.copy("stopped", tmp_path / "run") / "checkpoints" / "last-000004.pt"
+    state = torch.load(path, weights_only=True)
+    del state["optimizer"]["state"][0][moment]
+    alterations.save(state, path, listed=True)
+    ended = command("train", world.recipe, "--resume", "--output", tmp_path / "run")
+    assert ended.code == 2
+    assert "of parameter 0 it holds" in ended.said
 
 
 @pytest.mark.slow

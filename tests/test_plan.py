@@ -10,13 +10,13 @@ from pipeline.data.index import Index
 from pipeline.data.inspection import CaseFacts
 from pipeline.data.layouts import Dataset
 from pipeline.data.statistics import channel_statistics
+from pipeline.planning.augmentation import choose_flips
 from pipeline.planning.hardware import Hardware
 from pipeline.planning.network import REACH
 from pipeline.planning.patch import choose_channels, choose_kernels, choose_patch, choose_strides, granularity
 from pipeline.planning.plan import (
     DEFAULT_STEPS,
     DEFAULT_STEPS_CUDA,
-    choose_flips,
     choose_precision,
     make_plan,
     prepared_bytes,
@@ -172,7 +172,7 @@ def test_a_step_s_samples_are_all_unlabelled_where_there_are_segments_to_find():
     assert plan.data.unlabelled_batch_size == 4
 
 
-@pytest.mark.parametrize(("hardware", "each"), [(CPU, DEFAULT_STEPS), (GPU, DEFAULT_STEPS_CUDA)])
+@pytest.mark.parametrize(("hardware", "each"), [(CPU, DEFAULT_STEPS[3]), (GPU, DEFAULT_STEPS_CUDA)])
 @pytest.mark.parametrize("members", [1, 3])
 def test_each_network_that_is_given_has_the_steps_of_one(hardware, each, members):
     network = {"name": "dynunet", "members": members}
@@ -317,7 +317,7 @@ def test_most_scans_decide_the_slice_axis():
 
 
 def test_a_plan_for_slices_speaks_of_their_two_axes():
-    plan = resolve(recipe(data={"dimensions": 2}), index(facts((200, 24, 180), (1.0, 5.0, 1.5))), CPU)
+    plan = resolve(recipe(data={"dimensions": 2}), index(facts((200, 24, 180), (1.0, 5.0, 1.5))), GPU)
     assert plan.data.orientation == "RSA"
     assert plan.data.spacing_mm == (1.0, 1.5)
     assert plan.data.patch_size == (224, 192)
@@ -338,6 +338,43 @@ def test_a_plan_for_slices_speaks_of_their_two_axes():
 def test_flat_scans_are_trained_on_in_two_dimensions_unless_told_otherwise(shapes, data, expected):
     plan = resolve(recipe(data=data), index(*(facts(shape, (1, 1, 1)) for shape in shapes)), CPU)
     assert plan.data.dimensions == len(plan.data.spacing_mm) == len(plan.data.patch_size) == expected
+
+
+# What a CPU makes of thick slices
+
+HEARTS = index(*(facts((216, 256, 9), (1.5, 1.5, 10.0), name=f"c{n}") for n in range(3)))
+
+
+def test_thick_slices_are_trained_on_one_by_one_on_a_cpu_and_on_a_coarser_grid():
+    plan = resolve(recipe(), HEARTS, CPU)
+    assert (plan.data.dimensions, plan.data.orientation) == (2, "RAS")
+    assert plan.data.spacing_mm == (2.7557, 2.7557)
+    assert math.prod(median_shape(list(HEARTS.facts.values()), "RAS", (*plan.data.spacing_mm, 10.0))[:2]) <= 128**2
+    assert (plan.augmentation.rotation_degrees, plan.augmentation.scaling) == (45, 0.3)
+    assert plan.augmentation.elastic_mm == pytest.approx(3.5 * 2.7557, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scan", "hardware", "more", "dimensions", "spacing"),
+    [
+        (facts((216, 256, 9), (1.5, 1.5, 10.0)), GPU, {}, 3, (1.5, 1.5, 10.0)),
+        # Atlases are registered volumes.
+        (facts((216, 256, 9), (1.5, 1.5, 10.0)), CPU, {"atlases": {"weight": 0.3}}, 3, (1.5, 1.5, 10.0)),
+        (facts((216, 256, 200), (1.5, 1.5, 10.0)), CPU, {}, 3, (1.5, 1.5, 10.0)),
+        (facts((100, 100, 9), (1.5, 1.5, 10.0)), CPU, {}, 2, (1.5, 1.5)),
+        # Never more than twice as long.
+        (facts((512, 512, 24), (0.5, 0.5, 5.0)), CPU, {}, 2, (1.0, 1.0)),
+        (facts((512, 512, 24), (0.5, 0.5, 5.0)), CPU, {"data": {"spacing_mm": (0.7, 0.7)}}, 2, (0.7, 0.7)),
+        # Photographs keep their voxels.
+        (facts((512, 512, 1), (1.0, 1.0, 1.0)), CPU, {}, 2, (1.0, 1.0)),
+    ],
+)
+def test_other_scans_keep_what_they_have(scan, hardware, more, dimensions, spacing):
+    plan = resolve(recipe(**more), index(scan), hardware)
+    assert (plan.data.dimensions, plan.data.spacing_mm) == (dimensions, spacing)
+    wild = dimensions == 2
+    assert plan.augmentation.rotation_degrees == (45 if wild else 15)
+    assert (plan.augmentation.elastic_mm > 0) == wild
 
 
 # Anisotropy
@@ -532,6 +569,7 @@ def test_a_dataset_that_forgot_to_say_ct_is_told():
 
 
 def test_a_training_without_a_budget_has_a_length_and_one_with_it_waits_for_the_machine():
-    assert resolve(recipe(), MANY, CPU).max_steps == DEFAULT_STEPS
+    assert resolve(recipe(), MANY, CPU).max_steps == DEFAULT_STEPS[3]
+    assert resolve(recipe(data={"dimensions": 2}), MANY, CPU).max_steps == DEFAULT_STEPS[2]
     assert resolve(recipe(), MANY, GPU).max_steps == DEFAULT_STEPS_CUDA
     assert resolve(recipe(time_budget="20m"), MANY, CPU).max_steps == "auto"

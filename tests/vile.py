@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 LIST = ".fewmask"
 ROOT = Path(__file__).resolve().parents[1]
 CPU_S, PEAK_BYTES, WALL_S = 30.0, 2 * 2**30, 300
+# Of a command that does as it is told: a network may be as wide as the machine holds.
+TRAINED_BYTES = 4 * 2**30
 # A training that goes on for so long is a training: it is asked to end, as a user would. And the memory that the plan
 # is told of: what it lets through has to stay within.
 TRAINING_S, MACHINE_BYTES = 10.0, 2**30
@@ -129,7 +131,8 @@ class Found:
     @property
     def is_fine(self) -> bool:
         ends = ("0", "2", "143") if self.words[:1] == ["train"] else ("0", "2")
-        cheap = self.cpu_s <= CPU_S and self.peak_bytes <= PEAK_BYTES
+        most = PEAK_BYTES if self.outcome == "2" else TRAINED_BYTES
+        cheap = self.cpu_s <= CPU_S and self.peak_bytes <= most
         return self.outcome in ends and not self.lost and cheap
 
 

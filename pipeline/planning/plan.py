@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pipeline.planning.augmentation import CHOSEN, choose_augmentation
 from pipeline.planning.limits import refuse_scans
 from pipeline.planning.network import SizePlanner
 from pipeline.planning.normalization import choose_normalization, normalization_reason
 from pipeline.planning.settings import PlannedRecipe
-from pipeline.planning.spacing import choose_dimensions, choose_orientation, choose_spacing, coarse_axis, median_shape
+from pipeline.planning.spacing import (
+    choose_dimensions,
+    choose_orientation,
+    choose_spacing,
+    coarse_axis,
+    coarser_plane,
+    flat,
+    median_shape,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
@@ -23,8 +32,8 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 
-# Of a training without a time budget.
-DEFAULT_STEPS = 1200
+# Of a training without a time budget, on a CPU by dimensions.
+DEFAULT_STEPS = {2: 3000, 3: 1200}
 DEFAULT_STEPS_CUDA = 12_000
 # Of a GPU's memory, for prepared scans beside a step.
 RESIDENT_SHARE = 0.05
@@ -102,9 +111,12 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     facts = list(index.facts.values())
     data = recipe.data
     pick = _Choices()
-    axes = pick("data.dimensions", data.dimensions, lambda: _dimensions(facts, data.spacing_mm, data.patch_size))
+    on_cpu = not hardware.is_cuda
+    slices_pay = on_cpu and recipe.atlases.weight == 0  # Atlases are volumes.
+    given = (data.spacing_mm, data.patch_size)
+    axes = pick("data.dimensions", data.dimensions, lambda: _dimensions(facts, *given, slices_pay=slices_pay))
     orientation = pick("data.orientation", data.orientation, lambda: _orientation(facts, axes))
-    spacing = pick("data.spacing_mm", data.spacing_mm, lambda: _spacing(facts, orientation, axes))
+    spacing = pick("data.spacing_mm", data.spacing_mm, lambda: _spacing(facts, orientation, axes, on_cpu=on_cpu))
     normalization = choose_normalization(data.normalization, index.channels, facts)
     pick.tell("data.normalization", normalization, normalization_reason(normalization, index.channels, facts))
     precision = pick("precision", recipe.precision, lambda: _precision(hardware))
@@ -121,11 +133,15 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     )
     sizes, memory_bytes = planner.choose()
     pick.made += [Choice(*choice) for choice in planner.reasons(sizes)]
-    steps, layout, members = _open_to_time(recipe, hardware, pick)
+    steps, layout, members = _open_to_time(recipe, hardware, axes, pick)
     kept_bytes = prepared_bytes(index, axes, spacing)
     resident = pick("data.resident", data.resident, lambda: _resident(hardware, kept_bytes, data.workers))
     workers = pick("data.workers", data.workers, lambda: _workers(hardware, resident))
-    flips = pick("augmentation.flip_axes", recipe.augmentation.flip_axes, lambda: _flips(index, orientation))
+    augmentation = {
+        key: pick(f"augmentation.{key}", given, partial(choose_augmentation, key, index.labels, orientation, spacing))
+        for key, given in recipe.augmentation
+        if key in CHOSEN
+    }
     chosen = sizes.of_network | {"memory_format": layout, "members": members}
     grid = {"dimensions": axes, "orientation": orientation, "spacing_mm": spacing, "normalization": normalization}
     resolved = recipe.model_copy(
@@ -136,7 +152,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "max_steps": steps,
             "data": data.model_copy(update=grid | sizes.of_data | {"workers": workers, "resident": resident}),
             "network": recipe.network.model_copy(update=chosen),
-            "augmentation": recipe.augmentation.model_copy(update={"flip_axes": flips}),
+            "augmentation": recipe.augmentation.model_copy(update=augmentation),
         }
     )
     plan = Plan(
@@ -149,7 +165,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     return plan if recipe.time_budget is None else _with_alternatives(plan, planner, sizes)
 
 
-def _open_to_time(recipe: Recipe, hardware: Hardware, pick: _Choices) -> tuple[Any, Any, Any]:
+def _open_to_time(recipe: Recipe, hardware: Hardware, axes: int, pick: _Choices) -> tuple[Any, Any, Any]:
     """Choose steps, memory format and members; with a time budget the machine's pace does so later."""
     layout = recipe.network.memory_format
     members = recipe.network.members
@@ -157,7 +173,7 @@ def _open_to_time(recipe: Recipe, hardware: Hardware, pick: _Choices) -> tuple[A
         return recipe.max_steps, layout, members
     layout = pick("network.memory_format", layout, lambda: ("contiguous", "with time_budget, what is faster here"))
     members = pick("network.members", members, lambda: (1, "with time_budget, as many as it has time for"))
-    return pick("max_steps", recipe.max_steps, lambda: _steps(hardware, members)), layout, members
+    return pick("max_steps", recipe.max_steps, lambda: _steps(hardware, axes, members)), layout, members
 
 
 def _with_alternatives(plan: Plan, planner: SizePlanner, sizes: Sizes) -> Plan:
@@ -180,12 +196,14 @@ def _lighter(recipe: PlannedRecipe, planner: SizePlanner, sizes: Sizes) -> Itera
         yield recipe.model_copy(update={"data": data, "network": network}), planner.voxels(less) / whole
 
 
-def _dimensions(facts: Sequence[CaseFacts], *given: Any) -> tuple[int, str]:
-    axes = choose_dimensions(facts, *given)
+def _dimensions(facts: Sequence[CaseFacts], *given: Any, slices_pay: bool) -> tuple[int, str]:
+    axes = choose_dimensions(facts, *given, slices_pay=slices_pay)
     if any(setting != "auto" for setting in given):
         return axes, "as many numbers as the recipe gives for voxel size or patch"
-    flat = sum(min(case.shape) == 1 for case in facts)
-    return axes, f"{flat} of {len(facts)} scans are one slice" if flat else "the scans are volumes"
+    single = flat(facts)
+    if axes == 2 and 2 * single <= len(facts):
+        return axes, "slices are far apart, and a CPU makes many more steps with slices than with volumes"
+    return axes, f"{single} of {len(facts)} scans are one slice" if single else "the scans are volumes"
 
 
 def _orientation(facts: Sequence[CaseFacts], axes: int) -> tuple[str, str]:
@@ -193,15 +211,21 @@ def _orientation(facts: Sequence[CaseFacts], axes: int) -> tuple[str, str]:
     return choose_orientation(facts, axes), turned if axes == 3 else f"{turned}; the third axis is cut into slices"
 
 
-def _spacing(facts: Sequence[CaseFacts], orientation: str, axes: int) -> tuple[tuple[float, ...], str]:
+def _spacing(facts: Sequence[CaseFacts], orientation: str, axes: int, *, on_cpu: bool) -> tuple[tuple[float, ...], str]:
     spacing = choose_spacing(facts, orientation)[:axes]
+    reason = f"the median voxel of {len(facts)} scans, in mm"
+    if axes == 2:
+        shape = median_shape(facts, orientation, spacing)[:axes]
+        coarser = coarser_plane(spacing, shape)
+        # A scan of one slice is often one whose details count, such as a photograph of cells.
+        if not on_cpu or coarser == spacing or 2 * flat(facts) > len(facts):
+            return spacing, reason
+        return coarser, f"{reason}, {coarser[0] / spacing[0]:.2g} times as long, so that a CPU sees enough slices"
     axis = coarse_axis(facts, orientation)
-    if axis is None or axis >= axes:
-        return spacing, f"the median voxel of {len(facts)} scans, in mm"
-    return spacing, (
-        f"the median voxel of {len(facts)} scans, in mm; slices are far apart along {orientation[axis]}, where the "
-        "10th percentile keeps the slices of nine scans in ten"
-    )
+    if axis is None:
+        return spacing, reason
+    where = f"slices are far apart along {orientation[axis]}"
+    return spacing, f"{reason}; {where}, where the 10th percentile keeps the slices of nine scans in ten"
 
 
 def choose_precision(hardware: Hardware) -> str:
@@ -219,15 +243,15 @@ def _precision(hardware: Hardware) -> tuple[str, str]:
     return precision, measured if hardware.bfloat16 else "this device has nothing faster"
 
 
-def default_steps(device: str) -> int:
+def default_steps(device: str, axes: int) -> int:
     """Return how many steps a training has on a device where nothing else is said."""
-    return DEFAULT_STEPS if device == "cpu" else DEFAULT_STEPS_CUDA
+    return DEFAULT_STEPS[axes] if device == "cpu" else DEFAULT_STEPS_CUDA
 
 
-def _steps(hardware: Hardware, members: int) -> tuple[int, str]:
+def _steps(hardware: Hardware, axes: int, members: int) -> tuple[int, str]:
     time = "an hour or two of a GPU" if hardware.is_cuda else "a quarter of an hour of two cores"
     each = " for each network" if members > 1 else ""
-    return members * default_steps(hardware.device), f"{time}{each}; with time_budget as many as fit into it"
+    return members * default_steps(hardware.device, axes), f"{time}{each}; with time_budget as many as fit into it"
 
 
 def voxel_bytes(channels: int) -> int:
@@ -261,23 +285,3 @@ def _workers(hardware: Hardware, resident: bool) -> tuple[int, str]:
     if hardware.is_cuda:
         return min(8, hardware.cores - 1), f"{hardware.cores} cores prepare batches while the GPU computes"
     return 0, "on a CPU, workers would take the cores that the network needs"
-
-
-def choose_flips(labels: Iterable[str], orientation: str) -> tuple[int, ...]:
-    """Return the left-right axis, or none where a label's name tells left from right, or might if it had a name.
-
-    >>> choose_flips(["background", "liver"], "RAS"), choose_flips(["left kidney"], "RAS")
-    ((0,), ())
-    """
-    names = list(labels)
-    words = {word.lower() for name in names for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
-    sided = words & {"left", "right", "l", "r", "lt", "rt", "lh", "rh"}
-    nameless = sum(re.fullmatch(r"label \d+", name) is not None for name in names) > 1
-    if sided or nameless:
-        return ()
-    return tuple(axis for axis, code in enumerate(orientation) if code in "RL")
-
-
-def _flips(index: Index, orientation: str) -> tuple[tuple[int, ...], str]:
-    flips = choose_flips(index.labels.values(), orientation)
-    return flips, "left and right look alike" if flips else "a label may tell left from right"

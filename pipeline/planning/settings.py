@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.bounds import Intensity, Millimetres, Samples, Scale, Side, Steps
+from pipeline.bounds import (
+    Degrees,
+    Displacement,
+    Intensity,
+    Millimetres,
+    RelativeChange,
+    Samples,
+    Scale,
+    Side,
+    Steps,
+)
 from pipeline.recipe import Recipe
 from pipeline.sections import AugmentationChoices, DataChoices, HounsfieldWindow, NetworkChoice, ZScore
 
@@ -49,9 +59,12 @@ class NetworkSettings(PlannedNetwork):
 
 
 class AugmentationSettings(AugmentationChoices):
-    """Random changes, with the axes that may be mirrored."""
+    """Random changes, with every choice made."""
 
     flip_axes: tuple[int, ...]
+    rotation_degrees: Degrees
+    scaling: RelativeChange
+    elastic_mm: Displacement
 
 
 class PlannedRecipe(Recipe):

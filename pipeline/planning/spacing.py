@@ -20,17 +20,32 @@ if TYPE_CHECKING:
 # A grid with voxels longer than this against the next longest side is coarse along that axis, if it also has this many
 # times fewer of them: nnU-Net's rule.
 COARSE = 3
+# On a CPU slices have about so many voxels, and no voxel becomes more than so many times as long for that.
+PLANE = 128**2
+COARSER = 2.0
 # The axis of the body that each letter of an orientation stands on.
 BODY_AXES = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
 
-def choose_dimensions(facts: Sequence[CaseFacts], *given: Any) -> int:
-    """Return the length of whatever is given for each axis; else 2 where most scans are one slice, and 3 otherwise."""
+def choose_dimensions(facts: Sequence[CaseFacts], *given: Any, slices_pay: bool = False) -> int:
+    """Return the length of whatever is given for each axis; else 2 where most scans are one slice, and 3 otherwise.
+
+    Args:
+        facts: Of the scans.
+        *given: Settings that have a number for each axis, or ``auto``.
+        slices_pay: Whether it is 2 also where slices are far apart, as on a CPU: a scan says little between them, and
+            in the time of a step with volumes there are many with slices.
+    """
     lengths = [len(setting) for setting in given if setting != "auto"]
-    flat = sum(min(case.shape) == 1 for case in facts)
     if lengths:
         return lengths[0]
-    return 2 if 2 * flat > len(facts) else 3
+    thick = slices_pay and coarse_axis(facts, "RAS") is not None
+    return 2 if thick or 2 * flat(facts) > len(facts) else 3
+
+
+def flat(facts: Sequence[CaseFacts]) -> int:
+    """Return how many scans are one slice."""
+    return sum(min(case.shape) == 1 for case in facts)
 
 
 def choose_orientation(facts: Sequence[CaseFacts], dimensions: int) -> str:
@@ -61,6 +76,16 @@ def choose_spacing(facts: Sequence[CaseFacts], orientation: str) -> tuple[float,
         target[axis] = max(np.quantile(spacings[:, axis], 0.1), np.delete(target, axis).max())
     # Four decimals, and four digits of what is smaller than a tenth of a millimetre.
     return tuple(round(float(value), max(4, 3 - math.floor(math.log10(value)))) for value in target)
+
+
+def coarser_plane(spacing_mm: Sequence[float], shape: Sequence[int]) -> tuple[float, ...]:
+    """Return the voxel size, larger in the plane where the median slice has more than ``PLANE`` voxels.
+
+    >>> coarser_plane((1.5, 1.5), (216, 256)), coarser_plane((0.8, 0.8), (512, 512)), coarser_plane((2, 2), (96, 96))
+    ((2.7557, 2.7557), (1.6, 1.6), (2.0, 2.0))
+    """
+    factor = min(COARSER, max(1.0, math.sqrt(math.prod(shape) / PLANE)))
+    return tuple(round(factor * length, 4) for length in spacing_mm)
 
 
 def coarse_axis(facts: Sequence[CaseFacts], orientation: str) -> int | None:

@@ -269,7 +269,7 @@ def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
 
 
 def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Refuse moments of other shapes, which PyTorch would take.
+    """Refuse moments of other names or shapes, which PyTorch would take.
 
     Raises:
         ValueError: They are.
@@ -278,9 +278,10 @@ def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, moments in saved["state"].items():
         shape = parameters[number].shape
+        if names and moments and set(moments) != set(names):
+            raise ValueError(f"of parameter {number} it holds {', '.join(map(str, moments))}, not {', '.join(names)}")
         for name, value in moments.items():
-            known = names is None or name in names
-            fits = known and isinstance(value, torch.Tensor) and value.shape in (shape, ())
+            fits = isinstance(value, torch.Tensor) and value.shape in (shape, ())
             if not fits or value.untyped_storage().nbytes() < value.nbytes:
                 raise ValueError(f"{name} of parameter {number} is not of the shape {tuple(shape)}")
     for group in saved["param_groups"]:

@@ -232,7 +232,7 @@ def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callabl
         if other_s <= FASTER * step_s:
             training = other
             step_s = other_s
-    enough = ENOUGH * default_steps(training.recipe.device)
+    enough = ENOUGH * default_steps(training.recipe.device, training.recipe.data.dimensions)
     given = plan.recipe.network.members
     wide_members = min(WIDE_MEMBERS, plan.most_members) if given == "auto" else given
     wide_s = TIMES_LONGER * step_s
