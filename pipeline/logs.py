@@ -18,14 +18,13 @@ STEP = "step"
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """Read a log; one that is not there has no rows.
+    """Read a log; a missing file has no rows.
 
     Returns:
-        Its rows, in rising order of their steps. The last line, which a kill may have cut, is left out where it is no
-        whole row.
+        One mapping of column to text for each row, by rising step. A last line that a kill has cut is left out.
 
     Raises:
-        UserError: It is no such log.
+        UserError: The file cannot be read, or is not the log of a training.
     """
     if not path.exists():
         return []
@@ -62,7 +61,7 @@ def _row(head: Sequence[str], line: Sequence[str], before: int) -> dict[str, str
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Read a log: for each column but ``step``, the steps that have a finite number and the numbers.
+    """Read a log as ``(step, number)`` pairs for each column but ``step``; numbers that are not finite are left out.
 
     Raises:
         UserError: As :func:`read_log`.
@@ -81,10 +80,10 @@ class CsvLog:
     Args:
         path: The file.
         fields: Its columns, ``step`` first.
-        done: Steps that the run has behind it; rows of later ones are dropped.
+        done: Steps that the run has done; rows of later steps are dropped.
 
     Raises:
-        UserError: The file is there and is no such log.
+        UserError: The file exists and is not the log of a training.
     """
 
     def __init__(self, path: Path, fields: Sequence[str], done: int) -> None:

@@ -1,7 +1,7 @@
-"""A mask travels as an *annotation*: one small integer a voxel that says all there is to say about it.
+"""Annotations: masks in one byte per voxel, with values for "outside the scan" and "not annotated".
 
 0 is outside the scan, 1 inside but not annotated, ``2 + k`` class ``k``. So the zeros that padding and rotation bring
-in mean "outside", and a scan without a mask is an annotation of ones.
+in mean "outside", and a scan without a mask has an annotation of ones.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ def decode(annotation: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def class_locations(annotation: NDArray[Any], classes: int, most: int = 2000) -> NDArray[np.int64]:
-    """Return up to ``most`` flat voxel indices of each class, ``[classes, most]``, filled up with -1."""
+    """Return up to ``most`` voxels of each class, evenly spread, as flat indices ``[classes, most]``.
+
+    Rows are filled up with -1; a class without a voxel has a row of -1.
+    """
     flat = annotation.ravel()
     locations = np.full((classes, most), -1, dtype=np.int64)
     for k in range(classes):

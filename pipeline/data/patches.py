@@ -33,7 +33,7 @@ def cut_patches(
     Args:
         cases: Each with ``image`` and ``annotation`` ``[C, X, Y, Z]``, arrays or tensors, and the ``locations`` of its
             classes, an array. They are taken one by one, so that they need not be in memory together.
-        rngs: One a case; it decides the place.
+        rngs: One for each case; it draws the place of the patch.
         size: Voxels along each axis; two numbers cut single slices, and the slice axis is dropped.
     """
     box = np.array((*size, 1)[:3])

@@ -98,7 +98,7 @@ FIXES: dict[str, Callable[[Volume, Header], tuple[Volume, str]]] = {
 
 
 def refuse_unknown(names: Sequence[str], folder: Path) -> None:
-    """Refuse repairs that there are not, and a folder that holds something.
+    """Refuse unknown repairs, and a folder that is not empty.
 
     Raises:
         UserError: There is no such repair, or the folder is not empty.

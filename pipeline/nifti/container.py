@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".nii.gz", ".nii")
 # Formats that hold scans too: left out in silence, they would be scans that nobody looked at.
 OTHER_FORMATS = (".img", ".img.gz", ".hdr", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".dcm", ".gz")
-# What ends in .gz and is something else.
+# Names in .gz that are no scans.
 PACKED = (".tar.gz", ".tsv.gz", ".csv.gz", ".json.gz", ".txt.gz")
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP = 31
@@ -33,7 +33,7 @@ GZIP = 31
 DEFLATE_MAX_RATIO = 1032
 # Unpacked bytes of one file: a float32 volume of 1024 voxels along each axis.
 MAX_BYTES = 1 << 32
-# Packed bytes that hold any header, and the bytes of the longest.
+# So many packed bytes hold any header; and the unpacked bytes of the longest header.
 PACKED_HEAD = 1 << 17
 HEAD = 540
 BLOCK = 1 << 20
@@ -94,7 +94,7 @@ def read_container(path: Path, promised: Callable[[bytes], int]) -> Container:
 
     Args:
         path: A ``.nii`` or ``.nii.gz`` file.
-        promised: From the first bytes of the NIfTI file, how many bytes its header and voxels take.
+        promised: Returns, for the first bytes of the unpacked file, how many bytes its header and voxels take.
 
     Raises:
         UserError: The file is missing, empty, cut, damaged, too large, or something else under a NIfTI file's name.
@@ -194,9 +194,9 @@ def _head(path: Path, raw: bytes) -> bytes:
 
 
 def _unpack(path: Path, raw: bytes, size: int) -> tuple[bytes, bool]:
-    """Return ``size`` bytes and whether zeros follow them, in the last gzip member or behind it.
+    """Return the first ``size`` bytes (fewer if the stream is shorter), and whether zeros follow them.
 
-    A gzip may have several members, one behind the other; each ends in a checksum, which is verified.
+    A gzip file may have several members, one behind the other; each ends in a checksum, which is verified.
     """
     parts: list[bytes] = []
     missing = size
@@ -236,7 +236,7 @@ def _inflate(path: Path, member: Any, data: bytes, most: int) -> bytes:
 
 
 def _padding(path: Path, block: bytes) -> bool:
-    """Tell whether there are bytes behind the voxels; they must be zeros, for anything else is somebody's data."""
+    """Tell whether there are bytes behind the voxels; refuse any but zeros, since they would be somebody's data."""
     if block.strip(b"\0"):
         raise fault(path, "trailing-bytes", "has data behind the voxels", BY_ITS_TOOL)
     return bool(block)

@@ -62,7 +62,7 @@ class Noise(IntensityAugmentation):
     """Adds Gaussian noise to a fifth of the samples.
 
     Args:
-        sigma: The largest standard deviation, in those of the image.
+        sigma: The largest standard deviation of the noise; that of a normalised scan is 1.
     """
 
     def __init__(self, sigma: NoiseSigma) -> None:
@@ -103,10 +103,10 @@ class Brightness(IntensityAugmentation):
 
 @AUGMENTATIONS.register("contrast")
 class Contrast(IntensityAugmentation):
-    """Moves the intensities of a fifth of the samples from their mean, or towards it.
+    """Moves the intensities of a fifth of the samples away from their mean, or towards it.
 
     Args:
-        change: The largest relative change of their distance.
+        change: The largest relative change of the distance to the mean.
     """
 
     def __init__(self, change: RelativeChange) -> None:
@@ -129,7 +129,7 @@ class LowResolution(IntensityAugmentation):
     """Makes the voxels of a fifth of the samples larger, and interpolates them back.
 
     Args:
-        coarseness: How much larger they may become: 1 doubles them.
+        coarseness: How much larger the voxels may become, as a relative change: 1 doubles them.
     """
 
     def __init__(self, coarseness: Coarseness) -> None:

@@ -46,7 +46,7 @@ class Flip(SpatialAugmentation):
     def apply(self, image: Tensor, annotation: Tensor, drawn: Sequence[tuple[int, ...]]) -> None:
         """Mirror the samples.
 
-        They are named one by one: a CUDA device would be waited for where a list of them was its index.
+        They are indexed one by one: indexing by a list would make the host wait for a CUDA device.
         """
         for row, axes in enumerate(drawn):
             for batch in (image, annotation) if axes else ():
