@@ -1,4 +1,4 @@
-"""The page of a comparison: the conclusion first, and every number that it rests on."""
+"""The page of a comparison: the conclusion first, and every number that it is based on."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def write_comparison(
     """Write ``report.html`` of a comparison, and its figures as files.
 
     Args:
-        folder: Where they go; it must exist.
-        comparison: Of ``a`` and ``b``.
-        a: One row a class of a case.
-        b: Of the same cases and classes.
-        origin: Where they come from.
+        folder: Where to write them; it must exist.
+        comparison: The comparison of ``a`` and ``b``.
+        a: The results of the first side, one for each class of each case.
+        b: Those of the second side, for the same cases and classes.
+        origin: The origin of the results.
     """
     cases = list(dict.fromkeys(row.case for row in a))
     places = {case: n for n, case in enumerate(cases)}
@@ -166,7 +166,7 @@ def _page_data(
 
 
 def _outcome(one: CaseResult, two: CaseResult) -> tuple[str, bool]:
-    """Return an outcome, or both where they differ, and whether that of B is a failure."""
+    """Return the outcome as text, both outcomes if they differ, and whether that of B is a failure."""
     words = (
         OUTCOMES[one.outcome] if one.outcome == two.outcome else f"{OUTCOMES[one.outcome]} → {OUTCOMES[two.outcome]}"
     )

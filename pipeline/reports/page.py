@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where the figures come from.
+    """The origin of the figures of a page.
 
     Attributes:
-        title: The head of the page.
-        facts: Names and values: checkpoint, dataset, versions, command.
-        notes: What a reader of the figures has to know.
+        title: The heading of the page.
+        facts: Names and values to show: checkpoint, dataset, versions, command.
+        notes: Notes for the reader of the figures.
         config: The run's recipe as YAML, or "".
-        history: Steps and values of each term of the loss.
-        validation: Steps and validation Dice.
-        tolerance_mm: Of the surface Dice, where it is known.
+        history: For each term of the loss, its points: step and value.
+        validation: Points of the validation Dice: step and value.
+        tolerance_mm: The tolerance of the surface Dice; None if unknown.
     """
 
     title: str
@@ -68,12 +68,12 @@ def write_report(
     """Write ``report.html`` of a validation or an evaluation, and its figures as files.
 
     Args:
-        folder: Where they go; it must exist.
-        results: One row a class of a case.
-        summary: Of the same results.
-        origin: Where they come from.
-        gallery: The cases to look at; those that a page has no room for are left out, the best first.
-        calibration: As in ``summary.json``, where it is known.
+        folder: Where to write them; it must exist.
+        results: One result for each class of each case.
+        summary: The summary of the same results.
+        origin: The origin of the results.
+        gallery: The packed cases for the viewer. If there are too many for a page, the best are left out.
+        calibration: The calibration, as in ``summary.json``; None if unknown.
     """
     ranked = rank(results)
     shown = [case for case in ranked if gallery is not None and case in gallery.packed]
@@ -121,7 +121,7 @@ def page_data(
     ranked: Mapping[str, float | None],
     volumes: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Return what the page's script reads; ``docs/report.md`` describes it."""
+    """Return the data that the page's script reads; ``docs/report.md`` describes it."""
     places = {case: n for n, case in enumerate(ranked)}
     classes = classes_in(results)
     order = {label: n for n, (label, _) in enumerate(classes)}
@@ -142,7 +142,7 @@ def page_data(
 
 
 def span_of(interval: Interval | None) -> str:
-    """Return an interval of a Dice as text, or that there are too few patients for one.
+    """Return the interval of a Dice as text; None, for too few patients, says so.
 
     >>> span_of((0.5, 0.75)), span_of(None)
     ('0.500 – 0.750', 'too few to say')
@@ -151,7 +151,7 @@ def span_of(interval: Interval | None) -> str:
 
 
 def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[str, str, str]]:
-    """Return question, figure and explanation of what a reader wants to know first."""
+    """Return what a reader wants to know first, each as question, figure and explanation."""
     rows = [row for row in summary.classes if row.dice.mean is not None]
     mean = summary.means["dice"]
     if mean.value is None:

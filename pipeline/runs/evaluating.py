@@ -1,4 +1,4 @@
-"""Evaluate masks from anywhere against true ones."""
+"""Evaluate masks, made by any tool, against true ones."""
 
 from __future__ import annotations
 
@@ -32,13 +32,16 @@ def evaluate(
     """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
 
     Args:
-        predictions: Masks; those without a counterpart are left out. Other files, such as those that nnU-Net writes
-            beside its masks, are too.
-        labels: True masks; each must have a prediction. A ``dataset.json`` in or above this folder, or in that of the
-            predictions, names the labels.
-        output: Where ``cases.csv``, ``summary.json`` and ``report.html`` go; made where it is not there.
-        ignore: Voxels with this true value count nowhere; by default the one that ``dataset.json`` calls ``ignore``.
-        tolerance_mm: Of the surface Dice.
+        predictions: Folder of masks. Those without a true mask are left out, and so are files that are no masks, such
+            as those that nnU-Net writes.
+        labels: Folder of true masks; each must have a prediction. A ``dataset.json`` in or above this folder, or in
+            that of the predictions, names the labels.
+        output: Folder for ``cases.csv``, ``summary.json`` and ``report.html``; made if it is missing.
+        ignore: Voxels with this true value are not scored; by default the one that ``dataset.json`` calls ``ignore``.
+        tolerance_mm: Distance up to which surfaces agree in the surface Dice.
+
+    Returns:
+        The summary that was written.
 
     Raises:
         UserError: A file is in the way, a prediction is missing, a file is unsound, or grids differ; nothing is

@@ -1,4 +1,4 @@
-"""Validate a run: predict its cases, score them, and write what was found."""
+"""Validate a run: predict cases, score them, and write scores and report."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Scored:
     """Cases that were predicted and scored.
 
     Attributes:
-        results: One a class of a case.
-        calibration: Whether the network's probabilities can be trusted, as ``summary.json`` has it.
-        matching: How segments were matched to labels, as ``summary.json`` has it; empty for a run that learnt labels.
-        tolerance_mm: Of the surface Dice.
-        gallery: The scans with both masks, for the report; None where nobody asked for it.
+        results: One result for each class of each case.
+        calibration: The calibration of the network's probabilities, as in ``summary.json``.
+        matching: How segments were matched to labels, as in ``summary.json``; empty for a run trained on labels.
+        tolerance_mm: The tolerance of the surface Dice.
+        gallery: The scans with both masks, for the report; None without pictures.
     """
 
     results: list[CaseResult]
@@ -58,12 +58,12 @@ class Scored:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a validation found.
+    """The scores of a validation.
 
     Attributes:
-        summary: Of all cases.
+        summary: The statistics over all cases.
         folder: Where ``cases.csv``, ``summary.json`` and ``report.html`` were written.
-        notes: What a reader of the figures has to know.
+        notes: Notes for the reader of the figures.
     """
 
     summary: Summary
@@ -85,12 +85,15 @@ def validate_run(
     ``last`` on the run's own cases go into the run itself, others to ``validation/best`` or ``validation/DATASET``.
 
     Args:
-        run: The run's folder; or a model file, of which results go into ``FILE-validation/DATASET`` beside it.
-        source: The other dataset, of the run's labels; where it does not name its channels, they are the run's too.
+        run: The run's folder; or a model file, whose results go into ``FILE-validation/DATASET`` beside it.
+        source: The other dataset, with the run's labels; its channels are the run's unless it names them.
         which: The checkpoint.
         plugins: As for :func:`load_model`.
-        tolerance_mm: Of the surface Dice.
+        tolerance_mm: Distance up to which surfaces agree in the surface Dice.
         open_as: How the other dataset lies on disk: root, layout and options, as for :func:`open_dataset`.
+
+    Returns:
+        The scores, and where they were written.
 
     Raises:
         UserError: The checkpoint or the dataset cannot be used, or there is nothing to validate on.
@@ -139,7 +142,7 @@ def _folder_of_scores(run: Path, source: Path | None, which: Which) -> Path:
 
 
 def notes_on(recipe: Recipe, which: Which) -> tuple[str, ...]:
-    """Return what a run's own validation cases have decided, so that their figures flatter."""
+    """Return notes on what was chosen by a run's own validation cases, which makes their scores optimistic."""
     chose = ("These cases chose this checkpoint: its figures flatter. Those of `last` do not.",)
     ended = ("These cases decided when the training ended (`patience`): its figures flatter a little.",)
     return (chose if which == "best" else ()) + (ended if recipe.patience is not None else ())
@@ -163,14 +166,14 @@ def score(
     Args:
         predictor: Predicts the labels of the masks, or segments.
         cases: With masks.
-        facts: What the check found of each; files that are not those that were checked are refused.
-        truth: What the masks tell.
+        facts: What the check found of each, by id; files that have changed since are refused.
+        truth: The labels of the masks.
         matched: Whether the predictor predicts segments, which are first matched to the labels of these cases.
-        tolerance_mm: Of the surface Dice.
-        pictures: Whether the scans and both masks are kept, on the disk, for a report.
-        overlap_only: Leaves out surfaces, lesions and calibration.
+        tolerance_mm: Distance up to which surfaces agree in the surface Dice.
+        pictures: Whether to pack the scans and both masks, on the disk, for a report.
+        overlap_only: Leave out surfaces, lesions and calibration.
         watch: Called with each case, its scans, its true mask and its prediction.
-        metrics: Further columns, by their names.
+        metrics: Further metrics, by name.
     """
     matching = {}
     if matched:  # Folds are not made of segments.

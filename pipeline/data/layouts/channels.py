@@ -35,7 +35,7 @@ def numbers_channels(paths: Sequence[Path], labels: Collection[str] = ()) -> boo
 
     Args:
         paths: The images of one folder.
-        labels: Names of the masks: they have a case's number, and no channel's.
+        labels: Names of the masks, which end in the number of a case if they end in one.
     """
     grouped, others = group(paths)
     if not grouped or any(stem(path) in labels for files in grouped.values() for path in files.values()):
@@ -50,8 +50,8 @@ def gaps(grouped: Grouped, channels: int | None) -> list[Problem]:
     """Find scans that lack a channel or have one too many.
 
     Args:
-        grouped: As :func:`group` gives it.
-        channels: How many there are; None where only the numbers tell.
+        grouped: The files of each scan by channel, from :func:`group`.
+        channels: The number of channels; None takes each scan's largest number for the last.
     """
     due = {name: set(range(channels or max(files) + 1)) for name, files in grouped.items()}
     broken = [name for name, files in grouped.items() if files.keys() != due[name]]
@@ -67,7 +67,7 @@ def gaps(grouped: Grouped, channels: int | None) -> list[Problem]:
 
 
 def without_number(paths: Sequence[Path]) -> list[Problem]:
-    """Say that files have no channel in their names where others have."""
+    """Return a problem for each file without the number of a channel, where other files have one."""
     return [
         Problem(
             str(path),
@@ -88,12 +88,12 @@ def _remedy(name: str, broken: Sequence[str]) -> str:
 
 @dataclass
 class NumberedFiles:
-    """Looks up the channels of scans that a list names without their numbers; each folder is listed once."""
+    """Finds the channels of scans that a list names without channel numbers; each folder is listed once."""
 
     listed: dict[Path, Grouped] = field(default_factory=dict)
 
     def of(self, path: Path) -> tuple[Path, ...]:
-        """Return the files ``NAME_0000``, ``NAME_0001``, … of a scan ``NAME`` that is not there itself; else itself."""
+        """Return the files ``NAME_0000``, ``NAME_0001``, … of a scan ``NAME``; the path itself if it is there."""
         if path.exists() or not path.parent.is_dir():
             return (path,)
         if path.parent not in self.listed:
