@@ -331,4 +331,6 @@ def _calling(*, verbose: bool) -> Iterator[None]:
 
 
 def _path(path: AnyPath | None) -> Path | None:
-    return None if path is None else Path(path)
+    if path is None:
+        return None
+    return Path(path)

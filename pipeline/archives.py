@@ -64,7 +64,9 @@ def read_archive(path: Path, *, hashed: bool = False) -> dict[str, Any]:
     with ThreadPoolExecutor(1) as pool:
         # Hashing releases the interpreter lock, so both run at once. A wrong hash is what is reported, whatever else
         # is wrong: the content of a damaged file says nothing.
-        hashing = pool.submit(_refuse_other_bytes, path) if hashed else None
+        hashing = None
+        if hashed:
+            hashing = pool.submit(_refuse_other_bytes, path)
         try:
             _refuse_archive(path, check_sums=not hashed)
         finally:
@@ -77,7 +79,9 @@ def read_archive(path: Path, *, hashed: bool = False) -> dict[str, Any]:
         raise _unsafe(path) from None
     except Exception:  # A crafted pickle can make torch raise anything.
         state = None
-    told = state.get("format") if isinstance(state, dict) else None
+    told = None
+    if isinstance(state, dict):
+        told = state.get("format")
     if type(told) is int and told > FORMAT:
         message = f"is of format {told}, and this version of Fewmask knows none after {FORMAT}"
         remedy = "update Fewmask"
@@ -105,7 +109,10 @@ def _refuse_inflated(path: Path, state: dict[str, Any]) -> None:
             if id(value) in seen:
                 raise _foreign(path, "holds one list or mapping in several places")
             seen.add(id(value))
-            todo += [*value.keys(), *value.values()] if isinstance(value, dict) else value
+            if isinstance(value, dict):
+                todo += [*value.keys(), *value.values()]
+            else:
+                todo += value
         elif not isinstance(value, (str, int, float, bool, NoneType, dict, list, tuple)):
             raise _unsafe(path)
     if (held := sum(views.values())) > path.stat().st_size:
@@ -118,7 +125,9 @@ def _refuse_other_bytes(path: Path) -> None:
     told = hash_of(path)
     with path.open("rb") as stream, told.open("rb") as hashed:
         # An empty file cannot be mapped.
-        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        content: mmap.mmap | bytes = b""
+        if path.stat().st_size:
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         if hashed.read(64) != hashlib.sha256(content).hexdigest().encode():
             raise _damaged(path, f"is damaged: its bytes are not those of {told.name}")
 

@@ -144,9 +144,13 @@ def refuse_foreign(run: Path, paths: Iterable[Path] | None = None) -> None:
     output = output_of(run)
     problems = []
     remedy = "move it away, or name another --output; to go on from it, `fewmask train {} dataset=DATASET --output NEW`"
-    for path in _named(run) if paths is None else paths:
+    if paths is None:
+        paths = _named(run)
+    for path in paths:
         if _is_there(path) and not output.is_own(_name(path)) and not _is_own_damaged(output, path):
-            message = "is a link" if path.is_symlink() else "is there, and was not saved by this run"
+            message = "is there, and was not saved by this run"
+            if path.is_symlink():
+                message = "is a link"
             problems.append(Problem(str(path), "in-the-way", message, remedy.format(path)))
         elif _is_there(hash_of(path)) and not _is_own_hash(output, path):
             message = "is there, and is not the hash that this run saved"

@@ -154,7 +154,9 @@ def _key_in(place: Any, part: str, override: str) -> str | int:
         raise _bad_override(override, "leads into a value")
     if part.isdigit() and int(part) < len(place):
         return int(part)
-    remedy = f"use 0 to {len(place) - 1}" if place else "give the whole list"
+    remedy = "give the whole list"
+    if place:
+        remedy = f"use 0 to {len(place) - 1}"
     raise _bad_override(override, f"{part!r} is no place in a list of {len(place)}", remedy)
 
 
@@ -233,7 +235,9 @@ def dump(recipe: Recipe, comments: Mapping[str, str] | None = None, *, decided: 
 
 def written(recipe: Recipe, decided: Decisions = NONE) -> dict[str, Any]:
     """Return a recipe and the decisions of its run, if there are any, as keys and plain values."""
-    told = {DECIDED: decided.model_dump(mode="json")} if decided != NONE else {}
+    told = {}
+    if decided != NONE:
+        told = {DECIDED: decided.model_dump(mode="json")}
     return recipe.model_dump(mode="json") | told
 
 
@@ -251,7 +255,9 @@ def _schema_problems(error: ValidationError, model: type[Section], prefix: str =
             remedy = f"give {description}"
         else:
             message = f"{plain(item['msg'])}, not {shown(item['input'])}"
-            remedy = f"give {description}" if description else "correct the value"
+            remedy = "correct the value"
+            if description:
+                remedy = f"give {description}"
         if path in found:  # One key that accepts several kinds of value fails once a kind.
             message = joined(found[path].message, message)
         found[path] = Problem(path, "bad-recipe", message, remedy)
@@ -320,7 +326,9 @@ def _choices(raw: Mapping[str, Any], components: Components) -> Iterator[tuple[s
 
 
 def _inside(section: Any, key: str) -> Any:
-    return section.get(key) if isinstance(section, dict) else None
+    if isinstance(section, dict):
+        return section.get(key)
+    return None
 
 
 def _choice_problems(path: str, key: str, registry: Registry, choice: dict[str, Any]) -> list[Problem]:

@@ -50,7 +50,9 @@ def show_scores(summary: object, folder: Path, checkpoint: str = "", notes: tupl
     from pipeline.reports.tables import results_table
 
     show(results_table(summary))  # type: ignore[arg-type]
-    scored = f"Scored the {checkpoint} checkpoint. " if checkpoint else ""
+    scored = ""
+    if checkpoint:
+        scored = f"Scored the {checkpoint} checkpoint. "
     say(f"{scored}Wrote {folder / 'report.html'}, summary.json and cases.csv.")
     for note in notes:
         say(f"Note: {note}")
@@ -61,7 +63,9 @@ def show_findings(problems: Sequence[Problem], warnings: Sequence[Problem], data
     from pipeline.reports.findings import counts_table, findings_table
 
     if problems or warnings:
-        width = OUT.width if OUT.is_terminal else 200
+        width = 200
+        if OUT.is_terminal:
+            width = OUT.width
         show(findings_table([*problems, *warnings], dataset if dataset.is_dir() else dataset.parent), width=width)
         show(counts_table(problems, warnings))
 
@@ -94,4 +98,6 @@ def show_components(registries: Sequence[Registry]) -> None:
         say(f"\n{registry.name} ({registry.description})")
         for name in registry.names:
             options = ", ".join(f"{key}={option.default!r}" for key, option in registry.options(name).items())
-            say(f"  {name}: {registry.summary(name)}" + (f"\n      {options}" if options else ""))
+            say(f"  {name}: {registry.summary(name)}")
+            if options:
+                say(f"      {options}")

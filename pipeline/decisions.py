@@ -65,7 +65,9 @@ def converted(raw: dict[str, Any]) -> dict[str, Any]:
         return raw
     decided = {key: raw[key] for key in moved if raw[key] != []}
     kept = {key: value for key, value in raw.items() if key not in moved}
-    return kept | ({DECIDED: decided} if decided else {})
+    if decided:
+        kept[DECIDED] = decided
+    return kept
 
 
 def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:

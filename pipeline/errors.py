@@ -137,7 +137,9 @@ def nearest(name: str, choices: Iterable[str] | Names) -> str:
     close = (choices if isinstance(choices, Names) else Names(known)).nearest(name)
     if close is not None:
         return f"did you mean {close!r}?"
-    rest = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    rest = ""
+    if len(known) > LISTED:
+        rest = f" and {len(known) - LISTED} more"
     return f"choose one of: {', '.join(known[:LISTED])}{rest}"
 
 
@@ -148,7 +150,9 @@ def shown(value: object, most: int = 80) -> str:
     ("'unet'", "'9999999…")
     """
     text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}…"
+    if len(text) <= most:
+        return text
+    return f"{text[:most]}…"
 
 
 def plain(message: str) -> str:

@@ -75,7 +75,9 @@ def handler_kept(name: str) -> Iterator[None]:
         name: Of the signal, such as ``SIGCHLD``; nothing is done where the system has none of that name.
     """
     number = getattr(signal, name, None)
-    before = signal.getsignal(number) if number is not None and _is_main_thread() else None
+    before = None
+    if number is not None and _is_main_thread():
+        before = signal.getsignal(number)
     try:
         yield
     finally:

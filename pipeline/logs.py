@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,9 @@ def read_log(path: Path) -> list[dict[str, str]]:
                 if number <= len(lines):
                     raise ValueError(f"line {number}: {error}") from None
     except (OSError, ValueError, csv.Error) as error:
-        told = error.strerror if isinstance(error, OSError) and error.strerror else error
+        told: object = error
+        if isinstance(error, OSError) and error.strerror:
+            told = error.strerror
         message = f"is no log of a training: {told}"
         remedy = "bring it back, or remove it: the run then begins another"
         raise UserError(
@@ -69,8 +72,10 @@ def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in read_log(path):
         for name, text in list(row.items())[1:]:
-            point = float(row[STEP]), float(text or "nan")
-            curves.setdefault(name, []).extend([point] if abs(point[1]) < float("inf") else [])
+            points = curves.setdefault(name, [])
+            number = float(text or "nan")
+            if math.isfinite(number):
+                points.append((float(row[STEP]), number))
     return curves
 
 
@@ -88,9 +93,11 @@ class CsvLog:
 
     def __init__(self, path: Path, fields: Sequence[str], done: int) -> None:
         rows = [row for row in read_log(path) if int(row[STEP]) <= done]
-        # A run that goes on with another objective keeps the columns that it had.
         self.path = path
-        self.fields = list(dict.fromkeys([*fields, *(rows[0] if rows else ())]))
+        columns = list(fields)
+        if rows:  # A run that goes on with another objective keeps the columns that it had.
+            columns += rows[0]
+        self.fields = list(dict.fromkeys(columns))
         with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, self.fields)
             writer.writeheader()

@@ -70,8 +70,10 @@ def memory_problem(
 
 
 def _amount(error: BaseException, needed: int | None) -> str:
+    if needed and needed >= 1e8:
+        return f": it takes about {needed / 1e9:.1f} GB"
     if needed:
-        return f": it takes about {f'{needed / 1e9:.1f} GB' if needed >= 1e8 else f'{needed / 1e6:.1f} MB'}"
+        return f": it takes about {needed / 1e6:.1f} MB"
     asked = next((found for origin in _origins(error) if (found := ASKED.search(str(origin)))), None)
     if asked:
         return f": {asked[2] or f'{int(asked[1]) / 1e6:.1f} MB'} more could not be had"

@@ -78,7 +78,9 @@ class Model:
         from pipeline.runs.fitting import misfits
 
         parts = list(image) if isinstance(image, list | tuple) else [image]
-        names = [f"channel {n}" for n in range(len(parts))] if len(parts) > 1 else ["image"]
+        names = ["image"]
+        if len(parts) > 1:
+            names = [f"channel {n}" for n in range(len(parts))]
         scans = [_read(part, affine, name) for part, name in zip(parts, names, strict=True)]
         case = Case(id="image", images=tuple(Path(name) for name in names), label=None, patient="")
         scans_by_path = dict(zip(case.images, scans, strict=True))
@@ -96,7 +98,9 @@ def _read(image: Any, affine: ArrayLike | None, name: str) -> Scan:
     if hasattr(image, "dataobj"):
         return nifti.scan_of(image.dataobj, image.affine, name, image.header)
     if affine is None or np.shape(affine) != (4, 4):
-        message = "an array does not say where it lies" if affine is None else f"its shape is {np.shape(affine)}"
+        message = "an array does not say where it lies"
+        if affine is not None:
+            message = f"its shape is {np.shape(affine)}"
         problem = Problem("affine", "no-affine", message, "give affine=, 4x4, voxel indices to mm")
         raise UserError("The scan cannot be used.", [problem])
     return nifti.scan_of(image, affine, name)

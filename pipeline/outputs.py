@@ -133,7 +133,10 @@ class Output:
             path = self.folder / name
             try:
                 path.parent.mkdir(exist_ok=True)
-                path.unlink() if state == NOT_THERE else (stage / name).replace(path)
+                if state == NOT_THERE:
+                    path.unlink()
+                else:
+                    (stage / name).replace(path)
                 flush_to_disk(path.parent)
             except OSError as error:
                 raise WriteError(path, error, 0) from None
@@ -159,7 +162,9 @@ class Output:
                 problems.append(Problem(str(path), "in-the-way", self._why(path, known=name in states), self.remedy))
         if problems:
             unique = list(dict.fromkeys(problems))
-            more = f", of which {SHOWN} are named here" if len(unique) > SHOWN else ""
+            more = ""
+            if len(unique) > SHOWN:
+                more = f", of which {SHOWN} are named here"
             raise UserError(f"Nothing was written: {len(unique)} file(s) are in the way{more}.", unique[:SHOWN])
 
     def _why(self, path: Path, *, known: bool) -> str:
@@ -249,7 +254,9 @@ class Output:
 
 
 def _state_of(path: Path) -> str:
-    return digest_of(path) if path.is_file() else NOT_THERE
+    if path.is_file():
+        return digest_of(path)
+    return NOT_THERE
 
 
 def digest_of(path: Path) -> str:

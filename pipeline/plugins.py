@@ -62,7 +62,9 @@ def load_remembered(plugins: Sequence[Plugin]) -> None:
     problems = []
     for plugin in plugins:
         path = Path(plugin["path"])
-        content = path.read_bytes() if path.is_file() else None
+        content = None
+        if path.is_file():
+            content = path.read_bytes()
         if content is not None and _digest(content) == plugin["sha256"] in trusted:
             _load(path, content)
             continue
@@ -128,7 +130,9 @@ def _load(path: Path, content: bytes) -> None:
     except Exception as error:
         del sys.modules[name]
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        last = frames[-1].lineno if frames else None
+        last = None
+        if frames:
+            last = frames[-1].lineno
         line = error.lineno if isinstance(error, SyntaxError) else last
         raise _unusable(path, f"line {line}: {type(error).__name__}: {error}", "correct the plugin") from error
     _trust(_digest(content))

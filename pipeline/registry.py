@@ -147,7 +147,9 @@ def _type_of(parameter: inspect.Parameter, component: Any) -> Any:
             return Any
         return parameter.annotation
     # A class may inherit its constructor, or fields of it: then the parent's module has the names in the annotation.
-    classes = inspect.getmro(component) if inspect.isclass(component) else ()
+    classes: tuple[type, ...] = ()
+    if inspect.isclass(component):
+        classes = inspect.getmro(component)
     names: dict[str, Any] = {}
     for part in (*reversed(classes), component):
         names |= vars(sys.modules[part.__module__])

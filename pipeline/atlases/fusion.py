@@ -110,7 +110,9 @@ class Atlases:
         found = F.one_hot(said, len(own)).movedim(-1, 0) * own.sum(dim=0)
         sizes = own.sum(dim=(1, 2, 3))[1:]
         dice = 2 * (found * own).sum(dim=(1, 2, 3))[1:] / (found.sum(dim=(1, 2, 3))[1:] + sizes).clamp(min=1)
-        return float(dice[sizes > 0].mean()) if (sizes > 0).any() else 0.0
+        if (sizes > 0).any():
+            return float(dice[sizes > 0].mean())
+        return 0.0
 
     def _moved(self, points: Tensor, number: int, volumes: Tensor) -> Tensor:
         """Return the values ``[C, X, Y, Z]`` of one atlas at the voxels of the scan."""

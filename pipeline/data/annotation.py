@@ -38,7 +38,8 @@ class Annotated(MapTransform):
     def __init__(self, keys: KeysCollection, values: Sequence[int], ignore: int | None = None) -> None:
         super().__init__(keys, allow_missing_keys=True)
         codes = {value: FIRST_CLASS + k for k, value in enumerate(values)}
-        codes |= {ignore: UNANNOTATED} if ignore is not None else {}
+        if ignore is not None:
+            codes[ignore] = UNANNOTATED
         self.values = torch.tensor(sorted(codes))
         self.codes = torch.tensor([codes[value] for value in sorted(codes)])
 

@@ -177,7 +177,9 @@ class Cache:
 
     def _prepare(self, case: Case) -> dict[str, NDArray[Any]]:
         images, mask = read_case(case, self.index.facts[case.id])
-        scans = {IMAGE: images} | ({ANNOTATION: mask} if mask else {})
+        scans: dict[str, Any] = {IMAGE: images}
+        if mask is not None:
+            scans[ANNOTATION] = mask
         values = list(self.index.labels)
         remedy = "give larger numbers for data.spacing_mm, or leave the scan out"
         with memory_for(str(case.images[0]), "to prepare it", self._needed(case), remedy):

@@ -102,7 +102,9 @@ class Check:
         if known is not None and known.stamps == stamps(case_files(case)):
             return known, []
         channels = self.dataset.channels
-        count = len(channels) if channels is not None else None
+        count = None
+        if channels is not None:
+            count = len(channels)
         facts, problems = examine(case, Declared(self.dataset.labels, self.dataset.ignore, count))
         if known is not None and facts is not None and _is_same(case, known, facts):
             # The older facts are kept, so that plans and prepared scans that depend on them stay valid.

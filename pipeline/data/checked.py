@@ -104,7 +104,9 @@ def _load(case: Case, facts: CaseFacts, first: int = 0) -> list[Scan]:
     """Read the files of a case from number ``first`` on."""
     scans: list[Scan] = []
     problems = []
-    channel = facts.channels if first else 0
+    channel = 0
+    if first:
+        channel = facts.channels
     for number, path in list(enumerate(case_files(case)))[first:]:
         try:
             scan = nifti.load(path)

@@ -96,5 +96,7 @@ def _unseen(value: int, name: str, trained_on: Sequence[Case], tested: Sequence[
 
 def _named(cases: Iterable[Case]) -> str:
     names = [case.id for case in cases]
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    more = ""
+    if len(names) > NAMED:
+        more = f" and {len(names) - NAMED} more"
     return ", ".join(names[:NAMED]) + more

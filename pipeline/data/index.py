@@ -57,21 +57,26 @@ class Index:
         roles = Counter((case.role or "training", "with" if case.label else "without") for case in cases)
         shapes = np.array([f.shape for f in facts])
         spacings = np.array([f.spacing_mm for f in facts])
-        ignored = [("ignored", f"label value {self.ignore}")] if self.ignore is not None else []
         regions = [f"{name} = {' + '.join(map(str, values))}" for name, values in self.dataset.regions.items()]
-        return [
+        rows = [
             ("dataset", f"{self.dataset.source} ({self.dataset.layout})"),
             *((role, f"{count} {mask} masks") for (role, mask), count in sorted(roles.items())),
             ("patients", str(len({case.patient for case in cases}))),
             ("labels", ", ".join(f"{value} {name}" for value, name in self.labels.items())),
-            *([("regions", ", ".join(regions))] if regions else []),
-            *ignored,
+        ]
+        if regions:
+            rows.append(("regions", ", ".join(regions)))
+        if self.ignore is not None:
+            rows.append(("ignored", f"label value {self.ignore}"))
+        rows += [
             ("channels", ", ".join(self.channels)),
             ("shape", _extent(shapes, "d", "")),
             ("spacing", _extent(spacings, ".3g", " mm")),
             ("problems", "none"),
-            *([("warnings", warned)] if (warned := count_codes(self.warnings)) else []),
         ]
+        if self.warnings:
+            rows.append(("warnings", count_codes(self.warnings)))
+        return rows
 
 
 def count_codes(findings: Iterable[Problem]) -> str:

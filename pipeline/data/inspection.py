@@ -149,7 +149,9 @@ def examine_scans(
     """
     problems = list(known)
     images = [scans[path] for path in case.images if path in scans]
-    label = scans.get(case.label) if case.label else None
+    label = None
+    if case.label:
+        label = scans.get(case.label)
     first = scans.get(case.images[0])
     for image in images:
         problems += _image_problems(image, case.label is not None, declared.channels)
@@ -161,7 +163,8 @@ def examine_scans(
         problems += orientation_problems(first)
         for image in images[1:]:
             problems += grid_problems(first, image, "channel")
-        problems += grid_problems(first, label, "label") if label is not None else []
+        if label is not None:
+            problems += grid_problems(first, label, "label")
     problems = [replace(problem, case=case.id, remedy=_remedy(problem, case)) for problem in problems]
     if first is None or len(images) < len(case.images):
         return None, problems
@@ -199,7 +202,9 @@ def _remedy(problem: Problem, case: Case) -> str:
 def _intensities(
     images: Sequence[nifti.Scan], label: nifti.Scan | None, ignore: int | None
 ) -> tuple[ChannelStatistics, ...]:
-    labels = None if label is None else _annotated(label.labels, ignore)
+    labels = None
+    if label is not None:
+        labels = _annotated(label.labels, ignore)
     return channel_statistics((channel for image in images for channel in image.voxels), labels)
 
 
@@ -277,4 +282,6 @@ def _image_problems(scan: nifti.Scan, labelled: bool, channels: int | None) -> l
 def _levels_in_float32(low: int, high: int) -> float:
     """Return about how many of the integers from ``low`` to ``high`` float32 distinguishes; infinity if all."""
     step = int(np.spacing(np.float32(max(abs(low), abs(high)))))
-    return math.inf if step <= 1 else 1 + (high - low) // step
+    if step <= 1:
+        return math.inf
+    return 1 + (high - low) // step

@@ -253,7 +253,9 @@ class WorkerDiedError(UserError):
 
     def __init__(self, batches: StepBatches, error: RuntimeError) -> None:
         listed = DEAD_WORKER.search(str(error))
-        processes = re.findall(r"\d+", listed[1]) if listed else []
+        processes = []
+        if listed:
+            processes = re.findall(r"\d+", listed[1])
         cases = sorted({case for process in processes for case in batches.cases_at(int(process))})
         message = f"{str(error).partition('. ')[0]}, while it prepared {', '.join(cases) or 'nothing yet'}"
         remedy = "free some memory, or lower data.workers (0 is slower and gives the same result)"

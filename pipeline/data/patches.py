@@ -44,7 +44,9 @@ def cut_patches(
             whole = case[key]
             on_device = isinstance(whole, torch.Tensor)
             if key not in batch:
-                device = whole.device if on_device else "cpu"
+                device = "cpu"
+                if on_device:
+                    device = whole.device
                 batch[key] = torch.zeros((len(rngs), len(whole), *box), dtype=kind, device=device)
             _copy_box(whole, corner, batch[key][row] if on_device else batch[key][row].numpy())
     return {key: tensor.reshape(*tensor.shape[:2], *size) for key, tensor in batch.items()}

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def case_files(case: Case) -> tuple[Path, ...]:
     """Return the files of a case: its images, then its label."""
-    return (*case.images, case.label) if case.label else case.images
+    if case.label:
+        return (*case.images, case.label)
+    return case.images
 
 
 def stamps(paths: Sequence[Path]) -> tuple[tuple[int, ...], ...]:

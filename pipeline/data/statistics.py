@@ -76,7 +76,9 @@ class ChannelStatistics:
 def channel_statistics(channels: Iterable[NDArray[Any]], labels: NDArray[Any] | None) -> tuple[ChannelStatistics, ...]:
     """Describe every channel ``[X, Y, Z]`` of a scan, and its foreground where a mask of that shape is given."""
     # In the order of the file, in which neighbours in memory are read one after the other.
-    foreground = None if labels is None else labels.ravel(order="F") > 0
+    foreground = None
+    if labels is not None:
+        foreground = labels.ravel(order="F") > 0
     return tuple(
         ChannelStatistics(
             Intensities.of(channel[channel != 0]),
@@ -90,7 +92,9 @@ def _at_ranks(values: NDArray[Any], ranks: NDArray[np.int64]) -> NDArray[np.floa
     """Return the values at some ranks, counted from 0, of the sorted values, without sorting all of them."""
     low = float(values.min())
     high = float(values.max())
-    scale = BUCKETS / (high - low) if high > low else 0.0
+    scale = 0.0
+    if high > low:
+        scale = BUCKETS / (high - low)
     buckets = ((values.astype(np.float64) - low) * scale).astype(np.intp)
     counts = np.bincount(buckets, minlength=BUCKETS + 1)
     wanted = np.searchsorted(counts.cumsum(), ranks, side="right")

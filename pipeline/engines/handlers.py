@@ -137,7 +137,9 @@ class ProgressBar:
 
     def report(self, step: int, mean_dice: float | None) -> None:
         """Write what a validation found."""
-        score = "no class to score" if mean_dice is None else f"{mean_dice:.4f}"
+        score = "no class to score"
+        if mean_dice is not None:
+            score = f"{mean_dice:.4f}"
         if mean_dice is not None:
             self.dice = f"Dice {score}  "
         note(f"step {step}/{self.total}  validation Dice {score}  {self.terms}")
@@ -150,7 +152,9 @@ class ProgressBar:
         self.bar.close()
         minutes, seconds = divmod(round(engine.state.times["COMPLETED"]), 60)
         took = f"trained to step {engine.state.iteration} in {minutes} min {seconds} s"
-        note(f"{took}, {self.wait.share:.0%} of it waiting for data" + (LATE if self.wait.share > MUCH else ""))
+        share = self.wait.share
+        late = LATE if share > MUCH else ""
+        note(f"{took}, {share:.0%} of it waiting for data{late}")
 
     def _fail(self, error: BaseException) -> None:
         self.bar.close()

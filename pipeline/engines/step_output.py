@@ -107,6 +107,8 @@ class PendingOutput:
     def _diverged(self, what: str, output: StepOutput) -> UserError:
         terms = ", ".join(f"{name} {value:g}" for name, value in output.items() if name != "loss")
         message = f"{what} not finite at step {self.step} ({terms}); cases of this step: {', '.join(self.cases)}"
-        wider = "" if self.precision == torch.float32 else ", or use precision=float32"
+        wider = ", or use precision=float32"
+        if self.precision == torch.float32:
+            wider = ""
         remedy = f"lower optimizer.learning_rate{wider}; the last checkpoint is kept"
         return UserError("Training stopped.", [Problem("objective", "diverged", message, remedy)])

@@ -86,7 +86,9 @@ class TrainingStep:
     @property
     def validated(self) -> nn.Module:
         """The network that is validated and predicts: the average, or without one the network itself."""
-        return self.average.network if self.average else self.network
+        if self.average:
+            return self.average.network
+        return self.network
 
     @property
     def trained(self) -> tuple[nn.Module, ...]:
@@ -195,15 +197,14 @@ class TrainingStep:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next update depends on."""
-        state = {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            # For float16 alone: other types are not scaled, and a run may be resumed on another device.
-            "scaler": self.scaler.state_dict() if self.precision == torch.float16 else {},
-        }
-        kept = {str(n): source.state_dict() for n, source in enumerate(self.sources)}
-        state |= {"sources": kept} if kept else {}
-        return state | ({"average": self.average.network.state_dict()} if self.average else {})
+        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": {}}
+        if self.precision == torch.float16:  # Other types are not scaled, and a run may be resumed on another device.
+            state["scaler"] = self.scaler.state_dict()
+        if self.sources:
+            state["sources"] = {str(n): source.state_dict() for n, source in enumerate(self.sources)}
+        if self.average:
+            state["average"] = self.average.network.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""

@@ -68,4 +68,6 @@ class BalancedCELoss(LabelLoss):
             return weighted.sum()
         # The sum of weights is about the number of classes present: below 0.5 only where it is 0.
         share = weighted / (weights * counts).sum().clamp(min=0.5)
-        return share if self.reduction == "none" else share.sum()
+        if self.reduction == "none":
+            return share
+        return share.sum()

@@ -91,7 +91,9 @@ class SegmentationLoss(_Loss):
         if wide.shape[1] == 1:
             foreground = wide.sigmoid() if self.softmax else wide
             return torch.cat([1 - foreground, foreground], dim=1)
-        return wide.softmax(dim=1) if self.softmax else wide
+        if self.softmax:
+            return wide.softmax(dim=1)
+        return wide
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
         """Return the logarithm of the class probabilities ``[B, K, ...]``, exact for any logits.

@@ -54,7 +54,8 @@ class _ClassSums(torch.autograd.Function):
         inside, everywhere, voxels = values.new_zeros(3, *values.shape[:2], dtype=wide)
         for _, p, y, annotated in _pieces(values, codes, softmax):
             voxels += y.sum(dim=2)
-            p = p if annotated is None else p.where(annotated, 0)
+            if annotated is not None:
+                p = p.where(annotated, 0)
             everywhere += p.sum(dim=2)
             inside += y.mul_(p).sum(dim=2)
         ctx.mark_non_differentiable(voxels)
@@ -110,5 +111,7 @@ def _pieces(values: Tensor, codes: Tensor, softmax: bool) -> Iterator[tuple[slic
         p = values[:, :, part].to(wide)
         # Written as numbers at once: a comparison of bytes that is converted afterwards takes four times as long.
         y = torch.eq(code, names, out=torch.empty_like(p))
+        if softmax:
+            p = p.softmax(dim=1)
         all_count = on_cpu and int(code.max()) < classes  # Elsewhere the host would wait for the device.
-        yield part, p.softmax(dim=1) if softmax else p, y, None if all_count else code < classes
+        yield part, p, y, None if all_count else code < classes

@@ -134,7 +134,9 @@ class NCutLoss(ImageLoss):
             return self.reduce(p.flatten(1).sum(dim=1), counted)
         sigma = noise_sigma(image, inside) if self.sigma_intensity == "auto" else self.sigma_intensity
         # The classes of a softmax add up to the mask, which then needs no sums of its own.
-        rest = None if self.softmax else inside.to(p.dtype)
+        rest = None
+        if not self.softmax:
+            rest = inside.to(p.dtype)
         ratios: Tensor = _Ratios.apply(p, image / sigma, rest, self._window(p))  # type: ignore[no-untyped-call]
         classes = p.shape[1]
         cost = classes - ratios.sum(dim=1)

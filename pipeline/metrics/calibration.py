@@ -74,7 +74,9 @@ class Reliability:
             }
             for n in np.flatnonzero(self.voxels)
         ]
-        reasons = {} if curve else {"ece": "no voxel was in doubt"}
+        reasons = {}
+        if not curve:
+            reasons = {"ece": "no voxel was in doubt"}
         return {"ece": self.ece, "voxels": int(self.voxels.sum()), "curve": curve, "reasons": reasons}
 
 
@@ -149,7 +151,8 @@ class Expectation:
         self._inside += np.bincount(codes, weights=wide, minlength=len(self.values))
         if self.reliability is not None and truth is not None:
             counted = (truth != 0) | (first < EASY) if self.values[0] == 0 else np.ones(truth.shape, bool)
-            counted = counted if self.ignore is None else counted & (truth != self.ignore)
+            if self.ignore is not None:
+                counted = counted & (truth != self.ignore)
             self.reliability.add(wide[counted], (truth == labels)[counted])
 
     def true_plane(self, axis: int, number: int) -> Labels | None:

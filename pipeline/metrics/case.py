@@ -119,6 +119,9 @@ class _Scan:
             masks: Its true and predicted mask, cut to a box that holds both; None scores overlap alone.
         """
         voxel_ml = math.prod(self.how.spacing_mm) / 1000
+        more: dict[str, Any] = {}
+        if masks is not None:
+            more = self._looked_into(overlap.outcome, masks)
         return CaseResult(
             case=self.case,
             patient=self.patient,
@@ -134,7 +137,7 @@ class _Scan:
             precision=overlap.precision,
             recall=overlap.recall,
             volume_difference=overlap.volume_difference,
-            **({} if masks is None else self._looked_into(overlap.outcome, masks)),
+            **more,
         )
 
     def _looked_into(self, outcome: Outcome, masks: tuple[Mask, Mask]) -> dict[str, Any]:
@@ -233,9 +236,13 @@ def _refuse_unknown(
     """Refuse maps with values that are no labels; their counts are in the last row and column."""
     if not counts[-1].any() and not counts[:, -1].any():
         return
-    counted = truth != ignore if ignore is not None else np.ones(truth.shape, dtype=bool)
+    counted = np.ones(truth.shape, dtype=bool)
+    allowed = known.tolist()
+    if ignore is not None:
+        counted = truth != ignore
+        allowed.append(ignore)
     for what, array in (("truth", truth), ("prediction", prediction)):
-        unknown = np.setdiff1d(array[counted], [*known, ignore] if ignore is not None else known).tolist()
+        unknown = np.setdiff1d(array[counted], allowed).tolist()
         if unknown:
             raise ValueError(
                 f"case {case!r}: the {what} holds {unknown}; the labels are {known.tolist()}, "

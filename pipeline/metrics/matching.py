@@ -66,21 +66,21 @@ def match_segments(
     3 None None
     """
     counts = np.zeros((len(labels), len(segments)), dtype=np.int64)
-    for truth, found in pairs:
-        counts += _count_overlap(truth, found, labels, segments)
+    for truth, predicted in pairs:
+        counts += _count_overlap(truth, predicted, labels, segments)
     sizes = counts.sum(axis=1)[:, None] + counts.sum(axis=0)[None, :]
     overlaps = 2 * counts / np.maximum(sizes, 1)
     rows, columns = linear_sum_assignment(overlaps, maximize=True)
-    label_of = {int(s): int(row) for row, s in zip(rows, columns, strict=True) if counts[row, s]}
-    return [
-        SegmentMatch(
-            segment,
-            labels[label_of[s]] if s in label_of else None,
-            float(overlaps[label_of[s], s]) if s in label_of else None,
-            int(counts[:, s].sum()),
-        )
-        for s, segment in enumerate(segments)
-    ]
+    matches = {int(s): int(row) for row, s in zip(rows, columns, strict=True) if counts[row, s]}
+    found = []
+    for s, segment in enumerate(segments):
+        voxels = int(counts[:, s].sum())
+        if s in matches:
+            row = matches[s]
+            found.append(SegmentMatch(segment, labels[row], float(overlaps[row, s]), voxels))
+        else:
+            found.append(SegmentMatch(segment, None, None, voxels))
+    return found
 
 
 def _count_overlap(truth: Labels, found: Labels, labels: Sequence[int], segments: Sequence[int]) -> Counts:

@@ -74,7 +74,9 @@ class Overlap:
     def _share(self, part: int, whole: int) -> float | None:
         if self.outcome == "absent":
             return None
-        return part / whole if whole else 0.0
+        if whole:
+            return part / whole
+        return 0.0
 
 
 def chunks(array: NDArray[Any]) -> Iterator[slice]:

@@ -176,7 +176,11 @@ def _refuse_other_content(path: Path, raw: bytes) -> None:
     if raw[:64].removeprefix(BOM_UTF8).lstrip()[:1] == b"<":
         raise fault(path, "web-page", "is a web page or XML, not a scan", "download the file again, logged in")
     if named_gzip != is_gzip:
-        kind, name = ("gzip", f"{stem(path)}.nii.gz") if is_gzip else ("not gzip", f"{stem(path)}.nii")
+        kind = "not gzip"
+        name = f"{stem(path)}.nii"
+        if is_gzip:
+            kind = "gzip"
+            name += ".gz"
         raise fault(path, "misnamed", f"is {kind}, against its name", f"rename it to {name}, if it is a NIfTI file")
 
 
@@ -204,8 +208,11 @@ def _unpack(path: Path, raw: bytes, size: int) -> tuple[bytes, bool]:
     rest = raw
     while rest.startswith(GZIP_MAGIC):
         member = decompressobj(wbits=GZIP)
-        part = _inflate(path, member, rest, missing) if missing else b""
-        pending = member.unconsumed_tail if missing else rest
+        part = b""
+        pending = rest
+        if missing:
+            part = _inflate(path, member, rest, missing)
+            pending = member.unconsumed_tail
         while not member.eof:
             block = _inflate(path, member, pending, BLOCK)
             pending = member.unconsumed_tail

@@ -168,7 +168,9 @@ def _rotation(quatern: tuple[float, ...]) -> NDArray[np.float64]:
     """Return the rotation, 3x3, of a unit quaternion ``(a, b, c, d)`` of which ``b, c, d`` are given."""
     b, c, d = quatern
     square = 1 - (b * b + c * c + d * d)
-    a = math.sqrt(square) if square >= SMALLEST_SQUARE else 0.0
+    a = 0.0
+    if square >= SMALLEST_SQUARE:
+        a = math.sqrt(square)
     if a == 0:
         b, c, d = np.array(quatern) / math.hypot(*quatern)
     return np.array(

@@ -48,7 +48,8 @@ def distance_between(first: Forms, second: Forms, step: Affine | None = None) ->
         second: The other file's.
         step: Maps an index of the first grid to the index of the second, 4x4; None is the identity.
     """
-    step = np.eye(4) if step is None else step
+    if step is None:
+        step = np.eye(4)
     corners = corners_of(first.shape)
     distances = corner_distances(first.affine, second.affine @ step, first.shape)
     error_mm = first.precision_mm(corners) + second.precision_mm(corners @ step.T)

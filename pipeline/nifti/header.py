@@ -111,7 +111,9 @@ class Header:
     @property
     def channels(self) -> int:
         """Length of the fourth axis, or 1."""
-        return self.dims[3] if len(self.dims) > 3 else 1
+        if len(self.dims) > 3:
+            return self.dims[3]
+        return 1
 
     @property
     def promised(self) -> int:

@@ -214,9 +214,15 @@ def save_volume(path: Path, voxels: NDArray[Any], header: Header) -> None:
 
 def _set_forms(written: Any, forms: Forms) -> None:
     """Give a nibabel header the very numbers that place a scan: computed anew, they would differ in the last digit."""
-    unused = (0.0,) * 12  # Where the code is 0, the file may hold anything.
-    srow = forms.srow if forms.sform_code else unused
-    quatern, qoffset = (forms.quatern, forms.qoffset) if forms.qform_code else (unused, unused)
+    # A form whose code is 0 may hold anything; it is written as zeros.
+    srow: tuple[float, ...] = (0.0,) * 12
+    quatern: tuple[float, ...] = (0.0,) * 3
+    qoffset: tuple[float, ...] = (0.0,) * 3
+    if forms.sform_code:
+        srow = forms.srow
+    if forms.qform_code:
+        quatern = forms.quatern
+        qoffset = forms.qoffset
     for number, axis in enumerate("xyz"):
         written[f"srow_{axis}"] = srow[4 * number : 4 * number + 4]
         written[f"qoffset_{axis}"] = qoffset[number]

@@ -113,4 +113,6 @@ def validations_since_best(dice: Sequence[float]) -> int:
     >>> validations_since_best([0.2, 0.5, 0.4, 0.5])
     2
     """
-    return len(dice) - 1 - dice.index(max(dice)) if dice else 0
+    if dice:
+        return len(dice) - 1 - dice.index(max(dice))
+    return 0

@@ -132,7 +132,9 @@ def tick_label(value: float, decimals: int) -> str:
     ('0.5', '1200', '0')
     """
     digits = f"{value:.{max(decimals, 2) if abs(value) < 10 else decimals}f}"
-    return digits.rstrip("0").rstrip(".") if "." in digits else digits
+    if "." in digits:
+        return digits.rstrip("0").rstrip(".")
+    return digits
 
 
 def line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:

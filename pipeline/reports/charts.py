@@ -57,18 +57,17 @@ def distribution(results: Sequence[CaseResult], metric: Metric, places: Mapping[
     start = LEFT + 44 * (failures and left)
     end = RIGHT - 44 * (failures and not left)
     x = scale_around(sound or [0.0, 1.0], start + 6, end - 6, metric)
+    aside = LEFT + 16 if left else RIGHT - 16
     rows = []
     top = 8
     for label, name in classes_in(result for result, _ in numbers):
         group = [(result, value) for result, value in numbers if result.label == label]
-        rows.append(_row(group, name, metric, x, top, places, LEFT + 16 if left else RIGHT - 16))
+        rows.append(_row(group, name, metric, x, top, places, aside))
         top += 58
     grid = x_axis(x, 8, top, metric.decimals)
     if failures:
         edge = start if left else end
-        grid += line("gap", edge, 8, edge, top) + text(
-            LEFT + 16 if left else RIGHT - 16, top + 15, "failed", "tick middle"
-        )
+        grid += line("gap", edge, 8, edge, top) + text(aside, top + 15, "failed", "tick middle")
     title = f"{metric.title} of every case, by class"
     foot = text((LEFT + RIGHT) / 2, top + 32, metric.title, "tick middle")
     return svg(top + 40, title, grid + Markup("").join(rows) + foot)
@@ -235,12 +234,10 @@ def dot(
         failed: Whether to draw a cross.
         colour: Number of the colour; None for the default one.
     """
-    kind = ("fail" if failed else "dot") + ("" if colour is None else f" k{colour % 7}")
-    shape = (
-        Markup('d="M{} {}l6 6m0 -6l-6 6"').format(round(x - 3, 1), round(y - 3, 1))
-        if failed
-        else Markup('cx="{}" cy="{}" r="3"').format(x, y)
-    )
-    return Markup('<{} class="{}" data-case="{}" {}><title>{}: {}</title></{}>').format(
-        tag := "path" if failed else "circle", kind, places[case], shape, case, value, tag
-    )
+    coloured = "" if colour is None else f" k{colour % 7}"
+    title = Markup("<title>{}: {}</title>").format(case, value)
+    if failed:
+        cross = Markup('<path class="fail{}" data-case="{}" d="M{} {}l6 6m0 -6l-6 6">{}</path>')
+        return cross.format(coloured, places[case], round(x - 3, 1), round(y - 3, 1), title)
+    circle = Markup('<circle class="dot{}" data-case="{}" cx="{}" cy="{}" r="3">{}</circle>')
+    return circle.format(coloured, places[case], x, y, title)

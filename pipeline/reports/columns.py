@@ -50,7 +50,9 @@ class Metric:
         >>> Metric(key="hd95_mm", name="HD95", unit="mm").title
         'HD95 (mm)'
         """
-        return f"{self.name} ({self.unit})" if self.unit else self.name
+        if self.unit:
+            return f"{self.name} ({self.unit})"
+        return self.name
 
     def shown(self, value: float | None) -> str:
         """Return a value as text; a dash where there is none.
@@ -58,7 +60,9 @@ class Metric:
         >>> [Metric(key="dice", name="Dice").shown(value) for value in (0.5, None)]
         ['0.500', '–']
         """
-        return "–" if value is None else f"{value:.{self.decimals}f}"
+        if value is None:
+            return "–"
+        return f"{value:.{self.decimals}f}"
 
 
 SURFACE_DICE = Metric(
@@ -143,7 +147,9 @@ METRICS = (
 def value_of(result: CaseResult, metric: Metric) -> float | None:
     """Return the value of a metric in a result, or None if it has none."""
     value: Any = getattr(result, metric.key, result.more.get(metric.key))
-    return None if value is None else float(value)
+    if value is None:
+        return None
+    return float(value)
 
 
 def metrics_in(results: Sequence[CaseResult], tolerance_mm: float | None = None) -> list[Metric]:

@@ -257,7 +257,9 @@ def _difference(a: Numbers, b: Numbers, patients: Sequence[str]) -> Difference:
     changes = means_of_patients(list(_row_means(a, b)), patients)
     median = float(np.median(changes))
     interval = median_interval(changes)
-    reasons = {} if interval else {"interval": too_few(len(changes))}
+    reasons = {}
+    if not interval:
+        reasons = {"interval": too_few(len(changes))}
     return Difference(
         n=pairs,
         mean_a=mean_of_means(a),
@@ -315,13 +317,21 @@ def _conclusion(verdict: Verdict, dice: Difference, wilcoxon: Wilcoxon, names: t
         "not_shown": f"No difference between {a} and {b} is shown",
         "too_few": f"The patients that differ are {TOO_FEW} whether {a} or {b} is better",
     }
-    interval = f"95 % interval {dice.interval[0]:+.4f} to {dice.interval[1]:+.4f}" if dice.interval else TOO_FEW
-    test = "no patient differs" if wilcoxon.p_value is None else f"Wilcoxon {_p(wilcoxon.p_value)}"
+    interval = TOO_FEW
+    if dice.interval:
+        interval = f"95 % interval {dice.interval[0]:+.4f} to {dice.interval[1]:+.4f}"
+    test = "no patient differs"
+    if wilcoxon.p_value is not None:
+        test = f"Wilcoxon {_p(wilcoxon.p_value)}"
     means = f"the mean Dice goes from {dice.mean_a:.4f} to {dice.mean_b:.4f} ({dice.difference:+.4f})"
     median = f"the median patient changes by {dice.median:+.4f} ({interval}; {test}; {plural(patients, 'patient')})"
-    more = "" if dice.interval else f" {MORE_PATIENTS}."
+    more = ""
+    if not dice.interval:
+        more = f" {MORE_PATIENTS}."
     return f"{claims[verdict]}: from {a} to {b} {means}, and {median}.{more}"
 
 
 def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+    if value < 0.001:
+        return "p < 0.001"
+    return f"p = {value:.3f}"

@@ -115,7 +115,9 @@ def figures_of_comparison(
     comparison: Comparison, a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str, int]
 ) -> Iterator[Figure]:
     """Yield the figures of a comparison; see :func:`figures_of_cases` for the arguments."""
-    rows = [("all classes", comparison.means["dice"])] if len(comparison.classes) > 1 else []
+    rows = []
+    if len(comparison.classes) > 1:
+        rows = [("all classes", comparison.means["dice"])]
     rows += [(found.name, found.metrics["dice"]) for found in comparison.classes]
     if any(found.difference is not None for _, found in rows):
         caption = "Difference of Dice of the median patient, B − A, and its 95 % interval, which needs six patients."

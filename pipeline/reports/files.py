@@ -90,7 +90,9 @@ def _is_number(text: str | None) -> bool:
 
 
 def _number(text: str) -> float | None:
-    return float(text) if text else None
+    if text:
+        return float(text)
+    return None
 
 
 def _value(text: str | None, kind: str) -> str | int | float | None:
@@ -101,7 +103,9 @@ def _value(text: str | None, kind: str) -> str | int | float | None:
             raise ValueError(f"{text} is too large")
         return number
     if kind.startswith("float"):
-        value = float(text) if text or "None" not in kind else None
+        value = None
+        if text or "None" not in kind:
+            value = float(text)
         if value is not None and not math.isfinite(value):
             raise ValueError(f"{text} is no number")
         return value

@@ -127,7 +127,9 @@ def describe(
         )
     numbers = np.array(list(known.values()), dtype=np.float64)
     interval, reasons = interval_or_reason(numbers[:, None], [patients[place] for place in known], span)
-    std = float(numbers.std(ddof=1)) if len(numbers) > 1 else None
+    std = None
+    if len(numbers) > 1:
+        std = float(numbers.std(ddof=1))
     low, q1, median, q3, high = (float(q) for q in np.quantile(numbers, (0, 0.25, 0.5, 0.75, 1)))
     if std is None:
         reasons["std"] = ONE_NUMBER

@@ -77,8 +77,12 @@ def write_report(
     """
     ranked = rank(results)
     shown = [case for case in ranked if gallery is not None and case in gallery.packed]
-    room = shown[: gallery.room] if gallery is not None else []
-    volumes = [asdict(gallery.packed[case][0]) for case in room] if gallery is not None else []
+    room = []
+    if gallery is not None:
+        room = shown[: gallery.room]
+    volumes = []
+    if gallery is not None:
+        volumes = [asdict(gallery.packed[case][0]) for case in room]
     places = {case: n for n, case in enumerate(ranked)}
     figures = list(figures_of_cases(results, places, calibration, origin.tolerance_mm))
     metrics = metrics_in(results, origin.tolerance_mm)
@@ -110,7 +114,9 @@ def rank(results: Sequence[CaseResult]) -> dict[str, float | None]:
     """Return the mean Dice of each case over its classes, the worst first; cases without a number come last."""
     numbers: dict[str, list[float]] = {}
     for result in results:
-        numbers.setdefault(result.case, []).extend([] if result.dice is None else [result.dice])
+        values = numbers.setdefault(result.case, [])
+        if result.dice is not None:
+            values.append(result.dice)
     means = {case: fmean(values) if values else None for case, values in numbers.items()}
     return dict(sorted(means.items(), key=lambda pair: (pair[1] is None, pair[1] or 0, pair[0])))
 
@@ -147,7 +153,9 @@ def span_of(interval: Interval | None) -> str:
     >>> span_of((0.5, 0.75)), span_of(None)
     ('0.500 – 0.750', 'too few to say')
     """
-    return "{:.3f} – {:.3f}".format(*interval) if interval else TOO_FEW
+    if interval:
+        return "{:.3f} – {:.3f}".format(*interval)
+    return TOO_FEW
 
 
 def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[str, str, str]]:
@@ -161,17 +169,19 @@ def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[
     invented = sum(row.false_positive for row in rows)
     failed = missed + invented
     per_class = ", ".join(f"{row.name} {row.dice.mean:.3f}" for row in rows[:4])
+    if len(rows) > 4:
+        per_class += ", …"
+    if mean.interval:
+        how_sure = (
+            f"95 % interval of the mean Dice over {plural(mean.n_patients, 'patient')}; it allows for patients unlike "
+            "these"
+        )
+    else:
+        how_sure = mean.reasons["interval"].removeprefix(f"{TOO_FEW}: ")
     worst, lowest = next(iter(ranked.items()))
     return [
-        ("How good?", f"{mean.value:.3f}", f"mean Dice: {per_class}{', …' if len(rows) > 4 else ''}"),
-        (
-            "How sure?",
-            span_of(mean.interval),
-            f"95 % interval of the mean Dice over {plural(mean.n_patients, 'patient')}; it allows for "
-            "patients unlike these"
-            if mean.interval
-            else mean.reasons["interval"].removeprefix(f"{TOO_FEW}: "),
-        ),
+        ("How good?", f"{mean.value:.3f}", f"mean Dice: {per_class}"),
+        ("How sure?", span_of(mean.interval), how_sure),
         (
             "Where does it fail?",
             plural(failed, "failure") if failed else weakest.name,

@@ -92,7 +92,9 @@ def differences(rows: Sequence[tuple[str, Difference]], better_right: str = "B i
 
 def _dice(result: CaseResult) -> float:
     """Return the Dice; 1 if it is None: this side is right that the class is absent, and the other one invents it."""
-    return 1.0 if result.dice is None else result.dice
+    if result.dice is None:
+        return 1.0
+    return result.dice
 
 
 def _has_pair(one: CaseResult, two: CaseResult) -> bool:

@@ -176,6 +176,9 @@ def summarise(results: Sequence[CaseResult]) -> Summary:
     ranked = sorted((fmean(numbers), case) for case, group in by_case.items() if (numbers := _dice_of(group)))
     means = {metric: _mean(by_case, [(row.label, row.name) for row in classes], metric) for metric in HEADLINES}
     mean_dice = means["dice"].value
+    reasons = {}
+    if mean_dice is None:
+        reasons["mean_dice"] = NO_CLASS
     return Summary(
         n_cases=len(by_case),
         n_patients=len({_patient_of(result) for result in results}),
@@ -186,7 +189,7 @@ def summarise(results: Sequence[CaseResult]) -> Summary:
         worst_cases=[CaseMean(case, mean) for mean, case in ranked[:WORST]],
         classes_left_out=[row.name for row in classes if not row.dice.n],
         cases_left_out=[case for case, group in by_case.items() if not _dice_of(group)],
-        reasons={} if mean_dice is not None else {"mean_dice": NO_CLASS},
+        reasons=reasons,
     )
 
 
@@ -239,9 +242,17 @@ def _lesions(group: Sequence[CaseResult]) -> LesionSummary:
     truth, found, missed, false = (
         sum(getattr(result, f"lesions_{name}") for result in group) for name in ("truth", "found", "missed", "false")
     )
-    recall = found / truth if truth else None
-    f1 = 2 * found / (2 * found + missed + false) if truth or false else None
-    reasons = {} if truth else {"recall": "no case has a true lesion"}
+    recall = None
+    if truth:
+        recall = found / truth
+    reasons = {}
+    if not truth:
+        reasons["recall"] = "no case has a true lesion"
+    f1 = None
+    if truth or false:
+        f1 = 2 * found / (2 * found + missed + false)
+    else:
+        reasons["f1"] = "no case has a lesion"
     return LesionSummary(
         truth=truth,
         found=found,
@@ -249,7 +260,7 @@ def _lesions(group: Sequence[CaseResult]) -> LesionSummary:
         false=false,
         recall=recall,
         f1=f1,
-        reasons=reasons | ({} if f1 is not None else {"f1": "no case has a lesion"}),
+        reasons=reasons,
     )
 
 

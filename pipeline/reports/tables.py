@@ -57,7 +57,9 @@ def comparison_table(comparison: Comparison) -> Table:
     for column in ("A", "B", "B - A", "median", "95 % interval"):
         table.add_column(column, justify="right", no_wrap=True)
     for metric, row in comparison.means.items():
-        interval = f"{row.interval[0]:+.3f} to {row.interval[1]:+.3f}" if row.interval else TOO_FEW
+        interval = TOO_FEW
+        if row.interval:
+            interval = f"{row.interval[0]:+.3f} to {row.interval[1]:+.3f}"
         means = number(row.mean_a), number(row.mean_b), number(row.difference), number(row.median)
         table.add_row(metric, *means, interval if row.n else "–")
     return table
@@ -74,7 +76,9 @@ def plain(name: str) -> Text:
 
 def number(value: float | None) -> str:
     """Return a number with three decimals, or a dash for None."""
-    return "–" if value is None else f"{value:.3f}"
+    if value is None:
+        return "–"
+    return f"{value:.3f}"
 
 
 def _cells(row: ClassSummary) -> list[str]:

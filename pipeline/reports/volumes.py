@@ -192,7 +192,10 @@ def _coarser(step: NDArray[np.float64], spacing: NDArray[np.float64], left: floa
     high = size.max() + wanted_mm3 ** (1 / 3)
     for _ in range(40):
         edge = (low + high) / 2
-        low, high = (edge, high) if np.prod(np.maximum(size, edge)) < wanted_mm3 else (low, edge)
+        if np.prod(np.maximum(size, edge)) < wanted_mm3:
+            low = edge
+        else:
+            high = edge
     coarser: NDArray[np.float64] = np.maximum(size, high) / spacing
     return coarser
 

@@ -73,7 +73,9 @@ def build_augmentation(settings: Settings) -> AugmentationChain:
 def numbered(name: str, seen: Counter[str]) -> str:
     """Return a name, with its number behind it from the second time on."""
     seen[name] += 1
-    return name if seen[name] == 1 else f"{name}_{seen[name]}"
+    if seen[name] == 1:
+        return name
+    return f"{name}_{seen[name]}"
 
 
 def _views_of(settings: Settings) -> tuple[str, ...]:

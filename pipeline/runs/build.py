@@ -111,7 +111,9 @@ def build_step(settings: Settings, task: Task) -> TrainingStep:
     objective = build_objective(settings)
     refuse_losses(settings, objective, len(task.labels), len(task.channels))
     sources = build_sources(settings, task, network)
-    average = WeightAverage(network, choice.averaging) if choice.averaging else None
+    average = None
+    if choice.averaging:
+        average = WeightAverage(network, choice.averaging)
     if settings.network.recompute:  # Not of the average, which only predicts.
         _recompute(network, settings)
     trained = [network, *(source.network for source in sources if source.network is not None)]

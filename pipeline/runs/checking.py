@@ -70,7 +70,9 @@ def check_dataset(
     Raises:
         UserError: There are problems; with those of all files.
     """
-    kept = _kept_facts(cache / _facts_name(dataset)) if cache else {}
+    kept = {}
+    if cache:
+        kept = _kept_facts(cache / _facts_name(dataset))
     look = survey(dataset, known=kept | dict(known or {}), to_train=to_train)
     index = look.index()
     tell_warnings(index.warnings)

@@ -50,11 +50,12 @@ def evaluate(
     made = Output(output, "evaluate")
     made.refuse_foreign(SCORES)
     declared = declared_labels(labels, predictions)
-    ignored = declared["ignore"] if ignore is None else ignore
-    pairs, values, hashes = checked_pairs(predictions, labels, ignored)
+    if ignore is None:
+        ignore = declared["ignore"]
+    pairs, values, hashes = checked_pairs(predictions, labels, ignore)
     known = {0: "background"} | (declared["labels"] or {})
     names = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
-    gallery = Gallery(n_cases=len(pairs), labels=names, ignore=ignored)
+    gallery = Gallery(n_cases=len(pairs), labels=names, ignore=ignore)
 
     def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
         with memory_for(str(pair[1][0]), "to score it", None, TOO_LARGE):
@@ -62,7 +63,7 @@ def evaluate(
             (true, guess) = map(read_file, pair[1], hashes[pair[0]])
             maps = true.labels, guess.labels
             gallery.add(case, None, *maps, true.affine)
-            return score_case(case, *maps, names, true.spacing_mm, ignore=ignored, tolerance_mm=tolerance_mm)
+            return score_case(case, *maps, names, true.spacing_mm, ignore=ignore, tolerance_mm=tolerance_mm)
 
     with ThreadPoolExecutor(THREADS) as pool:
         by_case = progress(pool.map(scored, pairs.items()), "scoring", len(pairs))

@@ -100,18 +100,23 @@ class RunFolder:
 
     def _refuse_run(self, resume: bool, folds: int) -> None:
         there = count_folds(self.path)
-        what = f"a cross-validation of {there} folds" if there else "a run"
+        what = "a run"
+        if there:
+            what = f"a cross-validation of {there} folds"
         if not resume:
             message = f"this folder holds {what}"
             remedy = "add --resume to go on with it, or name another --output"
             raise UserError("Nothing was started.", [Problem(str(self.path), "run-exists", message, remedy)])
         if there != folds:
-            remedy = (f"give --folds {there}" if there else "leave out --folds") + ", or name another --output"
+            way = f"give --folds {there}" if there else "leave out --folds"
+            remedy = f"{way}, or name another --output"
             raise UserError("Nothing was resumed.", [Problem(str(self.path), "run-exists", f"holds {what}", remedy)])
 
     def _refuse_remains(self, checkpoint: Path) -> None:
         """Refuse a folder with checkpoints in which a file is missing that resuming needs."""
-        gone = f"{LIST}, its list of what it has written" if (self.path / CONFIG).exists() else CONFIG
+        gone = CONFIG
+        if (self.path / CONFIG).exists():
+            gone = f"{LIST}, its list of what it has written"
         message = f"holds checkpoints of a run, and not {gone}"
         remedy = f"bring that back, or go on in a new folder: fewmask train {checkpoint} dataset=DATASET --output NEW"
         raise UserError("Nothing was started.", [Problem(str(self.path), "no-run", message, remedy)])
@@ -135,10 +140,11 @@ class RunFolder:
             UserError: There are some, and none is sound.
         """
         refuse_foreign(self.path)
-        there = any(checkpoints_of(self.path, which) for which in KINDS)
-        checkpoint = newest_checkpoint(self.path, *KINDS) if there else None
-        for problem in checkpoint.damaged if checkpoint else ():
-            note(str(problem))
+        checkpoint = None
+        if any(checkpoints_of(self.path, which) for which in KINDS):
+            checkpoint = newest_checkpoint(self.path, *KINDS)
+            for problem in checkpoint.damaged:
+                note(str(problem))
         for path in clear_up(self.path):
             note(f"{path.stem} is damaged, and is called {path.name} from now on")
         return checkpoint

@@ -67,7 +67,8 @@ def cross_validate(
         UserError: As :func:`train`, or there are fewer labelled patients than folds.
         Stopped: As :func:`train`.
     """
-    began = time.monotonic() if started is None else started
+    if started is None:
+        started = time.monotonic()
     recipe = absolute(recipe)
     if recipe.segments is not None:
         problem = Problem("--folds", "no-labels", "parts masks, and this recipe learns from none", "leave it out")
@@ -94,7 +95,7 @@ def cross_validate(
             place = fold_folder(run, fold)
             write_own(place, INDEX, index.as_rows())  # So that the files are not read again.
             its_own = recipe_of_fold(recipe, run, (fold, folds))
-            train(its_own, place, started=began if fold == 1 else None, **how)
+            train(its_own, place, started=started if fold == 1 else None, **how)
     scores = [score_out_of_fold(run)]
     return [*scores, validate(run)] if everything.validation else scores
 

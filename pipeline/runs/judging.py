@@ -97,11 +97,14 @@ def _misfits(settings: Settings, task: Task, hardware: Hardware) -> list[str]:
     if hardware.memory_bytes is not None and MUCH * least > hardware.memory_bytes:
         return [f"patches of {data.patch_size} take over {size(MUCH * least)}, of {size(hardware.memory_bytes)}"]
     lengths = {len(data.spacing_mm), len(data.patch_size), data.dimensions}
-    return [
-        *([f"spacing, patch and dimensions are of {sorted(map(str, lengths))} axes"] if len(lengths) > 1 else []),
-        *(["an axis is mirrored twice"] if len(set(axes)) < len(axes) else []),
-        *(["it tells of other channels than it normalises"] if len(data.normalization) != len(task.channels) else []),
-    ]
+    messages = []
+    if len(lengths) > 1:
+        messages.append(f"spacing, patch and dimensions are of {sorted(map(str, lengths))} axes")
+    if len(set(axes)) < len(axes):
+        messages.append("an axis is mirrored twice")
+    if len(data.normalization) != len(task.channels):
+        messages.append("it tells of other channels than it normalises")
+    return messages
 
 
 def _are_named_tensors(weights: object) -> bool:
@@ -128,7 +131,9 @@ class _Unfilled(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in FILLING:
-            return args[0] if args else kwargs["tensor"]
+            if args:
+                return args[0]
+            return kwargs["tensor"]
         return func(*args, **(kwargs or {}))
 
 

@@ -74,7 +74,9 @@ def read_model_file(path: Path) -> ModelFile:
         raise _foreign(path, f"{'.'.join(map(str, first['loc']))}: {plain(first['msg'])}") from None
     chosen: tuple[LabelStep, ...] = tuple(STEPS.build(step.step, step.options) for step in stored.steps)
     task = stored.members[0].get("task")
-    labels = task.get("labels", ()) if isinstance(task, dict) else ()
+    labels = ()
+    if isinstance(task, dict):
+        labels = task.get("labels", ())
     if unknown := [step.label for step in chosen if step.label not in labels]:
         raise _foreign(path, f"its post-processing changes the label {unknown[0]}, which it does not know")
     return ModelFile(tuple(Checkpoint(path, member) for member in stored.members), chosen, stored.card)

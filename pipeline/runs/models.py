@@ -117,7 +117,9 @@ def _load_file(path: Path, which: Which, plugins: Sequence[Path], device: str) -
     held = read_model_file(path)
     models = [_build_model(path, member, device) for member in held.members]
     _refuse_other_tasks(models, [path] * len(models), "use a file that Fewmask wrote")
-    return _together(models, held.chosen) if len(models) > 1 else models[0]
+    if len(models) > 1:
+        return _together(models, held.chosen)
+    return models[0]
 
 
 def fold_folder(run: Path, fold: int) -> Path:

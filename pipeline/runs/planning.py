@@ -50,7 +50,9 @@ class Prepared:
 
 def check_dataset_of(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Index:
     """Check a recipe's dataset; facts are kept in the cache if ``data.cache`` is a folder that runs share."""
-    shared = recipe.data.cache if isinstance(recipe.data.cache, Path) else None
+    shared = None
+    if isinstance(recipe.data.cache, Path):
+        shared = recipe.data.cache
     return check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options, known, shared)
 
 
@@ -153,7 +155,9 @@ def plan(recipe: Recipe, output: Path, *, doctor: bool = False) -> tuple[Plan, l
     with atomic_write(output) as temporary:
         temporary.write_text(_heading(chosen) + config.dump(chosen.recipe, reasons), encoding="utf-8")
     hardware = find_hardware(recipe.device)
-    findings = examine(hardware, output.parent, chosen, prepared.visible) if doctor else []
+    findings = []
+    if doctor:
+        findings = examine(hardware, output.parent, chosen, prepared.visible)
     return chosen, findings
 
 

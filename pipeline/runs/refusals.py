@@ -55,7 +55,9 @@ def refuse_losses(settings: Settings, objective: Objective, classes: int, channe
             continue
         try:
             value = term.loss(*(examples[name] for name in (term.loss.judges, *term.loss.against)))
-            message = "" if value.ndim == 0 else "gives a number a case, and a total is one number: use mean or sum"
+            message = "gives a number a case, and a total is one number: use mean or sum"
+            if value.ndim == 0:
+                message = ""
         except (ValueError, RuntimeError) as error:
             message = first_line(error)
         if message:

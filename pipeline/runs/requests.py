@@ -110,8 +110,11 @@ def _recipe_for(source: Path, overrides: Sequence[str]) -> Recipe:
     dataset = read_dataset(source, recipe.root, recipe.layout.name, recipe.layout.options)
     training = [case for case in dataset.cases if case.role in (None, "training")]
     bare = sum(case.label is None for case in training)
-    some = "semisupervised" if bare else "supervised"
-    name = "unsupervised" if bare == len(training) else some
+    name = "supervised"
+    if bare:
+        name = "semisupervised"
+    if bare == len(training):
+        name = "unsupervised"
     note(f"{source}: {len(training) - bare} scans with masks and {bare} without, so the recipe is {name!r}")
     return _parse(_for(source, name, overrides), str(source))
 

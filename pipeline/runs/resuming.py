@@ -98,7 +98,9 @@ def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Seque
 
 
 def _changed_plugins(run: Path, recipe: Recipe) -> list[Problem]:
-    known = read_own(run, PLUGINS)["plugins"] if (run / PLUGINS).exists() else []
+    known = []
+    if (run / PLUGINS).exists():
+        known = read_own(run, PLUGINS)["plugins"]
     message = "is not what the run was trained with"
     remedy = "bring it back, or let it be another from here on: --allow-change plugins"
     return [
@@ -155,21 +157,31 @@ def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
     known = dict[str, Any]()
     timed = recipe.time_budget is not None  # A budget may change patch and batch too, and with them the levels.
     if own.network.name == network.name:
-        keys = ("channels", "strides", "kernels") if timed else ("channels",)
+        keys = ["channels"]
+        if timed:
+            keys += ["strides", "kernels"]
         options = own.network.options.items()
         planned = {key: value for key, value in options if key in keys and network.options.get(key, "auto") == "auto"}
         known["options"] = network.options | planned
-    sizes = ("patch_size", "batch_size", "unlabelled_batch_size", "accumulate") if timed else ()
+    sizes: tuple[str, ...] = ()
+    if timed:
+        sizes = ("patch_size", "batch_size", "unlabelled_batch_size", "accumulate")
     taken = {key: getattr(own.data, key) for key in sizes if getattr(recipe.data, key) == "auto"}
     for key in ("members", "memory_format"):
         if getattr(network, key) == "auto":
             known[key] = getattr(own.network, key)
-    precision = own.precision if recipe.precision == "auto" else recipe.precision
-    resident = own.data.resident if recipe.data.resident == "auto" else recipe.data.resident
-    # Processes cannot share what is in a device's memory, and a recipe that has both cannot be read again.
-    alone = {"workers": 0} if resident is True else {}
-    data = recipe.data.model_copy(update=taken | {"resident": resident} | alone)
-    return recipe.model_copy(update={"network": network.model_copy(update=known), "precision": precision, "data": data})
+    if recipe.data.resident == "auto":
+        taken["resident"] = own.data.resident
+    if taken.get("resident", recipe.data.resident) is True:
+        # Processes cannot share what is in a device's memory, and a recipe that has both cannot be read again.
+        taken["workers"] = 0
+    changed: dict[str, Any] = {
+        "network": network.model_copy(update=known),
+        "data": recipe.data.model_copy(update=taken),
+    }
+    if recipe.precision == "auto":
+        changed["precision"] = own.precision
+    return recipe.model_copy(update=changed)
 
 
 def _covers(name: str, key: str) -> bool:

@@ -119,7 +119,8 @@ def validate_run(
         cases = index.dataset.cases if alone else unseen_cases(run, index)
         left_out = len(dataset.cases) - len(cases)
         notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
-        notes += (NOBODY_KNOWN,) if alone else ()
+        if alone:
+            notes += (NOBODY_KNOWN,)
     scored = score(
         model.predictor,
         cases,
@@ -135,7 +136,9 @@ def validate_run(
 
 def _folder_of_scores(run: Path, source: Path | None, which: Which) -> Path:
     if source is None:
-        return run / "validation" / "best" if which == "best" else run
+        if which == "best":
+            return run / "validation" / "best"
+        return run
     place = source.resolve()
     scores = run.with_name(f"{run.stem}-validation") if run.is_file() else run / "validation"
     return scores / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
@@ -143,9 +146,12 @@ def _folder_of_scores(run: Path, source: Path | None, which: Which) -> Path:
 
 def notes_on(recipe: Recipe, which: Which) -> tuple[str, ...]:
     """Return notes on what was chosen by a run's own validation cases, which makes their scores optimistic."""
-    chose = ("These cases chose this checkpoint: its figures flatter. Those of `last` do not.",)
-    ended = ("These cases decided when the training ended (`patience`): its figures flatter a little.",)
-    return (chose if which == "best" else ()) + (ended if recipe.patience is not None else ())
+    notes = []
+    if which == "best":
+        notes.append("These cases chose this checkpoint: its figures flatter. Those of `last` do not.")
+    if recipe.patience is not None:
+        notes.append("These cases decided when the training ended (`patience`): its figures flatter a little.")
+    return tuple(notes)
 
 
 def score(
@@ -179,7 +185,9 @@ def score(
     if matched:  # Folds are not made of segments.
         predictor, matches = match(cast("Predictor", predictor), cases, facts, truth)
         matching = describe(matches, truth)
-    gallery = Gallery(n_cases=len(cases), labels=truth.labels, ignore=truth.ignore) if pictures else None
+    gallery = None
+    if pictures:
+        gallery = Gallery(n_cases=len(cases), labels=truth.labels, ignore=truth.ignore)
 
     def show(*case: Any) -> None:
         watch(*case)
@@ -203,7 +211,8 @@ def write_scores(
     folder: Path, run: Path, scored: Scored, which: Which, step: int, notes: tuple[str, ...] = ()
 ) -> Scores:
     """Write ``cases.csv``, ``summary.json`` and ``report.html`` of a run into a folder."""
-    notes += (MATCHED,) if scored.matching else ()
+    if scored.matching:
+        notes += (MATCHED,)
     summary = summarise(scored.results)
     about: dict[str, Any] = {"checkpoint": which, "step": step, "notes": list(notes), "version": __version__}
     about |= {"tolerance_mm": scored.tolerance_mm, "calibration": scored.calibration}

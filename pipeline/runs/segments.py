@@ -73,5 +73,7 @@ def describe(matches: Sequence[SegmentMatch], truth: Task) -> dict[str, Any]:
 def _name(match: SegmentMatch, truth: Task) -> dict[str, Any]:
     if match.label is not None:
         return {"name": truth.labels[match.label], "reasons": {}}
-    why = "no label is left for it; it counts as background" if match.voxels else "it is in no case"
+    why = "it is in no case"
+    if match.voxels:
+        why = "no label is left for it; it counts as background"
     return {"name": None, "reasons": dict.fromkeys(("label", "overlap", "name"), why)}

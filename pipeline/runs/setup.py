@@ -86,7 +86,9 @@ class Setup:
         """
         if self.cache is None:
             self.cache = build_cache(self.recipe, self.index, self.folder.cache_of(self.recipe))
-            cases = self.split.labelled + (self.split.unlabelled if "unlabelled" in self.recipe.kinds else ())
+            cases = self.split.labelled
+            if "unlabelled" in self.recipe.kinds:
+                cases += self.split.unlabelled
             for done, _ in enumerate(progress(self.cache.fill(cases), "preparing", len(cases)), 1):
                 so_far(done, len(cases))
             if (failure := self.cache.failure) is not None:

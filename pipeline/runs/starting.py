@@ -64,7 +64,8 @@ def train(
         Stopped: Within :func:`pipeline.interruption.stoppable`, a signal has requested the end, and a checkpoint is
             saved. Elsewhere signals are left to the caller.
     """
-    began = time.monotonic() if started is None else started
+    if started is None:
+        started = time.monotonic()
     resuming.refuse_allowing(resume, allow_change)
     folder = RunFolder(run)
     folder.refuse(resume)
@@ -86,7 +87,7 @@ def train(
     run.mkdir(parents=True, exist_ok=True)
     with locked(run):
         folder.take()
-        setup, budget = keep_to_time(first, plan, given, began, lambda other: replace(first, recipe=other))
+        setup, budget = keep_to_time(first, plan, given, started, lambda other: replace(first, recipe=other))
         return _train_in(folder, setup, budget, start, allow_change)
 
 
@@ -107,5 +108,7 @@ def _train_in(
         if setup.split.validation:
             return validate_run(folder.path)
         return None
-    notes = notes_on(setup.recipe, "last") + ((setup.jury.note,) if setup.jury else ())
+    notes = notes_on(setup.recipe, "last")
+    if setup.jury:
+        notes += (setup.jury.note,)
     return write_scores(folder.path, folder.path, training.scored, "last", training.progress.done, notes)

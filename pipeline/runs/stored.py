@@ -311,7 +311,9 @@ def refuse_altered(path: Path) -> None:
 def _first_of(error: ValidationError) -> str:
     first, *more = error.errors()
     where = ".".join(map(str, first["loc"]))
-    others = f", and {len(more)} more mistake(s)" if more else ""
+    others = ""
+    if more:
+        others = f", and {len(more)} more mistake(s)"
     return f"{where + ': ' if where else ''}{plain(first['msg'])}{others}"
 
 

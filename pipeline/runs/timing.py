@@ -123,13 +123,14 @@ def time_steps(
 
 def to_begin_with(recipe: Recipe) -> Settings:
     """Return a recipe as settings, with preliminary values for what is chosen by timing."""
-    network = recipe.network
-    chosen = {
-        "memory_format": "contiguous" if network.memory_format == "auto" else network.memory_format,
-        "members": 1 if network.members == "auto" else network.members,
-    }
-    steps = OPEN_STEPS if recipe.max_steps == "auto" else recipe.max_steps
-    known = {"max_steps": steps, "time_budget": None, "network": network.model_copy(update=chosen)}
+    chosen: dict[str, object] = {}
+    if recipe.network.memory_format == "auto":
+        chosen["memory_format"] = "contiguous"
+    if recipe.network.members == "auto":
+        chosen["members"] = 1
+    known: dict[str, object] = {"time_budget": None, "network": recipe.network.model_copy(update=chosen)}
+    if recipe.max_steps == "auto":
+        known["max_steps"] = OPEN_STEPS
     return settle(recipe.model_copy(update=known))
 
 
@@ -197,8 +198,12 @@ def _choices(recipe: Settings, decided: Decisions) -> str:
     """Return what was chosen by timing as text."""
     channels = recipe.network.options.get("channels")
     members = recipe.network.members
-    width = f", {channels[0]} features at full resolution" if channels else ""
-    turns = f", {members} networks in turn" if members != 1 else ""
+    width = ""
+    if channels:
+        width = f", {channels[0]} features at full resolution"
+    turns = ""
+    if members != 1:
+        turns = f", {members} networks in turn"
     threads = "".join(f", threads: {threads}" for _, threads in decided.threads)
     return f"{turns}{width}, {recipe.network.memory_format.replace('_', ' ')} memory{threads}"
 

@@ -117,7 +117,9 @@ class Training:
             handlers.append(EveryNSteps(recipe.validate_every, self._validate))
         handlers.append(EveryNSteps(recipe.validate_every, lambda _: picture.redraw()))
         handlers.append(EveryNSteps(recipe.checkpoint_every, lambda step: self._save("last", step)))
-        return handlers + (tensorboard_handlers(self.folder.tensorboard) if recipe.tensorboard else [])
+        if recipe.tensorboard:
+            handlers += tensorboard_handlers(self.folder.tensorboard)
+        return handlers
 
     def _count(self, step: int) -> None:
         self.progress.done = step

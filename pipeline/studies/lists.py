@@ -62,7 +62,9 @@ def draw_lists(source: Path, counts: Mapping[int, tuple[int, ...]]) -> dict[tupl
 
 def _facts(dataset: Dataset) -> dict[str, Any]:
     """Return what a list declares beside its cases: labels, channels and the ignore value."""
-    labels = {name: value for value, name in dataset.labels.items()} if dataset.labels else None
+    labels = None
+    if dataset.labels:
+        labels = {name: value for value, name in dataset.labels.items()}
     told = {"labels": labels, "channel_names": dataset.channels, "ignore": dataset.ignore}
     return {key: value for key, value in told.items() if value is not None}
 
@@ -70,4 +72,6 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 def _entry(case: Case, label: Path | None) -> dict[str, Any]:
     images = [str(path.resolve()) for path in case.images]
     entry = {"id": case.id, "patient": case.patient, "image": images if len(images) > 1 else images[0]}
-    return entry | ({"label": str(label.resolve())} if label else {})
+    if label:
+        entry["label"] = str(label.resolve())
+    return entry

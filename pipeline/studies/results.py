@@ -121,7 +121,9 @@ def gather(study: Study, output: Path) -> Results:
         there = [
             row.dice for row in trainings.values() if row.labelled == labelled and row.method == study.control.name
         ]
-        gap = fmean(goal) - fmean(there) if goal and there else 0.0
+        gap = 0.0
+        if goal and there:
+            gap = fmean(goal) - fmean(there)
         for method in study.methods:
             pairs = _pairs(dice, method.name, study.control.name, labelled)
             if pairs:
@@ -148,23 +150,28 @@ def _gain(dice: Dice, pairs: Sequence[tuple[Cell, Cell]], gap: float, minutes: f
     """
     ours = [cell for cell, _ in pairs]
     draws = _by_draw({cell: fmean(dice[cell].values()) for cell in ours})
-    gain = low = high = worst = None
+    spread = None
+    if len(draws) > 1:
+        spread = stdev(draws)
+    gain = low = high = worst = of_gap = None
     if ours[0] != pairs[0][1]:
         differences = _differences(dice, pairs)
         gain = float(differences.mean())
         low, high = crossed_interval(differences) or (None, None)
         worst = float(differences.mean(axis=1).min())
+        if gap > 0:
+            of_gap = gain / gap
     return Gain(
         method=ours[0].method,
         labelled=ours[0].labelled,
         draws=len(draws),
         dice=fmean(draws),
-        spread=stdev(draws) if len(draws) > 1 else None,
+        spread=spread,
         gain=gain,
         low=low,
         high=high,
         worst=worst,
-        of_gap=gain / gap if gain is not None and gap > 0 else None,
+        of_gap=of_gap,
         minutes=minutes,
     )
 
@@ -232,22 +239,26 @@ def write_results(results: Results, folder: Output) -> None:
 def table_of(gains: Sequence[Gain]) -> str:
     """Return the gains as a Markdown table; Dice and gains are in hundredths."""
     head = ("masks", "method", "draws", "Dice", "gain", "95 % interval", "worst draw", "of the gap", "min")
-    rows = [
-        (
-            str(row.labelled),
-            row.method,
-            str(row.draws),
-            f"{100 * row.dice:.2f}" + (f" ± {100 * row.spread:.2f}" if row.spread is not None else ""),
-            _points(row.gain),
-            f"{_points(row.low)} to {_points(row.high)}" if row.low is not None else "",
-            _points(row.worst),
-            f"{row.of_gap:.0%}" if row.of_gap is not None else "",
-            f"{row.minutes:.1f}",
-        )
-        for row in gains
-    ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows)) + "\n"
+    rows = (head, ("---",) * len(head), *map(_cells, gains))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _cells(row: Gain) -> tuple[str, ...]:
+    """Return the cells of one row of the table."""
+    dice = f"{100 * row.dice:.2f}"
+    if row.spread is not None:
+        dice += f" ± {100 * row.spread:.2f}"
+    interval = ""
+    if row.low is not None:
+        interval = f"{_points(row.low)} to {_points(row.high)}"
+    of_gap = ""
+    if row.of_gap is not None:
+        of_gap = f"{row.of_gap:.0%}"
+    counts = (str(row.labelled), row.method, str(row.draws))
+    return (*counts, dice, _points(row.gain), interval, _points(row.worst), of_gap, f"{row.minutes:.1f}")
 
 
 def _points(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:+.2f}"
+    if value is None:
+        return ""
+    return f"{100 * value:+.2f}"

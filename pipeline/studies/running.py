@@ -102,8 +102,13 @@ def _write_time(output: Path, cell: Cell, began: float) -> None:
 
 def _recipe(study: Study, cell: Cell, output: Path) -> Recipe:
     method = next(method for method in study.methods if method.name == cell.method)
-    dataset = study.list_of(cell.labelled, cell.draw) if study.has_lists else _list_place(output, cell)
-    own = {"dataset": str(dataset), "seed": cell.seed} | ({} if study.has_lists else {"root": dataset.anchor})
+    own: dict[str, Any] = {"seed": cell.seed}
+    if study.has_lists:
+        own["dataset"] = str(study.list_of(cell.labelled, cell.draw))
+    else:
+        place = _list_place(output, cell)
+        own["dataset"] = str(place)
+        own["root"] = place.anchor
     if "data.cache" not in study.settings | method.settings:
         own["data.cache"] = str((output / "cache").resolve())
     return _read(method, study.settings | method.settings | own)

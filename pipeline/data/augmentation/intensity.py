@@ -70,9 +70,13 @@ class Noise(IntensityAugmentation):
 
     def draw(self, rng: np.random.Generator, _: Patch) -> tuple[float, int] | None:
         """Draw a standard deviation and the seed of the noise."""
-        sigma = self.sigma * rng.random() if rng.random() < NOISY else 0.0
+        sigma = 0.0
+        if rng.random() < NOISY:
+            sigma = self.sigma * rng.random()
         seed = int(rng.integers(2**32))
-        return (sigma, seed) if sigma else None
+        if sigma:
+            return (sigma, seed)
+        return None
 
     def apply(self, image: Tensor, drawn: tuple[float, int]) -> None:
         """Add the noise."""
@@ -137,8 +141,12 @@ class LowResolution(IntensityAugmentation):
 
     def draw(self, rng: np.random.Generator, _: Patch) -> float | None:
         """Draw how many times larger voxels become."""
-        times = 1 + self.coarseness * rng.random() if rng.random() < COARSENED else 1.0
-        return times if times > 1 else None
+        times = 1.0
+        if rng.random() < COARSENED:
+            times = 1 + self.coarseness * rng.random()
+        if times > 1:
+            return times
+        return None
 
     def apply(self, image: Tensor, drawn: float) -> None:
         """Take the nearest voxels of a coarse grid, and interpolate linearly."""
@@ -171,5 +179,9 @@ class Gamma(IntensityAugmentation):
 
 def _draw_factor(rng: np.random.Generator, share: float, reach: float) -> float | None:
     """Draw a factor about 1 for a share of the samples; None for the others, and where it changes nothing."""
-    factor = 1 + reach * rng.uniform(-1, 1) if rng.random() < share else 1.0
-    return None if factor == 1 else factor
+    factor = 1.0
+    if rng.random() < share:
+        factor = 1 + reach * rng.uniform(-1, 1)
+    if factor == 1:
+        return None
+    return factor

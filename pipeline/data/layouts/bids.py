@@ -113,7 +113,9 @@ class Bids(Layout):
             for name, found in scans.items()
             if len(found) == len(suffixes)
         )
-        channels = suffixes if len(suffixes) > 1 else None
+        channels = None
+        if len(suffixes) > 1:
+            channels = suffixes
         left_out = self._left_out(names, suffixes, [other for other in kinds if other is not kind])
         return Dataset(
             source=source,
@@ -137,7 +139,9 @@ class Bids(Layout):
             raise no_dataset(source, "ambiguous-layout", message, remedy)
         missing = [suffix for suffix in wanted if suffix not in there]
         if missing:
-            remedy = "that of masks is label_suffix" if names_masks(missing[0]) else nearest(missing[0], there)
+            remedy = "that of masks is label_suffix"
+            if not names_masks(missing[0]):
+                remedy = nearest(missing[0], there)
             raise no_dataset(source, "bad-layout", f"has no images of suffix {missing[0]}", remedy)
         return wanted
 
@@ -148,8 +152,12 @@ class Bids(Layout):
         """Return the kinds of masks, each with the scans that its masks belong to."""
         place = source / "derivatives"
         if self.derivative not in (None, HERE, DIRECTLY) and not (place / str(self.derivative)).is_dir():
-            there = sorted(path.name for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
-            remedy = nearest(str(self.derivative), there) if there else "leave the option out: there is no derivatives/"
+            there = []
+            if place.is_dir():
+                there = sorted(path.name for path in place.iterdir() if path.is_dir())
+            remedy = "leave the option out: there is no derivatives/"
+            if there:
+                remedy = nearest(str(self.derivative), there)
             raise no_dataset(place / str(self.derivative), "no-folder", "is no folder", remedy)
         derived = [name for path in _below(place) if is_nifti(path) and (name := parse(path))]
         suffixes = tuple(sorted({name.suffix for name in names if not self._is_mask(name)}))
@@ -190,7 +198,9 @@ class Bids(Layout):
             message = f"has masks of several kinds: {counted({str(kind): len(list(kind)) for kind in chosen})}"
             ways = say_which(*(_distinguishing(kind, chosen) for kind in chosen[:4]))
             raise no_dataset(source, "ambiguous-layout", message, ways)
-        return chosen[0] if chosen else None
+        if chosen:
+            return chosen[0]
+        return None
 
     def _left_out(self, names: Iterable[Name], suffixes: Sequence[str], others: Iterable[Kind]) -> frozenset[Path]:
         """Return the files that options leave out: images of other suffixes, and masks of other kinds."""
@@ -204,7 +214,9 @@ def _place_of(path: Path, derivatives: Path) -> str:
     if not path.is_relative_to(derivatives):
         return HERE
     first = path.relative_to(derivatives).parts[0]
-    return DIRECTLY if SUBJECT.match(first) else first
+    if SUBJECT.match(first):
+        return DIRECTLY
+    return first
 
 
 def _fits(kind: Kind, told: Mapping[str, str]) -> bool:
@@ -263,7 +275,9 @@ def _labels(
         remedies = namesakes(names, scans)
         for mask, case in zip(kind.lone, names, strict=True):
             space = mask.entities.get("space")
-            message = "no image has this name" + (f", in the space {space}" if space else "")
+            message = "no image has this name"
+            if space:
+                message += f", in the space {space}"
             problems.append(Problem(str(mask.path), "label-without-image", message, remedies[case]))
     return labels, problems
 
@@ -279,7 +293,9 @@ def _misnamed(paths: Iterable[Path]) -> list[Problem]:
 
 
 def _below(place: Path) -> list[Path]:
-    return sorted(place.rglob("*")) if place.is_dir() else []
+    if place.is_dir():
+        return sorted(place.rglob("*"))
+    return []
 
 
 def _named_as(paths: Iterable[Path], suffixes: Sequence[str] | None) -> Iterator[Path]:

@@ -56,7 +56,9 @@ def common_folder(places: Sequence[Place]) -> Path:
 def role_of(base: Path, folder: Path) -> Role | None:
     """Return the role of a case that lies in train/, val/ or test/ below the folder of all cases."""
     above = folder.relative_to(base).parts[:-1]
-    return part_of(above[0]) if above else None
+    if above:
+        return part_of(above[0])
+    return None
 
 
 def ids_of(base: Path, places: Sequence[Place]) -> dict[Path, str]:
@@ -123,7 +125,9 @@ def _case_folders(folder: Path, above: set[Path]) -> list[Path]:
     masks = [names for part, names in held.items() if holds_masks(part.name)]
     if any(len(some & others) > 1 for some in images for others in masks):
         return []
-    return [folder] if images or masks else found
+    if images or masks:
+        return [folder]
+    return found
 
 
 def _scans_below(folder: Path) -> list[Path]:
@@ -143,7 +147,9 @@ def _kind(path: Path, folder: Path) -> str:
     ('seg', 'ct')
     """
     name = stem(path)
-    rest = name[len(folder.name) :].lstrip(SEPARATORS) if has_own_name(name, folder) else name
+    rest = name
+    if has_own_name(name, folder):
+        rest = name[len(folder.name) :].lstrip(SEPARATORS)
     return "/".join([*path.relative_to(folder).parts[:-1], rest]).strip("/")
 
 

@@ -94,7 +94,9 @@ class Cases(Layout):
                 cases.append(_read_case(place, ids, patients, masks, channels, role_of(base, place.folder)))
             except BadEntryError as error:
                 problems.append(replace(Problem(str(place.folder), *error.args), case=ids[place.folder]))
-        named = tuple(channels) if len(channels) > 1 else None
+        named = None
+        if len(channels) > 1:
+            named = tuple(channels)
         return Dataset(
             source=source,
             layout="cases",
@@ -178,7 +180,9 @@ def _read_case(
         BadEntryError: It lacks an image, or a mask to validate with.
     """
     images = _images(place, masks)
-    gone = [kind for kind in channels if kind not in place.kinds] if images else ["image"]
+    gone = ["image"]
+    if images:
+        gone = [kind for kind in channels if kind not in place.kinds]
     if gone:
         raise BadEntryError("missing-channel", f"has no {gone[0]}", "add the file, or say which images: suffix=NAME")
     label = next((place.kinds[kind] for kind in masks if kind in place.kinds), None)
@@ -201,9 +205,10 @@ def _counted(kinds: Mapping[str, int]) -> str:
     """Return kinds with their numbers of cases as text; of many kinds, the eight most frequent."""
     shown = dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:8])
     more = len(kinds) - len(shown)
-    return counted({kind or "the case's own name": count for kind, count in shown.items()}) + (
-        f" and {more} more" if more else ""
-    )
+    text = counted({kind or "the case's own name": count for kind, count in shown.items()})
+    if more:
+        text += f" and {more} more"
+    return text
 
 
 def _pairs(

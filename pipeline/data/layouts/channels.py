@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.errors import Problem, nearest
+from pipeline.errors import Names, Problem
 from pipeline.nifti.container import is_nifti, stem
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def gaps(grouped: Grouped, channels: int | None) -> list[Problem]:
     """
     due = {name: set(range(channels or max(files) + 1)) for name, files in grouped.items()}
     broken = [name for name, files in grouped.items() if files.keys() != due[name]]
+    names = Names(broken)
     problems = []
     for name in broken:
         files = grouped[name]
@@ -62,7 +63,7 @@ def gaps(grouped: Grouped, channels: int | None) -> list[Problem]:
         spare = sorted(files.keys() - due[name])
         message = f"has no {', '.join(f'_{n:04d}' for n in gone)}" if gone else f"has a channel {spare[0]} too many"
         where = str(next(iter(files.values())))
-        problems.append(Problem(where, "missing-channel", message, _remedy(name, broken), case=name))
+        problems.append(Problem(where, "missing-channel", message, _remedy(name, names), case=name))
     return problems
 
 
@@ -80,10 +81,11 @@ def without_number(paths: Sequence[Path]) -> list[Problem]:
     ]
 
 
-def _remedy(name: str, broken: Sequence[str]) -> str:
-    others = [other for other in broken if other != name]
-    hint = nearest(name, others) if others else ""
-    return "add the file, or correct its name" + (f"; {hint}" if hint.startswith("did") else "")
+def _remedy(name: str, broken: Names) -> str:
+    near = broken.nearest(name, besides=name)
+    if near is None:
+        return "add the file, or correct its name"
+    return f"add the file, or correct its name; did you mean {near!r}?"
 
 
 @dataclass

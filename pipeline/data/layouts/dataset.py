@@ -149,7 +149,9 @@ def repeats(source: Path, cases: Sequence[Case]) -> list[Problem]:
     for case in cases:
         other = first.setdefault(case.images[0], case)
         if other is not case:
-            roles = f", under {other.role} and {case.role}" if other.role and case.role else ""
+            roles = ""
+            if other.role and case.role:
+                roles = f", under {other.role} and {case.role}"
             message = f"{case.images[0].name} is there twice{roles}"
             problems.append(Problem(str(source), "scan-twice", message, "keep one of its entries", case=case.id))
     for name, count in Counter(case.id for case in first.values()).items():

@@ -132,12 +132,16 @@ class Folder(Layout):
             message = f"has several folders of masks: {', '.join(place.name for place in places)}"
             ways = say_which(*(f"labels={place.name}" for place in places))
             raise no_dataset(source, "ambiguous-layout", message, ways)
-        return places[0] if places else None
+        if places:
+            return places[0]
+        return None
 
     def _ending_here(self, source: Path, images: Path, paths: list[Path]) -> str | None:
         """Return the ending of masks that lie among images in the dataset's own folder; None if there are none."""
         alone = images == source and not isinstance(self.labels, str)
-        endings = mask_endings({stem(path) for path in paths}) if alone else {}
+        endings: Counter[str] = Counter()
+        if alone:
+            endings = mask_endings({stem(path) for path in paths})
         if len(endings) > 1:
             message = f"has masks of several kinds: {counted(endings)}"
             ways = say_which(*(f"label_suffix={ending}" for ending in endings))
@@ -261,7 +265,9 @@ def _more_scans(place: Path | None, known: Iterable[str]) -> tuple[list[Case], l
 def _about(source: Path) -> tuple[dict[str, Any], list[Problem]]:
     """Return what a ``dataset.json`` without a list says of the folders beside it."""
     path, content = list_in(source)
-    return read_about(content, path) if path and content else ({}, [])
+    if path and content:
+        return read_about(content, path)
+    return {}, []
 
 
 def subfolders(source: Path) -> list[Path]:
@@ -276,11 +282,15 @@ def subfolder(source: Path, name: str, option: str) -> Path:
         UserError: There is no such folder; the remedy names the nearest.
     """
     there = {place.name: place for place in subfolders(source)}
-    found = source if name == HERE else next((p for other, p in there.items() if other.lower() == name.lower()), None)
+    found: Path | None = source
+    if name != HERE:
+        found = next((p for other, p in there.items() if other.lower() == name.lower()), None)
     if found is None and ".." not in Path(name).parts and not Path(name).is_absolute() and (source / name).is_dir():
         return source / name  # below another one
     if found is None:
-        remedy = nearest(name, there) if there else "put the scans there"
+        remedy = "put the scans there"
+        if there:
+            remedy = nearest(name, there)
         raise no_dataset(source, "bad-layout", f"has no folder {name}, which the option `{option}` names", remedy)
     return found
 

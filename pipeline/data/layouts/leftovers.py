@@ -125,7 +125,9 @@ def _by_place(paths: Sequence[Path], base: Path) -> dict[Path, list[Path]]:
 
 def _finding(place: Path, paths: Sequence[Path], dataset: Dataset, base: Path) -> Problem:
     names = ", ".join(str(path.relative_to(place)) for path in paths[:NAMED])
-    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    more = ""
+    if len(paths) > NAMED:
+        more = f" and {len(paths) - NAMED} more"
     message = f"holds {len(paths)} file(s) that no case uses: {names}{more}"
     ids = {case.id for case in dataset.cases}
     masks = names_masks(place.name) or any(stem(path) in ids or bare_mask(stem(path)) in ids for path in paths)

@@ -126,7 +126,8 @@ def _keys(content: Mapping[str, Any]) -> str:
 
 
 def _read_list(source: Path, root: Path | None, layout: str, roles: Mapping[str, Role], folds: Folds) -> Dataset:
-    source = source / "dataset.json" if source.is_dir() else source
+    if source.is_dir():
+        source = source / "dataset.json"
     content = read_json(source)
     root = (root or source.parent).resolve()
     keys = Keys(what="key", misspelt="misspelt-key")
@@ -150,7 +151,9 @@ def _read_list(source: Path, root: Path | None, layout: str, roles: Mapping[str,
     if not cases and all(map(is_warning, problems)):
         message = f"has no entries under {', '.join(roles)}"
         found = "; ".join(problem.message for problem in problems if problem.code == "unknown-key")
-        raise no_dataset(source, "no-cases", message + (f"; it {found}" if found else ""), FORMAT)
+        if found:
+            message += f"; it {found}"
+        raise no_dataset(source, "no-cases", message, FORMAT)
     unique = tuple({case.id: case for case in reversed(folds.applied(cases))}.values())[::-1]
     known = patients == len(cases)
     return Dataset(
@@ -182,7 +185,9 @@ def read_json(source: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         comma = isinstance(error, JSONDecodeError) and error.doc[: error.pos].rstrip().endswith(",")
-        hint = "JSON has no comma before a closing bracket: take it away" if comma else "correct the JSON"
+        hint = "correct the JSON"
+        if comma:
+            hint = "JSON has no comma before a closing bracket: take it away"
         raise no_dataset(source, "bad-json", str(error), f"{hint}, or name the right file") from None
     if not isinstance(content, dict):
         raise no_dataset(source, "bad-json", "holds no JSON object", FORMAT)

@@ -97,7 +97,9 @@ def _read_side(images: Path, labels: Path | None, role: Role, channels: int | No
     grouped, misnamed = group(paths)
     problems += without_number(misnamed) + gaps(grouped, channels)
     known = grouped.keys() | {stem(path) for path in misnamed}
-    lone = sorted(grouped.keys() - masks.keys()) if labels is not None and (labels.is_dir() or role != "test") else []
+    lone = []
+    if labels is not None and (labels.is_dir() or role != "test"):
+        lone = sorted(grouped.keys() - masks.keys())
     for name, hint in namesakes(lone, masks.keys() - known).items():
         remedy = hint if hint.startswith("did") else UNLABELLED
         where = str(next(iter(grouped[name].values())))

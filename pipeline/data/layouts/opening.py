@@ -95,11 +95,14 @@ def _detect(source: Path) -> str:
     if seen:
         found = [f"{name} ({what})" for name, what in seen.items()]
         if lists:
-            more = f" and {len(lists) - LISTS} more" if len(lists) > LISTS else ""
+            more = ""
+            if len(lists) > LISTS:
+                more = f" and {len(lists) - LISTS} more"
             found.append(f"what is listed in {', '.join(path.name for path in lists[:LISTS])}{more}")
         message = f"could be {' or '.join(found)}"
         remedy = f"say which: --layout {next(iter(seen))}, or layout=NAME"
-        remedy = f"name the list itself, {lists[0]}; or {remedy}" if lists else remedy
+        if lists:
+            remedy = f"name the list itself, {lists[0]}; or {remedy}"
         raise no_dataset(source, "ambiguous-layout", message, remedy)
     if not source.is_dir():
         message = "is no list, no table and no scan that can be read"

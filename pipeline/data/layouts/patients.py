@@ -35,7 +35,9 @@ STEMS = 3
 def shared_stems(dataset: Dataset) -> list[Problem]:
     """Warn of ids that share a stem and may be, or are, on both sides of a split; the remedy keeps them together."""
     cases = {case.id: case for case in dataset.cases}
-    pattern = None if dataset.names_patients else _pattern(cases)
+    pattern = None
+    if not dataset.names_patients:
+        pattern = _pattern(cases)
     if pattern is None:
         return []
     groups: dict[str, list[Case]] = {}
@@ -78,7 +80,9 @@ def _pattern(ids: Iterable[str]) -> str | None:
     numbers = [match["stem"] for name in ids if (match := COUNTED.match(name)) and not SITE.search(match["stem"])]
     pattern = r"^(.*\d)[-_]\d+$"
     whole = len(numbers) == len(ids) and len(set(numbers)) >= STEMS
-    return pattern if whole and _is_shared(pattern, ids) else None
+    if whole and _is_shared(pattern, ids):
+        return pattern
+    return None
 
 
 def _shorter(marker: re.Match[str], pattern: str, ids: Sequence[str]) -> str:

@@ -149,7 +149,9 @@ def read_role(fields: Mapping[str, Any]) -> Role | None:
     told = read_text(fields, "role")
     if told and simple(told) not in ROLES:
         raise BadEntryError("bad-entry", f"has the role {told!r}", nearest(told, get_args(Role)))
-    return ROLES[simple(told)] if told else None
+    if told:
+        return ROLES[simple(told)]
+    return None
 
 
 def read_files(fields: Mapping[str, Any], root: Path, remedy: str) -> tuple[tuple[Path, ...], Path | None]:
@@ -168,13 +170,16 @@ def read_files(fields: Mapping[str, Any], root: Path, remedy: str) -> tuple[tupl
     """
     images = fields.get("image")
     label = fields.get("label")
-    images = images if isinstance(images, list) else [images]
+    if not isinstance(images, list):
+        images = [images]
     if not images or not all(isinstance(name, str) and name for name in images):
         raise BadEntryError("bad-entry", "names no image", remedy)
     if label not in (None, "") and not isinstance(label, str):
         raise BadEntryError("bad-entry", f"has the label {label!r}, which is no path", "name one label file")
     scans = tuple(inside(root, name) for name in images)
-    mask = inside(root, label) if label else None
+    mask = None
+    if label:
+        mask = inside(root, label)
     if mask in scans:
         raise BadEntryError("label-is-image", f"has {label} as image and as label", "name the label's own file")
     return scans, mask
@@ -229,7 +234,9 @@ class Folds:
         there = sorted(set(self.given.values()), key=lambda name: (len(name), name))
         if self.chosen is not None and str(self.chosen) not in there:
             message = f"has no entry of fold {self.chosen}"
-            remedy = nearest(str(self.chosen), there) if there else "leave the option `fold` out"
+            remedy = "leave the option `fold` out"
+            if there:
+                remedy = nearest(str(self.chosen), there)
             return [Problem(where, "bad-layout", message, remedy)]
         if self.chosen is not None or not there:
             return []

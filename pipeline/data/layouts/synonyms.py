@@ -180,7 +180,9 @@ def holds_images(folder: str) -> bool:
     (True, True, False, False)
     """
     words = [word for word in tokens(folder) if word not in PARTS]
-    match = FOLDER.fullmatch(words[0]) if len(words) == 1 else None
+    match = None
+    if len(words) == 1:
+        match = FOLDER.fullmatch(words[0])
     return match is not None and match["images"] is not None and part_of(folder) in (None, "training")
 
 

@@ -94,10 +94,14 @@ def read_table(source: Path) -> tuple[list[str], list[dict[str, str]]]:
         rows = list(csv.reader(text.splitlines(), delimiter=_separator(source, text), strict=True))
     except (OSError, ValueError, csv.Error) as error:
         raise no_dataset(source, "bad-table", f"cannot be read: {error}", FORMAT) from None
-    header = [name.strip() for name in rows[0]] if rows else []
+    header = []
+    if rows:
+        header = [name.strip() for name in rows[0]]
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice or not header:
-        message = f"has the column {twice[0]!r} twice" if twice else "is empty"
+        message = "is empty"
+        if twice:
+            message = f"has the column {twice[0]!r} twice"
         raise no_dataset(source, "bad-table", message, FORMAT)
     for number, row in enumerate(rows, start=1):
         if row and len(row) != len(header):

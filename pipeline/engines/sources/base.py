@@ -106,4 +106,6 @@ class Decoder(Source):
 def own_sources(student: nn.Module) -> tuple[Source, ...]:
     """Return the sources that a network has by itself: its logits, and a decoder's reconstruction if it has one."""
     one = student.members[0] if isinstance(student, DeepEnsemble) else student
-    return (Student(student), *([Decoder(student)] if hasattr(one, "reconstruct") else []))
+    if hasattr(one, "reconstruct"):
+        return (Student(student), Decoder(student))
+    return (Student(student),)
