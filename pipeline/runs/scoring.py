@@ -117,10 +117,7 @@ def validate_run(
     else:
         facts = index.facts
         cases = index.dataset.cases if alone else unseen_cases(run, index)
-        left_out = len(dataset.cases) - len(cases)
-        notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
-        if alone:
-            notes += (NOBODY_KNOWN,)
+        notes = _notes_on_others(len(dataset.cases) - len(cases), known=not alone)
     scored = score(
         model.predictor,
         cases,
@@ -142,6 +139,15 @@ def _folder_of_scores(run: Path, source: Path | None, which: Which) -> Path:
     place = source.resolve()
     scores = run.with_name(f"{run.stem}-validation") if run.is_file() else run / "validation"
     return scores / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
+
+
+def _notes_on_others(left_out: int, *, known: bool) -> tuple[str, ...]:
+    """Return notes on the cases of another dataset, of which some are left out if it is known who was trained on."""
+    if not known:
+        return (NOBODY_KNOWN,)
+    if left_out:
+        return (f"{left_out} case(s) that the run was trained on are left out.",)
+    return ()
 
 
 def notes_on(recipe: Recipe, which: Which) -> tuple[str, ...]:
