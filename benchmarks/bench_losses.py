@@ -3,7 +3,7 @@
     python benchmarks/bench_losses.py --json losses.json
     python benchmarks/bench_losses.py --quick
 
-Both get the same logits and labels, and answer with the same number (it is checked). Each measurement is a process of
+Both get the same logits and labels, and return the same number (it is checked). Each measurement is a process of
 its own, in turn; memory is by how much the process grows at its peak beyond what it held with logits and labels made,
 on CUDA what the allocator holds at its peak.
 """

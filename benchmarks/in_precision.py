@@ -6,7 +6,7 @@ import torch
 
 
 class InPrecision(torch.nn.Module):
-    """A network in autocast, with answers in float32.
+    """A network in autocast, with its output in float32.
 
     Args:
         network: An image in, logits out, or several of them in a tuple.
@@ -18,7 +18,7 @@ class InPrecision(torch.nn.Module):
         self.network, self.precision = network, precision
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Return the network's answer."""
+        """Return the network's output in float32."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
-            answer = self.network(image)
-        return answer.float() if isinstance(answer, torch.Tensor) else [level.float() for level in answer]
+            output = self.network(image)
+        return output.float() if isinstance(output, torch.Tensor) else [level.float() for level in output]

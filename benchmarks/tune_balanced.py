@@ -1,13 +1,13 @@
 """The weights of configs/balanced.yaml, compared inside the training cases, and its figures on the validation cases.
 
-    python benchmarks/tune_balanced.py DATA --json tune.json              # weights, on cases that teach in no final run
+    python benchmarks/tune_balanced.py DATA --json tune.json             # weights, on cases that no final run trains on
     python benchmarks/tune_balanced.py DATA --final balanced supervised --steps 1200 --json final.json     # the recipe
                                                                # as it is, beside others, on the validation cases
     python benchmarks/tune_balanced.py DATA --quick
 
 DATA is the folder of the hippocampus task with its lists of few labels. Each comparison takes the 10 masks of a draw
-and scores the last weights on 40 other training cases, drawn by the draw's number; the rest teach without masks. What
-the file of --json holds is not run again.
+and scores the last weights on 40 other training cases, drawn by the draw's number; the rest are trained on without
+masks. What the file of --json holds is not run again.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def tuning_list(data: Path, draw: int) -> dict:
     """Return a datalist of training cases alone: 10 labelled, 40 to score, the rest without masks."""
     few = json.loads((data / f"list_labelled_010_draw{draw}.json").read_text())
     pool = json.loads((data / "list_labelled_160_draw0.json").read_text())["training"]
-    taught = {entry["image"] for entry in few["training"]}
-    others = [entry for entry in pool if entry["image"] not in taught]
+    labelled = {entry["image"] for entry in few["training"]}
+    others = [entry for entry in pool if entry["image"] not in labelled]
     random.Random(draw).shuffle(others)
     unlabelled = [{"image": entry["image"]} for entry in others[40:]]
     return few | {"validation": others[:40], "unlabeled": unlabelled}

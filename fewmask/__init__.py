@@ -1,6 +1,6 @@
 """Few masks, many scans: a folder of NIfTI volumes becomes a validated segmenter.
 
-What a program imports. Each name is loaded when it is first asked for: PyTorch and MONAI take seconds.
+This is what programs import. Each name is loaded when it is first used, since PyTorch and MONAI take seconds to import.
 """
 
 from importlib import import_module

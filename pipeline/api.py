@@ -1,8 +1,8 @@
-"""What a program calls: the commands as functions.
+"""The commands as functions, for programs to call.
 
-Paths are strings or ``Path``. What is wrong with an input is a ``UserError``, whose ``problems`` say where, what, and
-how to mend it. Nothing is printed unless ``verbose`` asks for what the command prints on its way, and signals and
-threads stay the caller's.
+Paths are strings or ``Path``. A bad input raises ``UserError``, whose ``problems`` say what is wrong, where, and how to
+mend it. Nothing is printed unless ``verbose`` asks for what the command would print. Signal handlers and the number of
+threads stay as the caller has set them.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def check(
     strict: bool = False,
     verbose: bool = False,
 ) -> Check:
-    """Look at every file of a dataset; nothing is written.
+    """Read every file of a dataset and report everything that is wrong with it; nothing is written.
 
     Args:
         dataset: A folder, a JSON list or a scan.
         root: The folder that the paths of a list are relative to; by default the list's own.
         layout: A registered layout, or ``auto``.
-        layout_options: Of the layout.
+        layout_options: Options of the layout, by name.
         strict: Count warnings as problems.
         verbose: As for :func:`train`.
 
@@ -102,11 +102,11 @@ def train(
     Args:
         source: A recipe by name or path, a dataset, a checkpoint, a :class:`Recipe`, or its keys and values.
         output: The run's folder.
-        settings: Keys of the recipe, dotted, and their values, which count more than the recipe's own:
+        settings: Values that replace the recipe's own, by dotted key:
             ``{"dataset": "scans/", "optimizer.learning_rate": 1e-3}``.
         resume: Go on with the run that the folder holds.
-        allow_change: Keys that a resumed run may have otherwise from here on.
-        verbose: Whether what the command prints on its way is printed, and progress drawn.
+        allow_change: Keys of the recipe whose values may differ from those of the run that is resumed.
+        verbose: Print what the command would print, and draw progress.
 
     Returns:
         The scores of the last weights; None without a validation case.
@@ -136,19 +136,19 @@ def cross_validate(
     allow_change: Sequence[str] = (),
     verbose: bool = False,
 ) -> list[Scores]:
-    """Train one network a fold, and score each on the patients that it was not trained on.
+    """Train one network for each fold, and score it on the patients that it was not trained on.
 
     Args:
         source: As for :func:`train`, but no checkpoint.
         output: The folder of the cross-validation.
-        folds: Parts of the labelled patients, 2 or more.
+        folds: Number of parts that the labelled patients are divided into, 2 or more.
         settings: As for :func:`train`.
         resume: As for :func:`train`.
         allow_change: As for :func:`train`.
         verbose: As for :func:`train`.
 
     Returns:
-        The scores out of fold and, where the dataset has a validation list, those of all folds together on that.
+        The out-of-fold scores; then, if the dataset has a validation list, the scores of the folds' ensemble on it.
 
     Raises:
         UserError: As :func:`train`, or there are fewer labelled patients than folds.
@@ -178,11 +178,14 @@ def validate(
 
     Args:
         run: The run's folder.
-        dataset: Whose labelled cases are scored; by default the run's own validation cases.
+        dataset: A dataset whose labelled cases are scored; by default the run's own validation cases.
         checkpoint: ``last`` or ``best``.
-        plugins: Files that register the run's network, where it is not one of ours.
-        tolerance_mm: Of the surface Dice.
+        plugins: Python files that register the run's network, if it does not come with Fewmask.
+        tolerance_mm: Distance up to which surfaces agree in the surface Dice.
         verbose: As for :func:`train`.
+
+    Returns:
+        The scores of every case and class, and the folder of their report.
 
     Raises:
         UserError: The run or the dataset cannot be used.
@@ -205,7 +208,7 @@ def predict(
     Args:
         run: The run's folder, a model file or a checkpoint.
         scans: A scan, a folder of scans, a dataset, or several of them.
-        output: The folder of the masks, which are named as the scans.
+        output: The folder for the masks; each has the name of its scan.
         checkpoint: ``last`` or ``best``.
         plugins: As for :func:`validate`.
         verbose: As for :func:`train`.
@@ -235,8 +238,11 @@ def evaluate(
         labels: The true masks.
         output: The folder for ``cases.csv``, ``summary.json`` and ``report.html``.
         ignore: Label value of voxels that are not scored.
-        tolerance_mm: Of the surface Dice.
+        tolerance_mm: Distance up to which surfaces agree in the surface Dice.
         verbose: As for :func:`train`.
+
+    Returns:
+        The statistics that ``summary.json`` holds.
 
     Raises:
         UserError: Something is wrong with a mask; nothing is written then.
@@ -250,8 +256,11 @@ def compare(run_a: AnyPath, run_b: AnyPath, output: AnyPath) -> Comparison:
 
     Args:
         run_a: A run, or the folder of an evaluation.
-        run_b: Another.
+        run_b: Another run or evaluation.
         output: The folder for the report and its tables.
+
+    Returns:
+        The differences with their intervals, and the conclusion.
 
     Raises:
         UserError: They were not scored on the same cases, or one of them cannot be read.
@@ -296,7 +305,7 @@ def export(
         plugins: As for :func:`validate`.
 
     Raises:
-        UserError: The model cannot be read, or not be written so, or something has the name.
+        UserError: The model cannot be read, cannot be written in this format, or ``output`` exists.
     """
     from pipeline.export.writing import write_export
 
@@ -322,4 +331,6 @@ def _calling(*, verbose: bool) -> Iterator[None]:
 
 
 def _path(path: AnyPath | None) -> Path | None:
-    return None if path is None else Path(path)
+    if path is None:
+        return None
+    return Path(path)

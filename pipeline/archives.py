@@ -1,4 +1,4 @@
-"""Read a checkpoint's archive, which is judged before anything is made of it: that it is data, whole, and no bomb."""
+"""Read a checkpoint's archive, once it is known to be undamaged, to hold data alone, and to be as large as it says."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 
-# Of a checkpoint of nine residual encoders, which are the most that a recipe may ask for, each with its average and
-# moments; what is read to judge a file must itself be small.
+# Limits on what is read before a file is trusted. They fit the largest checkpoint that a recipe allows: nine residual
+# encoders, each with its averaged weights and the optimizer's moments.
 MAX_DIRECTORY_BYTES = 2_000_000
 MAX_PICKLE_BYTES = 5_000_000
 MAX_OPERATIONS = 700_000
-# Of the plain part of a pickle, and of the tensors of one member of the archive, which may have several names.
+# Pickle operations allowed for all that is no tensor, and for the tensors in one member of the archive. A tensor may
+# have several names.
 PLAIN_OPERATIONS = 20_000
 MEMBER_OPERATIONS = 150
 # The last 22 bytes of an archive without a comment: its mark, and the size of its directory.
 DIRECTORY_END = struct.Struct("<4s8xI6x")
-# Every opcode that names a thing to call, and all that a checkpoint of ours names.
+# Pickle opcodes that name something to import or call, and the names that our checkpoints have.
 NAMING = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "OBJ", "NEWOBJ_EX"}
 _STORED = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
 PLAIN = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {kind}Storage" for kind in _STORED)}
@@ -43,9 +44,9 @@ REMEDY = "use a checkpoint that Fewmask wrote"
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, with ``weights_only=True`` and no other way in.
 
-    The file is judged before anything is made of it: that nothing in it unpacks to more than the file holds, that its
-    pickle names nothing but tensors, and that its bytes are those that were written, by the hash beside it or, where
-    that is gone, by the archive's own checksums.
+    Before anything is unpickled it is verified that nothing in the file unpacks to more than the file holds, that its
+    pickle names nothing but tensors, and that its bytes are those that were written: by the hash beside it or, if that
+    is gone, by the archive's own checksums.
 
     Raises:
         UserError: There is no such file, it is damaged, or it is no checkpoint of ours.
@@ -59,23 +60,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_archive(path: Path, *, hashed: bool = False) -> dict[str, Any]:
-    """As :func:`load_checkpoint`, whatever lies beside the file unless it is ``hashed``."""
+    """Read as :func:`load_checkpoint` does, by the archive's checksums alone unless the file is ``hashed``."""
     with ThreadPoolExecutor(1) as pool:
-        # Hashing lets other threads run. What it finds counts first: an archive of other bytes says nothing.
-        hashing = pool.submit(_refuse_other_bytes, path) if hashed else None
+        # Hashing releases the interpreter lock, so both run at once. A wrong hash is what is reported, whatever else
+        # is wrong: the content of a damaged file says nothing.
+        hashing = None
+        if hashed:
+            hashing = pool.submit(_refuse_other_bytes, path)
         try:
             _refuse_archive(path, check_sums=not hashed)
         finally:
             if hashing:
                 hashing.result()
     try:
-        # Mapped, since it has just been read: nothing is copied before it is used.
+        # Memory-mapped: the file has just been read, and nothing is copied before it is used.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
         raise _unsafe(path) from None
-    except Exception:  # Whatever a pickle can make torch stumble over.
+    except Exception:  # A crafted pickle can make torch raise anything.
         state = None
-    told = state.get("format") if isinstance(state, dict) else None
+    told = None
+    if isinstance(state, dict):
+        told = state.get("format")
     if type(told) is int and told > FORMAT:
         message = f"is of format {told}, and this version of Fewmask knows none after {FORMAT}"
         remedy = "update Fewmask"
@@ -87,11 +93,10 @@ def read_archive(path: Path, *, hashed: bool = False) -> dict[str, Any]:
 
 
 def _refuse_inflated(path: Path, state: dict[str, Any]) -> None:
-    """Refuse tensors of more numbers than the file holds, and what stands in a state more than once.
+    """Refuse tensors that are larger than the file, and lists or mappings that occur in several places.
 
-    A view of one number can have any shape, and a few lists within each other any number of items. What is plain in a
-    checkpoint of ours stands there once, but for values that cannot hold others. Weights that a network has under
-    several names are the same tensor.
+    A view of one number can have any shape, and a few nested lists can stand for any number of items. In our
+    checkpoints each list and mapping occurs once, and weights that a network has under several names are one tensor.
     """
     seen = set[int]()
     views = dict[object, int]()
@@ -104,7 +109,10 @@ def _refuse_inflated(path: Path, state: dict[str, Any]) -> None:
             if id(value) in seen:
                 raise _foreign(path, "holds one list or mapping in several places")
             seen.add(id(value))
-            todo += [*value.keys(), *value.values()] if isinstance(value, dict) else value
+            if isinstance(value, dict):
+                todo += [*value.keys(), *value.values()]
+            else:
+                todo += value
         elif not isinstance(value, (str, int, float, bool, NoneType, dict, list, tuple)):
             raise _unsafe(path)
     if (held := sum(views.values())) > path.stat().st_size:
@@ -117,7 +125,9 @@ def _refuse_other_bytes(path: Path) -> None:
     told = hash_of(path)
     with path.open("rb") as stream, told.open("rb") as hashed:
         # An empty file cannot be mapped.
-        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        content: mmap.mmap | bytes = b""
+        if path.stat().st_size:
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         if hashed.read(64) != hashlib.sha256(content).hexdigest().encode():
             raise _damaged(path, f"is damaged: its bytes are not those of {told.name}")
 

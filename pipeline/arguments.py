@@ -1,4 +1,4 @@
-"""What stands on a command line: arguments that several commands share, and the line before it is taken apart."""
+"""Arguments that several commands share, and the command line before it is parsed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEY_HELP = "Keys of the recipe to set, such as dataset=PATH or max_steps=3000."
 
 Device = Annotated[str, tyro.conf.arg(metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
 Mirror = Annotated[
-    Literal["on", "off"], tyro.conf.arg(help="Whether mirror images are looked at too, as the run's plan has it.")
+    Literal["on", "off"], tyro.conf.arg(help="Whether to average over mirror images; by default as in the run's plan.")
 ]
 Checkpoint = Annotated[Literal["last", "best"], tyro.conf.arg(help="Which checkpoint of the run to use.")]
 Plugins = Annotated[
@@ -33,7 +33,7 @@ Plugins = Annotated[
 TrainedModel = tyro.conf.Positional[
     Annotated[Path, tyro.conf.arg(name="RUN", help="A run's folder, a model file or a checkpoint.", metavar="RUN")]
 ]
-Tolerance = Annotated[float, tyro.conf.arg(help="Of the surface Dice, in mm.")]
+Tolerance = Annotated[float, tyro.conf.arg(help="Tolerance of the surface Dice, in mm.")]
 Overrides = tyro.conf.Positional[
     Annotated[tuple[str, ...], tyro.conf.arg(name="key=value", help=KEY_HELP, metavar="key=value")]
 ]
@@ -68,14 +68,14 @@ def destination(text: str, metavar: str = "DIR") -> object:
 
 
 def run_command(words: list[str]) -> Any:
-    """Run the command that a line names; its first word and every option are compared with what there is.
+    """Run the command that a line names.
 
     Args:
         words: The line without the program's name.
 
     Raises:
         UserError: There is no such command.
-        SystemExit: With code 2, when an option is not one of the command's; with 0 after a help text.
+        SystemExit: With code 2 for an option that the command does not have; with 0 after a help text.
     """
     quiet = "--quiet" in words
     words = [word for word in words if word != "--quiet"]
@@ -87,12 +87,12 @@ def run_command(words: list[str]) -> Any:
         problem = Problem(words[0], "no-such-command", "is no command", nearest(words[0], COMMANDS))
         raise UserError("Nothing was done.", [problem])
     with listening(lambda _: None) if quiet else nullcontext():
-        # The command's own options alone: those of others are no help, and take time to read.
+        # The options of this command alone: reading those of all commands takes time.
         return tyro.cli(COMMANDS[words[0]], prog=f"fewmask {words[0]}", args=overrides_first(words)[1:])
 
 
 def overrides_first(arguments: list[str]) -> list[str]:
-    """Let key=value stand anywhere on a line of ``train`` or ``plan``: the source first, then these, then options.
+    """Reorder a line of ``train`` or ``plan``, in which key=value may stand anywhere: source, key=value, options.
 
     >>> overrides_first(["train", "--output", "a=b", "seed=1", "r.yaml"])
     ['train', 'r.yaml', 'seed=1', '--output', 'a=b']
@@ -106,10 +106,10 @@ def overrides_first(arguments: list[str]) -> list[str]:
 
 
 def refuse_device(name: str) -> None:
-    """Refuse a device of which the name makes no sense.
+    """Refuse the name of a device that is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        UserError: It makes none.
+        UserError: It is none of these.
     """
     if not re.fullmatch(DEVICE, name):
         problem = Problem("--device", "no-device", f"is {name!r}", "give auto, cpu, cuda or cuda:N")

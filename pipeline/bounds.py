@@ -1,7 +1,7 @@
-"""Numbers that a person may give, each with bounds that nothing sensible reaches.
+"""Bounds of the numbers that a person may give; no sensible value comes near them.
 
-Beyond them something overflows, fills the memory or takes for ever, in a place that can no longer say which number it
-was. A recipe, the options of components and the command line are judged by these before anything is read.
+Beyond them something would overflow, fill the memory or never end, in a place that cannot say which number was to
+blame. So recipes, options of components and the command line are checked against these before anything is read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_MM = 1e4
 DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
 Millimetres = Annotated[float, Field(ge=LEAST_MM, le=MOST_MM)]
 Intensity = Annotated[float, Field(ge=-1e9, le=1e9)]
-# What a float32 divides by and is squared without becoming 0 or infinite.
+# Numbers that float32 divides by, and squares, without becoming 0 or infinite.
 Scale = Annotated[float, Field(ge=1e-6, le=1e9)]
 
 # Strengths of augmentations; 0 switches one off.
@@ -65,10 +65,10 @@ def seconds_of(text: str) -> float:
 
 
 def refuse_outside(name: str, value: float | None, low: float, high: float) -> None:
-    """Refuse a number of the command line that is not within two others, both included; None is no number.
+    """Refuse a number of the command line outside ``[low, high]``; None, for an option that is not given, passes.
 
     Raises:
-        UserError: It is not, or is NaN.
+        UserError: It is outside, or NaN.
     """
     if value is None or (low <= value <= high and math.isfinite(value)):
         return
@@ -77,13 +77,13 @@ def refuse_outside(name: str, value: float | None, low: float, high: float) -> N
 
 
 def refuse_no_text(words: Iterable[str]) -> None:
-    """Refuse words of the command line that are no plain text.
+    """Refuse words of the command line that hold bytes other than UTF-8, or control characters.
 
-    No recipe and no list could name bytes that are no UTF-8, and a terminal would obey control characters wherever the
-    word is shown; line breaks and tabs are a recipe's too.
+    Such bytes could be named in no recipe and no list, and a terminal would obey the control characters wherever the
+    word is shown. Line breaks and tabs pass, since a recipe may hold them.
 
     Raises:
-        UserError: One is not.
+        UserError: A word holds such bytes or characters.
     """
     for word in words:
         message = ""

@@ -1,12 +1,12 @@
-"""Checkpoints: one file with everything to go on training or to predict, and nothing in it that can run.
+"""Checkpoints: one file with everything that is needed to go on training or to predict, and no code.
 
-A checkpoint is written once and never changed. Its name says which it is and of which step, ``last-000050.pt``, and the
-file ``last-000050.pt.sha256`` beside it, which ``sha256sum -c`` reads too, what must be in it. The two newest of each
-kind are kept. Each save is: write, fsync, rename, fsync of the folder, the same for the hash, and only then is the
-oldest deleted; so at every moment of it, a kill leaves the two that were there or the new one.
+A checkpoint is written once and never changed. Its name tells kind and step, such as ``last-000050.pt``. Beside it lies
+its SHA-256, ``last-000050.pt.sha256``, in the format of ``sha256sum -c``. The two newest of each kind are kept. A save
+writes the file, syncs it, renames it and syncs the folder, does the same for the hash, and only then deletes the
+oldest. So whenever the process is killed, the two old checkpoints are left, or the new one.
 
-What is deleted, a save deletes, and only what the run itself has saved: files of the bytes that its list
-(:mod:`pipeline.outputs`) tells. A damaged one is set aside, since nobody knows what it is.
+Only a save deletes checkpoints, and only those that the run itself has saved: files whose hash is in its list
+(:mod:`pipeline.outputs`). A damaged file is renamed and kept, since nobody can tell what it is.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def save_checkpoint(run: Path, which: Which, state: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(content).hexdigest()
     output.tell(_name(path), digest)
-    if hash_of(path).exists():  # Of a file of this name that is about to go, and must not condemn the new one.
+    if hash_of(path).exists():  # The hash of a file that is about to be replaced: the new one would look damaged.
         hash_of(path).unlink()
         flush_to_disk(path.parent)
     with atomic_write(path, len(content), private=True) as temporary:
@@ -108,8 +108,8 @@ def newest_checkpoint(run: Path, *kinds: Which) -> Checkpoint:
     """Read the newest sound checkpoint of a run, of one kind or several.
 
     Raises:
-        UserError: There is none, or a file is not damaged but something else than a checkpoint of ours: that is
-            somebody's doing, and no older file is used instead.
+        UserError: There is none; or a newer file is undamaged and no checkpoint of ours. Somebody has put it there, so
+            no older one is used instead.
     """
     damaged: list[Problem] = []
     for path in sorted((path for which in kinds for path in checkpoints_of(run, which)), key=_step, reverse=True):
@@ -136,17 +136,21 @@ def refuse_foreign(run: Path, paths: Iterable[Path] | None = None) -> None:
 
     Args:
         run: The run's folder.
-        paths: Of the checkpoints that are looked at; by default all that are there.
+        paths: The checkpoints to look at; by default all that are there.
 
     Raises:
-        UserError: With every such file.
+        UserError: There are such files; one problem for each.
     """
     output = output_of(run)
     problems = []
     remedy = "move it away, or name another --output; to go on from it, `fewmask train {} dataset=DATASET --output NEW`"
-    for path in _named(run) if paths is None else paths:
+    if paths is None:
+        paths = _named(run)
+    for path in paths:
         if _is_there(path) and not output.is_own(_name(path)) and not _is_own_damaged(output, path):
-            message = "is a link" if path.is_symlink() else "is there, and was not saved by this run"
+            message = "is there, and was not saved by this run"
+            if path.is_symlink():
+                message = "is a link"
             problems.append(Problem(str(path), "in-the-way", message, remedy.format(path)))
         elif _is_there(hash_of(path)) and not _is_own_hash(output, path):
             message = "is there, and is not the hash that this run saved"
@@ -156,9 +160,9 @@ def refuse_foreign(run: Path, paths: Iterable[Path] | None = None) -> None:
 
 
 def clear_up(run: Path) -> list[Path]:
-    """Make a folder in which nothing foreign is ready to be trained in.
+    """Delete what killed saves left half-written, and rename damaged checkpoints, so that training can go on.
 
-    What killed saves left half-done goes. A damaged checkpoint is set aside, under another name.
+    :func:`refuse_foreign` comes first: the folder must hold no checkpoints of others.
 
     Returns:
         The new paths of damaged checkpoints.
@@ -176,7 +180,7 @@ def clear_up(run: Path) -> list[Path]:
 
 
 def _named(run: Path) -> list[Path]:
-    """Return the paths of all checkpoints that are there, or of which the hash is."""
+    """Return the paths of all checkpoints of which the file or its hash is there."""
     found = (re.fullmatch(r"((?:last|best)-\d+\.pt)(?:\.sha256)?", path.name) for path in (run / FOLDER).glob("*"))
     return sorted({run / FOLDER / match[1] for match in found if match})
 
@@ -190,7 +194,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _is_own_damaged(output: Output, path: Path) -> bool:
-    """Tell whether a file has the name of one that the run saved, and is no sound checkpoint of anybody's."""
+    """Tell whether a file has the name of a checkpoint that the run saved, other bytes, and cannot be read."""
     if path.is_symlink() or not path.is_file() or output.is_own(_name(path)) or not output.digests(_name(path)):
         return False
     try:

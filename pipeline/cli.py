@@ -1,4 +1,4 @@
-"""The program: from a command line to one of the commands, and from what goes wrong to one message."""
+"""The command line: run one command, and turn an error into one message and an exit code."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         The keys and values; relative paths of the file begin at its own folder.
 
     Raises:
-        UserError: The file is missing, too large or no YAML mapping, or an override has no ``=`` or no place.
+        UserError: The file is missing, too large or no YAML mapping, or an override has no ``=`` or leads nowhere.
     """
     return override(_placed(converted(_mapping_in(path)), path.parent), overrides)
 
@@ -72,7 +72,7 @@ def read_section(model: type[S], path: Path) -> S:
     """Read a YAML file that is not a recipe, and check everything in it.
 
     Raises:
-        UserError: The file is missing, too large or no YAML mapping, or with one problem a mistake.
+        UserError: The file is missing, too large or no YAML mapping, or has mistakes: one problem for each.
     """
     try:
         return model_of(model, _mapping_in(path))
@@ -113,10 +113,10 @@ def _placed(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set ``key=value`` pairs in raw keys and values, as :func:`read` does, and return them.
+    """Set ``key=value`` pairs in raw keys and values, in place, as :func:`read` does; return ``raw``.
 
     Raises:
-        UserError: A pair has no ``=`` or no place.
+        UserError: A pair has no ``=``, or its key leads nowhere.
     """
     for pair in overrides:
         _apply(raw, pair)
@@ -147,14 +147,16 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def _key_in(place: Any, part: str, override: str) -> str | int:
-    """Return what part of a dotted key leads on from a mapping or a list."""
+    """Return the key of a mapping, or the index of a list, that one part of a dotted key names."""
     if isinstance(place, dict):
         return part
     if not isinstance(place, list):
         raise _bad_override(override, "leads into a value")
     if part.isdigit() and int(part) < len(place):
         return int(part)
-    remedy = f"use 0 to {len(place) - 1}" if place else "give the whole list"
+    remedy = "give the whole list"
+    if place:
+        remedy = f"use 0 to {len(place) - 1}"
     raise _bad_override(override, f"{part!r} is no place in a list of {len(place)}", remedy)
 
 
@@ -173,8 +175,8 @@ def parse(raw: Mapping[str, Any], source: str, components: Components) -> Recipe
         components: Where what it names is looked up.
 
     Raises:
-        UserError: With one problem a mistake: dotted path, what was expected, the nearest name. Those of the decisions
-            are among them, which :func:`parse_decisions` returns.
+        UserError: With one problem for each mistake: its dotted path, what was expected, the nearest name. Mistakes in
+            the decisions, which :func:`parse_decisions` returns, are among them.
     """
     problems = component_problems(raw, components)
     asked, decided = split(raw)
@@ -194,10 +196,10 @@ def parse(raw: Mapping[str, Any], source: str, components: Components) -> Recipe
 
 
 def parse_decisions(raw: Mapping[str, Any], source: str) -> Decisions:
-    """Return what raw keys and values tell of the decisions of a run; those of none, where they tell nothing.
+    """Return the decisions of a run from raw keys and values; without any, ``NONE``.
 
     Raises:
-        UserError: With one problem a mistake.
+        UserError: With one problem for each mistake.
     """
     try:
         return model_of(Decisions, split(raw)[1])
@@ -206,12 +208,12 @@ def parse_decisions(raw: Mapping[str, Any], source: str) -> Decisions:
 
 
 def model_of(model: type[S], raw: Any) -> S:
-    """Make a model of raw keys and values.
+    """Validate raw keys and values as a model.
 
-    Through JSON, pydantic is strict about types and still reads a list as a tuple and text as a path.
+    They go through JSON: so pydantic is strict about types and still reads a list as a tuple and text as a path.
 
     Raises:
-        ValidationError: They do not fit it.
+        ValidationError: They do not fit the model.
     """
     return model.model_validate_json(json.dumps(raw, default=str))
 
@@ -233,12 +235,14 @@ def dump(recipe: Recipe, comments: Mapping[str, str] | None = None, *, decided: 
 
 def written(recipe: Recipe, decided: Decisions = NONE) -> dict[str, Any]:
     """Return a recipe and the decisions of its run, if there are any, as keys and plain values."""
-    told = {DECIDED: decided.model_dump(mode="json")} if decided != NONE else {}
+    told = {}
+    if decided != NONE:
+        told = {DECIDED: decided.model_dump(mode="json")}
     return recipe.model_dump(mode="json") | told
 
 
 def _schema_problems(error: ValidationError, model: type[Section], prefix: str = "") -> list[Problem]:
-    """Return the mistakes that a model was refused for; the prefix goes before each path."""
+    """Turn pydantic's errors into problems, one for each key; the prefix goes before each path."""
     found: dict[str, Problem] = {}
     for item in error.errors():
         place, section, description = _locate(item["loc"], model, is_extra=item["type"] == "extra_forbidden")
@@ -251,7 +255,9 @@ def _schema_problems(error: ValidationError, model: type[Section], prefix: str =
             remedy = f"give {description}"
         else:
             message = f"{plain(item['msg'])}, not {shown(item['input'])}"
-            remedy = f"give {description}" if description else "correct the value"
+            remedy = "correct the value"
+            if description:
+                remedy = f"give {description}"
         if path in found:  # One key that accepts several kinds of value fails once a kind.
             message = joined(found[path].message, message)
         found[path] = Problem(path, "bad-recipe", message, remedy)
@@ -320,7 +326,9 @@ def _choices(raw: Mapping[str, Any], components: Components) -> Iterator[tuple[s
 
 
 def _inside(section: Any, key: str) -> Any:
-    return section.get(key) if isinstance(section, dict) else None
+    if isinstance(section, dict):
+        return section.get(key)
+    return None
 
 
 def _choice_problems(path: str, key: str, registry: Registry, choice: dict[str, Any]) -> list[Problem]:

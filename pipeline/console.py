@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 def explained(error: Exception) -> str | None:
-    """Return in words what a user, or the machine, has done wrong; None where it is a mistake of the program.
+    """Return the message of an error that the user or the machine has caused; None for a bug of the program.
 
     Raises:
-        Stopped: Nobody reads any more what is printed.
+        Stopped: Standard output is a pipe that its reader has closed.
     """
     if isinstance(error, BrokenPipeError):
-        flush("\n")  # Of a pipe between processes it says nothing.
+        flush("\n")  # Raises if it was standard output; a pipe between processes is no reason to stop.
     if isinstance(error, UserError):
         return str(error)
     if is_out_of_memory(error):
-        error.__traceback__ = None  # Whose frames hold what has filled the memory.
+        error.__traceback__ = None  # Its frames hold the objects that fill the memory.
         remedy = f"{LIMITED}; to train, lower data.batch_size and data.workers"
         return f"too little memory, here or on the GPU; {remedy}"
     if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
@@ -40,7 +40,7 @@ def explained(error: Exception) -> str | None:
 
 
 def tell_stop(stop: Stopped, *, trains: bool) -> None:
-    """Say what an end that was asked for has left; nothing where the reader of a pipe has gone."""
+    """Say how to go on after a requested stop; nothing if the reason is a closed pipe."""
     if stop.code != CLOSED_PIPE:
         complain("stopped; `train` goes on with --resume" if trains else "stopped; no file is half-written")
 
@@ -50,31 +50,35 @@ def show_scores(summary: object, folder: Path, checkpoint: str = "", notes: tupl
     from pipeline.reports.tables import results_table
 
     show(results_table(summary))  # type: ignore[arg-type]
-    scored = f"Scored the {checkpoint} checkpoint. " if checkpoint else ""
+    scored = ""
+    if checkpoint:
+        scored = f"Scored the {checkpoint} checkpoint. "
     say(f"{scored}Wrote {folder / 'report.html'}, summary.json and cases.csv.")
     for note in notes:
         say(f"Note: {note}")
 
 
 def show_findings(problems: Sequence[Problem], warnings: Sequence[Problem], dataset: Path) -> None:
-    """Print what a check found, if anything, a row each, and how often each code."""
+    """Print the findings of a check, one in a row, and how often each code occurs; nothing if there are none."""
     from pipeline.reports.findings import counts_table, findings_table
 
     if problems or warnings:
-        width = OUT.width if OUT.is_terminal else 200
+        width = 200
+        if OUT.is_terminal:
+            width = OUT.width
         show(findings_table([*problems, *warnings], dataset if dataset.is_dir() else dataset.parent), width=width)
         show(counts_table(problems, warnings))
 
 
 def show_plan(choices: Sequence[Setting]) -> None:
-    """Print the choices of a plan, a row each, and why."""
+    """Print the choices of a plan with their reasons, one in a row."""
     from pipeline.reports.plans import plan_table
 
     show(plan_table(choices))
 
 
 def show_machine(findings: Sequence[Found]) -> None:
-    """Print what the machine has, a row each."""
+    """Print what the machine has, one finding in a row."""
     from pipeline.reports.plans import machine_table
 
     show(machine_table(findings))
@@ -89,9 +93,11 @@ def show_comparison(comparison: Comparison) -> None:
 
 
 def show_components(registries: Sequence[Registry]) -> None:
-    """Print the components of each registry, a line each, and their options."""
+    """Print the components of each registry, one in a line, with their options."""
     for registry in registries:
         say(f"\n{registry.name} ({registry.description})")
         for name in registry.names:
             options = ", ".join(f"{key}={option.default!r}" for key, option in registry.options(name).items())
-            say(f"  {name}: {registry.summary(name)}" + (f"\n      {options}" if options else ""))
+            say(f"  {name}: {registry.summary(name)}")
+            if options:
+                say(f"      {options}")

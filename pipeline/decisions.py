@@ -1,6 +1,6 @@
-"""Decisions: what the clock of a training has found on the way, and what repeats it bit for bit.
+"""Decisions: numbers of steps and threads that a training chose while it ran, so that it can be repeated bit for bit.
 
-They stand under ``decided`` in the ``config.yaml`` of a run, beside the recipe, which says what was asked for.
+They stand under ``decided`` in the ``config.yaml`` of a run, beside the recipe, which holds what was asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.sections import Section
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# The key of them in a file that holds a recipe.
+# Their key in a recipe's file.
 DECIDED = "decided"
 
 
@@ -43,7 +43,7 @@ class Decisions(Section):
         return value
 
     def on(self, device: str) -> Decisions:
-        """Return those that count on a device: where a GPU computes, the threads neither matter nor are tried."""
+        """Return the decisions that apply to a device: on a GPU, the number of CPU threads does not."""
         if device == "cpu":
             return self
         return Decisions(corrections=self.corrections)
@@ -65,10 +65,12 @@ def converted(raw: dict[str, Any]) -> dict[str, Any]:
         return raw
     decided = {key: raw[key] for key in moved if raw[key] != []}
     kept = {key: value for key, value in raw.items() if key not in moved}
-    return kept | ({DECIDED: decided} if decided else {})
+    if decided:
+        kept[DECIDED] = decided
+    return kept
 
 
 def split(raw: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Return the keys and values of a recipe, and those of the decisions."""
+    """Part the keys and values of a file into those of the recipe and those of the decisions."""
     asked = {key: value for key, value in raw.items() if key != DECIDED}
     return asked, raw.get(DECIDED, {})

@@ -1,4 +1,4 @@
-"""What a user did that we cannot go on from, said so that it can be mended."""
+"""Errors that a user can mend: what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def printable(text: str) -> str:
 # What pydantic says of sequences and of texts.
 COUNT = re.compile(r"\w+ should have (at (?:least|most) \d+ items?)(?: after validation)?, not \d+")
 PATTERN = re.compile(r"String should match pattern '.*'")
-# So many names are all compared with one; of more, those that are next to it in the alphabet.
+# Up to this many names are all compared with a misspelt one; of more, so many neighbours of it in the alphabet.
 FEW = 50
 NEXT = 4
 # A hint lists so many choices at most.
@@ -79,10 +79,10 @@ LISTED = 20
 
 
 class Names:
-    """Names of which a misspelt one may mean one, found without comparing it with all of them.
+    """A set of names in which the one closest to a misspelt name is found without comparing all of them.
 
-    Among many names, one that begins or ends as it should stands next to its misspelling in the alphabet, read forwards
-    or backwards. So a dataset of which every file is missing takes no longer than as many that are there.
+    Among many names, only the neighbours of the misspelt one in alphabetical order are compared, sorted once by their
+    beginnings and once by their ends. So a dataset in which every file is missing is checked as fast as any other.
 
     Args:
         names: In any order.
@@ -105,7 +105,7 @@ class Names:
             around = {*forwards, *(other[::-1] for other in backwards)} - {besides}
             near = sorted(around, key=lambda other: -_in_common(name, other))[:2]
         close = [other for other in get_close_matches(name, near, n=len(near) or 1) if other != besides]
-        # Numbers make many names alike by their letters; what is written from either end tells them apart.
+        # Names that differ in a number alone are all similar; the longest common beginning and end decide.
         return max(close, key=lambda other: _in_common(name, other), default=None)
 
 
@@ -137,7 +137,9 @@ def nearest(name: str, choices: Iterable[str] | Names) -> str:
     close = (choices if isinstance(choices, Names) else Names(known)).nearest(name)
     if close is not None:
         return f"did you mean {close!r}?"
-    rest = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    rest = ""
+    if len(known) > LISTED:
+        rest = f" and {len(known) - LISTED} more"
     return f"choose one of: {', '.join(known[:LISTED])}{rest}"
 
 
@@ -148,11 +150,13 @@ def shown(value: object, most: int = 80) -> str:
     ("'unet'", "'9999999…")
     """
     text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}…"
+    if len(text) <= most:
+        return text
+    return f"{text[:most]}…"
 
 
 def plain(message: str) -> str:
-    """Return a message of pydantic's in the words of ours.
+    """Return a message of pydantic's in the words that ours have.
 
     >>> plain("Input should be greater than 0"), plain("Value error, expected one letter")
     ('expected greater than 0', 'expected one letter')
@@ -165,7 +169,7 @@ def plain(message: str) -> str:
 
 
 def joined(before: str, message: str) -> str:
-    """Return one message of two about a value that could be of several kinds, and is of none of them.
+    """Join two messages about a value that may be of several kinds, and is of none of them.
 
     >>> joined("expected 'auto', not 5", "expected a valid array, not 5")
     "expected 'auto', or expected a valid array, not 5"

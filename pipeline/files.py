@@ -30,13 +30,13 @@ _system: Any = import_module("fcntl" if POSIX else "msvcrt")
 
 # Marks a file that is being written. Hidden, so that no reader of a folder takes it for a scan.
 PARTIAL = ".partial-"
-# Bytes of a file's name, beyond which no system opens it; and of one that is first written under a partial's.
+# The longest name of a file in bytes, and the longest whose temporary file, with a prefix, is no longer than that.
 LONGEST_NAME = 255
 LONGEST_WRITTEN = LONGEST_NAME - len(f"{PARTIAL}01234567.")
 PARTIAL_NAME = re.compile(r"\.partial-[0-9a-f]{8}\.(.+)", re.DOTALL)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK = ".lock"
-# What a system says of a byte that another process holds; and how many bytes Windows can be asked about.
+# Errors that mean that another process holds a byte, and how many bytes can be told apart on Windows.
 BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 WINDOWS_PLACES = 2**30
 
@@ -141,10 +141,10 @@ def flush_to_disk(path: Path) -> None:
 
 
 def regular(path: Path) -> Path:
-    """Return the path of what is to be read, unless it is a pipe, which would be waited for, a device or a folder.
+    """Return the path of a file to read; refuse a folder, a device, and a pipe, which one would wait for.
 
     Raises:
-        OSError: It is.
+        OSError: It is one of these.
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is no file", str(path))
@@ -152,7 +152,7 @@ def regular(path: Path) -> Path:
 
 
 def to_write(folder: Path) -> Path:
-    """Return a folder to write to, unless a file is in its way: that should not end hours of work.
+    """Return a folder to write to; refuse it now if a file is in its way, rather than after hours of work.
 
     Raises:
         UserError: A file has its name, or that of a folder above it.
@@ -185,11 +185,11 @@ def byte_locked(descriptor: int, place: int, *, wait: bool = False) -> Iterator[
 
     Args:
         descriptor: Of a file that is open for writing.
-        place: Which byte; it need not be there. Windows tells only the lowest 30 bits apart.
-        wait: Whether to wait for it.
+        place: Number of the byte, which may lie beyond the end. Windows looks at its lowest 30 bits alone.
+        wait: Whether to wait for a process that holds it.
 
     Yields:
-        Whether it is ours: False where another process holds it and we are not to wait.
+        Whether it is locked: False if another process holds it and ``wait`` is off.
 
     Raises:
         OSError: The file system knows no locks.

@@ -1,7 +1,7 @@
 """SIGTERM, SIGINT and SIGHUP, turned into an end that loses nothing.
 
 A signal raises :class:`Stopped` where it arrives, so that every ``finally`` runs. Where that would leave something half
-done, a shield holds it back; inside a shield, a window lets it through again while nothing is under way.
+done, a :func:`shield` holds it back; inside a shield, a :func:`window` lets it through while nothing is under way.
 
 Only the command line asks for this (:func:`stoppable`). Elsewhere every handler is the caller's; outside the main
 thread, where no signal arrives, shields and windows do nothing.
@@ -43,7 +43,7 @@ _state = _State()
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Take these signals as requests to end, until the block ends; outside the main thread, leave them as they are.
+    """Turn these signals into :class:`Stopped` until the block ends; outside the main thread, do nothing.
 
     A signal that is ignored, as SIGHUP is under ``nohup``, goes on being ignored. The second signal ends the process at
     once, its children too; but a terminal that goes may send several SIGHUP, of which the second means no more than the
@@ -75,7 +75,9 @@ def handler_kept(name: str) -> Iterator[None]:
         name: Of the signal, such as ``SIGCHLD``; nothing is done where the system has none of that name.
     """
     number = getattr(signal, name, None)
-    before = signal.getsignal(number) if number is not None and _is_main_thread() else None
+    before = None
+    if number is not None and _is_main_thread():
+        before = signal.getsignal(number)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,13 @@ STEP = "step"
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """Read a log; one that is not there has no rows.
+    """Read a log; a missing file has no rows.
 
     Returns:
-        Its rows, in rising order of their steps. The last line, which a kill may have cut, is left out where it is no
-        whole row.
+        One mapping of column to text for each row, by rising step. A last line that a kill has cut is left out.
 
     Raises:
-        UserError: It is no such log.
+        UserError: The file cannot be read, or is not the log of a training.
     """
     if not path.exists():
         return []
@@ -42,7 +42,9 @@ def read_log(path: Path) -> list[dict[str, str]]:
                 if number <= len(lines):
                     raise ValueError(f"line {number}: {error}") from None
     except (OSError, ValueError, csv.Error) as error:
-        told = error.strerror if isinstance(error, OSError) and error.strerror else error
+        told: object = error
+        if isinstance(error, OSError) and error.strerror:
+            told = error.strerror
         message = f"is no log of a training: {told}"
         remedy = "bring it back, or remove it: the run then begins another"
         raise UserError(
@@ -62,7 +64,7 @@ def _row(head: Sequence[str], line: Sequence[str], before: int) -> dict[str, str
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Read a log: for each column but ``step``, the steps that have a finite number and the numbers.
+    """Read a log as ``(step, number)`` pairs for each column but ``step``; numbers that are not finite are left out.
 
     Raises:
         UserError: As :func:`read_log`.
@@ -70,8 +72,10 @@ def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in read_log(path):
         for name, text in list(row.items())[1:]:
-            point = float(row[STEP]), float(text or "nan")
-            curves.setdefault(name, []).extend([point] if abs(point[1]) < float("inf") else [])
+            points = curves.setdefault(name, [])
+            number = float(text or "nan")
+            if math.isfinite(number):
+                points.append((float(row[STEP]), number))
     return curves
 
 
@@ -81,17 +85,19 @@ class CsvLog:
     Args:
         path: The file.
         fields: Its columns, ``step`` first.
-        done: Steps that the run has behind it; rows of later ones are dropped.
+        done: Steps that the run has done; rows of later steps are dropped.
 
     Raises:
-        UserError: The file is there and is no such log.
+        UserError: The file exists and is not the log of a training.
     """
 
     def __init__(self, path: Path, fields: Sequence[str], done: int) -> None:
         rows = [row for row in read_log(path) if int(row[STEP]) <= done]
-        # A run that goes on with another objective keeps the columns that it had.
         self.path = path
-        self.fields = list(dict.fromkeys([*fields, *(rows[0] if rows else ())]))
+        columns = list(fields)
+        if rows:  # A run that goes on with another objective keeps the columns that it had.
+            columns += rows[0]
+        self.fields = list(dict.fromkeys(columns))
         with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, self.fields)
             writer.writeheader()

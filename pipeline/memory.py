@@ -1,7 +1,7 @@
-"""Memory that runs out, said with what it was for, how much that is, and what to do.
+"""Turn a lack of memory into an error that says what the memory was for, how much is needed, and what to do.
 
-A bottom layer beside ``errors``. On Linux memory is promised before it is there, so a process may be killed instead;
-these words are for where it is not given: under ``ulimit -v``, or on a GPU.
+A bottom layer beside ``errors``. Linux promises memory before it has it, so a process may be killed without any error;
+these errors arise where memory is refused: under ``ulimit -v``, or on a GPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LIMITED = "close other programs, or raise the limit if there is one (`ulimit -v`
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error, or what it came from, is that memory ran out."""
+    """Tell whether an error, or one that it was raised from, says that memory ran out."""
     return any(map(_says_so, _origins(error)))
 
 
@@ -56,11 +56,11 @@ def memory_problem(
 
     Args:
         where: The scan, or the key of the recipe.
-        what: What it was wanted for, as the end of "there is too little memory …".
+        what: What the memory was for; it ends the sentence "there is too little memory …".
         error: What was raised.
-        needed: Bytes that it takes, about; None where that is not known: then what was asked for last is told.
+        needed: About how many bytes are needed; None if unknown: then the message has the size that was refused.
         remedy: What to do, beside closing other programs.
-        case: The case that it belongs to.
+        case: Id of the case, or "" if it is about none.
 
     >>> print(memory_problem("a.nii", "to read it", MemoryError(), 3_400_000_000, "crop it").message)
     there is too little memory to read it: it takes about 3.4 GB
@@ -70,8 +70,10 @@ def memory_problem(
 
 
 def _amount(error: BaseException, needed: int | None) -> str:
+    if needed and needed >= 1e8:
+        return f": it takes about {needed / 1e9:.1f} GB"
     if needed:
-        return f": it takes about {f'{needed / 1e9:.1f} GB' if needed >= 1e8 else f'{needed / 1e6:.1f} MB'}"
+        return f": it takes about {needed / 1e6:.1f} MB"
     asked = next((found for origin in _origins(error) if (found := ASKED.search(str(origin)))), None)
     if asked:
         return f": {asked[2] or f'{int(asked[1]) / 1e6:.1f} MB'} more could not be had"
@@ -80,7 +82,7 @@ def _amount(error: BaseException, needed: int | None) -> str:
 
 @contextmanager
 def memory_for(where: str, what: str, needed: int | None, remedy: str) -> Iterator[None]:
-    """Turn an error that says that memory ran out into a user's; arguments as for :func:`memory_problem`.
+    """Turn a lack of memory within the block into a ``UserError``; arguments as for :func:`memory_problem`.
 
     Raises:
         UserError: Memory ran out within the block.

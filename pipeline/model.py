@@ -1,4 +1,4 @@
-"""A trained model in memory: scans from anywhere in, label maps out."""
+"""A trained model in memory: scans from files, images or arrays in, label maps out."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Model:
 
         Args:
             image: The path of a NIfTI file, a nibabel image, or an array ``[X, Y]``, ``[X, Y, Z]`` or
-                ``[X, Y, Z, C]``; of a scan with a file for each channel, a list of those.
-            affine: Voxel indices to mm, 4x4; for arrays alone.
+                ``[X, Y, Z, C]``; a list of these if each channel is a scan of its own.
+            affine: Maps voxel indices to mm, 4x4; required for arrays, ignored for the others.
 
         Returns:
             The label values, on the scan's own grid: the mask that the command ``predict`` writes.
@@ -60,7 +60,7 @@ class Model:
     def probabilities(self, image: Any, affine: ArrayLike | None = None) -> NDArray[np.float32]:
         """Return the probability of every label, ``[K, …]`` in the order of :attr:`labels`, on the scan's own grid.
 
-        All of them are held at once: 4 bytes a voxel and label. They are those of before any post-processing.
+        They take 4 bytes per voxel and label, and are not post-processed.
 
         Args:
             image: As for :meth:`predict`.
@@ -78,7 +78,9 @@ class Model:
         from pipeline.runs.fitting import misfits
 
         parts = list(image) if isinstance(image, list | tuple) else [image]
-        names = [f"channel {n}" for n in range(len(parts))] if len(parts) > 1 else ["image"]
+        names = ["image"]
+        if len(parts) > 1:
+            names = [f"channel {n}" for n in range(len(parts))]
         scans = [_read(part, affine, name) for part, name in zip(parts, names, strict=True)]
         case = Case(id="image", images=tuple(Path(name) for name in names), label=None, patient="")
         scans_by_path = dict(zip(case.images, scans, strict=True))
@@ -96,7 +98,9 @@ def _read(image: Any, affine: ArrayLike | None, name: str) -> Scan:
     if hasattr(image, "dataobj"):
         return nifti.scan_of(image.dataobj, image.affine, name, image.header)
     if affine is None or np.shape(affine) != (4, 4):
-        message = "an array does not say where it lies" if affine is None else f"its shape is {np.shape(affine)}"
+        message = "an array does not say where it lies"
+        if affine is not None:
+            message = f"its shape is {np.shape(affine)}"
         problem = Problem("affine", "no-affine", message, "give affine=, 4x4, voxel indices to mm")
         raise UserError("The scan cannot be used.", [problem])
     return nifti.scan_of(image, affine, name)

@@ -1,4 +1,4 @@
-"""Whether everything that an objective's terms and sources look at is provided: the one check of it."""
+"""Check that every value that a recipe's terms and sources need is provided."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def needs_problems(recipe: Recipe, components: Components) -> list[Problem]:
-    """Find terms that look at scans that there are not, or at values that nothing provides for them."""
+    """Find terms and sources that need scans which the recipe does not train on, or values that nothing provides."""
     decoder = {"reconstruction"} if hasattr(components.networks[recipe.network.name], "reconstruct") else set()
     made = {name for choice in recipe.sources for name in components.sources[choice.source].provides}
     provided = {"image", "mask", "logits", *VIEWS} | decoder | made
     streams = {"unlabelled": provided}
-    if recipe.segments is None:  # Else no mask is trained on.
+    if recipe.segments is None:  # With segments no mask is trained on.
         streams["labelled"] = provided | {"label"}
     problems = _unmet_by_sources(recipe, components.sources, provided, streams.keys())
     for n, term in enumerate(recipe.objective):
@@ -39,7 +39,7 @@ def needs_problems(recipe: Recipe, components: Components) -> list[Problem]:
 
 
 def _unprovided(n: int, loss: str, name: str, known: set[str], recipe: Recipe) -> Problem:
-    """Say that the n-th term needs a value that nothing provides for the scans that it looks at."""
+    """Return the problem of term ``n``, whose scans have no value called ``name``."""
     if name == "label" and recipe.segments is not None:
         message = f"{loss} compares with labels, and a recipe with segments trains without them"
         remedy = "take a loss that compares with the image, or leave out segments"

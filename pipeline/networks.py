@@ -1,4 +1,4 @@
-"""MONAI's networks, registered, each for 2-D and 3-D.
+"""MONAI's networks, registered by name, each for 2-D and 3-D.
 
 Every network maps ``[B, in_channels, …]`` to logits ``[B, out_channels, …]``, or in training, under deep supervision,
 to a tuple of them: the network's output, and then those of its coarser levels, each at its own resolution.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NETWORKS = Registry("network", "image in, logits out", given=frozenset({"spatial_dims", "in_channels", "out_channels"}))
-# What networks are made of: one convolution or several, each with features behind it that are cheap to compute anew.
+# MONAI's blocks of one or more convolutions; :func:`recompute_blocks` keeps their inputs alone.
 BLOCKS = (UnetUpBlock, UnetBasicBlock, UnetResBlock, ResBlock, ResidualUnit, Convolution)
 # By the number of axes, batch and channels included.
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -100,7 +100,10 @@ def unet(
 
 
 class SupervisedDynUNet(DynUNet):
-    """MONAI's, but for its coarser levels' outputs in training: MONAI enlarges them, and a loss then pays for that."""
+    """MONAI's DynUNet, whose coarser outputs in training keep their own resolution.
+
+    MONAI enlarges them to that of the image, so that the loss of each level costs as much as that of the finest.
+    """
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return logits, or in training, under deep supervision, those of each level, the finest first."""
@@ -206,7 +209,7 @@ def _levels(
     kernels: tuple[tuple[int, ...], ...] | None,
     deep_supervision: bool,
 ) -> dict[str, Any]:
-    """Return what MONAI's U-Net of nnU-Net calls its levels."""
+    """Return the arguments by which MONAI's DynUNet describes its levels."""
     steps = _steps(strides, channels, dimensions)
     return {
         "kernel_size": kernels or [(3,) * dimensions] * len(channels),
@@ -229,9 +232,9 @@ def blocks_of(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def recompute_blocks(network: nn.Module) -> None:
-    """Let every block keep its input alone, and compute what lies within again in the backward pass.
+    """Save memory: let every block keep its input alone, and compute its features again in the backward pass.
 
-    It changes no bit of a gradient. A step takes up to a third longer.
+    This is activation checkpointing. No bit of a gradient changes; a step takes up to a third longer.
 
     Raises:
         ValueError: The network has no block that is known.
@@ -321,6 +324,6 @@ class WNet(nn.Module):
         return logits
 
     def reconstruct(self, logits: Tensor) -> Tensor:
-        """Return the image ``[B, in_channels, …]`` that the soft segmentation, ``softmax(logits)``, tells."""
+        """Return the image ``[B, in_channels, …]`` that the decoder makes of the segmentation ``softmax(logits)``."""
         image: Tensor = self.decoder(logits.softmax(dim=1))
         return image

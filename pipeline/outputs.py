@@ -1,15 +1,15 @@
 """Folders that commands write to: no command replaces or deletes a file that it did not make.
 
-Each such folder has a list, ``.fewmask``, of what was written there. A line is the owner, what became of the file, and
+Each such folder has a list, ``.fewmask``, of what was written there. A line holds the owner, the state of the file, and
 its name:
 
     run 9f86d081…b0f00a08 cases.csv     it was written, with this SHA-256
     run - history.csv                   it grows, so whatever is there is its owner's
     run . figures/loss.svg              it was deleted
 
-The last line of a name counts; a file with the hash of any of them is its owner's too. A line is on the disk before the
-file that it tells of, and lines are only added, in one write, so that neither a kill nor another process costs one.
-A bottom layer beside ``files``.
+The last line of a name is its state; a file with the hash of an earlier line is its owner's too. A line is on the disk
+before the file itself is written. Lines are only ever added, in a single write, so neither a kill nor another process
+loses one. A bottom layer beside ``files``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GROWS = "-"
 NOT_THERE = "."
 # The last name of a folder in which files are written that are to be put in their places together.
 STAGE = "stage"
-# Of a run of a million checkpoints; far behind it lies the byte that those lock who write.
+# A list longer than that of a million checkpoints is refused. The byte that writers lock lies far behind its end.
 MAX_BYTES = 100_000_000
 LOCKED = WINDOWS_PLACES - 1
 # So many files in the way are named.
@@ -69,7 +69,7 @@ class Output:
         self._refuse(names, self._states())
 
     def is_own(self, name: str) -> bool:
-        """Tell whether a file is there and is as its owner wrote it, or grows."""
+        """Tell whether a file is there and has the content that its owner wrote, or is one that grows."""
         return self._is_own(name, self._states().get(name, []))
 
     def digests(self, name: str) -> set[str]:
@@ -81,7 +81,7 @@ class Output:
         return name in self._states()
 
     def own(self, names: Iterable[str]) -> None:
-        """Take names for the owner for good: of files that grow, or are written again and again.
+        """Record files that grow, or are written again and again: whatever is in them is the owner's from now on.
 
         Raises:
             UserError: As :meth:`refuse_foreign`.
@@ -91,18 +91,18 @@ class Output:
         self._add({name: GROWS for name in names if states.get(name, [""])[-1] != GROWS})
 
     def tell(self, name: str, digest: str) -> None:
-        """Tell of a file that is about to be written, by the SHA-256 of what will be in it."""
+        """Record a file that is about to be written, by the SHA-256 of its content."""
         self._add({name: digest})
 
     @contextmanager
     def writing(self, names: Sequence[str]) -> Iterator[Path]:
-        """Let a block write some files elsewhere, and put them in their places when it has succeeded.
+        """Let a block write files to a temporary folder, and move them to their places once it has succeeded.
 
-        One process after the other does so. Whatever ends the block early, nothing has changed; what a killed process
-        has left of one goes.
+        Processes do so one after the other. Whatever ends the block early, no file has changed. Temporary folders of
+        killed processes are deleted.
 
         Args:
-            names: Of all files that it may write. Those that it does not write go, where they were there.
+            names: All files that the block may write. Of these, the ones that it does not write are deleted.
 
         Yields:
             A folder to write to, under the same names.
@@ -133,7 +133,10 @@ class Output:
             path = self.folder / name
             try:
                 path.parent.mkdir(exist_ok=True)
-                path.unlink() if state == NOT_THERE else (stage / name).replace(path)
+                if state == NOT_THERE:
+                    path.unlink()
+                else:
+                    (stage / name).replace(path)
                 flush_to_disk(path.parent)
             except OSError as error:
                 raise WriteError(path, error, 0) from None
@@ -159,7 +162,9 @@ class Output:
                 problems.append(Problem(str(path), "in-the-way", self._why(path, known=name in states), self.remedy))
         if problems:
             unique = list(dict.fromkeys(problems))
-            more = f", of which {SHOWN} are named here" if len(unique) > SHOWN else ""
+            more = ""
+            if len(unique) > SHOWN:
+                more = f", of which {SHOWN} are named here"
             raise UserError(f"Nothing was written: {len(unique)} file(s) are in the way{more}.", unique[:SHOWN])
 
     def _why(self, path: Path, *, known: bool) -> str:
@@ -170,10 +175,10 @@ class Output:
         return f"is there, and {'no run has' if self.owner == 'run' else f'`{self.owner}` has not'} written it here"
 
     def _states(self, stream: IO[bytes] | None = None) -> dict[str, list[str]]:
-        """Return what became of each of the owner's files, the last last; a line that a kill has cut says nothing.
+        """Return the states of each of the owner's files, the latest last; a line that a kill has cut is ignored.
 
         Args:
-            stream: The list, where it is open: to close it once more would end our lock on it.
+            stream: The list, if it is open already: opening and closing it again would end our lock on it.
         """
         if stream is None:
             if not self._has_list():
@@ -223,7 +228,7 @@ class Output:
 
     @contextmanager
     def _held(self) -> Iterator[IO[bytes]]:
-        """Open the list for this process alone; where the file system knows no locks, for whoever comes."""
+        """Open the list for this process alone; without a lock if the file system has none."""
         with self._open() as stream, ExitStack() as stack:
             with suppress(OSError):
                 stack.enter_context(byte_locked(stream.fileno(), LOCKED, wait=True))
@@ -249,7 +254,9 @@ class Output:
 
 
 def _state_of(path: Path) -> str:
-    return digest_of(path) if path.is_file() else NOT_THERE
+    if path.is_file():
+        return digest_of(path)
+    return NOT_THERE
 
 
 def digest_of(path: Path) -> str:

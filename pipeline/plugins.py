@@ -1,10 +1,11 @@
-"""Load the Python files that a user names, so that what they register is there; and know them again.
+"""Plugins: Python files that a user names, and that register components when they are loaded.
 
-A run remembers its plugins by path and content. That alone makes no code of it run: a file is loaded without being
-named only where this very content was named before, by the same user on the same machine. What was is kept, as one
-SHA-256 a line, in ``fewmask/plugins`` below ``XDG_STATE_HOME`` (``~/.local/state``).
+A run remembers the paths and hashes of its plugins. A later command loads such a file unnamed only if the same user has
+named a file of this very content before, on this machine: code is never run because a run's folder says so. The hashes
+of all contents that were named are kept, one SHA-256 in a line, in ``fewmask/plugins`` below ``XDG_STATE_HOME``
+(``~/.local/state``).
 
-What the code of a plugin raises, whenever that is, is a user's error that names the plugin's file and line.
+An exception in a plugin's code becomes a ``UserError`` that names the plugin's file and line.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pipeline.memory import is_out_of_memory
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# Of the modules that plugins become.
+# Of the names of the modules that plugins become.
 PREFIX = "fewmask_plugin_"
 
 
@@ -40,7 +41,7 @@ def load_plugins(paths: Sequence[Path]) -> None:
     """Run each file once in this process. A plugin is code and does whatever it says: name only files you trust.
 
     Raises:
-        UserError: A file is missing or fails; with the line that failed.
+        UserError: A file is missing, or fails; the message names the line.
     """
     for path in paths:
         _load(path, _read(path))
@@ -52,7 +53,7 @@ def remember(paths: Sequence[Path]) -> list[Plugin]:
 
 
 def load_remembered(plugins: Sequence[Plugin]) -> None:
-    """Run the plugins of a run, where they are what they were and the user has named them before.
+    """Run the plugins that a run remembers, if they are unchanged and the user has named them before.
 
     Raises:
         UserError: A file is gone, was changed, or was never named by this user on this machine.
@@ -61,7 +62,9 @@ def load_remembered(plugins: Sequence[Plugin]) -> None:
     problems = []
     for plugin in plugins:
         path = Path(plugin["path"])
-        content = path.read_bytes() if path.is_file() else None
+        content = None
+        if path.is_file():
+            content = path.read_bytes()
         if content is not None and _digest(content) == plugin["sha256"] in trusted:
             _load(path, content)
             continue
@@ -78,7 +81,7 @@ def load_remembered(plugins: Sequence[Plugin]) -> None:
 
 @contextmanager
 def blamed() -> Iterator[None]:
-    """Turn what the code of a plugin raises into a user's error, to which the exception is chained.
+    """Turn an exception in a plugin's code into a ``UserError``, to which the exception is chained.
 
     Raises:
         UserError: The block has ended with an exception that came through a plugin.
@@ -92,9 +95,9 @@ def blamed() -> Iterator[None]:
 
 
 def told_of_plugin(error: Exception) -> UserError | None:
-    """Return an exception in words where the code of a plugin raised it, or had it raised; else None.
+    """Return the user's error for an exception that passed through a plugin's code; None for any other.
 
-    A user's error says already what is wrong, and neither too little memory nor a closed pipe is the plugin's mistake.
+    Also None for a ``UserError``, which says already what is wrong, for a lack of memory and for a closed pipe.
     """
     if isinstance(error, UserError | BrokenPipeError) or is_out_of_memory(error):
         return None
@@ -127,7 +130,9 @@ def _load(path: Path, content: bytes) -> None:
     except Exception as error:
         del sys.modules[name]
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        last = frames[-1].lineno if frames else None
+        last = None
+        if frames:
+            last = frames[-1].lineno
         line = error.lineno if isinstance(error, SyntaxError) else last
         raise _unusable(path, f"line {line}: {type(error).__name__}: {error}", "correct the plugin") from error
     _trust(_digest(content))

@@ -24,7 +24,7 @@ from pipeline.sections import (
     as_choice,
 )
 
-# The key under ``data`` of how many samples of each kind a step holds.
+# The keys under ``data`` for the number of samples of each stream in a step.
 BATCHES: dict[Literal["labelled", "unlabelled"], str] = {
     "labelled": "batch_size",
     "unlabelled": "unlabelled_batch_size",
@@ -90,7 +90,7 @@ class Recipe(Section):
 
     @field_validator("time_budget")
     @classmethod
-    def _is_all_that_counts(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _is_possible(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("max_steps", "auto") != "auto":
             raise ValueError("expected null, since max_steps is given")
         if value is not None and not 1 <= seconds_of(value) <= SECONDS["d"] * 366:
@@ -99,7 +99,7 @@ class Recipe(Section):
 
     @field_validator("network")
     @classmethod
-    def _has_members_that_can_learn(cls, value: NetworkChoice, info: ValidationInfo) -> NetworkChoice:
+    def _has_members_that_can_train(cls, value: NetworkChoice, info: ValidationInfo) -> NetworkChoice:
         if value.members not in ("auto", 1) and info.data.get("segments") is not None:
             raise ValueError("expected 1 for members, since each network numbers segments in its own way")
         steps = info.data.get("max_steps")
@@ -116,7 +116,7 @@ class Recipe(Section):
 
     @property
     def kinds(self) -> tuple[Literal["labelled", "unlabelled"], ...]:
-        """What a training step holds samples of; to segments every scan is unlabelled."""
+        """The streams that a training step has samples of; with ``segments`` every scan is unlabelled."""
         if self.segments is not None:
             return ("unlabelled",)
         looks_at_all = any(term.on != "labelled" and term.weight > 0 for term in self.objective)

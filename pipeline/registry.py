@@ -1,4 +1,4 @@
-"""Named components: a recipe says a name, and a registry has the class or the function.
+"""Registries: classes and functions by the names that recipes use for them.
 
 The vocabulary is that of ``monai.utils.ComponentStore``. It is not its subclass, because that store lets a second
 component silently replace the first, and because importing MONAI would add seconds to commands that need neither.
@@ -31,6 +31,7 @@ class Registry:
         description: One line for the list of components.
         given: Parameters that the program supplies, so that a recipe cannot set them.
         taken: Names that no component may have.
+        components: The registered classes and functions, by name.
     """
 
     name: str
@@ -111,7 +112,7 @@ class Registry:
         return unknown or self._refusal(name, options)
 
     def _refusal(self, name: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Let a component that needs nothing from the program judge the values of its options itself."""
+        """Build a component that takes nothing from the program, since its constructor may refuse the options."""
         if self.given:
             return []
         try:
@@ -145,8 +146,10 @@ def _type_of(parameter: inspect.Parameter, component: Any) -> Any:
         if parameter.annotation is parameter.empty:
             return Any
         return parameter.annotation
-    # A class has its constructor, or fields of it, from its parents, whose own modules explain the annotations.
-    classes = inspect.getmro(component) if inspect.isclass(component) else ()
+    # A class may inherit its constructor, or fields of it: then the parent's module has the names in the annotation.
+    classes: tuple[type, ...] = ()
+    if inspect.isclass(component):
+        classes = inspect.getmro(component)
     names: dict[str, Any] = {}
     for part in (*reversed(classes), component):
         names |= vars(sys.modules[part.__module__])

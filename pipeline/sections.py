@@ -235,7 +235,9 @@ class LayoutChoice(Section):
 
 def as_choice(value: Any) -> Any:
     """Let a name stand for a choice without options."""
-    return {"name": value} if isinstance(value, str) else value
+    if isinstance(value, str):
+        return {"name": value}
+    return value
 
 
 class AtlasVote(Section):

@@ -1,4 +1,4 @@
-"""JSON as a dataset's list or a run's own files use it: plain data of a bounded size, and nothing that stands twice."""
+"""JSON as datasets' lists and runs' own files use it: of bounded size, without repeated keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML as a recipe uses it: version 1.2's scalars, plain data alone, and nothing that stands twice."""
+"""YAML as a recipe uses it: the scalars of YAML 1.2, plain data alone, no repeated keys."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class _StrictDumper(yaml.SafeDumper):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars, no tags, no aliases, no repeated keys; a key is text.
+    """Reads the plain scalars of YAML 1.2 and keys of text; refuses tags, aliases and repeated keys.
 
-    YAML 1.1, which PyYAML speaks, reads ``1e-4`` as text, the key ``on`` as true, and keeps the last of two equal keys.
+    PyYAML follows YAML 1.1: it reads ``1e-4`` as text, the key ``on`` as true, and keeps the last of two equal keys.
     """
 
     depth = 0
@@ -66,7 +66,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     @staticmethod
     def _text(node: Any) -> str:
-        """Return a scalar's text, unless an escape has made of it what no file can hold."""
+        """Return a scalar's text; refuse half of a surrogate pair, which an escape can make and no file can hold."""
         try:
             node.value.encode()
         except UnicodeEncodeError:

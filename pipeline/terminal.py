@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What a shell tells of a program that SIGPIPE has ended.
+# The exit code that a shell reports for a program that SIGPIPE has ended.
 CLOSED_PIPE = 141
 
 
 class _Console(Console):
-    """A console that ends the program as others end in a pipe which nobody reads any more, as `head` leaves it."""
+    """A console that ends the program when its output is a pipe that the reader has closed, as ``head`` does."""
 
     def on_broken_pipe(self) -> None:
         """Stop, so that what is under way is saved."""
@@ -44,7 +44,7 @@ def _leave_pipe(stream: IO[str]) -> NoReturn:
 
 
 def _leave(stream: IO[str]) -> None:
-    """Let what is still written to a stream go nowhere."""
+    """Discard whatever is still written to a stream."""
     with suppress(OSError, ValueError):  # Else Python complains when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -82,12 +82,12 @@ def listening(hear: Callable[[str], object]) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Print what a command has done, as it is."""
+    """Print what a command has done on standard output, without markup."""
     _tell(OUT, text)
 
 
 def note(text: str) -> None:
-    """Print what a reader should know on the way, as it is, where errors go."""
+    """Print what happens on the way on standard error, without markup."""
     _tell(ERR, text)
 
 
@@ -100,25 +100,25 @@ def _tell(console: Console, text: str) -> None:
 
 
 def show(table: RenderableType, width: int | None = None) -> None:
-    """Print a table; it is left out where somebody listens."""
+    """Print a table; nothing is printed within :func:`listening`."""
     if _listener.get() is None:
         OUT.print(table, width=width)
 
 
 def complain(text: str) -> None:
-    """Print an error as it is, if anybody is still there to read it; a listener is not given it, but the exception."""
+    """Print an error on standard error, if that is still open. A listener does not get it: it gets the exception."""
     with suppress(OSError, Stopped):
         ERR.print(printable(text), **PLAIN)
 
 
 def flush(text: str = "") -> None:
-    """Print what is still to be printed of texts that went to the standard output by themselves, such as help.
+    """Flush standard output, to which texts such as help were written directly.
 
     Args:
-        text: What comes last.
+        text: Written before that.
 
     Raises:
-        Stopped: Nobody reads them any more.
+        Stopped: Standard output is a pipe that its reader has closed.
     """
     try:
         sys.stdout.write(text)
@@ -141,11 +141,11 @@ def fail(message: str) -> NoReturn:
 
 
 def draws() -> bool:
-    """Tell whether bars are drawn: on a terminal, and where nobody listens."""
+    """Tell whether bars are drawn: only on a terminal, and not within :func:`listening`."""
     return ERR.is_terminal and _listener.get() is None
 
 
-# Bars: Rich's are loaded where one is made, which takes longer than a help text.
+# Rich's bars are imported where one is made: the import takes longer than printing a help text.
 
 
 def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:

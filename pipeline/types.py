@@ -68,11 +68,11 @@ class CaseResult:
             ``false_positive`` (predicted only).
         voxels_truth: Voxels of the class in the truth.
         voxels_predicted: Voxels of the class in the prediction.
-        volume_truth_ml: Their volume.
-        volume_predicted_ml: Their volume.
+        volume_truth_ml: Volume of the class in the truth.
+        volume_predicted_ml: Volume of the class in the prediction.
         lesions_truth: Connected components of the truth (26 neighbours; 8 in 2-D).
-        lesions_found: Those of them that the prediction covers by a tenth or more.
-        lesions_missed: Those that it does not.
+        lesions_found: True components of which the prediction covers a tenth or more.
+        lesions_missed: The other true components.
         lesions_false: Connected components of the prediction that the truth covers by less than a tenth.
 
         dice: In [0, 1]; 0 where missed or false positive.
@@ -86,7 +86,7 @@ class CaseResult:
         volume_difference: Predicted less true volume, by the mean of the two, in [-2, 2]; -2 where missed, 2 where
             false positive.
         dice_expected: What the network itself expects its Dice to be, in [0, 1]; None also where there was no network.
-        more: Further columns that the recipe asks for under ``metrics``, by their names.
+        more: Further metrics that the recipe asks for under ``metrics``, by their names.
     """
 
     case: str

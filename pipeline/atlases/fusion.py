@@ -1,4 +1,4 @@
-"""Atlases vote on the classes of a scan, each voxel by how alike the scans are around it."""
+"""Label fusion: atlases vote on the class of each voxel, weighted by how similar the scans are around it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 # The side in voxels of the box around a voxel over which scans are compared.
 BOX = 3
-# The mean squared difference, in variances of a scan, at which a vote counts e times less.
+# The mean squared difference, in variances of a scan, at which the weight of a vote is 1 / e.
 SCALE = 0.1
-# So that there is a vote where no atlas is alike at all.
+# The least weight of a vote, so that there is one where no atlas is similar at all.
 LEAST = 1e-6
 
 
 @dataclass(frozen=True)
 class Vote:
-    """What atlases say of a scan.
+    """The vote of all atlases on a scan.
 
     Attributes:
-        probabilities: ``[K, X, Y, Z]``: their mean, each weighed by how alike it is.
-        likeness: The normalised cross-correlation of each atlas with the scan once it is registered, ``[A]``.
+        probabilities: The weighted mean of the atlases' masks, ``[K, X, Y, Z]``.
+        likeness: The normalised cross-correlation of each atlas with the scan after registration, ``[A]``.
     """
 
     probabilities: Tensor
@@ -42,9 +42,9 @@ class Atlases:
     """Labelled scans, prepared on one grid.
 
     Args:
-        images: ``[C, X, Y, Z]`` each, in standard deviations.
-        labels: ``[X, Y, Z]`` each: classes, negative where nothing is annotated.
-        classes: How many there are.
+        images: The scans, each ``[C, X, Y, Z]``, normalised to standard deviation 1.
+        labels: Their classes, each ``[X, Y, Z]``, negative for voxels without an annotation.
+        classes: The number of classes K.
 
     Raises:
         ValueError: There is no atlas.
@@ -61,11 +61,11 @@ class Atlases:
 
     @torch.no_grad()
     def vote(self, image: Tensor) -> Vote:
-        """Register every atlas to a scan ``[C, X, Y, Z]`` and return what they say of it together.
+        """Register every atlas to a scan ``[C, X, Y, Z]`` and return their common vote.
 
-        An atlas votes with ``exp(-d / 0.1)``, d the mean over a box of 3 voxels a side and over channels of the squared
-        difference of the two scans. Beyond an atlas' border, and where it is not annotated, it does not vote; where
-        none votes, every class is as likely.
+        The weight of an atlas at a voxel is ``exp(-d / 0.1)``, where d is the squared difference of the two scans,
+        averaged over a box of 3 voxels along each axis and over channels. An atlas does not vote beyond its border, or
+        where it has no annotation; where none votes, all classes are equally likely.
         """
         points = register(self.moving, image)
         total = image.new_zeros(self.votes.shape[1], *image.shape[1:])
@@ -87,12 +87,12 @@ class Atlases:
 
     @torch.no_grad()
     def agreement(self, patients: Sequence[str]) -> float:
-        """Return the mean Dice of each atlas' mask with what those of all other patients say of its scan.
+        """Return the mean Dice of each atlas' mask against the vote of all other patients' atlases on its scan.
 
-        Background does not count, nor do voxels that are not annotated. Atlases of one patient agree with nobody: 0.
+        Background and voxels without an annotation do not count. If all atlases are of one patient, the result is 0.
 
         Args:
-            patients: Whose scan each is.
+            patients: The patient of each atlas.
         """
         if len(set(patients)) == 1:
             return 0.0
@@ -100,7 +100,7 @@ class Atlases:
         return fmean(self._found(number, rest) for number, rest in enumerate(others))
 
     def _found(self, number: int, others: Sequence[int]) -> float:
-        """Return how well some atlases find the mask of another."""
+        """Return the mean Dice, over foreground classes, of the vote of some atlases on another; 0 if it has none."""
         x, y, z = (int(2 * middle) + 1 for middle in self.moving.middle[number])
         own = self.votes[number, :, :x, :y, :z]
         rest = copy(self)
@@ -110,15 +110,17 @@ class Atlases:
         found = F.one_hot(said, len(own)).movedim(-1, 0) * own.sum(dim=0)
         sizes = own.sum(dim=(1, 2, 3))[1:]
         dice = 2 * (found * own).sum(dim=(1, 2, 3))[1:] / (found.sum(dim=(1, 2, 3))[1:] + sizes).clamp(min=1)
-        return float(dice[sizes > 0].mean()) if (sizes > 0).any() else 0.0
+        if (sizes > 0).any():
+            return float(dice[sizes > 0].mean())
+        return 0.0
 
     def _moved(self, points: Tensor, number: int, volumes: Tensor) -> Tensor:
-        """Return the values ``[C, X, Y, Z]`` of one atlas where the scan has its voxels."""
+        """Return the values ``[C, X, Y, Z]`` of one atlas at the voxels of the scan."""
         one = slice(number, number + 1)
         return self.moving.at(volumes[one], points[one], one)[0]
 
 
 def _votes(label: Tensor, classes: int, shape: Sequence[int]) -> Tensor:
-    """Return 1 for the class of each voxel, ``[K, …]``, 0 where nothing is annotated, padded."""
+    """Return one-hot labels ``[K, …]``, all 0 for voxels without an annotation, padded to a shape."""
     votes = F.one_hot(label.clamp(min=0).long(), classes).movedim(-1, 0).float()
     return padded(votes * (label >= 0), shape)

@@ -1,4 +1,4 @@
-"""Register several scans to one: an affine map each, then a smooth displacement, by gradient descent, all at once.
+"""Register several scans to one at once: an affine map for each, then a smooth displacement, by gradient descent.
 
 Coordinates are voxels of the common grid, counted from the middle of a scan.
 """
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# At most so many voxels of the fixed scan are compared; a finer grid finds hardly better maps, and five times later.
+# At most so many voxels of the fixed scan are compared: a finer grid takes five times as long for hardly better maps.
 COMPARED = 10_000
 # Voxels of the full grid between two knots of the displacement.
 BETWEEN_KNOTS = 6
 AFFINE_STEPS = 15
 AFFINE_RATE = 0.02
-# A matrix of rate r moves the border of a scan by r times half of its side; the shift keeps up with it.
+# Larger than that of the matrix, whose changes move the border of a scan by half of its side times as much.
 SHIFT_RATE = 0.4
 SMOOTH_STEPS = 30
 SMOOTH_RATE = 0.4
 STIFFNESS = 0.005
-# What it costs to look past a scan's border.
+# Weight of the cost for voxels that lie outside of the moving scan.
 OUTSIDE_COST = 0.1
 
 
@@ -36,7 +36,7 @@ class Moving:
     """Scans of one grid that are to be registered, padded to one shape behind their last voxels.
 
     Args:
-        images: ``[C, X, Y, Z]`` each, in standard deviations.
+        images: The scans, each ``[C, X, Y, Z]``, normalised to standard deviation 1.
     """
 
     def __init__(self, images: Sequence[Tensor]) -> None:
@@ -58,9 +58,9 @@ class Moving:
         """Return the values ``[A, C, …]`` of volumes ``[A, C, X, Y, Z]`` at points ``[A, …, 3]``, 0 outside.
 
         Args:
-            volumes: On the grids of the scans, or of some of them.
-            points: In each of them.
-            some: Which of the scans.
+            volumes: On the grids of the scans that ``some`` selects.
+            points: In voxels from the middle of each scan.
+            some: The scans; by default all.
         """
         last = torch.tensor([max(side - 1, 1) for side in self.shape], device=points.device)
         unit = (points + self.middle[some].view(-1, 1, 1, 1, 3)) / last * 2 - 1
@@ -68,7 +68,7 @@ class Moving:
 
 
 def padded(volume: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return ``[C, …]`` with zeros behind its last voxels up to a shape."""
+    """Return ``[C, …]`` padded to a shape with zeros behind its last voxels."""
     missing = [
         side for have, want in zip(volume.shape[:0:-1], reversed(shape), strict=True) for side in (0, want - have)
     ]
@@ -76,18 +76,18 @@ def padded(volume: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def register(moving: Moving, fixed: Tensor) -> Tensor:
-    """Find where each moving scan shows what the voxels of a fixed one show.
+    """Register scans to a fixed one: find the point in each moving scan that corresponds to each fixed voxel.
 
-    Both steps minimise ``1 - NCC``, the normalised cross-correlation over the voxels that both scans have, on a coarse
-    grid. The first finds an affine map from the middle of the scan; the second adds a displacement, linear between
-    knots, at the cost of its mean squared difference between neighbouring knots.
+    Two steps minimise ``1 - NCC`` on a coarse grid, with the normalised cross-correlation over the voxels that both
+    scans have. The first finds an affine map about the middle of the scan. The second adds a displacement that is
+    linear between knots; its cost has the mean squared difference between neighbouring knots as well.
 
     Args:
-        moving: A scans.
+        moving: The A scans to register.
         fixed: ``[C, X, Y, Z]`` on the same grid.
 
     Returns:
-        Points ``[A, X, Y, Z, 3]`` in each moving scan.
+        Points ``[A, X, Y, Z, 3]`` in each moving scan, in voxels from its middle.
     """
     shape = fixed.shape[1:]
     steps = coarse_steps(shape)
@@ -142,9 +142,14 @@ def apply_affine(points: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
 
 
 def correlation(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
-    """Return the normalised cross-correlation of ``[A, C, …]`` over weighted voxels, mean over channels, ``[A]``.
+    """Return the normalised cross-correlation of ``[A, C, …]`` over weighted voxels, averaged over channels, ``[A]``.
 
-    An image without contrast correlates with nothing: 0.
+    It is 0 for an image without contrast.
+
+    Args:
+        one: The first images.
+        other: The second images.
+        weight: The weight of each voxel, ``[A, 1, …]``.
     """
     axes = (2, 3, 4)
     count = weight.sum(dim=axes, keepdim=True).clamp(min=1)
@@ -155,7 +160,9 @@ def correlation(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
 
 
 def coarse_steps(shape: Sequence[int]) -> list[int]:
-    """Return every how many voxels along each axis are compared: the longest axis is halved until few are left.
+    """Return the distance, in voxels along each axis, of the voxels that are compared.
+
+    The axis with the most is halved until at most ``COMPARED`` voxels are left.
 
     >>> coarse_steps((36, 50, 35)), coarse_steps((216, 256, 10))
     ([2, 2, 2], [8, 8, 1])
@@ -177,11 +184,11 @@ def _points(shape: Sequence[int], steps: Sequence[int], device: torch.device) ->
 
 
 def _blurred(volumes: Tensor, steps: Sequence[int]) -> Tensor:
-    """Return means over small boxes, so that what lies between the coarse grid's voxels counts too."""
+    """Return means over small boxes, so that voxels between those of the coarse grid count too."""
     sides = [2 * (step // 2) + 1 for step in steps]
     return F.avg_pool3d(volumes, sides, 1, [side // 2 for side in sides], count_include_pad=False)
 
 
 def _between(knots: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return displacements ``[A, X, Y, Z, 3]`` of a grid of any shape whose corners are those of the knots."""
+    """Interpolate displacements at knots ``[A, 3, …]`` to a grid with the same corners, ``[A, X, Y, Z, 3]``."""
     return F.interpolate(knots, size=tuple(shape), mode="trilinear", align_corners=True).movedim(1, -1)

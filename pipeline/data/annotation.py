@@ -1,7 +1,7 @@
-"""A mask travels as an *annotation*: one small integer a voxel that says all there is to say about it.
+"""Annotations: masks in one byte per voxel, with values for "outside the scan" and "not annotated".
 
 0 is outside the scan, 1 inside but not annotated, ``2 + k`` class ``k``. So the zeros that padding and rotation bring
-in mean "outside", and a scan without a mask is an annotation of ones.
+in mean "outside", and a scan without a mask has an annotation of ones.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Annotated(MapTransform):
     def __init__(self, keys: KeysCollection, values: Sequence[int], ignore: int | None = None) -> None:
         super().__init__(keys, allow_missing_keys=True)
         codes = {value: FIRST_CLASS + k for k, value in enumerate(values)}
-        codes |= {ignore: UNANNOTATED} if ignore is not None else {}
+        if ignore is not None:
+            codes[ignore] = UNANNOTATED
         self.values = torch.tensor(sorted(codes))
         self.codes = torch.tensor([codes[value] for value in sorted(codes)])
 
@@ -65,7 +66,10 @@ def decode(annotation: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def class_locations(annotation: NDArray[Any], classes: int, most: int = 2000) -> NDArray[np.int64]:
-    """Return up to ``most`` flat voxel indices of each class, ``[classes, most]``, filled up with -1."""
+    """Return up to ``most`` voxels of each class, evenly spread, as flat indices ``[classes, most]``.
+
+    Rows are filled up with -1; a class without a voxel has a row of -1.
+    """
     flat = annotation.ravel()
     locations = np.full((classes, most), -1, dtype=np.int64)
     for k in range(classes):

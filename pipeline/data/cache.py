@@ -46,15 +46,15 @@ if TYPE_CHECKING:
 
 # Part of every key: raise it when a change of the transforms changes what they make.
 VERSION = 4
-# Of those who read, resample and compute: another version may make other bits.
+# Part of every key too: another version of these may prepare other bits.
 LIBRARIES = {module.__name__: str(module.__version__) for module in (monai, nib, np, torch)}
 PARTS = (IMAGE, ANNOTATION, "locations")
 LOCK = "lock"
 DAY_S = 24 * 3600
 
 
-# What a voxel of the network's grid takes while a scan is brought to it: where it comes from, and each channel's value
-# before and after, in two precisions; 60 were measured for one channel and a mask.
+# Bytes for each voxel of the network's grid while a scan is resampled to it: for the voxel's coordinates in the scan,
+# and for each channel's values before and after, in two precisions. With one channel and a mask 60 were measured.
 PLACE_BYTES = 40
 VALUE_BYTES = 20
 
@@ -70,7 +70,12 @@ def preparing_bytes(shape: Sequence[int], channels: int) -> int:
 
 @dataclass(frozen=True)
 class _Entry:
-    """Where the arrays of a sound entry lie in its file, since finding that for every sample costs more than a crop."""
+    """Where the arrays of a sound entry lie in its file; looking that up for every sample would cost more than a crop.
+
+    Attributes:
+        path: The file.
+        places: Byte, shape and type of each array, in the order of ``PARTS``.
+    """
 
     path: str
     places: tuple[tuple[int, tuple[int, ...], np.dtype[Any]], ...]
@@ -139,7 +144,7 @@ class Cache:
             yield case.id
 
     def get(self, case: Case) -> dict[str, NDArray[Any]]:
-        """Return a prepared case's arrays: ``image`` and ``annotation`` ``[C, X, Y, Z]``, ``locations``."""
+        """Return a prepared case: ``image`` and ``annotation`` ``[C, X, Y, Z]``, ``locations`` ``[classes, most]``."""
         if self.folder is not None:
             with suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 if case.id not in self._entries:
@@ -148,7 +153,7 @@ class Cache:
         return self._prepare(case)
 
     def _provide(self, case: Case, wait: bool) -> bool:
-        """See to a case's entry; False where another process is at work on it and we are not to wait."""
+        """Make sure that a case's entry is there; False if another process is making it and ``wait`` is off."""
         if self.folder is None or self.failure:
             return True
         path = self.folder / self._name(case)
@@ -172,7 +177,9 @@ class Cache:
 
     def _prepare(self, case: Case) -> dict[str, NDArray[Any]]:
         images, mask = read_case(case, self.index.facts[case.id])
-        scans = {IMAGE: images} | ({ANNOTATION: mask} if mask else {})
+        scans: dict[str, Any] = {IMAGE: images}
+        if mask is not None:
+            scans[ANNOTATION] = mask
         values = list(self.index.labels)
         remedy = "give larger numbers for data.spacing_mm, or leave the scan out"
         with memory_for(str(case.images[0]), "to prepare it", self._needed(case), remedy):
@@ -196,7 +203,7 @@ class Cache:
             "ignore": self.index.ignore,
             "masked": case.label is not None,
         }
-        # Not of the files: what is saved anew with the same values on the same grid is prepared alike.
+        # By values, not by files: a scan that is saved anew, with the same values on the same grid, has the same key.
         facts = self.index.facts[case.id]
         content = [*facts.content, json.dumps(facts.affine), json.dumps(how, sort_keys=True)]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()[:32] + ".npz"
@@ -205,8 +212,8 @@ class Cache:
 def prune(folder: Path, unused_days: float) -> tuple[int, int]:
     """Delete entries that no run has used for some days, and what killed writers left behind.
 
-    A run that is reading them goes on: it prepares anew what it misses. A file that only has the name of an entry
-    stays, and so does a damaged entry, of which nobody can tell that it is one.
+    A run that is using them goes on: it prepares the missing scans again. Files that have an entry's name and are none
+    are kept, and so are damaged entries, which cannot be told from them.
 
     Returns:
         The number of files deleted, and their bytes.
@@ -225,7 +232,7 @@ def prune(folder: Path, unused_days: float) -> tuple[int, int]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Tell an entry, and the facts of a check, from a file of anybody's with such a name."""
+    """Tell whether a file is an entry, or holds the facts of a check, and does not only have the name of one."""
     if path.name.startswith(PARTIAL):
         return True
     if path.suffix == ".json":

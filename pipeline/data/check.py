@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.data.layouts import Dataset
     from pipeline.types import Case
 
-# From so many on, a value that only one mask has is worth a look.
+# With at least so many masks, a label value that only one of them has is reported.
 MANY_MASKS = 5
 # The largest sensible ratio between a voxel's volume and the median's: a factor of 10 along each axis.
 MAX_VOLUME_RATIO = 1000.0
@@ -38,9 +38,9 @@ MAX_EDGE_RATIO = 1000.0
 
 
 def read_facts(path: Path) -> dict[str, CaseFacts]:
-    """Read what :meth:`Index.as_rows` gave and ``write_json`` wrote, by case.
+    """Read the facts of cases, by id, from a JSON file of the rows of :func:`rows_of`.
 
-    Nothing comes of a file of another version, or one that was altered so that a grid in it is none.
+    A file of another version, or one with an impossible grid, has no facts.
 
     Raises:
         OSError: The file cannot be read.
@@ -59,14 +59,14 @@ class Check:
     Iterating yields the id of each case as it is done, so that a caller can show progress.
 
     Attributes:
-        dataset: The dataset; what is wrong with its list is reported beside what is wrong with its files.
+        dataset: The dataset; the problems of its list are reported with those of its files.
         strict: Count warnings as problems.
-        known: Facts of an earlier check, by case: files that are as they were then are not read again.
-        to_train: Whether the dataset is there to be trained on; what it lacks for that is no fault of one that is not.
+        known: Facts of an earlier check, by case: files that have not changed since are not read again.
+        to_train: Whether the dataset is to be trained on; only then classes without masks are reported.
         seen: What was found of all cases that could be read: cases are compared whatever else is wrong with them.
-        sound: The ids of those that nothing is wrong with.
+        sound: The ids of the cases without a problem.
         problems: What keeps the dataset from being used.
-        warnings: What does not.
+        warnings: What does not keep it from being used.
     """
 
     dataset: Dataset
@@ -102,10 +102,12 @@ class Check:
         if known is not None and known.stamps == stamps(case_files(case)):
             return known, []
         channels = self.dataset.channels
-        count = len(channels) if channels is not None else None
+        count = None
+        if channels is not None:
+            count = len(channels)
         facts, problems = examine(case, Declared(self.dataset.labels, self.dataset.ignore, count))
         if known is not None and facts is not None and _is_same(case, known, facts):
-            # What was planned and prepared by it stays as it is.
+            # The older facts are kept, so that plans and prepared scans that depend on them stay valid.
             facts = replace(known, sha256=facts.sha256, stamps=facts.stamps)
         return facts, problems
 
@@ -152,7 +154,7 @@ class Check:
         return tuple(f"channel {n}" for n in range(count))
 
     def _across_cases(self) -> list[Problem]:
-        """Find what no file shows alone."""
+        """Find what only a comparison of cases shows."""
         if not self.seen:
             return []
         images = {case.id: str(case.images[0]) for case in self.dataset.cases}
@@ -170,7 +172,7 @@ class Check:
             return []
         classes = classes_of({name: self.seen[name] for name in labelled}, self.dataset.ignore)
         once = Counter(value for found in classes.values() for value in found)
-        # What one of many masks has alone, and nothing declares, is said already.
+        # A class that only one of many masks has is reported as `rare-label` already.
         said = {value for name in rare for value in classes[name] if once[value] == 1}
         labels = {value: name for value, name in self._labels().items() if value not in said}
         return dataset_warnings(self.dataset, labels, classes)
@@ -223,7 +225,7 @@ class Check:
 
 
 def _is_same(case: Case, known: CaseFacts, facts: CaseFacts) -> bool:
-    """Tell whether files with other stamps than they had hold the same: every byte, or the same values on one grid."""
+    """Tell whether files whose stamps have changed hold the same bytes, or the same values on the same grid."""
     if facts.sha256 == known.sha256:
         return True
     try:
@@ -239,9 +241,9 @@ def copies(cases: Sequence[Case], facts: Mapping[str, CaseFacts], *, drawn: bool
     A copy is known by its voxels, whatever type, order and direction of axes they are stored in.
 
     Args:
-        cases: Those that are looked at.
-        facts: What is known of them; cases that could not be read are not here.
-        drawn: Whether a draw decides which of the cases validate.
+        cases: The cases to compare.
+        facts: What the check found of each, by id; cases that could not be read are left out.
+        drawn: Whether the validation cases are drawn at random.
     """
     first: dict[tuple[str, ...], Case] = {}
     problems = []

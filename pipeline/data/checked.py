@@ -1,8 +1,8 @@
-"""The one way to read a file again after it was checked: what comes back is what was checked, or nothing does.
+"""Read files again after they were checked; a file that has changed since is refused.
 
-The hash is of the very bytes that are used, so no moment is left in which a file could be exchanged between the look at
-it and its use, and nothing is read twice. A file that was copied or touched is the same. So is one that was saved anew,
-in another type, packing, or order of its axes, as long as it has the same values on the same grid.
+The hash is taken of the very bytes that are then used, so a file cannot be exchanged between the two, and nothing is
+read twice. A file that was copied or touched is the same. So is one that was saved anew in another type, compression or
+order of its axes, as long as it has the same values on the same grid.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def read_label(case: Case, facts: CaseFacts) -> Scan:
 
 
 def read_file(path: Path, sha256: str) -> Scan:
-    """Read a file of which nothing is known but its hash.
+    """Read a file that is known by its SHA-256 alone.
 
     Raises:
         FilesChangedError: It is not the one that was checked.
@@ -81,7 +81,7 @@ def read_file(path: Path, sha256: str) -> Scan:
 
 
 def changed_files(case: Case, facts: CaseFacts) -> list[Problem]:
-    """Find files of a case that are not those that were checked; they are read where a stamp is another.
+    """Find files of a case that are not those that were checked; files are read only if a stamp has changed.
 
     Args:
         case: With all its files.
@@ -104,7 +104,9 @@ def _load(case: Case, facts: CaseFacts, first: int = 0) -> list[Scan]:
     """Read the files of a case from number ``first`` on."""
     scans: list[Scan] = []
     problems = []
-    channel = facts.channels if first else 0
+    channel = 0
+    if first:
+        channel = facts.channels
     for number, path in list(enumerate(case_files(case)))[first:]:
         try:
             scan = nifti.load(path)

@@ -1,4 +1,4 @@
-"""Which classes are in which masks: one that is never trained on is not learnt, one that never validates not judged."""
+"""Warn of classes that are in no mask that is trained on, or in no mask that validates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMED = 4
 
 
 def classes_of(facts: Mapping[str, CaseFacts], ignore: int | None) -> dict[str, frozenset[int]]:
-    """Return the label values that each case's mask has voxels of, without background and what nobody annotated."""
+    """Return the label values in each case's mask, by case, but for 0 and ``ignore``; none for one without a mask."""
     return {
         name: frozenset(v for v, count in (found.label_voxels or {}).items() if count and v not in (0, ignore))
         for name, found in facts.items()
@@ -29,12 +29,14 @@ def classes_of(facts: Mapping[str, CaseFacts], ignore: int | None) -> dict[str, 
 def dataset_warnings(
     dataset: Dataset, labels: Mapping[int, str], classes: Mapping[str, Collection[int]]
 ) -> list[Problem]:
-    """Warn of classes that a dataset's own lists keep from being trained on or validated, or any draw would.
+    """Warn of classes that no split of a dataset can both train on and validate.
+
+    A dataset with a ``validation`` list has one split. Else patients are drawn, and two of them must have each class.
 
     Args:
         dataset: The dataset.
         labels: Values and names, background included.
-        classes: Of each labelled case.
+        classes: The label values in the mask of each labelled case, by id.
     """
     split = all_cases(dataset)
     where = str(dataset.source)
@@ -58,13 +60,13 @@ def dataset_warnings(
 def split_warnings(
     split: Split, labels: Mapping[int, str], classes: Mapping[str, Collection[int]], where: str
 ) -> list[Problem]:
-    """Warn of classes that one side of a split has no voxel of.
+    """Warn of classes that are in no mask of one side of a split.
 
     Args:
-        split: Who is trained on and who validates.
+        split: Which cases are trained on and which validate.
         labels: Values and names, background included.
-        classes: Of each labelled case.
-        where: The dataset.
+        classes: The label values in the mask of each labelled case, by id.
+        where: The dataset, for messages.
     """
     problems = []
     for value, name in labels.items():
@@ -94,5 +96,7 @@ def _unseen(value: int, name: str, trained_on: Sequence[Case], tested: Sequence[
 
 def _named(cases: Iterable[Case]) -> str:
     names = [case.id for case in cases]
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    more = ""
+    if len(names) > NAMED:
+        more = f" and {len(names) - NAMED} more"
     return ", ".join(names[:NAMED]) + more

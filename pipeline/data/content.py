@@ -1,13 +1,12 @@
 """Hash the voxels of a scan so that it is known again in another file.
 
-Two hashes, since there are two questions. *Is this the file that was checked, saved anew?* is answered by all values in
-the order in which they are stored: it may only be yes where nothing has changed. *Was this scan trained on?* is
-answered by the sums along the three axes of the body, which stay the same where a scan is stored in another order or
-direction and its affine says so; no voxel has to be moved to compare them. Two different scans have the same sums only
-if somebody has made them so.
+There are two hashes for two questions. For *Is this the file that was checked, saved anew?* all values are hashed in
+the order in which they are stored. For *Was this scan trained on?* the sums along the three axes of the body are
+hashed. These stay the same when a scan is stored with its axes in another order or direction and its affine says so,
+and no voxel has to be moved to compute them. Different scans have the same sums only if somebody has made them so.
 
-Both are of values, not of bytes: scaled as the header says, in one type, whatever type they are stored in. Neither
-knows the affine's numbers. Writers round them, each in its own way, and a hash has no tolerance; grids are compared.
+Both are hashes of values, not of bytes: scaled as the header says, and converted to one type. Neither contains the
+numbers of the affine, since programs round them differently and a hash has no tolerance; grids are compared instead.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Whole slices of about so many voxels are looked at together; the hash depends on it.
+# Slices are hashed in blocks of about so many voxels; another size gives other hashes.
 BLOCK = 1 << 20
 # A float32 holds every integer up to here; networks are given no more.
 EXACT = 2**24
 INTEGERS = (np.uint8, np.int16, np.int32)
-# Which axis is nearest to which is decided by the last bits where axes lie half-way, as in scans that are turned by 45
-# degrees. With these weights on how they lean, the last bits decide at angles that nobody chooses.
+# At 45 degrees two axes of the body are equally near, and rounding would decide between them. These weights on how the
+# axes lean move such ties to angles that nobody chooses.
 LEANING = np.array([[0.0371], [0.0473], [0.0293]])
 ORDERS = tuple(permutations(range(3)))
 
@@ -108,7 +107,7 @@ class _Sums:
 
 
 def _body_axes(affine: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """Return the axis of the file that is nearest to right, anterior and superior, and whether it runs backwards."""
+    """Return, for right, anterior and superior, the nearest axis of the file, and whether that runs backwards."""
     unit = affine[:3, :3] / np.sqrt(np.square(affine[:3, :3]).sum(axis=0))
     right, anterior, superior = abs(unit).tolist()
     # A product of two coordinates of an axis is the same whichever way the axis runs.

@@ -1,4 +1,4 @@
-"""Look at cases a few at a time, in memory that may run out."""
+"""Check cases in parallel, and report those that there is too little memory for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Looking at a file takes so many times its unpacked bytes.
+# Checking a file takes so many times its unpacked bytes of memory.
 READING = 4
 # Each holds the voxels of one case, so more of them cost memory; gzip, hashes and NumPy release the interpreter lock.
 THREADS = min(4, os.cpu_count() or 1)
@@ -35,7 +35,7 @@ LARGE_BYTES = 1 << 28
 
 
 def examine(case: Case, declared: Declared) -> tuple[CaseFacts | None, list[Problem]]:
-    """As :func:`examine_case`; a case that there is no memory for is one more problem."""
+    """Examine a case as :func:`examine_case` does; too little memory for it is reported as a problem."""
     try:
         return examine_case(case, declared)
     except Exception as error:
@@ -59,7 +59,7 @@ def _unpacked_bytes(path: Path) -> int:
 
 
 def in_parallel(function: Callable[[Case], T], cases: Sequence[Case]) -> Iterator[T]:
-    """Yield what a function makes of each case, in their order: a few cases at a time, large ones one by one."""
+    """Yield a function's result for each case, in their order; a few run in parallel, or one if a file is large."""
     sizes = (stamp[0] for case in cases for stamp in stamps(case_files(case)) if stamp)
     threads = 1 if max(sizes, default=0) > LARGE_BYTES else THREADS
     waiting: deque[Future[T]] = deque()

@@ -74,7 +74,9 @@ def fetch_archive(name: str, url: str, md5: str, output: Path) -> Path:
                 place.rmdir()
         if isinstance(error, OSError) and not isinstance(error, UserError):
             full = error.errno in FULL
-            remedy = "make room" if full else "check the folder's permissions and the disk, or name another --output"
+            remedy = "check the folder's permissions and the disk, or name another --output"
+            if full:
+                remedy = "make room"
             raise _failed(str(target), "unwritable", f"cannot be written: {error.strerror}", remedy) from None
         raise
     return target

@@ -29,7 +29,7 @@ class Index:
 
     Attributes:
         dataset: The dataset.
-        facts: One entry a case, by id.
+        facts: What the check found of each case, by id.
         labels: Label values and names, background (0) first.
         channels: Channel names.
         warnings: What the check found that does not keep the dataset from being used.
@@ -51,27 +51,32 @@ class Index:
         return rows_of(self.facts[case.id] for case in self.dataset.cases)
 
     def describe(self) -> list[tuple[str, str]]:
-        """Return what a person wants to see of a sound dataset, as names and values."""
+        """Return a summary of the dataset for people, as names and values."""
         cases = self.dataset.cases
         facts = list(self.facts.values())
         roles = Counter((case.role or "training", "with" if case.label else "without") for case in cases)
         shapes = np.array([f.shape for f in facts])
         spacings = np.array([f.spacing_mm for f in facts])
-        ignored = [("ignored", f"label value {self.ignore}")] if self.ignore is not None else []
         regions = [f"{name} = {' + '.join(map(str, values))}" for name, values in self.dataset.regions.items()]
-        return [
+        rows = [
             ("dataset", f"{self.dataset.source} ({self.dataset.layout})"),
             *((role, f"{count} {mask} masks") for (role, mask), count in sorted(roles.items())),
             ("patients", str(len({case.patient for case in cases}))),
             ("labels", ", ".join(f"{value} {name}" for value, name in self.labels.items())),
-            *([("regions", ", ".join(regions))] if regions else []),
-            *ignored,
+        ]
+        if regions:
+            rows.append(("regions", ", ".join(regions)))
+        if self.ignore is not None:
+            rows.append(("ignored", f"label value {self.ignore}"))
+        rows += [
             ("channels", ", ".join(self.channels)),
             ("shape", _extent(shapes, "d", "")),
             ("spacing", _extent(spacings, ".3g", " mm")),
             ("problems", "none"),
-            *([("warnings", warned)] if (warned := count_codes(self.warnings)) else []),
         ]
+        if self.warnings:
+            rows.append(("warnings", count_codes(self.warnings)))
+        return rows
 
 
 def count_codes(findings: Iterable[Problem]) -> str:
@@ -86,7 +91,7 @@ def rows_of(facts: Iterable[CaseFacts]) -> list[dict[str, Any]]:
 
 
 def _extent(rows: NDArray[Any], form: str, unit: str) -> str:
-    """Say smallest, median and largest of one triple a case."""
+    """Return median, smallest and largest of ``[cases, 3]`` as text."""
     triples = (rows.min(axis=0), np.median(rows, axis=0).astype(rows.dtype), rows.max(axis=0))
     low, middle, high = (" x ".join(format(value, form) for value in triple) for triple in triples)
     return f"{middle}{unit} (median), {low} to {high}"

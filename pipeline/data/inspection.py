@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = tuple[float, float, float, float]
 
-# Scans are computed with in float32; whole numbers of which it tells fewer apart than these are worth nothing.
+# Networks compute in float32. A scan of integers of which float32 distinguishes fewer levels than this is refused.
 LEAST_LEVELS = 16
 # The farthest that a voxel may lie from the origin: beyond it, places in a scan are lost in rounding.
 FARTHEST_MM = 1e9
@@ -56,19 +56,19 @@ class CaseFacts:
 
     Attributes:
         case: The case's id.
-        sha256: Of each image file, then of the label file.
+        sha256: Hash of each image file, then of the label file.
         shape: Voxels along the axes of the file.
         spacing_mm: Voxel size along the same axes.
         affine: Voxel indices to mm, row by row.
         channels: Number of image channels.
-        label_voxels: Voxels of each value of the mask; None without a mask.
-        intensities: One entry a channel.
+        label_voxels: Number of voxels of each value in the mask; None without a mask.
+        intensities: Statistics of each channel; empty if the case has problems.
         flat: Whether the file has two axes.
-        content: Of each channel, then of the mask: a hash of the values in the order of the file, whatever its type,
-            scaling and packing.
-        sums: Of each channel: a hash of the sums along the axes of the body, whatever the order of the file.
-        stamps: Size, time of change in ns and inode of the same files as ``sha256``: where they are the same, a file is
-            not read again.
+        content: For each channel, then the mask: a hash of the values in the order of the file, whatever their type,
+            scaling and compression.
+        sums: For each channel: a hash of the sums along the axes of the body, whatever the order of the file.
+        stamps: Size, time of change in ns and inode of the same files as ``sha256``. A file whose stamp has not changed
+            is not read again.
     """
 
     case: str
@@ -85,7 +85,7 @@ class CaseFacts:
     stamps: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a grid that is none, as an altered ``index.json`` may have it.
+        """Refuse an impossible grid, as an altered ``index.json`` may have it.
 
         Raises:
             ValueError: The affine is not finite, or its voxels have no volume.
@@ -95,7 +95,7 @@ class CaseFacts:
 
     @property
     def known_by(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The hashes by which a scan is known again, one a channel: by the order of the file, and by the body's."""
+        """The hashes that identify the scan, one for each channel: of values, and of sums."""
         return self.content[: self.channels], self.sums
 
     @property
@@ -112,7 +112,7 @@ class CaseFacts:
         )
 
     def without_mask(self) -> CaseFacts:
-        """Return what the scan alone tells."""
+        """Return the facts of the same scan without its mask."""
         scan = tuple(replace(channel, foreground=None) for channel in self.intensities)
         return replace(self, label_voxels=None, intensities=scan)
 
@@ -136,10 +136,22 @@ def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list
 def examine_scans(
     case: Case, scans: Mapping[Path, nifti.Scan], declared: Declared, known: Sequence[Problem] = ()
 ) -> tuple[CaseFacts | None, list[Problem]]:
-    """As :func:`examine_case`, of files that were read; those that could not be are among the problems ``known``."""
+    """Examine a case as :func:`examine_case` does, whose files are read already.
+
+    Args:
+        case: The case.
+        scans: Its files, by path; those that could not be read are left out.
+        declared: What the dataset says of itself.
+        known: The problems that reading them has found.
+
+    Returns:
+        The facts, or None where an image is missing, and every problem and warning, those of ``known`` included.
+    """
     problems = list(known)
     images = [scans[path] for path in case.images if path in scans]
-    label = scans.get(case.label) if case.label else None
+    label = None
+    if case.label:
+        label = scans.get(case.label)
     first = scans.get(case.images[0])
     for image in images:
         problems += _image_problems(image, case.label is not None, declared.channels)
@@ -151,7 +163,8 @@ def examine_scans(
         problems += orientation_problems(first)
         for image in images[1:]:
             problems += grid_problems(first, image, "channel")
-        problems += grid_problems(first, label, "label") if label is not None else []
+        if label is not None:
+            problems += grid_problems(first, label, "label")
     problems = [replace(problem, case=case.id, remedy=_remedy(problem, case)) for problem in problems]
     if first is None or len(images) < len(case.images):
         return None, problems
@@ -189,7 +202,9 @@ def _remedy(problem: Problem, case: Case) -> str:
 def _intensities(
     images: Sequence[nifti.Scan], label: nifti.Scan | None, ignore: int | None
 ) -> tuple[ChannelStatistics, ...]:
-    labels = None if label is None else _annotated(label.labels, ignore)
+    labels = None
+    if label is not None:
+        labels = _annotated(label.labels, ignore)
     return channel_statistics((channel for image in images for channel in image.voxels), labels)
 
 
@@ -265,6 +280,8 @@ def _image_problems(scan: nifti.Scan, labelled: bool, channels: int | None) -> l
 
 
 def _levels_in_float32(low: int, high: int) -> float:
-    """Return about how many of the whole numbers from one to another a float32 tells apart; infinity for all."""
+    """Return about how many of the integers from ``low`` to ``high`` float32 distinguishes; infinity if all."""
     step = int(np.spacing(np.float32(max(abs(low), abs(high)))))
-    return math.inf if step <= 1 else 1 + (high - low) // step
+    if step <= 1:
+        return math.inf
+    return 1 + (high - low) // step

@@ -1,4 +1,4 @@
-"""The values of a mask: how often each is there, and what keeps them from being labels."""
+"""Count the values of a mask, and find what is wrong with them as labels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def count_labels(scan: Scan) -> tuple[dict[int, int], list[Problem]]:
     """Count the voxels of every value of a mask.
 
     Returns:
-        Voxels by value, in the order of the values, and what keeps the values from being labels: then there are none.
+        The number of voxels by value, by rising value, and the problems; with a problem there are no counts.
     """
     where = str(scan.path)
     voxels = scan.voxels

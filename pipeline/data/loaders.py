@@ -1,4 +1,4 @@
-"""Batches as a function of the step: the same for any number of workers, and for a run that was stopped and resumed."""
+"""Batches as a function of the step: the same for any number of workers, and after a run is stopped and resumed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Stream:
     Attributes:
         cases: The cases that it draws from, each once an epoch.
         batch_size: Samples a step.
-        salt: Tells the random numbers of two streams apart.
+        salt: Gives each stream random numbers of its own.
     """
 
     cases: tuple[Case, ...]
@@ -86,7 +86,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         patch_size: Voxels along each axis; two numbers cut single slices.
         augmentation: Changes the patches.
         seed: The run's seed.
-        views: Those of ``VIEWS`` that a batch holds too.
+        views: Which of ``VIEWS`` a batch holds too.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         self.augmentation = augmentation
         self.seed = seed
         self.views = tuple(views)
-        # Shared with the workers: the process of each, and the step and the place in it that it is at.
+        # Shared with the workers: for each its process number, and the step and the sample that it is preparing.
         self._at = RawArray("q", 3 * MAX_WORKERS)
 
     @property
@@ -146,7 +146,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         return [case.id for stream in self.streams.values() for case in self._cases(stream, step)]
 
     def cases_at(self, process: int) -> list[str]:
-        """Return the case that a worker, known by its process number, was preparing when it died."""
+        """Return the case that a worker, known by its process number, was preparing when it died; none if unknown."""
         at = np.frombuffer(self._at, dtype=np.int64).reshape(MAX_WORKERS, 3)
         return [self.ids(int(step))[int(place)] for pid, step, place in at if pid == process]
 
@@ -197,9 +197,9 @@ class StepLoader:
 
     Attributes:
         batches: Of every step.
-        steps: Those to load, counted from 0. They are asked for no more than a few batches ahead.
+        steps: The steps to load, counted from 0. They are taken at most a few batches ahead.
         workers: Processes that prepare batches; 0 prepares them in this one. The batches are the same.
-        pin_memory: Pinned memory copies faster to a GPU.
+        pin_memory: Whether to use pinned memory, from which copies to a GPU are faster.
     """
 
     batches: StepBatches
@@ -253,7 +253,9 @@ class WorkerDiedError(UserError):
 
     def __init__(self, batches: StepBatches, error: RuntimeError) -> None:
         listed = DEAD_WORKER.search(str(error))
-        processes = re.findall(r"\d+", listed[1]) if listed else []
+        processes = []
+        if listed:
+            processes = re.findall(r"\d+", listed[1])
         cases = sorted({case for process in processes for case in batches.cases_at(int(process))})
         message = f"{str(error).partition('. ')[0]}, while it prepared {', '.join(cases) or 'nothing yet'}"
         remedy = "free some memory, or lower data.workers (0 is slower and gives the same result)"
@@ -263,7 +265,7 @@ class WorkerDiedError(UserError):
 
 
 def fits_shared_memory(batches: StepBatches, step: int, workers: int, folder: Path = SHARED_MEMORY) -> bool:
-    """Tell whether the batches that workers hold ready fit the memory that they pass them through."""
+    """Tell whether the batches that workers hold ready fit into shared memory; True without workers."""
     if not workers or not folder.is_dir():
         return True
     one = _Guarded(batches)[step]

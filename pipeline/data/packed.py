@@ -1,4 +1,4 @@
-"""Keep many small records in little memory."""
+"""A mapping that keeps many small records in little memory."""
 
 from __future__ import annotations
 

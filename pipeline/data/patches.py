@@ -33,7 +33,7 @@ def cut_patches(
     Args:
         cases: Each with ``image`` and ``annotation`` ``[C, X, Y, Z]``, arrays or tensors, and the ``locations`` of its
             classes, an array. They are taken one by one, so that they need not be in memory together.
-        rngs: One a case; it decides the place.
+        rngs: One for each case; it draws the place of the patch.
         size: Voxels along each axis; two numbers cut single slices, and the slice axis is dropped.
     """
     box = np.array((*size, 1)[:3])
@@ -44,7 +44,9 @@ def cut_patches(
             whole = case[key]
             on_device = isinstance(whole, torch.Tensor)
             if key not in batch:
-                device = whole.device if on_device else "cpu"
+                device = "cpu"
+                if on_device:
+                    device = whole.device
                 batch[key] = torch.zeros((len(rngs), len(whole), *box), dtype=kind, device=device)
             _copy_box(whole, corner, batch[key][row] if on_device else batch[key][row].numpy())
     return {key: tensor.reshape(*tensor.shape[:2], *size) for key, tensor in batch.items()}

@@ -98,7 +98,7 @@ FIXES: dict[str, Callable[[Volume, Header], tuple[Volume, str]]] = {
 
 
 def refuse_unknown(names: Sequence[str], folder: Path) -> None:
-    """Refuse repairs that there are not, and a folder that holds something.
+    """Refuse unknown repairs, and a folder that is not empty.
 
     Raises:
         UserError: There is no such repair, or the folder is not empty.
@@ -149,11 +149,14 @@ def repair_dataset(look: Check, names: Sequence[str], folder: Path) -> tuple[dic
     for number, case in enumerate(look.dataset.cases):
         name = f"{number:05d}_{re.sub(r'[^A-Za-z0-9-]', '_', case.id)}"
         images = [folder / "images" / f"{name}_{n:04d}{_suffix(path)}" for n, path in enumerate(case.images)]
-        label = folder / "labels" / f"{name}{_suffix(case.label)}" if case.label else None
+        label = None
+        if case.label:
+            label = folder / "labels" / f"{name}{_suffix(case.label)}"
         log += _copy_case(case, [*images, *([label] if label else [])], wanted)
         entry: dict[str, Any] = {"id": case.id, "patient": case.patient}
         entry["image"] = [str(path.relative_to(folder)) for path in images]
-        entry |= {"label": str(label.relative_to(folder))} if label else {}
+        if label:
+            entry["label"] = str(label.relative_to(folder))
         content.setdefault(_section(case), []).append(entry)
     return content, log
 

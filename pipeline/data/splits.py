@@ -23,8 +23,8 @@ class Split:
 
     Attributes:
         labelled: Training cases with a mask.
-        unlabelled: Training cases without one, or whose mask no one is to learn from.
-        validation: Cases with a mask that no weight is ever learnt from.
+        unlabelled: Training cases without a mask, or whose mask is not trained on.
+        validation: Cases with a mask that nothing is trained on.
     """
 
     labelled: tuple[Case, ...]
@@ -47,19 +47,19 @@ def split_cases(
 ) -> Split:
     """Split a dataset by its own ``validation`` list or, without one, by a seeded draw of labelled patients.
 
-    No patient is on both sides: scans of a held-out patient are not trained on, labelled or not. As one fold of several
-    the labelled patients of the training are parted by a seeded draw, and those of one part validate; a ``validation``
-    list of the dataset then plays no part at all. Where a draw would leave the training without any mask that has a
-    class, another patient is held out; where nothing is at stake, the draw is the same with and without ``classes``.
+    No patient is on both sides: scans of a held-out patient are not trained on, labelled or not. For a fold, the
+    labelled patients outside of the ``validation`` list are divided by a seeded draw, and those of one part validate;
+    the list itself is not used. If a draw would leave no mask with some class to train on, another patient is held out;
+    otherwise the draw is the same with and without ``classes``.
 
     Args:
         dataset: The dataset.
         fraction: Share of labelled patients to hold out; at least one is, and at least one is not.
         seed: Of the draw.
-        with_labels: Whether masks are learnt from. Where they are not, masks only validate: training cases lose
-            theirs, so that nothing can look at it, and a dataset without any mask has no validation cases.
-        fold: Which fold, counted from 1, and of how many; ``fraction`` is then of no effect.
-        classes: The classes in the mask of each labelled case, where they are known and learnt.
+        with_labels: Whether masks are trained on. If not, they only validate: training cases lose theirs, and a dataset
+            without any mask has no validation cases.
+        fold: Which fold, counted from 1, and of how many; ``fraction`` then has no effect.
+        classes: The classes in the mask of each labelled case, by id; None or nothing for a plain draw.
 
     Raises:
         UserError: Nothing is left to train on, or, where labels are trained on, nothing to validate on.
@@ -71,8 +71,7 @@ def split_cases(
         held_out = _fold_patients(dataset, everything.labelled, seed, fold, holders)
         validation = _scans_of(held_out, everything.labelled)
     elif not validation:
-        to_teach = 1 if with_labels else 0
-        held_out = _draw_patients(dataset, everything.labelled, fraction, seed, to_teach, holders)
+        held_out = _draw_patients(dataset, everything.labelled, fraction, seed, int(with_labels), holders)
         validation = _scans_of(held_out, everything.labelled)
     tested = {case.patient for case in validation}
     trained_on = {case.id for case in everything.labelled + everything.unlabelled if case.patient not in tested}
@@ -88,7 +87,7 @@ def split_cases(
 
 
 def all_cases(dataset: Dataset) -> Split:
-    """Return what all folds together learn from and are validated on, and the dataset's own ``validation`` list."""
+    """Return the cases that all folds together train on, and the dataset's own ``validation`` list."""
     validation = tuple(case for case in dataset.cases if case.role == "validation")
     tested = {case.patient for case in validation}
     kept = [case for case in dataset.cases if case.role in (None, "training") and case.patient not in tested]
@@ -113,14 +112,23 @@ def _draw_patients(
     labelled: tuple[Case, ...],
     fraction: float,
     seed: int,
-    to_teach: int,
+    to_train: int,
     holders: Sequence[set[str]],
 ) -> set[str]:
-    """Hold out patients in a drawn order, all but the last that has a class; one at least, whatever it has."""
+    """Draw the patients to hold out, at least one; one that is the last with some class is kept if that is possible.
+
+    Args:
+        dataset: For messages.
+        labelled: The cases with a mask.
+        fraction: Share of the patients to hold out.
+        seed: Of the draw.
+        to_train: So many patients are not held out.
+        holders: The patients that have each class.
+    """
     patients = sorted({case.patient for case in labelled})
-    if len(patients) < 2 * to_teach:
+    if len(patients) < 2 * to_train:
         raise _too_few(dataset, f"{len(patients)} labelled patient(s), and one must be held out to validate on")
-    count = min(max(1, round(fraction * len(patients))), len(patients) - to_teach)
+    count = min(max(1, round(fraction * len(patients))), len(patients) - to_train)
     order = [patients[i] for i in np.random.default_rng([seed, 0x5711]).permutation(len(patients))]
     held_out: set[str] = set()
     for patient in order:
@@ -146,11 +154,11 @@ def _fold_patients(
 
 
 def _spread(order: list[str], folds: int, holders: Sequence[set[str]]) -> None:
-    """Exchange patients of different folds, in place, until no fold holds out all that have a class, as far as it goes.
+    """Exchange patients between folds until, as far as possible, no fold holds out every patient with some class.
 
     Args:
-        order: Patients; each ``folds``-th is of one fold.
-        folds: How many there are.
+        order: Patients, changed in place; patient ``n`` is in fold ``n % folds``.
+        folds: The number of folds.
         holders: The patients that have each class, two or more of them.
     """
 

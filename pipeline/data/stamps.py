@@ -1,4 +1,4 @@
-"""The files of a case, and what tells at a glance that they are still the same."""
+"""The files of a case, and stamps by which an unchanged file is recognised without reading it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 
 def case_files(case: Case) -> tuple[Path, ...]:
     """Return the files of a case: its images, then its label."""
-    return (*case.images, case.label) if case.label else case.images
+    if case.label:
+        return (*case.images, case.label)
+    return case.images
 
 
 def stamps(paths: Sequence[Path]) -> tuple[tuple[int, ...], ...]:
-    """Return size, time of change in ns and inode of files; nothing for one that is not there."""
+    """Return size, time of change in ns and inode of each file; an empty tuple for a missing one."""
     return tuple(map(_stamp, paths))
 
 

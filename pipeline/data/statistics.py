@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# A cumulative distribution is kept at these points, dense in the tails that clipping cares for.
+# Probabilities of the quantiles that are kept, dense in the tails, where intensities are clipped.
 PROBABILITIES = (0.0, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 1.0)
 # Of a larger region so many evenly spaced voxels are looked at, which puts a percentile within 0.1 % of its rank.
 MOST_VOXELS = 2**16
-# Values are parted into so many before the few that hold a wanted rank are sorted.
+# Values are sorted into so many buckets first; only buckets that hold a wanted rank are then sorted themselves.
 BUCKETS = 4095
 # Values at which the distributions of many scans are added up.
 POINTS = 2048
@@ -29,9 +29,9 @@ class Intensities:
 
     Attributes:
         voxels: Size of the region.
-        mean: Their mean.
-        std: Their population standard deviation.
-        quantiles: Their values at :data:`PROBABILITIES`.
+        mean: Mean of its intensities.
+        std: Population standard deviation of its intensities.
+        quantiles: Their quantiles at :data:`PROBABILITIES`.
     """
 
     voxels: int
@@ -76,7 +76,9 @@ class ChannelStatistics:
 def channel_statistics(channels: Iterable[NDArray[Any]], labels: NDArray[Any] | None) -> tuple[ChannelStatistics, ...]:
     """Describe every channel ``[X, Y, Z]`` of a scan, and its foreground where a mask of that shape is given."""
     # In the order of the file, in which neighbours in memory are read one after the other.
-    foreground = None if labels is None else labels.ravel(order="F") > 0
+    foreground = None
+    if labels is not None:
+        foreground = labels.ravel(order="F") > 0
     return tuple(
         ChannelStatistics(
             Intensities.of(channel[channel != 0]),
@@ -87,10 +89,12 @@ def channel_statistics(channels: Iterable[NDArray[Any]], labels: NDArray[Any] | 
 
 
 def _at_ranks(values: NDArray[Any], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return what stands at some places of the sorted values, and sort only the neighbours of those places."""
+    """Return the values at some ranks, counted from 0, of the sorted values, without sorting all of them."""
     low = float(values.min())
     high = float(values.max())
-    scale = BUCKETS / (high - low) if high > low else 0.0
+    scale = 0.0
+    if high > low:
+        scale = BUCKETS / (high - low)
     buckets = ((values.astype(np.float64) - low) * scale).astype(np.intp)
     counts = np.bincount(buckets, minlength=BUCKETS + 1)
     wanted = np.searchsorted(counts.cumsum(), ranks, side="right")

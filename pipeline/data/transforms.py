@@ -61,7 +61,7 @@ class ScansToTensors(MapTransform):
 
 
 class OnImageGrid(Transform):
-    """Give a mask its image's affine: the check has seen that they are one grid, and rounding must not part them."""
+    """Give a mask the affine of its image: the check has found their grids equal, but for rounding."""
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return the case with its mask, where there is one, on the grid of its image."""

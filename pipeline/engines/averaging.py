@@ -1,4 +1,4 @@
-"""An average of the weights over the last part of a training, which predicts better than those of any one step."""
+"""An average of the weights over the last part of a training, which predicts better than the weights of one step."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 
 class WeightAverage:
-    """Running mean of a network's weights that remembers a fixed share of the training, however long that is.
+    """Running mean of a network's weights over the last part of a training, which grows with the training.
 
     After step t the average ``a`` moves to the weights ``w``::
 
         a <- a + r_t (w - a),    r_t = min(1, (g + 1) / (t + g)),    g = 1 / age - 2
 
-    so that the weights of step s count in proportion to about ``s ** g``, and the mean step is ``(1 - age) t``. Nothing
-    of it depends on how long the training will be. Karras et al. 2024 (arXiv 2312.02696), section 3.1: the "power
-    function" average.
+    so that the weights of step s count in proportion to about ``s ** g``, and the mean of s is ``(1 - age) t``. The
+    length of the training need not be known. Karras et al. 2024 (arXiv 2312.02696), section 3.1: the "power function"
+    average.
 
     Args:
-        network: Whose weights are averaged. Running statistics are averaged with them.
+        network: The network. Its weights are averaged, and its running statistics with them.
         age: Mean age of the weights in the average as a share of the steps done, above 0 and below 1/2.
 
     Attributes:

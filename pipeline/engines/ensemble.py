@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class DeepEnsemble(nn.Module):
     """Networks that differ in their first weights and in the batches they see.
 
-    In training its output is that of the member whose turn it is; the others get no gradient and stay as they are. So
-    a step takes as long as one of a single network, and N members share the steps of a training, whose learning rate
-    falls for all of them together. In evaluation its output is the logarithm of the mean of the members'
-    probabilities. Lakshminarayanan, Pritzel, Blundell 2017 (arXiv 1612.01474).
+    In training its output is that of the member whose turn it is; the others get no gradient and do not change. So a
+    step takes as long as that of a single network, N members share the steps of a training, and one schedule of the
+    learning rate applies to all. In evaluation its output is the logarithm of the mean of the members' probabilities.
+    Lakshminarayanan, Pritzel, Blundell 2017 (arXiv 1612.01474).
 
     Args:
         members: Networks, image ``[B, C, …]`` in, logits ``[B, K, …]`` out.
@@ -43,7 +43,7 @@ class DeepEnsemble(nn.Module):
         return each.logsumexp(dim=0) - math.log(len(self.members))
 
     def reconstruct(self, logits: Tensor) -> Tensor:
-        """Return the image ``[B, C, …]`` that the member whose turn it is makes of its logits, if it makes any."""
+        """Return the image ``[B, C, …]`` that the decoder of the member whose turn it is makes of its logits."""
         reconstruct: Any = self._learner.reconstruct
         made: Tensor = reconstruct(logits)
         return made

@@ -33,19 +33,18 @@ Watch: TypeAlias = "Callable[[Case, Sequence[Scan], Scan, NDArray[np.integer[Any
 class SegmentationEvaluator(Evaluator):
     """Predicts and scores every case once; ``results`` holds the scores of the last run.
 
-    ``state.output`` is the list of a case's results, one a class; any MONAI or Ignite handler attaches.
+    ``state.output`` is the list of a case's results, one for each class; any MONAI or Ignite handler can be attached.
 
     Args:
         predictor: Turns a case's images into a label map.
         cases: Cases with a mask.
-        facts: What the check found of each; files that are not those that were checked are refused.
+        facts: What the check found of each, by id; files that have changed since are refused.
         labels: Label values and names, background included.
         ignore: Voxels of the mask with this value are not scored.
-        tolerance_mm: Of the surface Dice.
+        tolerance_mm: Distance up to which surfaces agree in the surface Dice.
         watch: Called with each case, its scans, its true mask and its prediction, all on the scan's own grid.
-        overlap_only: Leaves out surfaces, lesions, calibration and further metrics: Dice is all that a training asks
-            for.
-        metrics: Further columns, by their names.
+        overlap_only: Leave out surfaces, lesions, calibration and further metrics. A training only needs Dice.
+        metrics: Further metrics, by name.
     """
 
     def __init__(

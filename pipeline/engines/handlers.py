@@ -1,4 +1,4 @@
-"""Handlers: each does one thing at some events of an engine."""
+"""Ignite handlers of a training: logs, the progress bar, and calls after every so many steps."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from pipeline.logs import CsvLog
 
 
-# A share of the time spent waiting for data that is worth a word, and the word.
+# Above this share of the time spent waiting for data, the last line of a training says what to do about it.
 MUCH = 0.2
 LATE = ": a lighter augmentation, or with data.resident=false more data.workers, would make it faster"
 
 
 class History:
-    """Logs one row a step: the step, the total, and each term before its weight."""
+    """Logs one row for each step: the step, the total loss, and each term before its weight."""
 
     def __init__(self, log: CsvLog) -> None:
         self.log = log
@@ -39,14 +39,14 @@ class History:
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.append(engine.state.output))
 
     def append(self, output: StepOutput) -> None:
-        """Log a step, once; one without numbers is not known yet."""
+        """Log a step, once; nothing while its numbers are not known yet."""
         if output and output.step != self.last:
             self.last = output.step
             self.log.append({"step": output.step} | output)
 
 
 class EveryNSteps:
-    """Calls a function at every ``n``-th step, and at the last one whatever its number.
+    """Calls a function at every ``n``-th step, and at the last one.
 
     Args:
         n: Steps between two calls.
@@ -70,10 +70,10 @@ class EveryNSteps:
 
 
 class DataWait:
-    """Measures how long a training waits for its batches: what preparing them costs beyond what happens meanwhile.
+    """Measures how long a training waits for its batches.
 
     Args:
-        is_busy: Tells whether the device is still at a step; what is waited for until then costs nothing.
+        is_busy: Returns whether the device is still computing a step; waiting during that costs nothing.
     """
 
     def __init__(self, is_busy: Callable[[], bool] = lambda: False) -> None:
@@ -83,7 +83,7 @@ class DataWait:
         self.began = 0.0
 
     def attach(self, engine: Engine) -> None:
-        """Measure from the first batch on, which the start of the workers is a part of and which is left out."""
+        """Measure from the first batch on, which is left out: it takes as long as the workers take to start."""
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._ask)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._get)
 
@@ -99,12 +99,12 @@ class DataWait:
 
     @property
     def step_s(self) -> float:
-        """The time since the last batch was asked for, in seconds: after a step, what it took with its data."""
+        """Seconds since the last batch was requested: after a step, the duration of the step and its data."""
         return time.perf_counter() - self.asked
 
     @property
     def share(self) -> float:
-        """The share of the time since the first batch, in [0, 1]."""
+        """The share of the time since the first batch that was spent waiting, in [0, 1]."""
         passed = time.perf_counter() - self.began
         if self.began and passed > 0:
             return self.waited_s / passed
@@ -114,11 +114,11 @@ class DataWait:
 class ProgressBar:
     """Shows steps, pace, time left, the last validation Dice and the terms of the loss in one line of the terminal.
 
-    Above it, each validation writes a line that stays; without a terminal that is all.
+    Each validation prints a line above it that stays; without a terminal only these lines are printed.
 
     Args:
         total: Steps of the whole training.
-        wait: What the training waits for its batches, which the bar and its last line tell.
+        wait: Measures the time spent waiting for batches, which the bar and the last line show.
     """
 
     def __init__(self, total: int, wait: DataWait) -> None:
@@ -137,7 +137,9 @@ class ProgressBar:
 
     def report(self, step: int, mean_dice: float | None) -> None:
         """Write what a validation found."""
-        score = "no class to score" if mean_dice is None else f"{mean_dice:.4f}"
+        score = "no class to score"
+        if mean_dice is not None:
+            score = f"{mean_dice:.4f}"
         if mean_dice is not None:
             self.dice = f"Dice {score}  "
         note(f"step {step}/{self.total}  validation Dice {score}  {self.terms}")
@@ -150,7 +152,9 @@ class ProgressBar:
         self.bar.close()
         minutes, seconds = divmod(round(engine.state.times["COMPLETED"]), 60)
         took = f"trained to step {engine.state.iteration} in {minutes} min {seconds} s"
-        note(f"{took}, {self.wait.share:.0%} of it waiting for data" + (LATE if self.wait.share > MUCH else ""))
+        share = self.wait.share
+        late = LATE if share > MUCH else ""
+        note(f"{took}, {share:.0%} of it waiting for data{late}")
 
     def _fail(self, error: BaseException) -> None:
         self.bar.close()

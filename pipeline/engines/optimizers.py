@@ -44,9 +44,9 @@ def sgd(
     Args:
         parameters: All weights that are trained.
         learning_rate: The peak learning rate.
-        weight_decay: The factor of the weights that is added to their gradient.
-        momentum: The share of an update that the next one goes on with.
-        nesterov: Whether the gradient is taken as if that had been done; needs a momentum above 0.
+        weight_decay: The weights times this factor are added to their gradient.
+        momentum: The factor of the previous update that is added to the next.
+        nesterov: Whether to use Nesterov's form of momentum, which needs one above 0.
 
     Raises:
         ValueError: ``nesterov`` without momentum.

@@ -1,4 +1,4 @@
-"""Post-processing: changes to a predicted label map that follow from what is known of the shape of a structure."""
+"""Post-processing: changes to predicted label maps by what is known of the shape of a structure."""
 
 from __future__ import annotations
 
@@ -38,25 +38,28 @@ class PostprocessingStep(ABC):
         """
 
     def given_labels(self, labels: Sequence[int]) -> Sequence[int]:
-        """Return those of a model's labels, beside background, that a voxel with another one may get; by default all.
+        """Return the labels, background aside, that the change may give to a voxel with another label; by default all.
 
-        Of these alone probabilities are kept until the change is made.
+        Probabilities are kept for these labels alone until the change is made.
+
+        Args:
+            labels: The model's labels.
         """
         return labels
 
 
 @dataclass(frozen=True)
 class LabelStep(PostprocessingStep):
-    """A change to the mask of one label, where no other label is overwritten; what it loses becomes background.
+    """A change to the mask of one label. Voxels that it loses become background; it can gain only background voxels.
 
     Attributes:
-        label: The label's value. A label map without it stays as it is.
+        label: The label's value. A label map without it does not change.
     """
 
     label: ForegroundValue
 
     def __call__(self, labels: NDArray[Any], spacing_mm: Sequence[float]) -> NDArray[Any]:
-        """Change the label's mask within its own box: nothing beyond it can change, and what it encloses lies in it."""
+        """Change the label's mask within its bounding box, in which everything that it encloses lies."""
         flat = tuple(axis for axis, length in enumerate(labels.shape) if length == 1)
         box = labels[_box_of(labels == self.label)]
         if box.size:
@@ -67,7 +70,7 @@ class LabelStep(PostprocessingStep):
         return labels
 
     def given_labels(self, labels: Sequence[int]) -> Sequence[int]:
-        """Return the labels that voxels may get: none, where it only removes."""
+        """Return no label: by default the change only removes voxels."""
         return ()
 
     @abstractmethod
@@ -75,7 +78,7 @@ class LabelStep(PostprocessingStep):
         """Return a mask after the change.
 
         Args:
-            mask: Of the label, in its box.
+            mask: The label's mask in its bounding box, ``[X, Y, Z]``, not empty.
             flat: Axes along which the scan has one voxel.
             voxel_ml: Volume of a voxel.
         """
@@ -84,7 +87,7 @@ class LabelStep(PostprocessingStep):
 @POSTPROCESSING.register("fill_holes")
 @dataclass(frozen=True)
 class FillHoles(LabelStep):
-    """Makes background that a label encloses part of it."""
+    """Fills a label's holes: background that the label encloses becomes part of it."""
 
     def given_labels(self, labels: Sequence[int]) -> Sequence[int]:
         """Return its own label."""
@@ -92,7 +95,7 @@ class FillHoles(LabelStep):
 
     def changed(self, mask: Mask, flat: tuple[int, ...], voxel_ml: float) -> Mask:
         """Fill the holes."""
-        # In a single slice everything touches the border of the volume.
+        # A flat axis is removed: along it, everything would touch the border of the volume.
         filled: Mask = binary_fill_holes(mask.squeeze(axis=flat)).reshape(mask.shape)
         return filled
 
@@ -103,7 +106,7 @@ class FillHoles(LabelStep):
 @POSTPROCESSING.register("keep_largest")
 @dataclass(frozen=True)
 class KeepLargest(LabelStep):
-    """Keeps a label's largest connected component (26 neighbours; 8 in 2-D), and of equal ones the first."""
+    """Keeps a label's largest connected component (26 neighbours; 8 in 2-D); of equally large ones, the first."""
 
     def changed(self, mask: Mask, flat: tuple[int, ...], voxel_ml: float) -> Mask:
         """Keep the largest component."""
@@ -138,7 +141,7 @@ class DropSmall(LabelStep):
 
 
 def postprocess(labels: NDArray[Any], spacing_mm: Sequence[float], steps: Sequence[PostprocessingStep]) -> NDArray[Any]:
-    """Return a copy of a label map after some steps, one after the other.
+    """Return a copy of a label map after steps of post-processing, one after the other.
 
     Args:
         labels: ``[X, Y, Z]``, background 0.
@@ -146,7 +149,7 @@ def postprocess(labels: NDArray[Any], spacing_mm: Sequence[float], steps: Sequen
         steps: The changes.
 
     Raises:
-        UserError: A step returns something else than a label map of the same shape.
+        UserError: A step returns something else than a label map of the same shape and type.
 
     >>> postprocess(np.array([[[1, 1, 0, 2, 0, 1]]]), (1.0, 1.0, 1.0), [KeepLargest(1)])
     array([[[1, 1, 0, 2, 0, 0]]])
@@ -173,7 +176,7 @@ def voxel_ml(spacing_mm: Sequence[float]) -> float:
 
 
 def _box_of(mask: Mask) -> tuple[slice, ...]:
-    """Return the smallest box around a mask, empty where it is."""
+    """Return the bounding box of a mask; empty for an empty mask."""
     box = []
     for axis in range(mask.ndim):
         found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))

@@ -20,21 +20,23 @@ class Decay(ABC):
 
     @abstractmethod
     def __call__(self, left: float) -> float:
-        """Return the factor, 0 or more, where a share ``left`` of what comes after the warm-up is still to be done.
+        """Return the factor, 0 or more.
 
-        The share falls from 1, the end of the warm-up, to 0, the end of the training.
+        Args:
+            left: The share of the training after the warm-up that is still to be done: it falls from 1 at the end of
+                the warm-up to 0 at the end of the training.
         """
 
 
 @SCHEDULES.register("poly")
 @dataclass(frozen=True)
 class Polynomial(Decay):
-    """Falls to 0 by a power of what is left; with optimizer.warmup=0 it is nnU-Net's."""
+    """Polynomial decay: the share that is left, to a power; with optimizer.warmup=0 it is nnU-Net's."""
 
     power: Power = 0.9
 
     def __call__(self, left: float) -> float:
-        """Return the power of what is left."""
+        """Return ``left ** power``."""
         return float(left**self.power)
 
 
@@ -53,9 +55,9 @@ class Schedule:
     """Learning rate as a function of the share of the training that is done.
 
     Attributes:
-        peak: At the end of the warm-up.
+        peak: The learning rate at the end of the warm-up.
         warmup: The share of the training in which it grows linearly from 0.
-        decay: What comes after that.
+        decay: Its factor after the warm-up.
 
     >>> rate = Schedule(peak=1e-3, warmup=0.1)
     >>> [round(rate(progress), 6) for progress in (0.05, 0.1, 0.55, 1.0)]

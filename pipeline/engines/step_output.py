@@ -1,4 +1,4 @@
-"""What a step of training has come to: numbers that a CUDA device may still be computing."""
+"""The numbers of a training step, which a CUDA device may still be computing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class StepOutput(dict[str, float]):
-    """The numbers of a step by name, ``loss`` first; empty where none are there yet.
+    """The numbers of a step by name, ``loss`` first; empty before the first numbers are known.
 
     Args:
-        step: The step that they are of, counted from 1.
-        numbers: By name.
+        step: The step, counted from 1; 0 if there is none yet.
+        numbers: The numbers, by name.
     """
 
     def __init__(self, step: int, numbers: Mapping[str, float] | None = None) -> None:
@@ -33,17 +33,17 @@ class StepOutput(dict[str, float]):
 class PendingOutput:
     """Collects the numbers of a step, and refuses those that are not finite.
 
-    On a CPU they are looked at as they come. A CUDA device would have nothing to do while the host looked: its numbers
-    are sent together, and looked at when somebody reads them.
+    On a CPU numbers are checked as they are added. A CUDA device would be idle while the host waits for a number, so
+    its numbers are copied together without waiting, and checked when they are read.
 
     Args:
         step: The step, counted from 1.
-        batches: What it learns from.
-        device: Where its numbers are.
+        batches: The batches of the step, whose cases an error names.
+        device: The device that computes the numbers.
         precision: Type of the network's arithmetic.
 
     Attributes:
-        late: Whether numbers are looked at only when they are read.
+        late: Whether numbers are checked only when they are read.
     """
 
     def __init__(self, step: int, batches: Mapping[str, Batch], device: torch.device, precision: torch.dtype) -> None:
@@ -58,16 +58,16 @@ class PendingOutput:
         self._event: torch.Event | None = None
 
     def add(self, number: Tensor, *, name: str = "", share: float = 1.0, finite: str = "") -> None:
-        """Take in a number.
+        """Add a number of the step.
 
         Args:
             number: The number.
-            name: Under which it is told, with a share, added to others of that name; none tells nothing of it.
-            share: Its factor there.
-            finite: What is said, up to "not finite", where it is NaN or infinite; nothing allows that.
+            name: Its name in the output, in which numbers of one name are added up; "" leaves it out.
+            share: Its factor in that sum.
+            finite: Refuse NaN and infinity: the beginning of a sentence that ends in "not finite". "" allows them.
 
         Raises:
-            UserError: It is not finite, as is seen at once on a CPU.
+            UserError: The number is not finite; on CUDA, :meth:`read` raises this.
         """
         self._numbers.append(number.detach())
         self._about.append((name, share, finite))
@@ -75,7 +75,7 @@ class PendingOutput:
             self.read()
 
     def send(self) -> None:
-        """Have the numbers brought to the host, without waiting for them."""
+        """Start copying the numbers to the host, without waiting for them."""
         if self._numbers:
             self._sent = torch.stack([number.float() for number in self._numbers]).to("cpu", non_blocking=True)
             if self.device.type == "cuda":
@@ -83,14 +83,14 @@ class PendingOutput:
                 self._event.record()
 
     def is_there(self) -> bool:
-        """Tell whether the device is done with the step."""
+        """Tell whether the device has finished the step; True on a CPU."""
         return self._event is None or self._event.query()
 
     def read(self) -> StepOutput:
-        """Return the numbers, once they are there.
+        """Wait for the numbers and return them.
 
         Raises:
-            UserError: One that has to be finite is not.
+            UserError: A number that has to be finite is not.
         """
         if self._event is not None:
             self._event.synchronize()
@@ -107,6 +107,8 @@ class PendingOutput:
     def _diverged(self, what: str, output: StepOutput) -> UserError:
         terms = ", ".join(f"{name} {value:g}" for name, value in output.items() if name != "loss")
         message = f"{what} not finite at step {self.step} ({terms}); cases of this step: {', '.join(self.cases)}"
-        wider = "" if self.precision == torch.float32 else ", or use precision=float32"
+        wider = ", or use precision=float32"
+        if self.precision == torch.float32:
+            wider = ""
         remedy = f"lower optimizer.learning_rate{wider}; the last checkpoint is kept"
         return UserError("Training stopped.", [Problem("objective", "diverged", message, remedy)])

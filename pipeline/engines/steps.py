@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from pipeline.losses.objective import Batch, Objective
     from pipeline.pacing.course import Course
 
-# Scaling by 1, for so many steps: PyTorch's scaler then does no more than to leave out an update that is not finite,
-# without the host's looking.
+# With a scale that stays 1, PyTorch's scaler only skips updates that are not finite, and the host need not wait.
 UNSCALED = {"init_scale": 1.0, "growth_interval": 2**31 - 1}
 
 
@@ -38,26 +37,26 @@ UNSCALED = {"init_scale": 1.0, "growth_interval": 2**31 - 1}
 class TrainingStep:
     """An Ignite process function: forward, objective, backward, update.
 
-    All that an update depends on is here and in the batch, so that its state and the step's number resume a run.
+    An update depends only on this object's state, the number of the step and the batch, so these resume a run.
 
-    A CUDA device is never waited for: the host prepares and launches a step while the device is at the one before, and
-    only then looks at what that one has come to.
+    The host never waits for a CUDA device: it prepares and launches a step while the device computes the one before,
+    and only then reads the numbers of that one.
 
     Attributes:
-        network: Trained in place; of an ensemble one member a step.
-        objective: What it is trained on.
-        optimizer: Over the network's parameters.
-        schedule: Of the learning rate.
-        course: How much of the training is done at a step.
+        network: The network, trained in place; of an ensemble, one member in each step.
+        objective: The terms that it is trained on.
+        optimizer: Updates the parameters of all networks in ``trained``.
+        schedule: The learning rate.
+        course: The share of the training that is done at a step.
         precision: Type of the network's arithmetic; float32 switches autocast off.
         clip_norm: Largest norm of the gradient.
-        seed: Of whatever the network draws at random, such as dropout.
+        seed: Seeds PyTorch's generators in every step, for dropout and the like.
         alternate: Whether each term of the objective has a forward pass and an update of its own, in their order, as
-            W-Net is trained; else one update follows from their sum. A weight without a gradient stays as it is.
-        average: Of the weights after every step; None keeps none.
-        accumulate: A batch goes through the network in so many parts, whose gradients add up: less memory, and the same
-            step but for what a loss or a layer makes of a whole batch. It divides the samples of every batch.
-        sources: What terms of the objective look at beside a batch and what the network itself makes of it.
+            in the training of W-Net; else one update follows from their sum. Weights without a gradient do not change.
+        average: The average of the weights, updated after every step; None for none.
+        accumulate: Number of parts in which a batch goes through the network, with gradients added up. It saves memory;
+            the step is the same unless a loss or a layer mixes the samples of a batch. It divides every batch size.
+        sources: The recipe's sources of values that terms need.
     """
 
     network: nn.Module
@@ -86,8 +85,10 @@ class TrainingStep:
 
     @property
     def validated(self) -> nn.Module:
-        """The network that is to be judged and kept: the average, or without one the network itself."""
-        return self.average.network if self.average else self.network
+        """The network that is validated and predicts: the average, or without one the network itself."""
+        if self.average:
+            return self.average.network
+        return self.network
 
     @property
     def trained(self) -> tuple[nn.Module, ...]:
@@ -99,18 +100,19 @@ class TrainingStep:
         return next(self.network.parameters()).device
 
     def __call__(self, engine: Engine, batches: dict[str, Batch]) -> StepOutput:
-        """Update the weights; return the total as ``loss`` and each term's own value by its name.
+        """Update the weights.
 
         Returns:
-            Those of this step; on CUDA of the one before, and nothing at the first.
+            The total as ``loss``, and each term's own value by its name. On CUDA they are those of the step before, and
+            empty at the first step.
 
         Raises:
-            UserError: The total or its gradient is NaN or infinite, and that update is not made; or an update has made
-                weights so. It names the cases of the batch. On CUDA it comes a step later.
+            UserError: The total or its gradient is NaN or infinite, and the update is not made; or the update has made
+                weights NaN or infinite. The error names the cases of the batch. On CUDA it is raised a step later.
         """
         step = engine.state.iteration
         progress = self.course.share_done(step - 1)
-        # Mixed, since PyTorch's generator on the CPU looks at 32 bits alone.
+        # Both numbers are mixed into 32 bits, since PyTorch's generator on the CPU uses no more of a seed.
         torch.manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0]))
         for group in self.optimizer.param_groups:
             # A warm-up that began at 0 would waste the first step.
@@ -134,10 +136,10 @@ class TrainingStep:
         return output
 
     def settle(self) -> StepOutput:
-        """Wait for a step that is under way; return its numbers, as the next step will, or nothing where there is none.
+        """Wait for the step that a CUDA device is computing, and return its numbers; empty if there is none.
 
         Raises:
-            UserError: As the step itself.
+            UserError: As for the step itself.
         """
         if self._under_way:
             return self._under_way.read()
@@ -145,18 +147,18 @@ class TrainingStep:
 
     @property
     def is_busy(self) -> bool:
-        """Whether the device is still at a step, so that nothing is lost by preparing another."""
+        """Whether the device is still computing a step; False on a CPU."""
         return self._under_way is not None and not self._under_way.is_there()
 
     def _update(
         self, objective: Objective, batches: dict[str, Batch], progress: float, pending: PendingOutput, *, first: bool
     ) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        # Up to the first update nothing has changed that lasts, so a step that takes minutes can be left at any moment.
+        # Before the first update nothing lasting has changed, so a signal may end even a step that takes minutes.
         with window() if first else nullcontext(), _buffers_kept(self.trained):
             for part in _parted(batches, self.accumulate):
                 total, found = self.losses(objective, part, progress)
-                if not found:  # Every term is still at the foot of its ramp.
+                if not found:  # The weight of every term is still 0.
                     return
                 if not total.requires_grad:
                     raise nothing_learnt(found)
@@ -167,7 +169,7 @@ class TrainingStep:
         self.scaler.unscale_(self.optimizer)
         weights = [parameter for network in self.trained for parameter in network.parameters()]
         norm = torch.nn.utils.clip_grad_norm_(weights, self.clip_norm)
-        # Clipping makes every weight NaN of one infinite gradient; under float16 the scaler skips such a step itself.
+        # With one infinite gradient, clipping would make every weight NaN. Under float16 the scaler skips such a step.
         if self.precision != torch.float16:
             pending.add(norm, finite="the loss or its gradient is")
         self.scaler.step(self.optimizer)
@@ -177,7 +179,13 @@ class TrainingStep:
     def losses(
         self, objective: Objective, batches: dict[str, Batch], progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return an objective's total and terms; batches and values that no term looks at cost nothing."""
+        """Return an objective's total and the values of its terms; what no term needs is not computed.
+
+        Args:
+            objective: The terms.
+            batches: The batch of each stream.
+            progress: Share of the training that is done, 0 to 1.
+        """
         streams: dict[str, StreamValues] = {}
         for kind, batch in batches.items():
             load = partial(_prepare, batch, self._device)
@@ -189,21 +197,20 @@ class TrainingStep:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next update depends on."""
-        state = {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            # Of a scaler that scales: a run may go on on another device.
-            "scaler": self.scaler.state_dict() if self.precision == torch.float16 else {},
-        }
-        kept = {str(n): source.state_dict() for n, source in enumerate(self.sources)}
-        state |= {"sources": kept} if kept else {}
-        return state | ({"average": self.average.network.state_dict()} if self.average else {})
+        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": {}}
+        if self.precision == torch.float16:  # Other types are not scaled, and a run may be resumed on another device.
+            state["scaler"] = self.scaler.state_dict()
+        if self.sources:
+            state["sources"] = {str(n): source.state_dict() for n, source in enumerate(self.sources)}
+        if self.average:
+            state["average"] = self.average.network.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self._under_way = None
         self.network.load_state_dict(state["network"])
-        # Only what the steps have made: settings are this recipe's, and this device's own.
+        # Only moments and the learning rate are restored: other settings are those of this recipe and this device.
         saved = state["optimizer"]
         own = self.optimizer.state_dict()["param_groups"]
         groups = [mine | {"lr": then["lr"]} for mine, then in zip(own, saved["param_groups"], strict=True)]
@@ -218,7 +225,7 @@ class TrainingStep:
 
 @contextmanager
 def _buffers_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Put running statistics back where they were if the block is left early: a forward pass changes them."""
+    """Restore running statistics, which a forward pass changes, if the block is left by an exception."""
     before = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
     try:
         yield
@@ -229,7 +236,7 @@ def _buffers_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _parted(batches: dict[str, Batch], parts: int) -> Iterator[dict[str, Batch]]:
-    """Yield equal parts of batches that have that many samples each."""
+    """Yield batches divided into so many equal parts; their sizes are multiples of it."""
     for n in range(parts):
         yield {
             kind: {
@@ -240,7 +247,7 @@ def _parted(batches: dict[str, Batch], parts: int) -> Iterator[dict[str, Batch]]
 
 
 def _prepare(batch: Batch, device: torch.device) -> Batch:
-    """Bring a batch to the device, and only there make the labels eight times the size that they travel in."""
+    """Copy a batch to the device; its annotation is decoded there, where labels take eight times as much memory."""
     tensors = {
         name: value.to(device, non_blocking=True) for name, value in batch.items() if isinstance(value, torch.Tensor)
     }

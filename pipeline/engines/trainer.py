@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 class SegmentationTrainer(Trainer):
-    """Runs a step for as many batches as its course has; any MONAI or Ignite handler attaches to it.
+    """Runs steps until the last one of its course; any MONAI or Ignite handler can be attached.
 
-    ``state.output`` is what the step returned: a dictionary of floats with the key ``loss``, and the ``step`` it is
-    of. An epoch is one pass over the labelled cases; the last one may be cut short.
+    ``state.output`` is what the step returned: a dictionary of floats with the key ``loss``, and an attribute ``step``.
+    An epoch is one pass over the labelled cases; the last one may be cut short.
 
     Args:
         step: The process function.
-        loader: Yields the batches from the first step that is still to be done.
+        loader: Yields batches, beginning with those of the first step that is not done.
         course: Steps of the whole training, which may be corrected while it runs.
         epoch_length: Steps of one pass over the labelled cases.
-        device: Where the network lies.
+        device: The network's device.
         handlers: Objects with ``attach(engine)``.
-        done: Steps that a resumed run has behind it.
+        done: Steps that a resumed run has done.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class SegmentationTrainer(Trainer):
         self.state.iteration = done
         self.state.epoch = done // epoch_length
         self._init_iter = done % epoch_length
-        # Before the handlers, so that theirs still run at the last step: Ignite stops once all of them are done.
+        # Added before the handlers, which still run at the last step: Ignite stops after all handlers of an event.
         self.add_event_handler(
             Events.ITERATION_COMPLETED(event_filter=lambda _, i: i >= course.last), lambda: self.terminate()
         )
         self._register_handlers(handlers)
 
     def run(self) -> None:
-        """Train. Unlike MONAI's own, without a CUDA gradient scaler: the step has what it needs."""
+        """Train. MONAI's own ``run`` would make a gradient scaler for CUDA; here the step has one."""
         Workflow.run(self)

@@ -1,4 +1,4 @@
-"""All that is known of one stream's batch in a step, each value made when it is first asked for."""
+"""The values of one stream's batch in a step, each computed when it is first needed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class StreamValues(Mapping[str, Any]):
-    """Values by name: a batch's own tensors, and what sources make of them.
+    """Values by name: a batch's own tensors, and what sources compute from them.
 
-    A batch that nobody looks at is not even brought to the device, and a source that no term needs does not work.
+    A batch of which nothing is needed is not even copied to the device, and a source that no term needs is not called.
 
     Args:
         load: Returns the batch on the device.
-        sources: What provides each other name.
-        streams: The values of every stream of the step, by its kind: a source may look at others than its own.
-        computing: The context in which sources compute, such as autocast.
+        sources: The source of each name that is not the batch's own.
+        streams: The values of every stream of the step, by name: a source may use other streams than its own.
+        computing: Returns the context in which sources compute, such as autocast.
     """
 
     def __init__(

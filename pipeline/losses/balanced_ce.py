@@ -23,20 +23,18 @@ class BalancedCELoss(LabelLoss):
         w_c = 1 / (count_c + 1e-6)
         loss = sum_u w_u l_u / sum_u w_u
 
-    This is the mean over the classes present of the mean log-loss inside each. A class absent from the
-    batch has no voxels and contributes nothing; unannotated voxels are 0. A batch with nothing annotated
-    gives 0 with a zero gradient. The log-probabilities come from the logits directly, so that no logit
-    is too large.
+    This is the mean over the classes present of the mean log-loss inside each. A class absent from the batch has no
+    voxels and contributes nothing, nor do voxels without an annotation. A batch with nothing annotated gives 0 with a
+    zero gradient. Log-probabilities are computed from the logits directly, so that large logits do not overflow.
 
-    Class weights from inverse frequency: Xie & Tu, HED, ICCV 2015, doi:10.1109/ICCV.2015.164, for two
-    classes, an image at a time.
+    Class weights from inverse frequency: Xie & Tu, HED, ICCV 2015, doi:10.1109/ICCV.2015.164, there for two classes and
+    one image at a time.
 
     Args:
-        softmax: Whether the input is logits; False where probabilities are given.
-        ignore: The label that counts nowhere; nor does any negative label.
-        reduction: ``mean`` as above; ``sum`` is ``sum_u w_u l_u``, as PyTorch's weighted cross-entropy
-            has it; ``none`` is ``w_u l_u / sum w`` for every voxel, ``[B, H, W(, D)]``, which adds up
-            to the mean.
+        softmax: Whether the input is logits; False for probabilities.
+        ignore: Voxels with this label, or any negative one, do not count.
+        reduction: ``mean`` as above; ``sum`` is ``sum_u w_u l_u``, as in PyTorch's weighted cross-entropy; ``none`` is
+            ``w_u l_u / sum w`` for every voxel, ``[B, H, W(, D)]``, which adds up to the mean.
 
     Raises:
         ValueError: ``reduction`` is unknown.
@@ -70,4 +68,6 @@ class BalancedCELoss(LabelLoss):
             return weighted.sum()
         # The sum of weights is about the number of classes present: below 0.5 only where it is 0.
         share = weighted / (weights * counts).sum().clamp(min=0.5)
-        return share if self.reduction == "none" else share.sum()
+        if self.reduction == "none":
+            return share
+        return share.sum()

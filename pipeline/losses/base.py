@@ -1,4 +1,4 @@
-"""What every loss shares: how logits, labels, images, masks and reductions are read."""
+"""Base classes of the losses: reading logits, labels, images and masks, and reducing over cases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LOSSES = Registry("loss", "Terms of an objective: logits in, one number out.")
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
-# What a network predicts: one tensor, or under deep supervision one a level, the finest first.
+# A network's output: one tensor, or under deep supervision one for each level, the finest first.
 Prediction: TypeAlias = "Tensor | tuple[Tensor, ...]"
 
 
@@ -29,20 +29,20 @@ def _is_name(value: object) -> bool:
 class SegmentationLoss(_Loss):
     """Base of all losses: reads logits as class probabilities.
 
-    A loss names the value that it judges, ``judges``, and those that this is compared with, ``against``, in the order
-    of its arguments: tensors of the batch (``image``, ``label``, ``mask``) or whatever a source provides. A recipe may
-    name others.
+    A subclass names the value that it judges in ``judges``, and the values that this is compared with in ``against``,
+    in the order of the arguments of ``forward``: tensors of the batch (``image``, ``label``, ``mask``) or values that a
+    source provides. A recipe may name others.
 
     A NaN among the numbers that count gives NaN. A batch without a case or without a voxel gives 0 with a zero
-    gradient. MONAI's ``MetaTensor`` is read as the plain tensor that it is.
+    gradient. MONAI's ``MetaTensor`` is read as a plain tensor.
 
     Args:
-        softmax: Whether the input is logits; False where probabilities are given.
+        softmax: Whether the input is logits; False for probabilities.
         reduction: ``mean``, ``sum`` or ``none``, over cases unless the loss says otherwise.
 
     Raises:
         ValueError: ``reduction`` is none of the three.
-        TypeError: At its definition, a subclass's ``judges`` is no name, or ``against`` no tuple of names.
+        TypeError: When a subclass is defined whose ``judges`` is no name, or whose ``against`` is no tuple of names.
     """
 
     judges: ClassVar[str] = "logits"
@@ -67,10 +67,14 @@ class SegmentationLoss(_Loss):
         return result
 
     def compare(self, judged: Prediction, *targets: Tensor) -> Tensor:
-        """Return the loss of what a network predicts; under deep supervision, of its finest level.
+        """Return the loss of a network's output; under deep supervision, of its finest level.
+
+        Args:
+            judged: The output, ``[B, K, ...]``, or one for each level.
+            targets: The values named by ``against``, in their order.
 
         Raises:
-            LossValueError: It is no number that a weight could follow.
+            LossValueError: The loss is no single floating-point number with a gradient.
         """
         return one_number(self(levels_of(judged)[0], *targets), judged, *targets)
 
@@ -87,7 +91,9 @@ class SegmentationLoss(_Loss):
         if wide.shape[1] == 1:
             foreground = wide.sigmoid() if self.softmax else wide
             return torch.cat([1 - foreground, foreground], dim=1)
-        return wide.softmax(dim=1) if self.softmax else wide
+        if self.softmax:
+            return wide.softmax(dim=1)
+        return wide
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
         """Return the logarithm of the class probabilities ``[B, K, ...]``, exact for any logits.
@@ -110,12 +116,12 @@ class SegmentationLoss(_Loss):
         return wide.log_softmax(dim=1)
 
     def reduce(self, per_case: Tensor, counted: Tensor | None = None) -> Tensor:
-        """Reduce one value a case as ``reduction`` says.
+        """Reduce the values of cases as ``reduction`` says.
 
         Args:
             per_case: ``[B]``.
-            counted: ``[B]``, False for a case that has nothing to say: its value and its gradient are
-                zero, and the mean is over the other cases. None counts every case.
+            counted: ``[B]``, False for a case that does not count: its value and its gradient are zero, and the mean is
+                over the other cases. None counts every case.
 
         Returns:
             A number; ``[B]`` for ``none``. Zero where no case is counted.
@@ -134,10 +140,10 @@ class LabelLoss(SegmentationLoss):
     """Base of the losses that compare logits with labels: ``loss(logits, labels)``.
 
     Labels are ``[B, 1, H, W(, D)]`` or ``[B, H, W(, D)]``: whole numbers in any type, float32 as MONAI loads them
-    included. The ``ignore`` value counts nowhere, and neither does any negative label, since padding is negative too.
+    included. Voxels with the ``ignore`` value, or any negative label, do not count: padding is negative too.
 
     Args:
-        softmax: Whether the input is logits; False where probabilities are given.
+        softmax: Whether the input is logits; False for probabilities.
         ignore: The label of voxels that nobody annotated.
         reduction: ``mean``, ``sum`` or ``none``.
 
@@ -152,12 +158,16 @@ class LabelLoss(SegmentationLoss):
         self.ignore = ignore
 
     def compare(self, judged: Prediction, *targets: Tensor) -> Tensor:
-        """Return the loss of what a network predicts; under deep supervision, the mean over its levels.
+        """Return the loss of a network's output; under deep supervision, the weighted mean over its levels.
 
-        They weigh 1, 1/2, 1/4, …, and each is compared with the labels of the nearest voxels.
+        The weights are 1, 1/2, 1/4, …. Each level is compared with labels resampled to it by the nearest voxel.
+
+        Args:
+            judged: The output, ``[B, K, ...]``, or one for each level.
+            targets: The values named by ``against``, in their order.
 
         Raises:
-            LossValueError: As of every loss.
+            LossValueError: The loss of a level is no single floating-point number with a gradient.
         """
         levels = levels_of(judged)
         weights = [0.5**level for level in range(len(levels))]
@@ -168,15 +178,15 @@ class LabelLoss(SegmentationLoss):
         return torch.stack(losses).sum() / sum(weights)
 
     def indices(self, labels: Tensor, like: Tensor) -> Tensor:
-        """Return the class of each voxel: integers ``[B, ...]``, -1 where nothing counts.
+        """Return the class of each voxel: integers ``[B, ...]``, -1 for voxels that do not count.
 
-        The values of the labels are checked on the CPU only: elsewhere, looking at one would make the
-        host wait for the device in every step, so there a label too large, or with a fraction, counts nowhere. The
-        check of the data set has seen every label before any training.
+        Values are checked on the CPU only. On another device that would make the host wait in every step; there, voxels
+        with a label that is too large or has a fraction do not count. The check of the dataset has seen every label
+        before any training.
 
         Args:
-            labels: The labels as ``forward`` got them.
-            like: Logits or probabilities of the same voxels; one channel is two classes.
+            labels: ``[B, 1, ...]`` or ``[B, ...]``.
+            like: Logits or probabilities ``[B, K, ...]`` of the same voxels; one channel is two classes.
 
         Raises:
             ValueError: The labels are not whole numbers, have another shape, or name a class that is not there; or
@@ -201,13 +211,13 @@ class LabelLoss(SegmentationLoss):
         return index.masked_fill((index < 0) | (index == self.ignore) | (index >= classes), -1)
 
     def one_hot(self, labels: Tensor, like: Tensor) -> Tensor:
-        """Return where each class is: booleans ``[B, K, ...]``, False in all classes where nothing counts.
+        """Return where each class is: booleans ``[B, K, ...]``, False in all classes for voxels that do not count.
 
-        It is for losses that are not computed often; the sums of :func:`class_sums` need no such copy of the labels.
+        It takes K bytes per voxel; :func:`class_sums` needs no such copy of the labels.
 
         Args:
-            labels: The labels as ``forward`` got them.
-            like: Logits or probabilities of the same voxels.
+            labels: ``[B, 1, ...]`` or ``[B, ...]``.
+            like: Logits or probabilities ``[B, K, ...]`` of the same voxels.
 
         Raises:
             ValueError: As :meth:`indices`.
@@ -259,18 +269,18 @@ class ImageLoss(SegmentationLoss):
 
 
 class LossValueError(ValueError):
-    """What a loss has returned, where that is no number that a weight could follow."""
+    """A loss has returned something that nothing can be trained by; the message says what."""
 
 
 def one_number(value: Any, *inputs: Any) -> Tensor:
-    """Return what a loss has returned.
+    """Return the value of a loss, or refuse one that nothing can be trained by.
 
     Args:
-        value: It.
-        inputs: What the loss looked at: tensors, or predictions of several levels.
+        value: What the loss returned.
+        inputs: What the loss was computed from: tensors, or predictions of several levels.
 
     Raises:
-        LossValueError: It is no floating-point number, or has no gradient where what it was made of has one.
+        LossValueError: It is no single floating-point number, or has no gradient although an input has one.
     """
     learns = torch.is_grad_enabled() and any(level.requires_grad for each in inputs for level in levels_of(each))
     if not isinstance(value, torch.Tensor):
@@ -302,13 +312,13 @@ def widen(logits: Tensor) -> Tensor:
 
 
 def _plain(tensor: Tensor | None) -> Tensor | None:
-    """Return a tensor without what MONAI's ``MetaTensor`` adds to it, which every operation would carry along."""
+    """Return a ``MetaTensor`` of MONAI as a plain tensor: every operation would copy its metadata."""
     as_tensor = getattr(tensor, "as_tensor", None)
     return as_tensor() if as_tensor else tensor
 
 
 def _whole(labels: Tensor) -> Tensor:
-    """Return float labels, with -1 for what is no whole number; on the CPU that is an error."""
+    """Return float labels, with -1 in place of values that are no integers; on the CPU such a value is an error."""
     whole = (labels.frac() == 0) & (labels.abs() < 2.0**63)  # An integer holds no more.
     if labels.device.type == "cpu" and not whole.all():
         worst = labels[~whole][0].item()
@@ -317,14 +327,14 @@ def _whole(labels: Tensor) -> Tensor:
 
 
 def levels_of(prediction: Prediction) -> tuple[Tensor, ...]:
-    """Return a prediction by level: one, or under deep supervision several."""
+    """Return the levels of a prediction, the finest first; one without deep supervision."""
     if isinstance(prediction, tuple):
         return prediction
     return (prediction,)
 
 
 def _shrunk(labels: Tensor, level: Tensor) -> Tensor:
-    """Return labels at a coarser resolution: those of the nearest voxels."""
+    """Return labels resampled to a coarser level by the nearest voxel."""
     if labels.shape[2:] == level.shape[2:]:
         return labels
     return F.interpolate(labels.float(), level.shape[2:], mode="nearest-exact").to(labels.dtype)

@@ -1,4 +1,4 @@
-"""N-cut by class means: the common approximation, in which a voxel is compared with the mean of a class."""
+"""N-cut by class means: the common approximation, in which a voxel is compared with the mean of each class."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class ClassMeanNCutLoss(ImageLoss):
     peak 1; the identity for ``spatial=False``. Mind that ``d_k`` is squared again, so ``sigma_2`` is in
     squared units of intensity: a sigma of :class:`NCutLoss` does not carry over.
 
-    Without the spatial kernel any hard labelling that uses all classes costs about 0: the loss then only
-    sharpens. A class that is nowhere has ratio 0. Voxels outside the mask have ``p = 0``, intensity 0 and
-    no weight, as the zero padding of G has it, and are not counted in the means. A case wholly masked out
-    is left out: 0, with a zero gradient, and not counted in the mean.
+    Without the spatial kernel any hard labelling that uses all classes costs about 0: the loss then only makes
+    predictions more certain. A class that is nowhere has ratio 0. Voxels outside the mask are treated as the zero
+    padding of G: ``p``, intensity and weight are 0, and they are not counted in the means. A case without a voxel
+    inside the mask is left out: its loss and gradient are 0, and it is not counted in the mean over cases.
 
     An approximation to Xia & Kulis: W-Net, 2017, arXiv:1711.08506.
 
@@ -40,10 +40,10 @@ class ClassMeanNCutLoss(ImageLoss):
         sigma_1: Width of the Gaussian, in voxels.
         sigma_2: Width of the intensity term, in squared units of intensity.
         spatial: Whether to use the spatial kernel.
-        batch: Whether the sums of a ratio run over the whole batch (the means ``m_k`` are a case's own
-            all the same), which makes one J of it: then mean and sum agree and ``none`` gives ``[1]``.
-        softmax: Whether the input is logits; False where probabilities are given.
-        reduction: ``mean`` or ``sum`` over cases, or ``none``: one value a case, ``[B]``.
+        batch: Whether the two sums of a ratio run over the whole batch, which then has one J; ``none`` gives ``[1]``.
+            The means ``m_k`` stay those of each case.
+        softmax: Whether the input is logits; False for probabilities.
+        reduction: ``mean`` or ``sum`` over cases, or ``none``: the value of each case, ``[B]``.
 
     Raises:
         ValueError: ``radius`` or a sigma is not a finite number above 0, or ``reduction`` is unknown.

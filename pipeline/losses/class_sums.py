@@ -11,29 +11,29 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# How many numbers are worked on at a time: on a CPU as many as its cache holds, on a GPU enough that launches are few
-# and not so many that memory runs short.
+# Numbers that are computed at a time: on a CPU as many as its cache holds; on a GPU enough to need few kernel launches,
+# but not so many that memory runs short.
 CPU_PIECE = 1 << 17
 PIECE = 1 << 24
 
 
 def class_sums(values: Tensor, index: Tensor, *, softmax: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum the probability of each class where it is and everywhere, without one-hot labels.
+    """Sum the probability of each class over its own voxels and over all, without one-hot labels.
 
-    With the probability ``p`` of a class, and over the annotated voxels of a case::
+    For each class with probability ``p``, over the annotated voxels of a case::
 
-        inside = sum of p where the class is,    everywhere = sum of p,    voxels = how many are of the class
+        inside = sum of p over the voxels of the class,    everywhere = sum of p,    voxels = number of its voxels
 
-    Only the values themselves are kept for the backward pass: voxels are gone through a piece at a time, and there the
-    softmax is taken anew. What the values are at other voxels, NaN included, changes no sum.
+    Only the values are kept for the backward pass: voxels are processed in pieces, and the softmax is computed again
+    there. Values at voxels without an annotation, NaN included, change no sum.
 
     Args:
         values: Logits or probabilities ``[B, K, ...]``, K at least 2.
-        index: The class of each voxel ``[B, ...]``, -1 where nothing counts.
+        index: The class of each voxel ``[B, ...]``, -1 for one that does not count.
         softmax: Whether the values are logits.
 
     Returns:
-        Three times ``[B, K]``, in float32 or wider; no gradient flows through the last.
+        The three sums, each ``[B, K]`` in float32 or wider; no gradient flows through the last.
     """
     # As bytes -1 becomes 255, which is no class either.
     codes = index.to(torch.uint8) if values.shape[1] < 256 else index.masked_fill(index < 0, values.shape[1])
@@ -44,7 +44,7 @@ def class_sums(values: Tensor, index: Tensor, *, softmax: bool) -> tuple[Tensor,
 
 
 class _ClassSums(torch.autograd.Function):
-    """As :func:`class_sums`, for ``[B, K, N]`` and codes ``[B, N]`` that are K or more where nothing counts."""
+    """Computes :func:`class_sums` for ``[B, K, N]`` and codes ``[B, N]``, K or more for a voxel that does not count."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, codes: Tensor, softmax: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,7 +54,8 @@ class _ClassSums(torch.autograd.Function):
         inside, everywhere, voxels = values.new_zeros(3, *values.shape[:2], dtype=wide)
         for _, p, y, annotated in _pieces(values, codes, softmax):
             voxels += y.sum(dim=2)
-            p = p if annotated is None else p.where(annotated, 0)
+            if annotated is not None:
+                p = p.where(annotated, 0)
             everywhere += p.sum(dim=2)
             inside += y.mul_(p).sum(dim=2)
         ctx.mark_non_differentiable(voxels)
@@ -110,5 +111,7 @@ def _pieces(values: Tensor, codes: Tensor, softmax: bool) -> Iterator[tuple[slic
         p = values[:, :, part].to(wide)
         # Written as numbers at once: a comparison of bytes that is converted afterwards takes four times as long.
         y = torch.eq(code, names, out=torch.empty_like(p))
+        if softmax:
+            p = p.softmax(dim=1)
         all_count = on_cpu and int(code.max()) < classes  # Elsewhere the host would wait for the device.
-        yield part, p.softmax(dim=1) if softmax else p, y, None if all_count else code < classes
+        yield part, p, y, None if all_count else code < classes

@@ -19,14 +19,14 @@ class ConsistencyLoss(ImageLoss):
 
         J = sum_u sum_k (p_uk - q_uk)^2 / (K N)
 
-    with p of the logits that are judged and q of the teacher's, which never receive a gradient. A case wholly masked
-    out is left out: 0, with a zero gradient, and not counted in the mean.
+    with p of the logits that are judged and q of the teacher's, which never receive a gradient. A case without a voxel
+    inside the mask is left out: its loss and gradient are 0, and it is not counted in the mean.
 
     Laine & Aila, ICLR 2017, arXiv 1610.02242; Tarvainen & Valpola, NeurIPS 2017, arXiv 1703.01780.
 
     Args:
-        softmax: Whether both inputs are logits; False where probabilities are given.
-        reduction: ``mean`` or ``sum`` over cases, or ``none``: one value a case, ``[B]``.
+        softmax: Whether both inputs are logits; False for probabilities.
+        reduction: ``mean`` or ``sum`` over cases, or ``none``: the value of each case, ``[B]``.
 
     Raises:
         ValueError: ``reduction`` is unknown.
@@ -62,18 +62,19 @@ class ConsistencyLoss(ImageLoss):
 
 @LOSSES.register("entropy")
 class EntropyLoss(ImageLoss):
-    """Mean entropy of the predicted probabilities, as a share of the largest that there is.
+    """Mean entropy of the predicted probabilities, divided by the largest possible entropy.
 
     Per case, over the N voxels inside the mask::
 
         J = -sum_u sum_k p_uk log p_uk / (N log K)
 
-    0 where every voxel is certain, 1 where all classes are as likely. A case wholly masked out is left out: 0, with a
-    zero gradient, and not counted in the mean. Grandvalet & Bengio, NeurIPS 2004.
+    It is 0 if every voxel is certain and 1 if all classes are equally likely everywhere. A case without a voxel inside
+    the mask is left out: its loss and gradient are 0, and it is not counted in the mean. Grandvalet & Bengio, NeurIPS
+    2004.
 
     Args:
-        softmax: Whether the input is logits; False where probabilities are given.
-        reduction: ``mean`` or ``sum`` over cases, or ``none``: one value a case, ``[B]``.
+        softmax: Whether the input is logits; False for probabilities.
+        reduction: ``mean`` or ``sum`` over cases, or ``none``: the value of each case, ``[B]``.
 
     Raises:
         ValueError: ``reduction`` is unknown.

@@ -20,14 +20,14 @@ class CrossEntropyLoss(LabelLoss):
 
         loss = sum_u l_u / count
 
-    Unannotated voxels are 0. A batch with nothing annotated gives 0 with a zero gradient. The log-probabilities come
-    from the logits directly, so that no logit is too large.
+    Voxels without an annotation contribute nothing. A batch with nothing annotated gives 0 with a zero gradient.
+    Log-probabilities are computed from the logits directly, so that large logits do not overflow.
 
     Equal to PyTorch's ``cross_entropy(logits, labels, ignore_index=ignore)``, and deterministic on every device.
 
     Args:
-        softmax: Whether the input is logits; False where probabilities are given.
-        ignore: The label that counts nowhere; nor does any negative label.
+        softmax: Whether the input is logits; False for probabilities.
+        ignore: Voxels with this label, or any negative one, do not count.
         reduction: ``mean`` or ``sum`` over annotated voxels; ``none``: ``l_u`` of every voxel, ``[B, H, W(, D)]``.
 
     Raises:

@@ -17,17 +17,17 @@ Average: TypeAlias = Literal["macro", "micro"]
 
 @LOSSES.register("dice")
 class DiceLoss(LabelLoss):
-    """Soft Dice loss of a case: the mean over classes, or of all classes flattened together.
+    """Soft Dice loss of each case: the mean over classes, or of all classes flattened together.
 
-    With probabilities ``p``, labels as 0 or 1 ``y`` and ``smooth`` s, over the annotated voxels of a case::
+    With probabilities ``p``, one-hot labels ``y`` and ``smooth`` s, over the annotated voxels of a case::
 
         1 - (2 sum(p * y) + s) / (sum p + sum y + s)
 
-    ``macro`` has such a ratio for each class and takes their mean. ``micro`` has one for each case, whose sums run over
-    all classes: large classes weigh more.
+    ``macro`` computes this for each class and takes the mean. ``micro`` computes it once for each case, with sums over
+    all classes, so that large classes weigh more.
 
-    Under ``macro`` a class absent from a case gives ``1 - s / (sum p + s)``: 0 where it is not predicted either. A case
-    with nothing annotated is left out: it adds nothing to the sum, is not counted in the mean, and is 0
+    Under ``macro`` a class absent from a case gives ``1 - s / (sum p + s)``, which is 0 if it is not predicted either.
+    A case with nothing annotated is left out: it adds nothing to the sum, is not counted in the mean, and is 0
     under ``reduction="none"``. A batch with nothing annotated gives 0 with a zero gradient.
 
     Equal to MONAI's ``DiceLoss(softmax=True, to_onehot_y=True, smooth_nr=s, smooth_dr=s)`` where every
@@ -38,9 +38,9 @@ class DiceLoss(LabelLoss):
         include_background: Whether class 0 takes part, in the mean over classes or in the sums.
         average: ``macro`` or ``micro``, as above.
         smooth: Added to numerator and denominator, in voxels.
-        softmax: Whether the input is logits; False where probabilities are given.
-        ignore: The label that counts nowhere; nor does any negative label.
-        reduction: ``mean`` or ``sum`` over cases, or ``none``: one value a case, ``[B]``.
+        softmax: Whether the input is logits; False for probabilities.
+        ignore: Voxels with this label, or any negative one, do not count.
+        reduction: ``mean`` or ``sum`` over cases, or ``none``: the value of each case, ``[B]``.
 
     Raises:
         ValueError: ``smooth`` is not a finite number above 0, or ``average`` or ``reduction`` is unknown.
@@ -99,7 +99,7 @@ class DiceLoss(LabelLoss):
         else:
             per_class = self._cost(inside, everywhere, voxels)
             per_case = (per_class if self.include_background else per_class[:, 1:]).mean(dim=1)
-        if not self.include_background:  # It is left out, but what is NaN is not.
+        if not self.include_background:  # A NaN in the background still gives NaN.
             per_case = per_case.masked_fill(everywhere[:, 0].isnan(), math.nan)
         return self.reduce(per_case, voxels.sum(dim=1) > 0)
 

@@ -32,22 +32,23 @@ class NCutLoss(ImageLoss):
         w_uv = exp(-|I_u - I_v|^2 / sigma_I^2) exp(-|x_u - x_v|^2 / sigma_X^2)  where |x_u - x_v| < radius
         J = K - sum_k (sum_u p_uk sum_v w_uv p_vk) / (sum_u p_uk sum_v w_uv)
 
-    ``u = v`` is a pair of weight 1, and pairs that leave the scan or the mask do not exist. An even map and
-    a map of one class both cost K - 1, or 1 with ``normalize``. The ratio is 0 for a class that is nowhere,
-    or so nearly that its gradient would overflow. A case wholly masked out is left out: 0, with a zero
-    gradient, and not counted in the mean.
+    ``u = v`` is a pair of weight 1; pairs with one end outside the scan or the mask are left out. A map in which all
+    classes are equally likely everywhere and a map of one class both cost K - 1, or 1 with ``normalize``. The ratio is
+    0 for a class whose probability is 0 everywhere, or so small that its gradient would overflow. A case without a
+    voxel inside the mask is left out: its loss and gradient are 0, and it is not counted in the mean.
 
-    An automatic ``sigma_I`` is found per case and channel, inside the mask: 2.5 times the noise, which is
-    ``1.4826 median |I_u - I_v| / sqrt 2`` over direct neighbours, and at least 1 % of the range of
-    intensities (1 for a constant image). It makes the loss the same for any scale and shift of the
-    intensities. In scans above 131072 voxels the noise is that of so many, spread evenly. Where most of a scan is an
-    empty background, give a mask: else the noise found is 0.
+    An automatic ``sigma_I`` is computed for each case and channel from the voxels inside the mask. It is 2.5 times the
+    noise, ``1.4826 median |I_u - I_v| / sqrt 2`` over direct neighbours, but at least 1 % of the range of intensities,
+    and 1 for a constant image. It makes the loss independent of the scale and shift of the intensities. In scans above
+    131072 voxels the noise is estimated at so many voxels, evenly spread. If most of a scan is empty background, give a
+    mask; otherwise the noise is estimated as 0.
 
-    With ``offsets``, each call looks at about so many offsets of the window, of which N and D stay right on
-    average. The draw comes from PyTorch's generator on the CPU, which training seeds at every step.
+    With ``offsets``, each call sums over a random sample of about so many offsets of the window. Numerator and
+    denominator are right on average. The draw comes from PyTorch's generator on the CPU, which a training seeds at
+    every step.
 
-    In float32 the sums over pairs are those of a compiled kernel on a CPU, of a Triton kernel on CUDA; in float64, and
-    where neither is there, of plain PyTorch. All agree, and none depends on the number of threads.
+    Sums over pairs are computed in float32 by a compiled kernel on the CPU or a Triton kernel on CUDA, and in float64,
+    or if the kernel is not available, in plain PyTorch. The results agree, and do not depend on the number of threads.
 
     Xia & Kulis: W-Net, 2017, arXiv:1711.08506; after Shi & Malik, 2000, doi:10.1109/34.868688.
 
@@ -56,18 +57,18 @@ class NCutLoss(ImageLoss):
             than the scan.
         sigma_space: ``sigma_X`` in the same unit; ``auto`` is 0.8 times the radius.
         sigma_intensity: ``sigma_I`` in units of intensity, for all channels, or ``auto``.
-        spacing_mm: Size of a voxel along each axis. ``data``, in a recipe, is that of the scans trained on. None for
+        spacing_mm: Size of a voxel along each axis; in a recipe, ``data`` is the spacing of the scans. None measures
             distances in voxels.
-        offsets: Of how many pairs of opposite offsets to draw a sample in each call; ``all`` is exact.
+        offsets: How many pairs of opposite offsets to draw in each call; ``all`` is exact.
         normalize: Whether to divide by K - 1.
-        softmax: Whether the input is logits; False where probabilities are given.
-        reduction: ``mean`` or ``sum`` over cases, or ``none``: one value a case, ``[B]``.
+        softmax: Whether the input is logits; False for probabilities.
+        reduction: ``mean`` or ``sum`` over cases, or ``none``: the value of each case, ``[B]``.
 
     Raises:
         ValueError: ``radius``, a sigma, a spacing or ``offsets`` is not a finite number above 0, or ``reduction`` is
             unknown.
 
-    Four voxels, dark and bright: to cut between them costs little, to cut through both costs much:
+    Of four voxels, two are dark and two bright: a cut between them costs little, a cut through both costs much:
 
     >>> import torch
     >>> image = torch.tensor([0.0, 0.0, 9.0, 9.0]).view(1, 1, 1, 4)
@@ -120,7 +121,7 @@ class NCutLoss(ImageLoss):
         Raises:
             ValueError: A shape does not fit.
         """
-        # Nothing that is compiled elsewhere can be traced: PyTorch's compiler calls it as it is.
+        # PyTorch's compiler cannot trace the kernels, and calls this as it is.
         if torch.compiler.is_compiling():
             loss: Tensor = torch.compiler.disable(self._compute)(logits, image, mask)  # type: ignore[no-untyped-call]
             return loss
@@ -133,7 +134,9 @@ class NCutLoss(ImageLoss):
             return self.reduce(p.flatten(1).sum(dim=1), counted)
         sigma = noise_sigma(image, inside) if self.sigma_intensity == "auto" else self.sigma_intensity
         # The classes of a softmax add up to the mask, which then needs no sums of its own.
-        rest = None if self.softmax else inside.to(p.dtype)
+        rest = None
+        if not self.softmax:
+            rest = inside.to(p.dtype)
         ratios: Tensor = _Ratios.apply(p, image / sigma, rest, self._window(p))  # type: ignore[no-untyped-call]
         classes = p.shape[1]
         cost = classes - ratios.sum(dim=1)
@@ -154,9 +157,9 @@ class NCutLoss(ImageLoss):
 class _Ratios(torch.autograd.Function):
     """The ratios ``N_k / D_k``, float64 ``[B, K]``, of probabilities that are 0 outside the mask.
 
-    With ``a = W p`` and ``d = W m``, ``N_k = sum_u p_uk a_uk``, ``D_k = sum_u p_uk d_u``. What the gradient needs, the
-    forward has at hand, so it is formed there, in place: the backward is one multiplication, and K numbers a voxel are
-    all that is added to the inputs. A second derivative goes through the formula again.
+    With ``a = W p`` and ``d = W m``, ``N_k = sum_u p_uk a_uk``, ``D_k = sum_u p_uk d_u``. The forward pass has all that
+    the gradient needs, so it computes the derivative in place: the backward pass is one multiplication, and only K
+    numbers per voxel are kept beside the inputs. For a second derivative the formula is computed again.
     """
 
     @staticmethod
@@ -204,7 +207,7 @@ def _pair_sums(q: Tensor, features: Tensor, window: Window) -> Tensor:
 def _neighbours(
     pair_sums: Callable[..., Tensor], p: Tensor, features: Tensor, inside: Tensor | None, window: Window
 ) -> tuple[Tensor, Tensor]:
-    """Return ``a = W p`` and ``d = W m`` ``[B, 1, ...]``, where None for the mask says that classes add up to it."""
+    """Return ``a = W p`` ``[B, K, ...]`` and ``d = W m`` ``[B, 1, ...]``; None for the mask if classes add up to it."""
     if inside is None:
         a = pair_sums(p, features, window)
         return a, a.detach().sum(dim=1, keepdim=True)
@@ -213,17 +216,17 @@ def _neighbours(
 
 
 def _ratios(p: Tensor, a: Tensor, d: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the ratios and ``1 / D_k``, both float64 ``[B, K]`` and 0 for a class that is nowhere."""
+    """Return the ratios ``N_k / D_k`` and ``1 / D_k``, both float64 ``[B, K]``; 0 for a class that is nowhere."""
     total = _dot(p, d)
     absent = total <= 1e6 * torch.finfo(p.dtype).tiny
     inverse = (1 / total.masked_fill(absent, 1)).masked_fill(absent, 0)
-    # Not every kernel would hand on the NaN of an image: its pairs have no weight in one of them.
+    # A NaN in the image gives NaN: not every kernel would pass it on.
     inverse = inverse.masked_fill(features.flatten(1).isnan().any(dim=1, keepdim=True), math.nan)
     return _dot(p, a) * inverse, inverse
 
 
 def _columns(values: Tensor, like: Tensor) -> Tensor:
-    """Return ``[B, K]`` in the shape and type that go with ``[B, K, ...]``."""
+    """Return ``[B, K]`` as ``[B, K, 1, ...]`` in the type of ``like``, to multiply it with that."""
     return values.to(like.dtype).view(*values.shape, *[1] * (like.ndim - 2))
 
 

@@ -1,4 +1,4 @@
-"""A batch of scans in memory, in which every offset of a window of the pairwise N-cut is one shift."""
+"""The memory layout of the pairwise N-cut: a batch as rows, in which every offset of the window is one shift."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ PIECE = 32
 
 @dataclass(frozen=True)
 class PairLayout:
-    """A batch as one row a channel, in which every offset of a window is one shift.
+    """A batch as one row for each channel, in which every offset of a window is one shift.
 
-    Every axis is padded at its end by the reach of the window and the batch on both sides: a pair that leaves the scan
-    on any side has one end in padding, where q is 0.
+    Each axis of a scan is padded at its end by the reach of the window, and each row at both ends. So a pair that
+    leaves the scan on any side has one end in the padding, where q is 0.
 
     Attributes:
         batch: The number of scans.
-        size: Of a scan.
-        padded: Of a scan with its padding.
-        margin: Before the first voxel and behind the last.
+        size: Voxels of a scan along each axis.
+        padded: The same with the padding.
+        margin: Numbers before the first voxel of a row and behind the last.
     """
 
     batch: int
@@ -66,7 +66,7 @@ class PairLayout:
         return _strides(self.padded)
 
     def pack(self, *volumes: Tensor) -> Tensor:
-        """Return the channels of ``[B, C, ...]`` volumes as rows, 0 in the padding."""
+        """Return the channels of volumes ``[B, C, ...]`` as rows ``[channels, length]``, 0 in the padding."""
         channels = [volume.shape[1] for volume in volumes]
         rows = volumes[0].new_zeros(sum(channels), self.voxels + 2 * self.margin)
         for part, volume in zip(torch.split(rows, channels), volumes, strict=True):
@@ -74,14 +74,14 @@ class PairLayout:
         return rows
 
     def unpack(self, rows: Tensor) -> Tensor:
-        """Return the view ``[B, C, ...]`` of rows."""
+        """Return rows ``[C, length]`` as a view ``[B, C, ...]`` without the padding."""
         view = rows.narrow(1, self.margin, self.voxels).view(len(rows), self.batch, *self.padded)
         for axis, n in enumerate(self.size, start=2):
             view = view.narrow(axis, 0, n)
         return view.transpose(0, 1)
 
     def pieces(self) -> list[tuple[int, int]]:
-        """Return the first voxel and the number of rows of each piece of work for a kernel."""
+        """Return the pieces of work for a kernel: each the position of its first voxel, and its number of lines."""
         *outer, height = self.size[:-1]
         origins = itertools.product(range(self.batch), *map(range, outer), range(0, height, PIECE))
         steps = (math.prod(self.padded), *self.strides[:-1])
@@ -90,18 +90,18 @@ class PairLayout:
         ]
 
     def shift(self, offset: tuple[int, ...]) -> int:
-        """Return how far an offset leads in a row."""
+        """Return the distance in a row, in numbers, that an offset in voxels is."""
         return sum(map(operator.mul, offset, self.strides))
 
 
 @dataclass(frozen=True)
 class PairTables:
-    """All offsets of a window, for a kernel.
+    """All offsets of a window, in the form that kernels read.
 
     Attributes:
-        shifts: Steps in a row, int64.
-        exponents: Of 2, float32: the spatial weights.
-        planes: Where the offsets of each plane begin, and the number of all, int64.
+        shifts: The shift in a row of each offset, ``[N]`` int64.
+        exponents: The logarithm to base 2 of each offset's spatial weight, ``[N]`` float32.
+        planes: The first offset of each plane of the window, and N at the end, int64.
     """
 
     shifts: Tensor

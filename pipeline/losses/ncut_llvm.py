@@ -1,8 +1,8 @@
 """The pair sums of N-cut on a CPU: a kernel written in LLVM's own language, and compiled when it is first needed.
 
-PyTorch's operators write every intermediate of every offset to memory; this kernel keeps all of them, and the sums, in
-vector registers. llvmlite brings the compiler along as a wheel, so nothing has to be installed beside Python, and
-compiling takes about a tenth of a second. Vectors are written out, so that speed is not left to a vectoriser's luck.
+PyTorch's operators write every intermediate result to memory; this kernel keeps them, and the sums, in vector
+registers. The compiler comes with llvmlite, a wheel, so nothing else has to be installed; compiling takes about a tenth
+of a second. Vector operations are written out, so that speed does not depend on automatic vectorisation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pipeline.losses.ncut_layout import PairTables, Window
 
-# Adding it rounds a small float to a whole number, which then stands in its lowest bits.
+# Adding this rounds a small float to an integer, which then stands in the lowest bits.
 ROUNDER = 1.5 * 2.0**23
 
 # The least exponent of 2: weights below it change nothing, and denormal numbers would be slow.
@@ -51,15 +51,15 @@ def llvm_pair_sums(q: Tensor, features: Tensor, window: Window) -> Tensor:
 def run(
     rows: Tensor, sums: Tensor, tables: PairTables, pieces: Sequence[tuple[int, int]], stride: int, columns: int
 ) -> None:
-    """Write the pair sums of all voxels, and of what follows each row up to a whole vector.
+    """Write the pair sums of all voxels. Behind each line, up to a whole vector, the padding is written to as well.
 
     Args:
         rows: ``[K + C, length]``: q, then features, float32.
         sums: ``[K, length]``, to be written.
         tables: The offsets.
-        pieces: First voxel and number of rows of each piece of work.
-        stride: From one row of voxels to the next.
-        columns: Voxels in a row.
+        pieces: From :meth:`PairLayout.pieces`.
+        stride: Distance from one line of voxels to the next.
+        columns: Voxels in a line.
     """
     kernel, lanes = compiled(len(sums), len(rows) - len(sums))
     fixed = (rows.data_ptr(), sums.data_ptr(), rows.shape[1], tables.shifts.data_ptr(), tables.exponents.data_ptr())
@@ -69,7 +69,7 @@ def run(
         for first, height in pieces[thread::threads]:
             kernel(*fixed, *loops, first, height)
 
-    # A voxel's sum is in one order, whichever thread forms it. The threads end here, so that a fork meets none.
+    # Each sum has a fixed order, whichever thread computes it. The threads end here, so that none is alive at a fork.
     threads = min(torch.get_num_threads(), len(pieces))
     if threads == 1:
         work(0)
@@ -104,7 +104,7 @@ def compiled(classes: int, channels: int) -> tuple[Callable[..., None], int]:
 
 
 def lanes_here(features: Mapping[str, bool]) -> int:
-    """Return the length of a vector of floats for a processor: its sums and what forms a weight fit its registers."""
+    """Return the number of floats in a vector, such that a kernel's sums and weights fit a processor's registers."""
     return 16 if features.get("avx512f") else 8
 
 
@@ -122,8 +122,8 @@ def source(classes: int, channels: int, lanes: int) -> str:
         w = 2^(exponent - sum over channels of (f_u - f_v)^2)
         sums_k += w q_k(v)  for each class k
 
-    The vectors of a column of a piece follow each other, and planes are outside of rows, so that what is read stays in
-    the first cache.
+    The loops over vectors, planes, lines and offsets are nested in this order, so that what is read stays in the
+    first-level cache.
     """
     return str(_Kernel(classes, channels, lanes).module)
 

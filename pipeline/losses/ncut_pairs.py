@@ -1,4 +1,4 @@
-"""Sums over all pairs of near voxels, ``W q``: the window, and which of three kernels forms them.
+"""Sums over all pairs of near voxels, ``W q``: the window, and which of three kernels computes them.
 
 All kernels do the same arithmetic on the same layout, in a fixed order whatever the number of threads.
 """
@@ -30,7 +30,7 @@ PairSums: TypeAlias = "Callable[[Tensor, Tensor, Window], Tensor]"
 
 @lru_cache(maxsize=64)
 def half_window(radius: float, sigma: float, size: tuple[int, ...], spacing: tuple[float, ...] | None = None) -> Window:
-    """Return one of each pair of opposite offsets shorter than ``radius``, with ``|offset|^2 / sigma^2``.
+    """Return one of each pair of opposite offsets shorter than ``radius``, each with ``|offset|^2 / sigma^2``.
 
     Args:
         radius: In mm with ``spacing``, in voxels without.
@@ -58,10 +58,11 @@ def half_window(radius: float, sigma: float, size: tuple[int, ...], spacing: tup
 
 
 def draw_offsets(window: Window, count: int) -> Window:
-    """Draw ``count`` offsets so that ``W q`` stays right on average: their weights grow as their number shrinks.
+    """Draw ``count`` offsets, with weights increased so that ``W q`` stays right on average.
 
-    The draw is systematic: one random number decides, and the offsets drawn lie evenly in the window. It comes from
-    PyTorch's generator on the CPU, which training seeds at every step. (Drawing near offsets more often was no better.)
+    The draw is systematic: from one random number follow offsets at equal distances in the window. The number comes
+    from PyTorch's generator on the CPU, which a training seeds at every step. (Drawing near offsets more often was no
+    better.)
     """
     if count >= len(window):
         return window
@@ -72,7 +73,7 @@ def draw_offsets(window: Window, count: int) -> Window:
 
 
 def choose_pair_sums(q: Tensor) -> PairSums:
-    """Return the fastest path for a tensor's device and type; :func:`torch_pair_sums` serves all."""
+    """Return the fastest kernel for a tensor's device and type; :func:`torch_pair_sums` works for all."""
     if q.dtype == torch.float32 and q.device.type == "cpu" and ncut_llvm.available():
         return llvm_pair_sums
     if q.dtype == torch.float32 and q.device.type == "cuda" and ncut_triton.available():

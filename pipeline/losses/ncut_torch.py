@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pipeline.losses.ncut_layout import Window
 
 
-# A block of voxels that stays in the processor's cache while all offsets pass over it, and is long enough that what a
-# call of an operator costs does not count.
+# Numbers in a block: few enough to stay in the processor's cache while all offsets are processed, and enough that the
+# cost of calling an operator does not matter.
 BLOCK = 1 << 18
 
 

@@ -27,11 +27,11 @@ class Term:
     """One summand of the objective.
 
     Attributes:
-        name: Of the column in a run's history.
-        loss: What is computed.
+        name: Its column in a run's history.
+        loss: The loss.
         on: The scans that it is computed on.
-        judges: The value that the loss judges; by default the loss's own choice.
-        against: Those that it is compared with, in the order of the loss's arguments; likewise.
+        judges: The value that the loss judges; "" is the loss's own choice.
+        against: The values that this is compared with, in the order of the loss's arguments; () is its own choice.
         weight: Its factor.
         ramp: Share of the training over which the weight grows linearly from 0.
     """
@@ -46,7 +46,7 @@ class Term:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The names of all values that it looks at, what it judges first."""
+        """The names of all values that it needs, beginning with the one that it judges."""
         return (self.judges or self.loss.judges, *(self.against or self.loss.against))
 
     def weight_at(self, progress: float) -> float:
@@ -72,19 +72,18 @@ class Objective:
         return tuple(term.name for term in self.terms)
 
     def by_term(self) -> tuple[Objective, ...]:
-        """Return one objective a term, for a training that takes the terms in turn."""
+        """Return one objective for each term, for a training that updates the weights for each in turn."""
         return tuple(Objective([term]) for term in self.terms)
 
     def __call__(self, streams: Mapping[str, Mapping[str, Any]], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total and each term's own value before its weight.
 
-        A term whose scans were not given, or whose weight is 0 at this point, is left out: its value is absent, and
-        nothing that it alone needs is asked for.
+        A term whose scans are not given, or whose weight is 0 at this point, is left out: it has no value, and nothing
+        that it alone needs is computed.
 
         Args:
-            streams: By kind of scan, the values that terms need by name: tensors ``[B, …]``, or predictions of several
-                levels.
-            progress: Share of the training that is done.
+            streams: For each stream, its values by name: tensors ``[B, …]``, or predictions of several levels.
+            progress: Share of the training that is done, 0 to 1.
 
         Raises:
             UserError: A loss returns no number, or one without a gradient of what it judges.
@@ -103,7 +102,7 @@ class Objective:
 
 
 def _value_of(term: Term, judged: Any, *targets: Any) -> Tensor:
-    """Return a term's value; a plugin's loss may return anything, and nothing would be learnt from some of that."""
+    """Return a term's value; refuse what a plugin's loss may return and nothing can be trained by."""
     try:
         return one_number(term.loss.compare(judged, *targets), judged, *targets)
     except LossValueError as error:
@@ -114,14 +113,14 @@ def _value_of(term: Term, judged: Any, *targets: Any) -> Tensor:
 
 
 def nothing_learnt(names: Iterable[str]) -> UserError:
-    """Return the error of an objective that no weight takes part in."""
+    """Return the error of terms whose values depend on no weight that is trained."""
     message = f"{', '.join(names)}: nothing that is judged depends on weights that are trained"
     remedy = "let one term judge logits, or what a source makes of the trained network"
     return UserError("Training stopped.", [Problem("objective", "bad-loss", message, remedy)])
 
 
 def _joined(parts: list[Any]) -> Any:
-    """Return the values of several streams as those of one batch, level by level where there are several."""
+    """Concatenate the values of several streams along the batch, level by level under deep supervision."""
     if isinstance(parts[0], tuple):
         return tuple(torch.cat(level) for level in zip(*parts, strict=True))
     return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Reconstruction: how far the image that a decoder makes of a soft segmentation is from the scan."""
+"""Reconstruction: the difference between a scan and the image that a decoder makes of its segmentation."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class ReconstructionLoss(ImageLoss):
 
         J = sum_u |x_u - r_u|^2 / (C N)
 
-    Scans are standardised before training, so a reconstruction of zeros costs about 1. A case wholly masked out is
-    left out: 0, with a zero gradient, and not counted in the mean. It needs a network with a decoder, such as
-    ``wnet``.
+    Scans are standardised before training, so a reconstruction of zeros costs about 1. A case without a voxel inside
+    the mask is left out: its loss and gradient are 0, and it is not counted in the mean. The loss needs a network with
+    a decoder, such as ``wnet``.
 
     Xia & Kulis: W-Net, 2017, arXiv:1711.08506, whose J is the sum instead of the mean.
 
     Args:
-        reduction: ``mean`` or ``sum`` over cases, or ``none``: one value a case, ``[B]``.
+        reduction: ``mean`` or ``sum`` over cases, or ``none``: the value of each case, ``[B]``.
 
     Raises:
         ValueError: ``reduction`` is unknown.

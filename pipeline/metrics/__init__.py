@@ -1,4 +1,4 @@
-"""Metrics of label maps, each with its units and what empty masks give; ``docs/metrics`` explains them."""
+"""Metrics of label maps; ``docs/metrics`` says for each what it means, its unit, and what empty masks give."""
 
 from pipeline.metrics.case import score_case
 from pipeline.metrics.lesions import count_lesions

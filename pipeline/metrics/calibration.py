@@ -1,6 +1,6 @@
-"""Whether a network's probabilities can be trusted, and what they say about a scan that has no mask.
+"""Calibration of a network's probabilities, and the Dice that they predict for a scan without a mask.
 
-Voxels come in parts, so that nobody has to hold the probabilities of a whole scan.
+Voxels are added in parts, so that the probabilities of a whole scan need not be in memory.
 """
 
 from __future__ import annotations
@@ -21,21 +21,26 @@ if TYPE_CHECKING:
     Numbers: TypeAlias = NDArray[np.float64]
 
 BINS = 15
-# Voxels that are background and have at least this probability of it are left out: there are so many of them, and they
-# are so easy, that with them every network is well calibrated.
+# Background voxels with at least this probability of background are left out of the calibration: they are so many, and
+# so easy, that with them every network is well calibrated.
 EASY = 0.99
-# Cases with fewer results than this say too little about how predicted and true Dice go together.
+# From fewer cases than this, no curve from expected to true Dice is fitted.
 FEWEST = 10
 
 
 @dataclass
 class Reliability:
-    """How often the network is right where it is how sure, over all voxels that were added.
+    """How often the network is right at each level of confidence, over all voxels that were added.
 
     A voxel's confidence is the probability of the label that it was given. Voxels are sorted by it into 15 bins of
     equal width; the expected calibration error is ``sum_b n_b / n |accuracy_b - confidence_b|`` (Guo et al. 2017,
-    arXiv 1706.04599). Ignored voxels count nowhere, and neither do voxels that are background in the truth and have a
+    arXiv 1706.04599). Ignored voxels are left out, and so are voxels that are background in the truth and have a
     probability of background of 0.99 or more.
+
+    Attributes:
+        voxels: Number of voxels in each bin.
+        confidence: Sum of the confidence of the voxels in each bin.
+        correct: Number of voxels in each bin whose label is the true one.
     """
 
     voxels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
@@ -69,7 +74,9 @@ class Reliability:
             }
             for n in np.flatnonzero(self.voxels)
         ]
-        reasons = {} if curve else {"ece": "no voxel was in doubt"}
+        reasons = {}
+        if not curve:
+            reasons = {"ece": "no voxel was in doubt"}
         return {"ece": self.ece, "voxels": int(self.voxels.sum()), "curve": curve, "reasons": reasons}
 
 
@@ -77,15 +84,15 @@ class Reliability:
 class Expectation:
     """The Dice that a network expects of its mask, from voxels that come in parts.
 
-    ``2 sum(p * m) / (sum(p) + sum(m))`` with the probability ``p`` of the label at each voxel and the mask ``m``: the
-    Dice of the mask against a truth that is drawn voxel by voxel from ``p``, with numerator and denominator averaged
-    apart. 0 for a label that is predicted nowhere.
+    It is ``2 sum(p * m) / (sum(p) + sum(m))`` with the probability ``p`` of the label at each voxel and the mask ``m``:
+    the Dice of the mask against a truth that is drawn from ``p`` for each voxel, with the expected values of numerator
+    and denominator taken separately. It is 0 for a label that is predicted nowhere.
 
     Attributes:
-        label_values: The label of each of the K classes; classes with one label count as one.
-        reliability: The voxels are added to it, where there is a truth.
-        truth: True labels, ``[X, Y, Z]``.
-        ignore: Voxels with this true value are not added.
+        label_values: The label of each of the K classes; classes with the same label are added up.
+        reliability: Voxels with a true label are added to it; None for none.
+        truth: True labels, ``[X, Y, Z]``; None if they are not known.
+        ignore: Voxels with this true value are not added to ``reliability``.
     """
 
     label_values: Sequence[int]
@@ -99,7 +106,7 @@ class Expectation:
         self._soft, self._hard, self._inside = np.zeros((3, len(self.values)))
 
     def shares(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the probability of each label, ``[labels, N]``, of those of the classes, ``[K, N]``."""
+        """Return the probability of each label, ``[labels, N]``, from those of the classes, ``[K, N]``."""
         if np.array_equal(self._places, np.arange(len(self.values))):
             return probabilities
         shares = np.zeros((len(self.values), probabilities.shape[1]), np.float32)
@@ -108,7 +115,7 @@ class Expectation:
         return shares
 
     def codes(self, labels: Labels) -> NDArray[np.intp]:
-        """Return the place of labels among those of :attr:`values`."""
+        """Return the index of each label in the sorted label values."""
         return np.searchsorted(self.values, labels)
 
     def add(self, shares: NDArray[np.float32], labels: Labels, truth: Labels | None = None) -> None:
@@ -124,49 +131,57 @@ class Expectation:
         self.add_labels(labels, confidence, shares[0], truth)
 
     def add_shares(self, shares: NDArray[np.float32]) -> None:
-        """Add what depends on no mask."""
+        """Add the probability of each label, ``[labels, N]``, which no mask is needed for."""
         self._soft += shares.sum(axis=1, dtype=np.float64)
 
     def add_labels(
         self, labels: Labels, confidence: NDArray[np.float32], first: NDArray[np.float32], truth: Labels | None = None
     ) -> None:
-        """Add what depends on the mask: the probability of its labels, and that of the first label of all."""
+        """Add what depends on the mask.
+
+        Args:
+            labels: The mask, ``[N]``.
+            confidence: The probability of the mask's label at each voxel, ``[N]``.
+            first: The probability of the smallest label value at each voxel, ``[N]``.
+            truth: The true labels, ``[N]``, if they are known.
+        """
         codes = self.codes(labels)
         wide = confidence.astype(np.float64)
         self._hard += np.bincount(codes, minlength=len(self.values))
         self._inside += np.bincount(codes, weights=wide, minlength=len(self.values))
         if self.reliability is not None and truth is not None:
             counted = (truth != 0) | (first < EASY) if self.values[0] == 0 else np.ones(truth.shape, bool)
-            counted = counted if self.ignore is None else counted & (truth != self.ignore)
+            if self.ignore is not None:
+                counted = counted & (truth != self.ignore)
             self.reliability.add(wide[counted], (truth == labels)[counted])
 
     def true_plane(self, axis: int, number: int) -> Labels | None:
-        """Return the true labels of a plane across an axis, one behind the other; None where there are none."""
+        """Return the true labels of plane ``number`` across an axis, flattened; None if they are not known."""
         if self.truth is None:
             return None
         plane: Labels = np.moveaxis(self.truth, axis, 0)[number].reshape(-1)
         return plane
 
     def dice(self) -> dict[int, float]:
-        """Return what is expected of each foreground label."""
+        """Return the expected Dice of each foreground label, by its value."""
         expected = 2 * self._inside / (self._soft + self._hard)
         return {int(value): float(expected[n]) for n, value in enumerate(self.values) if value != 0}
 
 
 @dataclass(frozen=True)
 class DiceCurve:
-    """What Dice a class had where the network expected how much: rising, by least squares, straight between its points.
+    """A rising curve from the Dice that a network expects of a class to the true Dice, linear between its points.
 
     Attributes:
-        expected: The Dice that the network expected, rising.
-        found: The Dice that there was; it never falls.
+        expected: Expected Dice, rising.
+        found: True Dice, fitted by least squares; it never falls.
     """
 
     expected: Numbers
     found: Numbers
 
     def __call__(self, expected: float) -> float:
-        """Return the Dice to be predicted where the network expects so much."""
+        """Return the predicted Dice for an expected one; that itself for a curve without points."""
         if len(self.expected):
             return float(np.interp(expected, self.expected, self.found))
         return expected
@@ -176,11 +191,11 @@ def fit_dice_curve(expected: Sequence[float], found: Sequence[float]) -> DiceCur
     """Fit the curve by isotonic regression.
 
     Args:
-        expected: The Dice that the network expected of scans with a mask that it was not trained on.
-        found: Their Dice.
+        expected: The Dice that the network expected of scans that it was not trained on.
+        found: The true Dice of the same scans.
 
     Returns:
-        The curve; with fewer than ten scans one that changes nothing.
+        The curve; with fewer than ten scans one without points, which changes nothing.
     """
     if len(expected) < FEWEST:
         return DiceCurve(np.zeros(0), np.zeros(0))

@@ -1,8 +1,7 @@
 """All scores of one case, class by class.
 
-An average hides two mistakes when absent classes are dropped from it: a structure that was missed, and one that was
-invented. Here each has the worst value that there is, under its own name, and only a class that is in neither map has
-no number.
+An average that drops empty masks hides two mistakes: a structure that was missed, and one that was invented. Here both
+get the worst possible value, and an outcome of their own; only a class that is in neither map has no number.
 """
 
 from __future__ import annotations
@@ -50,20 +49,20 @@ def score_case(
 
     Args:
         case: The case's id.
-        truth: Integer labels ``[X, Y, Z]``; axes that are left out have one voxel.
-        prediction: Integer labels, the shape of ``truth``.
+        truth: Integer labels with one to three axes, ``[X, Y, Z]``.
+        prediction: Integer labels of the same shape.
         labels: The name of each value. Background is 0, listed or not, and is not scored.
         spacing_mm: Size of a voxel along each axis.
-        patient: Whose scan it is; the case's id by default.
-        ignore: Voxels with this value in the truth are background in both maps, whatever is predicted there; where it
-            is predicted, nothing is.
-        tolerance_mm: Of the surface Dice.
-        overlap_only: Leaves out surfaces and lesions, which take most of the time (those numbers are None and 0), and
-            further metrics.
-        metrics: Further columns, by their names.
+        patient: The patient; by default the case's id.
+        ignore: Voxels with this value in the truth count as background in both maps. Where the prediction has it, it
+            counts as background.
+        tolerance_mm: Distance up to which surfaces agree in the surface Dice.
+        overlap_only: Leave out surfaces, lesions and further metrics, which take most of the time. Distances are then
+            None, and numbers of lesions 0.
+        metrics: Further metrics, by name.
 
     Returns:
-        One result a foreground class, by rising value.
+        One result for each foreground class, by rising value.
 
     Raises:
         ValueError: The shapes differ, an array holds no integers, or a value is not in ``labels``.
@@ -94,7 +93,7 @@ def score_case(
 
 @dataclass(frozen=True)
 class _Measured:
-    """What is measured beside overlap, and in what units."""
+    """How to measure what is not overlap."""
 
     spacing_mm: Spacing
     tolerance_mm: float
@@ -111,8 +110,18 @@ class _Scan:
     how: _Measured
 
     def result(self, label: int, name: str, overlap: Overlap, masks: tuple[Mask, Mask] | None) -> CaseResult:
-        """Score one class, of which the masks hold all voxels; without masks, its overlap alone."""
+        """Return the scores of one class.
+
+        Args:
+            label: The value of the class.
+            name: Its name.
+            overlap: Its numbers of voxels.
+            masks: Its true and predicted mask, cut to a box that holds both; None scores overlap alone.
+        """
         voxel_ml = math.prod(self.how.spacing_mm) / 1000
+        more: dict[str, Any] = {}
+        if masks is not None:
+            more = self._looked_into(overlap.outcome, masks)
         return CaseResult(
             case=self.case,
             patient=self.patient,
@@ -128,11 +137,11 @@ class _Scan:
             precision=overlap.precision,
             recall=overlap.recall,
             volume_difference=overlap.volume_difference,
-            **({} if masks is None else self._looked_into(overlap.outcome, masks)),
+            **more,
         )
 
     def _looked_into(self, outcome: Outcome, masks: tuple[Mask, Mask]) -> dict[str, Any]:
-        """Return all that takes more than counts of voxels."""
+        """Return the scores that need masks: lesions, distances and further metrics."""
         more = dict.fromkeys(self.how.metrics) if outcome == "absent" else self._further(masks)
         return self._lesions(masks) | self._distances(outcome, masks) | {"more": more}
 
@@ -155,13 +164,13 @@ class _Scan:
         }
 
     def _diagonal_mm(self) -> float:
-        """No two points of the scan are further apart; an axis of one voxel has no length."""
+        """Return the diagonal of the field of view, which no distance exceeds; an axis of one voxel has no length."""
         sides = zip(self.shape, self.how.spacing_mm, flat_axes(self.shape), strict=True)
         return math.hypot(*(n * size for n, size, flat in sides if not flat))
 
 
 def _validated(case: str, truth: Labels, prediction: Labels) -> tuple[Labels, Labels]:
-    """Refuse arrays that cannot be compared voxel by voxel, and give the others three axes."""
+    """Refuse maps that cannot be compared voxel by voxel; return others with three axes, of integers."""
     if truth.ndim > 3:
         raise ValueError(f"case {case!r}: the truth has shape {truth.shape}; give three axes at most")
     if truth.shape != prediction.shape:
@@ -175,7 +184,7 @@ def _validated(case: str, truth: Labels, prediction: Labels) -> tuple[Labels, La
 
 
 def _encoded(truth: Labels, prediction: Labels, known: Counts, ignore: int | None) -> tuple[Codes, Codes]:
-    """Return both maps as places in ``known``, cut to a box outside of which both are background."""
+    """Return both maps as indices into ``known``, cut to a box outside of which both are background."""
     box = _foreground_box(truth, prediction)
     truth = truth[box]
     prediction = prediction[box]
@@ -188,7 +197,7 @@ def _encoded(truth: Labels, prediction: Labels, known: Counts, ignore: int | Non
 
 
 def _foreground_box(truth: Labels, prediction: Labels) -> Box:
-    """Look at a few planes at a time, so that no copy of the whole is made."""
+    """Return the box around the foreground of both maps, computed for a few planes at a time to save memory."""
     planes: Mask = np.zeros(len(truth), bool)
     shadow: Mask = np.zeros(truth.shape[1:], bool)
     for part in chunks(truth):
@@ -206,12 +215,12 @@ def _extent(line: Mask) -> slice:
 
 
 def _with_margin(start: int, stop: int, size: int) -> slice:
-    """Keep a voxel on either side, so that a box has one voxel along an axis only where the scan has."""
+    """Return a range with a voxel more on either side, so that a box is flat only along flat axes of the scan."""
     return slice(max(start - 1, 0), min(stop + 1, size))
 
 
 def _cut_out(maps: tuple[Codes, Codes], code: int, boxes: list[Box | None]) -> tuple[Mask, Mask]:
-    """Return the masks of one class in a box that holds both."""
+    """Return the true and the predicted mask of one class, cut to a box that holds both."""
     axes = zip(maps[0].shape, *(box for box in boxes if box is not None), strict=True)
     box = tuple(
         _with_margin(min(s.start for s in spans), max(s.stop for s in spans), size) if spans else slice(0)
@@ -224,12 +233,16 @@ def _cut_out(maps: tuple[Codes, Codes], code: int, boxes: list[Box | None]) -> t
 def _refuse_unknown(
     case: str, truth: Labels, prediction: Labels, known: Counts, counts: Counts, ignore: int | None
 ) -> None:
-    """Name the values that no class stands for, if the counts have any."""
+    """Refuse maps with values that are no labels; their counts are in the last row and column."""
     if not counts[-1].any() and not counts[:, -1].any():
         return
-    counted = truth != ignore if ignore is not None else np.ones(truth.shape, dtype=bool)
+    counted = np.ones(truth.shape, dtype=bool)
+    allowed = known.tolist()
+    if ignore is not None:
+        counted = truth != ignore
+        allowed.append(ignore)
     for what, array in (("truth", truth), ("prediction", prediction)):
-        unknown = np.setdiff1d(array[counted], [*known, ignore] if ignore is not None else known).tolist()
+        unknown = np.setdiff1d(array[counted], allowed).tolist()
         if unknown:
             raise ValueError(
                 f"case {case!r}: the {what} holds {unknown}; the labels are {known.tolist()}, "

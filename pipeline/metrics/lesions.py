@@ -1,4 +1,4 @@
-"""How many separate structures of a class were found, missed and invented."""
+"""Count the separate structures of a class that were found, missed and invented."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ if TYPE_CHECKING:
 
     Mask: TypeAlias = NDArray[np.bool_]
 
-# A lesion counts as met where the other mask covers one voxel in so many of it.
+# A lesion counts as met if the other mask covers at least one in so many of its voxels.
 ONE_IN = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Lesions:
-    """The connected components of one class; ``found`` and ``missed`` add up to ``truth``."""
+    """Numbers of connected components of one class.
+
+    Attributes:
+        truth: True lesions.
+        found: True lesions that are found.
+        missed: True lesions that are not.
+        false: Predicted lesions that are not true.
+    """
 
     truth: int
     found: int
@@ -28,11 +35,11 @@ class Lesions:
 
 
 def count_lesions(truth: Mask, prediction: Mask) -> Lesions:
-    """Match connected components: voxels that touch by a face, an edge or a corner are one lesion (in 2-D likewise).
+    """Match connected components (26 neighbours; 8 in 2-D) of the truth and of the prediction.
 
-    A true lesion is found where a tenth of its voxels or more are predicted, whichever lesions of the prediction they
-    belong to; a predicted lesion is false where less than a tenth of its voxels are true. So one large blob over
-    everything finds all and is false itself, and a single voxel finds nothing large.
+    A true lesion is found if a tenth of its voxels or more are predicted, in whichever predicted lesions. A predicted
+    lesion is false if less than a tenth of its voxels are true. So one large blob over everything finds all lesions and
+    is false itself, and a single voxel finds no large lesion. Empty masks have no lesions.
 
     The threshold is that of Commowick et al. 2018, https://doi.org/10.1038/s41598-018-31911-7.
 

@@ -1,7 +1,7 @@
-"""Which segment stands for which label, where a network found segments without ever seeing a label.
+"""Match the segments of a network that was trained without labels to the labels of scans.
 
-The matching is fitted to the very labels that it is then scored on, so a score after it flatters: it says how good the
-segments are for one who knows their names.
+The matching is fitted to the labels that it is then scored on, so the scores are optimistic: they say how good the
+segments are once somebody has named them.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ class SegmentMatch:
 def match_segments(
     pairs: Iterable[tuple[Labels, Labels]], labels: Sequence[int], segments: Sequence[int]
 ) -> list[SegmentMatch]:
-    """Match segments to labels one to one, so that the sum of their overlaps is the largest there is.
+    """Match segments to labels one to one, with the largest possible sum of overlaps.
 
     The overlap of label l and segment s is their Dice over the pooled voxels of all cases::
 
         O_ls = 2 |l & s| / (|l| + |s|)
 
-    A one-to-one matching of the largest sum is found by the Hungarian method (Kuhn 1955,
-    doi:10.1002/nav.3800020109). Every label takes part, background too, and weighs the same however small it is. A
-    label or a segment that has no voxel overlaps with nothing; a pair without overlap is no match.
+    The matching is found by the Hungarian method (Kuhn 1955, doi:10.1002/nav.3800020109). Every label takes part,
+    background too, and has the same weight however small it is. A label or a segment without a voxel has no overlap,
+    and a pair without overlap is no match.
 
     Args:
         pairs: Truth and segments of each case, integers of one shape.
-        labels: The rising values that the truth may have; voxels of others count nowhere.
-        segments: The rising values that the segments may have.
+        labels: The values that the truth may have, rising; voxels with others do not count.
+        segments: The values that the segments may have, rising.
 
     Returns:
-        One match a segment, in their order.
+        One match for each segment, in their order.
 
     >>> truth = np.array([0, 0, 0, 5, 5, 5])
     >>> for match in match_segments([(truth, np.array([2, 2, 3, 1, 1, 3]))], [0, 5], [1, 2, 3]):
@@ -66,21 +66,21 @@ def match_segments(
     3 None None
     """
     counts = np.zeros((len(labels), len(segments)), dtype=np.int64)
-    for truth, found in pairs:
-        counts += _count_overlap(truth, found, labels, segments)
+    for truth, predicted in pairs:
+        counts += _count_overlap(truth, predicted, labels, segments)
     sizes = counts.sum(axis=1)[:, None] + counts.sum(axis=0)[None, :]
     overlaps = 2 * counts / np.maximum(sizes, 1)
     rows, columns = linear_sum_assignment(overlaps, maximize=True)
-    label_of = {int(s): int(row) for row, s in zip(rows, columns, strict=True) if counts[row, s]}
-    return [
-        SegmentMatch(
-            segment,
-            labels[label_of[s]] if s in label_of else None,
-            float(overlaps[label_of[s], s]) if s in label_of else None,
-            int(counts[:, s].sum()),
-        )
-        for s, segment in enumerate(segments)
-    ]
+    matches = {int(s): int(row) for row, s in zip(rows, columns, strict=True) if counts[row, s]}
+    found = []
+    for s, segment in enumerate(segments):
+        voxels = int(counts[:, s].sum())
+        if s in matches:
+            row = matches[s]
+            found.append(SegmentMatch(segment, labels[row], float(overlaps[row, s]), voxels))
+        else:
+            found.append(SegmentMatch(segment, None, None, voxels))
+    return found
 
 
 def _count_overlap(truth: Labels, found: Labels, labels: Sequence[int], segments: Sequence[int]) -> Counts:

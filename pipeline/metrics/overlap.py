@@ -1,4 +1,4 @@
-"""How many voxels of each class two label maps share, and what follows from that alone."""
+"""Count the voxels of each class that two label maps share, and compute the metrics that follow from the counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Codes: TypeAlias = NDArray[np.unsignedinteger[Any]]
     Counts: TypeAlias = NDArray[np.int64]
 
-# Voxels looked at together: enough to make the loop free, few enough that copies stay small.
+# Voxels processed at a time: enough that the loop costs nothing, few enough that copies stay small.
 CHUNK = 1 << 20
 # Values below this are looked up in a table, others are searched for.
 TABLE = 1 << 16
@@ -28,7 +28,7 @@ TABLE = 1 << 16
 class Overlap:
     """Voxels of one class in the truth, in the prediction, and in both.
 
-    Each share is None where the class is in neither map, and 0 where it is in one alone.
+    Metrics are None if the class is in neither map; if it is in one alone they have their worst value.
 
     >>> overlap = Overlap(truth=3, predicted=2, both=2)
     >>> overlap.dice, overlap.precision, overlap.recall
@@ -74,7 +74,9 @@ class Overlap:
     def _share(self, part: int, whole: int) -> float | None:
         if self.outcome == "absent":
             return None
-        return part / whole if whole else 0.0
+        if whole:
+            return part / whole
+        return 0.0
 
 
 def chunks(array: NDArray[Any]) -> Iterator[slice]:
@@ -84,14 +86,14 @@ def chunks(array: NDArray[Any]) -> Iterator[slice]:
 
 
 def encode(values: Labels, known: Counts) -> Codes:
-    """Return the place of each value in ``known``; ``len(known)`` for one that is not in it.
+    """Return the index of each value in ``known``; ``len(known)`` for one that is not in it.
 
     Args:
         values: Integers, any shape.
         known: Rising values, none below 0.
 
     Returns:
-        Places in the smallest type that holds them, the shape of ``values``, in C order.
+        Indices in the smallest type that holds them, in the shape of ``values``, in C order.
     """
     codes = np.empty(values.shape, np.min_scalar_type(len(known)))
     table = np.full(min(int(known[-1]) + 1, TABLE) + 1, len(known), codes.dtype)

@@ -1,4 +1,4 @@
-"""Metrics that a recipe asks for by name, each a column of its own beside those that every case has."""
+"""Further metrics, which a recipe asks for by name; each is a column of the scores beside those of every run."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ class CaseMetric(ABC):
 
     @abstractmethod
     def __call__(self, truth: Mask, prediction: Mask, spacing_mm: Spacing) -> float | None:
-        """Return the number, or None where there is none.
+        """Return the number, or None if it has no value.
 
-        It is not asked for a class that is in neither mask. Where one mask is empty it should return the worst number
-        that there is, or else a missed structure would count better than a bad one.
+        A class that is in neither mask is not measured. If one mask is empty, the worst possible number should be
+        returned: with None, a missed structure would count as better than a bad one.
 
         Args:
             truth: ``[X, Y, Z]``, cut to a box that holds all voxels of both masks.
-            prediction: Likewise.
+            prediction: The same box of the prediction.
             spacing_mm: Size of a voxel along each axis.
         """
 
 
 @METRICS.register("centre_distance_mm")
 class CentreDistance(CaseMetric):
-    """The distance between the centres of mass of both masks; none where one of them is empty."""
+    """The distance between the centres of mass of both masks; None if one of them is empty."""
 
     def __call__(self, truth: Mask, prediction: Mask, spacing_mm: Spacing) -> float | None:
-        """Return it in mm.
+        """Return the distance in mm.
 
         >>> truth, prediction = np.zeros((2, 4, 1, 1), bool)
         >>> truth[0] = prediction[1:3] = True
@@ -66,7 +66,13 @@ class CentreDistance(CaseMetric):
 def measure(
     metrics: Mapping[str, CaseMetric], case: str, masks: tuple[Mask, Mask], spacing_mm: Spacing
 ) -> dict[str, float | None]:
-    """Return the numbers of one class in one case, by the metrics' names.
+    """Return the numbers of one class in one case, by the names of the metrics.
+
+    Args:
+        metrics: The metrics, by name.
+        case: The case's id, for messages.
+        masks: The true and the predicted mask, ``[X, Y, Z]``.
+        spacing_mm: Size of a voxel along each axis.
 
     Raises:
         UserError: A metric returns something else than a finite number or None.

@@ -1,8 +1,8 @@
-"""How far apart two surfaces are, each piece of them weighed by its area.
+"""Distances between the surfaces of two masks, in which each piece of surface counts by its area.
 
-A surface runs between the voxels that are inside and those that are not, so it lies on the corners of the grid: each
-corner whose eight voxels differ carries a piece of it (a surfel), of an area that the voxels' own size decides.
-Counting voxels instead would let a long thin voxel weigh as much on its small side as on its long one.
+A surface runs between the voxels that are inside and those that are not, so its pieces (surfels) lie at corners of the
+grid: at each corner whose eight voxels are not all inside or all outside. The area of a surfel follows from these eight
+voxels and their size. If voxels were counted instead, a small and a large side of a long voxel would count the same.
 
 The definition is that of Nikolov et al. 2021, https://doi.org/10.2196/26151, and of their ``surface-distance``.
 """
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     Corners: TypeAlias = NDArray[np.intp]
     Spacing: TypeAlias = tuple[float, float, float]
 
-# A distance that equals the tolerance is within it, whatever its last digits say.
+# Relative rounding error up to which a distance that equals the tolerance is within it.
 ROUNDING = 1e-6
-# A share that equals the percentage is enough, in whatever order the areas were summed.
+# Rounding error up to which a share of the area that equals the percentage is enough.
 TIE = 1e-12
-# Pieces of surface in so many voxels above which a distance transform is cheaper than a tree.
+# With more than one piece of surface in so many voxels, a distance transform is cheaper than a tree.
 DENSE = 4
 
 
@@ -49,7 +49,7 @@ class Surface:
 
     @property
     def area_mm2(self) -> float:
-        """Of the whole surface."""
+        """Area of the whole surface; its length in mm for a flat mask."""
         return float(self.areas_mm2.sum())
 
     def percentile_mm(self, percent: float) -> float:
@@ -59,7 +59,7 @@ class Surface:
         return float(self.distances_mm[min(place, len(shares) - 1)])
 
     def area_within(self, tolerance_mm: float) -> float:
-        """Return how much of the surface lies within a distance of the other."""
+        """Return the area of the surface that lies within a distance of the other surface."""
         end = int(np.searchsorted(self.distances_mm, tolerance_mm * (1 + ROUNDING), side="right"))
         return float(self.areas_mm2[:end].sum())
 
@@ -93,12 +93,12 @@ def surface_distances(truth: Mask, prediction: Mask, spacing_mm: Spacing) -> Sur
     """Measure two masks against each other in one pass over the box that holds both.
 
     Args:
-        truth: ``[X, Y, Z]``; an axis of one voxel makes it flat, and surfaces become contours.
+        truth: ``[X, Y, Z]``; an axis of one voxel makes the mask flat, and its surface a contour.
         prediction: The shape of ``truth``.
         spacing_mm: Size of a voxel along each axis. Axes are taken to be at right angles.
 
     Raises:
-        ValueError: A mask is empty, so that there is nothing to be near to.
+        ValueError: A mask is empty.
 
     >>> truth = np.zeros((8, 8, 8), bool)
     >>> truth[2:6, 2:6, 2:6] = True
@@ -115,20 +115,20 @@ def surface_distances(truth: Mask, prediction: Mask, spacing_mm: Spacing) -> Sur
 
 
 def flat_axes(shape: tuple[int, ...]) -> tuple[bool, ...]:
-    """Tell which axes have one voxel and no surface across them: all that have one, unless there is but one voxel."""
+    """Tell which axes are flat, and have no surface across them: those of one voxel, but none of a single voxel."""
     return tuple(n == 1 and max(shape) > 1 for n in shape)
 
 
 def _in_plane(shape: tuple[int, ...], spacing_mm: Spacing) -> Spacing:
-    """Let a flat axis be 1 mm long, so that areas are lengths."""
+    """Return the spacing with 1 mm for a flat axis, so that areas are lengths."""
     x, y, z = (1.0 if flat else size for flat, size in zip(flat_axes(shape), spacing_mm, strict=True))
     return x, y, z
 
 
 def _neighbourhoods(mask: Mask) -> Codes:
-    """Return at each corner of the grid which of its eight voxels are inside, as :func:`surfel_areas` counts them.
+    """Return for each corner of the grid which of its eight voxels are inside, as a code of :func:`surfel_areas`.
 
-    Outside the array is outside the mask. Along a flat axis, both neighbours are the one voxel that is there.
+    Outside the array is outside the mask. Along a flat axis, both neighbours of a corner are the same voxel.
     """
     codes = mask.view(np.uint8)
     for axis, (shift, flat) in enumerate(zip((1, 2, 4), flat_axes(mask.shape), strict=True)):
@@ -146,7 +146,7 @@ def _neighbourhoods(mask: Mask) -> Codes:
 
 
 def _measure(here: Codes, there: Codes, spacing_mm: Spacing, areas: NDArray[np.float64]) -> Surface:
-    """Look up the distance to the other surface at every piece of one."""
+    """Return one surface, with the distance of each piece to the other surface."""
     pieces = np.flatnonzero(_on_surface(here))
     goal = _on_surface(there)
     distances = np.zeros(len(pieces))
@@ -159,14 +159,14 @@ def _measure(here: Codes, there: Codes, spacing_mm: Spacing, areas: NDArray[np.f
 
 
 def _distances(corners: Corners, goal: Mask, spacing_mm: Spacing) -> NDArray[np.float64]:
-    """Return how far corners of the grid, by their flat index, are from the nearest one of a surface.
+    """Return the distances in mm of corners of the grid, given by flat index, to the nearest corner of a surface.
 
-    A tree over the surface is exact and needs memory for the surface alone. Where there is as much surface as there is
-    volume, as in noise, a distance transform of the whole box is cheaper.
+    A k-d tree of the surface is exact and needs memory for the surface alone. If much of the box is surface, as in
+    noise, a distance transform of the whole box is cheaper.
     """
     surface = np.flatnonzero(goal)
     if (len(surface) + len(corners)) * DENSE > goal.size:
-        unit = min(spacing_mm)  # Squares on a cubic grid are whole numbers then, which single precision holds exactly.
+        unit = min(spacing_mm)  # On a cubic grid squared distances are then integers, which float32 holds exactly.
         squares = edt.edtsq(~goal, anisotropy=[size / unit for size in spacing_mm], parallel=os.cpu_count() or 1)
         rooted: NDArray[np.float64] = np.sqrt(squares.reshape(-1)[corners].astype(np.float64)) * unit
         return rooted

@@ -1,8 +1,8 @@
-"""How large the surface is that passes between the eight voxels around a corner of the grid.
+"""The area of the surface that passes between the eight voxels around a corner of the grid.
 
 Marching cubes, with vertices half way between voxels, draws a few triangles between the voxels that are inside and
-those that are not. Voxels that touch by a face are one shape and the others are cut off one by one, so the 256
-neighbourhoods are made of six shapes, turned and mirrored; and a neighbourhood and its complement have one surface.
+those that are not. Voxels that touch by a face are one shape, and each other voxel is a shape of its own. So the 256
+neighbourhoods are made of six shapes, rotated and mirrored; a neighbourhood and its complement have the same surface.
 
 Source: Lorensen & Cline 1987, "Marching cubes", https://doi.org/10.1145/37402.37422.
 """
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     Shape: TypeAlias = frozenset[Voxel]
     Vectors: TypeAlias = tuple[tuple[int, int, int], ...]
 
-# Voxels of each shape, and the area vectors of its triangles without their signs: x is the part of the area that faces
-# along x, in eighths of that face of a voxel.
+# Voxels of each shape, and the area vectors of its triangles without signs. The x of a vector is the area projected
+# along x, in eighths of the face of a voxel across x.
 SHAPES: tuple[tuple[tuple[Voxel, ...], Vectors], ...] = (
     (((0, 0, 0),), ((1, 1, 1),)),
     (((0, 0, 0), (1, 0, 0)), ((0, 2, 2), (0, 2, 2))),
@@ -38,14 +38,13 @@ CORNERS: tuple[Voxel, ...] = tuple((x, y, z) for z, y, x in product((0, 1), repe
 
 
 def surfel_areas(spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
-    """Return the surface, in square mm, of each of the 256 neighbourhoods.
+    """Return the area of the surface, in square mm, in each of the 256 neighbourhoods.
 
     Args:
-        spacing_mm: Size of a voxel. With a third size of 1, and neighbourhoods that are the same along the third axis,
-            these are lengths of contours in mm.
+        spacing_mm: Size of a voxel along each axis. With a size of 1 along a flat axis, areas are lengths in mm.
 
     Returns:
-        By code: bit ``x + 2 y + 4 z`` says whether voxel ``(x, y, z)`` of the neighbourhood is inside.
+        ``[256]``, by code: bit ``x + 2 y + 4 z`` of a code says whether voxel ``(x, y, z)`` is inside.
 
     >>> surfel_areas((1.0, 1.0, 1.0))[[0, 0b1, 0b1111, 0b11111111]].round(4)
     array([0.    , 0.2165, 1.    , 0.    ])
@@ -85,7 +84,7 @@ def _turn(voxel: Voxel, axes: tuple[int, ...], flips: tuple[int, ...]) -> Voxel:
 
 
 def _parts(voxels: Iterable[Voxel]) -> list[Shape]:
-    """Split voxels into those that hang together by faces."""
+    """Divide voxels into groups that are connected by faces."""
     parts: list[Shape] = []
     for voxel in voxels:
         touching = [part for part in parts if any(_face_between(voxel, other) for other in part)]

@@ -1,4 +1,4 @@
-"""NIfTI files: their containers, headers and grids, and volumes in and out. It knows of no dataset."""
+"""NIfTI files: their containers, headers and grids, and reading and writing volumes; datasets are not known here."""
 
 from pipeline.nifti.container import is_nifti, stem
 from pipeline.nifti.volume import Scan, load, save_labels, save_volume, scan_of

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".nii.gz", ".nii")
 # Formats that hold scans too: left out in silence, they would be scans that nobody looked at.
 OTHER_FORMATS = (".img", ".img.gz", ".hdr", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".dcm", ".gz")
-# What ends in .gz and is something else.
+# Names in .gz that are no scans.
 PACKED = (".tar.gz", ".tsv.gz", ".csv.gz", ".json.gz", ".txt.gz")
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP = 31
@@ -33,7 +33,7 @@ GZIP = 31
 DEFLATE_MAX_RATIO = 1032
 # Unpacked bytes of one file: a float32 volume of 1024 voxels along each axis.
 MAX_BYTES = 1 << 32
-# Packed bytes that hold any header, and the bytes of the longest.
+# So many packed bytes hold any header; and the unpacked bytes of the longest header.
 PACKED_HEAD = 1 << 17
 HEAD = 540
 BLOCK = 1 << 20
@@ -94,7 +94,7 @@ def read_container(path: Path, promised: Callable[[bytes], int]) -> Container:
 
     Args:
         path: A ``.nii`` or ``.nii.gz`` file.
-        promised: From the first bytes of the NIfTI file, how many bytes its header and voxels take.
+        promised: Returns, for the first bytes of the unpacked file, how many bytes its header and voxels take.
 
     Raises:
         UserError: The file is missing, empty, cut, damaged, too large, or something else under a NIfTI file's name.
@@ -176,7 +176,11 @@ def _refuse_other_content(path: Path, raw: bytes) -> None:
     if raw[:64].removeprefix(BOM_UTF8).lstrip()[:1] == b"<":
         raise fault(path, "web-page", "is a web page or XML, not a scan", "download the file again, logged in")
     if named_gzip != is_gzip:
-        kind, name = ("gzip", f"{stem(path)}.nii.gz") if is_gzip else ("not gzip", f"{stem(path)}.nii")
+        kind = "not gzip"
+        name = f"{stem(path)}.nii"
+        if is_gzip:
+            kind = "gzip"
+            name += ".gz"
         raise fault(path, "misnamed", f"is {kind}, against its name", f"rename it to {name}, if it is a NIfTI file")
 
 
@@ -194,9 +198,9 @@ def _head(path: Path, raw: bytes) -> bytes:
 
 
 def _unpack(path: Path, raw: bytes, size: int) -> tuple[bytes, bool]:
-    """Return ``size`` bytes and whether zeros follow them, in the last gzip member or behind it.
+    """Return the first ``size`` bytes (fewer if the stream is shorter), and whether zeros follow them.
 
-    A gzip may have several members, one behind the other; each ends in a checksum, which is verified.
+    A gzip file may have several members, one behind the other; each ends in a checksum, which is verified.
     """
     parts: list[bytes] = []
     missing = size
@@ -204,8 +208,11 @@ def _unpack(path: Path, raw: bytes, size: int) -> tuple[bytes, bool]:
     rest = raw
     while rest.startswith(GZIP_MAGIC):
         member = decompressobj(wbits=GZIP)
-        part = _inflate(path, member, rest, missing) if missing else b""
-        pending = member.unconsumed_tail if missing else rest
+        part = b""
+        pending = rest
+        if missing:
+            part = _inflate(path, member, rest, missing)
+            pending = member.unconsumed_tail
         while not member.eof:
             block = _inflate(path, member, pending, BLOCK)
             pending = member.unconsumed_tail
@@ -236,7 +243,7 @@ def _inflate(path: Path, member: Any, data: bytes, most: int) -> bytes:
 
 
 def _padding(path: Path, block: bytes) -> bool:
-    """Tell whether there are bytes behind the voxels; they must be zeros, for anything else is somebody's data."""
+    """Tell whether there are bytes behind the voxels; refuse any but zeros, since they would be somebody's data."""
     if block.strip(b"\0"):
         raise fault(path, "trailing-bytes", "has data behind the voxels", BY_ITS_TOOL)
     return bool(block)

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
     Affine = NDArray[np.float64]
 
-# A number is right to this share of it, where some program has once computed in float32.
+# The relative error of a number that some program has computed in float32.
 ROUNDING = 2.0**-23
-# So is 1 - (b^2 + c^2 + d^2) of the three stored parts of a unit quaternion to three times that, which is nibabel's
-# tolerance. Below the C library's 1e-7 nothing is known of the fourth part, and 0 is taken.
+# The error of 1 - (b^2 + c^2 + d^2), for the three stored parts of a unit quaternion; nibabel has the same tolerance.
+# Below 1e-7, as in the NIfTI C library, the fourth part is taken to be 0.
 SQUARE_ERROR = 3 * ROUNDING
 SMALLEST_SQUARE = 1e-7
-# Voxel sizes that differ by less are one, written twice.
+# Relative difference below which two voxel sizes are the same.
 SAME_SIZE = 1e-4
-# Cosines between voxel axes and axes of the body are compared to so many digits: what differs less is equal.
+# Cosines between voxel axes and axes of the body are rounded to so many decimals before they are compared.
 COSINE_DIGITS = 3
 
 
@@ -110,9 +110,9 @@ class Forms:
     def rotation_error_rad(self) -> float:
         """The largest angle by which rounding may have turned the grid about its first voxel.
 
-        The fourth part of a qform's quaternion is the square root of what the others leave of 1. Where it is near 0, as
-        in all scans whose axes run as DICOM's do, their last digits are worth up to a fifteenth of a degree. Of an
-        sform nothing is to be said that counts.
+        The fourth part of a qform's quaternion is the square root of 1 less the squares of the others. Where it is near
+        0, as in all scans whose axes run as DICOM's do, the last digits of the others turn the grid by up to a
+        fifteenth of a degree. With an sform, rounding turns nothing that matters: 0.
         """
         if self.sform_code or not self.qform_code:
             return 0.0
@@ -132,7 +132,7 @@ class Forms:
 
     @property
     def _pixdim_mm(self) -> tuple[float, float, float]:
-        """``pixdim`` as all readers take it: without its sign, and 1 along an axis of one voxel that has no size."""
+        """``pixdim`` as all readers take it: without its sign, and 1 where it is 0 along an axis of one voxel."""
         x, y, z = (
             1.0 if length == 0 and count == 1 else abs(length)
             for length, count in zip(self.pixdim[1:4], self.shape, strict=True)
@@ -165,10 +165,12 @@ def nearest_axes(affine: Affine) -> tuple[tuple[int, int], ...]:
 
 
 def _rotation(quatern: tuple[float, ...]) -> NDArray[np.float64]:
-    """Return the rotation of a unit quaternion whose first part is what the others leave of a length of 1."""
+    """Return the rotation, 3x3, of a unit quaternion ``(a, b, c, d)`` of which ``b, c, d`` are given."""
     b, c, d = quatern
     square = 1 - (b * b + c * c + d * d)
-    a = math.sqrt(square) if square >= SMALLEST_SQUARE else 0.0
+    a = 0.0
+    if square >= SMALLEST_SQUARE:
+        a = math.sqrt(square)
     if a == 0:
         b, c, d = np.array(quatern) / math.hypot(*quatern)
     return np.array(

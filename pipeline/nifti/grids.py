@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Affine = NDArray[np.float64]
 
-# What two grids may lie apart beyond what float32 headers can hold.
+# How far apart two grids may lie and still be the same, beyond the rounding of float32 headers.
 TOLERANCE_VOXELS = 0.1
 # The codes of NIfTI's other units of length; 0 says nothing.
 UNITS = {1: "metres", 3: "micrometres"}
@@ -38,17 +38,18 @@ def corner_distances(first: Affine, second: Affine, shape: tuple[int, ...]) -> N
 
 
 def distance_between(first: Forms, second: Forms, step: Affine | None = None) -> float | None:
-    """Return how far apart two files place the corners of one grid, in voxels; None where that is no difference.
+    """Return the largest distance between the corners of two grids, in voxels; None if the grids are the same.
 
-    A corner may lie a tenth of a voxel apart, and beyond that by what float32 numbers cannot hold: the last digits of a
-    position, and those of a quaternion, which count the more the farther a corner is from a file's first voxel.
+    They are the same if no corner lies more than a tenth of a voxel apart, plus what rounding to float32 explains: that
+    of positions, and that of quaternions, which grows with the distance from the first voxel.
 
     Args:
         first: The grid.
         second: The other file's.
-        step: From an index of the first grid to the index of the second; None where they are the same.
+        step: Maps an index of the first grid to the index of the second, 4x4; None is the identity.
     """
-    step = np.eye(4) if step is None else step
+    if step is None:
+        step = np.eye(4)
     corners = corners_of(first.shape)
     distances = corner_distances(first.affine, second.affine @ step, first.shape)
     error_mm = first.precision_mm(corners) + second.precision_mm(corners @ step.T)
@@ -115,7 +116,16 @@ def _form_problems(scan: Scan) -> list[Problem]:
 
 
 def grid_problems(image: Scan, other: Scan, kind: str) -> list[Problem]:
-    """Find out whether another file of a case lies on its image's grid; ``kind`` says what the file is."""
+    """Find out why another file of a case does not lie on the grid of its image.
+
+    Args:
+        image: The case's first image.
+        other: The other file.
+        kind: What the other file is, for messages, such as ``label``.
+
+    Returns:
+        At most one problem: axes in another order, another shape, another affine, or forms of ``other`` that differ.
+    """
     where = str(other.path)
     name = image.path.name
     if renamed := _renamed(image, other):

@@ -60,7 +60,7 @@ FIELDS = {
 SIZES = {1: 348, 2: 540}
 MAGICS = {1: (344, b"n+1\0"), 2: (4, b"n+2\0\r\n\032\n")}
 DATATYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-# Known, and no real number a voxel: complex of three sizes, colours of two, and bits. A long double differs by machine.
+# Datatypes that are not one real number per voxel, or, as a long double, differ between machines.
 NOT_REAL = {
     1: "bits",
     32: "complex numbers",
@@ -70,7 +70,7 @@ NOT_REAL = {
     2304: "colours",
     1536: "128-bit floats",
 }
-# Cosine between two axes from which a grid counts as sheared, and volume of the unit axes from which it counts as flat.
+# Above this cosine between two axes a grid counts as sheared; below this volume of its unit axes it counts as flat.
 SHEAR_COSINE = 1e-3
 FLAT_VOLUME = 1e-3
 
@@ -82,11 +82,11 @@ class Header:
     Attributes:
         version: 1 or 2.
         order: ``<`` or ``>``: the byte order.
-        dims: The length of each axis in the file, one to seven of them.
+        dims: The length of each axis in the file, two to four of them.
         dtype: Of the stored voxels, with their byte order.
-        offset: Where the voxels begin.
-        slope: What stored values are multiplied by; 1 where the header does not scale.
-        inter: What is added then.
+        offset: Byte of the unpacked file at which the voxels begin.
+        slope: Factor of the stored values; 1 where the header does not scale.
+        inter: Added to the scaled values; 0 where the header does not scale.
         forms: Where the voxels lie.
         units: The byte that names the units of space and time.
         notes: Warnings.
@@ -111,7 +111,9 @@ class Header:
     @property
     def channels(self) -> int:
         """Length of the fourth axis, or 1."""
-        return self.dims[3] if len(self.dims) > 3 else 1
+        if len(self.dims) > 3:
+            return self.dims[3]
+        return 1
 
     @property
     def promised(self) -> int:
@@ -132,7 +134,7 @@ def parse_header(path: Path, head: bytes) -> Header:
         head: At least 540 bytes, or all that there is.
 
     Raises:
-        UserError: They are no header, or one that makes no sense.
+        UserError: They are no NIfTI header, or one whose values are impossible.
     """
     version, order, notes = _recognise(path, head)
     if len(head) < SIZES[version]:

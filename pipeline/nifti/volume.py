@@ -141,13 +141,14 @@ def load(path: Path) -> Scan:
 
 
 def scan_of(voxels: ArrayLike, affine: ArrayLike, name: str, header: Any = None) -> Scan:
-    """Return an array as the scan that its file would be.
+    """Return the scan that an array would be, written to a NIfTI file and read again.
 
     Args:
         voxels: ``[X, Y]``, ``[X, Y, Z]`` or ``[X, Y, Z, C]``.
         affine: Voxel indices to mm, 4x4.
         name: What to call it in messages.
-        header: nibabel's, where the array came with one: its qform, sform and units count if it agrees with the affine.
+        header: The nibabel header of the array, if it has one. Its units are kept, and its qform and sform if they
+            agree with ``affine``.
 
     Raises:
         UserError: A NIfTI file cannot hold it, or its grid makes no sense.
@@ -193,8 +194,8 @@ def save_volume(path: Path, voxels: NDArray[Any], header: Header) -> None:
 
     Args:
         path: The file to write, complete or not at all; gzipped where its name ends in ``.gz``.
-        voxels: Of the type to be stored.
-        header: Whose version, affine, forms and units the file gets.
+        voxels: The values, in the type to be stored.
+        header: The file gets its version, affine, forms and units.
     """
     import nibabel as nib  # slow to import, and reading does without
 
@@ -213,9 +214,15 @@ def save_volume(path: Path, voxels: NDArray[Any], header: Header) -> None:
 
 def _set_forms(written: Any, forms: Forms) -> None:
     """Give a nibabel header the very numbers that place a scan: computed anew, they would differ in the last digit."""
-    unused = (0.0,) * 12  # Where the code is 0, the file may hold anything.
-    srow = forms.srow if forms.sform_code else unused
-    quatern, qoffset = (forms.quatern, forms.qoffset) if forms.qform_code else (unused, unused)
+    # A form whose code is 0 may hold anything; it is written as zeros.
+    srow: tuple[float, ...] = (0.0,) * 12
+    quatern: tuple[float, ...] = (0.0,) * 3
+    qoffset: tuple[float, ...] = (0.0,) * 3
+    if forms.sform_code:
+        srow = forms.srow
+    if forms.qform_code:
+        quatern = forms.quatern
+        qoffset = forms.qoffset
     for number, axis in enumerate("xyz"):
         written[f"srow_{axis}"] = srow[4 * number : 4 * number + 4]
         written[f"qoffset_{axis}"] = qoffset[number]

@@ -1,17 +1,16 @@
-"""Fit a training into a time: how many steps that is, and whether it still is on the way.
+"""Fit a training into a time budget: choose its number of steps, and correct it while the training runs.
 
-Before the first step of a new run the real machine is timed on the real data. From then on the number of steps is
-fixed, and with it the run; it may be corrected twice where the pace has turned out to be another, and the number of
-threads changed where another is faster. The run's ``config.yaml`` holds what was decided: with that, and no budget, a
-training is repeated bit for bit.
-``budget.json`` holds what a resumed run needs to go on keeping to the time:
+Before the first step of a new run, steps are timed on this machine with the run's own data. The number of steps follows
+from that. It is corrected at most twice, if the pace turns out to be another, and the number of threads is changed if
+another is faster. The run's ``config.yaml`` holds these decisions: with them, and without a budget, a training is
+repeated bit for bit. ``budget.json`` holds what a resumed run needs to keep to the time:
 
     {"seconds": 1200.0,     the budget
-     "spent_s": 431.2,      of it, when the last checkpoint was saved
-     "pace": {              of the machine, as it was timed
-       "step_s": 0.55,      a step
-       "validation_s": 9.0, a validation
-       "tail_s": 14.1},     the last validation and the report
+     "spent_s": 431.2,      seconds of it that were spent when the last checkpoint was saved
+     "pace": {              as it was timed before the first step
+       "step_s": 0.55,      seconds of a step
+       "validation_s": 9.0, seconds of a validation
+       "tail_s": 14.1},     seconds of the last validation and the report
      "validate_every": 250, steps between two validations
      "given_up": false}     whether the run was asked to end before its time
 """
@@ -33,43 +32,43 @@ if TYPE_CHECKING:
 
     from pipeline.pacing.course import Course
 
-# The first steps of a command find memory and algorithms, and say nothing of the pace.
+# The first steps of a command allocate memory and choose algorithms; they are left out of the pace.
 WARM_STEPS = 3
-# All timing together may take this share of the budget; what is under way then is waited for.
+# All timing together may take this share of the budget; a step that is running then is finished.
 TIMING_SHARE = 0.1
-# The pace is looked at after each such share of the budget, over the last of them.
+# The pace is measured after each such share of the budget, over the last RECENT of them.
 PART = 0.01
 RECENT = 8
-# A number of threads is judged after PART of the budget, of which so many seconds are enough. More threads are tried up
-# to this share of the time: should they turn out to be slow, enough of it is left to make up for that.
+# A number of threads is judged after PART of the budget, but after so many seconds at most. More threads are tried only
+# before the share SETTLED of the time, so that enough is left to make up for a slow trial.
 JUDGED_S = 10.0
 SETTLED = 0.8
-# Other work slows down a step, whose threads wait for each other, far more than the rest, which has half of the
-# machine.
+# Other programs slow down a step, whose threads wait for each other, far more than validation and report. These are
+# assumed to take at most so many times as long.
 MOST_SLOWED = 2.0
-# From which share on of the time or of the steps, whichever is further, the steps are corrected where the end is off by
-# such a share. The last correction waits for the end, when little can come any more; beside other work one step may
-# still take ten times as long as another.
+# The number of steps is corrected once after each of these shares of the time or of the steps, whichever comes first,
+# if the end would be off by the share WORTH of the budget. The last correction comes late, since beside other programs
+# one step may still take ten times as long as another.
 CORRECTIONS = (2 / 3, 0.95)
 WORTH = 0.01
-# Validations of the training may take this share of the time.
+# Validations during the training may take this share of the time.
 VALIDATION_SHARE = 0.05
 FEWEST_STEPS = 20
-# Scans are prepared before the first step. After so many of them, or so many seconds, it shows whether there is time.
+# Scans are prepared before the first step. After so many scans or seconds it is estimated whether there is enough time.
 FIRST_SCANS = 3
 FIRST_S = 5.0
-# What is aimed at: to be late is worse than to be early.
+# The share of the budget that is planned for: to be late is worse than to be early.
 AIM = 0.985
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What was timed, in seconds.
+    """The pace of a training, in seconds.
 
     Attributes:
-        step_s: A training step, its data included.
-        validation_s: A validation during the training.
-        tail_s: All that comes after the last step: its validation and the report.
+        step_s: Duration of a training step, its data included.
+        validation_s: Duration of a validation during the training.
+        tail_s: Duration of all that comes after the last step: its validation and the report.
     """
 
     step_s: float
@@ -77,11 +76,11 @@ class Pace:
     tail_s: float = 0.0
 
     def validate_every(self, least: int) -> int:
-        """Return how many steps apart validations are to be, ``least`` or more."""
+        """Return the number of steps between two validations, ``least`` or more."""
         return max(least, round(self.validation_s / (VALIDATION_SHARE * self.step_s)))
 
     def steps_in(self, seconds: float, validate_every: int) -> int:
-        """Return how many steps fit into a time, with their validations and what comes after them.
+        """Return how many steps fit into a time together with their validations and the tail.
 
         >>> Pace(1.0, 10.0, 20.0).steps_in(131.0, validate_every=100)
         100
@@ -89,7 +88,7 @@ class Pace:
         return int((seconds - self.tail_s) / (self.step_s + self.validation_s / validate_every))
 
     def at(self, step_s: float) -> Pace:
-        """Return the pace of a machine that has become faster or slower.
+        """Return the pace if a step takes another time, with validation and tail changed in proportion.
 
         >>> Pace(1.0, 10.0, 20.0).at(1.5), Pace(1.0, 10.0, 20.0).at(5.0)
         (Pace(step_s=1.5, validation_s=15.0, tail_s=30.0), Pace(step_s=5.0, validation_s=20.0, tail_s=40.0))
@@ -103,14 +102,14 @@ class Budget:
     """Keeps a run within its time.
 
     Attributes:
-        seconds: The budget, for the whole command.
-        spent_s: Of it, before ``began``: by commands that were stopped.
-        pace: Of the machine, as it was timed before the first step.
+        seconds: The budget for the whole command.
+        spent_s: Seconds of it that earlier commands of the run have spent.
+        pace: The pace as it was timed before the first step.
         validate_every: Steps between two validations.
-        given_up: Whether the run was asked to end before its time, and nothing is corrected any more.
-        began: When this command began, on ``clock``.
-        clock: Tells the time.
-        trials: Finds how many threads are the fastest.
+        given_up: Whether the run was asked to end before its time; then nothing is corrected any more.
+        began: When this command began, by ``clock``.
+        clock: Returns the time in seconds.
+        trials: Finds the fastest number of threads.
     """
 
     seconds: float
@@ -123,7 +122,7 @@ class Budget:
     trials: ThreadTrials = field(init=False, repr=False)
     _timing_began: float | None = field(default=None, init=False, repr=False)
     _marks: list[tuple[int, float]] = field(default_factory=list, init=False, repr=False)
-    # Step, time and marks when the number of threads was last changed.
+    # The step and the time at which the number of threads was last changed, and the marks before that.
     _left: tuple[int, float, Sequence[tuple[int, float]]] = field(default=(0, 0.0, ()), init=False, repr=False)
     _steps: int = field(default=0, init=False, repr=False)  # Of this command.
 
@@ -132,7 +131,7 @@ class Budget:
 
     @classmethod
     def from_dict(cls, known: Mapping[str, Any], began: float) -> Budget:
-        """Take up the budget of a run that is resumed.
+        """Return the budget of a run that is resumed.
 
         Args:
             known: What :meth:`as_dict` returned.
@@ -141,7 +140,7 @@ class Budget:
         return cls(began=began, **{**known, "pace": Pace(**known["pace"])})
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what ``budget.json`` holds, with what is spent by now."""
+        """Return the content of ``budget.json``, with the seconds that are spent by now."""
         kept = {key: getattr(self, key) for key in ("seconds", "validate_every", "given_up")}
         return kept | {"pace": asdict(self.pace), "spent_s": round(self._spent_by_now(), 3)}
 
@@ -150,24 +149,24 @@ class Budget:
 
     @property
     def left_s(self) -> float:
-        """What is left of the budget, up to the moment that is aimed at."""
+        """Seconds left until the planned end of the command."""
         return AIM * self.seconds - self._spent_by_now()
 
     def begin_timing(self) -> None:
-        """Let the time begin that timing may take."""
+        """Start the clock of :attr:`timing_left_s`."""
         self._timing_began = self.clock()
 
     @property
     def timing_left_s(self) -> float:
-        """What is left of the time that timing may take, but for what is under way."""
+        """Seconds left in which a timing may begin; infinity before :meth:`begin_timing`."""
         if self._timing_began is None:
             return inf
         return max(0.0, TIMING_SHARE * self.seconds - (self.clock() - self._timing_began))
 
     def watch_scans(self) -> Callable[[int, int], None]:
-        """Return what is told after each scan how many of how many are prepared.
+        """Return a function to call after each prepared scan, with the number prepared and the number of all.
 
-        It raises a ``UserError`` as soon as the budget turns out to be too short for them.
+        It raises a ``UserError`` as soon as the budget turns out to be too short to prepare them all.
         """
         began = self.clock()
 
@@ -183,10 +182,10 @@ class Budget:
         return watch
 
     def refuse_if_spent(self) -> None:
-        """Refuse to begin with anything where the budget is spent already.
+        """Refuse to begin if the budget is spent already.
 
         Raises:
-            UserError: It is.
+            UserError: It is spent.
         """
         if self.left_s <= 0:
             raise self._too_short("nothing of this training has begun", 2 * self._spent_by_now())
@@ -197,7 +196,7 @@ class Budget:
         return UserError("The training does not fit its time.", [Problem("time_budget", "short", message, remedy)])
 
     def fit(self, pace: Pace, validate_every: int) -> tuple[int, int]:
-        """Return how many steps a new run has, and how many lie between two validations.
+        """Return the number of steps of a new run, and the number between two validations; remember the pace.
 
         Raises:
             UserError: The budget is too short for any training.
@@ -216,18 +215,21 @@ class Budget:
         self.given_up = True
 
     def leave_out(self, seconds: float) -> None:
-        """Tell what a validation has just taken, which is not the time of a step."""
+        """Leave the seconds of a validation that has just ended out of the pace of the steps."""
         self._marks = [(step, when + seconds) for step, when in self._marks]
 
     def other_threads(self, step: int, step_s: float, course: Course) -> int | None:
-        """Look at what a step took; return another number of threads where one is to be used from here on.
+        """Return another number of threads to use from here on; None to keep the present one.
 
-        A course that tells no threads is that of a GPU.
+        Args:
+            step: The step that is done.
+            step_s: What it took, in seconds.
+            course: Holds the present number of threads; without one, as on a GPU, none is tried.
         """
         self._steps += 1
         threads = course.threads_after(step)
         before = self.trials.before
-        to_come = any(when >= step for when in course.threads)  # What is written down is repeated first.
+        to_come = any(when >= step for when in course.threads)  # Changes that are decided already come first.
         if threads is None or to_come or self._steps <= WARM_STEPS:
             self.trials.forget()
             return None
@@ -238,12 +240,12 @@ class Budget:
         since, then, marks = self._left
         self._left = (step, now, self._marks)
         self._marks = []
-        if other == before:  # A trial is taken back, and left out of the pace.
+        if other == before:  # The trial has ended without gain: its steps are left out of the pace.
             self._marks = [(at + step - since, when + now - then) for at, when in marks]
         return other
 
     def corrected(self, step: int, course: Course) -> int | None:
-        """Look at the pace after a step, if it is time to; return another number of steps where that is worth it."""
+        """Return another number of steps for the training if the pace after a step calls for it; else None."""
         now = self.clock()
         if not self._marks or step <= self._marks[-1][0]:  # The first step, or one that is made again after a failure.
             self._marks = [(step, now)]

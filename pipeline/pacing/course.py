@@ -1,4 +1,4 @@
-"""The course of a training: what is decided on the way, and how much of it is done."""
+"""The course of a training: its number of steps and threads as decided so far, and the share that is done."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Course:
-    """Tells the share of a training that is done at a step.
+    """Computes the share of a training that is done at a step.
 
-    The share is a straight line from 0 to 1 over the number of steps. Where that number was decided anew at some step,
-    the line bends there and still ends at 1: learning rate and ramps never jump, and a schedule is always finished. It
-    is a function of the decisions alone, so whoever has them can repeat a training bit for bit.
+    The share rises linearly from 0 to 1 over the number of steps. If that number is corrected at some step, the line
+    bends there and still ends at 1: learning rate and ramps never jump, and a schedule always ends. The share is a
+    function of the decisions alone, so with them a training is repeated bit for bit.
 
     Attributes:
         max_steps: The number of steps as decided at the start.
-        corrections: By the step after which it was decided, the number of steps from there on, in rising order.
-        threads: By the step after which it was decided, how many threads compute from there on. The order of sums
-            depends on them, and with it the last bits of the weights.
+        corrections: The number of all steps as it was corrected, by the step after which it was, rising.
+        threads: The number of threads, by the step after which it was decided. The order of sums depends on it, and
+            with that the last bits of the weights.
 
     >>> course = Course(100, {50: 75})
     >>> course.last, [course.share_done(step) for step in (0, 25, 50, 60, 75)]
@@ -44,25 +44,25 @@ class Course:
 
     @property
     def last(self) -> int:
-        """The last step, as decided by now."""
+        """The last step, by the latest decision."""
         return [self.max_steps, *self.corrections.values()][-1]
 
     def correct(self, step: int, max_steps: int) -> None:
-        """Decide, after a step is done, how many steps there are in all; decisions that were to come are forgotten."""
+        """Correct, after a step, the number of all steps; corrections for later steps are dropped."""
         past = {when: steps for when, steps in self.corrections.items() if when < step}
         self.corrections = Course(self.max_steps, {**past, step: max_steps}).corrections
 
     def change_threads(self, step: int, threads: int) -> None:
-        """Decide, after a step is done, how many threads compute from there on."""
+        """Change, after a step, the number of threads."""
         self.threads = {**self.threads, step: threads}
 
     def threads_after(self, step: int) -> int | None:
-        """Return how many threads compute after a step; None where that was not decided."""
+        """Return the number of threads after a step; None if it was not decided."""
         return self.threads.get(max((when for when in self.threads if when <= step), default=-1))
 
     def share_done(self, steps: float) -> float:
         """Return the share of the training that so many steps are, in [0, 1]."""
-        share = 0.0  # That is done at the step `here`, where the line last bent.
+        share = 0.0  # The share done at the step `here`, at which the line last bent.
         here = 0
         length = self.max_steps
         for step, corrected in self.corrections.items():

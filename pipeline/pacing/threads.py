@@ -1,7 +1,7 @@
-"""Try how many threads are the fastest, while a training goes on.
+"""Find the fastest number of threads while a training runs.
 
-The threads that share a step wait for each other. Beside other work, which holds up now this and now that one, a step
-takes many times as long with all of them, and fewer are faster.
+The threads that share a step wait for each other. Beside other programs, which delay now one thread and now another, a
+step with all threads may take many times as long, and fewer threads are faster.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Another way to compute a step is taken where it takes this share of the time at most.
+# Another way to compute a step is taken if it needs at most this share of the time.
 FASTER = 0.95
-# A number of threads is judged by so many steps or more; a trial that has taken longer than they would have is over
-# before. Fewer are tried where a step has come to take so many times as long.
+# A number of threads is judged by at least so many steps; a trial ends earlier once it has taken longer than so many
+# steps took before. Fewer threads are tried once a step takes SLOWED times as long as before.
 STEPS = 4
 SLOWED = 1.5
-# Where not all threads are in use, more are tried after so many parts, and each time in vain after twice as many.
+# If not all threads are in use, more are tried after REST parts; after each trial without gain the wait doubles.
 REST = 10
 LONGEST_REST = 160
 
@@ -31,15 +31,15 @@ LONGEST_REST = 160
 class ThreadTrials:
     """Finds the number of threads with which a step takes the shortest time.
 
-    Half of them are tried whenever steps have become slow, and twice as many now and then where not all are in use.
-    What is faster stays, and the next number in its direction is tried; what is not is taken back.
+    Half as many threads are tried whenever steps have become slow, and twice as many now and then if not all are in
+    use. A faster number is kept, and the next one in the same direction is tried; a slower one is taken back.
 
     Attributes:
-        most: The threads that there are.
-        part_s: A number of threads is judged after so many seconds, or more.
-        step_s: What a step takes with those in use, in seconds; 0 where that is not known, and fewer are tried.
-        rest: After how many parts more threads are tried.
-        before: The threads that a trial under way is an alternative to; None without one.
+        most: The number of threads that there are.
+        part_s: Seconds of a part, after which a number of threads is judged at the earliest.
+        step_s: Seconds of a step with the present number of threads; 0 if unknown: then fewer are tried.
+        rest: Parts until more threads are tried.
+        before: The number of threads before the trial that is going on; None without a trial.
     """
 
     most: int
@@ -54,9 +54,9 @@ class ThreadTrials:
         """Return how many threads the next step is to have.
 
         Args:
-            threads: How many the last one had.
-            step_s: What it took, in seconds.
-            more: Whether more of them may be tried.
+            threads: The number of threads of the last step.
+            step_s: Seconds that it took.
+            more: Whether more threads may be tried.
 
         >>> trials, threads = ThreadTrials(4, rest=REST), [4]
         >>> for step in range(16):
@@ -90,7 +90,7 @@ class ThreadTrials:
         return other
 
     def forget(self) -> None:
-        """Judge nothing by the steps so far."""
+        """Drop the steps so far, and the trial that is going on."""
         self._times = []
         self.before = None
 
@@ -107,14 +107,14 @@ class ThreadTrials:
 
 
 def use_threads(threads: int | None) -> None:
-    """Compute with so many threads from here on; with as many as before for None."""
+    """Set PyTorch's number of threads; None changes nothing."""
     if threads not in (None, torch.get_num_threads()):
         torch.set_num_threads(threads)
 
 
 @contextmanager
 def threads_kept() -> Iterator[None]:
-    """Compute with as many threads afterwards as before."""
+    """Restore PyTorch's number of threads at the end of the block."""
     before = torch.get_num_threads()
     try:
         yield

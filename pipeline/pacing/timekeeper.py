@@ -23,18 +23,18 @@ FINISH = 0.1
 
 
 class Timekeeper:
-    """An Ignite handler that keeps a training to its time, and ends it soon where somebody asks for that.
+    """An Ignite handler that keeps a training to its time budget, and ends it soon on request.
 
-    What it decides goes into the course. A training is asked to finish by a file or by validations that bring nothing.
+    Its decisions go into the course. A request to end is a file, or a number of validations without a better Dice.
 
     Args:
-        course: Of the training.
-        budget: The time that there is; None where there is no limit.
-        stop: The file that asks; it is removed when it is found.
-        patience: The number of validations without a better Dice that asks; None for no such number.
-        step_s: Tells what the last step took, in seconds.
-        say: Gets each decision in words.
-        decided: Called after a decision, which a resumed run has to know.
+        course: The course of the training.
+        budget: The time budget; None for no limit.
+        stop: The file that requests the end; it is deleted when it is found.
+        patience: The number of validations without a better Dice that request the end; None for no such limit.
+        step_s: Returns the seconds of the last step.
+        say: Called with each decision in words.
+        decided: Called after each decision, to save it for a resumed run.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Timekeeper:
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.after_step(engine.state.iteration))
 
     def after_step(self, step: int) -> None:
-        """Look at the time, and at whether the training is asked to finish."""
+        """Make the decisions that are due after a step."""
         if self.budget:
             threads = self.budget.other_threads(step, self.step_s(), self.course)
             if threads is not None:
@@ -75,12 +75,12 @@ class Timekeeper:
             self.finish_soon(step)
 
     def after_validation(self, step: int, seconds: float, dice: Sequence[float]) -> None:
-        """Leave a validation out of the pace of the steps, and finish where it is one too many without a better Dice.
+        """Leave a validation out of the pace of the steps, and end soon if ``patience`` is exhausted.
 
         Args:
-            step: After which it was.
-            seconds: What it took.
-            dice: The mean Dice of every validation by now.
+            step: The step that was validated.
+            seconds: Duration of the validation.
+            dice: The mean Dice of all validations so far.
         """
         if self.budget:
             self.budget.leave_out(seconds)
@@ -88,7 +88,7 @@ class Timekeeper:
             self.finish_soon(step)
 
     def finish_soon(self, step: int) -> None:
-        """Let the schedule come to its end within a few steps, and keep to no time from here on."""
+        """End the schedule within a few steps, and stop keeping to the time budget."""
         if self.budget:
             self.budget.give_up()
             self.decided()
@@ -108,9 +108,11 @@ class Timekeeper:
 
 
 def validations_since_best(dice: Sequence[float]) -> int:
-    """Return how many validations there were after the first of the best ones; 0 without a validation.
+    """Return the number of validations after the first one with the best Dice; 0 without a validation.
 
     >>> validations_since_best([0.2, 0.5, 0.4, 0.5])
     2
     """
-    return len(dice) - 1 - dice.index(max(dice)) if dice else 0
+    if dice:
+        return len(dice) - 1 - dice.index(max(dice))
+    return 0

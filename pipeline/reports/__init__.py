@@ -1,1 +1,1 @@
-"""From per-case results to a summary, a table, CSV and JSON; knows nothing of torch."""
+"""Reports: from the results of cases to summaries, tables, comparisons, pages and figures, without torch."""

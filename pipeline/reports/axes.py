@@ -1,7 +1,7 @@
-"""What charts are made of: scales, axes, lines and text as SVG that takes its colours from a style sheet.
+"""The parts of charts: scales, axes, lines and text, as SVG whose colours come from the page's style sheet.
 
-Nothing here carries a ``style`` attribute: the page's security policy forbids it. Text from the user's files is escaped
-by ``Markup``.
+No element has a ``style`` attribute, which the page's security policy forbids. ``Markup`` escapes text from users'
+files.
 """
 
 from __future__ import annotations
@@ -20,15 +20,23 @@ if TYPE_CHECKING:
 WIDTH = 460
 LEFT = 12
 RIGHT = 448
-# What a vertical axis has above it: its title, level, so that it reads as the rest does.
+# Height of the horizontal title above a vertical axis.
 TITLE = 18
-# A legend of more says nothing that the eye could use.
+# The most names in a legend; more could not be told apart.
 MOST_NAMES = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """Turns values into pixels, evenly or by their logarithm."""
+    """Maps values to pixels, linearly or by their logarithm.
+
+    Attributes:
+        low: The value at ``start``.
+        high: The value at ``end``.
+        start: A position in pixels.
+        end: A position in pixels; it may be below ``start``.
+        log: Whether the scale is logarithmic; then ``low`` is above 0.
+    """
 
     low: float
     high: float
@@ -37,17 +45,17 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Return the pixel of a value; one outside the scale is at its end."""
+        """Return the position of a value in pixels; one above a scale is at its end, one below a scale at its start."""
         low, high, value = (math.log10(x) if self.log else x for x in (self.low, self.high, max(value, self.low)))
         share = (min(value, high) - low) / (high - low)
         return round(self.start + share * (self.end - self.start), 1)
 
     @property
     def ticks(self) -> list[float]:
-        """Round values along the scale: the powers of ten of a logarithmic one, about five of another."""
+        """Round values along the scale: powers of ten on a logarithmic one, about five values on a linear one."""
         if self.log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            # One or two powers of ten would be all that a short scale has.
+            # A short scale has only one or two powers of ten; it gets twice and five times these too.
             factors = (1, 2, 5) if self.high < 100 * self.low else (1,)
             places = [factor * 10.0**power for power in powers for factor in factors]
             return [value for value in places if self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)]
@@ -68,7 +76,7 @@ def nice_step(span: float, parts: int = 4) -> float:
 
 
 def scale_around(values: Sequence[float], start: float, end: float, metric: Metric | None = None) -> Scale:
-    """Return a scale of round ends that holds all values, and stays inside what the metric can be."""
+    """Return a scale with round ends around all values, within the range of the metric if one is given."""
     low = min(values)
     high = max(values)
     if high - low < 1e-9:
@@ -85,7 +93,7 @@ def scale_around(values: Sequence[float], start: float, end: float, metric: Metr
 
 
 def shorten(name: str, most: int = 30) -> str:
-    """Return a name that fits into a chart, shortened in its middle: the names of one dataset differ at their ends.
+    """Return a name with at most so many letters, shortened in its middle, since names often differ at their ends.
 
     >>> shorten("left_upper_lobe_of_the_lung", 16)
     'left_up…the_lung'
@@ -107,7 +115,7 @@ def x_axis(x: Scale, top: float, bottom: float, decimals: int) -> Markup:
 
 
 def y_axis(y: Scale, left: float, right: float, title: str) -> Markup:
-    """Draw a grid line and a number for each tick of a vertical scale, below its title, which is ``TITLE`` high."""
+    """Draw a grid line and a number for each tick of a vertical scale, and its title above them."""
     parts = [text(LEFT, y.end - TITLE + 9, title, "tick")]
     for tick in y.ticks:
         parts += [
@@ -118,27 +126,29 @@ def y_axis(y: Scale, left: float, right: float, title: str) -> Markup:
 
 
 def tick_label(value: float, decimals: int) -> str:
-    """Return a number without zeros that say nothing.
+    """Return a number as text without trailing zeros.
 
     >>> tick_label(0.50, 3), tick_label(1200, 0), tick_label(0.0, 2)
     ('0.5', '1200', '0')
     """
     digits = f"{value:.{max(decimals, 2) if abs(value) < 10 else decimals}f}"
-    return digits.rstrip("0").rstrip(".") if "." in digits else digits
+    if "." in digits:
+        return digits.rstrip("0").rstrip(".")
+    return digits
 
 
 def line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
-    """Draw a line of a class of the style sheet."""
+    """Draw a line with a class of the style sheet."""
     return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(kind, x1, y1, x2, y2)
 
 
 def text(x: float, y: float, words: str, kind: str) -> Markup:
-    """Write words at a place; they are escaped."""
+    """Write words, which are escaped, at a position with a class of the style sheet."""
     return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, x, y, words)
 
 
 def legend(names: Sequence[str], kind: str, top: float) -> tuple[Markup, float]:
-    """Draw names behind squares of the colours ``kind`` 0 to 6, in as many rows as it takes; return its height too."""
+    """Draw a legend: names behind squares with the classes ``kind`` 0 to 6; return its height in pixels too."""
     parts = []
     left = float(LEFT)
     row = 0
@@ -156,7 +166,7 @@ def legend(names: Sequence[str], kind: str, top: float) -> tuple[Markup, float]:
 
 
 def svg(height: float, title: str, content: Markup) -> Markup:
-    """Wrap a drawing; the title is what a screen reader says of it."""
+    """Return a whole SVG element; the title is for screen readers."""
     return Markup(
         '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" xmlns="http://www.w3.org/2000/svg">{}</svg>'
     ).format(WIDTH, height, title, content)

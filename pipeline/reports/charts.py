@@ -1,4 +1,4 @@
-"""Charts as SVG text. A dot that stands for a case has its place in the page's list as ``data-case``: it is a link."""
+"""Charts as SVG. The dot of a case has the case's index in the page's list as ``data-case``, which makes it a link."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pipeline.types import CaseResult
 
-# Beyond these, names and points of the page would outweigh its volumes.
+# The most dots in a chart: more would make a page larger than its volumes do.
 MOST_DOTS = 4000
 # Points that a curve is drawn with: about two a pixel of half a chart.
 POINTS = 240
@@ -41,12 +41,14 @@ TOP = TITLE + 8
 
 
 def distribution(results: Sequence[CaseResult], metric: Metric, places: Mapping[str, int]) -> Markup:
-    """Draw every case of every class as a dot, failures apart as crosses; from five cases on their quartiles as a box.
+    """Draw every case of every class as a dot, with a box of the quartiles from five cases on.
+
+    Structures that were missed or invented are drawn apart, as crosses.
 
     Args:
-        results: Of any number of classes; those without a number are left out.
-        metric: What to draw.
-        places: The place of each case in the page's list.
+        results: Results of any number of classes; those without a number are left out.
+        metric: The metric to draw.
+        places: The index of each case in the page's list.
     """
     numbers = [(result, value) for result in results if (value := value_of(result, metric)) is not None]
     sound = [value for result, value in numbers if result.outcome not in FAILED]
@@ -55,18 +57,17 @@ def distribution(results: Sequence[CaseResult], metric: Metric, places: Mapping[
     start = LEFT + 44 * (failures and left)
     end = RIGHT - 44 * (failures and not left)
     x = scale_around(sound or [0.0, 1.0], start + 6, end - 6, metric)
+    aside = LEFT + 16 if left else RIGHT - 16
     rows = []
     top = 8
     for label, name in classes_in(result for result, _ in numbers):
         group = [(result, value) for result, value in numbers if result.label == label]
-        rows.append(_row(group, name, metric, x, top, places, LEFT + 16 if left else RIGHT - 16))
+        rows.append(_row(group, name, metric, x, top, places, aside))
         top += 58
     grid = x_axis(x, 8, top, metric.decimals)
     if failures:
         edge = start if left else end
-        grid += line("gap", edge, 8, edge, top) + text(
-            LEFT + 16 if left else RIGHT - 16, top + 15, "failed", "tick middle"
-        )
+        grid += line("gap", edge, 8, edge, top) + text(aside, top + 15, "failed", "tick middle")
     title = f"{metric.title} of every case, by class"
     foot = text((LEFT + RIGHT) / 2, top + 32, metric.title, "tick middle")
     return svg(top + 40, title, grid + Markup("").join(rows) + foot)
@@ -114,7 +115,11 @@ def _row(
 def scatter(
     results: Sequence[CaseResult], x_metric: Metric, y_metric: Metric, places: Mapping[str, int], height: int = 250
 ) -> Markup:
-    """Draw one metric against the size of the structure, which is on a logarithmic axis, a colour a class."""
+    """Draw a metric against the size of each structure, on a logarithmic axis if sizes differ much.
+
+    Each class has a colour. Arguments are as for :func:`distribution`, with a metric for each axis and the height of
+    the drawing in pixels.
+    """
     points = [
         (result, size, value)
         for result in results
@@ -146,7 +151,14 @@ def scatter(
 
 
 def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, y_title: str, height: int = 232) -> Markup:
-    """Draw lines over the steps of a training; long ones by the mean of each of a few hundred stretches."""
+    """Draw curves over the steps of a training, long ones as means over stretches; "" without any point.
+
+    Args:
+        series: For each curve, its name and its points: step and value.
+        title: The title for screen readers.
+        y_title: The title of the vertical axis.
+        height: Height of the drawing in pixels.
+    """
     drawn = {name: thinned(points) for name, points in series.items() if points}
     if not drawn:
         return Markup("")
@@ -165,11 +177,11 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, y_ti
 
 
 def reliability(curve: Sequence[Mapping[str, float]], height: int = 250) -> Markup:
-    """Draw how often voxels are right against how sure the network is of them; the diagonal is where both agree.
+    """Draw a reliability diagram: the share of right voxels against the network's confidence, with the diagonal.
 
     Args:
-        curve: Bins with ``confidence``, ``accuracy`` and ``voxels``, as in ``summary.json``.
-        height: Of the drawing.
+        curve: Bins with ``confidence``, ``accuracy`` and ``voxels``, as in ``summary.json``; one or more.
+        height: Height of the drawing in pixels.
     """
     numbers = [part[key] for part in curve for key in ("confidence", "accuracy")]
     low = min(0.9, math.floor(min(numbers) * 10) / 10)
@@ -191,7 +203,7 @@ def reliability(curve: Sequence[Mapping[str, float]], height: int = 250) -> Mark
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
-    """Return at most about ``most`` points, each the mean of a stretch; none of none.
+    """Return at most ``most`` points, each the mean of a stretch of points; none for no points.
 
     >>> thinned([])
     []
@@ -204,20 +216,28 @@ def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[t
 
 
 def path_of(points: Iterable[tuple[float, float]], x: Scale, y: Scale) -> str:
-    """Return the corners of a line as an SVG path."""
+    """Return a line through points as the ``d`` of an SVG path."""
     return "M" + " L".join(f"{x(step)} {y(value)}" for step, value in points)
 
 
 def dot(
     x: float, y: float, case: str, value: str, places: Mapping[str, int], failed: bool, colour: int | None = None
 ) -> Markup:
-    """Draw a case, as a cross where it failed; what it stands for shows under the pointer."""
-    kind = ("fail" if failed else "dot") + ("" if colour is None else f" k{colour % 7}")
-    shape = (
-        Markup('d="M{} {}l6 6m0 -6l-6 6"').format(round(x - 3, 1), round(y - 3, 1))
-        if failed
-        else Markup('cx="{}" cy="{}" r="3"').format(x, y)
-    )
-    return Markup('<{} class="{}" data-case="{}" {}><title>{}: {}</title></{}>').format(
-        tag := "path" if failed else "circle", kind, places[case], shape, case, value, tag
-    )
+    """Draw the dot of a case, or a cross for a failure, with a tooltip.
+
+    Args:
+        x: Horizontal position in pixels.
+        y: Vertical position in pixels.
+        case: The case's id.
+        value: The rest of the tooltip.
+        places: The index of each case in the page's list.
+        failed: Whether to draw a cross.
+        colour: Number of the colour; None for the default one.
+    """
+    coloured = "" if colour is None else f" k{colour % 7}"
+    title = Markup("<title>{}: {}</title>").format(case, value)
+    if failed:
+        cross = Markup('<path class="fail{}" data-case="{}" d="M{} {}l6 6m0 -6l-6 6">{}</path>')
+        return cross.format(coloured, places[case], round(x - 3, 1), round(y - 3, 1), title)
+    circle = Markup('<circle class="dot{}" data-case="{}" cx="{}" cy="{}" r="3">{}</circle>')
+    return circle.format(coloured, places[case], x, y, title)

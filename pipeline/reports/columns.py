@@ -1,6 +1,6 @@
-"""What the report knows about each metric: its name, its unit, and which way is better.
+"""Descriptions of the metrics for reports: name, unit, and which values are better.
 
-The page, its table and its charts go through these descriptors, so that a metric is added in one place.
+Page, tables and charts all use them, so that a metric is added in one place.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ class Metric:
     """One column of the results.
 
     Attributes:
-        key: The field of ``CaseResult``.
-        name: As a reader calls it.
-        unit: ``mm``, ``ml`` or nothing.
-        better: Which values are better; "" for a plain quantity.
-        decimals: Digits behind the point.
-        low: The least value that there can be, if any: no axis goes further.
-        high: The greatest value that there can be, if any.
+        key: The field of ``CaseResult``, or the name of a further metric.
+        name: Its name for readers.
+        unit: ``mm``, ``ml`` or "".
+        better: Which values are better: higher, lower, or those near zero; "" for a plain quantity.
+        decimals: Number of decimals.
+        low: The least possible value, where axes end; None if there is none.
+        high: The greatest possible value; None if there is none.
         charted: Whether its distribution is drawn.
-        note: What it says, in a few words.
+        note: What it means, in a few words.
     """
 
     key: str
@@ -50,7 +50,9 @@ class Metric:
         >>> Metric(key="hd95_mm", name="HD95", unit="mm").title
         'HD95 (mm)'
         """
-        return f"{self.name} ({self.unit})" if self.unit else self.name
+        if self.unit:
+            return f"{self.name} ({self.unit})"
+        return self.name
 
     def shown(self, value: float | None) -> str:
         """Return a value as text; a dash where there is none.
@@ -58,7 +60,9 @@ class Metric:
         >>> [Metric(key="dice", name="Dice").shown(value) for value in (0.5, None)]
         ['0.500', '–']
         """
-        return "–" if value is None else f"{value:.{self.decimals}f}"
+        if value is None:
+            return "–"
+        return f"{value:.{self.decimals}f}"
 
 
 SURFACE_DICE = Metric(
@@ -141,17 +145,19 @@ METRICS = (
 
 
 def value_of(result: CaseResult, metric: Metric) -> float | None:
-    """Return a metric of a result, or None where it has none."""
+    """Return the value of a metric in a result, or None if it has none."""
     value: Any = getattr(result, metric.key, result.more.get(metric.key))
-    return None if value is None else float(value)
+    if value is None:
+        return None
+    return float(value)
 
 
 def metrics_in(results: Sequence[CaseResult], tolerance_mm: float | None = None) -> list[Metric]:
     """Return the metrics that have a number in any of the results, in the order of the table.
 
     Args:
-        results: One row a class of a case.
-        tolerance_mm: Of the surface Dice, where it is known.
+        results: One result for each class of each case.
+        tolerance_mm: The tolerance of the surface Dice, for its title; None if unknown.
     """
     known = (*METRICS, *map(further_metric, further_in(results)))
     found = [metric for metric in known if any(value_of(result, metric) is not None for result in results)]
@@ -164,7 +170,7 @@ def further_in(results: Iterable[CaseResult]) -> list[str]:
 
 
 def further_metric(key: str) -> Metric:
-    """Return what a metric's name tells of it.
+    """Return the description of a further metric, with name and unit taken from its registered name.
 
     >>> further_metric("centre_distance_mm").title
     'Centre distance (mm)'
@@ -175,7 +181,7 @@ def further_metric(key: str) -> Metric:
 
 
 def with_tolerance(metric: Metric, tolerance_mm: float | None) -> Metric:
-    """Return a metric that tells the tolerance, if it is the one that has one.
+    """Return the surface Dice with its tolerance in title and note; any other metric as it is.
 
     >>> told = with_tolerance(SURFACE_DICE, 2.0)
     >>> told.title, told.note

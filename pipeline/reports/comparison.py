@@ -1,4 +1,4 @@
-"""Two sets of results of the same cases, pair by pair.
+"""Compare two sets of results of the same cases.
 
 A comparison as JSON:
 
@@ -6,7 +6,7 @@ A comparison as JSON:
      "conclusion": "two is better: …",       one sentence, made of the figures below
      "verdict": "b_better",                  or a_better; mixed: interval, test and mean disagree; not_shown; too_few
      "n_cases": 40, "n_patients": 40,
-     "means": {                              over classes, of every metric of which more, or less, is better
+     "means": {                              means over classes of every metric that has a better direction
        "dice": {"n": 80,                     pairs of a case and a class
          "mean_a": 0.86, "mean_b": 0.88,
          "difference": 0.02,                 b - a
@@ -16,13 +16,13 @@ A comparison as JSON:
      "classes": [{"label": 1, "name": "organ", "metrics": {"dice": {as above}, ...}}, ...],
      "wilcoxon": {"n": 38,                   patients whose mean Dice differs
        "p_value": 0.003, "reasons": {}},     two-sided, of the patients' mean differences of Dice
-     "better": [], "worse": [], "equal": [], ids of the cases whose mean Dice is so with b
-     "changed": [                            structures that changed sides
+     "better": [], "worse": [], "equal": [], ids of the cases whose mean Dice is better, worse or equal with b
+     "changed": [                            structures with different outcomes
        {"case": "a07", "label": 1, "name": "organ", "a": "missed", "b": "scored"}, ...]}
 
-``null`` and ``reasons`` are as in ``summary.json``. A class that neither run has in a case makes no pair. Where one run
-is right that a class is not there and the other invents it, the one that is right counts with the best value (1, or
-0 mm): leaving the pair out would forgive the invention.
+``null`` and ``reasons`` are as in ``summary.json``. A class that is absent from a case in both runs makes no pair. If
+the class is absent and one run invents it, the other counts with the best value (1, or 0 mm): without this pair, the
+invention would cost nothing.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ if TYPE_CHECKING:
 
 Verdict: TypeAlias = Literal["a_better", "b_better", "mixed", "not_shown", "too_few"]
 
-# With fewer patients than an interval needs, no outcome of the test has a lower p-value: 2 / 2^5 = 0.0625.
+# With five patients, which are too few for an interval too, the least possible p-value is 2 / 2^5 = 0.0625.
 ALPHA = 0.05
 BEST = {"hd95_mm": 0.0, "assd_mm": 0.0}
-# A Dice is a quotient of counts: less than this is rounding.
+# Smaller differences of Dice are rounding.
 EQUAL = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A metric of both sides over the same pairs; the module says what each field means."""
+    """A metric of both sides over the same pairs; the module's docstring explains the fields."""
 
     n: int
     mean_a: float | None
@@ -95,7 +95,7 @@ class Wilcoxon:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A structure that is found by one side and not by the other."""
+    """A structure with different outcomes on the two sides."""
 
     case: str
     label: int
@@ -106,7 +106,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Both sides over all cases; the module says what each field means."""
+    """The comparison of both sides over all cases; the module's docstring explains the fields."""
 
     a: str
     b: str
@@ -131,10 +131,10 @@ def compare_results(a: Sequence[CaseResult], b: Sequence[CaseResult], name_a: st
     """Compare two sets of results, case by case and class by class.
 
     Args:
-        a: One row a class of a case.
-        b: Of the same cases, classes and true masks.
-        name_a: What the first side is called in the conclusion.
-        name_b: What the second side is called.
+        a: The results of the first side, one for each class of each case.
+        b: Those of the second side, for the same cases, classes and true masks.
+        name_a: Name of the first side in the conclusion.
+        name_b: Name of the second side.
 
     Raises:
         UserError: The sides do not have the same cases, classes or true masks; all that differ are named.
@@ -180,7 +180,7 @@ def compare_results(a: Sequence[CaseResult], b: Sequence[CaseResult], name_a: st
 
 
 def paired_rows(a: Sequence[CaseResult], b: Sequence[CaseResult]) -> list[dict[str, Any]]:
-    """Return one flat row a class of a case, with both sides of every metric, for a table."""
+    """Return a flat row for each class of each case, with every metric of both sides."""
     second = {(row.case, row.label): row for row in b}
     rows = []
     for one in a:
@@ -257,7 +257,9 @@ def _difference(a: Numbers, b: Numbers, patients: Sequence[str]) -> Difference:
     changes = means_of_patients(list(_row_means(a, b)), patients)
     median = float(np.median(changes))
     interval = median_interval(changes)
-    reasons = {} if interval else {"interval": too_few(len(changes))}
+    reasons = {}
+    if not interval:
+        reasons = {"interval": too_few(len(changes))}
     return Difference(
         n=pairs,
         mean_a=mean_of_means(a),
@@ -277,7 +279,7 @@ def _row_means(a: Numbers, b: Numbers) -> Numbers:
 
 
 def signed_rank(changes: Numbers) -> Wilcoxon:
-    """Test one number a patient: the test takes its numbers to be independent."""
+    """Return Wilcoxon's signed-rank test of one difference per patient, since it assumes independent numbers."""
     from scipy.stats import wilcoxon
 
     moved = changes[abs(changes) > EQUAL]
@@ -299,12 +301,12 @@ def _verdict(dice: Difference, wilcoxon: Wilcoxon) -> Verdict:
 
 
 def is_apart(found: Difference) -> bool:
-    """Return whether the interval leaves out 0."""
+    """Return whether there is an interval, and 0 is outside of it."""
     return found.interval is not None and not found.interval[0] <= 0 <= found.interval[1]
 
 
 def _conclusion(verdict: Verdict, dice: Difference, wilcoxon: Wilcoxon, names: tuple[str, str], patients: int) -> str:
-    """Say the verdict in one sentence with the figures that it rests on."""
+    """Return the verdict as one sentence, with the figures that it is based on."""
     if dice.difference is None or dice.mean_a is None or dice.mean_b is None or dice.median is None:
         return "Neither has any structure in any case, so there is nothing to compare."
     a, b = names
@@ -315,13 +317,21 @@ def _conclusion(verdict: Verdict, dice: Difference, wilcoxon: Wilcoxon, names: t
         "not_shown": f"No difference between {a} and {b} is shown",
         "too_few": f"The patients that differ are {TOO_FEW} whether {a} or {b} is better",
     }
-    interval = f"95 % interval {dice.interval[0]:+.4f} to {dice.interval[1]:+.4f}" if dice.interval else TOO_FEW
-    test = "no patient differs" if wilcoxon.p_value is None else f"Wilcoxon {_p(wilcoxon.p_value)}"
+    interval = TOO_FEW
+    if dice.interval:
+        interval = f"95 % interval {dice.interval[0]:+.4f} to {dice.interval[1]:+.4f}"
+    test = "no patient differs"
+    if wilcoxon.p_value is not None:
+        test = f"Wilcoxon {_p(wilcoxon.p_value)}"
     means = f"the mean Dice goes from {dice.mean_a:.4f} to {dice.mean_b:.4f} ({dice.difference:+.4f})"
     median = f"the median patient changes by {dice.median:+.4f} ({interval}; {test}; {plural(patients, 'patient')})"
-    more = "" if dice.interval else f" {MORE_PATIENTS}."
+    more = ""
+    if not dice.interval:
+        more = f" {MORE_PATIENTS}."
     return f"{claims[verdict]}: from {a} to {b} {means}, and {median}.{more}"
 
 
 def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+    if value < 0.001:
+        return "p < 0.001"
+    return f"p = {value:.3f}"

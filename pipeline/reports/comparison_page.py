@@ -1,4 +1,4 @@
-"""The page of a comparison: the conclusion first, and every number that it rests on."""
+"""The page of a comparison: the conclusion first, and every number that it is based on."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def write_comparison(
     """Write ``report.html`` of a comparison, and its figures as files.
 
     Args:
-        folder: Where they go; it must exist.
-        comparison: Of ``a`` and ``b``.
-        a: One row a class of a case.
-        b: Of the same cases and classes.
-        origin: Where they come from.
+        folder: Where to write them; it must exist.
+        comparison: The comparison of ``a`` and ``b``.
+        a: The results of the first side, one for each class of each case.
+        b: Those of the second side, for the same cases and classes.
+        origin: The origin of the results.
     """
     cases = list(dict.fromkeys(row.case for row in a))
     places = {case: n for n, case in enumerate(cases)}
@@ -76,13 +76,19 @@ def _verdict(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
     )
     if dice.difference is not None:
         yield "By how much?", f"{dice.difference:+.4f}", f"mean Dice: A {dice.mean_a:.4f}, B {dice.mean_b:.4f}"
-        interval = "{:+.4f} to {:+.4f}".format(*dice.interval) if dice.interval else TOO_FEW
+        interval = TOO_FEW
+        if dice.interval:
+            interval = "{:+.4f} to {:+.4f}".format(*dice.interval)
         chance = test.reasons["p_value"] if test.p_value is None else f"Wilcoxon p = {test.p_value:.2g}, two-sided"
         about = f"95 % interval of the median patient's difference, {dice.median:+.4f}"
-        why = about if dice.interval else dice.reasons["interval"].removeprefix(f"{TOO_FEW}: ")
+        why = about
+        if not dice.interval:
+            why = dice.reasons["interval"].removeprefix(f"{TOO_FEW}: ")
         yield "How sure?", interval, f"{why}; {chance}"
     counts = f"{len(comparison.better)} : {len(comparison.worse)}"
-    equal = f", {len(comparison.equal)} equal" if comparison.equal else ""
+    equal = ""
+    if comparison.equal:
+        equal = f", {len(comparison.equal)} equal"
     yield (
         "In how many cases?",
         counts,
@@ -92,7 +98,9 @@ def _verdict(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
 
 def _rows(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
     """Yield a row of text for each class and metric, all classes together first."""
-    groups = [("all classes", comparison.means)] if len(comparison.classes) > 1 else []
+    groups = []
+    if len(comparison.classes) > 1:
+        groups = [("all classes", comparison.means)]
     groups += [(found.name, found.metrics) for found in comparison.classes]
     for name, differences in groups:
         for metric in metrics:
@@ -105,6 +113,9 @@ def _row(name: str, metric: Metric, found: Difference, difference: float) -> dic
     apart = is_apart(found)
     agreed = found.interval is not None and difference * found.interval[0] > 0
     gain = difference if metric.better == "higher" else -difference
+    interval = TOO_FEW
+    if found.interval:
+        interval = "{:+.{p}f} to {:+.{p}f}".format(*found.interval, p=places)
     return {
         "name": name,
         "metric": metric.title,
@@ -113,7 +124,7 @@ def _row(name: str, metric: Metric, found: Difference, difference: float) -> dic
         "b": metric.shown(found.mean_b),
         "difference": f"{difference:+.{places}f}",
         "median": f"{found.median:+.{places}f}",
-        "interval": "{:+.{p}f} to {:+.{p}f}".format(*found.interval, p=places) if found.interval else TOO_FEW,
+        "interval": interval,
         "apart": apart,
         "better": _better(apart and agreed, gain),
     }
@@ -166,14 +177,16 @@ def _page_data(
 
 
 def _outcome(one: CaseResult, two: CaseResult) -> tuple[str, bool]:
-    """Return an outcome, or both where they differ, and whether that of B is a failure."""
-    words = (
-        OUTCOMES[one.outcome] if one.outcome == two.outcome else f"{OUTCOMES[one.outcome]} → {OUTCOMES[two.outcome]}"
-    )
+    """Return the outcome as text, both outcomes if they differ, and whether that of B is a failure."""
+    words = OUTCOMES[one.outcome]
+    if one.outcome != two.outcome:
+        words += f" → {OUTCOMES[two.outcome]}"
     return words, two.outcome in FAILURES
 
 
 def _values(one: CaseResult, two: CaseResult, metric: Metric) -> tuple[float | None, float | None, float | None]:
     a = getattr(one, metric.key)
     b = getattr(two, metric.key)
-    return a, b, None if a is None or b is None else b - a
+    if a is None or b is None:
+        return a, b, None
+    return a, b, b - a

@@ -1,4 +1,4 @@
-"""How far a mean over draws and patients would be elsewhere, with other draws and other patients."""
+"""The confidence interval of a mean over draws and patients, both of which are samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.reports.intervals import LEVEL
 if TYPE_CHECKING:
     from pipeline.reports.intervals import Interval, Numbers
 
-# Of draws, and of patients: with two, the interval holds its level in nine cases of ten alone.
+# The fewest draws, and patients, for an interval: with two, its coverage is only 90 %.
 FEWEST_CROSSED = 3
 
 
@@ -22,15 +22,15 @@ def crossed_interval(values: Numbers) -> Interval | None:
 
         mean -+ t sqrt((MS_d + MS_p) / (D P)),    df = (MS_d + MS_p)^2 / (MS_d^2 / (D - 1) + MS_p^2 / (P - 1))
 
-    That is Satterthwaite's interval (Biometrics Bulletin 1946, doi:10.2307/3002019) of the two-way random effects model
-    without the part of the noise that is counted twice, so it is rather too wide than too narrow. It supposes effects
-    that are roughly normal; ``benchmarks/bench_intervals.py`` has its coverage.
+    This is Satterthwaite's interval (Biometrics Bulletin 1946, doi:10.2307/3002019) for the two-way random effects
+    model. The residual variance is in both mean squares and is not subtracted once, so the interval is rather too wide
+    than too narrow. Effects are assumed to be roughly normal; ``benchmarks/bench_intervals.py`` measures the coverage.
 
     Args:
         values: ``[D, P]``, such as differences by draw and patient, without NaN.
 
     Returns:
-        The ends; None where there are fewer than three rows or columns.
+        The ends; None if there are fewer than three rows or columns.
 
     >>> ends = crossed_interval(np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0]]))
     >>> [round(end, 2) for end in ends]

@@ -47,10 +47,10 @@ class Figure:
     """One drawing.
 
     Attributes:
-        name: Of its files.
-        question: That it answers.
-        drawing: SVG.
-        caption: What is in it.
+        name: The name of its files.
+        question: The question that it is about, as a heading.
+        drawing: The SVG.
+        caption: What it shows.
     """
 
     name: str
@@ -68,10 +68,10 @@ def figures_of_cases(
     """Yield the figures of a validation.
 
     Args:
-        results: One row a class of a case.
-        places: The place of each case in the page's list.
-        calibration: As in ``summary.json``, where it is known.
-        tolerance_mm: Of the surface Dice, where it is known.
+        results: One result for each class of each case.
+        places: The index of each case in the page's list.
+        calibration: The calibration, as in ``summary.json``; None if unknown.
+        tolerance_mm: The tolerance of the surface Dice; None if unknown.
     """
     metrics = metrics_in(results, tolerance_mm)
     for metric in metrics:
@@ -115,7 +115,9 @@ def figures_of_comparison(
     comparison: Comparison, a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str, int]
 ) -> Iterator[Figure]:
     """Yield the figures of a comparison; see :func:`figures_of_cases` for the arguments."""
-    rows = [("all classes", comparison.means["dice"])] if len(comparison.classes) > 1 else []
+    rows = []
+    if len(comparison.classes) > 1:
+        rows = [("all classes", comparison.means["dice"])]
     rows += [(found.name, found.metrics["dice"]) for found in comparison.classes]
     if any(found.difference is not None for _, found in rows):
         caption = "Difference of Dice of the median patient, B − A, and its 95 % interval, which needs six patients."
@@ -125,7 +127,7 @@ def figures_of_comparison(
 
 
 def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
-    """Write each figure as ``figures/NAME.svg`` and ``figures/NAME.png``; those of an earlier report go."""
+    """Write each figure as ``figures/NAME.svg`` and ``figures/NAME.png``, and delete those of an earlier report."""
     import resvg_py
 
     place = folder / FOLDER
@@ -142,7 +144,7 @@ def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
 
 
 def standalone(drawing: Markup) -> str:
-    """Return a drawing of the page as a file of its own: titled, on white, in the colours of the light page."""
+    """Return a drawing of the page as an SVG file of its own, with a title, on white, in the page's light colours."""
     svg = re.fullmatch(r'<svg viewBox="0 0 (\S+) (\S+)" (.*?aria-label="(.*?)".*?)>(.*)', str(drawing), re.DOTALL)
     assert svg is not None
     width = float(svg[1]) + 2 * EDGE
@@ -157,13 +159,13 @@ def standalone(drawing: Markup) -> str:
 
 
 def _visible(text: str) -> str:
-    """Replace what XML cannot hold, though the names of files can."""
+    """Replace characters that XML does not allow, which names of files may have."""
     return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
 
 
 @cache
 def _style() -> str:
-    """Return the page's rules for drawings, with the light theme's colours in place of their names."""
+    """Return the page's style rules for drawings, with colour variables replaced by the colours of the light theme."""
     sheet = asset("report.css")
     colours = {
         name: light or plain

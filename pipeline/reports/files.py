@@ -1,4 +1,4 @@
-"""Results as CSV, for a spreadsheet and for a program."""
+"""Write and read results as CSV, for spreadsheets and for programs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-# Of every table of scores; a table may have more.
+# The columns of every table of scores; further metrics come behind them.
 COLUMNS = tuple(field.name for field in fields(CaseResult) if field.name != "more")
-# What a spreadsheet takes for the start of a formula, wide forms included (OWASP, "CSV Injection").
+# Characters that start a formula in a spreadsheet, full-width forms included (OWASP, "CSV Injection").
 FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
 
 
 def write_cases_csv(path: Path, results: Iterable[CaseResult]) -> None:
-    """Write one row a class of a case, under a header of the fields of ``CaseResult`` and the further metrics.
+    """Write a row for each class of each case, under a header of the fields of ``CaseResult`` and further metrics.
 
-    A missing number is an empty field. A case id or a class name that a spreadsheet would run as
-    a formula gets an apostrophe in front. A file name that is no valid text is written with
-    backslash escapes, since an odd name should not cost the report.
+    A missing number is an empty field. Text that a spreadsheet would run as a formula gets an apostrophe in front. A
+    file name that is not valid UTF-8 is written with backslash escapes.
 
     Args:
         path: The file to write; its folder must exist.
@@ -52,7 +51,7 @@ def read_cases_csv(path: Path) -> list[CaseResult]:
     """Read what :func:`write_cases_csv` wrote, or what a spreadsheet saved of it.
 
     Raises:
-        UserError: The file is not there, or it is no such table.
+        UserError: The file cannot be read, or is not such a table.
     """
     try:
         with regular(path).open(encoding="utf-8-sig", newline="") as file:
@@ -80,7 +79,7 @@ def _result(row: Mapping[str, str], further: Sequence[str]) -> CaseResult:
 
 
 def _further_columns(names: Iterable[str], rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the columns of further metrics: a spreadsheet may have added others, such as a person's remarks."""
+    """Return the columns of further metrics, which hold numbers alone: a user may have added others, with remarks."""
     return [name for name in names if name not in COLUMNS and all(_is_number(row[name]) for row in rows)]
 
 
@@ -91,7 +90,9 @@ def _is_number(text: str | None) -> bool:
 
 
 def _number(text: str) -> float | None:
-    return float(text) if text else None
+    if text:
+        return float(text)
+    return None
 
 
 def _value(text: str | None, kind: str) -> str | int | float | None:
@@ -102,7 +103,9 @@ def _value(text: str | None, kind: str) -> str | int | float | None:
             raise ValueError(f"{text} is too large")
         return number
     if kind.startswith("float"):
-        value = float(text) if text or "None" not in kind else None
+        value = None
+        if text or "None" not in kind:
+            value = float(text)
         if value is not None and not math.isfinite(value):
             raise ValueError(f"{text} is no number")
         return value

@@ -1,4 +1,4 @@
-"""What a check found, as tables for the terminal."""
+"""The findings of a check, as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
     from pipeline.errors import Problem
 
-# Rows of one code: a mistake that was made everywhere is understood from a few of them.
+# The most rows with the same code: a mistake in every file is understood from a few of them.
 MAX_ROWS = 10
 
 
 def findings_table(problems: Sequence[Problem], base: Path) -> Table:
-    """Lay out problems, a row each: case, file, code, what was found and what to do.
+    """Return a table of problems: case, file, code, what was found and what to do.
 
     Args:
-        problems: In the order of the rows; of more than ten of one code the first ten are shown.
-        base: The dataset's folder, which the files' names are shown without.
+        problems: In the order of the rows; of more than ten with one code only the first ten are shown.
+        base: The dataset's folder, to which paths are shown relative.
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("case", "file", "code", "problem", "remedy"):
@@ -43,7 +43,7 @@ def findings_table(problems: Sequence[Problem], base: Path) -> Table:
 
 
 def counts_table(problems: Sequence[Problem], warnings: Sequence[Problem]) -> Table:
-    """Count problems and warnings by code."""
+    """Return a table with the numbers of problems and warnings of each code."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("code")
     table.add_column("problems", justify="right")

@@ -1,8 +1,8 @@
-"""Pages that are one file each, need no other, and may run and load nothing but what is in them.
+"""Write HTML pages that are single files, and that run and load nothing but what is in them.
 
-Everything that comes from the user's files reaches a page through Jinja's escaping or as JSON in a data block, which
-the script puts on the screen as text. The security policy names the one style and the one script by their hashes, and
-forbids every request, so that even a name that slipped through could neither run nor tell anybody.
+Text from users' files reaches a page through Jinja's escaping, or as JSON in a data block, which the script shows as
+text. The page's security policy allows one style and one script, by their hashes, and forbids every request. So even a
+name that was not escaped could neither run nor send anything.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 
 def write_page(path: Path, template: str, scripts: Sequence[str], content: Mapping[str, Any]) -> None:
-    """Render a template piece by piece, so that a large page is never whole in memory."""
+    """Render a template to a file, piece by piece, so that a large page is never whole in memory.
+
+    Args:
+        path: The file to write, complete or not at all.
+        template: The name of a template in ``assets``.
+        scripts: Names of scripts in ``assets``, which become one.
+        content: The variables of the template.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -47,12 +54,12 @@ def write_page(path: Path, template: str, scripts: Sequence[str], content: Mappi
 
 
 def asset(name: str) -> str:
-    """Return a template, a style or a script of this package."""
+    """Return the text of a template, a style sheet or a script in ``assets``."""
     return files("pipeline.reports").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def digest(text: str) -> str:
-    """Return what a security policy calls a script or a style by.
+    """Return the hash by which a security policy allows a script or a style.
 
     >>> digest("")
     'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='
@@ -61,6 +68,6 @@ def digest(text: str) -> str:
 
 
 def as_json(content: object) -> Markup:
-    """Return JSON that can stand inside a script element: no character of it can end the element."""
+    """Return JSON for a script element, in which no character can end the element."""
     text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

@@ -1,19 +1,19 @@
-"""What many numbers come down to, and how far that would be elsewhere with other patients.
+"""Descriptive statistics of results, and confidence intervals of means and medians over patients.
 
-Both intervals hold their level for whatever the numbers look like, with few patients too, and both are over patients:
-the cases of a patient are not independent. ``docs/intervals.md`` has their coverage beside that of what is usual.
+Both intervals have their level of 95 % for any distribution of the numbers, with few patients too. Both are over
+patients, since the cases of a patient are not independent. ``docs/intervals.md`` compares their coverage with that of
+the usual intervals.
 
-- Of a mean of numbers that cannot be outside a range, such as Dice: Gaffke's bounds. The patients are weighed anew many
-  times (the Bayesian bootstrap; Rubin 1981, doi:10.1214/aos/1176345338), for the lower end together with one more who
-  has the worst that there can be, for the upper end with one who has the best. For numbers that are 0 or 1 that is
-  Clopper and Pearson's interval. That it holds its level for all bounded numbers is a conjecture (Gaffke 2005,
-  Mathematical Methods of Statistics 14(4); Learned-Miller & Thomas 2019, arXiv:1905.06208). The draws are seeded, and
-  patients are taken in the order of their names, so that equal results give equal intervals.
-- Of a median: the two patients in the order of their numbers between whom it lies, of which binomial probabilities say
-  how sure that is. It needs no range.
+- The mean of numbers within a known range, such as Dice, has Gaffke's bounds. Patients get random weights many times
+  (the Bayesian bootstrap; Rubin 1981, doi:10.1214/aos/1176345338). For the lower end, one more patient with the worst
+  possible value is added; for the upper end, one with the best. For numbers that are 0 or 1 this is Clopper and
+  Pearson's interval. That the level holds for all bounded numbers is a conjecture (Gaffke 2005, Mathematical Methods of
+  Statistics 14(4); Learned-Miller & Thomas 2019, arXiv:1905.06208). The draws are seeded, and patients are sorted by
+  their names, so that equal results give equal intervals.
+- The median has an interval between two order statistics, chosen by binomial probabilities. It needs no range.
 
-A mean of numbers without a range, such as distances, has no interval, since no method holds its level for it (Bahadur &
-Savage 1956, doi:10.1214/aoms/1177728077).
+The mean of numbers without a range, such as distances, has no interval: no method has its level for every distribution
+(Bahadur & Savage 1956, doi:10.1214/aoms/1177728077).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     Interval: TypeAlias = tuple[float, float]
 
 LEVEL = 0.95
-# Fewer have no interval of a median at this level, and one of a mean that says nothing: five times Dice 0.9 has a lower
-# end of 0.43.
+# The fewest patients for an interval. With fewer, a median has none at this level, and that of a mean is too wide to be
+# of use: for five patients with Dice 0.9 it would begin at 0.43.
 FEWEST = 6
 RESAMPLES = 4000
 SEED = 20210
-# Resamples looked at together, which keeps thousands of patients in a few megabytes.
+# Resamples that are computed together, so that thousands of patients take a few megabytes.
 TOGETHER = 1000
 
 NO_NUMBER = "no case has this class, true or predicted"
@@ -58,7 +58,7 @@ def plural(n: int, noun: str) -> str:
 
 
 def too_few(patients: int) -> str:
-    """Say why there is no interval, and what to do.
+    """Return why there is no interval, and what to do.
 
     >>> too_few(2)
     'too few to say: 2 patients, and an interval needs 6; `fewmask train --folds 5` scores every patient with a mask'
@@ -71,16 +71,16 @@ class Statistics:
     """One metric of one class over the cases that have a number.
 
     Attributes:
-        n: Cases with a number.
+        n: Number of cases that have a number.
         mean: Their mean.
         interval: 95 % interval of the mean.
         median: Their median.
-        std: Of a sample (``n - 1``).
+        std: Their sample standard deviation, with ``n - 1``.
         q1: First quartile.
         q3: Third quartile.
-        min: The least.
-        max: The greatest.
-        reasons: Why a value is None, by its name.
+        min: The smallest number.
+        max: The largest number.
+        reasons: Why a field is None, by its name.
     """
 
     n: int
@@ -101,10 +101,10 @@ def describe(
     """Describe one metric of one class.
 
     Args:
-        values: One a case; None is left out.
-        patients: Whose case each is.
-        span: The least and the greatest value that there can be, or None where there is no such.
-        nothing: What is said where no case has a number.
+        values: The value of each case; None is left out.
+        patients: The patient of each case.
+        span: The least and the greatest possible value; None if there is no such range.
+        nothing: The reason that is given if no case has a number.
 
     >>> found = describe([0.8, 0.9, None], ["a", "b", "c"], (0.0, 1.0))
     >>> found.n, round(found.mean, 3), found.interval, found.reasons["interval"][:26]
@@ -127,7 +127,9 @@ def describe(
         )
     numbers = np.array(list(known.values()), dtype=np.float64)
     interval, reasons = interval_or_reason(numbers[:, None], [patients[place] for place in known], span)
-    std = float(numbers.std(ddof=1)) if len(numbers) > 1 else None
+    std = None
+    if len(numbers) > 1:
+        std = float(numbers.std(ddof=1))
     low, q1, median, q3, high = (float(q) for q in np.quantile(numbers, (0, 0.25, 0.5, 0.75, 1)))
     if std is None:
         reasons["std"] = ONE_NUMBER
@@ -146,7 +148,7 @@ def describe(
 
 
 def mean_of_means(values: Numbers) -> float:
-    """Return the mean over columns of their means, without the NaN; NaN where there is no number at all.
+    """Return the mean over columns of their means, with NaN left out; NaN if there is no number at all.
 
     >>> mean_of_means(np.array([[1.0, 0.5], [np.nan, 0.0]]))
     0.625
@@ -159,7 +161,7 @@ def mean_of_means(values: Numbers) -> float:
 def interval_or_reason(
     values: Numbers, patients: Sequence[str], span: Interval | None
 ) -> tuple[Interval | None, dict[str, str]]:
-    """Return :func:`mean_interval`, or why there is none under the name ``interval``."""
+    """Return :func:`mean_interval` and ``{}``, or None and the reason under the name ``interval``."""
     if span is None:
         return None, {"interval": NO_RANGE}
     interval = mean_interval(values, patients, span)
@@ -174,8 +176,8 @@ def mean_interval(values: Numbers, patients: Sequence[str], span: Interval) -> I
 
     Args:
         values: ``[cases, classes]``, NaN where a class has no number in a case.
-        patients: Whose case each row is.
-        span: The least and the greatest value that there can be.
+        patients: The patient of each row.
+        span: The least and the greatest possible value.
 
     Returns:
         The ends, or None where fewer than six patients have a number.
@@ -202,7 +204,7 @@ def mean_interval(values: Numbers, patients: Sequence[str], span: Interval) -> I
 
 
 def means_of_patients(values: Sequence[float], patients: Sequence[str]) -> Numbers:
-    """Return the mean of each patient's cases, patients in the order of their coming; NaN is left out.
+    """Return the mean of each patient's cases, in the order in which patients first appear; NaN is left out.
 
     >>> means_of_patients([1.0, 0.0, float("nan"), 0.5], ["a", "a", "b", "c"])
     array([0.5, 0.5])
@@ -229,7 +231,7 @@ def median_interval(values: Numbers) -> Interval | None:
 
 @lru_cache(maxsize=64)
 def _ranks(n: int) -> tuple[int, int] | None:
-    """Return the places in the order of ``n`` numbers between which their median lies."""
+    """Return the ranks, counted from 0, of the ends of the median's interval; None for too few numbers."""
     from scipy.stats import quantile_test
 
     if n < FEWEST:
@@ -240,10 +242,10 @@ def _ranks(n: int) -> tuple[int, int] | None:
 
 @lru_cache(maxsize=8)
 def _weights(n: int) -> NDArray[np.float32]:
-    """Return how much each of ``n`` patients and one more weighs in each resample, ``[RESAMPLES, n + 1]``.
+    """Return the weights of ``n`` patients and an added one in each resample, ``[RESAMPLES, n + 1]``.
 
-    The weights of one resample are evenly distributed among all that sum to 1. Those of the one more, on which the ends
-    depend most, are not drawn but laid out evenly over their distribution, so that chance moves the ends less.
+    The weights of a resample are uniformly distributed among all that sum to 1. Those of the added patient, on which
+    the ends depend most, are not drawn: they are quantiles of their distribution, so that chance moves the ends less.
     """
     more = 1 - (1 - (np.arange(RESAMPLES) + 0.5) / RESAMPLES) ** (1 / n)
     drawn = np.random.default_rng(SEED).standard_exponential((RESAMPLES, n), dtype=np.float32)
@@ -252,13 +254,13 @@ def _weights(n: int) -> NDArray[np.float32]:
 
 
 def _means(sums: Numbers, counts: NDArray[Any]) -> Numbers:
-    """Average columns, then the columns that have a number; ``[resamples, classes]`` to ``[resamples]``."""
+    """Return the mean over classes of ``sums / counts``, ``[resamples]``; classes without a number are left out."""
     means = _quotients(sums, counts)
     return _quotients(np.nansum(means, axis=1), np.isfinite(means).sum(axis=1))
 
 
 def _quotients(sums: Numbers, counts: NDArray[Any]) -> Numbers:
-    """Divide, where there is something to divide by; NaN elsewhere."""
+    """Return ``sums / counts``; NaN where a count is 0."""
     quotients: Numbers = np.full(sums.shape, np.nan)
     np.divide(sums, counts, out=quotients, where=counts > 0)
     return quotients

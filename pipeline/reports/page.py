@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where the figures come from.
+    """The origin of the figures of a page.
 
     Attributes:
-        title: The head of the page.
-        facts: Names and values: checkpoint, dataset, versions, command.
-        notes: What a reader of the figures has to know.
+        title: The heading of the page.
+        facts: Names and values to show: checkpoint, dataset, versions, command.
+        notes: Notes for the reader of the figures.
         config: The run's recipe as YAML, or "".
-        history: Steps and values of each term of the loss.
-        validation: Steps and validation Dice.
-        tolerance_mm: Of the surface Dice, where it is known.
+        history: For each term of the loss, its points: step and value.
+        validation: Points of the validation Dice: step and value.
+        tolerance_mm: The tolerance of the surface Dice; None if unknown.
     """
 
     title: str
@@ -68,17 +68,21 @@ def write_report(
     """Write ``report.html`` of a validation or an evaluation, and its figures as files.
 
     Args:
-        folder: Where they go; it must exist.
-        results: One row a class of a case.
-        summary: Of the same results.
-        origin: Where they come from.
-        gallery: The cases to look at; those that a page has no room for are left out, the best first.
-        calibration: As in ``summary.json``, where it is known.
+        folder: Where to write them; it must exist.
+        results: One result for each class of each case.
+        summary: The summary of the same results.
+        origin: The origin of the results.
+        gallery: The packed cases for the viewer. If there are too many for a page, the best are left out.
+        calibration: The calibration, as in ``summary.json``; None if unknown.
     """
     ranked = rank(results)
     shown = [case for case in ranked if gallery is not None and case in gallery.packed]
-    room = shown[: gallery.room] if gallery is not None else []
-    volumes = [asdict(gallery.packed[case][0]) for case in room] if gallery is not None else []
+    room = []
+    if gallery is not None:
+        room = shown[: gallery.room]
+    volumes = []
+    if gallery is not None:
+        volumes = [asdict(gallery.packed[case][0]) for case in room]
     places = {case: n for n, case in enumerate(ranked)}
     figures = list(figures_of_cases(results, places, calibration, origin.tolerance_mm))
     metrics = metrics_in(results, origin.tolerance_mm)
@@ -110,7 +114,9 @@ def rank(results: Sequence[CaseResult]) -> dict[str, float | None]:
     """Return the mean Dice of each case over its classes, the worst first; cases without a number come last."""
     numbers: dict[str, list[float]] = {}
     for result in results:
-        numbers.setdefault(result.case, []).extend([] if result.dice is None else [result.dice])
+        values = numbers.setdefault(result.case, [])
+        if result.dice is not None:
+            values.append(result.dice)
     means = {case: fmean(values) if values else None for case, values in numbers.items()}
     return dict(sorted(means.items(), key=lambda pair: (pair[1] is None, pair[1] or 0, pair[0])))
 
@@ -121,7 +127,7 @@ def page_data(
     ranked: Mapping[str, float | None],
     volumes: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Return what the page's script reads; ``docs/report.md`` describes it."""
+    """Return the data that the page's script reads; ``docs/report.md`` describes it."""
     places = {case: n for n, case in enumerate(ranked)}
     classes = classes_in(results)
     order = {label: n for n, (label, _) in enumerate(classes)}
@@ -142,16 +148,18 @@ def page_data(
 
 
 def span_of(interval: Interval | None) -> str:
-    """Return an interval of a Dice as text, or that there are too few patients for one.
+    """Return the interval of a Dice as text; None, for too few patients, says so.
 
     >>> span_of((0.5, 0.75)), span_of(None)
     ('0.500 – 0.750', 'too few to say')
     """
-    return "{:.3f} – {:.3f}".format(*interval) if interval else TOO_FEW
+    if interval:
+        return "{:.3f} – {:.3f}".format(*interval)
+    return TOO_FEW
 
 
 def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[str, str, str]]:
-    """Return question, figure and explanation of what a reader wants to know first."""
+    """Return what a reader wants to know first, each as question, figure and explanation."""
     rows = [row for row in summary.classes if row.dice.mean is not None]
     mean = summary.means["dice"]
     if mean.value is None:
@@ -161,17 +169,19 @@ def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[
     invented = sum(row.false_positive for row in rows)
     failed = missed + invented
     per_class = ", ".join(f"{row.name} {row.dice.mean:.3f}" for row in rows[:4])
+    if len(rows) > 4:
+        per_class += ", …"
+    if mean.interval:
+        how_sure = (
+            f"95 % interval of the mean Dice over {plural(mean.n_patients, 'patient')}; it allows for patients unlike "
+            "these"
+        )
+    else:
+        how_sure = mean.reasons["interval"].removeprefix(f"{TOO_FEW}: ")
     worst, lowest = next(iter(ranked.items()))
     return [
-        ("How good?", f"{mean.value:.3f}", f"mean Dice: {per_class}{', …' if len(rows) > 4 else ''}"),
-        (
-            "How sure?",
-            span_of(mean.interval),
-            f"95 % interval of the mean Dice over {plural(mean.n_patients, 'patient')}; it allows for "
-            "patients unlike these"
-            if mean.interval
-            else mean.reasons["interval"].removeprefix(f"{TOO_FEW}: "),
-        ),
+        ("How good?", f"{mean.value:.3f}", f"mean Dice: {per_class}"),
+        ("How sure?", span_of(mean.interval), how_sure),
         (
             "Where does it fail?",
             plural(failed, "failure") if failed else weakest.name,

@@ -1,4 +1,4 @@
-"""Charts of a comparison: every case on both sides, and the differences with their intervals."""
+"""Charts of a comparison: the Dice of every structure on both sides, and the differences with their intervals."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ SIDE = 394
 
 
 def paired(a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str, int]) -> Markup:
-    """Draw the Dice of every structure on both sides; above the diagonal B is better. Crosses failed on one side.
+    """Draw the Dice of each structure with B against that with A; above the diagonal B is better.
+
+    Structures that one side has missed or invented are crosses; those that are absent on both sides are left out.
 
     Args:
-        a: One row a class of a case.
-        b: Of the same cases and classes.
-        places: The place of each case in the page's list.
+        a: The results of the first side, one for each class of each case.
+        b: Those of the second side, for the same cases and classes.
+        places: The index of each case in the page's list.
     """
     second = {(row.case, row.label): row for row in b}
     pairs = [(one, two) for one in a if _has_pair(one, two := second[one.case, one.label])]
@@ -58,11 +60,11 @@ def paired(a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str
 
 
 def differences(rows: Sequence[tuple[str, Difference]], better_right: str = "B is better →") -> Markup:
-    """Draw the median patient's difference, a row each, with its 95 % interval, beside the line of no difference.
+    """Draw the median patient's difference in each row, with its 95 % interval and the line of no difference.
 
     Args:
         rows: Names and differences; those without a number are left out.
-        better_right: What a positive difference means.
+        better_right: Text that says what a difference above 0 means.
     """
     drawn = [(name, found, found.median) for name, found in rows if found.median is not None]
     ends = [end for _, found, value in drawn for end in (found.interval or (value, value))]
@@ -89,8 +91,10 @@ def differences(rows: Sequence[tuple[str, Difference]], better_right: str = "B i
 
 
 def _dice(result: CaseResult) -> float:
-    """Where one side is right that nothing is there and the other invents it, the first counts as right."""
-    return 1.0 if result.dice is None else result.dice
+    """Return the Dice; 1 if it is None: this side is right that the class is absent, and the other one invents it."""
+    if result.dice is None:
+        return 1.0
+    return result.dice
 
 
 def _has_pair(one: CaseResult, two: CaseResult) -> bool:

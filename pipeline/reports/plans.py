@@ -1,4 +1,4 @@
-"""A plan, and a machine, as tables for the terminal."""
+"""Plans, and findings about the machine, as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class Found(Protocol):
 
 
 def plan_table(settings: Iterable[Setting]) -> Table:
-    """Lay out a plan: setting, value, reason."""
+    """Return a table of a plan: setting, value, reason."""
     return _table(("setting", "value", "reason"), ((each.key, brief(each.value), each.reason) for each in settings))
 
 
 def machine_table(findings: Iterable[Found]) -> Table:
-    """Lay out what a machine has, what a plan takes of it, and what is short."""
+    """Return a table of what a machine has, what a plan needs of it, and what to do if that is too little."""
     rows = ((each.what, each.has, each.needs, f"SHORT: {each.remedy}" if each.remedy else "") for each in findings)
     return _table(("machine", "has", "plan takes", ""), rows)
 
 
 def brief(value: object) -> str:
-    """Write a setting for people: numbers of one axis each with x between them.
+    """Return a setting as text for people: tuples, which have a number for each axis, with x between the numbers.
 
     >>> brief((40, 56, 40)), brief([[2, 2, 1], [2, 2, 2]]), brief(()), brief([16, 32])
     ('40 x 56 x 40', '2x2x1 2x2x2', 'none', '16, 32')

@@ -33,7 +33,8 @@ def draw_training(path: Path, terms: Mapping[str, Points], dice: Points) -> None
     upper, lower = figure.subplots(2, 1, sharex=True)
     for n, (name, points) in enumerate(terms.items()):
         drawn = [point for point in thinned(points) if point[1] > 0]
-        upper.plot(*zip(*drawn, strict=True), label=name, color=COLOURS[n % 7], lw=1.6) if drawn else None
+        if drawn:
+            upper.plot(*zip(*drawn, strict=True), label=name, color=COLOURS[n % 7], lw=1.6)
     upper.set(yscale="log", ylabel="loss, and its terms unweighted")
     if dice:
         lower.plot(*zip(*dice, strict=True), color=COLOURS[0], marker="o", ms=4, lw=1.6)

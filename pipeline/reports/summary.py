@@ -1,18 +1,18 @@
-"""Per-case results brought down to a page of numbers.
+"""Summarise the results of cases.
 
 A summary as JSON:
 
     {"n_cases": 9, "n_patients": 9,
      "mean_dice": 0.81,                      the mean over classes of their means
-     "means": {                              the same of every metric of which more, or less, is better
+     "means": {                              the same for every metric that has a better direction
        "dice": {"value": 0.81, "interval": [0.78, 0.84],
-         "n_patients": 9,                    who have a number
+         "n_patients": 9,                    patients who have a number
          "reasons": {}}, ...},
      "classes": [                            by rising label
        {"label": 1, "name": "organ",
         "scored": 8,                         cases where it is in both maps
         "absent": 1,                         in neither: they have no number
-        "missed": 0, "false_positive": 0,    in one alone: they have the worst number that there is
+        "missed": 0, "false_positive": 0,    in one map alone: they have the worst possible number
         "metrics": {
           "dice": {"n": 8,                   cases with a number: scored, missed and false positives
             "mean": 0.9, "interval": [0.88, 0.92], "median": 0.91, "std": 0.03,
@@ -67,12 +67,12 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 
 WORST = 5
-# Metrics of which a better value means a better mask: none of them gains by deleting a structure that is there.
+# Metrics whose better values mean better masks: none of them improves if a true structure is deleted.
 HEADLINES = ("dice", "iou", "precision", "recall", "surface_dice", "hd95_mm", "assd_mm")
 METRICS = (*HEADLINES, "volume_difference")
 NO_FURTHER = "this metric has a number in no case"
 NO_CLASS = "no class has a number in any case"
-# The least and the greatest value that there can be; a distance has no greatest.
+# The least and the greatest possible value of each metric that has both; distances have no greatest.
 SPANS = {
     metric.key: (metric.low, metric.high)
     for metric in columns.METRICS
@@ -82,7 +82,7 @@ SPANS = {
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """The mean of a metric over classes of their means; the module says what each field means."""
+    """The mean over classes of a metric's means; the module's docstring explains the fields."""
 
     value: float | None
     interval: Interval | None
@@ -92,7 +92,7 @@ class Mean:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LesionSummary:
-    """The lesions of one class in all cases; the module says what each field means."""
+    """The lesions of one class in all cases; the module's docstring explains the fields."""
 
     truth: int
     found: int
@@ -105,7 +105,7 @@ class LesionSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassSummary:
-    """One class over all cases; the module says what each field means."""
+    """One class over all cases; the module's docstring explains the fields."""
 
     label: int
     name: str
@@ -124,7 +124,7 @@ class ClassSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How the expected Dice goes together with the Dice that was found; the module says what each field means."""
+    """How the expected Dice agrees with the true Dice; the module's docstring explains the fields."""
 
     n: int
     pearson: float | None
@@ -143,7 +143,7 @@ class CaseMean:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """All classes and all cases; the module says what each field means."""
+    """All classes and all cases; the module's docstring explains the fields."""
 
     n_cases: int
     n_patients: int
@@ -164,10 +164,11 @@ class Summary:
 def summarise(results: Sequence[CaseResult]) -> Summary:
     """Summarise the results of any number of cases.
 
-    A mean over classes weighs every class alike, however few cases have it.
+    In a mean over classes each class has the same weight, however few cases have it. Without results, every mean is
+    None.
 
     Raises:
-        ValueError: A class of a case comes twice, which would count it twice.
+        ValueError: Two results are of the same class of the same case.
     """
     _refuse_repeats(results)
     classes = [_class_summary(group) for _, group in sorted(_grouped(results, _class_of).items())]
@@ -175,6 +176,9 @@ def summarise(results: Sequence[CaseResult]) -> Summary:
     ranked = sorted((fmean(numbers), case) for case, group in by_case.items() if (numbers := _dice_of(group)))
     means = {metric: _mean(by_case, [(row.label, row.name) for row in classes], metric) for metric in HEADLINES}
     mean_dice = means["dice"].value
+    reasons = {}
+    if mean_dice is None:
+        reasons["mean_dice"] = NO_CLASS
     return Summary(
         n_cases=len(by_case),
         n_patients=len({_patient_of(result) for result in results}),
@@ -185,7 +189,7 @@ def summarise(results: Sequence[CaseResult]) -> Summary:
         worst_cases=[CaseMean(case, mean) for mean, case in ranked[:WORST]],
         classes_left_out=[row.name for row in classes if not row.dice.n],
         cases_left_out=[case for case, group in by_case.items() if not _dice_of(group)],
-        reasons={} if mean_dice is not None else {"mean_dice": NO_CLASS},
+        reasons=reasons,
     )
 
 
@@ -238,9 +242,17 @@ def _lesions(group: Sequence[CaseResult]) -> LesionSummary:
     truth, found, missed, false = (
         sum(getattr(result, f"lesions_{name}") for result in group) for name in ("truth", "found", "missed", "false")
     )
-    recall = found / truth if truth else None
-    f1 = 2 * found / (2 * found + missed + false) if truth or false else None
-    reasons = {} if truth else {"recall": "no case has a true lesion"}
+    recall = None
+    if truth:
+        recall = found / truth
+    reasons = {}
+    if not truth:
+        reasons["recall"] = "no case has a true lesion"
+    f1 = None
+    if truth or false:
+        f1 = 2 * found / (2 * found + missed + false)
+    else:
+        reasons["f1"] = "no case has a lesion"
     return LesionSummary(
         truth=truth,
         found=found,
@@ -248,7 +260,7 @@ def _lesions(group: Sequence[CaseResult]) -> LesionSummary:
         false=false,
         recall=recall,
         f1=f1,
-        reasons=reasons | ({} if f1 is not None else {"f1": "no case has a lesion"}),
+        reasons=reasons,
     )
 
 

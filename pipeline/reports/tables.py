@@ -1,4 +1,4 @@
-"""Results as a table for the terminal."""
+"""Summaries and comparisons as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -18,14 +18,11 @@ COLUMNS = ("n", "mean ± std", "median", "min", "max", "absent", "missed", "fals
 
 
 def results_table(summary: Summary) -> Table:
-    """Lay out a summary: one row a class, then the mean of their means.
+    """Return a table of a summary: one row for each class, then the mean of their means.
 
     ``absent``, ``missed`` and ``false`` count cases with the class in neither mask, in the true one alone, and in the
-    predicted one alone.
-
-    A number that there is not is a dash, and the caption says how sure the mean is and which classes it leaves out.
-    Names come from the user's files, so they are shown as they are: no markup, no emoji codes, no
-    control characters.
+    predicted one alone. A missing number is a dash. The caption has the interval of the mean, and the classes that it
+    leaves out. Names come from users' files, and are shown without markup, emoji codes and control characters.
     """
     table = Table(
         title=f"Dice over {summary.n_cases} case{'s' * (summary.n_cases != 1)}",
@@ -45,9 +42,9 @@ def results_table(summary: Summary) -> Table:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Lay out a comparison: one row a metric, the means over classes of both sides and their difference.
+    """Return a table of a comparison: for each metric the means over classes of both sides and their difference.
 
-    The interval is that of the median over patients.
+    Median and interval are those of the patients' differences.
     """
     counts = ", ".join(f"{len(getattr(comparison, side))} {side}" for side in ("better", "worse", "equal"))
     table = Table(
@@ -60,7 +57,9 @@ def comparison_table(comparison: Comparison) -> Table:
     for column in ("A", "B", "B - A", "median", "95 % interval"):
         table.add_column(column, justify="right", no_wrap=True)
     for metric, row in comparison.means.items():
-        interval = f"{row.interval[0]:+.3f} to {row.interval[1]:+.3f}" if row.interval else TOO_FEW
+        interval = TOO_FEW
+        if row.interval:
+            interval = f"{row.interval[0]:+.3f} to {row.interval[1]:+.3f}"
         means = number(row.mean_a), number(row.mean_b), number(row.difference), number(row.median)
         table.add_row(metric, *means, interval if row.n else "–")
     return table
@@ -76,8 +75,10 @@ def plain(name: str) -> Text:
 
 
 def number(value: float | None) -> str:
-    """Return three decimals, or a dash for a number that there is not."""
-    return "–" if value is None else f"{value:.3f}"
+    """Return a number with three decimals, or a dash for None."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}"
 
 
 def _cells(row: ClassSummary) -> list[str]:

@@ -1,11 +1,12 @@
-"""Scans and their masks, packed so small that a page can hold hundreds of them.
+"""Pack scans and their masks so small that a page can hold hundreds of them.
 
-A case becomes one block of bytes: the scan in 256 grey levels where there is one, the true classes, the predicted
-classes, each ``[X, Y, Z]`` with X running fastest; then zlib; then base64. The axes are the anatomical ones, in the
-order right, anterior, superior (RAS+), each pointing where its name says, so that the viewer need not know the file's.
+A case becomes one block of bytes: the scan in 256 grey levels if there is one, the true classes, and the predicted
+classes, each ``[X, Y, Z]`` with X running fastest; compressed by zlib, then in base64. The axes run to right, anterior
+and superior (RAS+), so that the viewer need not know those of the file.
 
-Whatever does not fit its budget is cut to the box around the masks, and then thinned out: the scan by means over
-blocks, the masks by the voxel in the middle of each block. The page says so beside the case.
+A case that does not fit its budget is cut to a box around the masks. If it still does not fit, it is reduced in
+resolution: the scan by means over blocks, the masks by the voxel in the middle of each block. The page says so beside
+the case.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     Volume = NDArray[Any]
     Box = tuple[slice, slice, slice]
 
-# A page of this many bytes of base64 still travels by mail, and a browser reads it in a second.
+# Bytes of base64 in a page, which can still be mailed, and which a browser reads in a second.
 PAGE_BYTES = 20_000_000
-# More than the first of these is no use to the eye in one case; less than the second shows nothing.
+# The largest and the smallest budget of a case: more shows no more detail, and less shows nothing.
 MOST_BYTES = 2_000_000
 LEAST_BYTES = 24_000
 MARGIN_MM = 20.0
@@ -41,15 +42,15 @@ EVERYTHING = (slice(None), slice(None), slice(None))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedCase:
-    """What the viewer is told about a case beside its bytes.
+    """What the viewer needs to know about a case beside its bytes.
 
     Attributes:
         case: The case's id.
         shape: Voxels along right, anterior and superior.
-        spacing_mm: Their size.
-        focus: The voxel whose three slices hold the most errors.
-        has_image: Whether the block starts with a scan.
-        note: What was cut or thinned out, or "".
+        spacing_mm: Size of a voxel along the same axes.
+        focus: The voxel to begin with, whose three slices have the most errors.
+        has_image: Whether the block begins with a scan.
+        note: How the case was cut or reduced, or "".
     """
 
     case: str
@@ -72,11 +73,14 @@ def pack(
 
     Args:
         case: The case's id.
-        image: Grey values ``[X, Y, Z]`` on the file's grid, or None where there is no scan.
-        truth: Classes as integers in [0, 255].
-        prediction: The same for the prediction.
+        image: Intensities ``[X, Y, Z]`` on the file's grid, or None without a scan.
+        truth: The true classes, integers in [0, 255].
+        prediction: The predicted classes, integers in [0, 255].
         affine: Voxel indices of the file to mm, 4x4.
-        budget: Bytes; a case of a few slices is never thinned out below one voxel.
+        budget: Bytes of base64, which may be exceeded if even a single voxel takes more.
+
+    Returns:
+        What the viewer needs to know, and the block of base64.
     """
     order, _ = _axes(affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[order]
@@ -85,7 +89,7 @@ def pack(
     scan = None if image is None else canonical(image, affine)
     near = _box(true, predicted, spacing)
     window = (0.0, 1.0) if scan is None else _window(scan[near])
-    # Grey levels seldom shrink to less than a third: what is larger is not even packed to see it.
+    # Zlib seldom reduces grey levels to less than a third, so larger volumes are not compressed to find out.
     most = 3 * budget
     step = np.ones(3)
     box = EVERYTHING if true.size <= most else near
@@ -118,9 +122,9 @@ def pack(
 
 
 def canonical(volume: Volume, affine: NDArray[np.float64]) -> Volume:
-    """Return a volume with its axes in the order and direction of right, anterior, superior.
+    """Return a volume ``[X, Y, Z]`` with its axes running to right, anterior and superior.
 
-    An oblique grid is not resampled: each of its axes goes to the anatomical one that it is nearest to.
+    An oblique grid is not resampled: each of its axes becomes the nearest anatomical one.
     """
     order, signs = _axes(affine)
     turned = volume.transpose(order)
@@ -128,7 +132,7 @@ def canonical(volume: Volume, affine: NDArray[np.float64]) -> Volume:
 
 
 def _axes(affine: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64]]:
-    """Return which of the file's axes is right, anterior and superior, and the sign of each."""
+    """Return the axes of the file nearest to right, anterior and superior, and the sign of each."""
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     free = directions.copy()
     order = [0, 0, 0]
@@ -141,7 +145,7 @@ def _axes(affine: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64]]:
 
 
 def _box(truth: Volume, prediction: Volume, spacing: NDArray[np.float64]) -> Box:
-    """Return the box around both masks with its margin; everything where both are empty."""
+    """Return the box around both masks with its margin; the whole volume if both are empty."""
     marked = np.logical_or(truth, prediction)
     sides = []
     for axis in range(3):
@@ -152,7 +156,7 @@ def _box(truth: Volume, prediction: Volume, spacing: NDArray[np.float64]) -> Box
 
 
 def _window(image: Volume) -> tuple[float, float]:
-    """Return the grey values that are black and white: those around the masks set the contrast."""
+    """Return the intensities to show as black and white, percentiles of a region."""
     every = max(1, round((image.size / 1e6) ** (1 / 3)))
     sample = image[::every, ::every, ::every]
     sample = sample[np.isfinite(sample)]
@@ -163,7 +167,7 @@ def _window(image: Volume) -> tuple[float, float]:
 
 
 def _thin(volume: Volume, step: NDArray[np.float64], *, is_mask: bool) -> Volume:
-    """Make blocks of ``step`` voxels into one."""
+    """Reduce the resolution: each block of ``step`` voxels along each axis becomes one voxel."""
     for axis, size in enumerate(step):
         n = volume.shape[axis]
         m = max(1, round(n / size))
@@ -180,21 +184,24 @@ def _thin(volume: Volume, step: NDArray[np.float64], *, is_mask: bool) -> Volume
 
 
 def _coarser(step: NDArray[np.float64], spacing: NDArray[np.float64], left: float) -> NDArray[np.float64]:
-    """Return larger blocks that leave about the share ``left`` of the voxels, the finest axes first."""
+    """Return larger blocks, as near to cubes as possible, that leave about the share ``left`` of the voxels."""
     size = step * spacing
     wanted_mm3 = np.prod(size) / min(0.9 * left, 0.9)
-    # Blocks become cubes, as far as the coarsest axis lets them: the least edge that makes them large enough.
+    # The shortest edge in mm that makes blocks large enough, found by bisection; axes that are coarser stay.
     low = size.min()
     high = size.max() + wanted_mm3 ** (1 / 3)
     for _ in range(40):
         edge = (low + high) / 2
-        low, high = (edge, high) if np.prod(np.maximum(size, edge)) < wanted_mm3 else (low, edge)
+        if np.prod(np.maximum(size, edge)) < wanted_mm3:
+            low = edge
+        else:
+            high = edge
     coarser: NDArray[np.float64] = np.maximum(size, high) / spacing
     return coarser
 
 
 def _levels(scan: Volume, window: tuple[float, float]) -> NDArray[np.uint8]:
-    """Turn the values of a window into 256 grey levels; NaN is black."""
+    """Map the intensities of a window to 256 grey levels; NaN is black."""
     low, high = window
     values = np.clip(np.nan_to_num(scan.astype(np.float64), nan=low), low, high)
     levels: NDArray[np.uint8] = np.rint((values - low) * (255 / (high - low))).astype(np.uint8)
@@ -202,7 +209,7 @@ def _levels(scan: Volume, window: tuple[float, float]) -> NDArray[np.uint8]:
 
 
 def _focus(truth: Volume, prediction: Volume) -> tuple[int, int, int]:
-    """Return, along each axis, the slice with the most wrong voxels; without errors, with the largest structure."""
+    """Return, along each axis, the slice with the most wrong voxels, or without errors the most foreground voxels."""
     marked = np.not_equal(truth, prediction) & (truth != IGNORED)
     if not marked.any():
         marked = np.not_equal(truth, 0)
@@ -214,12 +221,15 @@ def _focus(truth: Volume, prediction: Volume) -> tuple[int, int, int]:
 
 @dataclass(kw_only=True)
 class Gallery:
-    """Packed cases on the disk: memory does not grow with their number.
+    """Packed cases in a temporary file, so that memory does not grow with their number.
 
-    Args:
-        n_cases: How many are to come; they share the bytes of the page.
-        labels: Label values and names; the masks are stored as places among the sorted values.
-        ignore: Voxels with this value in the truth are stored as ``IGNORED``.
+    Attributes:
+        n_cases: The number of cases that will be added; they share the bytes of the page.
+        labels: Label values and names; masks are stored as indices into the sorted values.
+        ignore: Voxels with this value are stored as ``IGNORED``.
+        packed: For each case, what the viewer needs to know, and the position and length of its block in the file.
+        spool: The temporary file.
+        lock: Guards the file: threads may add cases at the same time.
     """
 
     n_cases: int
@@ -227,13 +237,12 @@ class Gallery:
     ignore: int | None = None
     packed: dict[str, tuple[PackedCase, int, int]] = field(default_factory=dict)
     spool: IO[bytes] = field(default_factory=TemporaryFile)
-    # Threads may add cases: they pack side by side and write in turn.
     lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
         share = PAGE_BYTES // max(1, self.n_cases)
         self.budget = min(MOST_BYTES, max(LEAST_BYTES, share))
-        # The file goes with the gallery, whoever holds that last.
+        # The file is closed with the last reference to the gallery.
         weakref.finalize(self, self.spool.close)
 
     @property
@@ -251,7 +260,7 @@ class Gallery:
             self.spool.write(block)
 
     def _places(self, mask: Volume) -> Volume:
-        """Return the place of each value among the sorted labels; 0 for a value that is none of them."""
+        """Return the index of each value in the sorted labels; 0 for a value that is not a label."""
         values = np.array(sorted({0, *self.labels} - {self.ignore}))
         places = np.empty(mask.shape, np.uint8)
         for slab, out in zip(mask, places, strict=True):  # slab by slab: places are eight bytes each at first
@@ -262,7 +271,7 @@ class Gallery:
         return places
 
     def blocks(self, cases: Sequence[str]) -> Iterator[str]:
-        """Yield the bytes of cases as base64, one case at a time."""
+        """Yield the base64 of cases, one case at a time."""
         for case in cases:
             _, start, size = self.packed[case]
             self.spool.seek(start)

@@ -1,6 +1,6 @@
 """Check, plan, train, validate, predict, evaluate and compare: the one package that wires the parts together.
 
-Each is loaded when it is first asked for: looking at a dataset needs no torch, which takes seconds to load.
+Each is imported when it is first used: a check of a dataset does not need torch, which takes seconds to import.
 """
 
 from importlib import import_module

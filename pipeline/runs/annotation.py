@@ -1,4 +1,4 @@
-"""Which scan without a mask should get one next: the one of which the worst Dice is predicted."""
+"""Rank scans without a mask by the Dice that is predicted for them: the worst should be annotated next."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ COLUMNS = ("rank", "scan", "mask", "dice_predicted", "weakest", "weakest_dice_pr
 
 @dataclass
 class AnnotateNext:
-    """Scans by their predicted Dice.
+    """A list of scans, ranked by their predicted Dice.
 
     Attributes:
         names: The name of each foreground label.
-        curves: From what the network expects to what it is found to have; none where the run has too few cases.
+        curves: For each label, the curve from expected to true Dice; without points if the run has too few cases.
+        rows: The scans that were added, as rows of the table.
     """
 
     names: Mapping[int, str]
@@ -35,7 +36,7 @@ class AnnotateNext:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, scan: Path, mask: Path, expected: Mapping[int, float]) -> None:
-        """Add a scan by the Dice that the network expects of each label."""
+        """Add a scan with the Dice that the network expects of each label."""
         predicted = {
             label: self.curves[label](dice) if label in self.curves else dice for label, dice in expected.items()
         }
@@ -44,17 +45,17 @@ class AnnotateNext:
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
 
     def write(self, path: Path) -> None:
-        """Write the list, the scan of which the worst mean Dice is predicted first."""
+        """Write the list as CSV, the scan with the lowest predicted mean Dice first."""
         ranked = sorted(self.rows, key=lambda row: (row["dice_predicted"], str(row["scan"])))
         write_csv(path, COLUMNS, [row | {"rank": n, "scan": str(row["scan"])} for n, row in enumerate(ranked, 1)])
 
 
 def annotate_next(run: Path, which: Which, model: TrainedModel) -> AnnotateNext:
-    """Start a list, with what the validation of a run's checkpoint showed of its expectations.
+    """Return an empty list whose curves are fitted to the validation of a run's checkpoint.
 
-    The validation cases choose nothing that their own figures rest on: the curves are for scans without a mask. Of a
-    cross-validation without validation cases, they are the cases out of fold. Segments have no curve: their numbers
-    are not those of the labels that they were scored against.
+    The curves are for scans without a mask, so the scores of the validation cases do not depend on them. For a
+    cross-validation without validation cases, they are fitted to the out-of-fold scores. Segments have no curves, since
+    their values are not those of the labels that they were scored against.
     """
     places = (run, run / OUT_OF_FOLD) if which == "last" else (run / "validation" / which,)
     scores = [place / "cases.csv" for place in places if model.recipe.segments is None]

@@ -1,4 +1,4 @@
-"""The labelled scans that vote in a run's predictions: chosen, kept in its folder, and read again."""
+"""The atlases of a run: choose labelled scans that vote in predictions, keep them in its folder, and read them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pipeline.types import Case, Task
 
 
-# Of atlases that find each other's masks less well there is nothing to be gained: on hippocampi, where they help, the
-# agreement is 0.81 to 0.86; on hearts of three or seven patients 0.16 to 0.58.
+# Atlases that agree less than this do not vote. On hippocampi, where atlases help, the agreement is 0.81 to 0.86; on
+# hearts of three or seven patients it is 0.16 to 0.58.
 LEAST_AGREEMENT = 0.75
 
 
@@ -40,8 +40,8 @@ class Jury:
 
     Attributes:
         atlases: The labelled scans.
-        weight: The share of their vote that the recipe asks for.
-        agreement: The mean Dice with which they find each other's masks.
+        weight: The share of their vote in a prediction, from the recipe.
+        agreement: The mean Dice of each atlas' mask against the vote of the others.
     """
 
     atlases: Atlases
@@ -49,7 +49,7 @@ class Jury:
     agreement: float
 
     def beside(self, predictor: Predictor) -> Predictor | Ensemble:
-        """Let the atlases vote beside a network, where they agree among themselves."""
+        """Return an ensemble of a predictor and the atlases; the predictor itself if the atlases agree too little."""
         if self.agreement < LEAST_AGREEMENT:
             return predictor
         steps = predictor.postprocessing
@@ -57,7 +57,7 @@ class Jury:
 
     @property
     def note(self) -> str:
-        """What a reader of a run's figures has to know of it."""
+        """A note for reports: whether the atlases vote, and how well they agree."""
         found = f"left out in turn, their masks are found with Dice {self.agreement:.2f}"
         if self.agreement < LEAST_AGREEMENT:
             return f"The {len(self.atlases)} atlases do not vote: {found}, and {LEAST_AGREEMENT} is asked for."
@@ -67,8 +67,8 @@ class Jury:
 def write_atlases(run: Path, settings: Settings, cases: Sequence[Case], cache: Cache, classes: int) -> None:
     """Write the prepared scans and masks of the atlases into a run: ``atlases.pt``, images in float16.
 
-    They are of as many patients as may be, drawn from the recipe's seed. With them stands how well they agree, by the
-    labelled scans alone.
+    The atlases are drawn by the recipe's seed, from as many different patients as possible. Their agreement is written
+    with them.
     """
     order = np.random.default_rng([settings.seed, 0xA71A]).permutation(len(cases))
     drawn = [cases[place] for place in order]

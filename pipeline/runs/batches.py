@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 def build_objective(settings: Settings) -> Objective:
-    """Build the objective; a loss that stands twice gets a number behind its name.
+    """Build the objective; the second term of the same loss is named ``LOSS_2``, and so on.
 
-    A loss whose option ``spacing_mm`` is ``data`` gets the spacing of the recipe's scans.
+    A loss whose option ``spacing_mm`` is ``data`` gets the spacing of the prepared scans.
     """
     seen: Counter[str] = Counter()
     terms = []
@@ -51,7 +51,7 @@ def build_objective(settings: Settings) -> Objective:
 
 
 def build_batches(settings: Settings, split: Split, cache: Cache) -> StepBatches:
-    """Build the batches of all steps; unlabelled ones only where a term of the objective looks at them."""
+    """Build the batches of all steps, with unlabelled ones only if a term of the objective needs them."""
     data = settings.data
     streams = {}
     if split.labelled:
@@ -63,7 +63,7 @@ def build_batches(settings: Settings, split: Split, cache: Cache) -> StepBatches
 
 
 def build_augmentation(settings: Settings) -> AugmentationChain:
-    """Build the augmentations of every recipe, and after them the further ones of this."""
+    """Build the chain of augmentations: those of every recipe, and after them the recipe's further ones."""
     more = settings.augmentation.more
     steps = standard(**settings.augmentation.model_dump(exclude={"more"}))
     steps += tuple(AUGMENTATIONS.build(choice.augmentation, choice.options) for choice in more)
@@ -71,25 +71,27 @@ def build_augmentation(settings: Settings) -> AugmentationChain:
 
 
 def numbered(name: str, seen: Counter[str]) -> str:
-    """Return a name, with a number behind it where it was seen before."""
+    """Return a name, with its number behind it from the second time on."""
     seen[name] += 1
-    return name if seen[name] == 1 else f"{name}_{seen[name]}"
+    if seen[name] == 1:
+        return name
+    return f"{name}_{seen[name]}"
 
 
 def _views_of(settings: Settings) -> tuple[str, ...]:
-    """Return the further views of a sample that a term or a source looks at."""
+    """Return the further views of a sample that a term or a source needs."""
     needed = {name for term in build_objective(settings).terms for name in term.needs}
     needed |= {name for choice in settings.sources for name in SOURCES[choice.source].needs}
     return tuple(view for view in VIEWS if view in needed)
 
 
 def build_cache(settings: Settings, index: Index, folder: Path | None) -> Cache:
-    """Build the cache of prepared scans, in a folder or nowhere."""
+    """Build the cache of prepared scans in a folder; without one, scans are prepared whenever they are read."""
     return Cache(folder, index, build_grid(settings), build_ranges(settings))
 
 
 def build_ranges(settings: Settings) -> tuple[IntensityRange | None, ...]:
-    """Build the way each channel is normalised; None is by the scan's own voxels."""
+    """Return the range by which each channel is normalised; None for one normalised by the scan's own voxels."""
     return tuple(
         IntensityRange(way.low, way.high, way.mean, way.std) if isinstance(way, WindowSettings) else None
         for way in settings.data.normalization
@@ -97,6 +99,6 @@ def build_ranges(settings: Settings) -> tuple[IntensityRange | None, ...]:
 
 
 def build_grid(settings: Settings) -> Grid:
-    """Build the common grid; slices keep each scan's own distance."""
+    """Return the common grid; with slices, the distance between them stays that of each scan."""
     x, y, z = (*settings.data.spacing_mm, 0.0)[:3]
     return Grid(settings.data.orientation, (x, y, z))

@@ -1,4 +1,4 @@
-"""From settings to built parts: the objects that engines are given, since they never see a recipe."""
+"""Build networks, sources, the training step and the course from settings; engines never see settings themselves."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 def build_network(settings: Settings, task: Task) -> torch.nn.Module:
-    """Build the network, or an ensemble of several, on the recipe's device, its weights drawn from the recipe's seed.
+    """Build the network, or an ensemble, on the device of the settings, with weights drawn by their seed.
 
     Raises:
-        UserError: The network refuses its options: each is of the right type, but they do not go together.
+        UserError: The network refuses its options, such as ones that contradict each other, or memory runs out.
     """
     name = settings.network.name
     try:
@@ -49,7 +49,7 @@ def build_network(settings: Settings, task: Task) -> torch.nn.Module:
 
 
 def make_network(settings: Settings, task: Task) -> torch.nn.Module:
-    """Build what :func:`build_network` does where PyTorch makes its tensors; what a network raises is left as it is."""
+    """Build the network as :func:`build_network` does, on PyTorch's default device; its exceptions are not caught."""
     torch.manual_seed(settings.seed)
     networks = [_draw_network(settings, task) for _ in range(settings.network.members)]
     return _laid_out(networks[0] if len(networks) == 1 else DeepEnsemble(networks), settings)
@@ -76,9 +76,9 @@ def build_sources(settings: Settings, task: Task, network: torch.nn.Module) -> t
     """Build the recipe's sources.
 
     Args:
-        settings: Whose ``sources`` are built.
-        task: What is trained.
-        network: The one that is trained.
+        settings: The settings, with the choice of sources.
+        task: The labels and channels, for further networks.
+        network: The network that is trained.
 
     Raises:
         UserError: A source refuses its options or the network.
@@ -99,10 +99,10 @@ def build_sources(settings: Settings, task: Task, network: torch.nn.Module) -> t
 
 
 def build_step(settings: Settings, task: Task) -> TrainingStep:
-    """Build the training step, and let its network see one empty patch.
+    """Build the training step, and try its network on one patch of zeros.
 
     Raises:
-        UserError: The network cannot take the recipe's patch.
+        UserError: The network cannot take the patch, or another part cannot be built.
     """
     network = build_network(settings, task)
     choice = settings.optimizer
@@ -111,7 +111,9 @@ def build_step(settings: Settings, task: Task) -> TrainingStep:
     objective = build_objective(settings)
     refuse_losses(settings, objective, len(task.labels), len(task.channels))
     sources = build_sources(settings, task, network)
-    average = WeightAverage(network, choice.averaging) if choice.averaging else None
+    average = None
+    if choice.averaging:
+        average = WeightAverage(network, choice.averaging)
     if settings.network.recompute:  # Not of the average, which only predicts.
         _recompute(network, settings)
     trained = [network, *(source.network for source in sources if source.network is not None)]
@@ -134,10 +136,10 @@ def build_step(settings: Settings, task: Task) -> TrainingStep:
 
 
 def build_optimizer(settings: Settings, networks: Sequence[torch.nn.Module]) -> torch.optim.Optimizer:
-    """Build the optimizer of all weights of some networks.
+    """Build the optimizer for all weights of some networks.
 
     Raises:
-        UserError: It refuses its options.
+        UserError: The optimizer refuses its options.
     """
     choice = settings.optimizer
     try:
@@ -156,10 +158,10 @@ def build_optimizer(settings: Settings, networks: Sequence[torch.nn.Module]) -> 
 
 
 def build_course(settings: Settings, decided: Decisions = NONE) -> Course:
-    """Build the course of a training: how many steps it has, and what was decided on the way.
+    """Build the course of a training from its number of steps and the decisions that were made so far.
 
     Raises:
-        UserError: The corrections are not those of any training.
+        UserError: The corrections contradict each other or the number of steps.
     """
     try:
         return Course(settings.max_steps, dict(decided.corrections), dict(decided.threads))

@@ -1,4 +1,4 @@
-"""Look at every scan before any is predicted."""
+"""Check every scan before the first is predicted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,18 @@ if TYPE_CHECKING:
 
 
 def checked_scans(targets: dict[Path, Case], model: TrainedModel) -> Mapping[str, CaseFacts]:
-    """Look at every scan, and return what was found by the mask's path."""
+    """Check every scan, and that it fits the model.
+
+    Args:
+        targets: The case to predict, by the path of its mask.
+        model: The model.
+
+    Returns:
+        What was found of each scan, by the path of its mask.
+
+    Raises:
+        UserError: A scan has a problem; with the problems of all scans.
+    """
     seen: Packed[CaseFacts] = Packed()
     cases = [replace(case, label=None) for case in targets.values()]
     declared = Declared(channels=len(model.task.channels))

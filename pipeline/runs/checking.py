@@ -1,4 +1,4 @@
-"""Look at datasets before anything else does."""
+"""Check datasets, write ``check.json``, and repair copies."""
 
 from __future__ import annotations
 
@@ -36,19 +36,18 @@ def check(
     known: Mapping[str, CaseFacts] | None = None,
     cache: Path | None = None,
 ) -> Index:
-    """Look at every file of a dataset.
+    """Read every file of a dataset and return its index; warnings are counted on the terminal.
 
     Args:
         source: The dataset.
         root: Folder that the paths of a list are relative to; by default the list's own.
         layout: A registered layout, or ``auto``.
-        options: Of the layout.
-        known: As for :class:`Check`.
-        cache: A folder that runs share; what is found of a case is kept there, and files that have not changed since
-            are not read again.
+        options: Options of the layout, by name.
+        known: Facts of an earlier check, by case: files that have not changed since are not read again.
+        cache: A folder that runs share, in which the facts of the check are kept for later ones; None for none.
 
     Raises:
-        UserError: With every problem of every file.
+        UserError: There are problems; with those of all files.
     """
     return check_dataset(read_dataset(source, root, layout, options), known, cache)
 
@@ -60,18 +59,30 @@ def check_dataset(
     *,
     to_train: bool = True,
 ) -> Index:
-    """As :func:`check`, for a dataset that is open; its warnings are counted on the terminal."""
-    kept = _kept_facts(cache / _facts_name(dataset)) if cache else {}
+    """Check a dataset as :func:`check` does, whose layout is read already.
+
+    Args:
+        dataset: The dataset.
+        known: As for :func:`check`.
+        cache: As for :func:`check`.
+        to_train: Whether the dataset is to be trained on; only then classes without masks are reported.
+
+    Raises:
+        UserError: There are problems; with those of all files.
+    """
+    kept = {}
+    if cache:
+        kept = _kept_facts(cache / _facts_name(dataset))
     look = survey(dataset, known=kept | dict(known or {}), to_train=to_train)
     index = look.index()
     tell_warnings(index.warnings)
-    if cache and not known:  # Of what a caller knows, nobody has said whether there were warnings.
+    if cache and not known:  # Only facts of cases without warnings are kept, and the caller's may have had some.
         _keep_facts(look, kept, cache / _facts_name(dataset))
     return index
 
 
 def _facts_name(dataset: Dataset) -> str:
-    """Name a file after all that the facts of a case depend on beside the case's own files."""
+    """Return the file name of the facts of a check, a hash of all that they depend on beside the cases' files."""
     labels = dataset.labels and sorted(dataset.labels.items())
     about = [__version__, str(dataset.source.resolve()), labels, dataset.ignore, dataset.channels]
     return f"facts-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]}.json"
@@ -85,7 +96,7 @@ def _kept_facts(path: Path) -> dict[str, CaseFacts]:
 
 
 def _keep_facts(look: Check, kept: Mapping[str, CaseFacts], path: Path) -> None:
-    """Keep the facts of cases that nothing was found against; where they cannot be kept, they are found again."""
+    """Write the facts of cases without problems and warnings; if that fails, the next check reads the files again."""
     blamed = {problem.case for problem in look.findings}
     facts = {name: look.seen[name] for name in look.sound if name not in blamed}
     if facts == kept:
@@ -105,19 +116,19 @@ def examine(
     *,
     strict: bool = False,
 ) -> tuple[Check, list[Repair]]:
-    """Look at every file of a dataset, write ``check.json``, and before that the repaired copy that is asked for.
+    """Check a dataset and write ``check.json``; with repairs, write a repaired copy first and check that.
 
     Args:
         folder: For ``check.json`` and the copy.
-        source: The dataset; all else that says how it lies on disk is as for :func:`check`.
-        root: Likewise.
-        layout: Likewise.
-        options: Likewise.
-        fixes: Names of repairs.
+        source: The dataset.
+        root: As for :func:`check`.
+        layout: As for :func:`check`.
+        options: As for :func:`check`.
+        fixes: Names of repairs; none makes no copy.
         strict: Whether warnings count as problems.
 
     Returns:
-        What was found, in the copy where there is one, and what was repaired.
+        The finished check, of the copy if there is one, and the log of the repairs.
 
     Raises:
         UserError: The dataset cannot be opened, a file is in the way, or nothing can be repaired.
@@ -136,7 +147,7 @@ def examine(
 def survey(
     dataset: Dataset, *, strict: bool = False, known: Mapping[str, CaseFacts] | None = None, to_train: bool = True
 ) -> Check:
-    """Look at every file of a dataset, and return what was found, problems or none."""
+    """Read every file of a dataset and return the finished check, with or without problems."""
     look = Check(dataset, strict, known or {}, to_train)
     for _ in progress(look, "checking", len(look)):
         pass
@@ -144,11 +155,11 @@ def survey(
 
 
 def write_report(look: Check, folder: Path) -> Path:
-    """Write ``check.json``: problems, warnings, how many of each code, and the index of the sound cases.
+    """Write ``check.json``: problems, warnings, the number of each code, and the facts of the sound cases.
 
     Args:
         look: A finished check.
-        folder: Made where it is not there.
+        folder: Where to write; made if it is missing.
 
     Returns:
         The file's path.
@@ -177,17 +188,20 @@ def write_report(look: Check, folder: Path) -> Path:
 
 
 def report_in(folder: Path) -> Output:
-    """Return a folder as one that a check writes to."""
+    """Return the folder that a check writes to, with its list of files."""
     return Output(folder, "check")
 
 
 def repair(look: Check, names: Sequence[str], folder: Path) -> tuple[Check, list[Repair]]:
-    """Write a repaired copy of a dataset, its list and a log of the repairs, and look at the copy.
+    """Write a repaired copy of a dataset, its list and a log of the repairs, and check the copy.
 
     Args:
         look: A finished check of the dataset.
-        names: Of the repairs.
+        names: Names of the repairs.
         folder: Empty or new; gets ``dataset.json``, ``repairs.json`` and the files.
+
+    Returns:
+        The finished check of the copy, and the log.
 
     Raises:
         UserError: Nothing can be repaired.

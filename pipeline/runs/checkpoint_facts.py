@@ -1,4 +1,4 @@
-"""What a checkpoint tells of its training, and what a run's index tells of its cases."""
+"""What a checkpoint records of its training, and what a run's index records of its cases."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def facts_of(run: Path, cases: Iterable[str] = ()) -> dict[str, CaseFacts]:
-    """Read what a run's ``index.json`` holds of each case, by which its files are known again.
+    """Read the facts of each case from a run's ``index.json``.
 
     Args:
         run: The run's folder.
-        cases: Ids of cases that have to be in it.
+        cases: Ids of cases that must be in it.
 
     Raises:
         UserError: It is gone, damaged or of another version, or a case is missing.
@@ -39,13 +39,13 @@ def facts_of(run: Path, cases: Iterable[str] = ()) -> dict[str, CaseFacts]:
 
 
 def portable(recipe: Recipe) -> Recipe:
-    """Return a recipe as a checkpoint holds it: without places on this machine, since checkpoints are passed on."""
+    """Return a recipe as a checkpoint holds it: without paths of this machine, since checkpoints are passed on."""
     data = recipe.data.model_copy(update={"cache": "run"})
     return recipe.model_copy(update={"dataset": Path(), "root": None, "plugins": (), "data": data})
 
 
 def about_training(recipe: Recipe, decided: Decisions, task: Task) -> dict[str, Any]:
-    """Return what a checkpoint tells of its training, beside how far that was."""
+    """Return what a checkpoint records of its training: recipe, decisions, task and version."""
     told = config.dump(portable(recipe), decided=decided)
     return {"recipe": told, "task": task_state(task), "version": __version__}
 

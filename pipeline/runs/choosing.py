@@ -1,4 +1,4 @@
-"""Which post-processing a cross-validation keeps: what helps on the masks out of fold."""
+"""Choose the post-processing of a cross-validation: the changes that improve the out-of-fold masks."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from pipeline.nifti.volume import Scan
     from pipeline.types import Case, Task
 
-# A component that is dropped as too small has at most this share of the smallest true one's volume.
+# Components below this share of the volume of the smallest true one are dropped, if that helps.
 SMALL = 0.5
 
 
 def candidates(cases: Sequence[Case], facts: Mapping[str, CaseFacts], truth: Task) -> Iterator[LabelStep]:
-    """Yield the changes that are tried: three of each label that a mask has."""
+    """Yield the changes to try: three for each label that is in a mask."""
     smallest_ml: dict[int, float] = {}
     for case in cases:
         mask = read_label(case, facts[case.id])
@@ -53,14 +53,14 @@ def candidates(cases: Sequence[Case], facts: Mapping[str, CaseFacts], truth: Tas
 
 @dataclass
 class Trial:
-    """What each of some changes to the predicted masks would do to Dice.
+    """Measures what changes to the predicted masks would do to Dice.
 
-    A change is kept where the patients gain by it on average and mostly, and Wilcoxon's signed-rank test of six or more
-    that it changes says that it is no chance (p < 0.05). Of those that drop components, a label gets the better one. A
-    class that is rightly nowhere counts as Dice 1.
+    A change is kept if the mean and the median of the patients' gains are above 0, it changes six patients or more, and
+    Wilcoxon's signed-rank test has p < 0.05. Of the changes that drop components, each label gets at most one, the
+    better one. A class that is in neither mask counts as Dice 1.
 
     Attributes:
-        truth: What the masks tell.
+        truth: The labels of the true masks.
         candidates: The changes, each tried alone.
     """
 
@@ -86,7 +86,7 @@ class Trial:
         return {result.label: 1.0 if result.dice is None else result.dice for result in results}
 
     def kept(self) -> dict[LabelStep, str]:
-        """Return the changes that are kept, in the order of their application, and what each gains in words."""
+        """Return the changes that are kept, in the order of their application, each with its gain in words."""
         gains = {candidate: means_of_patients(values, self._patients) for candidate, values in self._gains.items()}
         tests = {candidate: signed_rank(found) for candidate, found in gains.items()}
         sure = [candidate for candidate, test in tests.items() if _helps(gains[candidate], test)]
@@ -97,7 +97,7 @@ class Trial:
 
 
 def _helps(gains: NDArray[np.float64], test: Wilcoxon) -> bool:
-    """Tell whether a change helps: the test alone would also say so of one that mostly does harm."""
+    """Tell whether a change helps; a low p-value alone may also mean that it does harm."""
     if test.p_value is None or test.p_value >= ALPHA or test.n < FEWEST:
         return False
     return bool(gains.mean() > 0 and np.median(gains[abs(gains) > EQUAL]) > 0)

@@ -1,4 +1,4 @@
-"""Compare two runs, or two folders of masks that were evaluated, on the cases that both were scored on."""
+"""Compare two runs, or two evaluations of masks, which were scored on the same cases."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def compare(a: Path, b: Path, output: Path) -> Comparison:
 
 
 def _names_of(a: Path, b: Path) -> tuple[str, str]:
-    """Return the last names of two paths, as many as tell them apart: a comparison is passed on."""
+    """Return the last parts of two paths, as few as tell them apart: whole paths should not be in a report."""
     for count in range(1, max(len(a.parts), len(b.parts))):
         names = tuple("/".join(path.parts[-count:]) for path in (a, b))
         if names[0] != names[1]:
@@ -56,7 +56,7 @@ def _names_of(a: Path, b: Path) -> tuple[str, str]:
 
 
 def _one_tolerance(a: Path, b: Path, names: tuple[str, str]) -> float | None:
-    """Return the tolerance of both surface Dice, where both summaries are there to tell; refuse two."""
+    """Return the tolerance of both surface Dice; None if a summary is missing; refuse two different ones."""
     if not all((folder / SUMMARY).is_file() for folder in (a, b)):
         return None
     told = [read_own(folder, SUMMARY)["tolerance_mm"] for folder in (a, b)]

@@ -1,4 +1,4 @@
-"""Everything that a recipe can name, in one place."""
+"""The registries of everything that a recipe can name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluate masks from anywhere against true ones."""
+"""Evaluate masks, made by any tool, against true ones."""
 
 from __future__ import annotations
 
@@ -32,13 +32,16 @@ def evaluate(
     """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
 
     Args:
-        predictions: Masks; those without a counterpart are left out. Other files, such as those that nnU-Net writes
-            beside its masks, are too.
-        labels: True masks; each must have a prediction. A ``dataset.json`` in or above this folder, or in that of the
-            predictions, names the labels.
-        output: Where ``cases.csv``, ``summary.json`` and ``report.html`` go; made where it is not there.
-        ignore: Voxels with this true value count nowhere; by default the one that ``dataset.json`` calls ``ignore``.
-        tolerance_mm: Of the surface Dice.
+        predictions: Folder of masks. Those without a true mask are left out, and so are files that are no masks, such
+            as those that nnU-Net writes.
+        labels: Folder of true masks; each must have a prediction. A ``dataset.json`` in or above this folder, or in
+            that of the predictions, names the labels.
+        output: Folder for ``cases.csv``, ``summary.json`` and ``report.html``; made if it is missing.
+        ignore: Voxels with this true value are not scored; by default the one that ``dataset.json`` calls ``ignore``.
+        tolerance_mm: Distance up to which surfaces agree in the surface Dice.
+
+    Returns:
+        The summary that was written.
 
     Raises:
         UserError: A file is in the way, a prediction is missing, a file is unsound, or grids differ; nothing is
@@ -47,11 +50,12 @@ def evaluate(
     made = Output(output, "evaluate")
     made.refuse_foreign(SCORES)
     declared = declared_labels(labels, predictions)
-    ignored = declared["ignore"] if ignore is None else ignore
-    pairs, values, hashes = checked_pairs(predictions, labels, ignored)
+    if ignore is None:
+        ignore = declared["ignore"]
+    pairs, values, hashes = checked_pairs(predictions, labels, ignore)
     known = {0: "background"} | (declared["labels"] or {})
     names = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
-    gallery = Gallery(n_cases=len(pairs), labels=names, ignore=ignored)
+    gallery = Gallery(n_cases=len(pairs), labels=names, ignore=ignore)
 
     def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
         with memory_for(str(pair[1][0]), "to score it", None, TOO_LARGE):
@@ -59,7 +63,7 @@ def evaluate(
             (true, guess) = map(read_file, pair[1], hashes[pair[0]])
             maps = true.labels, guess.labels
             gallery.add(case, None, *maps, true.affine)
-            return score_case(case, *maps, names, true.spacing_mm, ignore=ignored, tolerance_mm=tolerance_mm)
+            return score_case(case, *maps, names, true.spacing_mm, ignore=ignore, tolerance_mm=tolerance_mm)
 
     with ThreadPoolExecutor(THREADS) as pool:
         by_case = progress(pool.map(scored, pairs.items()), "scoring", len(pairs))

@@ -1,4 +1,4 @@
-"""Whether sound scans fit a model: channels, dimensions, the size of voxels."""
+"""Check whether sound scans fit a model: channels, dimensions, the size of voxels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
 
 def _channel_problem(where: str, count: int, task: Task) -> Problem:
-    """Say that a scan has ``count`` channels and the model another number."""
+    """Return the problem of a scan with ``count`` channels, which the model does not have."""
     message = f"has {count} channel(s), the model was trained on {len(task.channels)}: {', '.join(task.channels)}"
     return Problem(where, "channel-count", message, "give scans with the channels of the training")
 
 
 def misfits(where: str, facts: CaseFacts, model: TrainedModel) -> list[Problem]:
-    """Find what is wrong with a sound scan for this model: channels, slices for volumes, voxels of another unit."""
+    """Find why a sound scan does not fit a model: its channels, a slice instead of a volume, or its voxel size.
+
+    Args:
+        where: What to call the scan in messages.
+        facts: What the check found of it.
+        model: The model.
+    """
     spacing = build_grid(model.recipe).spacing_mm
     problems = []
     if facts.channels != len(model.task.channels):
@@ -40,7 +46,7 @@ def misfits(where: str, facts: CaseFacts, model: TrainedModel) -> list[Problem]:
 
 
 def refuse_misfits(index: Index, model: TrainedModel) -> None:
-    """Refuse a dataset of which a scan does not fit a model."""
+    """Refuse a dataset with scans that do not fit a model."""
     problems = [problem for facts in index.facts.values() for problem in misfits(facts.case, facts, model)]
     if problems:
         raise UserError("The scans do not fit the model.", problems)

@@ -1,4 +1,4 @@
-"""A run's folder: which files are the run's own, whether it may be trained in, and how that is begun."""
+"""A run's folder: the names of its files, reading and writing them, and refusing to train where that would do harm."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ CACHE = "cache"
 STOP = "stop"
 # What a validation writes, wherever that is.
 SCORES = ("cases.csv", SUMMARY, *REPORT_FILES)
-# What is written again and again while a run goes on; and what is written once, and then no more.
+# Files that are written again and again while a run goes on.
 LIVING = (CONFIG, HISTORY, VALIDATION, PICTURE, BUDGET, FOLDS)
 BRING_BACK = "bring it back as it was, or name another --output"
 
@@ -71,24 +71,24 @@ class RunFolder:
 
     @property
     def output(self) -> Output:
-        """The folder as what the run's files belong to."""
+        """The folder with its list of the run's own files."""
         return output_of(self.path)
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run was begun here: its ``config.yaml``, which is written last, is there."""
+        """Whether a run was begun here: its ``config.yaml``, which is written last, exists."""
         return (self.path / CONFIG).exists() and self.output.knows(CONFIG)
 
     def refuse(self, resume: bool, folds: int = 0) -> None:
-        """Refuse a folder that may not be trained in; nothing is looked at or computed before.
+        """Refuse a folder that must not be trained in. This comes first, before anything is read or computed.
 
         Args:
-            resume: Whether to go on with what is there.
-            folds: Of the cross-validation that is to be in it; 0 for a run.
+            resume: Whether to resume the run that the folder holds.
+            folds: Number of folds of the cross-validation that is to be trained; 0 for a single run.
 
         Raises:
-            UserError: It holds a run that is not to go on, one of another number of folds, checkpoints without the
-                recipe that they were trained by, or files that no run has written here.
+            UserError: It holds a run and ``resume`` is off; another number of folds; checkpoints without their recipe;
+                or files that no run has written here.
         """
         if self.holds_run:
             self._refuse_run(resume, folds)
@@ -100,51 +100,57 @@ class RunFolder:
 
     def _refuse_run(self, resume: bool, folds: int) -> None:
         there = count_folds(self.path)
-        what = f"a cross-validation of {there} folds" if there else "a run"
+        what = "a run"
+        if there:
+            what = f"a cross-validation of {there} folds"
         if not resume:
             message = f"this folder holds {what}"
             remedy = "add --resume to go on with it, or name another --output"
             raise UserError("Nothing was started.", [Problem(str(self.path), "run-exists", message, remedy)])
         if there != folds:
-            remedy = (f"give --folds {there}" if there else "leave out --folds") + ", or name another --output"
+            way = f"give --folds {there}" if there else "leave out --folds"
+            remedy = f"{way}, or name another --output"
             raise UserError("Nothing was resumed.", [Problem(str(self.path), "run-exists", f"holds {what}", remedy)])
 
     def _refuse_remains(self, checkpoint: Path) -> None:
-        """Refuse the checkpoints of a run of which something is gone that would say how it goes on."""
-        gone = f"{LIST}, its list of what it has written" if (self.path / CONFIG).exists() else CONFIG
+        """Refuse a folder with checkpoints in which a file is missing that resuming needs."""
+        gone = CONFIG
+        if (self.path / CONFIG).exists():
+            gone = f"{LIST}, its list of what it has written"
         message = f"holds checkpoints of a run, and not {gone}"
         remedy = f"bring that back, or go on in a new folder: fewmask train {checkpoint} dataset=DATASET --output NEW"
         raise UserError("Nothing was started.", [Problem(str(self.path), "no-run", message, remedy)])
 
     def take(self) -> None:
-        """Take what will grow or be written again and again, once the folder is locked.
+        """Record the files that will grow or be rewritten as the run's, once the folder is locked.
 
-        What a killed run left of it half-written goes.
+        What a killed run has left half-written is deleted.
 
         Raises:
-            UserError: As :meth:`refuse`, if something has come in between.
+            UserError: Since :meth:`refuse`, a file of such a name has appeared.
         """
         self.output.own(LIVING)
         for name in LIVING:
             sweep(self.path, name)
 
     def newest_checkpoint(self) -> Checkpoint | None:
-        """Read the newest sound checkpoint of either kind, and set damaged ones aside; None where there is none.
+        """Read the newest sound checkpoint of either kind, and rename damaged ones; None if there is none.
 
         Raises:
             UserError: There are some, and none is sound.
         """
         refuse_foreign(self.path)
-        there = any(checkpoints_of(self.path, which) for which in KINDS)
-        checkpoint = newest_checkpoint(self.path, *KINDS) if there else None
-        for problem in checkpoint.damaged if checkpoint else ():
-            note(str(problem))
+        checkpoint = None
+        if any(checkpoints_of(self.path, which) for which in KINDS):
+            checkpoint = newest_checkpoint(self.path, *KINDS)
+            for problem in checkpoint.damaged:
+                note(str(problem))
         for path in clear_up(self.path):
             note(f"{path.stem} is damaged, and is called {path.name} from now on")
         return checkpoint
 
     def cache_of(self, recipe: Recipe) -> Path | None:
-        """Return the folder of prepared scans that a recipe means; None where it keeps none.
+        """Return the folder of prepared scans by a recipe's ``data.cache``; None if that is off.
 
         Raises:
             UserError: A file has its name.
@@ -161,7 +167,13 @@ class RunFolder:
         return place
 
     def write_facts(self, split: dict[str, Any], index: list[dict[str, Any]], plugins: Sequence[Path]) -> None:
-        """Write who is trained on and who is held out, what was found of every case, and which plugins take part."""
+        """Write ``split.json``, ``index.json`` and, if there are plugins, ``plugins.json``.
+
+        Args:
+            split: The ids of the cases that are trained on and held out.
+            index: The facts of every case, as rows.
+            plugins: The paths of the plugins.
+        """
         facts: dict[str, Any] = {SPLIT: split, INDEX: index}
         if plugins:
             facts[PLUGINS] = {"plugins": remember(plugins)}
@@ -170,7 +182,7 @@ class RunFolder:
                 write_json(stage / name, content)
 
     def load_plugins(self) -> None:
-        """Load the plugins that the run was trained with, where it had some.
+        """Load the plugins that the run was trained with, if any.
 
         Raises:
             UserError: One is gone, was changed, or was never named by this user.
@@ -179,7 +191,7 @@ class RunFolder:
             load_remembered(read_own(self.path, PLUGINS)["plugins"])
 
     def write_config(self, recipe: Recipe, decided: Decisions = NONE) -> None:
-        """Write the recipe and what was decided, unless that is what is there: somebody may have written a comment."""
+        """Write recipe and decisions to ``config.yaml``, unless it holds them: a user may have added comments."""
         with suppress(UserError):
             there = config.written(read_config(self.path), read_decisions(self.path))
             if there == config.written(recipe, decided):
@@ -189,7 +201,7 @@ class RunFolder:
 
     @property
     def stop_file(self) -> Path:
-        """The file that asks a training to finish soon."""
+        """The file by which a user requests that the training ends soon."""
         return self.path / STOP
 
     @property
@@ -198,11 +210,11 @@ class RunFolder:
         return self.path / "tensorboard"
 
     def history(self, terms: Sequence[str], done: int) -> CsvLog:
-        """Open the log of each step's loss by term, without the rows after those steps that are done."""
+        """Open the log of the terms of the loss; rows of steps after ``done`` are dropped."""
         return CsvLog(self.path / HISTORY, ["step", "loss", *terms], done)
 
     def validations(self, done: int) -> CsvLog:
-        """Open the log of validations, without the rows after those steps that are done."""
+        """Open the log of validations; rows of steps after ``done`` are dropped."""
         return CsvLog(self.path / VALIDATION, ["step", "mean_dice"], done)
 
     def validation_dice(self) -> list[float]:
@@ -218,7 +230,7 @@ class RunFolder:
         save_checkpoint(self.path, which, state)
 
     def read_budget(self, began: float) -> Budget | None:
-        """Read what keeps the run to its time; None where it has no limit.
+        """Read the run's time budget; None if it has none.
 
         Args:
             began: When this command began, by ``time.monotonic()``.
@@ -231,11 +243,11 @@ class RunFolder:
         return None
 
     def write_budget(self, budget: Budget) -> None:
-        """Write what keeps the run to its time, with what is spent by now."""
+        """Write the run's time budget, with the seconds that are spent by now."""
         write_json(self.path / BUDGET, budget.as_dict())
 
     def remove_budget(self) -> None:
-        """Remove what a start with a budget left that was killed before it became a run."""
+        """Delete the budget of an earlier start that was killed before it became a run."""
         (self.path / BUDGET).unlink(missing_ok=True)
 
 
@@ -246,7 +258,7 @@ def write_own(folder: Path, name: str, content: Any) -> None:
 
 
 def count_folds(run: Path) -> int:
-    """Return how many folds a folder is a cross-validation of; 0 where it is none.
+    """Return the number of folds of a cross-validation's folder; 0 for any other folder.
 
     Raises:
         UserError: Its ``folds.json`` is damaged.

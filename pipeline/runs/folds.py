@@ -1,8 +1,9 @@
-"""Cross-validation: each mask is predicted by a network that was not trained on its patient; together they predict.
+"""Cross-validation: train one network for each fold, score it on the patients held out, and predict with all of them.
 
-The folder of a cross-validation holds one run for each fold, ``fold-1`` and so on, and ``folds.json``, which makes it
-one. Whatever takes a run takes it too: it predicts with the mean of all folds' networks. ``out-of-fold/`` holds the
-scores of all labelled cases; from the same masks follows what ``postprocessing.json`` says is done to predictions.
+The folder of a cross-validation holds one run for each fold, ``fold-1`` and so on, and their number in ``folds.json``.
+Wherever a run's folder is accepted, it is accepted too: it predicts with the mean over the folds' networks.
+``out-of-fold/`` holds the scores of all labelled cases. By the same masks the post-processing of predictions is chosen,
+which ``postprocessing.json`` holds.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
     from pipeline.runs.scoring import Scores
 
-# Of a budget, what the folds themselves share; the rest is for predicting every labelled case once more.
+# The share of a time budget that the folds divide; the rest is for predicting every labelled case again at the end.
 FOLDS_SHARE = 0.95
 
 
@@ -48,25 +49,26 @@ def cross_validate(
     started: float | None = None,
     decided: Decisions = NONE,
 ) -> list[Scores]:
-    """Train one network a fold, score each on the patients it was not trained on, and choose the post-processing.
+    """Train one network for each fold, score it on the patients held out, and choose the post-processing.
 
     Args:
-        recipe: What every fold does; a time budget is shared by the folds.
+        recipe: The recipe of every fold; a time budget is divided among the folds.
         run: The folder of the cross-validation.
-        folds: How many parts the labelled patients are parted into.
-        resume: Go on with the cross-validation that is there.
+        folds: Number of parts that the labelled patients are divided into, 2 or more.
+        resume: Go on with the cross-validation that the folder holds.
         allow_change: As for :func:`train`.
         started: As for :func:`train`.
         decided: As for :func:`train`, in every fold.
 
     Returns:
-        The scores out of fold and, where the dataset has a validation list, those of all folds together on that.
+        The out-of-fold scores; then, if the dataset has a validation list, the scores of the folds' ensemble on it.
 
     Raises:
         UserError: As :func:`train`, or there are fewer labelled patients than folds.
         Stopped: As :func:`train`.
     """
-    began = time.monotonic() if started is None else started
+    if started is None:
+        started = time.monotonic()
     recipe = absolute(recipe)
     if recipe.segments is not None:
         problem = Problem("--folds", "no-labels", "parts masks, and this recipe learns from none", "leave it out")
@@ -93,13 +95,13 @@ def cross_validate(
             place = fold_folder(run, fold)
             write_own(place, INDEX, index.as_rows())  # So that the files are not read again.
             its_own = recipe_of_fold(recipe, run, (fold, folds))
-            train(its_own, place, started=began if fold == 1 else None, **how)
+            train(its_own, place, started=started if fold == 1 else None, **how)
     scores = [score_out_of_fold(run)]
     return [*scores, validate(run)] if everything.validation else scores
 
 
 def _refuse_folders(run: Path, resume: bool, folds: int, allow_change: Sequence[str]) -> None:
-    """Refuse too few folds, and a folder in which something is in the way, of the last fold or the scores too."""
+    """Refuse too few folds, and folders of the cross-validation, its folds and its scores that hold other files."""
     if folds < 2:
         raise UserError("Nothing was started.", [Problem("--folds", "too-few", f"is {folds}", "give 2 or more")])
     resuming.refuse_allowing(resume, allow_change)
@@ -110,7 +112,7 @@ def _refuse_folders(run: Path, resume: bool, folds: int, allow_change: Sequence[
 
 
 def recipe_of_fold(recipe: Recipe, run: Path, fold: tuple[int, int]) -> Recipe:
-    """Return the recipe of one fold, given as which of how many; all folds share one cache and the time."""
+    """Return the recipe of one fold, given as number and count; all folds share one cache, and divide the time."""
     place = run.resolve() / "cache" if recipe.data.cache == "run" else recipe.data.cache
     changed: dict[str, Any] = {"data": recipe.data.model_copy(update={"fold": fold, "cache": place})}
     if recipe.time_budget is not None:

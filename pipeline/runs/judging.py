@@ -1,8 +1,8 @@
-"""Judge what a checkpoint declares before anything of that size is made.
+"""Refuse a checkpoint that declares more than it holds, before memory of the declared size is allocated.
 
-A checkpoint says how large its network is, and what it is to be given. The network is built on PyTorch's ``meta``
-device, where a tensor has a shape and no data: its weights must be those that the file holds. What its patches take is
-compared with the machine's memory, and only then is the network made, and tried on one of them.
+A checkpoint's recipe declares the size of the network and of its input. The network is built on PyTorch's ``meta``
+device first, where tensors have a shape and no data, and its weights must have the shapes of those in the file. The
+size of its patches is compared with the machine's memory. Only then the network is built, and tried on one patch.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
     from pipeline.types import Task
 
-# A network registers more than it has weights: some it replaces, and most of its parts have none.
+# While it is built, a network may register so many parts and weights for each weight that it has in the end: some are
+# replaced, and most parts have no weights.
 PARTS = 50
-# What gives weights their first values at random.
+# PyTorch's functions that give weights random values.
 FILLING = ("normal_", "uniform_", "trunc_normal_")
-# The features of a network are at least so many times as large as what goes in and comes out.
+# The features of a network take at least so many times the memory of its input and output.
 MUCH = 3
 REMEDY = "use a checkpoint that Fewmask wrote"
 
@@ -47,7 +48,7 @@ def settled(path: Path, recipe: Recipe) -> Settings:
     """Return the recipe of a checkpoint as settings.
 
     Raises:
-        UserError: It leaves something open.
+        UserError: The recipe has an ``auto`` left.
     """
     try:
         return settle(recipe)
@@ -56,19 +57,19 @@ def settled(path: Path, recipe: Recipe) -> Settings:
 
 
 def refuse_declared(path: Path, settings: Settings, task: Task, weights: object, hardware: Hardware) -> None:
-    """Refuse a checkpoint that declares more, or something else, than it holds.
+    """Refuse a checkpoint whose recipe declares another network than its weights are those of, or one too large.
 
-    A network of a plugin that cannot be built without data is left to itself, since plugins are trusted.
+    A plugin's network that cannot be built on the ``meta`` device is not compared, since plugins are trusted.
 
     Args:
         path: The checkpoint.
-        settings: That it holds.
-        task: That it holds.
-        weights: That it holds, by name.
-        hardware: What the network is to run on.
+        settings: Its recipe, as settings.
+        task: Its labels and channels.
+        weights: Its weights, by name.
+        hardware: The machine that the network is to run on.
 
     Raises:
-        UserError: It does.
+        UserError: Recipe, task and weights do not fit each other, or the machine has too little memory.
     """
     name = settings.network.name
     options = settings.network.options
@@ -88,19 +89,22 @@ def refuse_declared(path: Path, settings: Settings, task: Task, weights: object,
 
 
 def _misfits(settings: Settings, task: Task, hardware: Hardware) -> list[str]:
-    """Find what is wrong with a recipe and a task that are each what they should be."""
+    """Find contradictions within a recipe, or with its task, and patches that are larger than the memory."""
     data = settings.data
     axes = settings.augmentation.flip_axes
-    # Windows, and what comes of them, in float32: the least that prediction holds, and a part of what it does.
+    # Input and output of the windows that are predicted together, in float32: only a part of what prediction needs.
     least = 4 * Predictor.windows * (len(task.channels) + len(task.labels)) * math.prod(data.patch_size)
     if hardware.memory_bytes is not None and MUCH * least > hardware.memory_bytes:
         return [f"patches of {data.patch_size} take over {size(MUCH * least)}, of {size(hardware.memory_bytes)}"]
     lengths = {len(data.spacing_mm), len(data.patch_size), data.dimensions}
-    return [
-        *([f"spacing, patch and dimensions are of {sorted(map(str, lengths))} axes"] if len(lengths) > 1 else []),
-        *(["an axis is mirrored twice"] if len(set(axes)) < len(axes) else []),
-        *(["it tells of other channels than it normalises"] if len(data.normalization) != len(task.channels) else []),
-    ]
+    messages = []
+    if len(lengths) > 1:
+        messages.append(f"spacing, patch and dimensions are of {sorted(map(str, lengths))} axes")
+    if len(set(axes)) < len(axes):
+        messages.append("an axis is mirrored twice")
+    if len(data.normalization) != len(task.channels):
+        messages.append("it tells of other channels than it normalises")
+    return messages
 
 
 def _are_named_tensors(weights: object) -> bool:
@@ -123,23 +127,25 @@ def _found_wrong(settings: Settings, task: Task, held: Mapping[str, Tensor]) -> 
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves weights as they are made: PyTorch takes seconds to learn how to fill those that have no data."""
+    """Skips random initialisation, which on the ``meta`` device has no effect and takes PyTorch seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in FILLING:
-            return args[0] if args else kwargs["tensor"]
+            if args:
+                return args[0]
+            return kwargs["tensor"]
         return func(*args, **(kwargs or {}))
 
 
 def _stored_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Return what tensors take without what they share: several names, or many numbers that are one."""
+    """Return the bytes of tensors, with memory that several of them share counted once."""
     storages = (tensor.untyped_storage() for tensor in tensors.values())
     return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
 @contextmanager
 def _at_most(held: int) -> Iterator[None]:
-    """Let no network be built of many more weights or parts than a file holds: their number alone could take hours."""
+    """Stop building a network with many more weights or parts than a file holds, which could take hours."""
     left = 1000 + PARTS * held
 
     def count(*_: object) -> None:
@@ -158,10 +164,10 @@ def _at_most(held: int) -> Iterator[None]:
 
 
 def refuse_declared_patch(path: Path, network: nn.Module, settings: Settings, task: Task) -> None:
-    """Refuse a checkpoint whose network does not take the patches of its recipe.
+    """Refuse a checkpoint whose network cannot take the patches of its recipe.
 
     Raises:
-        UserError: It does not.
+        UserError: The network fails, or its output has another shape.
     """
     patch = tuple(settings.data.patch_size)
     channels = len(task.channels)

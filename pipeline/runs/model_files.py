@@ -1,6 +1,6 @@
-"""A model file: what predicts, of one network or of the folds of a cross-validation, and nothing of who it learnt from.
+"""Model files: one network, or those of the folds of a cross-validation, with all that prediction needs, and no cases.
 
-It is an archive like a checkpoint, and read and judged as one. Each network in it is what a checkpoint is without what
+A model file is an archive like a checkpoint, and is verified like one. Each network in it is a checkpoint without what
 only training needs.
 """
 
@@ -26,14 +26,14 @@ KIND = "model"
 
 
 class StoredModel(Stored):
-    """What a model file holds.
+    """The content of a model file.
 
     Attributes:
-        format: Of archives.
-        kind: Tells it from a checkpoint.
+        format: The number of the archives' format.
+        kind: ``model``; a checkpoint has no such key.
         card: The model card, Markdown.
         steps: The post-processing that a cross-validation has chosen.
-        members: What :class:`~pipeline.runs.stored.StoredAbout` reads, and ``network``, the weights, of each network.
+        members: For each network, ``network``, its weights, and the keys of :class:`~pipeline.runs.stored.StoredAbout`.
     """
 
     format: Literal[2]
@@ -74,14 +74,16 @@ def read_model_file(path: Path) -> ModelFile:
         raise _foreign(path, f"{'.'.join(map(str, first['loc']))}: {plain(first['msg'])}") from None
     chosen: tuple[LabelStep, ...] = tuple(STEPS.build(step.step, step.options) for step in stored.steps)
     task = stored.members[0].get("task")
-    labels = task.get("labels", ()) if isinstance(task, dict) else ()
+    labels = ()
+    if isinstance(task, dict):
+        labels = task.get("labels", ())
     if unknown := [step.label for step in chosen if step.label not in labels]:
         raise _foreign(path, f"its post-processing changes the label {unknown[0]}, which it does not know")
     return ModelFile(tuple(Checkpoint(path, member) for member in stored.members), chosen, stored.card)
 
 
 def state_of(members: list[dict[str, Any]], steps: list[dict[str, Any]], card: str) -> dict[str, Any]:
-    """Return what a model file holds."""
+    """Return the content of a model file; arguments as in :class:`StoredModel`."""
     return {"format": FORMAT, "kind": KIND, "card": card, "steps": steps, "members": members}
 
 

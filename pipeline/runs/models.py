@@ -1,4 +1,4 @@
-"""Take a trained network out of a run."""
+"""Load the trained network of a run, ready to predict."""
 
 from __future__ import annotations
 
@@ -34,7 +34,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """What a checkpoint holds, ready to predict."""
+    """A trained network, or several, ready to predict.
+
+    Attributes:
+        recipe: The settings that it was trained by, with the device and precision of this machine.
+        task: Its labels and channels.
+        predictor: Turns scans into label maps.
+        step: The step of its checkpoint; the least one of several.
+        notes: Notes for reports.
+    """
 
     recipe: Settings
     task: Task
@@ -44,18 +52,18 @@ class TrainedModel:
 
 
 def load_model(run: Path, which: Which, plugins: Sequence[Path] = (), device: str = "auto") -> TrainedModel:
-    """Build the predictor of a run from one of its checkpoints alone; of a cross-validation, from those of its folds.
+    """Build the predictor of a run from one of its checkpoints; of a cross-validation, from those of all folds.
 
     Args:
         run: The run's folder, a model file, or a checkpoint.
         which: ``last`` or ``best``.
-        plugins: Files that register the run's network, where it is not one of ours. By default those that the run
-            remembers, if they are what they were and this user has named them before: what a checkpoint or a run's
-            folder says is never run for that alone.
+        plugins: Files that register the run's network, if it does not come with Fewmask. By default those that the run
+            remembers, if they are unchanged and this user has named them before: code is never run only because a
+            checkpoint or a run's folder says so.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        UserError: There is no such checkpoint, it is damaged, its network is not known, or the device is not there.
+        UserError: There is no such checkpoint, it is damaged, its network is unknown, or there is no such device.
     """
     if run.is_file():
         return _load_file(run, which, plugins, device)
@@ -70,7 +78,7 @@ def load_model(run: Path, which: Which, plugins: Sequence[Path] = (), device: st
 
 
 def load_folds(run: Path, which: Which, plugins: Sequence[Path] = (), device: str = "auto") -> list[TrainedModel]:
-    """Build the predictor of every fold of a cross-validation; all else as :func:`load_model`.
+    """Build the predictor of each fold of a cross-validation; arguments as for :func:`load_model`.
 
     Raises:
         UserError: As :func:`load_model`, or the folds were not trained on the same labels and channels.
@@ -90,7 +98,7 @@ def _refuse_other_tasks(models: Sequence[TrainedModel], places: Sequence[Path], 
 
 
 def _together(models: Sequence[TrainedModel], chosen: Sequence[LabelStep]) -> TrainedModel:
-    """Return the networks of a cross-validation as one model, with the post-processing that was chosen for them."""
+    """Return the networks of a cross-validation as one model, with the post-processing that it has chosen."""
     folds = [model.predictor for model in models]
     networks = tuple(fold if isinstance(fold, Predictor) else fold.predictors[0] for fold in folds)
     ensemble = Ensemble(networks, (*networks[0].postprocessing, *chosen))
@@ -100,7 +108,7 @@ def _together(models: Sequence[TrainedModel], chosen: Sequence[LabelStep]) -> Tr
 
 
 def _load_file(path: Path, which: Which, plugins: Sequence[Path], device: str) -> TrainedModel:
-    """Build the predictor of a model file, or of a checkpoint that is named itself."""
+    """Build the predictor of a model file or of a single checkpoint."""
     if which != "last":
         message = f"is {which}, and {path} is one file"
         problem = Problem("--checkpoint", "no-run", message, "leave it out, or name the run's folder")
@@ -109,7 +117,9 @@ def _load_file(path: Path, which: Which, plugins: Sequence[Path], device: str) -
     held = read_model_file(path)
     models = [_build_model(path, member, device) for member in held.members]
     _refuse_other_tasks(models, [path] * len(models), "use a file that Fewmask wrote")
-    return _together(models, held.chosen) if len(models) > 1 else models[0]
+    if len(models) > 1:
+        return _together(models, held.chosen)
+    return models[0]
 
 
 def fold_folder(run: Path, fold: int) -> Path:
@@ -122,7 +132,7 @@ def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel
     recipe = read_recipe_of(checkpoint)
     load_parts(run, recipe)
     hardware = find_hardware(device)
-    # What the training machine was good at, this one may not have; float32 is everywhere.
+    # This machine may not have the precision of the training; then one is chosen anew.
     native = recipe.precision in hardware.precisions
     precision = recipe.precision if native else choose_precision(hardware)
     settings = settled(checkpoint.path, recipe.model_copy(update={"device": hardware.device, "precision": precision}))

@@ -1,4 +1,4 @@
-"""Scores of a cross-validation: each labelled case by the network that was not trained on its patient."""
+"""Out-of-fold scores of a cross-validation: each case is predicted by the network not trained on its patient."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class OutOfFold:
     """Predicts each scan with the predictor that was not trained on it.
 
     Attributes:
-        by_images: The predictor of each scan, by the scan's files.
+        by_images: The predictor of each scan, by the paths of its images.
     """
 
     by_images: Mapping[tuple[Path, ...], Segmenter]
@@ -54,17 +54,17 @@ class OutOfFold:
         return next(iter(self.by_images.values())).device
 
     def segment(self, scans: Sequence[Scan], expectation: Expectation | None = None) -> NDArray[np.integer[Any]]:
-        """Segment one of the scans."""
+        """Segment one of the scans, given by its images, as its predictor does."""
         return self.by_images[tuple(scan.path for scan in scans)].segment(scans, expectation)
 
 
 def score_out_of_fold(
     run: Path, which: Which = "last", plugins: Sequence[Path] = (), tolerance_mm: float = TOLERANCE_MM
 ) -> Scores:
-    """Score every labelled case of a cross-validation, and choose the post-processing by the masks of ``last``.
+    """Score every labelled case of a cross-validation, and with ``last`` choose the post-processing.
 
-    The scores are those before post-processing, since that is chosen by the same cases. Those of ``best`` are apart, in
-    ``validation/best``: that checkpoint is another in each fold, chosen by the cases that are scored.
+    Scores are those before post-processing, since that is chosen by the same cases. Those of ``best`` go into
+    ``validation/best``: the best checkpoint of each fold was chosen by the very cases that are scored.
 
     Raises:
         UserError: A checkpoint of a fold or the dataset cannot be used.

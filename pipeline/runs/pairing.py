@@ -1,4 +1,4 @@
-"""Pairs of a predicted and a true mask, once every file is sound."""
+"""Pair predicted with true masks by name, and check every file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,19 @@ TOO_LARGE = "crop the masks, or leave them out"
 def checked_pairs(
     predictions: Path, labels: Path, ignored: int | None
 ) -> tuple[dict[str, tuple[Path, Path]], set[int], dict[str, tuple[str, ...]]]:
-    """Return the masks of each case, every label value in them, and the files' hashes, once all are sound."""
+    """Pair the masks of two folders and check them.
+
+    Args:
+        predictions: The folder of predicted masks.
+        labels: The folder of true masks.
+        ignored: The value of voxels that nobody has annotated, if there is one.
+
+    Returns:
+        By case, the paths of the true and the predicted mask; all label values in them; by case, the hashes of both.
+
+    Raises:
+        UserError: A prediction is missing or a file is unsound; with the problems of all cases.
+    """
     truth, predicted = ({nifti.stem(path): path for path in scans_in(folder)} for folder in (labels, predictions))
     known = Names(predicted)
     problems = [
@@ -54,7 +66,14 @@ def checked_pairs(
 
 
 def declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
-    """Read what a ``dataset.json`` of the Decathlon or of nnU-Net says of labels; nothing where there is none."""
+    """Read the labels that a ``dataset.json`` of the Decathlon or of nnU-Net declares.
+
+    Returns:
+        ``labels``, ``ignore`` and ``regions``, as :func:`read_labels`; None, None and ``{}`` without such a file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     places = (folder / "dataset.json" for folder in (labels, labels.resolve().parent, predictions))
     listing = next((path for path in places if path.is_file()), None)
     if listing is None:

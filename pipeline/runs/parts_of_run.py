@@ -1,4 +1,4 @@
-"""Parts of a run that may come from its plugins: further metrics and chosen post-processing."""
+"""Load parts of a run that may come from its plugins: network, further metrics and post-processing."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 def chosen_steps(run: Path, task: Task) -> tuple[LabelStep, ...]:
-    """Read which post-processing a cross-validation has chosen.
+    """Read the post-processing that a cross-validation has chosen; none, with a note, before it is finished.
 
     Raises:
-        UserError: The file is damaged, or speaks of a label that the run does not know.
+        UserError: The file is damaged, or has a label that the run does not have.
     """
     if not (run / POSTPROCESSING).exists():
         note(f"{run} is not finished, so no post-processing was chosen; train goes on with --resume")
@@ -45,10 +45,10 @@ def chosen_steps(run: Path, task: Task) -> tuple[LabelStep, ...]:
 
 
 def load_metrics(run: Path, settings: Settings) -> dict[str, CaseMetric]:
-    """Build the further columns of a run's scores, from its plugins where they are not ours.
+    """Build the further metrics of a run, by name; its plugins are loaded if they have to register one.
 
     Raises:
-        UserError: No loaded file registers one, or it refuses its options.
+        UserError: No loaded file registers a metric, or a metric refuses its options.
     """
     _ready(run, METRICS, [choice.metric for choice in settings.metrics])
     messages = [text for choice in settings.metrics for _, text in METRICS.problems(choice.metric, choice.options)]
@@ -59,7 +59,7 @@ def load_metrics(run: Path, settings: Settings) -> dict[str, CaseMetric]:
 
 
 def load_parts(run: Path, recipe: Recipe) -> None:
-    """Load the plugins of a run where its network or its post-processing has to come from one.
+    """Load the plugins of a run if they have to register its network or its post-processing.
 
     Raises:
         UserError: A plugin may not be loaded, or none of them registers what the recipe names.
@@ -69,7 +69,7 @@ def load_parts(run: Path, recipe: Recipe) -> None:
 
 
 def _ready(run: Path, registry: Registry, names: Sequence[str]) -> None:
-    """Load the plugins of a run where a component has to come from one.
+    """Load the plugins of a run if one of some components is not registered.
 
     Raises:
         UserError: A plugin may not be loaded, or none of them registers the component.

@@ -1,4 +1,4 @@
-"""Plan: from what a person names, a recipe or a dataset, to a recipe without any ``auto``."""
+"""Plan a training: check the recipe's dataset, split it, and fill in every ``auto``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Prepared:
     Attributes:
         index: The checked dataset.
         split: Which cases are trained on, and which are held out.
-        visible: The index without those that are held out.
+        visible: The index of the cases that are trained on; without masks if no mask is trained on.
         plan: The recipe without any ``auto``, and the reasons.
     """
 
@@ -49,8 +49,10 @@ class Prepared:
 
 
 def check_dataset_of(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Index:
-    """Look at every file of a recipe's dataset, and keep what is found where it keeps prepared scans for all runs."""
-    shared = recipe.data.cache if isinstance(recipe.data.cache, Path) else None
+    """Check a recipe's dataset; facts are kept in the cache if ``data.cache`` is a folder that runs share."""
+    shared = None
+    if isinstance(recipe.data.cache, Path):
+        shared = recipe.data.cache
     return check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options, known, shared)
 
 
@@ -58,8 +60,8 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     """Check a recipe's dataset, split it, and plan.
 
     Args:
-        recipe: As read.
-        known: What an earlier check found, as for :func:`check`.
+        recipe: The recipe.
+        known: Facts of an earlier check, as for :func:`check`.
 
     Raises:
         UserError: The dataset has problems, or the recipe does not fit it.
@@ -98,14 +100,14 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
 
 
 def refuse_parted_copies(index: Index) -> None:
-    """Refuse copies of a scan that folds could part: the check allows them where a validation list leaves no draw."""
+    """Refuse copies of a scan that could be in two folds; with a validation list, the check itself does not."""
     everything = all_cases(index.dataset)
     if leaks := copies(everything.labelled + everything.unlabelled, index.facts, drawn=True):
         raise UserError("The dataset cannot be parted into folds.", leaks)
 
 
 def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
-    """Refuse a dataset without anything to find, and terms without anything to look at."""
+    """Refuse a dataset without a foreground label, and terms on unlabelled scans if there are none."""
     message = "looks at unlabelled scans, and the dataset has none"
     remedy = "add scans without masks, or leave the term out, as the recipe `supervised` does"
     problems = [
@@ -121,7 +123,7 @@ def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
 
 
 def absolute(recipe: R) -> R:
-    """Let a run's own recipe name the same files wherever it is read from."""
+    """Return a recipe with absolute paths, so that it names the same files wherever it is read from."""
     root = recipe.root and recipe.root.resolve()
     plugins = tuple(path.resolve() for path in recipe.plugins)
     cache = recipe.data.cache.resolve() if isinstance(recipe.data.cache, Path) else recipe.data.cache
@@ -134,12 +136,12 @@ def plan(recipe: Recipe, output: Path, *, doctor: bool = False) -> tuple[Plan, l
     """Plan a training and write the plan: one recipe without any ``auto``, the reasons beside each choice.
 
     Args:
-        recipe: As read.
-        output: The file to write; ``train`` takes it as it is.
-        doctor: Whether to look at the machine too.
+        recipe: The recipe.
+        output: The file to write, which is a recipe itself.
+        doctor: Whether to examine the machine too.
 
     Returns:
-        The plan, and what the machine has.
+        The plan, and with ``doctor`` the findings about the machine.
 
     Raises:
         UserError: The file is there already, the dataset has problems, or the recipe does not fit it.
@@ -153,7 +155,9 @@ def plan(recipe: Recipe, output: Path, *, doctor: bool = False) -> tuple[Plan, l
     with atomic_write(output) as temporary:
         temporary.write_text(_heading(chosen) + config.dump(chosen.recipe, reasons), encoding="utf-8")
     hardware = find_hardware(recipe.device)
-    findings = examine(hardware, output.parent, chosen, prepared.visible) if doctor else []
+    findings = []
+    if doctor:
+        findings = examine(hardware, output.parent, chosen, prepared.visible)
     return chosen, findings
 
 
@@ -170,12 +174,12 @@ def _heading(chosen: Plan) -> str:
 
 
 def memory_choice(chosen: Plan) -> Choice:
-    """Return the estimated memory as a row of the plan."""
+    """Return the estimated memory of a step as a row of the plan."""
     if chosen.memory_bytes is None:
         return Choice("memory", "unknown", "this network cannot be built without data")
     return Choice("memory", f"about {size(chosen.memory_bytes)}", "an estimate, beside 1 GB for the program")
 
 
 def look_at_machine(device: str = "auto", folder: Path = Path()) -> list[Finding]:
-    """Return what the machine has, without a plan to measure it against."""
+    """Return the findings about the machine, without a plan to compare them with."""
     return examine(find_hardware(device), folder)

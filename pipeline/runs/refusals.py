@@ -1,4 +1,4 @@
-"""What of a recipe fits neither its network, its scans nor the machine, as a message for the user."""
+"""Refuse settings that do not fit the network, the scans, each other or the machine's memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def refuse_parts(settings: Settings) -> None:
-    """Refuse batches that cannot go through the network in equal parts."""
+    """Refuse batch sizes that ``data.accumulate`` does not divide."""
     data = settings.data
     parts = data.accumulate
     sizes = [getattr(data, BATCHES[kind]) for kind in settings.kinds]
@@ -32,7 +32,17 @@ def refuse_parts(settings: Settings) -> None:
 
 
 def refuse_losses(settings: Settings, objective: Objective, classes: int, channels: int) -> None:
-    """Let each of our losses judge a small empty batch: some options fit no scan of these dimensions, or no total."""
+    """Try each of our losses on a small batch of zeros: options may not fit the dimensions, or give no single number.
+
+    Args:
+        settings: The settings, with the size of patches.
+        objective: The terms.
+        classes: Number of classes.
+        channels: Number of image channels.
+
+    Raises:
+        UserError: A loss fails, or gives something else than a single number.
+    """
     size = [min(side, 8) for side in settings.data.patch_size]
     image = torch.zeros(1, channels, *size)
     label = torch.zeros(1, 1, *size, dtype=torch.long)
@@ -45,7 +55,9 @@ def refuse_losses(settings: Settings, objective: Objective, classes: int, channe
             continue
         try:
             value = term.loss(*(examples[name] for name in (term.loss.judges, *term.loss.against)))
-            message = "" if value.ndim == 0 else "gives a number a case, and a total is one number: use mean or sum"
+            message = "gives a number a case, and a total is one number: use mean or sum"
+            if value.ndim == 0:
+                message = ""
         except (ValueError, RuntimeError) as error:
             message = first_line(error)
         if message:
@@ -56,7 +68,11 @@ def refuse_losses(settings: Settings, objective: Objective, classes: int, channe
 
 
 def refuse_patch(network: torch.nn.Module, settings: Settings, task: Task) -> None:
-    """Let the network see one empty patch, and refuse one that it cannot take."""
+    """Try the network on one patch of zeros.
+
+    Raises:
+        UserError: The network cannot take the patch, its output has another shape, or memory runs out.
+    """
     size = tuple(settings.data.patch_size)
     expected = (1, len(task.labels), *size)
     try:
@@ -80,7 +96,7 @@ def refuse_patch(network: torch.nn.Module, settings: Settings, task: Task) -> No
 
 @contextmanager
 def memory_for_step(settings: Settings) -> Iterator[None]:
-    """Turn an error that says that memory ran out for a step into a user's."""
+    """Turn a lack of memory within a step into a ``UserError``."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -88,7 +104,13 @@ def memory_for_step(settings: Settings) -> Iterator[None]:
 
 
 def told(error: Exception, settings: Settings, what: str) -> Exception:
-    """Return an error; where it says that memory ran out, a user's that says what to make smaller."""
+    """Return a ``UserError`` that says what to make smaller if memory ran out; any other error itself.
+
+    Args:
+        error: What was raised.
+        settings: The settings, with the device and the sizes of patch and batch.
+        what: What the memory was for, such as ``for a step``.
+    """
     if not is_out_of_memory(error):
         return error
     data = settings.data

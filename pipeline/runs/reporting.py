@@ -1,4 +1,4 @@
-"""Tell the reports where their figures come from, and keep the picture of a training fresh."""
+"""Write the reports of runs, evaluations and comparisons, with the origin of their figures; draw running trainings."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ def report_run(
     """Write ``report.html`` of a run's validation.
 
     Args:
-        folder: Where it goes.
+        folder: Where to write it.
         run: The run, whose curves and recipe it shows; or a model file, which has neither.
-        results: One row a class of a case.
-        summary: Of the same results.
-        gallery: The pictures of the cases.
+        results: One result for each class of each case.
+        summary: The summary of the same results.
+        gallery: The packed cases; None for none.
         calibration: As ``summary.json`` has it.
-        facts: Names and values that the reader is told beside the run's own.
-        notes: What a reader of the figures has to know.
-        tolerance_mm: Of the surface Dice.
+        facts: Names and values to show beside those of the run.
+        notes: Notes for the reader of the figures.
+        tolerance_mm: The tolerance of the surface Dice.
     """
     (history, validation) = curves_of(run)
     own, told = ({"Model file": run.name}, "") if run.is_file() else _told_by(run)
@@ -82,7 +82,7 @@ def report_run(
 
 
 def _told_by(run: Path) -> tuple[dict[str, str], str]:
-    """Return what a run's folder tells of its data, and its recipe."""
+    """Return names and values about a run's data, and its recipe as YAML, without paths."""
     split = read_own(run, SPLIT)
     trained_on = f"{len(split['labelled'])} scans with masks, {len(split['unlabelled'])} without"
     told = _without_places(config.written(read_config(run), read_decisions(run)))
@@ -143,7 +143,7 @@ def _versions() -> dict[str, str]:
 
 
 def _without_places(told: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's recipe with the names of its files alone, since reports are passed on."""
+    """Return a run's recipe with paths cut to their last names, since reports are passed on."""
     cache = Path(told["data"]["cache"]).name
     plugins = [Path(plugin).name for plugin in told["plugins"]]
     names = {key: told[key] and Path(told[key]).name for key in ("dataset", "root")}
@@ -163,7 +163,7 @@ def _without_place(word: str) -> str:
 
 
 class TrainingPicture:
-    """``training.png`` of a run, which no training fails for.
+    """Draws ``training.png`` of a run; a training never fails because of it.
 
     Args:
         run: The run's folder.
@@ -174,7 +174,7 @@ class TrainingPicture:
         self.failed = False
 
     def redraw(self) -> None:
-        """Draw what the logs hold; a first failure is told, and none is raised."""
+        """Draw the logs. The first failure is noted on the terminal; none is raised."""
         try:
             draw_training(self.run / PICTURE, *curves_of(self.run))
         except Exception as error:  # a picture is not worth a night of training

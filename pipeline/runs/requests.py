@@ -1,4 +1,4 @@
-"""Read what is to be trained: a recipe, a dataset or a checkpoint, with every mistake in it."""
+"""Read what is to be trained, a recipe, a dataset or a checkpoint, and report every mistake in it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Request:
     """What is to be trained.
 
     Attributes:
-        recipe: What is asked for.
-        decided: What the run had decided on the way whose recipe it is; with it, that run is repeated bit for bit.
-        start: The checkpoint that the training goes on from; None where it begins anew.
+        recipe: The recipe.
+        decided: The decisions of the run that the recipe is from; with them that run is repeated bit for bit.
+        start: The checkpoint to start from; None starts with new weights.
     """
 
     recipe: Recipe
@@ -47,27 +47,27 @@ def read_recipe(source: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe with its overrides, load its plugins, and check everything in it.
 
     Args:
-        source: A recipe's file, the name of one that is shipped, a dataset, for which a shipped one is chosen, or a
-            checkpoint, which holds the recipe that it was trained by.
-        overrides: ``key=value`` settings, which count more than the recipe's own.
+        source: A recipe's file, the name of a shipped recipe, a dataset, for which a shipped recipe is chosen, or a
+            checkpoint, whose own recipe is read.
+        overrides: ``key=value`` settings, which replace the recipe's own.
 
     Raises:
-        UserError: With every mistake of the recipe, or there is nothing of that name.
+        UserError: The recipe has mistakes, with all of them; or there is nothing of that name.
     """
     return _read(source, overrides).recipe
 
 
 def read_request(source: Path, overrides: Sequence[str] = (), folds: int | None = None) -> Request:
-    """Read what is to be trained: a recipe as :func:`read_recipe`, and all else that its file tells.
+    """Read a recipe as :func:`read_recipe` does, and the decisions and the checkpoint that come with it.
 
     Args:
         source: As for :func:`read_recipe`.
-        overrides: Likewise.
-        folds: Of a cross-validation, where it is to be one.
+        overrides: As for :func:`read_recipe`.
+        folds: The number of folds of a cross-validation; None for a single run.
 
     Raises:
-        UserError: As :func:`read_recipe`; or the source is a checkpoint, and what is asked for begins at the first step
-            of a training.
+        UserError: As for :func:`read_recipe`; or the source is a checkpoint, from which neither a time budget nor a
+            cross-validation can start.
     """
     request = _read(source, overrides)
     told = {"time_budget": request.recipe.time_budget, "--folds": folds}
@@ -92,32 +92,35 @@ def _read(source: Path, overrides: Sequence[str]) -> Request:
 
 
 def parse_request(raw: dict[str, Any], source: str) -> Request:
-    """Load the plugins that raw keys and values name, and turn these into a recipe and the decisions of its run.
+    """Load the plugins that raw keys and values name, and parse these into a recipe and decisions.
 
     Args:
-        raw: The recipe, and perhaps the decisions.
+        raw: The recipe, and perhaps the decisions of its run.
         source: What to call it in messages.
 
     Raises:
-        UserError: With every mistake of the recipe.
+        UserError: The recipe has mistakes; with all of them.
     """
     return Request(_parse(raw, source), config.parse_decisions(raw, source))
 
 
 def _recipe_for(source: Path, overrides: Sequence[str]) -> Recipe:
-    """Return the shipped recipe for what a dataset has, and say which that is."""
+    """Return the shipped recipe that suits a dataset, and note its name on the terminal."""
     recipe = _parse(_for(source, "semisupervised", overrides), str(source))
     dataset = read_dataset(source, recipe.root, recipe.layout.name, recipe.layout.options)
     training = [case for case in dataset.cases if case.role in (None, "training")]
     bare = sum(case.label is None for case in training)
-    some = "semisupervised" if bare else "supervised"
-    name = "unsupervised" if bare == len(training) else some
+    name = "supervised"
+    if bare:
+        name = "semisupervised"
+    if bare == len(training):
+        name = "unsupervised"
     note(f"{source}: {len(training) - bare} scans with masks and {bare} without, so the recipe is {name!r}")
     return _parse(_for(source, name, overrides), str(source))
 
 
 def _of_checkpoint(start: Checkpoint, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the recipe of a checkpoint, which holds no places of the machine that it was trained on."""
+    """Return the recipe of a checkpoint with overrides; as it holds no paths, these must name the dataset."""
     changed = config.override(config.written(*read_written_of(start)), overrides)
     if not any(override.startswith("dataset=") for override in overrides):
         problem = Problem("dataset", "no-dataset", "is not given, and a checkpoint does not tell", "add dataset=PATH")

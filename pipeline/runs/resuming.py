@@ -1,4 +1,4 @@
-"""Whether what a folder holds is the run that is to go on, and taking it up."""
+"""Resume a run: refuse another recipe or other scans than the run's, and restore its checkpoint."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from pipeline.runs.setup import Setup
     from pipeline.types import Task
 
-# What PyTorch's optimizers remember of each parameter; what those of a plugin do is theirs.
+# The state of each parameter in PyTorch's optimizers. Optimizers of plugins are not restricted.
 MOMENTS: dict[type, tuple[str, ...]] = {
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
     torch.optim.SGD: ("momentum_buffer",),
 }
-# What a resumed run may have otherwise and still be the same run; the dataset's content is compared by its hashes.
+# Keys that may differ in a resumed run without changing it. The dataset's content is compared by its hashes.
 HARMLESS = (
     "dataset",
     "root",
@@ -48,10 +48,10 @@ HARMLESS = (
 
 
 def refuse_allowing(resume: bool, allowed: Sequence[str]) -> None:
-    """Refuse keys that may change where no run is resumed: nothing would be done about them.
+    """Refuse ``--allow-change`` without ``--resume``, where it would have no effect.
 
     Raises:
-        UserError: There are some.
+        UserError: Keys are allowed to change, and no run is resumed.
     """
     if allowed and not resume:
         problem = Problem(
@@ -61,12 +61,12 @@ def refuse_allowing(resume: bool, allowed: Sequence[str]) -> None:
 
 
 def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Sequence[str] = ()) -> None:
-    """Refuse a recipe or decisions that are not the run's own, and show every difference.
+    """Refuse a recipe or decisions that differ from the run's own, and report every difference.
 
     Args:
         run: The run's folder.
         recipe: The recipe to go on with.
-        decided: What was decided on the way.
+        decided: The decisions to go on with.
         allowed: Keys, or sections, that may differ.
 
     Raises:
@@ -98,7 +98,9 @@ def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Seque
 
 
 def _changed_plugins(run: Path, recipe: Recipe) -> list[Problem]:
-    known = read_own(run, PLUGINS)["plugins"] if (run / PLUGINS).exists() else []
+    known = []
+    if (run / PLUGINS).exists():
+        known = read_own(run, PLUGINS)["plugins"]
     message = "is not what the run was trained with"
     remedy = "bring it back, or let it be another from here on: --allow-change plugins"
     return [
@@ -109,7 +111,9 @@ def _changed_plugins(run: Path, recipe: Recipe) -> list[Problem]:
 
 
 def with_time_of(run: Path, recipe: Recipe) -> Recipe:
-    """Return a recipe with the number of steps that a run has by its time budget, where the recipe has a budget.
+    """Return a recipe in which the time budget is replaced by the number of steps that the run has by it.
+
+    A recipe without a budget is returned as it is.
 
     Raises:
         UserError: The run was not started with that budget.
@@ -131,8 +135,11 @@ def decisions_of(run: Path, recipe: Recipe, given: Decisions) -> Decisions:
     Args:
         run: The run's folder.
         recipe: The recipe to go on with.
-        given: Its decisions: those of the run itself where it has a time budget, and its corrections where it has none
-            and was asked to end.
+        given: The decisions that came with the recipe.
+
+    Returns:
+        The run's own decisions for a recipe with a time budget. Otherwise those given; if they have no corrections, and
+        the run without a budget was asked to end early, its corrections are kept.
     """
     own = read_decisions(run)
     if recipe.time_budget is not None:
@@ -144,27 +151,37 @@ def decisions_of(run: Path, recipe: Recipe, given: Decisions) -> Decisions:
 
 
 def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
-    """Return a recipe that leaves open what the machine decides with what the run has: anew, it might be another."""
+    """Return a recipe in which each ``auto`` that depends on the machine has the run's value: it might differ now."""
     own = read_config(run)
     network = recipe.network
     known = dict[str, Any]()
-    timed = recipe.time_budget is not None  # Which decides patch and batch too, and with them the network's levels.
+    timed = recipe.time_budget is not None  # A budget may change patch and batch too, and with them the levels.
     if own.network.name == network.name:
-        keys = ("channels", "strides", "kernels") if timed else ("channels",)
+        keys = ["channels"]
+        if timed:
+            keys += ["strides", "kernels"]
         options = own.network.options.items()
         planned = {key: value for key, value in options if key in keys and network.options.get(key, "auto") == "auto"}
         known["options"] = network.options | planned
-    sizes = ("patch_size", "batch_size", "unlabelled_batch_size", "accumulate") if timed else ()
+    sizes: tuple[str, ...] = ()
+    if timed:
+        sizes = ("patch_size", "batch_size", "unlabelled_batch_size", "accumulate")
     taken = {key: getattr(own.data, key) for key in sizes if getattr(recipe.data, key) == "auto"}
     for key in ("members", "memory_format"):
         if getattr(network, key) == "auto":
             known[key] = getattr(own.network, key)
-    precision = own.precision if recipe.precision == "auto" else recipe.precision
-    resident = own.data.resident if recipe.data.resident == "auto" else recipe.data.resident
-    # Processes cannot share what is in a device's memory, and a recipe that has both cannot be read again.
-    alone = {"workers": 0} if resident is True else {}
-    data = recipe.data.model_copy(update=taken | {"resident": resident} | alone)
-    return recipe.model_copy(update={"network": network.model_copy(update=known), "precision": precision, "data": data})
+    if recipe.data.resident == "auto":
+        taken["resident"] = own.data.resident
+    if taken.get("resident", recipe.data.resident) is True:
+        # Processes cannot share what is in a device's memory, and a recipe that has both cannot be read again.
+        taken["workers"] = 0
+    changed: dict[str, Any] = {
+        "network": network.model_copy(update=known),
+        "data": recipe.data.model_copy(update=taken),
+    }
+    if recipe.precision == "auto":
+        changed["precision"] = own.precision
+    return recipe.model_copy(update=changed)
 
 
 def _covers(name: str, key: str) -> bool:
@@ -172,7 +189,11 @@ def _covers(name: str, key: str) -> bool:
 
 
 def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
-    """Refuse other cases: a step is a function of the seed and the cases, so a resumed run would be neither run."""
+    """Refuse a dataset whose cases or split have changed: the steps would be neither run's.
+
+    Raises:
+        UserError: A case is new, gone or changed, or the split is another.
+    """
     old = read_index(run)
     new = index.facts
     problems = [
@@ -200,7 +221,7 @@ def _what_changed(case: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
 
 
 def _content(facts: CaseFacts | None) -> CaseFacts | None:
-    """Return what is known of a case's content: a file that was copied, or saved anew with the same values, has it."""
+    """Return the facts about a case's content, which stay the same if a file is copied or saved anew."""
     return facts and replace(facts, sha256=(), stamps=())
 
 
@@ -209,9 +230,9 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        done: Steps.
-        best: The best mean Dice of a validation; None without one.
-        saved: The step of the last checkpoint ``last``; 0 without one.
+        done: The number of steps done.
+        best: The best mean Dice of a validation; None before the first.
+        saved: The step of the newest checkpoint ``last``; 0 before the first.
     """
 
     done: int = 0
@@ -220,12 +241,15 @@ class Progress:
 
 
 def take_up(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str] = ()) -> Progress:
-    """Write what a run is, or take up what its folder holds.
+    """Begin a run in its folder, or resume the one that the folder holds, and write its recipe and facts.
 
     Args:
-        setup: What is to be trained with; its step is brought to where the run is.
-        start: What a run without a checkpoint goes on from; by default it begins anew.
+        setup: The parts of the training; its step is restored from the newest checkpoint.
+        start: The checkpoint that a run without one starts from; None starts with new weights.
         allow_change: As for :func:`refuse_changes`.
+
+    Returns:
+        How far the run is.
 
     Raises:
         UserError: The folder holds another run, or the checkpoint does not fit.
@@ -238,7 +262,7 @@ def take_up(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str] 
     if checkpoint := folder.newest_checkpoint() or start:
         restore(setup.step, checkpoint, setup.task)
         progress.done = checkpoint.state["step"]
-        if checkpoint is not start:  # Of which this run has neither the last nor the best yet.
+        if checkpoint is not start:  # A checkpoint of another run is neither the last nor the best of this one.
             progress.best = checkpoint.state["best"]
             progress.saved = progress.done if checkpoint.path.name.startswith("last-") else 0
     folder.write_facts(setup.split.as_dict(), setup.index.as_rows(), setup.recipe.plugins)
@@ -247,7 +271,7 @@ def take_up(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str] 
 
 
 def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
-    """Bring a training step to where a checkpoint was.
+    """Restore a training step from a checkpoint.
 
     Raises:
         UserError: The checkpoint is of another task, or what it holds does not fit the network and its optimizer.
@@ -269,10 +293,10 @@ def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
 
 
 def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Refuse moments of other names or shapes, which PyTorch would take.
+    """Refuse a state of the optimizer with moments of other names or shapes, which PyTorch would accept.
 
     Raises:
-        ValueError: They are.
+        ValueError: A moment is missing, or has another shape than its parameter, or the learning rate is no number.
     """
     names = MOMENTS.get(type(optimizer))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -27,9 +27,9 @@ def validate(
     tolerance_mm: float = TOLERANCE_MM,
     open_as: OpenAs = (None, "auto", {}),
 ) -> Scores:
-    """Score a run as :func:`pipeline.runs.scoring.validate_run`, or a cross-validation out of fold.
+    """Score a run as :func:`pipeline.runs.scoring.validate_run` does; arguments and errors are the same.
 
-    That is what a cross-validation has where no other dataset is named and its own has no validation list.
+    A cross-validation is scored out of fold, unless another dataset is named or its own has a validation list.
     """
     named = zip(("root", "layout", "options"), open_as, strict=True)
     told = [key for key, value in named if value not in (None, "auto", {})]

@@ -1,4 +1,4 @@
-"""Which cases a run is scored on: its own, or those of another dataset that it was not trained on."""
+"""Find the cases to score a run on: its own, or those of another dataset that it was not trained on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 
 def unseen_cases(run: Path, index: Index) -> tuple[Case, ...]:
-    """Return the cases of which the run was trained on no channel, however that was stored."""
+    """Return the cases of a dataset of which the run has seen no channel in training, in whatever form it was stored.
+
+    Raises:
+        UserError: There is none, or the run's index is damaged.
+    """
     split = read_own(run, SPLIT)
     trained_on = {*split["labelled"], *split["unlabelled"]}
     known = facts_of(run, trained_on)
@@ -39,12 +43,12 @@ def unseen_cases(run: Path, index: Index) -> tuple[Case, ...]:
 
 
 def own_dataset(run: Path, part: str) -> tuple[Dataset, dict[str, CaseFacts]]:
-    """Return a run's own dataset with the cases of one part of its split alone, and what was found when it began.
+    """Return a run's own dataset, cut to one part of its split, and what the check found when the run began.
 
     Raises:
         UserError: A case is gone or has changed.
     """
-    # The run's folder knows better than its checkpoint, which may be from before the dataset was moved.
+    # The run's config.yaml has the dataset's path; a checkpoint has none.
     told = read_config(run)
     if told.layout.name not in ("auto", *LAYOUTS.names):
         RunFolder(run).load_plugins()
@@ -66,7 +70,7 @@ def own_dataset(run: Path, part: str) -> tuple[Dataset, dict[str, CaseFacts]]:
 
 
 def own_cases(run: Path) -> tuple[Dataset, dict[str, CaseFacts]]:
-    """Return a run's own validation cases, as :func:`own_dataset`, and refuse a run that has none."""
+    """Return a run's own validation cases as :func:`own_dataset` does; refuse a run that has none."""
     own, facts = own_dataset(run, "validation")
     if not own.cases:
         message = "has no labelled case of its own"
@@ -76,10 +80,10 @@ def own_cases(run: Path) -> tuple[Dataset, dict[str, CaseFacts]]:
 
 
 def other_cases(source: Path, task: Task, open_as: OpenAs) -> Dataset:
-    """Return the labelled cases of another dataset: its validation list, or without one all of them.
+    """Return another dataset, cut to its validation list, or without one to all its labelled cases.
 
     Raises:
-        UserError: There is none.
+        UserError: It has no labelled case, or cannot be opened.
     """
     dataset = open_dataset(source, *open_as)
     held_out = tuple(case for case in dataset.cases if case.role == "validation")

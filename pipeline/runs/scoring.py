@@ -1,4 +1,4 @@
-"""Validate a run: predict its cases, score them, and write what was found."""
+"""Validate a run: predict cases, score them, and write scores and report."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Scored:
     """Cases that were predicted and scored.
 
     Attributes:
-        results: One a class of a case.
-        calibration: Whether the network's probabilities can be trusted, as ``summary.json`` has it.
-        matching: How segments were matched to labels, as ``summary.json`` has it; empty for a run that learnt labels.
-        tolerance_mm: Of the surface Dice.
-        gallery: The scans with both masks, for the report; None where nobody asked for it.
+        results: One result for each class of each case.
+        calibration: The calibration of the network's probabilities, as in ``summary.json``.
+        matching: How segments were matched to labels, as in ``summary.json``; empty for a run trained on labels.
+        tolerance_mm: The tolerance of the surface Dice.
+        gallery: The scans with both masks, for the report; None without pictures.
     """
 
     results: list[CaseResult]
@@ -58,12 +58,12 @@ class Scored:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a validation found.
+    """The scores of a validation.
 
     Attributes:
-        summary: Of all cases.
+        summary: The statistics over all cases.
         folder: Where ``cases.csv``, ``summary.json`` and ``report.html`` were written.
-        notes: What a reader of the figures has to know.
+        notes: Notes for the reader of the figures.
     """
 
     summary: Summary
@@ -85,12 +85,15 @@ def validate_run(
     ``last`` on the run's own cases go into the run itself, others to ``validation/best`` or ``validation/DATASET``.
 
     Args:
-        run: The run's folder; or a model file, of which results go into ``FILE-validation/DATASET`` beside it.
-        source: The other dataset, of the run's labels; where it does not name its channels, they are the run's too.
+        run: The run's folder; or a model file, whose results go into ``FILE-validation/DATASET`` beside it.
+        source: The other dataset, with the run's labels; its channels are the run's unless it names them.
         which: The checkpoint.
         plugins: As for :func:`load_model`.
-        tolerance_mm: Of the surface Dice.
+        tolerance_mm: Distance up to which surfaces agree in the surface Dice.
         open_as: How the other dataset lies on disk: root, layout and options, as for :func:`open_dataset`.
+
+    Returns:
+        The scores, and where they were written.
 
     Raises:
         UserError: The checkpoint or the dataset cannot be used, or there is nothing to validate on.
@@ -114,9 +117,7 @@ def validate_run(
     else:
         facts = index.facts
         cases = index.dataset.cases if alone else unseen_cases(run, index)
-        left_out = len(dataset.cases) - len(cases)
-        notes = (f"{left_out} case(s) that the run was trained on are left out.",) if left_out else ()
-        notes += (NOBODY_KNOWN,) if alone else ()
+        notes = _notes_on_others(len(dataset.cases) - len(cases), known=not alone)
     scored = score(
         model.predictor,
         cases,
@@ -132,17 +133,31 @@ def validate_run(
 
 def _folder_of_scores(run: Path, source: Path | None, which: Which) -> Path:
     if source is None:
-        return run / "validation" / "best" if which == "best" else run
+        if which == "best":
+            return run / "validation" / "best"
+        return run
     place = source.resolve()
     scores = run.with_name(f"{run.stem}-validation") if run.is_file() else run / "validation"
     return scores / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
 
 
+def _notes_on_others(left_out: int, *, known: bool) -> tuple[str, ...]:
+    """Return notes on the cases of another dataset, of which some are left out if it is known who was trained on."""
+    if not known:
+        return (NOBODY_KNOWN,)
+    if left_out:
+        return (f"{left_out} case(s) that the run was trained on are left out.",)
+    return ()
+
+
 def notes_on(recipe: Recipe, which: Which) -> tuple[str, ...]:
-    """Return what a run's own validation cases have decided, so that their figures flatter."""
-    chose = ("These cases chose this checkpoint: its figures flatter. Those of `last` do not.",)
-    ended = ("These cases decided when the training ended (`patience`): its figures flatter a little.",)
-    return (chose if which == "best" else ()) + (ended if recipe.patience is not None else ())
+    """Return notes on what was chosen by a run's own validation cases, which makes their scores optimistic."""
+    notes = []
+    if which == "best":
+        notes.append("These cases chose this checkpoint: its figures flatter. Those of `last` do not.")
+    if recipe.patience is not None:
+        notes.append("These cases decided when the training ended (`patience`): its figures flatter a little.")
+    return tuple(notes)
 
 
 def score(
@@ -163,20 +178,22 @@ def score(
     Args:
         predictor: Predicts the labels of the masks, or segments.
         cases: With masks.
-        facts: What the check found of each; files that are not those that were checked are refused.
-        truth: What the masks tell.
+        facts: What the check found of each, by id; files that have changed since are refused.
+        truth: The labels of the masks.
         matched: Whether the predictor predicts segments, which are first matched to the labels of these cases.
-        tolerance_mm: Of the surface Dice.
-        pictures: Whether the scans and both masks are kept, on the disk, for a report.
-        overlap_only: Leaves out surfaces, lesions and calibration.
+        tolerance_mm: Distance up to which surfaces agree in the surface Dice.
+        pictures: Whether to pack the scans and both masks, on the disk, for a report.
+        overlap_only: Leave out surfaces, lesions and calibration.
         watch: Called with each case, its scans, its true mask and its prediction.
-        metrics: Further columns, by their names.
+        metrics: Further metrics, by name.
     """
     matching = {}
     if matched:  # Folds are not made of segments.
         predictor, matches = match(cast("Predictor", predictor), cases, facts, truth)
         matching = describe(matches, truth)
-    gallery = Gallery(n_cases=len(cases), labels=truth.labels, ignore=truth.ignore) if pictures else None
+    gallery = None
+    if pictures:
+        gallery = Gallery(n_cases=len(cases), labels=truth.labels, ignore=truth.ignore)
 
     def show(*case: Any) -> None:
         watch(*case)
@@ -200,7 +217,8 @@ def write_scores(
     folder: Path, run: Path, scored: Scored, which: Which, step: int, notes: tuple[str, ...] = ()
 ) -> Scores:
     """Write ``cases.csv``, ``summary.json`` and ``report.html`` of a run into a folder."""
-    notes += (MATCHED,) if scored.matching else ()
+    if scored.matching:
+        notes += (MATCHED,)
     summary = summarise(scored.results)
     about: dict[str, Any] = {"checkpoint": which, "step": step, "notes": list(notes), "version": __version__}
     about |= {"tolerance_mm": scored.tolerance_mm, "calibration": scored.calibration}

@@ -1,4 +1,4 @@
-"""Runs that train without labels: what their segments are called, and which labels they are scored as."""
+"""Runs that train without labels: the values of their segments, and matching these to labels for scores."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ MATCHED = (
 
 
 def labels_of(index: Index) -> Task:
-    """Return what the masks of a dataset tell."""
+    """Return the labels and channels of a dataset as a task."""
     return Task(index.labels, index.channels, index.ignore)
 
 
 def task_of(recipe: Recipe, index: Index) -> Task:
-    """Return what a run is to find: the dataset's labels or, where it trains without them, segments 1 to K.
+    """Return what a run predicts: the dataset's labels or, with ``segments``, the values 1 to K.
 
     No segment has the value 0, since none is known to be background.
     """
@@ -45,11 +45,10 @@ def task_of(recipe: Recipe, index: Index) -> Task:
 def match(
     predictor: Predictor, cases: Sequence[Case], facts: Mapping[str, CaseFacts], truth: Task
 ) -> tuple[Predictor, list[SegmentMatch]]:
-    """Match a predictor's segments to the labels of cases, and return one that predicts these labels.
+    """Match a predictor's segments to the labels of cases; return a predictor of these labels, and the matches.
 
-    Voxels that nobody has annotated count nowhere. A segment without a label counts as background. The cases are
-    predicted once here and again when they are scored: keeping the label maps of all of them would take more memory
-    than a network.
+    Voxels without an annotation do not count. A segment without a label becomes background. The cases are predicted
+    here, and again when they are scored: keeping all label maps would take more memory than a network.
     """
     pairs = _pairs(predictor, cases, facts)
     matches = match_segments(pairs, [value for value in truth.labels if value != truth.ignore], predictor.label_values)
@@ -67,12 +66,14 @@ def _pairs(
 
 
 def describe(matches: Sequence[SegmentMatch], truth: Task) -> dict[str, Any]:
-    """Return a matching as ``summary.json`` has it; what is null in it has a reason of the same name."""
+    """Return a matching as ``summary.json`` has it; each null in it has a reason of the same name."""
     return {"matched": True, "segments": [asdict(match) | _name(match, truth) for match in matches]}
 
 
 def _name(match: SegmentMatch, truth: Task) -> dict[str, Any]:
     if match.label is not None:
         return {"name": truth.labels[match.label], "reasons": {}}
-    why = "no label is left for it; it counts as background" if match.voxels else "it is in no case"
+    why = "it is in no case"
+    if match.voxels:
+        why = "no label is left for it; it counts as background"
     return {"name": None, "reasons": dict.fromkeys(("label", "overlap", "name"), why)}

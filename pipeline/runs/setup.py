@@ -1,4 +1,4 @@
-"""What a training works with: its scans as batches, its step, and how its output is scored."""
+"""The parts of a training, built from settings: batches, step, validation, and their timing."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
     from pipeline.runs.atlases import Jury
     from pipeline.runs.folder import RunFolder
 
-# Kept for writing a report, beside the validation that it is of; 1 s on two cores of an Intel Xeon, of 1 case or of 40.
+# Seconds that are reserved for writing the report; on two cores of an Intel Xeon it takes 1 s, for 1 case or for 40.
 REPORT_S = 2.0
-# How many times as long as another the last validation takes, where there is no time to find out.
+# The last validation is assumed to take so many times as long as the others, if there is no time to measure it.
 TAIL = 1.5
 
 
 @dataclass(kw_only=True)
 class Setup:
-    """All that is built from a recipe and its dataset for a training.
+    """All that is built from settings and a dataset for a training.
 
     Attributes:
-        folder: Of the run.
-        recipe: The settings that the recipe of the run consists of.
+        folder: The run's folder.
+        recipe: The settings of the run.
         index: The checked dataset.
-        split: Its cases, by what they are for.
-        decided: What was decided on the way.
-        cache: The prepared scans, where they are prepared.
+        split: The cases that are trained on and held out.
+        decided: The decisions that were made so far.
+        cache: The prepared scans; None until they are prepared.
     """
 
     folder: RunFolder
@@ -62,31 +62,33 @@ class Setup:
 
     def __post_init__(self) -> None:
         self.task = task_of(self.recipe, self.index)
-        build_postprocessing(self.recipe, self.task)  # What does not fit is refused before the first step.
+        build_postprocessing(self.recipe, self.task)  # So that a mistake in it is found before the first step.
         self.step = build.build_step(self.recipe, self.task)
         self.step.course = build.build_course(self.recipe, self.decided)
 
     def decide(self, recipe: Settings, decided: Decisions) -> None:
-        """Take a recipe that differs in its steps, and what was decided on the way."""
+        """Use settings with another number of steps, and other decisions, from here on."""
         self.recipe = recipe
         self.decided = decided
         self.step.course = build.build_course(recipe, decided)
 
     def note_decisions(self) -> Decisions:
-        """Take what the clock has just decided from the course, and return all that is decided."""
+        """Copy the decisions from the course, in which the clock makes them, and return them."""
         course = self.step.course
         self.decided = Decisions(corrections=tuple(course.corrections.items()), threads=tuple(course.threads.items()))
         return self.decided
 
     def prepare(self, so_far: Callable[[int, int], None] = lambda *_: None) -> StepBatches:
-        """Return the batches of all steps, once every case of theirs is prepared.
+        """Prepare every case that is trained on, once, and return the batches of all steps.
 
         Args:
-            so_far: Told after each case how many of how many are prepared.
+            so_far: Called after each case with the number prepared and the number of all.
         """
         if self.cache is None:
             self.cache = build_cache(self.recipe, self.index, self.folder.cache_of(self.recipe))
-            cases = self.split.labelled + (self.split.unlabelled if "unlabelled" in self.recipe.kinds else ())
+            cases = self.split.labelled
+            if "unlabelled" in self.recipe.kinds:
+                cases += self.split.unlabelled
             for done, _ in enumerate(progress(self.cache.fill(cases), "preparing", len(cases)), 1):
                 so_far(done, len(cases))
             if (failure := self.cache.failure) is not None:
@@ -98,7 +100,7 @@ class Setup:
 
     @cached_property
     def jury(self) -> Jury | None:
-        """What votes beside the network, once it is written into the run; None where the recipe has no such thing."""
+        """The atlases that vote beside the network, written into the run first; None if the recipe has none."""
         if self.recipe.atlases.weight == 0:
             return None
         self.prepare()
@@ -109,9 +111,9 @@ class Setup:
         return read_atlases(self.folder.path, self.recipe, self.task)
 
     def loader(self, done: int = 0) -> StepLoader:
-        """Return what loads the batches of the steps after those that are done, without end.
+        """Return a loader of the batches of all steps after those that are done, without end.
 
-        A correction may come when workers, who are ahead, have reached what was the last step.
+        It has no end because the number of steps may be corrected when workers, which are ahead, have reached it.
         """
         batches = self.prepare()
         resident = self.recipe.data.resident
@@ -122,11 +124,11 @@ class Setup:
         return StepLoader(batches, count(done), workers, pin_memory=self.recipe.device != "cpu" and not resident)
 
     def score(self, *, quick: bool, at_most: int | None = None) -> Scored:
-        """Predict the validation cases with the network as it is now, and score them.
+        """Predict and score the validation cases with the present weights.
 
         Args:
-            quick: Whether overlap alone is measured, of the network's own masks, and no picture kept.
-            at_most: Of so many cases; None is all of them.
+            quick: Measure overlap alone, without atlases and pictures.
+            at_most: The number of cases to score; None for all.
         """
         network = build_predictor(self.recipe, self.task, self.step.validated)
         return score(
@@ -141,19 +143,30 @@ class Setup:
         )
 
     def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS, at_most_s: float = inf) -> float:
-        """Time some steps, of which nothing is learnt, and return the seconds of one."""
+        """Time steps, whose updates are taken back, and return the mean duration of one in seconds.
+
+        Args:
+            warm: Steps that are not timed, before those that are.
+            timed: Steps that are timed.
+            at_most_s: Seconds after which no further step begins.
+        """
         self.prepare()
         with memory_for_step(self.recipe):
             return time_steps(self.step, self.loader, warm, timed, at_most_s)
 
     def pace(self, step_s: float, at_most_s: float = inf) -> Pace:
-        """Time the validation of two cases, for so long at most, and return it beside the seconds of a step."""
+        """Time the validation of at most two cases, and return the pace of the training.
+
+        Args:
+            step_s: Seconds of a step.
+            at_most_s: Seconds after which no further validation is timed; its duration is then estimated.
+        """
         cases = self.split.validation
         if not cases:
             return Pace(step_s)
         began = time.perf_counter()
         durations: list[float] = []
-        # The first time also finds memory and algorithms; the last one is that of the end, with all that it measures.
+        # The first is a warm-up; the last measures all that the final validation does.
         for few, quick in ((1, True), (2, True), (2, False)):
             start = time.perf_counter()
             if durations and start - began + few * durations[-1] / len(cases) > at_most_s:

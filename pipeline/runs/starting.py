@@ -42,29 +42,30 @@ def train(
 ) -> Scores | None:
     """Check the dataset, train, and validate the last weights.
 
-    A recipe with ``segments`` learns from no mask, and where the dataset has none, there is nothing to validate on.
+    A recipe with ``segments`` trains on no mask; if the dataset has no masks, nothing is validated.
 
     Args:
-        recipe: What to do.
+        recipe: The recipe.
         run: The run's folder: ``config.yaml``, ``split.json``, ``index.json``, ``history.csv``, ``validation.csv``,
             ``training.png``, ``checkpoints/``, ``cache/``, ``cases.csv``, ``summary.json``, ``report.html``,
             ``figures/``.
-        resume: Go on with the run that is there; starts one where there is none.
-        allow_change: Keys of the recipe, or sections of it, that a resumed run may have otherwise than it had.
-        started: When the time of a budget began, by ``time.monotonic()``; by default now.
-        start: What a new run goes on from, with the recipe that it holds; by default it begins anew.
-        decided: What was decided in a run that this one repeats, with that run's recipe.
+        resume: Go on with the run that the folder holds, or start one if it holds none.
+        allow_change: Keys of the recipe, or sections, whose values may differ from those of the run that is resumed.
+        started: When a time budget began, by ``time.monotonic()``; by default now.
+        start: The checkpoint that a new run starts from; None starts with new weights.
+        decided: The decisions of a run that this one repeats with that run's recipe.
 
     Returns:
         The scores of the last weights; None without a validation case.
 
     Raises:
-        UserError: The recipe or the dataset has problems, or the folder holds a run and ``resume`` is off, or the run
-            that it holds is another one, or it holds files that no run has written there.
-        Stopped: Within :func:`pipeline.interruption.stoppable`, a signal has come that asks to end, and what was learnt
-            is saved. Signals are the caller's otherwise.
+        UserError: The recipe or the dataset has problems; or the folder holds a run and ``resume`` is off, another run,
+            or files that no run has written there.
+        Stopped: Within :func:`pipeline.interruption.stoppable`, a signal has requested the end, and a checkpoint is
+            saved. Elsewhere signals are left to the caller.
     """
-    began = time.monotonic() if started is None else started
+    if started is None:
+        started = time.monotonic()
     resuming.refuse_allowing(resume, allow_change)
     folder = RunFolder(run)
     folder.refuse(resume)
@@ -86,7 +87,7 @@ def train(
     run.mkdir(parents=True, exist_ok=True)
     with locked(run):
         folder.take()
-        setup, budget = keep_to_time(first, plan, given, began, lambda other: replace(first, recipe=other))
+        setup, budget = keep_to_time(first, plan, given, started, lambda other: replace(first, recipe=other))
         return _train_in(folder, setup, budget, start, allow_change)
 
 
@@ -107,5 +108,7 @@ def _train_in(
         if setup.split.validation:
             return validate_run(folder.path)
         return None
-    notes = notes_on(setup.recipe, "last") + ((setup.jury.note,) if setup.jury else ())
+    notes = notes_on(setup.recipe, "last")
+    if setup.jury:
+        notes += (setup.jury.note,)
     return write_scores(folder.path, folder.path, training.scored, "last", training.progress.done, notes)

@@ -1,4 +1,4 @@
-"""The files that a run has written about itself are input, like any other: each has a schema and is read here alone."""
+"""Schemas of the files that a run writes about itself. They are read here alone, and validated like any other input."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ FOLDS = "folds.json"
 POSTPROCESSING = "postprocessing.json"
 OUT_OF_FOLD = "out-of-fold"
 ATLASES = "atlases.pt"
-# Written once: whoever changes one changes what the run's figures mean.
+# Files that are written once: if one is changed, the run's figures no longer hold.
 FIXED = (SPLIT, INDEX, PLUGINS, POSTPROCESSING, ATLASES)
-# Masks that declare none may have 250 values each, and not the same.
+# Without declared labels each mask may have other values, at most 250 of them.
 MAX_LABELS = 4 * MAX_CLASSES
 # An index of 60,000 cases has about 150 MB.
 MAX_INDEX_BYTES = 500_000_000
@@ -72,13 +72,13 @@ class StoredSplit(Stored):
 
 
 class StoredFolds(Stored):
-    """That a folder is a cross-validation."""
+    """The number of folds of a cross-validation."""
 
     folds: Annotated[int, Field(ge=2, le=1_000_000)]
 
 
 class StoredStep(Stored):
-    """One change to predictions."""
+    """One step of post-processing."""
 
     step: Literal["fill_holes", "keep_largest", "drop_small"]
     options: dict[str, Any]
@@ -91,13 +91,13 @@ class StoredStep(Stored):
 
 
 class StoredSteps(Stored):
-    """What is done to predictions."""
+    """The post-processing that a cross-validation has chosen."""
 
     steps: list[StoredStep]
 
 
 class StoredPace(Stored):
-    """What was timed."""
+    """The pace of a training, as :class:`pipeline.pacing.budget.Pace`."""
 
     step_s: AboveZero
     validation_s: Seconds
@@ -105,7 +105,7 @@ class StoredPace(Stored):
 
 
 class StoredBudget(Stored):
-    """What keeps a run to its time."""
+    """The time budget of a run, as :mod:`pipeline.pacing.budget` describes it."""
 
     seconds: AboveZero
     spent_s: Seconds
@@ -115,7 +115,7 @@ class StoredBudget(Stored):
 
 
 class StoredSummary(Stored):
-    """What is read of a summary; the rest is for others."""
+    """The part of a summary that is read here; the rest is for other programs."""
 
     model_config = {**STRICT, "extra": "ignore"}
 
@@ -123,7 +123,7 @@ class StoredSummary(Stored):
 
 
 class StoredPlugin(Stored):
-    """One file of a user's own."""
+    """One plugin: its path and the hash of its content."""
 
     path: str
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -136,14 +136,14 @@ class StoredPlugins(Stored):
 
 
 class StoredTask(Stored):
-    """What a network was trained to do."""
+    """The labels and channels of a network, as :class:`pipeline.types.Task`."""
 
     labels: Annotated[dict[Annotated[int, Field(ge=0, le=MAX_LABEL)], str], Field(min_length=2, max_length=MAX_LABELS)]
     channels: Annotated[list[str], Field(min_length=1, max_length=1000)]
 
 
 class StoredAbout(Stored):
-    """What a checkpoint tells beside its tensors."""
+    """What a checkpoint holds beside its tensors."""
 
     model_config = {**STRICT, "extra": "ignore"}
 
@@ -173,10 +173,10 @@ def read_own(run: Path, name: str) -> Any:
         name: Of the file.
 
     Returns:
-        Its content, as it was given to be written.
+        Its content: dictionaries, lists, text and numbers.
 
     Raises:
-        UserError: It is gone, or is not what this version writes.
+        UserError: The file is missing, was changed after it was written, or is not one that this version writes.
     """
     if name == INDEX:
         return rows_of(read_index(run).values())
@@ -192,7 +192,7 @@ def read_own(run: Path, name: str) -> Any:
 
 
 def read_index(run: Path) -> dict[str, CaseFacts]:
-    """Read what was found of every case when a run was started, by case.
+    """Read the facts that the check found of every case when a run was started, by the case's id.
 
     Raises:
         UserError: As :func:`read_own`.
@@ -219,7 +219,7 @@ def read_index(run: Path) -> dict[str, CaseFacts]:
 
 
 def read_config(run: Path) -> Recipe:
-    """Read the recipe that a run was started with, whatever components it names.
+    """Read the recipe that a run was started with; components that it names need not be registered.
 
     Raises:
         UserError: As :func:`read_own`.
@@ -228,7 +228,7 @@ def read_config(run: Path) -> Recipe:
 
 
 def read_decisions(run: Path) -> Decisions:
-    """Read what a run has decided on the way.
+    """Read the decisions of a run.
 
     Raises:
         UserError: As :func:`read_own`.
@@ -254,10 +254,10 @@ def _validated(raw: dict[str, Any]) -> tuple[Recipe, Decisions]:
 
 
 def read_about(checkpoint: Checkpoint) -> StoredAbout:
-    """Return what a checkpoint tells beside its tensors.
+    """Return what a checkpoint holds beside its tensors.
 
     Raises:
-        UserError: It does not, or not so.
+        UserError: Something of it is missing or invalid.
     """
     try:
         return StoredAbout.model_validate(checkpoint.state)
@@ -269,19 +269,19 @@ def read_about(checkpoint: Checkpoint) -> StoredAbout:
 
 
 def read_recipe_of(checkpoint: Checkpoint) -> Recipe:
-    """Return the recipe that a checkpoint was trained by, without places, which it does not hold.
+    """Return the recipe of a checkpoint, which holds no paths.
 
     Raises:
-        UserError: It holds none.
+        UserError: It holds none that this version can read.
     """
     return read_written_of(checkpoint)[0]
 
 
 def read_written_of(checkpoint: Checkpoint) -> tuple[Recipe, Decisions]:
-    """Return the recipe that a checkpoint was trained by, as :func:`read_recipe_of`, and what was decided on the way.
+    """Return the recipe of a checkpoint as :func:`read_recipe_of` does, and the decisions of its run.
 
     Raises:
-        UserError: It holds none.
+        UserError: It holds none that this version can read.
     """
     about = read_about(checkpoint)
     try:
@@ -298,10 +298,10 @@ def read_written_of(checkpoint: Checkpoint) -> tuple[Recipe, Decisions]:
 
 
 def refuse_altered(path: Path) -> None:
-    """Refuse a file that is not as the run wrote it, where the run's list tells how that was."""
+    """Refuse a file that was changed after the run wrote it, if the run's list has its hash."""
     output = Output(path.parent, "run")
     altered = False
-    with suppress(UserError):  # A list that is none tells nothing.
+    with suppress(UserError):  # Without a valid list nothing is known.
         altered = path.name in FIXED and output.knows(path.name) and not output.is_own(path.name)
     if altered:
         problem = Problem(str(path), "damaged-run", "was changed after it was written", REMEDY)
@@ -311,7 +311,9 @@ def refuse_altered(path: Path) -> None:
 def _first_of(error: ValidationError) -> str:
     first, *more = error.errors()
     where = ".".join(map(str, first["loc"]))
-    others = f", and {len(more)} more mistake(s)" if more else ""
+    others = ""
+    if more:
+        others = f", and {len(more)} more mistake(s)"
     return f"{where + ': ' if where else ''}{plain(first['msg'])}{others}"
 
 

@@ -1,4 +1,4 @@
-"""Which scans are predicted, and what each mask is called."""
+"""Choose the scans to predict, and the names of their masks."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ OpenAs = tuple[Path | None, str, dict[str, Any]]
 
 
 def chosen_cases(cases: list[Case], only: Sequence[str], *, unlabelled: bool) -> list[Case]:
-    """Return the cases that are wanted.
+    """Return the cases to predict.
+
+    Args:
+        cases: The cases that were found.
+        only: Ids of the cases to predict; empty for all.
+        unlabelled: Leave out cases with a mask.
 
     Raises:
-        UserError: An id is of no case, or no case is left.
+        UserError: An id is that of no case, or no case is left.
     """
     known = {case.id for case in cases}
     if unknown := [name for name in only if name not in known]:
@@ -42,7 +47,16 @@ def chosen_cases(cases: list[Case], only: Sequence[str], *, unlabelled: bool) ->
 
 
 def targets_of(cases: Sequence[Case], scans: Sequence[Path], output: Path) -> dict[Path, Case]:
-    """Map each mask's path to its scan, of those that were found where scans were named."""
+    """Return the case of each mask to write, by the mask's path.
+
+    Args:
+        cases: The cases to predict.
+        scans: What the user named, for the message if there are no cases.
+        output: The folder of the masks.
+
+    Raises:
+        UserError: Two masks have one name, a name is too long, a mask exists already, or there are no cases.
+    """
     named = [(output / _mask_name(case), case) for case in cases]
     counts = Counter(nifti.stem(path) for path, _ in named)
     problems = [
@@ -81,7 +95,7 @@ def targets_of(cases: Sequence[Case], scans: Sequence[Path], output: Path) -> di
 
 
 def present_masks(paths: Iterable[Path]) -> list[Problem]:
-    """Return a problem for each path that is there already."""
+    """Return a problem for each path that exists already."""
     message = "is there already"
     remedy = "name another --output, or remove it"
     there = [path for path in paths if path.is_symlink() or path.exists()]
@@ -89,10 +103,11 @@ def present_masks(paths: Iterable[Path]) -> list[Problem]:
 
 
 def _mask_name(case: Case) -> str:
-    """Return the first file's name, without the number of a channel where the dataset gives each channel a file.
+    """Return the file name of a case's mask.
 
-    Where a case is called otherwise than its file, or has several files without such numbers, it is the case's own
-    name: ``image.nii.gz`` is there in every folder, and ``X_flair.nii.gz`` is one channel of ``X``.
+    It is the name of the first image, without the number of a channel if each channel has a file. If the case is not
+    named after its file, or has several files without such numbers, it is the case's id: every folder may have an
+    ``image.nii.gz``, and ``X_flair.nii.gz`` is only one channel of ``X``.
     """
     first = case.images[0]
     name = nifti.stem(first)
@@ -109,7 +124,7 @@ def _mask_name(case: Case) -> str:
 
 
 def scans_of(place: Path, open_as: OpenAs) -> tuple[Case, ...]:
-    """Return the cases of what was named: those of a folder or a list, or the one that a scan is."""
+    """Return the cases of a folder or a list, or the single case of a scan."""
     if place.is_dir() or (place.is_file() and not nifti.is_nifti(place)):
         dataset = open_dataset(place, *open_as)
         tell_warnings(dataset.problems)

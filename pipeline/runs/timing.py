@@ -1,4 +1,4 @@
-"""Choose what the machine is fast at and has time for, by timing a training before it begins."""
+"""Time a training before it begins, and choose threads, memory format, network and number of steps by its budget."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
     from pipeline.runs.folder import RunFolder
 
-# The number of steps until it is known.
+# The number of steps before it is chosen.
 OPEN_STEPS = 10**9
-# Steps that are timed, and which step of a training they are.
+# How many steps are timed, and the number of the first of them, in the middle of a long training.
 TIMED_STEPS = 8
 AT = 10**6
-# An alternative is timed where that takes this share of what is left of the budget at most.
+# An alternative is only timed if that takes at most this share of what is left of the budget.
 TRIAL_SHARE = 0.02
 TRIAL_WARM = 2
 TRIAL_TIMED = 3
-# Half of the threads are always timed, for a few steps; all of them no longer than so many of these steps take, which
-# on a busy machine may be one step.
+# Half of the threads are timed first, for a few steps. All threads are then timed for at most LONGEST times as long as
+# one of these steps, which on a busy machine may be a single step.
 FEWER_WARM = 1
 FEWER_TIMED = 2
 LONGEST = 4
-# Where fewer steps than these fit, each is made smaller.
+# If fewer steps than this fit into the budget, smaller patches are used.
 WANTED_STEPS = 300
-# Each network of an ensemble, and of a wide one, gets about this share of the steps of a training without a budget.
+# Each network of an ensemble gets about this share of the steps of a training without a budget.
 ENOUGH = 3 / 4
-# A wider network learns more from a step, which takes up to four times as long: it is for budgets that have time for
+# A wider network improves more with each step, which takes up to four times as long. It is used if there is time for
 # two of them, which together are no worse than three narrow ones.
 WIDE_MEMBERS = 2
 TIMES_LONGER = 4
@@ -66,19 +66,19 @@ class Timed(Protocol):
     recipe: Settings
 
     def prepare(self, so_far: Callable[[int, int], None] = ...) -> object:
-        """Prepare the scans, which the first step that is timed would do; ``so_far`` is told after each."""
+        """Prepare the scans; ``so_far`` is called after each with the number prepared and the number of all."""
         ...
 
     def step_s(self, warm: int = ..., timed: int = ..., at_most_s: float = ...) -> float:
-        """Return the seconds of a step."""
+        """Time steps, and return the seconds of one."""
         ...
 
     def pace(self, step_s: float, at_most_s: float = ...) -> Pace:
-        """Return them beside the seconds of a validation."""
+        """Time a validation, and return the pace with the seconds of a step."""
         ...
 
     def decide(self, recipe: Settings, decided: Decisions) -> None:
-        """Take a recipe that differs in its steps, and what was decided on the way."""
+        """Use settings with another number of steps, and other decisions, from here on."""
         ...
 
 
@@ -99,11 +99,11 @@ def time_steps(
         load: Makes its batches.
         warm: Steps that are not timed.
         timed: Steps that are.
-        at_most_s: After so long no other step begins. Where none has been timed by then, the last one counts.
+        at_most_s: Seconds after which no further step begins; if none was timed by then, the last warm step counts.
     """
     state = copy.deepcopy(step.state_dict())
     course = step.course
-    step.course = Course(2 * AT)  # In whose middle every term has its weight.
+    step.course = Course(2 * AT)  # In its middle, where the timed steps are, ramps have ended.
     durations = []
     began = time.perf_counter()
     start = began
@@ -122,34 +122,35 @@ def time_steps(
 
 
 def to_begin_with(recipe: Recipe) -> Settings:
-    """Fill in what a time budget leaves open until the machine is timed."""
-    network = recipe.network
-    chosen = {
-        "memory_format": "contiguous" if network.memory_format == "auto" else network.memory_format,
-        "members": 1 if network.members == "auto" else network.members,
-    }
-    steps = OPEN_STEPS if recipe.max_steps == "auto" else recipe.max_steps
-    known = {"max_steps": steps, "time_budget": None, "network": network.model_copy(update=chosen)}
+    """Return a recipe as settings, with preliminary values for what is chosen by timing."""
+    chosen: dict[str, object] = {}
+    if recipe.network.memory_format == "auto":
+        chosen["memory_format"] = "contiguous"
+    if recipe.network.members == "auto":
+        chosen["members"] = 1
+    known: dict[str, object] = {"time_budget": None, "network": recipe.network.model_copy(update=chosen)}
+    if recipe.max_steps == "auto":
+        known["max_steps"] = OPEN_STEPS
     return settle(recipe.model_copy(update=known))
 
 
 def keep_to_time(
     training: T, plan: Plan, given: Decisions, began: float, make: Callable[[Settings], T]
 ) -> tuple[T, Budget | None]:
-    """Give a training what its time allows.
+    """Fit a training to its time budget, if there is one.
 
     Args:
-        training: Of :func:`to_begin_with` of the plan's recipe.
-        plan: What was planned.
-        given: What was decided in a run that this one repeats, as the training has it.
-        began: When the time of a budget began, by ``time.monotonic()``.
-        make: Makes the training of another recipe.
+        training: The training by the preliminary settings of :func:`to_begin_with`.
+        plan: The plan.
+        given: The decisions of a run that this one repeats.
+        began: When the budget began, by ``time.monotonic()``.
+        make: Makes the training of other settings.
 
     Returns:
-        The training that is to be run, and what keeps it to its time; None where there is no limit.
+        The training to run, and its budget; None without one. A run that is resumed has its own number of steps.
 
     Raises:
-        UserError: The time is too short for any training, or the run that is there has another.
+        UserError: The budget is too short for any training, or differs from that of the run that is resumed.
     """
     recipe = plan.recipe
     folder = training.folder
@@ -168,7 +169,7 @@ def keep_to_time(
 
 
 def _fit(training: T, plan: Plan, budget: Budget, make: Callable[[Settings], T]) -> T:
-    """Time a training, and return the one that is to be run."""
+    """Time a training and alternatives to it, and return the one to run."""
     about = f"time budget {plan.recipe.time_budget}"
     budget.refuse_if_spent()
     note(f"{about}: preparing the scans")
@@ -178,12 +179,12 @@ def _fit(training: T, plan: Plan, budget: Budget, make: Callable[[Settings], T])
     threads, step_s = time_threads(training, budget)
     use_threads(threads)
     lighter, step_s = lighten(training, step_s, plan, budget, make)
-    if lighter is not training:  # There is no time for a wide network either.
+    if lighter is not training:  # Then there is no time for a wide network either.
         plan = replace(plan, wider=None)
     training, step_s = choose(lighter, step_s, plan, budget, make)
     pace = training.pace(step_s, budget.timing_left_s)
     steps, every = budget.fit(pace, plan.recipe.validate_every)
-    if threads == budget.trials.most:  # Else still fewer, which were not timed, are tried.
+    if threads == budget.trials.most:  # Otherwise fewer threads still, which were not timed, are tried first.
         budget.trials.step_s = step_s
     budget.trials.rest = REST
     decided = Decisions(threads=((0, threads),)).on(training.recipe.device)
@@ -194,19 +195,23 @@ def _fit(training: T, plan: Plan, budget: Budget, make: Callable[[Settings], T])
 
 
 def _choices(recipe: Settings, decided: Decisions) -> str:
-    """Say what was chosen by timing."""
+    """Return what was chosen by timing as text."""
     channels = recipe.network.options.get("channels")
     members = recipe.network.members
-    width = f", {channels[0]} features at full resolution" if channels else ""
-    turns = f", {members} networks in turn" if members != 1 else ""
+    width = ""
+    if channels:
+        width = f", {channels[0]} features at full resolution"
+    turns = ""
+    if members != 1:
+        turns = f", {members} networks in turn"
     threads = "".join(f", threads: {threads}" for _, threads in decided.threads)
     return f"{turns}{width}, {recipe.network.memory_format.replace('_', ' ')} memory{threads}"
 
 
 def lighten(training: T, step_s: float, plan: Plan, budget: Budget, make: Callable[[Settings], T]) -> tuple[T, float]:
-    """Return a training with less to do in a step where the time has too few of the plan's, and the seconds of one.
+    """Return a training with smaller steps if the budget has time for too few of the plan's, and the seconds of a step.
 
-    Many steps on smaller patches are worth more than a few on large ones.
+    Many steps on small patches are worth more than a few on large ones.
     """
     enough_s = budget.left_s / WANTED_STEPS
     if step_s <= enough_s or not plan.lighter:
@@ -217,14 +222,17 @@ def lighten(training: T, step_s: float, plan: Plan, budget: Budget, make: Callab
 
 
 def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callable[[Settings], T]) -> tuple[T, float]:
-    """Return the training that is the best use of the time, and the seconds of a step of it.
+    """Choose memory format, width and number of networks by the budget.
 
     Args:
-        training: Of the plan's recipe, in the contiguous memory format where that leaves it open.
-        step_s: The seconds of a step of it.
-        plan: What was planned.
-        budget: The time.
-        make: Makes the training of another recipe.
+        training: The training by the plan, in the contiguous memory format if the plan leaves that open.
+        step_s: Seconds of a step of it.
+        plan: The plan.
+        budget: The time budget.
+        make: Makes the training of other settings.
+
+    Returns:
+        The training to run, and the seconds of a step of it.
     """
     if plan.recipe.network.memory_format == "auto" and _is_worth_a_trial(step_s, budget):
         other = make(_with(training.recipe, memory_format="channels_last"))
@@ -251,9 +259,9 @@ def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callabl
 
 
 def time_threads(training: Timed, budget: Budget) -> tuple[int, float]:
-    """Return with how many threads a step is the fastest, with all or half of them, and its seconds.
+    """Return whether a step is faster with all or with half of the threads, as their number, and the step's seconds.
 
-    A third of the time for timing is for each; where half of the threads take more, all of them are not tried.
+    Each may take a third of the time for timing; if half of the threads take longer, all of them are not tried.
     """
     most = torch.get_num_threads()
     fewer_s = inf
@@ -278,7 +286,7 @@ def _is_worth_a_trial(step_s: float, budget: Budget) -> bool:
 
 
 def _like(recipe: Recipe, other: Settings) -> Settings:
-    """Return a recipe with what another one has decided until now."""
+    """Return a recipe as settings, with memory format and number of networks from other settings."""
     network = {key: getattr(other.network, key) for key in ("memory_format", "members")}
     return _with(to_begin_with(recipe), **network)
 

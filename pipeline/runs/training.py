@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 class Training:
-    """Makes the steps, validates after some of them, and saves.
+    """Runs the steps of a training, validates after some of them, and saves checkpoints.
 
     Args:
-        setup: What it works with.
-        budget: What keeps it to its time; None where there is no limit.
+        setup: The parts of the training.
+        budget: Its time budget; None for no limit.
         progress: How far it is.
     """
 
@@ -66,8 +66,10 @@ class Training:
         """Train from where the run is to its last step.
 
         Raises:
-            Stopped: A signal has come; everything up to the last whole step is saved, as it is before the others.
-            WorkerDiedError, FilesChangedError: A worker was killed, or a file is not the one that was checked.
+            Stopped: A signal has requested the end.
+            WorkerDiedError, FilesChangedError: A worker was killed, or a file is not the one that was checked. As for
+                ``Stopped``, a checkpoint of the last whole step is saved first.
+            UserError: The training diverged, or memory ran out.
         """
         trainer = self._build()
         try:
@@ -75,7 +77,7 @@ class Training:
                 use_threads(self.step.course.threads_after(self.progress.done))
                 if self._validation_is_due():
                     self._validate(self.progress.done)
-                    self.progress.saved = 0  # With what it found.
+                    self.progress.saved = 0  # So that the checkpoint is saved again, with the new best score.
                 self._save("last", self.progress.done)
                 if self.progress.done < self.step.course.last:
                     trainer.run()
@@ -115,14 +117,16 @@ class Training:
             handlers.append(EveryNSteps(recipe.validate_every, self._validate))
         handlers.append(EveryNSteps(recipe.validate_every, lambda _: picture.redraw()))
         handlers.append(EveryNSteps(recipe.checkpoint_every, lambda step: self._save("last", step)))
-        return handlers + (tensorboard_handlers(self.folder.tensorboard) if recipe.tensorboard else [])
+        if recipe.tensorboard:
+            handlers += tensorboard_handlers(self.folder.tensorboard)
+        return handlers
 
     def _count(self, step: int) -> None:
         self.progress.done = step
 
     def _write_decisions(self) -> None:
         self.bar.total = self.step.course.last
-        self._write_budget()  # First: that it keeps to no time is what a correction may follow from.
+        self._write_budget()  # Before the decisions, which may follow from giving up the budget.
         self.folder.write_config(self.setup.recipe, self.setup.note_decisions())
 
     def _write_budget(self) -> None:
@@ -130,7 +134,7 @@ class Training:
             self.folder.write_budget(self.clock.budget)
 
     def _validation_is_due(self) -> bool:
-        """Tell whether the step that is done was to be validated, and a signal came in between."""
+        """Tell whether the last step should have been validated, but a signal came before that."""
         done = self.progress.done
         is_its_turn = done % self.setup.recipe.validate_every == 0 or done == self.step.course.last
         return bool(self.setup.split.validation) and done > 0 and is_its_turn and not self.folder.is_validated(done)

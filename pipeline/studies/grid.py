@@ -1,4 +1,4 @@
-"""What a study compares: methods, numbers of labelled patients, draws of those patients, and seeds."""
+"""The grid of a study: methods, numbers of labelled patients, draws of these patients, and seeds."""
 
 from __future__ import annotations
 
@@ -89,16 +89,16 @@ class Study(Section):
 
     @property
     def control(self) -> Method:
-        """What all other methods are compared with."""
+        """The method that all others are compared with."""
         return self.methods[0]
 
     @property
     def has_lists(self) -> bool:
-        """Whether each draw of patients is a list that is there already."""
+        """Whether each draw of patients is a list that the user has made."""
         return bool(PLACE.search(self.dataset))
 
     def cells(self) -> Iterator[Cell]:
-        """Yield every training, those of one draw and seed after each other, so that pairs are whole early."""
+        """Yield every training, ordered by draw and seed, so that methods can be compared early."""
         for draw, seed in product(self.draws, self.seeds):
             for labelled, method in product(self.labelled, self.methods):
                 yield Cell(method.name, labelled, draw, seed)
@@ -106,7 +106,7 @@ class Study(Section):
                 yield Cell(self.control.name, self.goal, draw, seed)
 
     def list_of(self, labelled: int, draw: int) -> Path:
-        """Return the list of a draw, where the study's dataset is a path with places."""
+        """Return the list of a draw, for a study whose dataset is a path with {labelled} and {draw}."""
         told = {"labelled": labelled, "draw": draw}
         return Path(PLACE.sub(lambda found: f"{told[found[1]]:0{found[2] or 1}d}", self.dataset))
 
@@ -122,7 +122,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its folder, below ``runs``."""
+        """The name of its folder, below ``runs``."""
         return f"{self.method}/{self.labelled:03d}-draw{self.draw}-seed{self.seed}"
 
 
@@ -130,7 +130,7 @@ def read_study(path: Path) -> Study:
     """Read a study's file; its dataset and the paths of recipes begin at its own folder.
 
     Raises:
-        UserError: With every mistake of the file, or a recipe is not there.
+        UserError: The file has mistakes, with all of them; or a recipe is missing.
     """
     study = config.read_section(Study, path)
     shipped = config.shipped()

@@ -1,4 +1,4 @@
-"""Lists of a dataset in which some patients keep their masks: what each draw of a study trains on."""
+"""Write the lists that the trainings of a study use: in each, a drawn set of patients keeps its masks."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ SEED = 0
 
 
 def draw_lists(source: Path, counts: Mapping[int, tuple[int, ...]]) -> dict[tuple[int, int], dict[str, Any]]:
-    """Return a list for each count of labelled patients and each draw, as the ``datalist`` layout reads it.
+    """Return a list for each number of labelled patients and each draw, as the ``datalist`` layout reads it.
 
     All lists have the same validation cases: the dataset's own, or those of a fifth of the patients with masks. A draw
-    puts the other patients in an order, of which the first keep their masks: so those of a smaller count are among
-    those of a larger one.
+    puts the other patients in a random order, and the first of them keep their masks. So the patients of a smaller
+    number are among those of a larger one.
 
     Args:
         source: The dataset.
-        counts: The draws of each count of patients.
+        counts: The draws to make, by number of labelled patients.
 
     Returns:
-        By count and draw, with absolute paths.
+        The lists, with absolute paths, by number and draw.
 
     Raises:
         UserError: The dataset cannot be opened, or it has too few patients with masks.
@@ -61,8 +61,10 @@ def draw_lists(source: Path, counts: Mapping[int, tuple[int, ...]]) -> dict[tupl
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:
-    """Return what a list says of all its cases."""
-    labels = {name: value for value, name in dataset.labels.items()} if dataset.labels else None
+    """Return what a list declares beside its cases: labels, channels and the ignore value."""
+    labels = None
+    if dataset.labels:
+        labels = {name: value for value, name in dataset.labels.items()}
     told = {"labels": labels, "channel_names": dataset.channels, "ignore": dataset.ignore}
     return {key: value for key, value in told.items() if value is not None}
 
@@ -70,4 +72,6 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 def _entry(case: Case, label: Path | None) -> dict[str, Any]:
     images = [str(path.resolve()) for path in case.images]
     entry = {"id": case.id, "patient": case.patient, "image": images if len(images) > 1 else images[0]}
-    return entry | ({"label": str(label.resolve())} if label else {})
+    if label:
+        entry["label"] = str(label.resolve())
+    return entry

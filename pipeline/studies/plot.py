@@ -1,4 +1,4 @@
-"""The plot of a study: Dice over the number of labelled patients, a line a method and a dot a training."""
+"""The plot of a study: Dice over the number of labelled patients, a line for each method, a dot for each training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw_study(path: Path, trainings: Sequence[TrainingResult]) -> None:
         methods[row.method][row.labelled].append(row.dice)
     for number, (method, found) in enumerate(methods.items()):
         colour = COLOURS[number % len(COLOURS)]
-        # Beside each other, so that the dots of one do not hide the other's.
+        # Methods are shifted sideways, so that their dots do not hide each other.
         aside = 0.06 * (number - (len(methods) - 1) / 2)
         places = {count: counts.index(count) + aside for count in sorted(found)}
         axes.plot([*places.values()], [fmean(found[count]) for count in places], color=colour, label=method, lw=1.6)

@@ -1,4 +1,4 @@
-"""What came of a study: a row a training, and the gain of each method over the control with its interval."""
+"""The results of a study: the Dice of each training, and the gain of each method over the control with its interval."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class TrainingResult:
     """One training that is done.
 
     Attributes:
-        method: What was trained.
-        labelled: Patients with masks.
-        draw: Which patients.
-        seed: Of the training.
+        method: The name of the method.
+        labelled: Number of patients with masks.
+        draw: The number of the draw of these patients.
+        seed: The seed of the training.
         dice: Mean over the validation patients of the mean over their cases and classes.
-        minutes: What it took, on the clock.
+        minutes: Elapsed time.
     """
 
     method: str
@@ -59,17 +59,17 @@ class Gain:
     """One method at one number of labelled patients.
 
     Attributes:
-        method: The method.
-        labelled: Patients with masks.
-        draws: Draws in which both this method and the control are done, with the same seeds.
-        dice: Mean over those draws.
-        spread: Standard deviation over draws; None of one alone.
+        method: The name of the method.
+        labelled: Number of patients with masks.
+        draws: Number of draws in which this method and the control are done with the same seeds.
+        dice: Mean Dice over these draws.
+        spread: Standard deviation over the draws; None for a single draw.
         gain: Mean difference of Dice to the control; None for the control itself.
-        low: Lower end of its 95 % interval over draws and patients; None below three of either.
-        high: Upper end.
-        worst: The least gain of a draw.
-        of_gap: The gain's share of what the control gains by the study's goal of masks; None where that is not known.
-        minutes: Median of a training.
+        low: Lower end of the gain's 95 % interval over draws and patients; None with fewer than three of either.
+        high: Upper end of the interval; None likewise.
+        worst: The smallest gain of a draw; None for the control itself.
+        of_gap: The gain divided by what the control gains with the ``goal`` number of patients; None if unknown.
+        minutes: Median duration of a training.
     """
 
     method: str
@@ -121,7 +121,9 @@ def gather(study: Study, output: Path) -> Results:
         there = [
             row.dice for row in trainings.values() if row.labelled == labelled and row.method == study.control.name
         ]
-        gap = fmean(goal) - fmean(there) if goal and there else 0.0
+        gap = 0.0
+        if goal and there:
+            gap = fmean(goal) - fmean(there)
         for method in study.methods:
             pairs = _pairs(dice, method.name, study.control.name, labelled)
             if pairs:
@@ -131,33 +133,45 @@ def gather(study: Study, output: Path) -> Results:
 
 
 def _pairs(dice: Dice, method: str, control: str, labelled: int) -> list[tuple[Cell, Cell]]:
-    """Return the trainings of a method of which the control's, with the same masks and seed, is done too."""
+    """Return pairs of a training of a method and that of the control with the same masks and seed, if both are done."""
     ours = [cell for cell in dice if (cell.method, cell.labelled) == (method, labelled)]
     pairs = [(cell, replace(cell, method=control)) for cell in ours]
     return [(cell, other) for cell, other in pairs if other in dice]
 
 
 def _gain(dice: Dice, pairs: Sequence[tuple[Cell, Cell]], gap: float, minutes: float) -> Gain:
-    """Compare a method with the control over all pairs at one number of masks."""
+    """Compare a method with the control over all pairs at one number of labelled patients.
+
+    Args:
+        dice: The mean Dice of each validation patient, by training.
+        pairs: A method's trainings, each with that of the control.
+        gap: What the control gains by the study's goal; 0 or less if unknown.
+        minutes: Median duration of the method's trainings.
+    """
     ours = [cell for cell, _ in pairs]
     draws = _by_draw({cell: fmean(dice[cell].values()) for cell in ours})
-    gain = low = high = worst = None
+    spread = None
+    if len(draws) > 1:
+        spread = stdev(draws)
+    gain = low = high = worst = of_gap = None
     if ours[0] != pairs[0][1]:
         differences = _differences(dice, pairs)
         gain = float(differences.mean())
         low, high = crossed_interval(differences) or (None, None)
         worst = float(differences.mean(axis=1).min())
+        if gap > 0:
+            of_gap = gain / gap
     return Gain(
         method=ours[0].method,
         labelled=ours[0].labelled,
         draws=len(draws),
         dice=fmean(draws),
-        spread=stdev(draws) if len(draws) > 1 else None,
+        spread=spread,
         gain=gain,
         low=low,
         high=high,
         worst=worst,
-        of_gap=gain / gap if gain is not None and gap > 0 else None,
+        of_gap=of_gap,
         minutes=minutes,
     )
 
@@ -171,14 +185,17 @@ def _by_draw(values: Mapping[Cell, float]) -> list[float]:
 
 
 def _differences(dice: Dice, pairs: Sequence[tuple[Cell, Cell]]) -> NDArray[np.float64]:
-    """Return method less control, mean over seeds, ``[draws, patients]``, of patients who were scored in all."""
+    """Return the differences of Dice, method less control, ``[draws, patients]``.
+
+    They are averaged over seeds, and only of patients who have a score in every training.
+    """
     patients = sorted(set.intersection(*(set(dice[cell]) for pair in pairs for cell in pair)))
     columns = [_by_draw({ours: dice[ours][name] - dice[control][name] for ours, control in pairs}) for name in patients]
     return np.array(columns, dtype=np.float64).T
 
 
 def _dice_of_patients(run: Path) -> dict[str, float]:
-    """Return each patient's mean Dice over cases and classes that have a number."""
+    """Return each patient's mean Dice over the cases and classes that have one."""
     found = defaultdict(list)
     for result in read_cases_csv(run / "cases.csv"):
         if result.dice is not None:
@@ -187,7 +204,7 @@ def _dice_of_patients(run: Path) -> dict[str, float]:
 
 
 def _minutes(output: Path) -> dict[str, float]:
-    """Return what each training took, all its parts together, where it was interrupted.
+    """Return the minutes that each training took, by its name; those of an interrupted one are added up.
 
     Raises:
         UserError: The file of times is damaged.
@@ -207,7 +224,7 @@ def _minutes(output: Path) -> dict[str, float]:
 
 
 def write_results(results: Results, folder: Output) -> None:
-    """Write ``trainings.csv`` and ``gains.csv``, and the table and the plot of them."""
+    """Write ``trainings.csv``, ``gains.csv``, the table ``results.md`` and, if there are trainings, ``results.png``."""
     with folder.writing(RESULTS) as stage:
         for name, kind, rows in (
             ("trainings.csv", TrainingResult, results.trainings),
@@ -220,24 +237,28 @@ def write_results(results: Results, folder: Output) -> None:
 
 
 def table_of(gains: Sequence[Gain]) -> str:
-    """Return the gains as a Markdown table; Dice and gains in points of a hundred."""
+    """Return the gains as a Markdown table; Dice and gains are in hundredths."""
     head = ("masks", "method", "draws", "Dice", "gain", "95 % interval", "worst draw", "of the gap", "min")
-    rows = [
-        (
-            str(row.labelled),
-            row.method,
-            str(row.draws),
-            f"{100 * row.dice:.2f}" + (f" ± {100 * row.spread:.2f}" if row.spread is not None else ""),
-            _points(row.gain),
-            f"{_points(row.low)} to {_points(row.high)}" if row.low is not None else "",
-            _points(row.worst),
-            f"{row.of_gap:.0%}" if row.of_gap is not None else "",
-            f"{row.minutes:.1f}",
-        )
-        for row in gains
-    ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows)) + "\n"
+    rows = (head, ("---",) * len(head), *map(_cells, gains))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _cells(row: Gain) -> tuple[str, ...]:
+    """Return the cells of one row of the table."""
+    dice = f"{100 * row.dice:.2f}"
+    if row.spread is not None:
+        dice += f" ± {100 * row.spread:.2f}"
+    interval = ""
+    if row.low is not None:
+        interval = f"{_points(row.low)} to {_points(row.high)}"
+    of_gap = ""
+    if row.of_gap is not None:
+        of_gap = f"{row.of_gap:.0%}"
+    counts = (str(row.labelled), row.method, str(row.draws))
+    return (*counts, dice, _points(row.gain), interval, _points(row.worst), of_gap, f"{row.minutes:.1f}")
 
 
 def _points(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:+.2f}"
+    if value is None:
+        return ""
+    return f"{100 * value:+.2f}"

@@ -1,4 +1,4 @@
-"""Run a study: every training of its grid that nobody has done, one after the other; several processes share them."""
+"""Run a study: every training of its grid that is not done yet. Several processes may share the trainings."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ BUSY = "run-is-busy"
 
 
 def run_study(study: Study, output: Path) -> Results:
-    """Train what is left of a study, and write its tables after every training.
+    """Run the trainings of a study that are not done, and write its tables after each.
 
-    Other processes that were given the same folder train other runs of it meanwhile. What was interrupted goes on where
-    it was; more counts, draws, seeds or methods may be added to the study's file at any time.
+    Other processes with the same folder run other trainings meanwhile. An interrupted training is resumed. Numbers of
+    patients, draws, seeds and methods may be added to the study's file at any time.
 
     Args:
-        study: The grid.
-        output: Its folder: ``study.yaml``, ``lists/``, ``runs/METHOD/…``, ``times.csv`` and the results.
+        study: The study.
+        output: Its folder, for ``study.yaml``, ``lists/``, ``runs/METHOD/…``, ``times.csv`` and the results.
 
     Returns:
         The results of all trainings that are done.
 
     Raises:
-        UserError: A recipe or the dataset has problems, or the folder holds another study or files that no study has
-            written; or, once all others are done, trainings have failed.
+        UserError: A recipe or the dataset has problems; the folder holds another study or other files; or trainings
+            have failed, which is raised once all others are done.
     """
     recipes = {cell: _recipe(study, cell, output) for cell in study.cells()}
     folder = Output(output, OWNER)
@@ -76,13 +76,13 @@ def run_study(study: Study, output: Path) -> Results:
 
 
 def _train(output: Path, cell: Cell, recipe: Recipe) -> list[Problem]:
-    """Train one run, and return what it failed for; nothing where another process has it."""
+    """Run one training, and return its problems; none if it succeeds, or if another process is running it."""
     began = time.monotonic()
     place = place_of(output, cell)
     try:
         if place.is_dir():
             with locked(place):
-                pass  # Nobody has it: known before its dataset is looked at.
+                pass  # No other process runs it; this is found out before the dataset is checked.
         train(recipe, place, resume=True)
     except UserError as error:
         told = error.problems or [Problem("training", "failed", str(error), "mend it, and repeat the command")]
@@ -95,15 +95,20 @@ def _train(output: Path, cell: Cell, recipe: Recipe) -> list[Problem]:
 
 
 def _write_time(output: Path, cell: Cell, began: float) -> None:
-    """Add what a training, or a part of one that was interrupted, has taken."""
+    """Add the seconds that a training, or a part of an interrupted one, has taken."""
     with (output / TIMES).open("a", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerow([cell.name, f"{time.monotonic() - began:.1f}"])
 
 
 def _recipe(study: Study, cell: Cell, output: Path) -> Recipe:
     method = next(method for method in study.methods if method.name == cell.method)
-    dataset = study.list_of(cell.labelled, cell.draw) if study.has_lists else _list_place(output, cell)
-    own = {"dataset": str(dataset), "seed": cell.seed} | ({} if study.has_lists else {"root": dataset.anchor})
+    own: dict[str, Any] = {"seed": cell.seed}
+    if study.has_lists:
+        own["dataset"] = str(study.list_of(cell.labelled, cell.draw))
+    else:
+        place = _list_place(output, cell)
+        own["dataset"] = str(place)
+        own["root"] = place.anchor
     if "data.cache" not in study.settings | method.settings:
         own["data.cache"] = str((output / "cache").resolve())
     return _read(method, study.settings | method.settings | own)
@@ -120,7 +125,7 @@ def _list_place(output: Path, cell: Cell) -> Path:
 
 
 def _lists(study: Study, output: Path) -> dict[Path, dict[str, Any]]:
-    """Return the lists that are to be written, or look at those that are there."""
+    """Return the lists to write, by path; none if the study has lists, which are read once to find mistakes."""
     if not study.has_lists:
         counts: dict[int, list[int]] = {}
         for cell in study.cells():
@@ -140,7 +145,7 @@ def _write_lists(output: Path, lists: dict[Path, dict[str, Any]]) -> None:
 
 
 def _refuse_other(study: Study, output: Path) -> None:
-    """Refuse a folder of a study in which something is otherwise that results depend on."""
+    """Refuse the folder of a study with another dataset, other settings, or another method of the same name."""
     if not (output / STUDY).is_file():
         return
     there = config.read_section(Study, output / STUDY)

@@ -1,8 +1,7 @@
-"""What an augmentation is, and how a batch goes through several.
+"""The base classes of augmentations, and the chain that applies several to a batch.
 
-What changes is drawn apart from the change itself: ``draw`` turns a sample's random numbers into plain numbers, on the
-host and for next to nothing; ``apply`` is a deterministic function of them, in tensor operations on whatever device the
-batch lies on.
+Drawing is separate from applying: ``draw`` turns a sample's random numbers into plain numbers, cheaply and on the host;
+``apply`` is a deterministic function of these, in tensor operations on the device of the batch.
 """
 
 from __future__ import annotations

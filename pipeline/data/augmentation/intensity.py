@@ -62,7 +62,7 @@ class Noise(IntensityAugmentation):
     """Adds Gaussian noise to a fifth of the samples.
 
     Args:
-        sigma: The largest standard deviation, in those of the image.
+        sigma: The largest standard deviation of the noise; that of a normalised scan is 1.
     """
 
     def __init__(self, sigma: NoiseSigma) -> None:
@@ -70,9 +70,13 @@ class Noise(IntensityAugmentation):
 
     def draw(self, rng: np.random.Generator, _: Patch) -> tuple[float, int] | None:
         """Draw a standard deviation and the seed of the noise."""
-        sigma = self.sigma * rng.random() if rng.random() < NOISY else 0.0
+        sigma = 0.0
+        if rng.random() < NOISY:
+            sigma = self.sigma * rng.random()
         seed = int(rng.integers(2**32))
-        return (sigma, seed) if sigma else None
+        if sigma:
+            return (sigma, seed)
+        return None
 
     def apply(self, image: Tensor, drawn: tuple[float, int]) -> None:
         """Add the noise."""
@@ -103,10 +107,10 @@ class Brightness(IntensityAugmentation):
 
 @AUGMENTATIONS.register("contrast")
 class Contrast(IntensityAugmentation):
-    """Moves the intensities of a fifth of the samples from their mean, or towards it.
+    """Moves the intensities of a fifth of the samples away from their mean, or towards it.
 
     Args:
-        change: The largest relative change of their distance.
+        change: The largest relative change of the distance to the mean.
     """
 
     def __init__(self, change: RelativeChange) -> None:
@@ -129,7 +133,7 @@ class LowResolution(IntensityAugmentation):
     """Makes the voxels of a fifth of the samples larger, and interpolates them back.
 
     Args:
-        coarseness: How much larger they may become: 1 doubles them.
+        coarseness: How much larger the voxels may become, as a relative change: 1 doubles them.
     """
 
     def __init__(self, coarseness: Coarseness) -> None:
@@ -137,8 +141,12 @@ class LowResolution(IntensityAugmentation):
 
     def draw(self, rng: np.random.Generator, _: Patch) -> float | None:
         """Draw how many times larger voxels become."""
-        times = 1 + self.coarseness * rng.random() if rng.random() < COARSENED else 1.0
-        return times if times > 1 else None
+        times = 1.0
+        if rng.random() < COARSENED:
+            times = 1 + self.coarseness * rng.random()
+        if times > 1:
+            return times
+        return None
 
     def apply(self, image: Tensor, drawn: float) -> None:
         """Take the nearest voxels of a coarse grid, and interpolate linearly."""
@@ -171,5 +179,9 @@ class Gamma(IntensityAugmentation):
 
 def _draw_factor(rng: np.random.Generator, share: float, reach: float) -> float | None:
     """Draw a factor about 1 for a share of the samples; None for the others, and where it changes nothing."""
-    factor = 1 + reach * rng.uniform(-1, 1) if rng.random() < share else 1.0
-    return None if factor == 1 else factor
+    factor = 1.0
+    if rng.random() < share:
+        factor = 1 + reach * rng.uniform(-1, 1)
+    if factor == 1:
+        return None
+    return factor

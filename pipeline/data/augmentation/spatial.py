@@ -46,11 +46,12 @@ class Flip(SpatialAugmentation):
     def apply(self, image: Tensor, annotation: Tensor, drawn: Sequence[tuple[int, ...]]) -> None:
         """Mirror the samples.
 
-        They are named one by one: a CUDA device would be waited for where a list of them was its index.
+        They are indexed one by one: indexing by a list would make the host wait for a CUDA device.
         """
         for row, axes in enumerate(drawn):
-            for batch in (image, annotation) if axes else ():
-                batch[row] = batch[row].flip([1 + axis for axis in axes])
+            if axes:
+                for batch in (image, annotation):
+                    batch[row] = batch[row].flip([1 + axis for axis in axes])
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,12 @@ class Deform(SpatialAugmentation):
 
     def draw(self, rng: np.random.Generator, patch: Patch) -> Deformation | None:
         """Draw where the values of a sample come from."""
-        affine = self._draw_affine(rng, patch) if rng.random() < TURNED else None
-        bends = self._draw_bends(rng, patch) if self.elastic_mm and rng.random() < BENT else None
+        affine = None
+        if rng.random() < TURNED:
+            affine = self._draw_affine(rng, patch)
+        bends = None
+        if self.elastic_mm and rng.random() < BENT:
+            bends = self._draw_bends(rng, patch)
         if affine is None and bends is None:
             return None
         return Deformation(affine, bends)

@@ -1,4 +1,4 @@
-"""The augmentations of every recipe, in the order in which they are drawn: another would change every sample."""
+"""The augmentations of every recipe, in the order in which they are drawn; another order would change every sample."""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ DIRECTLY = "derivatives"
 
 @dataclass
 class Kind:
-    """Masks that are the same thing in several scans.
+    """Masks of one kind: those that are called the same in several scans.
 
     Attributes:
-        place: The folder under ``derivatives/``, or ``.`` beside the scans.
-        name: What the masks are: ``desc-manual_dseg``.
-        masks: The masks, by the scan that each belongs to.
-        lone: Those that belong to no scan, or to several.
+        place: The folder under ``derivatives/`` that holds them, or ``.`` for masks beside their scans.
+        name: What they are called, such as ``desc-manual_dseg``.
+        masks: The masks, by the id of the scan that they belong to.
+        lone: Masks that belong to no scan, or could belong to several.
     """
 
     place: str
@@ -50,7 +50,7 @@ class Kind:
 
     @property
     def options(self) -> dict[str, str]:
-        """What each option has to be for these masks, in the order in which they are recommended."""
+        """The options that select these masks and their values, in the order in which they are recommended."""
         first = next(iter(self))
         key, _, value = first.suffix.partition("-")
         about = {**first.about, key: value}
@@ -113,7 +113,9 @@ class Bids(Layout):
             for name, found in scans.items()
             if len(found) == len(suffixes)
         )
-        channels = suffixes if len(suffixes) > 1 else None
+        channels = None
+        if len(suffixes) > 1:
+            channels = suffixes
         left_out = self._left_out(names, suffixes, [other for other in kinds if other is not kind])
         return Dataset(
             source=source,
@@ -137,7 +139,9 @@ class Bids(Layout):
             raise no_dataset(source, "ambiguous-layout", message, remedy)
         missing = [suffix for suffix in wanted if suffix not in there]
         if missing:
-            remedy = "that of masks is label_suffix" if names_masks(missing[0]) else nearest(missing[0], there)
+            remedy = "that of masks is label_suffix"
+            if not names_masks(missing[0]):
+                remedy = nearest(missing[0], there)
             raise no_dataset(source, "bad-layout", f"has no images of suffix {missing[0]}", remedy)
         return wanted
 
@@ -145,11 +149,15 @@ class Bids(Layout):
         return name.is_mask or (self.label_suffix is not None and name.suffix == self.label_suffix.strip("_"))
 
     def _kinds(self, source: Path, names: Sequence[Name], wanted: Sequence[str]) -> list[Kind]:
-        """Return what kinds of masks there are, and which scan each mask belongs to."""
+        """Return the kinds of masks, each with the scans that its masks belong to."""
         place = source / "derivatives"
         if self.derivative not in (None, HERE, DIRECTLY) and not (place / str(self.derivative)).is_dir():
-            there = sorted(path.name for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
-            remedy = nearest(str(self.derivative), there) if there else "leave the option out: there is no derivatives/"
+            there = []
+            if place.is_dir():
+                there = sorted(path.name for path in place.iterdir() if path.is_dir())
+            remedy = "leave the option out: there is no derivatives/"
+            if there:
+                remedy = nearest(str(self.derivative), there)
             raise no_dataset(place / str(self.derivative), "no-folder", "is no folder", remedy)
         derived = [name for path in _below(place) if is_nifti(path) and (name := parse(path))]
         suffixes = tuple(sorted({name.suffix for name in names if not self._is_mask(name)}))
@@ -163,7 +171,7 @@ class Bids(Layout):
             mask = as_mask(name, inside, suffixes)
             kind = kinds.setdefault((inside, mask.kind), Kind(inside, mask.kind))
             owners = [scan for scan in by_subject.get(mask.entities.get("sub", ""), []) if mask.belongs_to(scan)]
-            # One that says less of its scan than the scan's own name does is the scan's if there is no other.
+            # A mask with fewer entities than a scan belongs to the scan if no other scan fits.
             cases = {scan.case for scan in owners if mask.has_all_of(scan)} or {scan.case for scan in owners}
             if len(cases) == 1:
                 kind.masks.setdefault(cases.pop(), []).append(mask)
@@ -172,10 +180,10 @@ class Bids(Layout):
         return list(kinds.values())
 
     def _kind(self, source: Path, kinds: Sequence[Kind]) -> Kind | None:
-        """Return the kind of mask that is read; None where there is none that belongs to scans.
+        """Return the kind of mask to read; None if there is none whose masks belong to scans.
 
         Raises:
-            UserError: There are several, or what the options say is not there.
+            UserError: There are several, or none that the options describe.
         """
         options = ("derivative", "label_suffix", "label", "desc")
         told = {key: getattr(self, key) for key in options if getattr(self, key) is not None}
@@ -190,7 +198,9 @@ class Bids(Layout):
             message = f"has masks of several kinds: {counted({str(kind): len(list(kind)) for kind in chosen})}"
             ways = say_which(*(_distinguishing(kind, chosen) for kind in chosen[:4]))
             raise no_dataset(source, "ambiguous-layout", message, ways)
-        return chosen[0] if chosen else None
+        if chosen:
+            return chosen[0]
+        return None
 
     def _left_out(self, names: Iterable[Name], suffixes: Sequence[str], others: Iterable[Kind]) -> frozenset[Path]:
         """Return the files that options leave out: images of other suffixes, and masks of other kinds."""
@@ -200,15 +210,17 @@ class Bids(Layout):
 
 
 def _place_of(path: Path, derivatives: Path) -> str:
-    """Return the folder under ``derivatives/`` that a file lies in; some have the subjects there, without one."""
+    """Return the folder under ``derivatives/`` that a file lies in, ``derivatives`` for none, ``.`` for elsewhere."""
     if not path.is_relative_to(derivatives):
         return HERE
     first = path.relative_to(derivatives).parts[0]
-    return DIRECTLY if SUBJECT.match(first) else first
+    if SUBJECT.match(first):
+        return DIRECTLY
+    return first
 
 
 def _fits(kind: Kind, told: Mapping[str, str]) -> bool:
-    """Tell whether masks are what options say; a suffix may be that of BIDS or the whole of what they are called."""
+    """Tell whether a kind of mask fits the options; ``label_suffix`` may be the suffix of BIDS or the whole name."""
     own = kind.options
     suffixes = (own["label_suffix"], kind.name)
     return all(
@@ -218,7 +230,7 @@ def _fits(kind: Kind, told: Mapping[str, str]) -> bool:
 
 
 def _distinguishing(kind: Kind, others: Sequence[Kind]) -> str:
-    """Return an option that only one kind has: the first of its own, or its whole name."""
+    """Return an option, as ``key=value``, that selects one kind alone among some."""
     for key, value in kind.options.items():
         if sum(other.options.get(key) == value for other in others) == 1:
             return f"{key}={value}"
@@ -228,7 +240,7 @@ def _distinguishing(kind: Kind, others: Sequence[Kind]) -> str:
 def _scans(
     source: Path, names: Iterable[Name], suffixes: Sequence[str]
 ) -> tuple[dict[str, dict[str, Path]], list[Problem]]:
-    """Return the files of each scan by suffix, and what is twice or missing."""
+    """Return the files of each scan by suffix, and problems: two files for one suffix, or none."""
     scans: dict[str, dict[str, Path]] = {}
     problems = []
     for name in (name for name in names if name.suffix in suffixes):
@@ -248,7 +260,7 @@ def _scans(
 def _labels(
     source: Path, kinds: Sequence[Kind], scans: Mapping[str, dict[str, Path]]
 ) -> tuple[dict[str, Path], list[Problem]]:
-    """Return the mask of each scan, and the masks of these kinds that no scan has."""
+    """Return the mask of each scan by the scan's id, and problems: second masks, and masks that belong to no scan."""
     labels: dict[str, Path] = {}
     problems = []
     for kind in kinds:
@@ -263,7 +275,9 @@ def _labels(
         remedies = namesakes(names, scans)
         for mask, case in zip(kind.lone, names, strict=True):
             space = mask.entities.get("space")
-            message = "no image has this name" + (f", in the space {space}" if space else "")
+            message = "no image has this name"
+            if space:
+                message += f", in the space {space}"
             problems.append(Problem(str(mask.path), "label-without-image", message, remedies[case]))
     return labels, problems
 
@@ -279,11 +293,13 @@ def _misnamed(paths: Iterable[Path]) -> list[Problem]:
 
 
 def _below(place: Path) -> list[Path]:
-    return sorted(place.rglob("*")) if place.is_dir() else []
+    if place.is_dir():
+        return sorted(place.rglob("*"))
+    return []
 
 
 def _named_as(paths: Iterable[Path], suffixes: Sequence[str] | None) -> Iterator[Path]:
-    """Yield what has a subject's name and one of the suffixes or a mask's, in any format: other tools keep files."""
+    """Yield files, in any format, whose names have a subject and one of the suffixes or that of a mask."""
     for path in paths:
         suffix = path.name.partition(".")[0].rpartition("_")[2]
         if SUBJECT.match(path.name) and (names_masks(suffix) or suffix in (suffixes or ())):
@@ -291,7 +307,7 @@ def _named_as(paths: Iterable[Path], suffixes: Sequence[str] | None) -> Iterator
 
 
 def _participants(source: Path, subjects: set[str]) -> list[Problem]:
-    """Find subjects that ``participants.tsv`` does not know, and columns of it that say how to split them."""
+    """Find subjects that ``participants.tsv`` does not list, and its columns of roles or folds, which are not read."""
     table = source / "participants.tsv"
     if not table.is_file():
         return []

@@ -1,4 +1,4 @@
-"""Finds the folders of cases, and what the names of their files say beside the cases' own."""
+"""Find the folders of cases, and what the name of each file adds to that of its case."""
 
 from __future__ import annotations
 
@@ -28,7 +28,13 @@ DEPTH = 4
 
 @dataclass
 class Place:
-    """The folder of a case, and its files by what their names say beside the case's own."""
+    """The folder of a case.
+
+    Attributes:
+        folder: The folder.
+        kinds: Its files by kind: what their names add to the case's own, such as ``flair``.
+        twice: Files whose kind another one has already.
+    """
 
     folder: Path
     kinds: dict[str, Path] = field(default_factory=dict)
@@ -50,11 +56,13 @@ def common_folder(places: Sequence[Place]) -> Path:
 def role_of(base: Path, folder: Path) -> Role | None:
     """Return the role of a case that lies in train/, val/ or test/ below the folder of all cases."""
     above = folder.relative_to(base).parts[:-1]
-    return part_of(above[0]) if above else None
+    if above:
+        return part_of(above[0])
+    return None
 
 
 def ids_of(base: Path, places: Sequence[Place]) -> dict[Path, str]:
-    """Name each case after its folder and those above it; train/ and test/ are part of a name only if they must be."""
+    """Name each case after its folder and those above it; without train/ and test/ if the names still differ then."""
     parts = {place.folder: place.folder.relative_to(base).parts for place in places}
     short = {folder: "_".join(names[1:] if role_of(base, folder) else names) for folder, names in parts.items()}
     if len(set(short.values())) == len(short):
@@ -63,7 +71,10 @@ def ids_of(base: Path, places: Sequence[Place]) -> dict[Path, str]:
 
 
 def patients_of(base: Path, places: Sequence[Place], ids: Mapping[Path, str]) -> dict[str, str]:
-    """Return the patient of each case: the folder above its own, where that holds few cases and is no part."""
+    """Return the patient of each case by id: the folder above the case's, or else the case itself.
+
+    The folder above is a patient if such folders hold few cases on average and none is called train, val or test.
+    """
     above = Counter(place.folder.parent for place in places)
     groups = len(places) / len(above) >= GROUP or any(part_of(folder.name) for folder in above)
     return {
@@ -75,7 +86,7 @@ def patients_of(base: Path, places: Sequence[Place], ids: Mapping[Path, str]) ->
 
 
 def find_places(source: Path) -> list[Place]:
-    """Return the folders of cases, where a folder holds nothing else."""
+    """Return the folders of cases below a folder; none if it is laid out otherwise."""
     if not source.is_dir() or any(holds_images(place.name) or holds_masks(place.name) for place in subfolders(source)):
         return []
     folders = [folder for place in subfolders(source) for folder in _case_folders(place, {source.resolve()})]
@@ -97,9 +108,9 @@ def holds_voxels(path: Path) -> bool:
 
 
 def _case_folders(folder: Path, above: set[Path]) -> list[Path]:
-    """Return the folder itself where scans lie in it, or in folders for images and masks; else those below it.
+    """Return the folders of cases in a folder: itself, if scans lie in it or in its folders for images and masks.
 
-    A folder that is a dataset holds many cases, and is none.
+    None are returned for a dataset of its own, which holds many cases, and for a link back to a folder above.
     """
     here = folder.resolve()
     if here in above or len(above) > DEPTH or (folder / "dataset.json").is_file() or Bids.detect(folder):
@@ -114,7 +125,9 @@ def _case_folders(folder: Path, above: set[Path]) -> list[Path]:
     masks = [names for part, names in held.items() if holds_masks(part.name)]
     if any(len(some & others) > 1 for some in images for others in masks):
         return []
-    return [folder] if images or masks else found
+    if images or masks:
+        return [folder]
+    return found
 
 
 def _scans_below(folder: Path) -> list[Path]:
@@ -127,14 +140,16 @@ def _scans_below(folder: Path) -> list[Path]:
 
 
 def _kind(path: Path, folder: Path) -> str:
-    """Return what a file's name says beside that of its case: ``flair``, ``segmentations/liver``, or nothing.
+    """Return what a file's name adds to that of its case: ``flair``, ``segmentations/liver``, or "".
 
     >>> from pathlib import Path
     >>> _kind(Path("d/P1/P1_seg.nii.gz"), Path("d/P1")), _kind(Path("d/P1/ct.nii"), Path("d/P1"))
     ('seg', 'ct')
     """
     name = stem(path)
-    rest = name[len(folder.name) :].lstrip(SEPARATORS) if has_own_name(name, folder) else name
+    rest = name
+    if has_own_name(name, folder):
+        rest = name[len(folder.name) :].lstrip(SEPARATORS)
     return "/".join([*path.relative_to(folder).parts[:-1], rest]).strip("/")
 
 
@@ -144,11 +159,11 @@ def has_own_name(name: str, folder: Path) -> bool:
 
 
 def _by_common_beginning(place: Place) -> Place:
-    """Name files by what follows the beginning that all files of a folder share, up to a separator."""
+    """Return the folder with new kinds: what follows the beginning, up to a separator, that all its files share."""
     names = {path: stem(path) for path in place.kinds.values()}
     if not names:
         return place
-    # What the first and the last of them in order share, all share.
+    # All names share what the first and the last in alphabetical order share.
     first = min(names.values())
     last = max(names.values())
     shared = first[: next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]

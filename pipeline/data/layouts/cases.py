@@ -1,4 +1,4 @@
-"""A folder a case: ``X/X_flair.nii.gz`` beside ``X/X_seg.nii.gz``, or ``X/image.nii.gz`` beside ``X/label.nii.gz``."""
+"""One folder for each case: ``X/X_flair.nii.gz`` beside ``X/X_seg.nii.gz``, or ``X/image.nii`` and ``X/label.nii``."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ class Cases(Layout):
                 cases.append(_read_case(place, ids, patients, masks, channels, role_of(base, place.folder)))
             except BadEntryError as error:
                 problems.append(replace(Problem(str(place.folder), *error.args), case=ids[place.folder]))
-        named = tuple(channels) if len(channels) > 1 else None
+        named = None
+        if len(channels) > 1:
+            named = tuple(channels)
         return Dataset(
             source=source,
             layout="cases",
@@ -106,7 +108,7 @@ class Cases(Layout):
         )
 
     def _mask_kinds(self, source: Path, places: Sequence[Place]) -> set[str]:
-        """Return the kinds that are masks: one, or several with one ending where an option says that ending."""
+        """Return the kinds that are masks: one, or all that have the ending which the option ``label_suffix`` gives."""
         seen = Counter(kind for place in places for kind in place.kinds)
         there = Counter({kind: count for kind, count in seen.items() if names_masks(kind)})
         if self.label_suffix is not None:
@@ -124,7 +126,7 @@ class Cases(Layout):
         return set(there)
 
     def _channels(self, source: Path, places: Sequence[Place], masks: set[str]) -> list[str]:
-        """Return the kinds that are channels; none where each case has one image, whatever it is called."""
+        """Return the kinds that are channels; none if each case has a single image, whatever it is called."""
         seen = Counter(kind for place in places for kind in _images(place, masks))
         if self.suffix is not None:
             seen = Counter(kind for place in places for kind in place.kinds if kind not in masks)
@@ -178,7 +180,9 @@ def _read_case(
         BadEntryError: It lacks an image, or a mask to validate with.
     """
     images = _images(place, masks)
-    gone = [kind for kind in channels if kind not in place.kinds] if images else ["image"]
+    gone = ["image"]
+    if images:
+        gone = [kind for kind in channels if kind not in place.kinds]
     if gone:
         raise BadEntryError("missing-channel", f"has no {gone[0]}", "add the file, or say which images: suffix=NAME")
     label = next((place.kinds[kind] for kind in masks if kind in place.kinds), None)
@@ -190,7 +194,7 @@ def _read_case(
 
 
 def _chosen(name: str, kinds: Iterable[str]) -> list[str]:
-    """Return the kind of a name, or those that end in it."""
+    """Return the kind that a name is, or else those that end in it."""
     there = list(kinds)
     bare = name.strip(SEPARATORS)
     exact = [kind for kind in there if kind.lower() == bare.lower()]
@@ -198,18 +202,19 @@ def _chosen(name: str, kinds: Iterable[str]) -> list[str]:
 
 
 def _counted(kinds: Mapping[str, int]) -> str:
-    """Name kinds and how many cases have them; of many, the first."""
+    """Return kinds with their numbers of cases as text; of many kinds, the eight most frequent."""
     shown = dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:8])
     more = len(kinds) - len(shown)
-    return counted({kind or "the case's own name": count for kind, count in shown.items()}) + (
-        f" and {more} more" if more else ""
-    )
+    text = counted({kind or "the case's own name": count for kind, count in shown.items()})
+    if more:
+        text += f" and {more} more"
+    return text
 
 
 def _pairs(
     places: Sequence[Place], ids: Mapping[Path, str], ending: str, masks: set[str]
 ) -> tuple[list[Case], list[Problem]]:
-    """Make a case of each mask in a folder; the folder is their patient."""
+    """Make one case of each mask in a folder; the folder is the patient."""
     cases = []
     problems = []
     for place in places:

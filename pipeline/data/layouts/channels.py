@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.errors import Problem, nearest
+from pipeline.errors import Names, Problem
 from pipeline.nifti.container import is_nifti, stem
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def numbers_channels(paths: Sequence[Path], labels: Collection[str] = ()) -> boo
 
     Args:
         paths: The images of one folder.
-        labels: Names of the masks: they have a case's number, and no channel's.
+        labels: Names of the masks, which end in the number of a case if they end in one.
     """
     grouped, others = group(paths)
     if not grouped or any(stem(path) in labels for files in grouped.values() for path in files.values()):
@@ -50,11 +50,12 @@ def gaps(grouped: Grouped, channels: int | None) -> list[Problem]:
     """Find scans that lack a channel or have one too many.
 
     Args:
-        grouped: As :func:`group` gives it.
-        channels: How many there are; None where only the numbers tell.
+        grouped: The files of each scan by channel, from :func:`group`.
+        channels: The number of channels; None takes each scan's largest number for the last.
     """
     due = {name: set(range(channels or max(files) + 1)) for name, files in grouped.items()}
     broken = [name for name, files in grouped.items() if files.keys() != due[name]]
+    names = Names(broken)
     problems = []
     for name in broken:
         files = grouped[name]
@@ -62,12 +63,12 @@ def gaps(grouped: Grouped, channels: int | None) -> list[Problem]:
         spare = sorted(files.keys() - due[name])
         message = f"has no {', '.join(f'_{n:04d}' for n in gone)}" if gone else f"has a channel {spare[0]} too many"
         where = str(next(iter(files.values())))
-        problems.append(Problem(where, "missing-channel", message, _remedy(name, broken), case=name))
+        problems.append(Problem(where, "missing-channel", message, _remedy(name, names), case=name))
     return problems
 
 
 def without_number(paths: Sequence[Path]) -> list[Problem]:
-    """Say that files have no channel in their names where others have."""
+    """Return a problem for each file without the number of a channel, where other files have one."""
     return [
         Problem(
             str(path),
@@ -80,20 +81,21 @@ def without_number(paths: Sequence[Path]) -> list[Problem]:
     ]
 
 
-def _remedy(name: str, broken: Sequence[str]) -> str:
-    others = [other for other in broken if other != name]
-    hint = nearest(name, others) if others else ""
-    return "add the file, or correct its name" + (f"; {hint}" if hint.startswith("did") else "")
+def _remedy(name: str, broken: Names) -> str:
+    near = broken.nearest(name, besides=name)
+    if near is None:
+        return "add the file, or correct its name"
+    return f"add the file, or correct its name; did you mean {near!r}?"
 
 
 @dataclass
 class NumberedFiles:
-    """Looks up the channels of scans that a list names without their numbers; each folder is listed once."""
+    """Finds the channels of scans that a list names without channel numbers; each folder is listed once."""
 
     listed: dict[Path, Grouped] = field(default_factory=dict)
 
     def of(self, path: Path) -> tuple[Path, ...]:
-        """Return the files ``NAME_0000``, ``NAME_0001``, … of a scan ``NAME`` that is not there itself; else itself."""
+        """Return the files ``NAME_0000``, ``NAME_0001``, … of a scan ``NAME``; the path itself if it is there."""
         if path.exists() or not path.parent.is_dir():
             return (path,)
         if path.parent not in self.listed:

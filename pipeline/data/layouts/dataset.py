@@ -1,4 +1,4 @@
-"""What every layout makes: a dataset, and what a dataset may say of itself."""
+"""The dataset that every layout reads, and the base class of layouts."""
 
 from __future__ import annotations
 
@@ -42,10 +42,9 @@ class Dataset:
         labels: Label values and their names, background included, or None where nothing declares them.
         ignore: The label value of voxels that nobody has annotated; None where there is none.
         regions: Names of structures that are unions of labels, and the values of each.
-        problems: What is wrong with the list or the folders, and what is only worth a warning; the cases are those that
-            could be read all the same.
-        left_out: Files that an option has left out, so that nobody has to be told of them.
-        names_patients: Whether the dataset says of every case whose scan it is.
+        problems: Problems and warnings about the list or the folders; ``cases`` are those that could be read.
+        left_out: Files that an option leaves out, and that are not reported as unused.
+        names_patients: Whether the dataset names the patient of every case.
     """
 
     source: Path
@@ -62,10 +61,10 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout(ABC):
-    """One way in which a dataset may lie on disk. Its options say what a dataset does not say itself.
+    """One way in which a dataset may lie on disk. Its options declare what the dataset itself does not.
 
     Attributes:
-        labels: Label names and values, such as ``{liver: 1}``; a text is only for layouts that take it for a folder.
+        labels: Label names and values, such as ``{liver: 1}``; text only for layouts in which it names a folder.
         channel_names: Names of the channels.
         ignore: The label value of voxels that nobody has annotated.
         patient: A regular expression; its first group in a case's id, or else the whole match, is the patient.
@@ -79,22 +78,22 @@ class Layout(ABC):
     @classmethod
     @abstractmethod
     def detect(cls, source: Path) -> str | None:
-        """Say in a few words what there is of this layout in a file or folder; None where there is nothing."""
+        """Return in a few words by what a file or folder is recognised as this layout; None if it is not."""
 
     @abstractmethod
     def read(self, source: Path, root: Path | None) -> Dataset:
-        """Read a dataset that :meth:`detect` has found, or that the user says has this layout.
+        """Read a dataset that :meth:`detect` recognised, or whose layout the user has named.
 
         Args:
             source: The file or folder.
             root: The folder that a list's paths are relative to, where it is not the list's own.
 
         Raises:
-            UserError: There is nothing to read. What is wrong with single entries goes into ``Dataset.problems``.
+            UserError: Nothing can be read. Problems of single entries go into ``Dataset.problems``.
         """
 
     def declare(self, dataset: Dataset) -> Dataset:
-        """Add what the options say to a dataset."""
+        """Return a dataset with what the options declare; a bad option becomes one of its problems."""
         problems = list(dataset.problems)
         declared: dict[str, Any] = {}
         if self.labels is not None:
@@ -129,7 +128,7 @@ class Layout(ABC):
 
 
 class BadEntryError(Exception):
-    """Code, message and remedy of what is wrong with one entry; the caller knows where it stands."""
+    """Code, message and remedy of a problem of one entry; the caller adds where the entry stands."""
 
 
 def no_dataset(source: Path, code: str, message: str, remedy: str) -> UserError:
@@ -138,7 +137,7 @@ def no_dataset(source: Path, code: str, message: str, remedy: str) -> UserError:
 
 
 def say_which(*options: str) -> str:
-    """Return the remedy of what an option decides, as ``check`` takes options and as a recipe does."""
+    """Return the remedy for an ambiguity: options to choose from, as ``check`` and as ``train`` take them."""
     ways = " or ".join(map(quote, options))
     return f"say which: --layout-option {ways}; for train: {quote(f'layout.options.{options[0]}')}"
 
@@ -150,7 +149,9 @@ def repeats(source: Path, cases: Sequence[Case]) -> list[Problem]:
     for case in cases:
         other = first.setdefault(case.images[0], case)
         if other is not case:
-            roles = f", under {other.role} and {case.role}" if other.role and case.role else ""
+            roles = ""
+            if other.role and case.role:
+                roles = f", under {other.role} and {case.role}"
             message = f"{case.images[0].name} is there twice{roles}"
             problems.append(Problem(str(source), "scan-twice", message, "keep one of its entries", case=case.id))
     for name, count in Counter(case.id for case in first.values()).items():
@@ -161,10 +162,10 @@ def repeats(source: Path, cases: Sequence[Case]) -> list[Problem]:
 
 
 def inside(root: Path, name: str) -> Path:
-    """Return the path of an entry, judged by its text: links inside the root are the user's own doing.
+    """Return the path of an entry below the root. Only its text is looked at: links inside the root may lead out.
 
     Raises:
-        BadEntryError: It leads out of the root.
+        BadEntryError: It leads out of the root, or no file can have such a name.
     """
     if not _could_be_a_file(name):
         raise BadEntryError("bad-entry", f"names {shown(name)}, which no file can be called", "correct the name")
@@ -200,7 +201,7 @@ def read_labels(named: Any, ignore: Any = None) -> dict[str, Any]:
         ``labels``, ``ignore`` and ``regions`` of a :class:`Dataset`.
 
     Raises:
-        BadEntryError: It is neither, or one value has two names, or a value is below 0.
+        BadEntryError: It is neither, one value has two names, or a value is out of range.
 
     >>> read_labels({"background": 0, "tumour": [1, 2], "core": 2, "ignore": 3})["labels"]
     {0: 'background', 1: 'tumour', 2: 'core'}
@@ -214,7 +215,7 @@ def read_labels(named: Any, ignore: Any = None) -> dict[str, Any]:
         groups = _groups(named)
     except (AttributeError, TypeError, ValueError):
         raise BadEntryError("bad-labels", f"is {shown(named)}", LABELS_REMEDY) from None
-    # Beside the classes there is one to ignore.
+    # One more than the classes: the value to ignore.
     if len({value for values in groups.values() for value in values}) > MAX_CLASSES + 1:
         raise BadEntryError("bad-labels", f"is {shown(named)}", LABELS_REMEDY)
     ignored = groups.pop("ignore", () if ignore is None else (ignore,))
@@ -234,7 +235,7 @@ def read_labels(named: Any, ignore: Any = None) -> dict[str, Any]:
 
 
 def _groups(named: Any) -> dict[str, tuple[int, ...]]:
-    """Return the values of each name, whichever way round they are given."""
+    """Return the values of each name, from ``{value: name}`` or ``{name: value}``."""
     if all(key.lstrip("-").isdigit() for key in named):
         if len({int(key) for key in named}) < len(named) or not all(isinstance(n, str) for n in named.values()):
             raise ValueError("a value twice, or a name that is no text")

@@ -1,4 +1,4 @@
-"""Names of BIDS taken apart: entities, a suffix, and what tells a mask from the scan that it belongs to."""
+"""Parse names of BIDS: entities, a suffix, and the parts of a mask's name that name its scan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-# Entities that a mask has of its own: what it shows, who drew it, and how it was made. The scan may have them too.
+# Entities that describe the mask itself: what it shows, who drew it, how it was made. A scan may have them too.
 DERIVED = ("desc", "label", "res", "den", "atlas", "seg", "scale", "hemi", "mod", "from", "to", "mode")
 # Spaces of a mask that are the scan's own grid.
 OWN_SPACES = ("orig", "individual", "native", "scanner", "scan", "subject")
@@ -46,7 +46,7 @@ class Name:
 
 
 def parse(path: Path) -> Name | None:
-    """Take a name apart; None where it is none of BIDS: it begins with ``sub-``, and ends in a suffix.
+    """Parse a name of BIDS, which begins with ``sub-`` and ends in a suffix; None for any other.
 
     >>> from pathlib import Path
     >>> found = parse(Path("sub-1_ses-2_label-L_mask.nii.gz"))
@@ -71,9 +71,9 @@ class Mask:
     Attributes:
         path: The file.
         place: The folder under ``derivatives/`` that it lies in, or "" where it lies beside the scans.
-        entities: Those that say which scan it belongs to.
-        of: The suffix of its scan, where the name holds it; else "".
-        about: What the mask is, by entities of its own: ``label``, ``desc``.
+        entities: The entities that name its scan.
+        of: The suffix of its scan if the name has it, else "".
+        about: The entities that describe the mask itself, such as ``label`` and ``desc``.
         suffix: The last part of the name.
     """
 
@@ -86,30 +86,30 @@ class Mask:
 
     @property
     def kind(self) -> str:
-        """What the mask is, in one word: ``label-L_desc-T1lesion_mask``."""
+        """The end of its name that describes the mask: ``label-L_desc-T1lesion_mask``."""
         return "_".join([*(f"{key}-{value}" for key, value in self.about.items()), self.suffix])
 
     def belongs_to(self, scan: Name) -> bool:
-        """Tell whether this can be a mask of a scan: it says of no entity that it is another one."""
+        """Tell whether this can be a mask of a scan: all entities that name the scan are the scan's."""
         return self.of in ("", scan.suffix) and self._told(scan).items() <= scan.entities.items()
 
     def has_all_of(self, scan: Name) -> bool:
-        """Tell whether it has every entity of a scan that it belongs to, but for those that masks have of their own."""
+        """Tell whether the mask has every entity of a scan, but for those that describe masks."""
         return scan.entities.keys() - {*DERIVED} <= self._told(scan).keys()
 
     def _told(self, scan: Name) -> dict[str, str]:
-        """Return the entities that say which scan it is; a space that is every scan's own says nothing."""
+        """Return the entities that name the scan; a ``space`` that means the scan's own grid names none."""
         own = (*OWN_SPACES, scan.suffix)
         return {key: value for key, value in self.entities.items() if key != "space" or value not in own}
 
 
 def as_mask(name: Name, place: str, suffixes: tuple[str, ...]) -> Mask:
-    """Tell the parts of a mask's name that are its scan's from those that are its own.
+    """Separate the parts of a mask's name that name its scan from those that describe the mask.
 
     Args:
-        name: Of the mask.
+        name: The mask's name.
         place: As in :class:`Mask`.
-        suffixes: Those of the scans: what stands behind one is the mask's own, as in ``sub-1_T1w_seg-manual``.
+        suffixes: The suffixes of scans: what stands behind one describes the mask, as in ``sub-1_T1w_seg-manual``.
     """
     of = next((key for key, value in name.entities.items() if not value and key in suffixes), "")
     keys = list(name.entities)

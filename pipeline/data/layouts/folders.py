@@ -48,7 +48,7 @@ class Folder(Layout):
 
     @classmethod
     def detect(cls, source: Path) -> str | None:
-        """Look for a folder of images, which no list beside it describes, or for masks beside images in one folder."""
+        """Look for a folder of images without a list beside it, or for masks beside images in one folder."""
         _, content = list_in(source)
         if not source.is_dir() or (content and (sections_of(content) or describes_folders(content))):
             return None
@@ -60,7 +60,7 @@ class Folder(Layout):
         return None
 
     def declare(self, dataset: Dataset) -> Dataset:
-        """Add what the options say; a text among them is no declaration of labels, but a folder's name."""
+        """Return a dataset with what the options declare; a text for ``labels`` names a folder and declares nothing."""
         named = replace(self, labels=None) if isinstance(self.labels, str) else self
         return Layout.declare(named, dataset)
 
@@ -132,12 +132,16 @@ class Folder(Layout):
             message = f"has several folders of masks: {', '.join(place.name for place in places)}"
             ways = say_which(*(f"labels={place.name}" for place in places))
             raise no_dataset(source, "ambiguous-layout", message, ways)
-        return places[0] if places else None
+        if places:
+            return places[0]
+        return None
 
     def _ending_here(self, source: Path, images: Path, paths: list[Path]) -> str | None:
-        """Return the ending of the masks that lie among images in the dataset's own folder, where there is one kind."""
+        """Return the ending of masks that lie among images in the dataset's own folder; None if there are none."""
         alone = images == source and not isinstance(self.labels, str)
-        endings = mask_endings({stem(path) for path in paths}) if alone else {}
+        endings: Counter[str] = Counter()
+        if alone:
+            endings = mask_endings({stem(path) for path in paths})
         if len(endings) > 1:
             message = f"has masks of several kinds: {counted(endings)}"
             ways = say_which(*(f"label_suffix={ending}" for ending in endings))
@@ -165,7 +169,7 @@ class Scans(Layout):
         return None
 
     def read(self, source: Path, root: Path | None) -> Dataset:
-        """Take every file for an unlabelled scan, or for a channel of one."""
+        """Read every file as an unlabelled scan, or as a channel of one."""
         paths, problems = ([source], []) if not source.is_dir() else list_scans(source)
         if not paths and not problems:
             raise no_dataset(source, "no-scans", "holds no .nii or .nii.gz file", "name scans or a folder of them")
@@ -182,7 +186,7 @@ class Scans(Layout):
 
 
 def _image_folders(source: Path) -> list[Path]:
-    """Return the folders that hold images by their names; one called ``images`` counts if it is empty, too."""
+    """Return the folders that hold images by their names: those with scans in them, and ``images`` even if empty."""
     return [
         place
         for place in subfolders(source)
@@ -200,7 +204,7 @@ def _scans(paths: list[Path], labels: Iterable[str]) -> tuple[dict[str, tuple[Pa
 
 
 def _parted(paths: list[Path], ending: str) -> tuple[list[Path], list[Path], list[Path]]:
-    """Part what lies in one folder into images, masks with an ending, and masks with another one."""
+    """Divide the files of one folder into images, masks with this ending, and masks with another."""
     marks = [path for path in paths if without_ending(stem(path), ending)]
     rest = [path for path in paths if not without_ending(stem(path), ending)]
     endings = mask_endings({stem(path) for path in rest})
@@ -220,7 +224,7 @@ def _masks_among(place: Path, paths: list[Path]) -> list[Problem]:
 def _paired(
     place: Path, scans: dict[str, tuple[Path, ...]], masks: dict[str, Path]
 ) -> tuple[dict[str, str], list[Problem]]:
-    """Return the mask's name of each scan's, and say which masks belong to none, or which scans could have several."""
+    """Return the name of each scan's mask, and problems: masks that belong to no scan, scans with several masks."""
     mask_of, endings = pair(scans, masks)
     paired = {*mask_of.values()}
     problems = []
@@ -261,11 +265,13 @@ def _more_scans(place: Path | None, known: Iterable[str]) -> tuple[list[Case], l
 def _about(source: Path) -> tuple[dict[str, Any], list[Problem]]:
     """Return what a ``dataset.json`` without a list says of the folders beside it."""
     path, content = list_in(source)
-    return read_about(content, path) if path and content else ({}, [])
+    if path and content:
+        return read_about(content, path)
+    return {}, []
 
 
 def subfolders(source: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, without hidden ones and those that archives of a Mac leave."""
+    """Return the folders in a folder, sorted, without hidden ones and without ``__MACOSX``, which archives leave."""
     return sorted(p for p in source.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name != "__MACOSX")
 
 
@@ -273,14 +279,18 @@ def subfolder(source: Path, name: str, option: str) -> Path:
     """Return the folder of a dataset that an option names, in any case of its letters; ``.`` is the dataset's own.
 
     Raises:
-        UserError: There is none; with those that there are.
+        UserError: There is no such folder; the remedy names the nearest.
     """
     there = {place.name: place for place in subfolders(source)}
-    found = source if name == HERE else next((p for other, p in there.items() if other.lower() == name.lower()), None)
+    found: Path | None = source
+    if name != HERE:
+        found = next((p for other, p in there.items() if other.lower() == name.lower()), None)
     if found is None and ".." not in Path(name).parts and not Path(name).is_absolute() and (source / name).is_dir():
         return source / name  # below another one
     if found is None:
-        remedy = nearest(name, there) if there else "put the scans there"
+        remedy = "put the scans there"
+        if there:
+            remedy = nearest(name, there)
         raise no_dataset(source, "bad-layout", f"has no folder {name}, which the option `{option}` names", remedy)
     return found
 
@@ -293,7 +303,7 @@ def unlabelled_folder(source: Path, name: str | None) -> Path | None:
 
 
 def list_scans(place: Path) -> tuple[list[Path], list[Problem]]:
-    """Return the NIfTI files of a folder, sorted and each name once, and what keeps other files from being read."""
+    """Return the NIfTI files of a folder, sorted, and problems: names that are there twice, and other formats."""
     content = sorted(place.iterdir())
     paths = [path for path in content if is_nifti(path)]
     count = Counter(map(stem, paths))

@@ -1,4 +1,4 @@
-"""Name what lies in a dataset's folders and no case uses: a file that is passed over in silence is a mistake unseen."""
+"""Report files in a dataset's folders that no case uses: passed over in silence, they would hide mistakes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.data.layouts.dataset import Dataset
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
-# What may be an image or a mask, in a folder whose name says so.
+# Formats that may hold an image or a mask, if the folder is named after images or masks.
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".npz", ".h5", ".hdf5", ".mat", ".stl", ".vtk")
 # Names in one message, and folders that are named one by one.
 NAMED = 4
@@ -29,15 +29,15 @@ FOLDERS = 3
 def leftovers(dataset: Dataset) -> list[Problem]:
     """Return a warning for each folder with files that are or could be scans or masks, and that nothing uses.
 
-    The folders are the dataset's own with all below it. Of a list by another name than ``dataset.json``, which may
-    stand above many datasets, they are those that the list names files in, and those beside them that are called after
-    images or masks.
+    All folders below the dataset's own are searched. For a list with another name than ``dataset.json``, which may lie
+    above many datasets, only the folders of its files are searched, and those beside them that are named after images
+    or masks.
     """
     used = {path for case in dataset.cases for path in (*case.images, case.label) if path}
     named = {problem.where for problem in dataset.problems}
     known = used | dataset.left_out
     base = _base(dataset, used)
-    # What is asked about is not there for nothing.
+    # Folders that the user has to choose from are reported already.
     asked = {problem.where for problem in dataset.problems if problem.code == "ambiguous-layout"}
     unused = [
         path
@@ -48,7 +48,7 @@ def leftovers(dataset: Dataset) -> list[Problem]:
 
 
 def _base(dataset: Dataset, used: Iterable[Path]) -> Path:
-    """Return the dataset's folder, as its cases write it: those of a list go by no link."""
+    """Return the dataset's folder in the form that the paths of its cases have, which may have links resolved."""
     folder = dataset.source if dataset.source.is_dir() else dataset.source.parent
     if any(path.is_relative_to(folder) for path in used):
         return folder
@@ -69,7 +69,7 @@ def _files(dataset: Dataset, base: Path, used: Iterable[Path]) -> Iterator[Path]
 
 
 def _folders_of_list(base: Path, named: Iterable[Path]) -> list[Path]:
-    """Return the folders, directly in a list's own, that it names files in, and others that look like the dataset's."""
+    """Return the folders beside a list that its files lie in, and others that are named after images or masks."""
     inside = [place.relative_to(base).parts for place in named if place.is_relative_to(base)]
     tops = {base / parts[0] if parts else base for parts in inside}
     if tops - {base}:
@@ -87,7 +87,7 @@ def _in(place: Path) -> Iterator[Path]:
 
 
 def _below(place: Path) -> Iterator[Path]:
-    """Yield what is or could be a scan in a folder and all below it; links are followed once, and never upwards."""
+    """Yield files below a folder that are or could be scans; links are followed once, and never upwards."""
     seen: set[tuple[int, int]] = set()
     above = {*place.resolve().parents}
     for base, folders, files in os.walk(place, followlinks=True):
@@ -102,7 +102,7 @@ def _below(place: Path) -> Iterator[Path]:
 
 
 def could_hold_voxels(path: Path) -> bool:
-    """Tell by its name whether a file is a scan or an archive, or a picture where images or masks should be."""
+    """Tell by its name whether a file is a scan or an archive, or a picture in a folder for images or masks."""
     name = path.name.lower()
     if name.startswith("."):
         return False
@@ -111,7 +111,7 @@ def could_hold_voxels(path: Path) -> bool:
 
 
 def _by_place(paths: Sequence[Path], base: Path) -> dict[Path, list[Path]]:
-    """Sort files by folder; where these are many, by the folders above, so that what every case has is said once."""
+    """Group files by folder; if that gives many groups, by folders further up, so that each finding is made once."""
     parts = {path: path.parent.relative_to(base).parts for path in paths if path.is_relative_to(base)}
     for depth in range(max(map(len, parts.values()), default=0), -1, -1):
         places: dict[Path, list[Path]] = {}
@@ -125,7 +125,9 @@ def _by_place(paths: Sequence[Path], base: Path) -> dict[Path, list[Path]]:
 
 def _finding(place: Path, paths: Sequence[Path], dataset: Dataset, base: Path) -> Problem:
     names = ", ".join(str(path.relative_to(place)) for path in paths[:NAMED])
-    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    more = ""
+    if len(paths) > NAMED:
+        more = f" and {len(paths) - NAMED} more"
     message = f"holds {len(paths)} file(s) that no case uses: {names}{more}"
     ids = {case.id for case in dataset.cases}
     masks = names_masks(place.name) or any(stem(path) in ids or bare_mask(stem(path)) in ids for path in paths)

@@ -44,7 +44,7 @@ class List(Layout):
     """A JSON file that lists scans.
 
     Attributes:
-        fold: Entries with this ``fold`` validate, and those with another one train.
+        fold: Entries with this ``fold`` validate; entries with another fold are trained on.
     """
 
     fold: int | str | None = None
@@ -75,7 +75,7 @@ class Datalist(List):
 
     @classmethod
     def detect(cls, source: Path) -> str | None:
-        """Look for a list with sections; a JSON file that cannot be read counts, so that its mistake is named."""
+        """Look for a list with sections; a JSON file that cannot be read counts, so that its mistake is reported."""
         path, content = list_in(source)
         if path is None or (content is not None and is_decathlon(content)):
             return None
@@ -91,7 +91,7 @@ class Datalist(List):
 
 
 def list_in(source: Path) -> tuple[Path | None, dict[str, Any] | None]:
-    """Return the JSON file that a source is or holds, and its content where it is a JSON object."""
+    """Return the JSON file that a source is or holds, and its content if that is a JSON object; else None."""
     path = source / "dataset.json" if source.is_dir() else source
     if path.suffix.lower() != ".json" or not path.is_file():
         return None, None
@@ -103,7 +103,7 @@ def list_in(source: Path) -> tuple[Path | None, dict[str, Any] | None]:
 
 
 def sections_of(content: Mapping[str, Any]) -> dict[str, str]:
-    """Return the keys of a list that are sections, and which."""
+    """Return the keys of a list that name sections, with the section that each means."""
     found = {key: meaning(key, SECTIONS) for key in content}
     return {key: section for key, section in found.items() if section}
 
@@ -126,7 +126,8 @@ def _keys(content: Mapping[str, Any]) -> str:
 
 
 def _read_list(source: Path, root: Path | None, layout: str, roles: Mapping[str, Role], folds: Folds) -> Dataset:
-    source = source / "dataset.json" if source.is_dir() else source
+    if source.is_dir():
+        source = source / "dataset.json"
     content = read_json(source)
     root = (root or source.parent).resolve()
     keys = Keys(what="key", misspelt="misspelt-key")
@@ -150,7 +151,9 @@ def _read_list(source: Path, root: Path | None, layout: str, roles: Mapping[str,
     if not cases and all(map(is_warning, problems)):
         message = f"has no entries under {', '.join(roles)}"
         found = "; ".join(problem.message for problem in problems if problem.code == "unknown-key")
-        raise no_dataset(source, "no-cases", message + (f"; it {found}" if found else ""), FORMAT)
+        if found:
+            message += f"; it {found}"
+        raise no_dataset(source, "no-cases", message, FORMAT)
     unique = tuple({case.id: case for case in reversed(folds.applied(cases))}.values())[::-1]
     known = patients == len(cases)
     return Dataset(
@@ -182,7 +185,9 @@ def read_json(source: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         comma = isinstance(error, JSONDecodeError) and error.doc[: error.pos].rstrip().endswith(",")
-        hint = "JSON has no comma before a closing bracket: take it away" if comma else "correct the JSON"
+        hint = "correct the JSON"
+        if comma:
+            hint = "JSON has no comma before a closing bracket: take it away"
         raise no_dataset(source, "bad-json", str(error), f"{hint}, or name the right file") from None
     if not isinstance(content, dict):
         raise no_dataset(source, "bad-json", "holds no JSON object", FORMAT)
@@ -207,14 +212,14 @@ def _read_case(fields: Mapping[str, Any], key: str, section: str, role: Role, ro
 
 
 def read_about(content: Mapping[str, Any], source: Path) -> tuple[dict[str, Any], list[Problem]]:
-    """Read what a JSON list says of itself beside its sections.
+    """Read what a JSON list declares beside its sections.
 
     Args:
         content: The list.
         source: Its file.
 
     Returns:
-        ``labels``, ``ignore``, ``regions`` and ``channels`` of a :class:`Dataset`, and what is wrong or not used.
+        ``labels``, ``ignore``, ``regions`` and ``channels`` of a :class:`Dataset`, and problems and warnings.
     """
     where = str(source)
     problems: list[Problem] = []
@@ -269,7 +274,7 @@ def _scans_in(value: Any) -> int:
 
 
 def _counts(content: Mapping[str, Any], source: Path) -> list[Problem]:
-    """Compare what a list says of its length with its length."""
+    """Compare the numbers of entries that a list declares with those that it has."""
     found = Counter(section for section, *_ in _entries(content))
     problems = []
     for key, told in content.items():

@@ -1,4 +1,4 @@
-"""Which mask belongs to which image, where only their names tell."""
+"""Pair masks with images by their names."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LEADING = re.compile(r"([A-Za-z]+)([_\-. ]+|(?=\d))(?=.)")
 
 
 def _ends(name: str) -> Iterator[tuple[str, str]]:
-    """Yield what a name may be made of, the shortest beginning first: a beginning, and the end with its separator."""
+    """Yield each way to divide a name at a separator: the beginning, shortest first, and the end with its separator."""
     for match in re.finditer(r"[_\-. ]+", name):
         if match.start() and match.end() < len(name):
             yield name[: match.start()], name[match.start() :]
 
 
 def mask_endings(names: Collection[str]) -> Counter[str]:
-    """Count the ends of names that are those of masks of what is there too: under the rest of the name, or with more.
+    """Count the endings that mark masks of images that are there too: called by the rest of the name, or by more.
 
     >>> mask_endings({"a", "a_seg", "b", "b_seg"}), mask_endings({"c_T1", "c_label"}), mask_endings({"d_seg"})
     (Counter({'_seg': 2}), Counter({'_label': 1}), Counter())
@@ -39,7 +39,7 @@ def mask_endings(names: Collection[str]) -> Counter[str]:
 
 
 def named_as_masks(names: Collection[str]) -> Counter[str]:
-    """Count the endings of names that are those of masks, where others are not: :func:`mask_endings`, and lone ones.
+    """Count the endings that mark masks among other names: :func:`mask_endings`, or else masks without an image.
 
     >>> named_as_masks({"a_T1", "a_seg", "b_T1"}), named_as_masks({"a_seg", "b_seg"})
     (Counter({'_seg': 1}), Counter())
@@ -53,9 +53,9 @@ def named_as_masks(names: Collection[str]) -> Counter[str]:
 
 
 def without_ending(name: str, ending: str) -> str | None:
-    """Return a name without an ending; None where it ends otherwise.
+    """Return a name without an ending; None if it does not have it, or has nothing else.
 
-    An ending without a separator is that of names with and without one.
+    An ending without a separator fits names with and without one.
 
     >>> without_ending("a_seg", "seg"), without_ending("a_seg", "_seg"), without_ending("aseg", "_seg")
     ('a', 'a', None)
@@ -76,7 +76,7 @@ def bare_mask(name: str) -> str:
 
 
 def _without_words(name: str, words: re.Pattern[str]) -> str:
-    """Return a name without the words at its end, or the one at its beginning, that a pattern fits."""
+    """Return a name without the words at its end that fit a pattern, or else without the one at its beginning."""
     for start, end in _ends(name):
         if all(words.fullmatch(token) for token in tokens(end)):
             return start
@@ -87,11 +87,11 @@ def _without_words(name: str, words: re.Pattern[str]) -> str:
 
 
 def pair(images: Collection[str], masks: Collection[str]) -> tuple[dict[str, str], Counter[str]]:
-    """Return the mask of each image, and the endings that somebody has to choose from.
+    """Return the mask of each image, and the endings that the user has to choose from, with how often each occurs.
 
-    A mask has its image's name, or names differ in the word for what they are: ``a`` and ``a_seg``, ``img01`` and
-    ``label01``, ``volume-1`` and ``segmentation-1``, ``a_T2`` and ``a_mask``. What two images could mean is left alone.
-    Several masks of one image are a question, and so is an ending that is no word for a mask: ``a_liver``.
+    A mask has the name of its image, or the two differ only in a word for image or mask: ``a`` and ``a_seg``, ``img01``
+    and ``label01``, ``volume-1`` and ``segmentation-1``, ``a_T2`` and ``a_mask``. A mask that fits two images is left
+    out. The user has to choose if an image has several masks, or its mask ends in another word, as in ``a_liver``.
 
     >>> pair(["img01", "b", "c"], ["label01", "b_mask", "d"])
     ({'b': 'b_mask', 'img01': 'label01'}, Counter())
@@ -102,7 +102,7 @@ def pair(images: Collection[str], masks: Collection[str]) -> tuple[dict[str, str
     of: dict[str, list[str]] = {}
     lone = []
     for name in (name for name in masks if name not in found):
-        # A number would make it another image's, of which the image is missing.
+        # An ending with a number is left out: it is the mask of another image, which is missing.
         starts = [start for start, end in _ends(name) if start in images and start not in found and _is_ending(end)]
         if starts:
             of.setdefault(starts[-1], []).append(name)
@@ -124,7 +124,7 @@ def pair(images: Collection[str], masks: Collection[str]) -> tuple[dict[str, str
 
 
 def _is_ending(end: str) -> bool:
-    """Tell whether the end of a name says what a mask is of, and not which image it belongs to."""
+    """Tell whether the end of a name can describe a mask: it is a word for one, or has no number of an image."""
     return names_masks(end) or not any(map(str.isdigit, end))
 
 
@@ -136,7 +136,7 @@ def _by_key(names: Iterable[str], words: re.Pattern[str] | None) -> dict[str, li
 
 
 def namesakes(names: Sequence[str], others: Collection[str]) -> dict[str, str]:
-    """Return what to do about each label without an image, or the reverse: the nearest of those that lack one, too."""
+    """Return a remedy for each name without a counterpart: the nearest of the ``others``, which lack one too."""
     lone = Names(others)
     near = {name: lone.nearest(name) for name in names}
     usual = "rename it after what it belongs to, or take it away"
@@ -144,7 +144,7 @@ def namesakes(names: Sequence[str], others: Collection[str]) -> dict[str, str]:
 
 
 def counted(found: Mapping[str, int]) -> str:
-    """Say how often each of some names is there.
+    """Return names with their counts as text.
 
     >>> counted({"_seg": 3, "_mask": 1})
     '_seg (3), _mask (1)'

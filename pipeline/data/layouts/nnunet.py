@@ -41,7 +41,7 @@ class NnUNet(Layout):
         path, content = list_in(source)
         if path is None or content is None or "file_ending" not in content:
             return None
-        # With a list of its own as well, nnU-Net's keys make it doubtful: both layouts then say what they saw.
+        # A file with a list as well is recognised as both layouts, and the user has to choose.
         if (path.parent / "imagesTr").is_dir():
             return f"{path.name} has file_ending"
         return None
@@ -86,7 +86,10 @@ class NnUNet(Layout):
 
 
 def _read_side(images: Path, labels: Path | None, role: Role, channels: int | None) -> tuple[list[Case], list[Problem]]:
-    """Pair the scans and the masks of two folders; those of a test set need no masks, where none of them has one."""
+    """Return the cases of a folder of images and one of masks, and problems.
+
+    Scans of a test set need no masks, unless the folder of masks is there.
+    """
     paths, problems = list_scans(images)
     marks, wrong = list_scans(labels) if labels is not None and labels.is_dir() else ([], [])
     masks = {stem(path): path for path in marks}
@@ -94,7 +97,9 @@ def _read_side(images: Path, labels: Path | None, role: Role, channels: int | No
     grouped, misnamed = group(paths)
     problems += without_number(misnamed) + gaps(grouped, channels)
     known = grouped.keys() | {stem(path) for path in misnamed}
-    lone = sorted(grouped.keys() - masks.keys()) if labels is not None and (labels.is_dir() or role != "test") else []
+    lone = []
+    if labels is not None and (labels.is_dir() or role != "test"):
+        lone = sorted(grouped.keys() - masks.keys())
     for name, hint in namesakes(lone, masks.keys() - known).items():
         remedy = hint if hint.startswith("did") else UNLABELLED
         where = str(next(iter(grouped[name].values())))

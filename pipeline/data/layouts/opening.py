@@ -30,10 +30,10 @@ COMPONENTS = "see `fewmask components` for the layouts"
 def open_dataset(
     source: Path, root: Path | None = None, layout: str = AUTO, options: Mapping[str, Any] | None = None
 ) -> Dataset:
-    """As :func:`read_dataset`, and refuse a dataset whose list has mistakes; what is only worth a warning stays.
+    """Read a dataset as :func:`read_dataset` does, and refuse it if its list has problems other than warnings.
 
     Raises:
-        UserError: It is no dataset, or its list is broken; every mistake of the list is named.
+        UserError: It is no dataset, or its list has problems; all of them are in the error.
     """
     dataset = read_dataset(source, root, layout, options)
     problems = [problem for problem in dataset.problems if not is_warning(problem)]
@@ -51,13 +51,14 @@ def read_dataset(
         source: A dataset folder, a list, or a scan.
         root: Folder that a list's paths are relative to; by default the list's own.
         layout: A registered name, or ``auto``.
-        options: Of the layout.
+        options: Options of the layout, by name.
 
     Returns:
-        The dataset, with what is wrong with its list among its problems, and what in its folders nothing uses.
+        The dataset. Mistakes in its list, and files in its folders that nothing uses, are among its ``problems``.
 
     Raises:
-        UserError: There is no such file or folder, or it is no dataset, or could be several, or the layout is unknown.
+        UserError: There is no such file or folder, it has no or more than one layout, or the layout or an option of it
+            is unknown.
     """
     if not source.exists():
         raise no_dataset(source, "missing-dataset", "there is no such file or folder", "check the path")
@@ -85,7 +86,7 @@ def _detect(source: Path) -> str:
     """Return the one layout that a source has.
 
     Raises:
-        UserError: It has none, or more than one; with what was seen.
+        UserError: It has none, or more than one; the message says by what each was recognised.
     """
     seen = {name: what for name in LAYOUTS.names if (what := LAYOUTS[name].detect(source))}
     lists = [] if {"decathlon", "datalist"} & seen.keys() else listing_here(source)
@@ -94,11 +95,14 @@ def _detect(source: Path) -> str:
     if seen:
         found = [f"{name} ({what})" for name, what in seen.items()]
         if lists:
-            more = f" and {len(lists) - LISTS} more" if len(lists) > LISTS else ""
+            more = ""
+            if len(lists) > LISTS:
+                more = f" and {len(lists) - LISTS} more"
             found.append(f"what is listed in {', '.join(path.name for path in lists[:LISTS])}{more}")
         message = f"could be {' or '.join(found)}"
         remedy = f"say which: --layout {next(iter(seen))}, or layout=NAME"
-        remedy = f"name the list itself, {lists[0]}; or {remedy}" if lists else remedy
+        if lists:
+            remedy = f"name the list itself, {lists[0]}; or {remedy}"
         raise no_dataset(source, "ambiguous-layout", message, remedy)
     if not source.is_dir():
         message = "is no list, no table and no scan that can be read"
@@ -113,12 +117,12 @@ def _folders_of_equal_names(source: Path) -> tuple[str, str] | None:
     """Return two folders that hold scans of the same names: images and masks, perhaps."""
     held = {place.name: {stem(path) for path in place.iterdir() if is_nifti(path)} for place in subfolders(source)}
     pairs = [pair for pair in permutations(held, 2) if held[pair[0]] & held[pair[1]]]
-    # What is called after masks comes second, and else the smaller one: some scans have no mask.
+    # A folder that is named after masks comes second; else the smaller one, since some scans may have no mask.
     return max(pairs, key=lambda pair: (names_masks(pair[1]), len(held[pair[0]]) - len(held[pair[1]])), default=None)
 
 
 def _nearby(source: Path) -> str:
-    """Return what to name instead of a folder: a list in it, or a folder in it that has a layout."""
+    """Return a remedy: name a list in the folder, or a folder in it that has a layout; "" if there is neither."""
     lists = sorted(path.name for end in ("json", "csv", "tsv") for path in source.glob(f"*.{end}"))
     if lists:
         return f"name the list itself: {', '.join(lists[:LISTS])}"

@@ -1,4 +1,4 @@
-"""Ids that look like several scans of one patient, where a dataset does not say whose scan each is."""
+"""Warn of ids that look like several scans of one patient, if a dataset does not name the patients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.data.layouts.dataset import Dataset
     from pipeline.types import Case
 
-# Words that part an id into a patient and one of its scans; a number follows them, or may.
+# Words in an id behind which the scan of a patient is named. Those of the first group are followed by a number.
 NUMBERED = (
     *("slice", "slc", "sl", "frame", "fr", "run", "ses", "session", "visit", "timepoint", "tp", "time", "scan", "day"),
     *("week", "month", "year", "phase", "echo", "acq", "rep", "view", "stack", "crop", "patch", "tile", "z", "t", "v"),
@@ -28,14 +28,16 @@ MARKER = re.compile(
 # A number behind a number: 012_03. Numbers of sites stand before those of patients, too.
 COUNTED = re.compile(r"^(?P<stem>.*\d)[-_](?P<number>\d+)$")
 SITE = re.compile(r"(?:sites?|cent(?:er|re)|hospital|scanner|fold|batch|part|cohort|dataset|task)[-_]?\d+$", re.I)
-# So many stems make a number behind a number one of scans.
+# Numbers behind numbers are taken for scans only if the ids have at least so many different stems.
 STEMS = 3
 
 
 def shared_stems(dataset: Dataset) -> list[Problem]:
-    """Warn of ids that share a stem and can be, or are, on both sides of a split, with the option that mends it."""
+    """Warn of ids that share a stem and may be, or are, on both sides of a split; the remedy keeps them together."""
     cases = {case.id: case for case in dataset.cases}
-    pattern = None if dataset.names_patients else _pattern(cases)
+    pattern = None
+    if not dataset.names_patients:
+        pattern = _pattern(cases)
     if pattern is None:
         return []
     groups: dict[str, list[Case]] = {}
@@ -44,7 +46,7 @@ def shared_stems(dataset: Dataset) -> list[Problem]:
         groups.setdefault(match[1] if match else name, []).append(case)
     drawn = all(case.role != "validation" for case in dataset.cases)
     parted = {stem: found for stem, found in groups.items() if _can_part(found, drawn)}
-    # One stem of all ids says nothing of them: heart_frame_1, heart_frame_2.
+    # A stem that all ids have says nothing: heart_frame_1, heart_frame_2.
     if not parted or len(groups) < 2:
         return []
     first = next(iter(parted.values()))
@@ -57,7 +59,7 @@ def shared_stems(dataset: Dataset) -> list[Problem]:
 
 
 def _can_part(cases: Sequence[Case], drawn: bool) -> bool:
-    """Tell whether cases are under different patients and have roles, or may be drawn for roles, that differ."""
+    """Tell whether cases that count as different patients have, or may be drawn to have, different roles."""
     if len({case.patient for case in cases}) < 2 or all(case.patient != case.id for case in cases):
         return False
     trainable = [case for case in cases if case.role in (None, "training")]
@@ -78,11 +80,13 @@ def _pattern(ids: Iterable[str]) -> str | None:
     numbers = [match["stem"] for name in ids if (match := COUNTED.match(name)) and not SITE.search(match["stem"])]
     pattern = r"^(.*\d)[-_]\d+$"
     whole = len(numbers) == len(ids) and len(set(numbers)) >= STEMS
-    return pattern if whole and _is_shared(pattern, ids) else None
+    if whole and _is_shared(pattern, ids):
+        return pattern
+    return None
 
 
 def _shorter(marker: re.Match[str], pattern: str, ids: Sequence[str]) -> str:
-    """Return a pattern of the one mark of all ids, where that gives the same stems: it is easier to read."""
+    """Return a shorter pattern with the mark of one id alone, if that gives the same stems of all ids."""
     number = r"\d" if len(marker["word"]) == 1 else ""
     mark = re.escape(marker[0]).replace(r"\-", "-")
     short = f"(.+?){mark}{number}"

@@ -1,6 +1,6 @@
-"""Matching names with a user's regular expression, in a process that is ended where it takes for ever.
+"""Match names with a user's regular expression, in a process of its own that is ended if it takes too long.
 
-``(a+)+$`` takes time exponential in the length of a name. Python cannot leave such a match, but can end a process.
+``(a+)+$`` takes time exponential in the length of a name. Python cannot interrupt such a match, but can end a process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # A sound pattern matches a million names in so long.
 LONGEST_S = 10.0
-# Without anything but the standard library; names and what is found of them travel as ASCII.
+# The program of that process, which needs the standard library alone; JSON in and out is ASCII.
 MATCH = """
 import json, re, sys
 text, names = json.load(sys.stdin)
@@ -36,7 +36,7 @@ def first_groups(pattern: str, names: Sequence[str]) -> list[str | None]:
 
     Args:
         pattern: A regular expression.
-        names: In any number; of none nothing is asked.
+        names: Any number of names; for none the pattern is only compiled.
 
     Returns:
         A text for each name: "" where the group takes no part in the match, and None where there is no match.

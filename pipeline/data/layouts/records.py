@@ -1,4 +1,4 @@
-"""What one entry of a list and one row of a table have in common: keys of known meaning, and others that are named."""
+"""Records: entries of a list and rows of a table, read by what their keys mean; unknown keys are reported."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ NUMBERED = re.compile(r"(?:images?|imgs?|scans?|volumes?)(?:[_ -]?\d+|[_ -].+)")
 
 @dataclass(kw_only=True)
 class Keys:
-    """What the keys of a list's entries, or the columns of a table, mean; and all that is odd about them.
+    """Reads the keys of a list's entries, or the columns of a table, by their meaning, and collects what is odd.
 
     Attributes:
-        what: ``key`` or ``column``, as messages call it.
-        misspelt: The code of a key that is nearly one of ours.
-        seen: Entries that hold something under each key, by the key.
-        files: Keys without a meaning whose values look like names of scans.
-        twice: Pairs of keys that mean the same in one entry, and how many entries have both.
-        meanings: What each key means, once it has been seen.
+        what: ``key`` or ``column``, for messages.
+        misspelt: The code of the problem that a key is misspelt.
+        seen: By key, the number of entries that have a value for it.
+        files: Unknown keys whose values look like names of scans.
+        twice: By meaning and the two keys that have it in one entry, the number of such entries.
+        meanings: The meaning of each key that was seen; None for an unknown one.
     """
 
     what: str
@@ -51,7 +51,7 @@ class Keys:
     meanings: dict[str, str | None] = field(default_factory=dict)
 
     def fields(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a record holds, by meaning; several images are a list of them, one a channel."""
+        """Return the values of a record by the meaning of their keys; several images become a list of channels."""
         found: dict[str, tuple[str, Any]] = {}
         channels: list[tuple[str, Any]] = []
         for key, value in record.items():
@@ -77,11 +77,11 @@ class Keys:
         return self.meanings[key]
 
     def problems(self, where: str, entries: int) -> list[Problem]:
-        """Name what is odd about the keys, a finding a key.
+        """Return the problems and warnings about keys, one for each key or pair of keys.
 
         Args:
-            where: The list.
-            entries: How many there are.
+            where: The list, for messages.
+            entries: The number of its entries.
         """
         problems = []
         unknown = [key for key, what in self.meanings.items() if what is None]
@@ -119,7 +119,7 @@ def _in_order(key: str) -> tuple[Any, ...]:
 
 
 def is_scan_name(value: Any) -> bool:
-    """Tell whether a value is, or begins a list with, the name of a scan."""
+    """Tell whether a value, or the first item of a list, is the name of a scan."""
     first = value[0] if isinstance(value, list) and value else value
     if not isinstance(first, str) or first.rpartition("/")[2].startswith("."):
         return False
@@ -127,7 +127,7 @@ def is_scan_name(value: Any) -> bool:
 
 
 def read_text(fields: Mapping[str, Any], what: str) -> str:
-    """Return what stands under a meaning as text: "" where nothing does.
+    """Return the value of a meaning as text; "" if the record has none.
 
     Raises:
         BadEntryError: It is neither a text nor a whole number.
@@ -149,36 +149,44 @@ def read_role(fields: Mapping[str, Any]) -> Role | None:
     told = read_text(fields, "role")
     if told and simple(told) not in ROLES:
         raise BadEntryError("bad-entry", f"has the role {told!r}", nearest(told, get_args(Role)))
-    return ROLES[simple(told)] if told else None
+    if told:
+        return ROLES[simple(told)]
+    return None
 
 
 def read_files(fields: Mapping[str, Any], root: Path, remedy: str) -> tuple[tuple[Path, ...], Path | None]:
     """Return the images and the label of a record.
 
     Args:
-        fields: By meaning.
-        root: What their names are relative to.
-        remedy: What a record without an image should have.
+        fields: The values of the record, by meaning.
+        root: The folder that names are relative to.
+        remedy: For a record without an image.
+
+    Returns:
+        The images, one or more, and the label, or None.
 
     Raises:
-        BadEntryError: They are no names, or lead out of the root, or one is both.
+        BadEntryError: A value is no name, a path leads out of the root, or one file is image and label.
     """
     images = fields.get("image")
     label = fields.get("label")
-    images = images if isinstance(images, list) else [images]
+    if not isinstance(images, list):
+        images = [images]
     if not images or not all(isinstance(name, str) and name for name in images):
         raise BadEntryError("bad-entry", "names no image", remedy)
     if label not in (None, "") and not isinstance(label, str):
         raise BadEntryError("bad-entry", f"has the label {label!r}, which is no path", "name one label file")
     scans = tuple(inside(root, name) for name in images)
-    mask = inside(root, label) if label else None
+    mask = None
+    if label:
+        mask = inside(root, label)
     if mask in scans:
         raise BadEntryError("label-is-image", f"has {label} as image and as label", "name the label's own file")
     return scans, mask
 
 
 def make_case(fields: Mapping[str, Any], scans: tuple[Path, ...], mask: Path | None, role: Role | None) -> Case:
-    """Return the case of a record: without an id it is called after its first file, and is a patient of its own.
+    """Return the case of a record. Its id is by default the name of its first file, its patient the id.
 
     Raises:
         BadEntryError: Its id or its patient is no text.
@@ -210,7 +218,7 @@ class Folds:
             self.given[name] = fold.removesuffix(".0") if fold.removesuffix(".0").isdigit() else fold
 
     def applied(self, cases: Sequence[Case]) -> list[Case]:
-        """Return the cases, those of the chosen fold to validate and those of the others to train."""
+        """Return the cases with roles: the chosen fold validates and the others train; unchanged without a choice."""
         if self.chosen is None:
             return list(cases)
         roles: dict[bool, Role] = {True: "validation", False: "training"}
@@ -222,11 +230,13 @@ class Folds:
         ]
 
     def problems(self, where: str, entries: int) -> list[Problem]:
-        """Say which folds there are and are not used, or that the chosen one is not there."""
+        """Return a problem if the chosen fold does not exist, or a warning if there are folds and none is chosen."""
         there = sorted(set(self.given.values()), key=lambda name: (len(name), name))
         if self.chosen is not None and str(self.chosen) not in there:
             message = f"has no entry of fold {self.chosen}"
-            remedy = nearest(str(self.chosen), there) if there else "leave the option `fold` out"
+            remedy = "leave the option `fold` out"
+            if there:
+                remedy = nearest(str(self.chosen), there)
             return [Problem(where, "bad-layout", message, remedy)]
         if self.chosen is not None or not there:
             return []

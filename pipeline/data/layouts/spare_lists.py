@@ -1,4 +1,4 @@
-"""Lists and tables beside a dataset's folders: whether one of them is the dataset, and which were left unread."""
+"""Lists and tables beside a dataset's folders: whether one of them may be meant, and which are not read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Files of BIDS and of ours that are read, or say nothing of images and masks.
 KNOWN = ("dataset.json", "dataset_description.json", "participants.tsv", "participants.json", "check.json")
-# Of the cases, so many have to be named for a file to be about them.
+# A file is about the cases if it names more than this share of them.
 SHARE = 0.5
 
 

@@ -1,4 +1,4 @@
-"""What people call the parts of a dataset: sections and keys of lists, columns of tables, folders, endings of names."""
+"""Synonyms of what a dataset is made of: sections and keys of lists, columns of tables, folders, endings of names."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pipeline.types import Role
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-# Each table maps a word, in small letters and digits alone, to what it means.
+# A table of words, in lower-case letters and digits alone, and what each means.
 Words = dict[str, str]
 
-# This near to a known word, another one is taken for a slip: `trainning`, `lable`.
+# An unknown word at least this similar to a known one is taken for a misspelling: `trainning`, `lable`.
 SLIP = 0.8
-# Of more keys that nothing reads none is looked at for a slip, and one finding stands for all.
+# More unknown keys than this are reported as one, and are not searched for misspellings.
 MOST_UNKNOWN = 1000
 TAKE_OUT = "nothing, if it is for people; or take it out"
-# Behind the word for what a key holds, these say that it holds a path.
+# Endings of a key that say that it holds a path: `mask_path`.
 PATH_ENDINGS = ("path", "filepath", "file", "filename", "fname", "nifti", "nii")
 
 
@@ -49,7 +49,7 @@ SECTIONS = _words(
         "test": "testing testdata testingdata testset testingset testfiles testingfiles",
     }
 )
-# Of an entry of a list, or a row of a table.
+# Keys of an entry of a list, or columns of a table.
 KEYS = _words(
     {
         "image": "images img imgs scan scans volume volumes vol input inputs path filepath file filename",
@@ -60,7 +60,7 @@ KEYS = _words(
         "role": "split set subset partition",
     }
 )
-# Beside the sections of a list: what it says of itself. What stands under "about" is for people.
+# Keys beside the sections of a list, which describe the dataset. Those under "about" are for people.
 ABOUT = _words(
     {
         "labels": "labelnames classes classnames",
@@ -77,7 +77,7 @@ ROLES: dict[str, Role] = {
     **{role: role for role in get_args(Role)},
     **{"train": "training", "tr": "training", "val": "validation", "valid": "validation"},
     **{"testing": "test", "ts": "test"},
-    # Whose masks, if they have any, are not to be learnt from.
+    # Scans whose masks, if they have any, are not trained on.
     **dict.fromkeys(UNLABELLED, "training"),
 }
 # Ends of a folder's name that say which part of the dataset it holds, as in imagesTr.
@@ -90,7 +90,7 @@ FOLDER = re.compile(
     r"(?:(?P<images>images?|imgs?|scans?|volumes?|vols|inputs?)|labels?|masks?|segs?|segmentations?|annotations?|gts?)"
     r"(?P<part>" + "|".join(PARTS) + ")?"
 )
-# Tokens of a name that a mask has and an image has not; an image may well be called after an organ.
+# Words in the names of masks that images do not have. Organs are not among them: images are named after them too.
 MASK = re.compile(
     r"(?:[a-z]*seg(?:mentations?|m|s)?|[a-z]*masks?|msks?|d?label(?:s|led|maps?|ing)?|annot(?:ations?|ated)?|gts?|"
     r"(?:ground)?truths?|rois?|lesions?|contours?|delineations?|manual|scribbles?|parcellations?|aparc|consensus)"
@@ -118,7 +118,7 @@ def meaning(word: str, table: Words) -> str | None:
 
 
 def slip(word: str, tables: Iterable[Words]) -> str | None:
-    """Return the known word that another one is nearly; None where it is far from all.
+    """Return the known word that another one is a misspelling of; None if it is similar to none.
 
     >>> slip("trainning", [SECTIONS]), slip("mask2", [KEYS]), slip("age", [KEYS])
     ('training', 'mask', None)
@@ -134,7 +134,7 @@ def slip(word: str, tables: Iterable[Words]) -> str | None:
 
 
 def tokens(name: str) -> list[str]:
-    """Return the words of a name, in small letters: what separators, and capitals behind small letters, part.
+    """Return the words of a name in lower case, divided at separators and before capitals inside a word.
 
     >>> tokens("labelsTr"), tokens("T1w_seg-manual"), tokens("case_007_mask")
     (['labels', 'tr'], ['t1w', 'seg', 'manual'], ['case', '007', 'mask'])
@@ -153,7 +153,7 @@ def names_masks(name: str) -> bool:
 
 
 def names_images(name: str) -> bool:
-    """Tell whether the words of a name are those for an image or a sequence; numbers are none.
+    """Tell whether all words of a name, numbers aside, are words for an image or a sequence.
 
     >>> names_images("t1ce"), names_images("T1_2"), names_images("wmh"), names_images("7")
     (True, True, False, False)
@@ -163,7 +163,7 @@ def names_images(name: str) -> bool:
 
 
 def part_of(folder: str) -> Role | None:
-    """Return which part of a dataset a folder's name says that it holds; None where it says nothing.
+    """Return the part of a dataset that a folder holds by its name; None if the name does not say.
 
     >>> part_of("imagesTs"), part_of("TEST_images"), part_of("labelsts"), part_of("images")
     ('test', 'test', 'test', None)
@@ -180,7 +180,9 @@ def holds_images(folder: str) -> bool:
     (True, True, False, False)
     """
     words = [word for word in tokens(folder) if word not in PARTS]
-    match = FOLDER.fullmatch(words[0]) if len(words) == 1 else None
+    match = None
+    if len(words) == 1:
+        match = FOLDER.fullmatch(words[0])
     return match is not None and match["images"] is not None and part_of(folder) in (None, "training")
 
 

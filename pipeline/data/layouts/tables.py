@@ -1,4 +1,4 @@
-"""CSV and TSV tables: a row a scan."""
+"""CSV and TSV tables with one row for each scan."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Table(Layout):
     A row without a role is trained on; with a label it may be drawn to validate.
 
     Attributes:
-        fold: Rows with this ``fold`` validate, and those with another one train.
+        fold: Rows with this ``fold`` validate; rows with another fold are trained on.
     """
 
     fold: int | str | None = None
@@ -66,7 +66,7 @@ class Table(Layout):
         if not rows:
             raise no_dataset(source, "no-cases", "has no rows", FORMAT)
         if not {"image", "channel"} & {*keys.meanings.values()}:
-            # One finding instead of the same one of every row.
+            # One problem instead of the same one for every row.
             problems = [Problem(where, "bad-table", f"has no column image; it has {', '.join(header)}", FORMAT)]
             problems = [problem for problem in found if not is_warning(problem)] or problems
             raise UserError("The dataset cannot be opened.", problems)
@@ -80,20 +80,28 @@ class Table(Layout):
 def read_table(source: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Read a CSV or TSV file whose columns all have different names.
 
-    A CSV file whose first line has semicolons and no comma is separated by those, as spreadsheets of many countries do.
+    A CSV file whose first line has semicolons and no comma is separated by semicolons, as spreadsheets write it in many
+    countries.
+
+    Returns:
+        The columns, and one mapping of column to text for each row that is not empty.
 
     Raises:
-        UserError: It is none, or a row has more or fewer fields than there are columns.
+        UserError: The file cannot be read, is empty, or has a column twice; or a row has another number of fields.
     """
     try:
         text = source.read_text(encoding="utf-8-sig")
         rows = list(csv.reader(text.splitlines(), delimiter=_separator(source, text), strict=True))
     except (OSError, ValueError, csv.Error) as error:
         raise no_dataset(source, "bad-table", f"cannot be read: {error}", FORMAT) from None
-    header = [name.strip() for name in rows[0]] if rows else []
+    header = []
+    if rows:
+        header = [name.strip() for name in rows[0]]
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice or not header:
-        message = f"has the column {twice[0]!r} twice" if twice else "is empty"
+        message = "is empty"
+        if twice:
+            message = f"has the column {twice[0]!r} twice"
         raise no_dataset(source, "bad-table", message, FORMAT)
     for number, row in enumerate(rows, start=1):
         if row and len(row) != len(header):

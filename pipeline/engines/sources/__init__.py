@@ -1,4 +1,4 @@
-"""Sources: what provides the values that an objective's terms judge and compare with, beside a batch's own tensors.
+"""Sources: they provide the values that an objective's terms need beside the batch's own tensors.
 
 A plugin adds its own: a subclass of :class:`Source`, registered in ``SOURCES`` and named in a recipe under ``sources``.
 """

@@ -1,4 +1,4 @@
-"""What a source is, and the two that a network is by itself."""
+"""The base class of sources, and the two sources that every network has: its logits, and its decoder's output."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SOURCES = Registry(
 
 
 class Source(ABC):
-    """Provides values of a stream's batch, under names, when a term first needs one of them.
+    """Computes named values of a stream's batch, when a term first needs one of them.
 
-    Whatever a source draws at random comes from PyTorch's generators, which are seeded at every step; whatever it keeps
+    All random numbers of a source come from PyTorch's generators, which are seeded at every step, and all that it keeps
     from step to step is in its state. So a run that is stopped and resumed stays the same to the bit.
 
-    ``provides`` names its values. ``needs`` names those that it looks at and that are not always there: other sources'
-    values, and views of a sample: ``plain_image``, with the scan's own intensities, and ``other_image``, with them
-    changed by other random numbers; both show each voxel where ``image`` does. ``other_streams`` names the streams that
-    it looks at beside its own.
+    ``provides`` names its values. ``needs`` names the values that it uses, as far as not every batch has them: those of
+    other sources, and the views ``plain_image``, with the scan's own intensities, and ``other_image``, with intensities
+    changed by other random numbers; in both each voxel is where it is in ``image``. ``other_streams`` names the streams
+    that it uses beside its own.
 
     Args:
         student: The network that is trained.
@@ -64,10 +64,10 @@ class Source(ABC):
         """Prepare for a step, counted from 1."""
 
     def after_update(self, step: int) -> None:  # noqa: B027 - most need none
-        """Follow the weights that a step has led to."""
+        """Follow the weights after a step's update, counted from 1."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that its next values depend on, tensors and plain numbers; by default of its network."""
+        """Return everything that its next values depend on, as tensors and numbers; by default its network's state."""
         if self.network is None:
             return {}
         return {"network": self.network.state_dict()}
@@ -79,7 +79,7 @@ class Source(ABC):
 
 
 class Student(Source):
-    """The trained network's ``logits``: under deep supervision one a level, of an ensemble its member's in turn."""
+    """The trained network's ``logits``: a tuple of levels under deep supervision, and one member's for an ensemble."""
 
     provides = ("logits",)
 
@@ -88,7 +88,7 @@ class Student(Source):
         return {"logits": self.student(known["image"])}
 
     def begin_step(self, step: int) -> None:
-        """Let the member learn whose turn it is."""
+        """Choose the member of an ensemble whose turn it is."""
         if isinstance(self.student, DeepEnsemble):
             self.student.turn = step
 
@@ -99,11 +99,13 @@ class Decoder(Source):
     provides = ("reconstruction",)
 
     def __call__(self, known: StreamValues) -> dict[str, Any]:
-        """Return the image that the logits tell."""
+        """Return the image that the decoder makes of the logits."""
         return {"reconstruction": self.student.reconstruct(known["logits"])}
 
 
 def own_sources(student: nn.Module) -> tuple[Source, ...]:
-    """Return the sources that a network is by itself."""
+    """Return the sources that a network has by itself: its logits, and a decoder's reconstruction if it has one."""
     one = student.members[0] if isinstance(student, DeepEnsemble) else student
-    return (Student(student), *([Decoder(student)] if hasattr(one, "reconstruct") else []))
+    if hasattr(one, "reconstruct"):
+        return (Student(student), Decoder(student))
+    return (Student(student),)

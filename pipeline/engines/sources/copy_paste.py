@@ -1,4 +1,4 @@
-"""Bidirectional copy-paste: boxes of labelled patches in unlabelled ones, and the reverse."""
+"""Bidirectional copy-paste: boxes of labelled patches are pasted into unlabelled ones, and the reverse."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 @SOURCES.register("copy_paste")
 class CopyPaste(Source):
-    """What the student makes of patches that are partly labelled and partly not, and the labels of each part.
+    """The student's logits of patches that mix labelled and unlabelled scans, and the labels of each part.
 
-    Of each unlabelled patch, paired with a labelled one, it makes two: the labelled patch with a box of the unlabelled
-    one, and the unlabelled patch with a box of the labelled one. The box has ``side`` of the patch along each axis, and
-    lies in another place in each step. For ``2 B`` patches it provides ``mixed_logits``, ``mixed_label`` (the true
-    labels, -1 elsewhere) and ``mixed_pseudo_label`` (those that another source predicts for the unlabelled parts, -1
-    elsewhere), so that each part has a term and a weight of its own. For terms on unlabelled scans.
+    Each unlabelled patch is paired with a labelled one, and the pair is mixed in two ways: the labelled patch with a
+    box of the unlabelled one, and the reverse. The box has the share ``side`` of the patch along each axis, and its
+    place is drawn in each step. For these ``2 B`` patches it provides ``mixed_logits``, ``mixed_label`` (the true
+    labels of the labelled parts, -1 elsewhere) and ``mixed_pseudo_label`` (the labels that another source predicts for
+    the unlabelled parts, -1 elsewhere), so that each part can have a term and a weight of its own. It is for terms on
+    unlabelled scans.
 
     Bai et al., CVPR 2023, arXiv 2305.00673: ``side`` 2/3, the unlabelled parts with half of the weight.
 

@@ -1,4 +1,4 @@
-"""Cross-teaching: the networks that a run trains in any case are each other's teachers."""
+"""Cross-teaching: the members of an ensemble, which is trained anyway, are each other's teachers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @SOURCES.register("cross_teaching")
 class CrossTeaching(Source):
-    """The labels that the other members of an ensemble predict for the one whose turn it is.
+    """The labels that the other members of an ensemble predict for the member whose turn it is.
 
-    It provides ``peer_label`` ``[B, 1, …]``: the likeliest class by the mean of the others' probabilities, on patches
-    whose intensities are left alone; -1 outside the scan and where that mean is below ``confidence``. It has no
-    gradient. The members differ in their first weights and in the batches they see.
+    It provides ``peer_label`` ``[B, 1, …]``: the likeliest class by the mean of the others' probabilities, predicted on
+    the scan's own intensities; -1 outside the scan and where that mean is below ``confidence``. It has no gradient. The
+    members differ in their first weights and in the batches they see.
 
     Chen et al., cross pseudo supervision, CVPR 2021, arXiv 2106.01226; Luo et al., cross-teaching, MIDL 2022,
-    arXiv 2112.04894: there both networks are updated in every step.
+    arXiv 2112.04894, where both networks are updated in every step.
 
     Args:
         student: The ensemble that is trained.
@@ -57,7 +57,7 @@ class CrossTeaching(Source):
 
     @torch.no_grad()
     def __call__(self, known: StreamValues) -> dict[str, Any]:
-        """Return the others' labels."""
+        """Return the labels that the other members predict."""
         count = len(self.student.members)
         others = [self.student.members[(self.student.turn + n) % count].eval() for n in range(1, count)]
         image = known["plain_image"]

@@ -1,4 +1,4 @@
-"""Mean Teacher: a running average of the student's weights predicts what the student is trained towards."""
+"""Mean Teacher: the student is trained towards the predictions of a running average of its weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @SOURCES.register("mean_teacher")
 class MeanTeacher(Source):
-    """The predictions of a running average of the student's weights, on patches whose intensities are left alone.
+    """The predictions of a running average of the student's weights, on the scan's own intensities.
 
     After step t, counted from 1, every weight and every floating-point buffer ``a`` of the teacher moves to the
     student's ``w``; other buffers are copied::
@@ -27,8 +27,8 @@ class MeanTeacher(Source):
         a <- d a + (1 - d) w,    d = min(1 - 1 / (t + 1), decay)
 
     It provides ``teacher``: logits ``[B, K, …]``, and ``pseudo_label``: the likeliest class ``[B, 1, …]``, -1 outside
-    the scan and where its probability is below ``confidence``, so that such a voxel counts nowhere. Of an ensemble the
-    teacher is the whole ensemble. Neither has a gradient.
+    the scan and where its probability is below ``confidence``, so that losses leave such voxels out. Neither has a
+    gradient. For an ensemble, the teacher averages all members and predicts as an ensemble.
 
     Tarvainen & Valpola, NeurIPS 2017, arXiv 1703.01780; the threshold as in FixMatch, Sohn et al., NeurIPS 2020,
     arXiv 2001.07685.
@@ -36,7 +36,7 @@ class MeanTeacher(Source):
     Args:
         student: The network that is trained.
         new_network: Not used.
-        decay: Of the average, at most, 0 to 1.
+        decay: The largest decay of the average, 0 to 1.
         confidence: The least probability of a pseudo-label, 0 to 1.
 
     Raises:
