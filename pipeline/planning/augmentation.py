@@ -20,15 +20,15 @@ MOST_ELASTIC_MM = 1000.0
 
 
 def choose_augmentation(
-    key: str, labels: Mapping[int, str], orientation: str, spacing_mm: Sequence[float]
+    labels: Mapping[int, str], orientation: str, spacing_mm: Sequence[float], key: str
 ) -> tuple[Any, str]:
     """Return one setting of the augmentation, and the reason.
 
     Args:
-        key: Of ``CHOSEN``.
         labels: Names of the labels, by value.
         orientation: Of the grid.
         spacing_mm: Its voxel size, a number for each axis of a sample.
+        key: Of ``CHOSEN``.
     """
     if key == "flip_axes":
         flips = choose_flips(labels.values(), orientation)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.planning.hardware import Hardware
     from pipeline.planning.network import Sizes
     from pipeline.recipe import Recipe
+    from pipeline.sections import AugmentationChoices
 
 
 # Of a training without a time budget, on a CPU by dimensions.
@@ -111,12 +112,10 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     facts = list(index.facts.values())
     data = recipe.data
     pick = _Choices()
-    on_cpu = not hardware.is_cuda
-    slices_pay = on_cpu and recipe.atlases.weight == 0  # Atlases are volumes.
-    given = (data.spacing_mm, data.patch_size)
-    axes = pick("data.dimensions", data.dimensions, lambda: _dimensions(facts, *given, slices_pay=slices_pay))
-    orientation = pick("data.orientation", data.orientation, lambda: _orientation(facts, axes))
-    spacing = pick("data.spacing_mm", data.spacing_mm, lambda: _spacing(facts, orientation, axes, on_cpu=on_cpu))
+    grid = _grid(recipe, facts, hardware, pick)
+    axes = grid["dimensions"]
+    orientation = grid["orientation"]
+    spacing = grid["spacing_mm"]
     normalization = choose_normalization(data.normalization, index.channels, facts)
     pick.tell("data.normalization", normalization, normalization_reason(normalization, index.channels, facts))
     precision = pick("precision", recipe.precision, lambda: _precision(hardware))
@@ -137,22 +136,18 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     kept_bytes = prepared_bytes(index, axes, spacing)
     resident = pick("data.resident", data.resident, lambda: _resident(hardware, kept_bytes, data.workers))
     workers = pick("data.workers", data.workers, lambda: _workers(hardware, resident))
-    augmentation = {
-        key: pick(f"augmentation.{key}", given, partial(choose_augmentation, key, index.labels, orientation, spacing))
-        for key, given in recipe.augmentation
-        if key in CHOSEN
-    }
+    augmentation = _augmentation(recipe, partial(choose_augmentation, index.labels, orientation, spacing), pick)
+    of_data = {"normalization": normalization, "workers": workers, "resident": resident}
     chosen = sizes.of_network | {"memory_format": layout, "members": members}
-    grid = {"dimensions": axes, "orientation": orientation, "spacing_mm": spacing, "normalization": normalization}
     resolved = recipe.model_copy(
         update={
             "device": hardware.device,
             "layout": recipe.layout.model_copy(update={"name": index.dataset.layout}),
             "precision": precision,
             "max_steps": steps,
-            "data": data.model_copy(update=grid | sizes.of_data | {"workers": workers, "resident": resident}),
+            "data": data.model_copy(update=grid | sizes.of_data | of_data),
             "network": recipe.network.model_copy(update=chosen),
-            "augmentation": recipe.augmentation.model_copy(update=augmentation),
+            "augmentation": augmentation,
         }
     )
     plan = Plan(
@@ -163,6 +158,24 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
         least_bytes=planner.least_bytes(sizes, memory_bytes),
     )
     return plan if recipe.time_budget is None else _with_alternatives(plan, planner, sizes)
+
+
+def _grid(recipe: Recipe, facts: Sequence[CaseFacts], hardware: Hardware, pick: _Choices) -> dict[str, Any]:
+    """Choose dimensions, orientation and voxel size."""
+    given = (recipe.data.spacing_mm, recipe.data.patch_size)
+    on_cpu = not hardware.is_cuda
+    slices_pay = on_cpu and recipe.atlases.weight == 0  # Atlases are volumes.
+    axes = pick("data.dimensions", recipe.data.dimensions, lambda: _dimensions(facts, *given, slices_pay=slices_pay))
+    orientation = pick("data.orientation", recipe.data.orientation, lambda: _orientation(facts, axes))
+    spacing = pick("data.spacing_mm", given[0], lambda: _spacing(facts, orientation, axes, on_cpu=on_cpu))
+    return {"dimensions": axes, "orientation": orientation, "spacing_mm": spacing}
+
+
+def _augmentation(recipe: Recipe, choose: Callable[[str], tuple[Any, str]], pick: _Choices) -> AugmentationChoices:
+    """Choose what the augmentation leaves open."""
+    given = recipe.augmentation
+    chosen = {key: pick(f"augmentation.{key}", getattr(given, key), partial(choose, key)) for key in CHOSEN}
+    return given.model_copy(update=chosen)
 
 
 def _open_to_time(recipe: Recipe, hardware: Hardware, axes: int, pick: _Choices) -> tuple[Any, Any, Any]:
