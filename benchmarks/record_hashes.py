@@ -32,6 +32,7 @@ RUNS = {
     "supervised, accumulated": ["supervised", NARROW, "data.accumulate=2"],
     "supervised, slices": ["supervised", NARROW, "data.dimensions=2", "data.patch_size=[16,16]"],
     "semisupervised": ["semisupervised", NARROW],
+    "ncut": ["ncut", NARROW],
     "balanced": ["balanced", NARROW],
     "unsupervised": ["unsupervised", NARROW, "segments=3"],
 }

@@ -11,7 +11,7 @@ from pipeline.runs.build import build_network
 from pipeline.runs.components import COMPONENTS
 from pipeline.types import Task
 
-SEMISUPERVISED = Path(__file__).resolve().parents[1] / "configs" / "semisupervised.yaml"
+WITH_CUTS = Path(__file__).resolve().parents[1] / "configs" / "ncut.yaml"
 
 
 class Labelled(LabelLoss):
@@ -192,7 +192,7 @@ def test_loss_in_mm_gets_the_spacing_of_the_scans():
 
 
 def shipped(name=None, *overrides):
-    raw = config.read(SEMISUPERVISED, ["dataset=d", "device=cpu", "data.dimensions=3", *overrides])
+    raw = config.read(WITH_CUTS, ["dataset=d", "device=cpu", "data.dimensions=3", *overrides])
     recipe = config.parse(raw, "recipe", COMPONENTS)
     terms = build_objective(recipe).terms
     return recipe, Objective([term for term in terms if name in (None, term.name)])
@@ -207,7 +207,7 @@ def real_batch(labelled):
 
 @pytest.mark.parametrize("network", ["shipped", "unet", "dynunet", "segresnet"])
 @pytest.mark.parametrize("name", shipped()[1].names)
-def test_each_term_of_the_semisupervised_recipe_reaches_every_parameter(name, network):
+def test_each_term_of_the_recipe_with_cuts_reaches_every_parameter(name, network):
     given = "network.options.channels=[16, 32, 64, 128]" if network == "shipped" else f"network={network}"
     recipe, objective = shipped(name, given, *(["network.members=1"] if network == "shipped" else []))
     assert len(objective.terms) == 1
@@ -226,7 +226,7 @@ def test_each_term_of_the_semisupervised_recipe_reaches_every_parameter(name, ne
     assert missing == []
 
 
-def test_unlabelled_term_of_the_semisupervised_recipe_needs_no_label():
+def test_unlabelled_term_of_the_recipe_with_cuts_needs_no_label():
     _, objective = shipped("ncut")
     assert [(term.on, term.needs) for term in objective.terms] == [("unlabelled", ("logits", "image", "mask"))]
 

@@ -54,17 +54,21 @@ def test_supervised_recipe_looks_at_labelled_scans_alone():
     assert {term.on for term in parse(CONFIGS / "supervised.yaml", "dataset=d").objective} == {"labelled"}
 
 
-def test_semisupervised_recipe_looks_at_unlabelled_scans_by_their_image():
-    terms = parse(CONFIGS / "semisupervised.yaml", "dataset=d").objective
-    assert {LOSSES[term.loss].against for term in terms if term.on == "unlabelled"} == {("image", "mask")}
+@pytest.mark.parametrize(("name", "against"), [("ncut", {("image", "mask")}), ("semisupervised", {("pseudo_label",)})])
+def test_recipe_compares_unlabelled_scans_with_what_it_says(name, against):
+    terms = parse(CONFIGS / f"{name}.yaml", "dataset=d").objective
+    found = {term.against or LOSSES[term.loss].against for term in terms if term.on == "unlabelled"}
+    assert found == against
     assert {LOSSES[term.loss].against for term in terms if term.on == "labelled"} == {("label",)}
 
 
-def test_recipes_differ_in_their_objective_alone():
-    supervised, semi = (config.read(CONFIGS / f"{name}.yaml") for name in ("supervised", "semisupervised"))
+@pytest.mark.parametrize("name", ["ncut", "semisupervised"])
+def test_recipes_differ_in_what_they_do_with_unlabelled_scans_alone(name):
+    supervised, semi = (config.read(CONFIGS / f"{name}.yaml") for name in ("supervised", name))
     shared = [term for term in semi.pop("objective") if term["on"] == "labelled"]
     assert shared == supervised.pop("objective")
     semi["data"].pop("unlabelled_batch_size")
+    semi.pop("sources", None)
     assert semi == supervised
 
 
