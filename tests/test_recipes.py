@@ -72,6 +72,12 @@ def test_recipes_differ_in_what_they_do_with_unlabelled_scans_alone(name):
     assert semi == supervised
 
 
+def test_recipe_with_atlases_differs_from_the_supervised_one_by_their_vote_alone():
+    supervised, atlas = (config.read(CONFIGS / f"{name}.yaml") for name in ("supervised", "atlas"))
+    assert atlas.pop("atlases") == {"weight": 0.4}
+    assert atlas == supervised
+
+
 def test_unsupervised_recipe_takes_cut_and_reconstruction_in_turn_and_no_label():
     recipe = parse(CONFIGS / "unsupervised.yaml", "dataset=d")
     assert [term.loss for term in recipe.objective] == ["ncut", "reconstruction"]
