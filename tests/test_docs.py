@@ -1,5 +1,6 @@
 import doctest
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,23 @@ def test_numbers_beside_monais_are_what_both_give(monkeypatch, metric):
         found = [peers.ours(*pair)[metric], peers.monais(*pair)[metric]]
         assert [float(cell) for cell in cells[:2]] == pytest.approx(found, abs=6e-4, nan_ok=True), name
         assert cells[3:] in ([], ["" if exact is None else f"{exact:.3f}"]), name
+
+
+ROOT = METRICS.parents[1]
+TEXTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def anchors(path):
+    """Return the anchors of a page's headings, as forges make them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    links = [link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))]
+    own = [(place, anchor) for place, _, anchor in links if not place.startswith(("http", "mailto"))]
+    missing = [place for place, _ in own if not (path.parent / place).exists()]
+    assert missing == []
+    pages = [(path.parent / place if place else path, anchor) for place, anchor in own if anchor]
+    assert [(page.name, anchor) for page, anchor in pages if anchor not in anchors(page)] == []
