@@ -11,11 +11,12 @@ from pipeline import __version__
 if TYPE_CHECKING:
     from pipeline import losses, metrics
     from pipeline.api import check, compare, cross_validate, evaluate, export, load, plan, predict, train, validate
-    from pipeline.errors import Problem, UserError
+    from pipeline.errors import IncompleteError, Problem, UserError
     from pipeline.model import Model
     from pipeline.recipe import Recipe
 
 __all__ = [
+    "IncompleteError",
     "Model",
     "Problem",
     "Recipe",
@@ -35,7 +36,13 @@ __all__ = [
     "validate",
 ]
 
-HOMES = {"Model": "model", "Problem": "errors", "Recipe": "recipe", "UserError": "errors"}
+HOMES = {
+    "IncompleteError": "errors",
+    "Model": "model",
+    "Problem": "errors",
+    "Recipe": "recipe",
+    "UserError": "errors",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -211,7 +211,8 @@ def predict(
         verbose: As for :func:`train`.
 
     Raises:
-        UserError: Something is wrong with a scan, or a mask is there already; nothing is written then.
+        UserError: A mask is there already, or no scan could be predicted; nothing is written then.
+        IncompleteError: Something is wrong with some of the scans; its ``done`` are the masks of the others.
     """
     several = [scans] if isinstance(scans, str | PathLike) else scans
     places = list(map(Path, several))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import nifti
 from pipeline.data.checked import read_images
-from pipeline.errors import UserError
+from pipeline.errors import IncompleteError, UserError
+from pipeline.files import WriteError
 from pipeline.memory import memory_for
 from pipeline.metrics.calibration import Expectation
 from pipeline.outputs import Output
@@ -20,10 +22,10 @@ from pipeline.terminal import note, progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from pipeline.checkpoints import Which
     from pipeline.data.inspection import CaseFacts
+    from pipeline.errors import Problem
     from pipeline.nifti.volume import Scan
 
 # Less than this needs no word.
@@ -63,8 +65,10 @@ def predict(
         The masks' paths.
 
     Raises:
-        UserError: An id is not there, or scans have one name, or a mask exists already, or a scan is unsound or has the
-            wrong number of channels; all of it is found before anything is written.
+        UserError: An id is not there, or scans have one name, or a mask exists already, or no scan could be predicted.
+            All but the last is found before anything is written.
+        IncompleteError: Some scans were predicted, and others are unsound or have the wrong number of channels, or
+            something went wrong with them on the way.
     """
     listing = Output(output, "predict")
     if rank:
@@ -74,20 +78,37 @@ def predict(
     model = load_model(run, which, plugins, device)
     if not mirror:
         model = replace(model, predictor=model.predictor.without_mirrors())
-    facts = checked_scans(targets, model)
+    facts, problems = checked_scans(targets, model)
+    if not facts:
+        raise _nothing(problems)
     output.mkdir(parents=True, exist_ok=True)
     _tell_memory(facts, model)
     ranking = annotate_next(run, which, model) if rank else None
-    for path, case in progress(targets.items(), "predicting", len(targets)):
-        images = read_images(case, facts[str(path)])
+    done = []
+    for path in progress(list(map(Path, facts)), "predicting", len(facts)):
         expectation = Expectation(model.predictor.label_values) if ranking is not None else None
-        _predict_one(path, images, model, expectation)
+        try:
+            _predict_one(path, read_images(targets[path], facts[str(path)]), model, expectation)
+        except UserError as error:
+            problems += error.problems
+            if isinstance(error, WriteError):  # No other mask could be written either.
+                break
+            continue
+        done.append(path)
         if ranking is not None and expectation is not None:
-            ranking.add(case.images[0], path, expectation.dice())
+            ranking.add(targets[path].images[0], path, expectation.dice())
+    if not done:
+        raise _nothing(problems)
     if ranking is not None:
         with listing.writing([ANNOTATE_NEXT]) as stage:
             ranking.write(stage / ANNOTATE_NEXT)
-    return list(targets)
+    if problems:
+        raise IncompleteError(f"{len(done)} of {len(targets)} masks were written to {output}.", problems, done)
+    return done
+
+
+def _nothing(problems: Sequence[Problem]) -> UserError:
+    return UserError(f"Nothing was predicted: {len(problems)} problem(s).", problems)
 
 
 def _predict_one(path: Path, images: Sequence[Scan], model: TrainedModel, expectation: Expectation | None) -> None:
