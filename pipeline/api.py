@@ -198,26 +198,50 @@ def predict(
     *,
     checkpoint: Which = "last",
     plugins: Sequence[AnyPath] = (),
+    only: Sequence[str] = (),
+    unlabelled: bool = False,
+    device: str = "auto",
+    mirror: bool = True,
+    overwrite: bool = False,
     verbose: bool = False,
 ) -> list[Path]:
     """Write a mask for each scan, on exactly the scan's grid; return the masks' paths.
 
+    Masks that are there already, of the same scan and made as they would be now, are left as they are.
+
     Args:
         run: The run's folder, a model file or a checkpoint.
         scans: A scan, a folder of scans, a dataset, or several of them.
-        output: The folder of the masks, which are named as the scans.
+        output: The folder of the masks, which are named as the scans; of one scan it may be its mask's own name.
         checkpoint: ``last`` or ``best``.
         plugins: As for :func:`validate`.
+        only: Ids of the scans that are predicted; none is all.
+        unlabelled: Leaves out scans that have a mask.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        mirror: Whether mirror images are looked at too, where the run was trained for that.
+        overwrite: Whether masks that were made of another scan, or otherwise, are made again.
         verbose: As for :func:`train`.
 
     Raises:
-        UserError: A mask is there already, or no scan could be predicted; nothing is written then.
+        UserError: A mask is there that was made otherwise or by somebody else, or no scan could be predicted;
+            nothing is written then.
         IncompleteError: Something is wrong with some of the scans; its ``done`` are the masks of the others.
     """
     several = [scans] if isinstance(scans, str | PathLike) else scans
     places = list(map(Path, several))
     with _calling(verbose=verbose):
-        return runs.predict(Path(run), places, to_write(Path(output)), checkpoint, list(map(Path, plugins)))
+        return runs.predict(
+            Path(run),
+            places,
+            Path(output),
+            checkpoint,
+            list(map(Path, plugins)),
+            only=only,
+            unlabelled=unlabelled,
+            device=device,
+            mirror=mirror,
+            overwrite=overwrite,
+        )
 
 
 def evaluate(

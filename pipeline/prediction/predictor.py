@@ -136,6 +136,11 @@ class Predictor:
         images = Images(scans) if images is None else images
         return Sweep(self, scans, images.on(self.grid, self.ranges), slab)
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether it looks at mirror images."""
+        return bool(self.mirrors)
+
     def without_mirrors(self) -> Predictor:
         """Return one that looks at no mirror images."""
         return replace(self, mirrors=())
@@ -214,6 +219,11 @@ class Ensemble:
     def device(self) -> torch.device:
         """Where the networks lie."""
         return self.predictors[0].device
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether one of them looks at mirror images."""
+        return any(each.mirrored for each in self.predictors)
 
     def without_mirrors(self) -> Ensemble:
         """Return one of predictors that look at no mirror images."""
