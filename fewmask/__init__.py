@@ -10,12 +10,14 @@ from pipeline import __version__
 
 if TYPE_CHECKING:
     from pipeline import losses, metrics
-    from pipeline.api import check, compare, cross_validate, evaluate, export, load, plan, predict, train, validate
+    from pipeline.api import check, compare, cross_validate, evaluate, export, plan, predict, train, validate
     from pipeline.errors import IncompleteError, Problem, UserError
-    from pipeline.model import Model
+    from pipeline.model import Model, load
     from pipeline.recipe import Recipe
+    from pipeline.runs.beside import Beside
 
 __all__ = [
+    "Beside",
     "IncompleteError",
     "Model",
     "Problem",
@@ -37,11 +39,13 @@ __all__ = [
 ]
 
 HOMES = {
+    "Beside": "runs.beside",
     "IncompleteError": "errors",
     "Model": "model",
     "Problem": "errors",
     "Recipe": "recipe",
     "UserError": "errors",
+    "load": "model",
 }
 
 

@@ -18,13 +18,13 @@ from pipeline import runs
 from pipeline.files import to_write
 from pipeline.plugins import blamed
 from pipeline.recipe import Recipe
+from pipeline.runs.beside import Beside
 from pipeline.terminal import listening
 
 if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.data.check import Check
     from pipeline.export.writing import Format
-    from pipeline.model import Model
     from pipeline.planning.plan import Plan
     from pipeline.reports.comparison import Comparison
     from pipeline.reports.summary import Summary
@@ -203,6 +203,7 @@ def predict(
     device: str = "auto",
     mirror: bool = True,
     overwrite: bool = False,
+    beside: Beside | None = None,
     verbose: bool = False,
 ) -> list[Path]:
     """Write a mask for each scan, on exactly the scan's grid; return the masks' paths.
@@ -220,6 +221,7 @@ def predict(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         mirror: Whether mirror images are looked at too, where the run was trained for that.
         overwrite: Whether masks that were made of another scan, or otherwise, are made again.
+        beside: What else is to be written, such as ``Beside(volumes=True)``.
         verbose: As for :func:`train`.
 
     Raises:
@@ -241,6 +243,7 @@ def predict(
             device=device,
             mirror=mirror,
             overwrite=overwrite,
+            beside=beside or Beside(),
         )
 
 
@@ -283,24 +286,6 @@ def compare(run_a: AnyPath, run_b: AnyPath, output: AnyPath) -> Comparison:
     """
     with _calling(verbose=False):
         return runs.compare(Path(run_a), Path(run_b), to_write(Path(output)))
-
-
-def load(run: AnyPath, *, checkpoint: Which = "last", plugins: Sequence[AnyPath] = ()) -> Model:
-    """Load a run's network, or those of a cross-validation, to predict from memory.
-
-    Args:
-        run: The run's folder, a model file or a checkpoint.
-        checkpoint: ``last`` or ``best``.
-        plugins: As for :func:`validate`.
-
-    Raises:
-        UserError: There is no such checkpoint, or it cannot be used.
-    """
-    from pipeline.model import Model
-    from pipeline.runs.models import load_model
-
-    with _calling(verbose=False):
-        return Model(load_model(Path(run), checkpoint, list(map(Path, plugins))))
 
 
 def export(

@@ -170,7 +170,7 @@ def test_record_tells_nothing_of_a_patient_but_the_names_of_masks(run, scans, da
     record = json.loads((place / RECORD).read_text())
     assert list(record["masks"]) == [scan.name for scan in scans]
     for name, mask in record["masks"].items():
-        assert set(mask) == {"scan", "model", "mirrored", "dice_expected", "files"}
+        assert set(mask) == {"scan", "model", "mirrored", "labels", "dice_expected", "files"}
         assert mask["files"] == {name: digest_of(place / name)}
         assert all(len(mask[key]) == 64 for key in ("scan", "model"))
     assert str(dataset) not in (place / RECORD).read_text()

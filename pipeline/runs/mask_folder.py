@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, ValidationError
 
 from pipeline.errors import Problem, UserError
+from pipeline.files import to_write
+from pipeline.nifti import is_nifti
 from pipeline.outputs import Output, digest_of
 from pipeline.runs.stored import Stored
-from pipeline.runs.targets import present_mask
+from pipeline.runs.targets import present_mask, target_of, targets_of
 from pipeline.strict_json import read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
+
+    from pipeline.types import Case
 
 RECORD = "predictions.json"
 OWNER = "predict"
@@ -33,6 +37,7 @@ class StoredMask(Stored):
         scan: A hash of the scan's values and grid.
         model: A hash of the weights and of how they predict.
         mirrored: Whether mirror images were looked at.
+        labels: Those that it may hold, beside background.
         dice_expected: What the network expects of each label; None where nobody asked for it.
         files: The SHA-256 of the mask, and of what was written beside it.
     """
@@ -40,6 +45,7 @@ class StoredMask(Stored):
     scan: Sha256
     model: Sha256
     mirrored: bool
+    labels: list[int]
     dice_expected: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], float] | None
     files: Annotated[dict[str, Sha256], Field(min_length=1)]
 
@@ -63,6 +69,7 @@ class Making:
     scan: str
     model: str
     mirrored: bool
+    labels: tuple[int, ...]
 
     def mask(self, files: dict[str, str], dice_expected: Mapping[int, float] | None) -> StoredMask:
         """Return what the record tells of a mask that was made of this."""
@@ -70,6 +77,7 @@ class Making:
             scan=self.scan,
             model=self.model,
             mirrored=self.mirrored,
+            labels=list(self.labels),
             dice_expected=None if dice_expected is None else {str(k): dice for k, dice in dice_expected.items()},
             files=files,
         )
@@ -80,7 +88,7 @@ class Making:
         found += ["with another checkpoint"] if mask.model != self.model else []
         if mask.mirrored != self.mirrored:
             found.append(f"with{'' if mask.mirrored else 'out'} mirror images")
-        return found
+        return found + (["with other --labels"] if tuple(mask.labels) != self.labels else [])
 
 
 @dataclass(frozen=True)
@@ -98,9 +106,21 @@ class MaskFolder:
         """What tells which files of the folder are ours."""
         return Output(self.folder, OWNER)
 
-    def foreign(self, names: Iterable[str]) -> list[str]:
-        """Return the masks that are there and that this command has not written, or that were changed since."""
-        return self.listing.foreign(names)
+    def refuse(self, options: Sequence[str], files: Sequence[str]) -> None:
+        """Refuse to begin where the record or another file that is to be written is there and is not ours.
+
+        Args:
+            options: What was asked for that needs a folder.
+            files: That will be written, beside masks.
+
+        Raises:
+            UserError: With every such file.
+        """
+        self.listing.refuse_foreign([RECORD, *files])
+
+    def targets(self, cases: Sequence[Case], scans: Sequence[Path]) -> dict[Path, Case]:
+        """Map each mask's path to its scan, as :func:`targets_of`; masks that are ours may be there."""
+        return targets_of(cases, scans, self.folder, self.listing.foreign)
 
     def read(self) -> dict[str, StoredMask]:
         """Read the record; nothing where there is none.
@@ -196,10 +216,30 @@ class MaskFile:
     """The one mask that was named, without a record: nothing else is written beside it.
 
     Attributes:
-        folder: Of the mask.
+        path: Of the mask.
     """
 
-    folder: Path
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where it goes."""
+        return self.path.parent
+
+    def refuse(self, options: Sequence[str], files: Sequence[str]) -> None:
+        """Refuse what needs a folder; arguments as for :meth:`MaskFolder.refuse`.
+
+        Raises:
+            UserError: Something does.
+        """
+        message = f"needs a folder, and --output is the file {self.path}"
+        problems = [Problem(option, "one-mask", message, "name a folder, or leave it out") for option in options]
+        if problems:
+            raise UserError("Nothing was predicted.", problems)
+
+    def targets(self, cases: Sequence[Case], scans: Sequence[Path]) -> dict[Path, Case]:
+        """Map the mask's path to its scan, as :func:`target_of`."""
+        return target_of(cases, self.path)
 
     def finished(
         self, wanted: Mapping[str, Making], beside: Sequence[str], *, expected: bool
@@ -216,11 +256,22 @@ class MaskFile:
         dice_expected: Mapping[int, float] | None = None,
     ) -> StoredMask:
         """Put the mask in its place; all else as :meth:`MaskFolder.save`."""
-        path = self.folder / name
-        if path.is_symlink() or path.exists():
-            raise UserError("The prediction was not written.", [present_mask(path)])
+        if self.path.is_symlink() or self.path.exists():
+            raise UserError("The prediction was not written.", [present_mask(self.path)])
         write(self.folder)
-        return making.mask({name: digest_of(path)}, dice_expected)
+        return making.mask({name: digest_of(self.path)}, dice_expected)
 
     def clear_up(self) -> None:
         """Do nothing: what is half-written beside it may be another's."""
+
+
+def destination(output: Path) -> MaskFolder | MaskFile:
+    """Return where masks go: the file, where a NIfTI file is named, else the folder.
+
+    Raises:
+        UserError: A file is in a folder's way.
+    """
+    if is_nifti(output) and not output.is_dir():
+        to_write(output.parent)
+        return MaskFile(output)
+    return MaskFolder(to_write(output))

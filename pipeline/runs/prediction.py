@@ -5,21 +5,27 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline import nifti
-from pipeline.errors import IncompleteError, Problem, UserError
-from pipeline.files import to_write
+from pipeline.errors import IncompleteError, UserError
+from pipeline.outputs import Output
 from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
+from pipeline.runs.beside import Beside, chosen_labels
 from pipeline.runs.checked_scans import checked_scans
-from pipeline.runs.mask_folder import RECORD, MaskFile, MaskFolder
+from pipeline.runs.closing import write_beside
+from pipeline.runs.mask_folder import OWNER, destination
 from pipeline.runs.masks import Masks
 from pipeline.runs.models import load_model
-from pipeline.runs.targets import OpenAs, chosen_cases, scans_of, target_of, targets_of
+from pipeline.runs.targets import OpenAs, chosen_cases, scans_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.checkpoints import Which
+    from pipeline.errors import Problem
+    from pipeline.runs.annotation import AnnotateNext
+    from pipeline.runs.mask_folder import StoredMask
+
+NOTHING_ELSE = Beside()
 
 
 def predict(
@@ -36,6 +42,7 @@ def predict(
     device: str = "auto",
     mirror: bool = True,
     overwrite: bool = False,
+    beside: Beside = NOTHING_ELSE,
 ) -> list[Path]:
     """Write a label map for each scan, named as the scan and on exactly its grid.
 
@@ -54,6 +61,7 @@ def predict(
         device: As for :func:`load_model`.
         mirror: Whether the mean over mirror images is taken, where the run was trained for that.
         overwrite: Whether masks that were made of another scan, or otherwise, are made again.
+        beside: What else is to be written.
 
     Returns:
         The masks' paths.
@@ -64,46 +72,59 @@ def predict(
         IncompleteError: Some scans were predicted, and others are unsound or have the wrong number of channels, or
             something went wrong with them on the way.
     """
-    alone = nifti.is_nifti(output) and not output.is_dir()
-    folder = MaskFolder(output.parent if alone else output)
-    to_write(folder.folder)
-    if alone:
-        _refuse_beside(output, {"--annotate-next": rank, "--overwrite": overwrite})
-    else:
-        folder.listing.refuse_foreign([RECORD, *([ANNOTATE_NEXT] if rank else [])])
-    cases = chosen_cases([case for place in scans for case in scans_of(place, open_as)], only, unlabelled=unlabelled)
-    targets = target_of(cases, output) if alone else targets_of(cases, scans, output, folder.foreign)
+    place = destination(output)
+    files = [*([ANNOTATE_NEXT] if rank else []), *beside.files()]
+    needing = {"--annotate-next": rank, "--overwrite": overwrite, **dict.fromkeys(beside.options(), True)}
+    place.refuse([option for option, on in needing.items() if on], files)
+    cases = chosen_cases([case for each in scans for case in scans_of(each, open_as)], only, unlabelled=unlabelled)
+    targets = place.targets(cases, scans)
     model = load_model(run, which, plugins, device)
     if not mirror:
         model = replace(model, predictor=model.predictor.without_mirrors())
+    labels = chosen_labels(beside.labels, model.task)
     facts, problems = checked_scans(targets, model)
-    masks = Masks(model, targets, facts, MaskFile(output.parent) if alone else folder)
-    there, otherwise = masks.there(expected=rank)
-    if not facts or (otherwise and not overwrite):
-        raise _nothing([*problems, *otherwise])
+    masks = Masks(
+        model=model,
+        targets=targets,
+        facts=facts,
+        place=place,
+        beside=beside,
+        labels=labels,
+        expected=rank or beside.report,
+    )
     ranking = annotate_next(run, which, model) if rank else None
-    done = masks.make(there, problems, expected=rank)
-    if ranking is not None and done:
-        for path, mask in done.items():
-            ranking.add(targets[path].images[0], path, mask.expected)
-        with folder.listing.writing([ANNOTATE_NEXT]) as stage:
-            ranking.write(stage / ANNOTATE_NEXT)
-    if not done:
-        raise _nothing(problems)
+    done = _made(masks, problems, overwrite=overwrite)
+    if files:
+        with Output(place.folder, OWNER).writing(files) as stage:
+            if ranking is not None:
+                _rank(ranking, masks, done).write(stage / ANNOTATE_NEXT)
+            write_beside(stage, masks, done, run, which)
     if problems:
         raise IncompleteError(f"{len(done)} of {len(targets)} masks are in {output}.", problems, list(done))
     return list(done)
 
 
-def _refuse_beside(output: Path, asked: Mapping[str, bool]) -> None:
-    """Refuse what needs a folder where one mask is named."""
-    message = f"needs a folder, and --output is the file {output}"
-    problems = [
-        Problem(option, "one-mask", message, "name a folder, or leave it out") for option, on in asked.items() if on
-    ]
-    if problems:
-        raise UserError("Nothing was predicted.", problems)
+def _made(masks: Masks, problems: list[Problem], *, overwrite: bool) -> dict[Path, StoredMask]:
+    """Make the masks that are not there, and return all.
+
+    Args:
+        masks: Of the call.
+        problems: Of scans that cannot be predicted; what goes wrong on the way is added.
+        overwrite: Whether masks that were made otherwise are made again.
+
+    Raises:
+        UserError: There is nothing to do, or it is not to be done, or not one mask could be made.
+    """
+    there, otherwise = masks.there()
+    if masks.facts and (overwrite or not otherwise):
+        if done := masks.make(there, problems):
+            return done
+        otherwise = []
+    found = [*problems, *otherwise]
+    raise UserError(f"Nothing was predicted: {len(found)} problem(s).", found)
 
 
-def _nothing(problems: Sequence[Problem]) -> UserError:
-    return UserError(f"Nothing was predicted: {len(problems)} problem(s).", problems)
+def _rank(ranking: AnnotateNext, masks: Masks, done: Mapping[Path, StoredMask]) -> AnnotateNext:
+    for path, mask in done.items():
+        ranking.add(masks.targets[path].images[0], path, mask.expected)
+    return ranking
