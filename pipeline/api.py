@@ -18,7 +18,7 @@ from pipeline import runs
 from pipeline.files import to_write
 from pipeline.plugins import blamed
 from pipeline.recipe import Recipe
-from pipeline.runs.beside import Beside
+from pipeline.runs.beside import NOTHING_ELSE, Beside
 from pipeline.terminal import listening
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def predict(
     device: str = "auto",
     mirror: bool = True,
     overwrite: bool = False,
-    beside: Beside | None = None,
+    beside: Beside = NOTHING_ELSE,
     verbose: bool = False,
 ) -> list[Path]:
     """Write a mask for each scan, on exactly the scan's grid; return the masks' paths.
@@ -243,7 +243,7 @@ def predict(
             device=device,
             mirror=mirror,
             overwrite=overwrite,
-            beside=beside or Beside(),
+            beside=beside,
         )
 
 

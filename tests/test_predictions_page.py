@@ -36,7 +36,7 @@ def page(folder, names, volumes=None, labels=LABELS, pictures=True):
     for n, name in enumerate(names if pictures else ()):
         image, _, prediction, affine = blob_case(n)
         gallery.add(name, image, np.zeros_like(prediction), prediction, affine)
-    write_predictions(folder, structures_of(names, volumes, labels), Origin(title="masks"), gallery)
+    write_predictions(folder / "report.html", structures_of(names, volumes, labels), Origin(title="masks"), gallery)
     return folder / "report.html"
 
 

@@ -25,6 +25,7 @@ from pipeline.arguments import (
 from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_outside
 from pipeline.console import show_comparison, show_scores
 from pipeline.files import to_write
+from pipeline.runs.beside import NOTHING_ELSE, Beside
 from pipeline.terminal import say
 
 FORMATS = (
@@ -68,15 +69,7 @@ def predict(
     output: Annotated[Path, destination("Folder for the masks, named as the scans; or FILE.nii.gz, of one scan.")],
     overwrite: Annotated[bool, tyro.conf.arg(help="Make masks anew that were made otherwise.")] = False,
     annotate_next: Annotated[bool, tyro.conf.arg(help="Also rank scans by predicted Dice: annotate_next.csv.")] = False,
-    probabilities: Annotated[bool, tyro.conf.arg(help="Also each label's probability, in probabilities/.")] = False,
-    entropy: Annotated[bool, tyro.conf.arg(help="Also how much in doubt each voxel is, 0 to 1, in entropy/.")] = False,
-    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL", help="Only these, by name or value.")] = (),
-    split_labels: Annotated[bool, tyro.conf.arg(help="Also a mask of each label, in VALUE-NAME/.")] = False,
-    volumes: Annotated[bool, tyro.conf.arg(help="Also the volume of each structure, in volumes.csv.")] = False,
-    label_tables: Annotated[
-        bool, tyro.conf.arg(help="Also names and colours: labels.json, and for ITK-SNAP and 3D Slicer.")
-    ] = False,
-    report: Annotated[bool, tyro.conf.arg(help="Also report.html, the least sure masks first.")] = False,
+    beside: tyro.conf.OmitArgPrefixes[Beside] = NOTHING_ELSE,
     unlabelled: Annotated[bool, tyro.conf.arg(help="Only scans that have no mask.")] = False,
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID", help="Only these cases.")] = (),
     device: Device = "auto",
@@ -93,19 +86,9 @@ def predict(
     """
     from pipeline import runs
     from pipeline.config import read_options
-    from pipeline.runs.beside import Beside
 
     refuse_device(device)
     open_as = (root, layout, read_options(layout_options))
-    beside = Beside(
-        probabilities=probabilities,
-        entropy=entropy,
-        labels=labels,
-        split_labels=split_labels,
-        volumes=volumes,
-        label_tables=label_tables,
-        report=report,
-    )
     masks = runs.predict(
         run,
         scans,

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pipeline.reports.page import Origin
     from pipeline.reports.volumes import Gallery
 
-REPORT = "report.html"
 # Of fewer masks no volume is called unlike the others.
 FEWEST = 8
 # The median absolute deviation of a normal distribution, in standard deviations; and the robust z from which Iglewicz
@@ -104,11 +103,11 @@ def scores_of(structures: Sequence[Structure]) -> dict[tuple[str, int], float | 
     return found
 
 
-def write_predictions(folder: Path, structures: Sequence[Structure], origin: Origin, gallery: Gallery) -> None:
-    """Write ``report.html`` of predictions.
+def write_predictions(path: Path, structures: Sequence[Structure], origin: Origin, gallery: Gallery) -> None:
+    """Write the page of predictions.
 
     Args:
-        folder: Where it goes; it must exist.
+        path: The file; its folder must exist.
         structures: Every label in every mask.
         origin: Where they come from.
         gallery: The masks to look at, with their scans and an empty truth; those that it lacks have numbers alone.
@@ -118,7 +117,7 @@ def write_predictions(folder: Path, structures: Sequence[Structure], origin: Ori
     room = [case for case in ranked if case in gallery.packed]
     volumes = [asdict(gallery.packed[case][0]) for case in room]
     write_page(
-        folder / REPORT,
+        path,
         "predictions.html",
         ["viewer.js", "report.js"],
         {

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.reports.label_tables import LABEL_TABLES
-from pipeline.reports.predictions import REPORT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from typing import Any
-
-    from numpy.typing import NDArray
+    from collections.abc import Mapping, Sequence
 
     from pipeline.types import Task
 
 PROBABILITIES = "probabilities"
 ENTROPY = "entropy"
 VOLUMES = "volumes.csv"
+REPORT = "report.html"
 # A folder's name holds so many letters of a label's.
 LETTERS = 60
 
@@ -32,13 +27,13 @@ class Beside:
     """What is written beside the masks, in their folder.
 
     Attributes:
-        probabilities: ``probabilities/MASK``, of every label, before any post-processing.
-        entropy: ``entropy/MASK``, of those probabilities, 0 to 1.
-        labels: Names or values of the labels that the masks hold, the others becoming background; none is all.
-        split_labels: Also a mask of each label alone, ``VALUE-NAME/MASK``.
-        volumes: ``volumes.csv``, of each label in each mask.
-        label_tables: ``labels.json`` with names and colours, and the same for ITK-SNAP and 3D Slicer.
-        report: ``report.html``, to look at, and ``volumes.csv``.
+        probabilities: The probability of every label before post-processing, in probabilities/.
+        entropy: How much in doubt each voxel is, 0 to 1, in entropy/.
+        labels: Names or values of the labels that masks hold, the others becoming background; none is all.
+        split_labels: A mask of each label alone, in VALUE-NAME/.
+        volumes: How large each structure is, in volumes.csv.
+        label_tables: Names and colours of labels: labels.json, and the same for ITK-SNAP and 3D Slicer.
+        report: A page to look at, the least sure masks first: report.html, and volumes.csv.
     """
 
     probabilities: bool = False
@@ -59,10 +54,11 @@ class Beside:
         volumes = (VOLUMES,) if self.volumes or self.report else ()
         return volumes + (LABEL_TABLES if self.label_tables else ()) + ((REPORT,) if self.report else ())
 
-    def options(self) -> tuple[str, ...]:
-        """Return the options of the command that need a folder."""
-        names = ("probabilities", "entropy", "split_labels", "volumes", "label_tables", "report")
-        return tuple(f"--{name.replace('_', '-')}" for name in names if getattr(self, name))
+    def options(self, more: Mapping[str, bool]) -> list[str]:
+        """Return the options of the command that need a folder, beside others that do."""
+        names = [field.name for field in fields(self) if field.name != "labels"]
+        own = {f"--{name.replace('_', '-')}": getattr(self, name) for name in names}
+        return [option for option, asked in (dict(more) | own).items() if asked]
 
     def folders(self, labels: Mapping[int, str]) -> tuple[str, ...]:
         """Return the folders that hold one file a mask.
@@ -80,6 +76,9 @@ class Beside:
         {1: '1-left-right', 12: '12-ä-b'}
         """
         return {label: f"{label}-{_letters(name)}".rstrip("-") for label, name in labels.items()}
+
+
+NOTHING_ELSE = Beside()
 
 
 def chosen_labels(wanted: Sequence[str], task: Task) -> dict[int, str]:
@@ -102,14 +101,6 @@ def chosen_labels(wanted: Sequence[str], task: Task) -> dict[int, str]:
         raise UserError("Nothing was predicted.", problems)
     chosen = {by_word[word] for word in wanted}
     return {label: name for label, name in known.items() if not wanted or label in chosen}
-
-
-def keep_labels(mask: NDArray[Any], labels: Iterable[int]) -> NDArray[Any]:
-    """Make voxels of all other labels background, in place, and return the mask."""
-    wanted = list(labels)
-    for plane in mask:
-        plane[~np.isin(plane, wanted)] = 0
-    return mask
 
 
 def _letters(name: str) -> str:

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.reports.label_tables import write_label_tables
 from pipeline.reports.predictions import Structure, rank
 from pipeline.reports.volumes import Gallery
-from pipeline.runs.beside import VOLUMES
+from pipeline.runs.beside import REPORT, VOLUMES
 from pipeline.runs.reporting import report_predictions
 from pipeline.runs.volumes import volumes_in, write_volumes
 from pipeline.terminal import progress
@@ -77,4 +77,4 @@ def _report(
         except UserError:  # It was changed since, and has numbers alone.
             continue
         gallery.add(case, scan.voxels[0], np.zeros(mask.shape, np.uint8), mask, scan.affine)
-    report_predictions(stage, masks.place.folder, *model, structures, gallery)
+    report_predictions(stage / REPORT, masks.place.folder, *model, structures, gallery)

@@ -16,13 +16,13 @@ from pipeline.memory import memory_for
 from pipeline.metrics.calibration import Expectation
 from pipeline.planning.limits import size
 from pipeline.prediction.maps import Maps
-from pipeline.runs.beside import ENTROPY, PROBABILITIES, Beside, keep_labels
+from pipeline.runs.beside import ENTROPY, PROBABILITIES, Beside
 from pipeline.runs.identity import model_digest, scan_digest
 from pipeline.runs.mask_folder import Making, MaskFolder
 from pipeline.terminal import note, progress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -116,7 +116,7 @@ class Masks:
             maps = self._maps(images[0].shape) if self.beside.maps else None
             mask = predictor.segment(images, expectation, maps)
             if self.beside.labels:
-                mask = keep_labels(mask, self.labels)
+                mask = _with(mask, self.labels)
             return self.place.save(
                 path.name,
                 self.makings[path],
@@ -153,3 +153,11 @@ class Masks:
         takes = [self.model.predictor.footprint(each.forms, each.channels, maps=maps).total for each in facts]
         if max(takes, default=0) >= MUCH_BYTES:
             note(f"the largest scan takes about {size(max(takes))} of memory beside itself and the network")
+
+
+def _with(mask: NDArray[Any], labels: Iterable[int]) -> NDArray[Any]:
+    """Return a mask after voxels of all other labels were made background, in place."""
+    wanted = list(labels)
+    for plane in mask:
+        plane[~np.isin(plane, wanted)] = 0
+    return mask

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import IncompleteError, UserError
 from pipeline.outputs import Output
 from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
-from pipeline.runs.beside import Beside, chosen_labels
+from pipeline.runs.beside import NOTHING_ELSE, Beside, chosen_labels
 from pipeline.runs.checked_scans import checked_scans
 from pipeline.runs.closing import write_beside
 from pipeline.runs.mask_folder import OWNER, destination
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.errors import Problem
     from pipeline.runs.annotation import AnnotateNext
-    from pipeline.runs.mask_folder import StoredMask
-
-NOTHING_ELSE = Beside()
+    from pipeline.runs.mask_folder import MaskFile, MaskFolder, StoredMask
+    from pipeline.runs.models import TrainedModel
+    from pipeline.types import Case
 
 
 def predict(
@@ -44,7 +44,7 @@ def predict(
     overwrite: bool = False,
     beside: Beside = NOTHING_ELSE,
 ) -> list[Path]:
-    """Write a label map for each scan, named as the scan and on exactly its grid.
+    """Write a label map for each scan, named as the scan and on exactly its grid, and return the masks' paths.
 
     Masks that are there already, of the same scan and made as they would be now, are left as they are.
 
@@ -63,9 +63,6 @@ def predict(
         overwrite: Whether masks that were made of another scan, or otherwise, are made again.
         beside: What else is to be written.
 
-    Returns:
-        The masks' paths.
-
     Raises:
         UserError: An id is not there, or scans have one name, or a mask is there already that was made otherwise or by
             somebody else, or no scan could be predicted. All but the last is found before anything is written.
@@ -74,34 +71,34 @@ def predict(
     """
     place = destination(output)
     files = [*([ANNOTATE_NEXT] if rank else []), *beside.files()]
-    needing = {"--annotate-next": rank, "--overwrite": overwrite, **dict.fromkeys(beside.options(), True)}
-    place.refuse([option for option, on in needing.items() if on], files)
+    place.refuse(beside.options({"--annotate-next": rank, "--overwrite": overwrite}), files)
     cases = chosen_cases([case for each in scans for case in scans_of(each, open_as)], only, unlabelled=unlabelled)
     targets = place.targets(cases, scans)
     model = load_model(run, which, plugins, device)
     if not mirror:
         model = replace(model, predictor=model.predictor.without_mirrors())
-    labels = chosen_labels(beside.labels, model.task)
-    facts, problems = checked_scans(targets, model)
-    masks = Masks(
-        model=model,
-        targets=targets,
-        facts=facts,
-        place=place,
-        beside=beside,
-        labels=labels,
-        expected=rank or beside.report,
-    )
+    masks, problems = _masks_of(targets, model, place, beside, expected=rank or beside.report)
     ranking = annotate_next(run, which, model) if rank else None
     done = _made(masks, problems, overwrite=overwrite)
     if files:
         with Output(place.folder, OWNER).writing(files) as stage:
-            if ranking is not None:
-                _rank(ranking, masks, done).write(stage / ANNOTATE_NEXT)
+            _rank(stage, ranking, masks, done)
             write_beside(stage, masks, done, run, which)
     if problems:
         raise IncompleteError(f"{len(done)} of {len(targets)} masks are in {output}.", problems, list(done))
     return list(done)
+
+
+def _masks_of(
+    targets: dict[Path, Case], model: TrainedModel, place: MaskFolder | MaskFile, beside: Beside, *, expected: bool
+) -> tuple[Masks, list[Problem]]:
+    """Look at all scans, and return the masks of those that can be predicted, and the problems of the others."""
+    labels = chosen_labels(beside.labels, model.task)
+    facts, problems = checked_scans(targets, model)
+    masks = Masks(
+        model=model, targets=targets, facts=facts, place=place, beside=beside, labels=labels, expected=expected
+    )
+    return masks, problems
 
 
 def _made(masks: Masks, problems: list[Problem], *, overwrite: bool) -> dict[Path, StoredMask]:
@@ -124,7 +121,9 @@ def _made(masks: Masks, problems: list[Problem], *, overwrite: bool) -> dict[Pat
     raise UserError(f"Nothing was predicted: {len(found)} problem(s).", found)
 
 
-def _rank(ranking: AnnotateNext, masks: Masks, done: Mapping[Path, StoredMask]) -> AnnotateNext:
-    for path, mask in done.items():
-        ranking.add(masks.targets[path].images[0], path, mask.expected)
-    return ranking
+def _rank(stage: Path, ranking: AnnotateNext | None, masks: Masks, done: Mapping[Path, StoredMask]) -> None:
+    """Write which scan should get a mask next, where that is asked for."""
+    if ranking is not None:
+        for path, mask in done.items():
+            ranking.add(masks.targets[path].images[0], path, mask.expected)
+        ranking.write(stage / ANNOTATE_NEXT)

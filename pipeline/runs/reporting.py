@@ -121,12 +121,12 @@ def report_masks(
 
 
 def report_predictions(
-    folder: Path, masks: Path, model: Path, which: str, structures: Sequence[Structure], gallery: Gallery
+    path: Path, masks: Path, model: Path, which: str, structures: Sequence[Structure], gallery: Gallery
 ) -> None:
-    """Write ``report.html`` of predictions without a truth.
+    """Write the page of predictions without a truth.
 
     Args:
-        folder: Where it goes.
+        path: The file.
         masks: Their folder.
         model: The run, or a file.
         which: The run's checkpoint.
@@ -135,7 +135,7 @@ def report_predictions(
     """
     told = model.name if model.is_file() else f"{model.resolve().name}, {which} checkpoint"
     origin = Origin(title=masks.resolve().name, facts={"Masks": masks.resolve().name, "Model": told} | _versions())
-    write_predictions(folder, structures, origin, gallery)
+    write_predictions(path, structures, origin, gallery)
 
 
 def report_comparison(
