@@ -48,7 +48,7 @@ def plain(folder, run, scans):
     return {path.name: np.asarray(nib.load(path).dataobj) for path in runs.predict(run, scans, folder / "plain")}
 
 
-def test_command_writes_all_that_is_asked_for(run, scans, plain, tmp_path):
+def test_command_writes_all_that_is_asked_for(folder, run, scans, plain, tmp_path):
     place = tmp_path / "masks"
     options = ["--probabilities", "--entropy", "--split-labels", "--volumes", "--label-tables"]
     done = command("predict", run, *scans, "--output", place, *options)
@@ -66,6 +66,8 @@ def test_command_writes_all_that_is_asked_for(run, scans, plain, tmp_path):
         for label, each in ((1, "1-organ"), (2, "2-nodule")):
             np.testing.assert_array_equal(np.asarray(nib.load(place / each / name).dataobj), labels == label)
     assert any(mask.any() for mask in plain.values())
+    scores = runs.evaluate(place, folder / "plain", tmp_path / "scores")
+    assert (scores.n_cases, scores.mean_dice) == (2, 1.0), "what lies beside masks is none of them"
 
 
 def test_what_is_missing_beside_a_mask_is_made_and_what_is_another_s_is_refused(run, scans, tmp_path):
