@@ -6,9 +6,11 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
-from runs_fixtures import fewmask, files_in, make_phantom, train
+from runs_fixtures import fewmask as command
+from runs_fixtures import files_in, make_phantom, train
 from tracing import POSSIBLE, trace
 
+import fewmask
 from pipeline import runs
 from pipeline.errors import IncompleteError, UserError
 from pipeline.outputs import digest_of
@@ -92,6 +94,15 @@ def test_a_scan_that_was_stored_anew_is_the_same_scan(run, scans, predicted, tmp
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj).astype(np.float32), image.affine), copy)
     runs.predict(run, [copy], tmp_path / "masks")
     assert predicted == [scans[0].name]
+
+
+def test_a_model_that_was_exported_goes_on_with_the_folder_of_its_run(run, scans, expected, predicted, tmp_path):
+    runs.predict(run, scans[:2], tmp_path / "masks")
+    fewmask.export(run, tmp_path / "model.fewmask")
+    predicted.clear()
+    runs.predict(tmp_path / "model.fewmask", scans, tmp_path / "masks")
+    assert predicted == [scans[2].name]
+    assert masks_in(tmp_path / "masks") == expected
 
 
 def test_masks_of_another_checkpoint_scan_or_setting_are_refused_by_name(run, other_run, scans, predicted, tmp_path):
@@ -247,7 +258,7 @@ def test_killed_at_any_call_a_folder_holds_whole_masks_and_the_second_call_finis
 
 def test_one_scan_is_written_to_the_file_that_is_named(run, scans, expected, tmp_path):
     for name in ("mask.nii.gz", "new/mask.nii"):
-        done = fewmask("predict", run, scans[0], "--output", tmp_path / name)
+        done = command("predict", run, scans[0], "--output", tmp_path / name)
         assert done.returncode == 0, done.stderr
         mask = nib.load(tmp_path / name)
         beside = [path for path in (tmp_path / name).parent.iterdir() if path.is_file()]
