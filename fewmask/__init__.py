@@ -10,12 +10,15 @@ from pipeline import __version__
 
 if TYPE_CHECKING:
     from pipeline import losses, metrics
-    from pipeline.api import check, compare, cross_validate, evaluate, export, load, plan, predict, train, validate
-    from pipeline.errors import Problem, UserError
-    from pipeline.model import Model
+    from pipeline.api import check, compare, cross_validate, evaluate, export, plan, predict, train, validate
+    from pipeline.errors import IncompleteError, Problem, UserError
+    from pipeline.model import Model, load
     from pipeline.recipe import Recipe
+    from pipeline.runs.beside import Beside
 
 __all__ = [
+    "Beside",
+    "IncompleteError",
     "Model",
     "Problem",
     "Recipe",
@@ -35,7 +38,15 @@ __all__ = [
     "validate",
 ]
 
-HOMES = {"Model": "model", "Problem": "errors", "Recipe": "recipe", "UserError": "errors"}
+HOMES = {
+    "Beside": "runs.beside",
+    "IncompleteError": "errors",
+    "Model": "model",
+    "Problem": "errors",
+    "Recipe": "recipe",
+    "UserError": "errors",
+    "load": "model",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,13 +18,13 @@ from pipeline import runs
 from pipeline.files import to_write
 from pipeline.plugins import blamed
 from pipeline.recipe import Recipe
+from pipeline.runs.beside import NOTHING_ELSE, Beside
 from pipeline.terminal import listening
 
 if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.data.check import Check
     from pipeline.export.writing import Format
-    from pipeline.model import Model
     from pipeline.planning.plan import Plan
     from pipeline.reports.comparison import Comparison
     from pipeline.reports.summary import Summary
@@ -201,25 +201,53 @@ def predict(
     *,
     checkpoint: Which = "last",
     plugins: Sequence[AnyPath] = (),
+    only: Sequence[str] = (),
+    unlabelled: bool = False,
+    device: str = "auto",
+    mirror: bool = True,
+    overwrite: bool = False,
+    beside: Beside = NOTHING_ELSE,
     verbose: bool = False,
 ) -> list[Path]:
     """Write a mask for each scan, on exactly the scan's grid; return the masks' paths.
 
+    Masks that are there already, of the same scan and made as they would be now, are left as they are.
+
     Args:
         run: The run's folder, a model file or a checkpoint.
         scans: A scan, a folder of scans, a dataset, or several of them.
-        output: The folder for the masks; each has the name of its scan.
+        output: The folder of the masks, which are named as the scans; of one scan it may be its mask's own name.
         checkpoint: ``last`` or ``best``.
         plugins: As for :func:`validate`.
+        only: Ids of the scans that are predicted; none is all.
+        unlabelled: Leaves out scans that have a mask.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        mirror: Whether mirror images are looked at too, where the run was trained for that.
+        overwrite: Whether masks that were made of another scan, or otherwise, are made again.
+        beside: What else is to be written, such as ``Beside(volumes=True)``.
         verbose: As for :func:`train`.
 
     Raises:
-        UserError: Something is wrong with a scan, or a mask is there already; nothing is written then.
+        UserError: A mask is there that was made otherwise or by somebody else, or no scan could be predicted;
+            nothing is written then.
+        IncompleteError: Something is wrong with some of the scans; its ``done`` are the masks of the others.
     """
     several = [scans] if isinstance(scans, str | PathLike) else scans
     places = list(map(Path, several))
     with _calling(verbose=verbose):
-        return runs.predict(Path(run), places, to_write(Path(output)), checkpoint, list(map(Path, plugins)))
+        return runs.predict(
+            Path(run),
+            places,
+            Path(output),
+            checkpoint,
+            list(map(Path, plugins)),
+            only=only,
+            unlabelled=unlabelled,
+            device=device,
+            mirror=mirror,
+            overwrite=overwrite,
+            beside=beside,
+        )
 
 
 def evaluate(
@@ -267,24 +295,6 @@ def compare(run_a: AnyPath, run_b: AnyPath, output: AnyPath) -> Comparison:
     """
     with _calling(verbose=False):
         return runs.compare(Path(run_a), Path(run_b), to_write(Path(output)))
-
-
-def load(run: AnyPath, *, checkpoint: Which = "last", plugins: Sequence[AnyPath] = ()) -> Model:
-    """Load a run's network, or those of a cross-validation, to predict from memory.
-
-    Args:
-        run: The run's folder, a model file or a checkpoint.
-        checkpoint: ``last`` or ``best``.
-        plugins: As for :func:`validate`.
-
-    Raises:
-        UserError: There is no such checkpoint, or it cannot be used.
-    """
-    from pipeline.model import Model
-    from pipeline.runs.models import load_model
-
-    with _calling(verbose=False):
-        return Model(load_model(Path(run), checkpoint, list(map(Path, plugins))))
 
 
 def export(

@@ -9,6 +9,7 @@ from importlib import import_module
 from pipeline.arguments import run_command
 from pipeline.bounds import refuse_no_text
 from pipeline.console import explained, tell_stop
+from pipeline.errors import UserError
 from pipeline.interruption import Stopped, stoppable
 from pipeline.plugins import blamed
 from pipeline.terminal import fail, flush
@@ -19,7 +20,10 @@ for name in ("datasets", "training", "results"):
 
 
 def main() -> None:
-    """Run the command that the arguments name; a user's mistake ends in one message and exit code 2."""
+    """Run the command that the arguments name; a user's mistake ends in one message and exit code 2.
+
+    What could be done in part ends in one message and exit code 3.
+    """
     # Figures are drawn without a screen; a backend that Matplotlib does not know would end the command at its import.
     os.environ.pop("MPLBACKEND", None)
     try:
@@ -32,6 +36,6 @@ def main() -> None:
     except Exception as error:
         if (message := explained(error)) is None:
             raise
-        fail(message)
+        fail(message, error.exit_code if isinstance(error, UserError) else UserError.exit_code)
     finally:
         flush()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class UserError(Exception):
         problems: Every problem behind it, each with its remedy.
     """
 
+    exit_code = 2
+
     def __init__(self, summary: str, problems: Sequence[Problem] = ()) -> None:
         super().__init__(summary)
         self.summary = summary
@@ -55,6 +58,22 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return printable("\n".join([self.summary, *(f"  - {problem}" for problem in self.problems)]))
+
+
+class IncompleteError(UserError):
+    """Some of what was asked for could not be done, and all the rest was: the command line exits with code 3.
+
+    Args:
+        summary: How much was done.
+        problems: As for :class:`UserError`.
+        done: The files that hold what was done.
+    """
+
+    exit_code = 3
+
+    def __init__(self, summary: str, problems: Sequence[Problem], done: Sequence[Path]) -> None:
+        super().__init__(summary, problems)
+        self.done = tuple(done)
 
 
 def printable(text: str) -> str:

@@ -14,18 +14,22 @@ from pipeline.data.codes import is_warning
 from pipeline.data.inspection import Declared, examine_scans
 from pipeline.errors import Problem, UserError
 from pipeline.plugins import blamed
+from pipeline.terminal import listening
 from pipeline.types import Case
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
+    from pipeline.checkpoints import Which
     from pipeline.nifti.volume import Scan
     from pipeline.runs.models import TrainedModel
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network, ready to predict; :func:`pipeline.api.load` makes it."""
+    """A trained network, ready to predict; :func:`load` makes it."""
 
     _trained: TrainedModel
 
@@ -90,6 +94,23 @@ class Model:
         if wrong := [problem for problem in problems if not is_warning(problem)]:
             raise UserError("The scan cannot be used.", wrong)
         return scans
+
+
+def load(run: str | PathLike[str], *, checkpoint: Which = "last", plugins: Sequence[str | PathLike[str]] = ()) -> Model:
+    """Load a run's network, or those of a cross-validation, to predict from memory.
+
+    Args:
+        run: The run's folder, a model file or a checkpoint.
+        checkpoint: ``last`` or ``best``.
+        plugins: As for :func:`pipeline.api.validate`.
+
+    Raises:
+        UserError: There is no such checkpoint, or it cannot be used.
+    """
+    from pipeline.runs.models import load_model
+
+    with blamed(), listening(lambda _: None):
+        return Model(load_model(Path(run), checkpoint, list(map(Path, plugins))))
 
 
 def _read(image: Any, affine: ArrayLike | None, name: str) -> Scan:

@@ -68,6 +68,12 @@ class Output:
         """
         self._refuse(names, self._states())
 
+    def foreign(self, names: Iterable[str]) -> list[str]:
+        """Return those of some names under which something is there that is not as the owner wrote it."""
+        states = self._states()
+        there = [name for name in names if (path := self.folder / name).is_symlink() or path.exists()]
+        return [name for name in there if not self._is_own(name, states.get(name, []))]
+
     def is_own(self, name: str) -> bool:
         """Tell whether a file is there and has the content that its owner wrote, or is one that grows."""
         return self._is_own(name, self._states().get(name, []))

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 MAX_BYTES = 8_000_000
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file, with or without a byte order mark.
+def read_json(path: Path, most: int = MAX_BYTES) -> Any:
+    """Read a JSON file of at most so many bytes, with or without a byte order mark.
 
     Raises:
         OSError: It cannot be read.
         ValueError: It is no JSON, or too large, or nested too deeply, or has a key twice in one object.
     """
     with regular(path).open("rb") as stream:
-        content = stream.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"it has over {MAX_BYTES // 1_000_000} MB")
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has over {most // 1_000_000} MB")
     try:
         return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError:

@@ -131,13 +131,13 @@ def flush(text: str = "") -> None:
         _leave(sys.stdout)
 
 
-def fail(message: str) -> NoReturn:
-    """Print what is wrong, and exit with code 2."""
+def fail(message: str, code: int) -> NoReturn:
+    """Print what is wrong, and exit with a code."""
     try:
         complain(f"error: {message}")
     except MemoryError:  # To lay out text, Rich loads more than there may be memory for.
         sys.stderr.write(f"error: {printable(message)}\n")
-    sys.exit(2)
+    sys.exit(code)
 
 
 def draws() -> bool:

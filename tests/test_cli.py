@@ -430,7 +430,7 @@ def test_whole_way_from_phantom_to_scores_in_processes_of_their_own(tmp_path):
         done = fewmask(*command)
         assert done.returncode == 0, done.stderr
         assert "Warning" not in done.stderr
-    assert len(list((tmp_path / "masks").iterdir())) == 2
+    assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 2
     scores = runs.evaluate(tmp_path / "masks", tmp_path / "data" / "labelsTr", tmp_path / "scores")
     assert scores.n_cases == 2
     assert scores.mean_dice is not None

@@ -373,7 +373,7 @@ def test_no_scan_is_predicted_that_was_not_checked(place, tmp_path):
         shutil.copy(place.files(part)[0], scan)
     with after(prediction, "checked_scans", lambda: exchanges.one_voxel_more(scans[1], np.random.default_rng(0))):
         assert refused(lambda: runs.predict(place.whole, scans, tmp_path / "masks", rank=True), scans[1])
-    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["a.nii.gz"]
+    assert [path.name for path in (tmp_path / "masks").glob("*.nii.gz")] == ["a.nii.gz"]
     with after(prediction, "checked_scans", lambda: [exchanges.byteswapped(path, None) for path in scans]):
         runs.predict(place.whole, scans, tmp_path / "again")
     assert (tmp_path / "again" / "a.nii.gz").read_bytes() == (tmp_path / "masks" / "a.nii.gz").read_bytes()

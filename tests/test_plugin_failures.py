@@ -11,6 +11,7 @@ from pipeline.data.layouts import LAYOUTS
 from pipeline.engines.sources import SOURCES
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
+from pipeline.model import load
 from pipeline.networks import NETWORKS
 
 LOSS = '''from pipeline.losses import LOSSES, LabelLoss
@@ -204,7 +205,7 @@ def test_network_of_a_plugin_that_fails_in_prediction_is_named(tmp_path, dataset
     api.train(recipe, tmp_path / "run", settings={"max_steps": 2})
     (module,) = [module for name, module in sys.modules.items() if name.startswith("fewmask_plugin_")]
     scan = next((dataset / "imagesTs").iterdir())
-    model = api.load(tmp_path / "run")
+    model = load(tmp_path / "run")
     module.Net.forward = lambda *_: module.missing
     with pytest.raises(AttributeError):  # Of the test's own code, which is no plugin's.
         model.predict(scan)

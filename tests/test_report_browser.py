@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from report_fixtures import HOSTILE, LABELS, make_report
+from test_predictions_page import page as make_predictions
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
 
@@ -344,3 +345,52 @@ def test_two_hundred_cases_of_hippocampus_size_are_under_25_mb(open_page, tmp_pa
     page.evaluate("look(199)")
     assert page.locator("#viewer-title").inner_text() == "hippocampus_199"
     assert page.evaluate("state.volume.shape") == [35, 51, 36]
+
+
+# Predictions without a truth
+
+
+@pytest.fixture(scope="module")
+def predictions(tmp_path_factory):
+    names = [f"case_{n:02d}" for n in range(12)]
+    return make_predictions(tmp_path_factory.mktemp("predictions"), names, {("case_04", 1): 50.0})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_of_predictions_opens_without_an_error_and_without_sideways_scrolling(
+    open_page, predictions, scheme, width
+):
+    page = open_page(predictions, color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    wait_for(page, "document.querySelectorAll('#strip button').length === 12")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.locator("#viewer-title").inner_text() == "case_11"
+    assert "least sure first" in page.locator("#viewer-note").inner_text()
+    assert page.locator("#truth").count() == page.locator("#errors").count() == 0
+
+
+def test_prediction_is_filled_and_switched_by_box_and_by_key(open_page, predictions):
+    page = open_page(predictions)
+    shown = pixels(page)
+    page.locator("#prediction").uncheck()
+    bare = pixels(page)
+    page.locator("#viewer").focus()
+    for key in "te":  # Of a truth that is not there.
+        page.keyboard.press(key)
+    assert pixels(page) == bare != shown
+    page.keyboard.press("p")
+    assert pixels(page) == shown
+    page.locator("#prediction-style").select_option("outline")
+    assert pixels(page) not in (bare, shown)
+    page.locator("#planes canvas").first.hover()
+    wait_for(page, "document.getElementById('readout').textContent.includes('prediction:')")
+    assert "truth" not in page.locator("#readout").inner_text()
+
+
+def test_masks_that_are_unlike_the_others_can_be_filtered(open_page, predictions):
+    page = open_page(predictions)
+    page.locator("#outcome-filter").select_option(label="unlike the others")
+    assert first_column(page) == ["case_04"]
+    page.locator("#table td button").first.click()
+    wait_for(page, "document.getElementById('viewer-title').textContent === 'case_04'")

@@ -1,6 +1,7 @@
 """Whole runs, end to end, on a phantom and a network that are tiny."""
 
 import csv
+import errno
 import gzip
 import json
 import math
@@ -29,12 +30,14 @@ from runs_fixtures import (
 )
 from scipy.spatial.transform import Rotation
 
-from pipeline import runs
+from pipeline import nifti, runs
 from pipeline.data.loaders import StepLoader
 from pipeline.engines.schedules import Schedule
-from pipeline.errors import UserError
+from pipeline.errors import IncompleteError, UserError
+from pipeline.files import WriteError
 from pipeline.outputs import LIST
 from pipeline.planning.hardware import Hardware
+from pipeline.prediction.predictor import Predictor
 from pipeline.runs import models, reporting, setup
 
 ENDS = ("", ".sha256")
@@ -605,12 +608,75 @@ def test_scan_never_overwrites_itself(trained, scan, tmp_path):
     assert copy.read_bytes() == scan.read_bytes()
 
 
-def test_scans_with_nan_are_refused_before_any_mask_is_written(trained, scan, tmp_path):
+def test_scans_that_cannot_be_predicted_are_named_and_the_others_are_predicted(trained, scan, tmp_path):
     nib.save(nib.Nifti1Image(np.full((8, 8, 8), np.nan, np.float32), np.eye(4)), tmp_path / "nan.nii.gz")
-    with pytest.raises(UserError) as raised:
-        runs.predict(trained, [scan, tmp_path / "nan.nii.gz"], tmp_path / "masks")
-    assert problems_of(raised) == [("not-finite", str(tmp_path / "nan.nii.gz"))]
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 8, 2), np.float32), np.eye(4)), tmp_path / "two.nii.gz")
+    (tmp_path / "cut.nii.gz").write_bytes(scan.read_bytes()[:-20])
+    broken = [tmp_path / f"{name}.nii.gz" for name in ("nan", "two", "cut", "missing")]
+    with pytest.raises(IncompleteError, match=r"has 2 channel\(s\), the model was trained on 1: MRI") as raised:
+        runs.predict(trained, [*broken[:2], scan, *broken[2:]], tmp_path / "masks")
+    assert problems_of(raised) == [
+        ("not-finite", str(broken[0])),
+        ("channel-count", str(broken[1])),
+        ("truncated-gzip", str(broken[2])),
+        ("missing-file", str(broken[3])),
+    ]
+    assert raised.value.summary.startswith("1 of 5 masks are in")
+    assert raised.value.done == (tmp_path / "masks" / scan.name,)
+    (expected,) = runs.predict(trained, [scan], tmp_path / "expected")
+    assert raised.value.done[0].read_bytes() == expected.read_bytes()
+
+
+def test_nothing_is_written_where_no_scan_can_be_predicted(trained, tmp_path):
+    with pytest.raises(UserError, match="Nothing was predicted") as raised:
+        runs.predict(trained, [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"], tmp_path / "masks")
+    assert not isinstance(raised.value, IncompleteError)
+    assert len(raised.value.problems) == 2
     assert not (tmp_path / "masks").exists()
+
+
+def test_what_goes_wrong_on_the_way_with_a_scan_leaves_the_others_alone(trained, dataset, tmp_path, monkeypatch):
+    segment = Predictor.segment
+
+    def hungry(predictor, scans, *arguments):
+        if scans[0].path.name == "phantom_004.nii.gz":
+            raise MemoryError
+        return segment(predictor, scans, *arguments)
+
+    monkeypatch.setattr(Predictor, "segment", hungry)
+    with pytest.raises(IncompleteError) as raised:
+        runs.predict(trained, [dataset / "imagesTs"], tmp_path / "masks", rank=True)
+    assert problems_of(raised) == [("out-of-memory", str(dataset / "imagesTs" / "phantom_004.nii.gz"))]
+    assert [path.name for path in raised.value.done] == ["phantom_005.nii.gz"]
+    with (tmp_path / "masks" / "annotate_next.csv").open(newline="") as stream:
+        assert [row["mask"] for row in csv.DictReader(stream)] == ["phantom_005.nii.gz"]
+
+
+def test_disk_that_is_full_ends_a_prediction_and_says_what_is_there(trained, dataset, tmp_path, monkeypatch):
+    saved, save = [], nifti.save_labels
+
+    def full(path, *arguments):
+        if saved:
+            raise WriteError(path, OSError(errno.ENOSPC, "No space left on device"), 100)
+        saved.append(path.name)
+        save(path, *arguments)
+
+    monkeypatch.setattr(nifti, "save_labels", full)
+    scans = [dataset / "imagesTs", dataset / "imagesTr"]
+    with pytest.raises(IncompleteError) as raised:
+        runs.predict(trained, scans, tmp_path / "masks")
+    assert [problem.code for problem in raised.value.problems] == ["disk-full"]
+    assert [path.name for path in raised.value.done] == saved == ["phantom_004.nii.gz"]
+
+
+def test_command_exits_3_where_some_scans_were_predicted_and_2_where_none_was(trained, scan, tmp_path):
+    (tmp_path / "cut.nii.gz").write_bytes(scan.read_bytes()[:-20])
+    for scans, code in (([tmp_path / "cut.nii.gz", scan], 3), ([tmp_path / "cut.nii.gz"], 2)):
+        done = fewmask("predict", trained, *scans, "--output", tmp_path / f"masks-{code}")
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+        assert "cut.nii.gz: " in done.stderr
+    assert (tmp_path / "masks-3" / scan.name).is_file()
+    assert not (tmp_path / "masks-2").exists()
 
 
 def test_a_device_that_is_full_is_no_fault_of_a_checkpoint(trained, folder, dataset, scan, monkeypatch):
@@ -622,25 +688,6 @@ def test_a_device_that_is_full_is_no_fault_of_a_checkpoint(trained, folder, data
         runs.predict(trained, [scan], folder / "never")
     with pytest.raises(torch.OutOfMemoryError):
         train(folder, dataset, trained.name, resume=True)
-
-
-def test_scan_with_too_many_channels_is_refused_before_any_mask_is_written(trained, scan, tmp_path):
-    nib.save(nib.Nifti1Image(np.zeros((8, 8, 8, 2), np.float32), np.eye(4)), tmp_path / "two.nii.gz")
-    with pytest.raises(UserError, match=r"has 2 channel\(s\), the model was trained on 1: MRI") as raised:
-        runs.predict(trained, [scan, tmp_path / "two.nii.gz"], tmp_path / "masks")
-    assert problems_of(raised) == [("channel-count", str(tmp_path / "two.nii.gz"))]
-    assert not (tmp_path / "masks").exists()
-
-
-def test_every_unsound_scan_is_named_before_any_mask_is_written(trained, scan, tmp_path):
-    (tmp_path / "cut.nii.gz").write_bytes(scan.read_bytes()[:-20])
-    with pytest.raises(UserError) as raised:
-        runs.predict(trained, [scan, tmp_path / "cut.nii.gz", tmp_path / "missing.nii.gz"], tmp_path / "masks")
-    assert [where for _, where in problems_of(raised)] == [
-        str(tmp_path / "cut.nii.gz"),
-        str(tmp_path / "missing.nii.gz"),
-    ]
-    assert not (tmp_path / "masks").exists()
 
 
 def test_folder_without_scans_is_refused(trained, tmp_path):
@@ -684,8 +731,10 @@ def test_scans_are_ranked_by_their_predicted_dice_where_asked_for(trained, datas
     assert [row["rank"] for row in rows] == ["1", "2"]
     assert predicted == sorted(predicted)
     assert not (tmp_path / "plain" / "annotate_next.csv").exists()
-    masks = files_in(tmp_path / "plain").values()
-    assert sorted(masks) == sorted(v for k, v in files_in(tmp_path / "ranked").items() if k.suffix == ".gz")
+    plain, ranked = (
+        [path.read_bytes() for path in sorted((tmp_path / name).glob("*.gz"))] for name in ("plain", "ranked")
+    )
+    assert plain == ranked
 
 
 def test_masks_evaluated_against_themselves_score_one(dataset, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003 - tyro reads the annotations
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -25,6 +25,7 @@ from pipeline.arguments import (
 from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_outside
 from pipeline.console import show_comparison, show_scores
 from pipeline.files import to_write
+from pipeline.runs.beside import NOTHING_ELSE, Beside
 from pipeline.terminal import say
 
 FORMATS = (
@@ -65,8 +66,10 @@ def predict(
     run: TrainedModel,
     scans: tyro.conf.Positional[Annotated[tuple[Path, ...], place("SCAN", "Scans, folders of scans, or datasets.")]],
     *,
-    output: Annotated[Path, destination("Folder for the masks, which are named as the scans.")],
+    output: Annotated[Path, destination("Folder for the masks, named as the scans; or FILE.nii.gz, of one scan.")],
+    overwrite: Annotated[bool, tyro.conf.arg(help="Make masks anew that were made otherwise.")] = False,
     annotate_next: Annotated[bool, tyro.conf.arg(help="Also rank scans by predicted Dice: annotate_next.csv.")] = False,
+    beside: tyro.conf.OmitArgPrefixes[Beside] = NOTHING_ELSE,
     unlabelled: Annotated[bool, tyro.conf.arg(help="Only scans that have no mask.")] = False,
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID", help="Only these cases.")] = (),
     device: Device = "auto",
@@ -86,11 +89,23 @@ def predict(
 
     refuse_device(device)
     open_as = (root, layout, read_options(layout_options))
-    chosen: dict[str, Any] = {"only": only, "unlabelled": unlabelled, "device": device, "mirror": mirror == "on"}
-    where = to_write(output)
-    masks = runs.predict(run, scans, where, checkpoint, plugins, rank=annotate_next, open_as=open_as, **chosen)
+    masks = runs.predict(
+        run,
+        scans,
+        output,
+        checkpoint,
+        plugins,
+        rank=annotate_next,
+        open_as=open_as,
+        only=only,
+        unlabelled=unlabelled,
+        device=device,
+        mirror=mirror == "on",
+        overwrite=overwrite,
+        beside=beside,
+    )
     model = run.name if run.is_file() else f"the {checkpoint} checkpoint"
-    say(f"Wrote {len(masks)} mask(s) to {output} with {model}.")
+    say(f"{output} holds {len(masks)} mask(s), made with {model}.")
 
 
 @command

@@ -1,6 +1,6 @@
 """NIfTI files: their containers, headers and grids, and reading and writing volumes; datasets are not known here."""
 
 from pipeline.nifti.container import is_nifti, stem
-from pipeline.nifti.volume import Scan, load, save_labels, save_volume, scan_of
+from pipeline.nifti.volume import Scan, load, save_labels, save_volume, save_volumes, scan_of
 
-__all__ = ["Scan", "is_nifti", "load", "save_labels", "save_volume", "scan_of", "stem"]
+__all__ = ["Scan", "is_nifti", "load", "save_labels", "save_volume", "save_volumes", "scan_of", "stem"]

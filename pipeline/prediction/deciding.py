@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.metrics.calibration import Expectation
+    from pipeline.prediction.maps import Maps
     from pipeline.prediction.spool import Spool
     from pipeline.prediction.sweep import Sweep
 
@@ -28,6 +29,7 @@ def decide(
     averaged: bool = False,
     weights: Sequence[float] | None = None,
     spool: Spool | None = None,
+    maps: Maps | None = None,
 ) -> NDArray[np.integer[Any]]:
     """Return the label map ``[X, Y, Z]`` of a scan, in the smallest type that holds all label values.
 
@@ -38,6 +40,7 @@ def decide(
             largest logit.
         weights: Of the sweeps in the mean, 1 together; by default all count alike.
         spool: Takes what depends on a label map that is still to be mended.
+        maps: Takes the probabilities of every voxel.
 
     Raises:
         UserError: A network's output is NaN.
@@ -56,11 +59,13 @@ def decide(
         truth = expectation.true_plane(first.slab, number) if expectation else None
         for part in blocks(flat.size, len(values)):
             logits = [each.logits(plane.flatten(1)[:, part]) for each, plane in zip(sweeps, parts, strict=True)]
-            probabilities = _mean(logits, weights) if averaged or expectation else None
+            probabilities = _mean(logits, weights) if averaged or expectation or maps else None
             codes = (logits[0] if probabilities is None or not averaged else probabilities).max(dim=0).indices
             _refuse_nan(logits, first)
-            p = None if probabilities is None or expectation is None else probabilities.cpu().numpy()
             flat[part] = names[codes.cpu().numpy()]
+            p = probabilities.cpu().numpy() if probabilities is not None and (expectation or maps) else None
+            if maps is not None and p is not None:
+                maps.add(p, (first.slab, number, part))
             if expectation is None or p is None:
                 continue
             shares = expectation.shares(p)

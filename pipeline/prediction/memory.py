@@ -24,6 +24,8 @@ BLOCK = 1 << 20
 OVERHEAD = 1.75
 # Maps of a block: logits, probabilities, and what a maximum or an expected Dice makes of them.
 BLOCK_MAPS = 6
+# For maps: a number's share of its label, a product, and the byte.
+MAP_BYTES = 9
 # Planes of features beside the ring: one that was stitched, two that were resampled, and one between them and halfway.
 PLANES = 5
 
@@ -38,6 +40,7 @@ class Footprint:
         rings: The planes that are still open, of every network.
         windows: Windows of one call, and what the network makes of them on the way.
         planes: Planes that are being resampled, and the classes of a block of voxels.
+        maps: Probabilities of one label, or the entropy, of the whole scan, and what is made of a block for them.
     """
 
     image: int
@@ -45,6 +48,7 @@ class Footprint:
     rings: int
     windows: int
     planes: int
+    maps: int
 
     @property
     def total(self) -> int:
@@ -63,6 +67,7 @@ def footprint(
     together: int,
     voxel_bytes: float,
     networks: int = 1,
+    maps: int = 0,
 ) -> Footprint:
     """Return what a prediction holds.
 
@@ -73,10 +78,11 @@ def footprint(
         rings    4 M (F + 1) p A
         windows  n P (4 C + 4 (M + 1) F + v)
         planes   4 M F (A + 4 A') + 24 B
+        maps     m V' + 9 B, where m is 1 or 2, else 0
 
     with C channels, F features that are stitched, K classes, M networks, V voxels of the network's grid and V' of the
     scan's, P of a window, which has p planes; planes of A voxels, or A' in the scan; n windows together, v bytes a
-    voxel that a network holds on its way, b a label and B numbers of a block.
+    voxel that a network holds on its way, b a label, B numbers of a block and m maps.
 
     Args:
         placement: Where the scan lies.
@@ -88,11 +94,12 @@ def footprint(
         together: Windows that go through the network in one call.
         voxel_bytes: What a network holds of a voxel of a window on its way, as :func:`voxel_bytes_of` finds it.
         networks: How many predict together.
+        maps: How many are asked for, probabilities of all labels being one, and the entropy one.
     """
     plane = math.prod(windows.plane)
     native = math.prod(placement.native) // placement.native[windows.slab]
     # A block has at least one voxel, all of its classes.
-    block = BLOCK_MAPS * FLOAT * max(BLOCK, classes)
+    numbers = max(BLOCK, classes)
     return Footprint(
         image=FLOAT * channels * math.prod(placement.shape),
         labels=label_bytes * math.prod(placement.native),
@@ -101,7 +108,8 @@ def footprint(
         windows=round(
             together * math.prod(windows.patch) * (FLOAT * (channels + (networks + 1) * features) + voxel_bytes)
         ),
-        planes=FLOAT * networks * features * (plane + (PLANES - 1) * native) + block,
+        planes=FLOAT * networks * features * (plane + (PLANES - 1) * native) + BLOCK_MAPS * FLOAT * numbers,
+        maps=(maps * math.prod(placement.native) + MAP_BYTES * numbers) if maps else 0,
     )
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline.metrics.calibration import Expectation
     from pipeline.nifti.forms import Forms
     from pipeline.nifti.volume import Scan
+    from pipeline.prediction.maps import Maps
     from pipeline.prediction.trial import Trial
 
 
@@ -98,12 +99,15 @@ class Predictor:
         """Return label values ``[X, Y, Z]`` on the grid of the scan's files; all else as :meth:`segment`."""
         return self.segment([nifti.load(path) for path in images])
 
-    def segment(self, scans: Sequence[Scan], expectation: Expectation | None = None) -> NDArray[np.integer[Any]]:
+    def segment(
+        self, scans: Sequence[Scan], expectation: Expectation | None = None, maps: Maps | None = None
+    ) -> NDArray[np.integer[Any]]:
         """Segment a scan on the grid of its files.
 
         Args:
             scans: One file with all channels, or one a channel, as it was read.
             expectation: Is told the probabilities of every voxel.
+            maps: Takes the probabilities of every voxel.
 
         Returns:
             Label values ``[X, Y, Z]``.
@@ -111,7 +115,7 @@ class Predictor:
         Raises:
             UserError: The network's output is NaN.
         """
-        return _segment([self.sweep(scans)], expectation, self.postprocessing)
+        return _segment([self.sweep(scans)], expectation, self.postprocessing, maps)
 
     def logits(self, scans: Sequence[Scan]) -> NDArray[np.float32]:
         """Return all logits ``[K, X, Y, Z]`` on the grid of the scan's files: for study, since they may be many."""
@@ -136,22 +140,28 @@ class Predictor:
         images = Images(scans) if images is None else images
         return Sweep(self, scans, images.on(self.grid, self.ranges), slab)
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether it looks at mirror images."""
+        return bool(self.mirrors)
+
     def without_mirrors(self) -> Predictor:
         """Return one that looks at no mirror images."""
         return replace(self, mirrors=())
 
-    def footprint(self, forms: Forms, channels: int, networks: int = 1) -> Footprint:
+    def footprint(self, forms: Forms, channels: int, networks: int = 1, maps: int = 0) -> Footprint:
         """Return what predicting a scan holds beside the scan, the libraries and the network's weights.
 
         Args:
             forms: Where the scan's header places its voxels.
             channels: Of the scan.
             networks: How many predict together.
+            maps: How many are asked for beside the label map.
         """
         placement = place(forms, self.grid)
         windows = lay_windows(placement.shape, self.patch_size, self.overlap)
         together = self.together(placement, windows, channels)
-        return self._footprint(placement, windows, channels, together, networks)
+        return self._footprint(placement, windows, channels, together, networks, maps)
 
     def together(self, placement: Placement, windows: Windows, channels: int) -> int:
         """Return how many windows go through the network in one call: half of the memory that is free has to do."""
@@ -163,7 +173,7 @@ class Predictor:
         return max(1, min(most, int(SHARE * free / max(1, one))))
 
     def _footprint(
-        self, placement: Placement, windows: Windows, channels: int, together: int, networks: int
+        self, placement: Placement, windows: Windows, channels: int, together: int, networks: int, maps: int = 0
     ) -> Footprint:
         trial = self.trial(channels)
         return footprint(
@@ -176,6 +186,7 @@ class Predictor:
             together=together,
             voxel_bytes=trial.voxel_bytes,
             networks=networks,
+            maps=maps,
         )
 
     def trial(self, channels: int) -> Trial:
@@ -215,15 +226,22 @@ class Ensemble:
         """Where the networks lie."""
         return self.predictors[0].device
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether one of them looks at mirror images."""
+        return any(each.mirrored for each in self.predictors)
+
     def without_mirrors(self) -> Ensemble:
         """Return one of predictors that look at no mirror images."""
         return replace(self, predictors=tuple(each.without_mirrors() for each in self.predictors))
 
-    def footprint(self, forms: Forms, channels: int) -> Footprint:
+    def footprint(self, forms: Forms, channels: int, maps: int = 0) -> Footprint:
         """Return what predicting a scan holds, by the first of the networks; all else as for one."""
-        return self.predictors[0].footprint(forms, channels, len(self.predictors))
+        return self.predictors[0].footprint(forms, channels, len(self.predictors), maps)
 
-    def segment(self, scans: Sequence[Scan], expectation: Expectation | None = None) -> NDArray[np.integer[Any]]:
+    def segment(
+        self, scans: Sequence[Scan], expectation: Expectation | None = None, maps: Maps | None = None
+    ) -> NDArray[np.integer[Any]]:
         """Segment a scan on the grid of its files; all else as :meth:`Predictor.segment`."""
         images = Images(scans)
         first = self.predictors[0].sweep(scans, images)
@@ -232,7 +250,7 @@ class Ensemble:
         if self.atlases is not None:
             sweeps.append(self._vote(first))
             weights = [*[(1 - self.atlas_weight) / len(self.predictors)] * len(self.predictors), self.atlas_weight]
-        return _segment(sweeps, expectation, self.postprocessing, averaged=True, weights=weights)
+        return _segment(sweeps, expectation, self.postprocessing, maps, averaged=True, weights=weights)
 
     def _vote(self, beside: Sweep) -> VoteSweep:
         """Return what the atlases say of a scan, as a way over it beside a network's."""
@@ -262,16 +280,17 @@ def _segment(
     sweeps: Sequence[Sweep],
     expectation: Expectation | None,
     steps: Sequence[PostprocessingStep],
+    maps: Maps | None,
     *,
     averaged: bool = False,
     weights: Sequence[float] | None = None,
 ) -> NDArray[np.integer[Any]]:
     """Return the label map of a scan after post-processing; what is expected is expected of that."""
     if not steps:
-        return decide(sweeps, expectation, averaged=averaged, weights=weights)
+        return decide(sweeps, expectation, averaged=averaged, weights=weights, maps=maps)
     first = sweeps[0]
     spool = Spool(first.predictor.label_values, steps) if expectation else None
-    found = decide(sweeps, expectation, averaged=averaged, weights=weights, spool=spool)
+    found = decide(sweeps, expectation, averaged=averaged, weights=weights, spool=spool, maps=maps)
     processed = postprocess(found, first.scans[0].spacing_mm, steps)
     if spool and expectation:
         spool.tell(expectation, found, processed)

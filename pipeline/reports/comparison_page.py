@@ -9,7 +9,7 @@ from pipeline.reports.comparison import is_apart
 from pipeline.reports.figures import figures_of_comparison, write_figures
 from pipeline.reports.html import as_json, write_page
 from pipeline.reports.intervals import TOO_FEW, plural
-from pipeline.reports.page import FAILURES, OUTCOMES
+from pipeline.reports.page import FAILURES, OUTCOMES, WORDS
 from pipeline.reports.summary import HEADLINES
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ def _page_data(
         "metrics": columns,
         "outcomes": [{"key": key, "title": key, "bad": bad} for key, bad in outcomes],
         "sorted_by": "diceB − A",
+        "words": WORDS,
         "rows": [
             [
                 places[one.case],

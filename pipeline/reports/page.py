@@ -53,6 +53,15 @@ class Origin:
     tolerance_mm: float | None = None
 
 
+# What the page says of its cases.
+WORDS = {
+    "truth": True,
+    "measure": "mean Dice",
+    "order": "worst first",
+    "strip": "Worst cases",
+    "before": "worse",
+    "after": "better",
+}
 OUTCOMES = {"scored": "scored", "absent": "absent", "missed": "missed", "false_positive": "invented"}
 FAILURES = ("missed", "false_positive")
 
@@ -99,6 +108,7 @@ def write_report(
             "span_of": span_of,
             "left_out": len(shown) - len(room),
             "has_cases": bool(room),
+            "words": WORDS,
             "figures": figures,
             "training": training,
             "metrics": metrics,
@@ -140,6 +150,7 @@ def page_data(
         ],
         "outcomes": [{"key": key, "title": title, "bad": key in FAILURES} for key, title in OUTCOMES.items()],
         "sorted_by": "dice",
+        "words": WORDS,
         "rows": [
             [places[r.case], order[r.label], r.outcome, [value_of(r, metric) for metric in metrics]] for r in results
         ],

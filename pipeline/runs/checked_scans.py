@@ -1,4 +1,4 @@
-"""Check every scan before the first is predicted."""
+"""Look at every scan before any is predicted, and leave out those that cannot be."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pipeline.data.codes import is_warning
 from pipeline.data.examining import examine, in_parallel
 from pipeline.data.inspection import Declared
 from pipeline.data.packed import Packed
-from pipeline.errors import Problem, UserError
 from pipeline.runs.checking import tell_warnings
 from pipeline.runs.fitting import misfits
 from pipeline.terminal import progress
@@ -19,22 +18,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.data.inspection import CaseFacts
+    from pipeline.errors import Problem
     from pipeline.runs.models import TrainedModel
     from pipeline.types import Case
 
 
-def checked_scans(targets: dict[Path, Case], model: TrainedModel) -> Mapping[str, CaseFacts]:
-    """Check every scan, and that it fits the model.
-
-    Args:
-        targets: The case to predict, by the path of its mask.
-        model: The model.
+def checked_scans(targets: dict[Path, Case], model: TrainedModel) -> tuple[Mapping[str, CaseFacts], list[Problem]]:
+    """Look at every scan.
 
     Returns:
-        What was found of each scan, by the path of its mask.
-
-    Raises:
-        UserError: A scan has a problem; with the problems of all scans.
+        What was found of those that can be predicted, by the mask's path, and all problems of the others.
     """
     seen: Packed[CaseFacts] = Packed()
     cases = [replace(case, label=None) for case in targets.values()]
@@ -42,13 +35,9 @@ def checked_scans(targets: dict[Path, Case], model: TrainedModel) -> Mapping[str
     found: list[Problem] = []
     looks = progress(in_parallel(lambda case: examine(case, declared), cases), "checking", len(cases))
     for path, case, (facts, wrong) in zip(targets, cases, looks, strict=True):
-        found += wrong
-        if facts is not None:
+        unfit = [] if facts is None else misfits(str(case.images[0]), facts, model)
+        found += [*wrong, *unfit]
+        if facts is not None and all(map(is_warning, [*wrong, *unfit])):
             seen[str(path)] = facts
-            found += misfits(str(case.images[0]), facts, model)
-    problems = [problem for problem in found if not is_warning(problem)]
-    if problems:
-        places = len({problem.where for problem in problems})
-        raise UserError(f"Nothing was predicted: {places} scan(s) cannot be used.", problems)
-    tell_warnings(found)
-    return seen
+    tell_warnings([problem for problem in found if is_warning(problem)])
+    return seen, [problem for problem in found if not is_warning(problem)]

@@ -1,33 +1,31 @@
-"""Predict: from scans to masks."""
+"""Predict: what is asked for, what can be done, and what came of it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline import nifti
-from pipeline.data.checked import read_images
-from pipeline.errors import UserError
-from pipeline.memory import memory_for
-from pipeline.metrics.calibration import Expectation
+from pipeline.errors import IncompleteError, UserError
 from pipeline.outputs import Output
-from pipeline.planning.limits import size
 from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
+from pipeline.runs.beside import NOTHING_ELSE, Beside, chosen_labels
 from pipeline.runs.checked_scans import checked_scans
-from pipeline.runs.models import TrainedModel, load_model
-from pipeline.runs.targets import OpenAs, chosen_cases, present_masks, scans_of, targets_of
-from pipeline.terminal import note, progress
+from pipeline.runs.closing import write_beside
+from pipeline.runs.mask_folder import OWNER, destination
+from pipeline.runs.masks import Masks
+from pipeline.runs.models import load_model
+from pipeline.runs.targets import OpenAs, chosen_cases, scans_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.checkpoints import Which
-    from pipeline.data.inspection import CaseFacts
-    from pipeline.nifti.volume import Scan
-
-# Less than this needs no word.
-MUCH_BYTES = 10**9
+    from pipeline.errors import Problem
+    from pipeline.runs.annotation import AnnotateNext
+    from pipeline.runs.mask_folder import MaskFile, MaskFolder, StoredMask
+    from pipeline.runs.models import TrainedModel
+    from pipeline.types import Case
 
 
 def predict(
@@ -43,13 +41,17 @@ def predict(
     unlabelled: bool = False,
     device: str = "auto",
     mirror: bool = True,
+    overwrite: bool = False,
+    beside: Beside = NOTHING_ELSE,
 ) -> list[Path]:
-    """Write a label map for each scan, named as the scan and on exactly its grid.
+    """Write a label map for each scan, named as the scan and on exactly its grid, and return the masks' paths.
+
+    Masks that are there already, of the same scan and made as they would be now, are left as they are.
 
     Args:
         run: The run's folder.
         scans: Scans, folders of scans, or datasets in any layout.
-        output: Where the masks go; made where it is not there.
+        output: Where the masks go; made where it is not there. Of one scan it may be the name of its mask.
         which: The checkpoint.
         plugins: As for :func:`load_model`.
         rank: Also write ``annotate_next.csv``: the scans by their predicted Dice, the worst first.
@@ -58,49 +60,70 @@ def predict(
         unlabelled: Leaves out cases that have a mask.
         device: As for :func:`load_model`.
         mirror: Whether the mean over mirror images is taken, where the run was trained for that.
-
-    Returns:
-        The masks' paths.
+        overwrite: Whether masks that were made of another scan, or otherwise, are made again.
+        beside: What else is to be written.
 
     Raises:
-        UserError: An id is not there, or scans have one name, or a mask exists already, or a scan is unsound or has the
-            wrong number of channels; all of it is found before anything is written.
+        UserError: An id is not there, or scans have one name, or a mask is there already that was made otherwise or by
+            somebody else, or no scan could be predicted. All but the last is found before anything is written.
+        IncompleteError: Some scans were predicted, and others are unsound or have the wrong number of channels, or
+            something went wrong with them on the way.
     """
-    listing = Output(output, "predict")
-    if rank:
-        listing.refuse_foreign([ANNOTATE_NEXT])
-    found = [case for place in scans for case in scans_of(place, open_as)]
-    targets = targets_of(chosen_cases(found, only, unlabelled=unlabelled), scans, output)
+    place = destination(output)
+    files = [*([ANNOTATE_NEXT] if rank else []), *beside.files()]
+    place.refuse(beside.options({"--annotate-next": rank, "--overwrite": overwrite}), files)
+    cases = chosen_cases([case for each in scans for case in scans_of(each, open_as)], only, unlabelled=unlabelled)
+    targets = place.targets(cases, scans)
     model = load_model(run, which, plugins, device)
     if not mirror:
         model = replace(model, predictor=model.predictor.without_mirrors())
-    facts = checked_scans(targets, model)
-    output.mkdir(parents=True, exist_ok=True)
-    _tell_memory(facts, model)
+    masks, problems = _masks_of(targets, model, place, beside, expected=rank or beside.report)
     ranking = annotate_next(run, which, model) if rank else None
-    for path, case in progress(targets.items(), "predicting", len(targets)):
-        images = read_images(case, facts[str(path)])
-        expectation = Expectation(model.predictor.label_values) if ranking is not None else None
-        _predict_one(path, images, model, expectation)
-        if ranking is not None and expectation is not None:
-            ranking.add(case.images[0], path, expectation.dice())
+    done = _made(masks, problems, overwrite=overwrite)
+    if files:
+        with Output(place.folder, OWNER).writing(files) as stage:
+            _rank(stage, ranking, masks, done)
+            write_beside(stage, masks, done, run, which)
+    if problems:
+        raise IncompleteError(f"{len(done)} of {len(targets)} masks are in {output}.", problems, list(done))
+    return list(done)
+
+
+def _masks_of(
+    targets: dict[Path, Case], model: TrainedModel, place: MaskFolder | MaskFile, beside: Beside, *, expected: bool
+) -> tuple[Masks, list[Problem]]:
+    """Look at all scans, and return the masks of those that can be predicted, and the problems of the others."""
+    labels = chosen_labels(beside.labels, model.task)
+    facts, problems = checked_scans(targets, model)
+    masks = Masks(
+        model=model, targets=targets, facts=facts, place=place, beside=beside, labels=labels, expected=expected
+    )
+    return masks, problems
+
+
+def _made(masks: Masks, problems: list[Problem], *, overwrite: bool) -> dict[Path, StoredMask]:
+    """Make the masks that are not there, and return all.
+
+    Args:
+        masks: Of the call.
+        problems: Of scans that cannot be predicted; what goes wrong on the way is added.
+        overwrite: Whether masks that were made otherwise are made again.
+
+    Raises:
+        UserError: There is nothing to do, or it is not to be done, or not one mask could be made.
+    """
+    there, otherwise = masks.there()
+    if masks.facts and (overwrite or not otherwise):
+        if done := masks.make(there, problems):
+            return done
+        otherwise = []
+    found = [*problems, *otherwise]
+    raise UserError(f"Nothing was predicted: {len(found)} problem(s).", found)
+
+
+def _rank(stage: Path, ranking: AnnotateNext | None, masks: Masks, done: Mapping[Path, StoredMask]) -> None:
+    """Write which scan should get a mask next, where that is asked for."""
     if ranking is not None:
-        with listing.writing([ANNOTATE_NEXT]) as stage:
-            ranking.write(stage / ANNOTATE_NEXT)
-    return list(targets)
-
-
-def _predict_one(path: Path, images: Sequence[Scan], model: TrainedModel, expectation: Expectation | None) -> None:
-    where = str(images[0].path)
-    with memory_for(where, "to predict it", None, "crop the scan, or predict it elsewhere"):
-        labels = model.predictor.segment(images, expectation)
-        if come_since := present_masks([path]):
-            raise UserError("The prediction was not written.", come_since)
-        nifti.save_labels(path, labels, images[0])
-
-
-def _tell_memory(facts: Mapping[str, CaseFacts], model: TrainedModel) -> None:
-    """Say what the largest scan takes, where that is much."""
-    takes = max(model.predictor.footprint(each.forms, each.channels).total for each in facts.values())
-    if takes >= MUCH_BYTES:
-        note(f"the largest scan takes about {size(takes)} of memory beside itself and the network")
+        for path, mask in done.items():
+            ranking.add(masks.targets[path].images[0], path, mask.expected)
+        ranking.write(stage / ANNOTATE_NEXT)

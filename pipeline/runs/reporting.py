@@ -17,6 +17,7 @@ from pipeline.logs import read_curves
 from pipeline.reports.comparison_page import write_comparison
 from pipeline.reports.page import Origin, write_report
 from pipeline.reports.plots import draw_training
+from pipeline.reports.predictions import write_predictions
 from pipeline.runs.folder import HISTORY, PICTURE, VALIDATION
 from pipeline.runs.stored import INDEX, SPLIT, read_config, read_decisions, read_own
 from pipeline.strict_yaml import write_yaml
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from pipeline.nifti.volume import Scan
     from pipeline.reports.comparison import Comparison
+    from pipeline.reports.predictions import Structure
     from pipeline.reports.summary import Summary
     from pipeline.reports.volumes import Gallery
     from pipeline.types import Case, CaseResult
@@ -116,6 +118,24 @@ def report_masks(
         tolerance_mm=tolerance_mm,
     )
     write_report(folder, results, summary, origin, gallery)
+
+
+def report_predictions(
+    path: Path, masks: Path, model: Path, which: str, structures: Sequence[Structure], gallery: Gallery
+) -> None:
+    """Write the page of predictions without a truth.
+
+    Args:
+        path: The file.
+        masks: Their folder.
+        model: The run, or a file.
+        which: The run's checkpoint.
+        structures: Every label in every mask.
+        gallery: The pictures.
+    """
+    told = model.name if model.is_file() else f"{model.resolve().name}, {which} checkpoint"
+    origin = Origin(title=masks.resolve().name, facts={"Masks": masks.resolve().name, "Model": told} | _versions())
+    write_predictions(path, structures, origin, gallery)
 
 
 def report_comparison(

@@ -16,7 +16,7 @@ from pipeline.runs.checking import tell_warnings
 from pipeline.types import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 
 # Root, layout and options of a dataset.
@@ -46,16 +46,19 @@ def chosen_cases(cases: list[Case], only: Sequence[str], *, unlabelled: bool) ->
     return chosen
 
 
-def targets_of(cases: Sequence[Case], scans: Sequence[Path], output: Path) -> dict[Path, Case]:
-    """Return the case of each mask to write, by the mask's path.
+def targets_of(
+    cases: Sequence[Case], scans: Sequence[Path], output: Path, foreign: Callable[[Iterable[str]], list[str]]
+) -> dict[Path, Case]:
+    """Map each mask's path to its scan, of those that were found where scans were named.
 
     Args:
-        cases: The cases to predict.
-        scans: What the user named, for the message if there are no cases.
-        output: The folder of the masks.
+        cases: The scans.
+        scans: What was named.
+        output: The masks' folder.
+        foreign: Returns those of some names under which something is there that may not be replaced.
 
     Raises:
-        UserError: Two masks have one name, a name is too long, a mask exists already, or there are no cases.
+        UserError: There are none, or a mask cannot have its name, or something else has it.
     """
     named = [(output / _mask_name(case), case) for case in cases]
     counts = Counter(nifti.stem(path) for path, _ in named)
@@ -69,17 +72,8 @@ def targets_of(cases: Sequence[Case], scans: Sequence[Path], output: Path) -> di
         for path, case in named
         if counts[nifti.stem(path)] > 1
     ]
-    problems += [
-        Problem(
-            str(case.images[0]),
-            "name-too-long",
-            f"its mask would be called {path.name}, and a name that can be written has {LONGEST_WRITTEN} bytes at most",
-            "rename the scan, or predict it through a link of a shorter name",
-        )
-        for path, case in named
-        if len(os.fsencode(path.name)) > LONGEST_WRITTEN
-    ]
-    problems += present_masks(path for path, _ in named)
+    problems += [_too_long(case, path) for path, case in named if len(os.fsencode(path.name)) > LONGEST_WRITTEN]
+    problems += [present_mask(output / name) for name in foreign(path.name for path, _ in named)]
     if not named:
         problems = [
             Problem(
@@ -94,12 +88,34 @@ def targets_of(cases: Sequence[Case], scans: Sequence[Path], output: Path) -> di
     return dict(named)
 
 
-def present_masks(paths: Iterable[Path]) -> list[Problem]:
-    """Return a problem for each path that exists already."""
-    message = "is there already"
-    remedy = "name another --output, or remove it"
-    there = [path for path in paths if path.is_symlink() or path.exists()]
-    return [Problem(str(path), "mask-exists", message, remedy) for path in there]
+def target_of(cases: Sequence[Case], mask: Path) -> dict[Path, Case]:
+    """Map the path of a mask that was named to its scan.
+
+    Raises:
+        UserError: There are more scans than one, or something is there already, or the name is too long.
+    """
+    problems = [_too_long(cases[0], mask)] if len(os.fsencode(mask.name)) > LONGEST_WRITTEN else []
+    if len(cases) != 1:
+        message = f"is the name of one mask, and there are {len(cases)} scans"
+        problems.append(Problem(str(mask), "one-mask", message, "name a folder, or one scan with --only"))
+    if mask.is_symlink() or mask.exists():
+        problems.append(present_mask(mask))
+    if problems:
+        raise UserError("Nothing was predicted.", problems)
+    return {mask: cases[0]}
+
+
+def _too_long(case: Case, mask: Path) -> Problem:
+    message = (
+        f"its mask would be called {mask.name}, and a name that can be written has {LONGEST_WRITTEN} bytes at most"
+    )
+    remedy = "rename the scan, or predict it through a link of a shorter name"
+    return Problem(str(case.images[0]), "name-too-long", message, remedy)
+
+
+def present_mask(path: Path) -> Problem:
+    """Say that something is where a mask would be written."""
+    return Problem(str(path), "mask-exists", "is there already", "name another --output, or remove it")
 
 
 def _mask_name(case: Case) -> str:

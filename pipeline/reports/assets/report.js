@@ -1,6 +1,6 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-const STRIP = 12, PAGE = 100;
+const STRIP = 12, PAGE = 100, WORDS = DATA.words;
 
 function element(tag, text = "", attributes = {}) {
   const made = document.createElement(tag);
@@ -106,7 +106,7 @@ function buildTable() {
 }
 
 // The viewer.
-const view = { truth: true, prediction: true, errors: false, truthStyle: "fill", predictionStyle: "outline", opacity: 45, brightness: 0, contrast: 0, hidden: new Set() };
+const view = { truth: WORDS.truth, prediction: true, errors: false, truthStyle: "fill", predictionStyle: WORDS.truth ? "outline" : "fill", opacity: 45, brightness: 0, contrast: 0, hidden: new Set() };
 const state = { n: -1, volume: null, at: [0, 0, 0], plane: 0 };
 const stages = [];
 
@@ -140,9 +140,9 @@ function buildViewer() {
       scroll(event.deltaY < 0 ? 1 : -1);
     }, { passive: false });
   });
-  for (const id of ["truth", "prediction", "errors"]) $(id).addEventListener("change", () => { view[id] = $(id).checked; redraw(); });
+  for (const id of WORDS.truth ? ["truth", "prediction", "errors"] : ["prediction"]) $(id).addEventListener("change", () => { view[id] = $(id).checked; redraw(); });
   for (const id of ["opacity", "brightness", "contrast"]) $(id).addEventListener("input", () => { view[id] = +$(id).value; redraw(); });
-  $("truth-style").addEventListener("change", (event) => { view.truthStyle = event.target.value; redraw(); });
+  if (WORDS.truth) $("truth-style").addEventListener("change", (event) => { view.truthStyle = event.target.value; redraw(); });
   $("prediction-style").addEventListener("change", (event) => { view.predictionStyle = event.target.value; redraw(); });
   $("previous").addEventListener("click", () => look(state.n - 1));
   $("next").addEventListener("click", () => look(state.n + 1));
@@ -156,7 +156,7 @@ function press(event) {
   const act = {
     arrowup: () => scroll(1), arrowdown: () => scroll(-1), pageup: () => scroll(10), pagedown: () => scroll(-10),
     arrowleft: () => look(state.n - 1), arrowright: () => look(state.n + 1),
-    t: () => $("truth").click(), p: () => $("prediction").click(), e: () => $("errors").click(),
+    p: () => $("prediction").click(), ...(WORDS.truth && { t: () => $("truth").click(), e: () => $("errors").click() }),
     f: () => { state.at = [...state.volume.focus]; redraw(); },
   }[key];
   const plane = PLANES.findIndex((entry) => entry.key === key);
@@ -176,7 +176,7 @@ function scroll(steps) {
 function redraw() {
   const { volume, at } = state;
   if (!volume) return;
-  $("error-key").hidden = !view.errors;
+  if (WORDS.truth) $("error-key").hidden = !view.errors;
   const ratio = window.devicePixelRatio || 1;
   stages.forEach(({ figure, canvas, slider, where }, n) => {
     const plane = PLANES[n], last = volume.shape[plane.axis] - 1;
@@ -195,7 +195,7 @@ function readOut(voxel) {
   const { volume } = state, name = (place) => (place === IGNORED ? "not scored" : place ? DATA.classes[place - 1].name : "background");
   if (!volume || !voxel) { $("readout").textContent = "\u00a0"; return; }
   const p = voxel[0] + volume.shape[0] * (voxel[1] + volume.shape[1] * voxel[2]);
-  $("readout").textContent = `voxel ${voxel.map((n) => n + 1).join(", ")} · truth: ${name(volume.truth[p])} · prediction: ${name(volume.prediction[p])}`;
+  $("readout").textContent = `voxel ${voxel.map((n) => n + 1).join(", ")}${WORDS.truth ? ` · truth: ${name(volume.truth[p])}` : ""} · prediction: ${name(volume.prediction[p])}`;
 }
 
 /** Show a case, at the slices where most is wrong. */
@@ -209,7 +209,7 @@ async function look(n, bring = false) {
   state.at = [...volume.focus];
   $("viewer-title").textContent = entry.id;
   const size = about.spacing_mm.map((mm) => mm.toFixed(2)).join(" × ");
-  $("viewer-note").textContent = [`mean Dice ${entry.dice === null ? "–" : entry.dice.toFixed(3)}`, `${n + 1} of ${DATA.volumes.length}, worst first`, `voxels of ${size} mm`, about.note].filter(Boolean).join(" · ");
+  $("viewer-note").textContent = [`${WORDS.measure} ${entry.dice === null ? "–" : entry.dice.toFixed(3)}`, `${n + 1} of ${DATA.volumes.length}, ${WORDS.order}`, `voxels of ${size} mm`, about.note].filter(Boolean).join(" · ");
   $("previous").disabled = n === 0;
   $("next").disabled = n === DATA.volumes.length - 1;
   showNumbers(about.case);
@@ -220,7 +220,7 @@ async function look(n, bring = false) {
 
 /** List the numbers of the case, a class a row, whose box switches its masks. */
 function showNumbers(place) {
-  const wanted = DATA.metrics.map((metric, n) => [metric, n]).filter(([metric]) => metric.better && !metric.key.startsWith("lesions_found"));
+  const wanted = DATA.metrics.map((metric, n) => [metric, n]).filter(([metric]) => (metric.better || !WORDS.truth) && !metric.key.startsWith("lesions_found"));
   const head = element("tr");
   head.append(element("th", "Class", { scope: "col" }), element("th", "Outcome", { scope: "col" }));
   head.append(...wanted.map(([metric]) => element("th", metric.title, { scope: "col", title: metric.note })));

@@ -1,0 +1,163 @@
+"""Make the masks of scans that can be predicted, one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline import nifti
+from pipeline.data.checked import read_images
+from pipeline.errors import UserError
+from pipeline.files import WriteError
+from pipeline.memory import memory_for
+from pipeline.metrics.calibration import Expectation
+from pipeline.planning.limits import size
+from pipeline.prediction.maps import Maps
+from pipeline.runs.beside import ENTROPY, PROBABILITIES, Beside
+from pipeline.runs.identity import model_digest, scan_digest
+from pipeline.runs.mask_folder import Making, MaskFolder
+from pipeline.terminal import note, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pipeline.data.inspection import CaseFacts
+    from pipeline.errors import Problem
+    from pipeline.nifti.volume import Scan
+    from pipeline.runs.mask_folder import MaskFile, StoredMask
+    from pipeline.runs.models import TrainedModel
+    from pipeline.types import Case
+
+# Less than this needs no word.
+MUCH_BYTES = 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masks:
+    """The masks of a call.
+
+    Attributes:
+        model: Makes them.
+        targets: Each mask's scan.
+        facts: What was found of the scans that can be predicted, by the mask's path.
+        place: Where they go.
+        beside: What is asked for beside them.
+        labels: Values and names of those that they may hold, without background.
+        expected: Whether the Dice is asked for that the network expects.
+    """
+
+    model: TrainedModel
+    targets: Mapping[Path, Case]
+    facts: Mapping[str, CaseFacts]
+    place: MaskFolder | MaskFile
+    beside: Beside
+    labels: Mapping[int, str]
+    expected: bool
+
+    @cached_property
+    def makings(self) -> dict[Path, Making]:
+        """What each of them is made of."""
+        model = model_digest(self.model)
+        mirrored = self.model.predictor.mirrored
+        labels = tuple(self.labels)
+        return {
+            path: Making(scan=scan_digest(self.facts[str(path)]), model=model, mirrored=mirrored, labels=labels)
+            for path in self.targets
+            if str(path) in self.facts
+        }
+
+    def there(self) -> tuple[dict[Path, StoredMask], list[Problem]]:
+        """Return those that are there already, and what of the others is there and was made otherwise.
+
+        Raises:
+            UserError: What is to be written beside a mask is there, and is not ours.
+        """
+        wanted = {path.name: making for path, making in self.makings.items()}
+        folders = self.beside.folders(self.labels)
+        if isinstance(self.place, MaskFolder):
+            self.place.listing.refuse_foreign(f"{folder}/{name}" for folder in folders for name in wanted)
+        found, problems = self.place.finished(wanted, folders, expected=self.expected)
+        return {path: found[path.name] for path in self.makings if path.name in found}, problems
+
+    def make(self, there: Mapping[Path, StoredMask], problems: list[Problem]) -> dict[Path, StoredMask]:
+        """Make those that are not there, and return all; what goes wrong is added to the problems.
+
+        Args:
+            there: As :meth:`there` returns them.
+            problems: Of other scans.
+        """
+        if there:
+            note(f"{len(there)} of {len(self.targets)} masks are there, made of the same scans by the same model")
+        left = [path for path in self.makings if path not in there]
+        self.place.folder.mkdir(parents=True, exist_ok=True)
+        self.place.clear_up()
+        self._tell_memory(left)
+        made = dict(there)
+        for path in progress(left, "predicting", len(left)):
+            try:
+                made[path] = self._make_one(path)
+            except UserError as error:
+                problems += error.problems
+                if isinstance(error, WriteError):  # No other mask could be written either.
+                    break
+        return {path: made[path] for path in self.makings if path in made}
+
+    def _make_one(self, path: Path) -> StoredMask:
+        images = read_images(self.targets[path], self.facts[str(path)])
+        predictor = self.model.predictor
+        with memory_for(str(images[0].path), "to predict it", None, "crop the scan, or predict it elsewhere"):
+            expectation = Expectation(predictor.label_values) if self.expected else None
+            maps = self._maps(images[0].shape) if self.beside.maps else None
+            mask = predictor.segment(images, expectation, maps)
+            if self.beside.labels:
+                mask = _with(mask, self.labels)
+            return self.place.save(
+                path.name,
+                self.makings[path],
+                lambda stage: self._write(stage, path.name, mask, images[0], maps),
+                self.beside.folders(self.labels),
+                None if expectation is None else expectation.dice(),
+            )
+
+    def _maps(self, shape: tuple[int, int, int]) -> Maps:
+        asked = self.beside
+        return Maps(
+            self.model.predictor.label_values,
+            shape,
+            self.place.folder,
+            probabilities=asked.probabilities,
+            entropy=asked.entropy,
+        )
+
+    def _write(self, stage: Path, name: str, mask: NDArray[Any], like: Scan, maps: Maps | None) -> None:
+        """Write a mask and what belongs to it below a folder."""
+        nifti.save_labels(stage / name, mask, like)
+        if maps is not None and maps.probabilities:
+            maps.write_probabilities(stage / PROBABILITIES / name, like)
+        if maps is not None and maps.entropy:
+            maps.write_entropy(stage / ENTROPY / name, like)
+        if self.beside.split_labels:
+            for label, folder in self.beside.split(self.labels).items():
+                nifti.save_labels(stage / folder / name, (mask == label).view(np.uint8), like)
+
+    def _tell_memory(self, left: Sequence[Path]) -> None:
+        """Say what the largest scan takes, where that is much."""
+        maps = self.beside.maps
+        facts = [self.facts[str(path)] for path in left]
+        takes = [self.model.predictor.footprint(each.forms, each.channels, maps=maps).total for each in facts]
+        if max(takes, default=0) >= MUCH_BYTES:
+            note(f"the largest scan takes about {size(max(takes))} of memory beside itself and the network")
+
+
+def _with(mask: NDArray[Any], labels: Iterable[int]) -> NDArray[Any]:
+    """Return a mask after voxels of all other labels were made background, in place."""
+    wanted = list(labels)
+    for plane in mask:
+        plane[~np.isin(plane, wanted)] = 0
+    return mask

@@ -1,0 +1,55 @@
+"""How large the structures of masks are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pipeline.engines.postprocessing import voxel_ml
+from pipeline.reports.files import write_csv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from pipeline.nifti.volume import Scan
+
+
+class Volume(NamedTuple):
+    """How large a structure is in a mask: one row of ``volumes.csv``.
+
+    Attributes:
+        mask: The mask's name.
+        label: Its value.
+        name: Its name.
+        voxels: 0 where it is not in the mask.
+        volume_ml: Their volume.
+    """
+
+    mask: str
+    label: int
+    name: str
+    voxels: int
+    volume_ml: float
+
+
+def volumes_in(mask: Scan, labels: Mapping[int, str]) -> list[Volume]:
+    """Return how large each label of a mask is, in their order; one that is not there has 0 voxels.
+
+    Args:
+        mask: As it was read.
+        labels: Values and names, without background.
+    """
+    counts = dict.fromkeys(labels, 0)
+    for plane in np.moveaxis(mask.labels, -1, 0):
+        for label, count in zip(*np.unique(plane, return_counts=True), strict=True):
+            if int(label) in counts:
+                counts[int(label)] += int(count)
+    one = voxel_ml(mask.spacing_mm)
+    return [Volume(mask.path.name, label, labels[label], count, count * one) for label, count in counts.items()]
+
+
+def write_volumes(path: Path, volumes: Iterable[Volume]) -> None:
+    """Write a table of one row a label of a mask."""
+    write_csv(path, Volume._fields, (volume._asdict() for volume in volumes))
