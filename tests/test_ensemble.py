@@ -134,7 +134,7 @@ def test_members_that_a_time_budget_chose_stay_when_the_run_goes_on_or_is_repeat
     run = tmp_path / "run"
     runs.train(runs.read_recipe(recipe), run)
     assert yaml.safe_load((run / "config.yaml").read_text())["network"]["members"] == 3
-    monkeypatch.setattr("pipeline.runs.timing.default_steps", lambda *_: 10**9)
+    monkeypatch.setattr("pipeline.planning.plan.usual_steps", lambda *_: 10**9)
     runs.train(runs.read_recipe(recipe), run, resume=True)
     runs.train(runs.read_recipe(run / "config.yaml"), tmp_path / "again")
     assert_same_run(tmp_path / "again", run)

@@ -12,15 +12,16 @@ from pipeline.data.layouts import Dataset
 from pipeline.data.statistics import channel_statistics
 from pipeline.planning.augmentation import choose_flips
 from pipeline.planning.hardware import Hardware
-from pipeline.planning.network import REACH
 from pipeline.planning.patch import choose_channels, choose_kernels, choose_patch, choose_strides, granularity
 from pipeline.planning.plan import (
     DEFAULT_STEPS,
     DEFAULT_STEPS_CUDA,
+    DEFAULT_STEPS_SMALL,
     choose_precision,
     make_plan,
     prepared_bytes,
 )
+from pipeline.planning.reach import REACH
 from pipeline.planning.spacing import choose_orientation, choose_spacing, median_shape
 from pipeline.recipe import BATCHES, Recipe
 from pipeline.sections import ZScore
@@ -172,7 +173,7 @@ def test_a_step_s_samples_are_all_unlabelled_where_there_are_segments_to_find():
     assert plan.data.unlabelled_batch_size == 4
 
 
-@pytest.mark.parametrize(("hardware", "each"), [(CPU, DEFAULT_STEPS[3]), (GPU, DEFAULT_STEPS_CUDA)])
+@pytest.mark.parametrize(("hardware", "each"), [(CPU, DEFAULT_STEPS), (GPU, DEFAULT_STEPS_CUDA)])
 @pytest.mark.parametrize("members", [1, 3])
 def test_each_network_that_is_given_has_the_steps_of_one(hardware, each, members):
     network = {"name": "dynunet", "members": members}
@@ -353,6 +354,9 @@ def test_thick_slices_are_trained_on_one_by_one_on_a_cpu_and_on_a_coarser_grid()
     assert voxels == pytest.approx(128**2, rel=0.01)
     assert (plan.augmentation.rotation_degrees, plan.augmentation.scaling) == (45, 0.3)
     assert plan.augmentation.elastic_mm == pytest.approx(3.5 * 2.7557, abs=1e-4)
+    assert (math.prod(plan.data.patch_size), plan.data.batch_size) == (64**2, 16)
+    with_others = resolve(recipe(on=("labelled", "unlabelled")), HEARTS, CPU).data
+    assert (with_others.batch_size, with_others.unlabelled_batch_size) == (8, 8)
 
 
 @pytest.mark.parametrize(
@@ -372,6 +376,7 @@ def test_thick_slices_are_trained_on_one_by_one_on_a_cpu_and_on_a_coarser_grid()
 )
 def test_other_scans_keep_what_they_have(scan, hardware, more, dimensions, spacing):
     plan = resolve(recipe(**more), index(scan), hardware)
+    assert math.prod(plan.data.patch_size) > 64**2 or (hardware is CPU and scan.shape[2] > 1)
     assert (plan.data.dimensions, plan.data.spacing_mm) == (dimensions, spacing)
     wild = dimensions == 2
     assert plan.augmentation.rotation_degrees == (45 if wild else 15)
@@ -570,7 +575,7 @@ def test_a_dataset_that_forgot_to_say_ct_is_told():
 
 
 def test_a_training_without_a_budget_has_a_length_and_one_with_it_waits_for_the_machine():
-    assert resolve(recipe(), MANY, CPU).max_steps == DEFAULT_STEPS[3]
-    assert resolve(recipe(data={"dimensions": 2}), MANY, CPU).max_steps == DEFAULT_STEPS[2]
+    assert resolve(recipe(), MANY, CPU).max_steps == DEFAULT_STEPS
+    assert resolve(recipe(data={"dimensions": 2}), MANY, CPU).max_steps == DEFAULT_STEPS_SMALL
     assert resolve(recipe(), MANY, GPU).max_steps == DEFAULT_STEPS_CUDA
     assert resolve(recipe(time_budget="20m"), MANY, CPU).max_steps == "auto"

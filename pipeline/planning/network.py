@@ -13,6 +13,7 @@ from pipeline.networks import NETWORKS
 from pipeline.planning.limits import refuse_options, refuse_unbuildable
 from pipeline.planning.memory import least_bytes, training_bytes
 from pipeline.planning.patch import SMALLEST, choose_channels, choose_kernels, choose_patch, choose_strides
+from pipeline.planning.reach import REACH, SLICES, Reach
 from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:
@@ -22,34 +23,6 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reach:
-    """What a kind of device computes in a reasonable step.
-
-    Attributes:
-        samples: Patches a step.
-        voxels: Of one patch.
-        most_samples: Where patches are smaller, this many of them at most.
-        first: Features of a network's first level.
-        most: Features of any level.
-        pace: In words, for the reasons.
-    """
-
-    samples: int
-    voxels: int
-    most_samples: int
-    first: int
-    most: int
-    pace: str
-
-
-# By CUDA or not, and by dimensions. The CPU's is what two cores take about half a second for, in 2-D a quarter.
-REACH = {
-    (False, 3): Reach(samples=4, voxels=64**3, most_samples=4, first=16, most=256, pace="a CPU's reach"),
-    (False, 2): Reach(samples=8, voxels=96**2, most_samples=16, first=16, most=256, pace="a CPU's reach"),
-    (True, 3): Reach(samples=4, voxels=128**3, most_samples=16, first=32, most=320, pace="a GPU's reach"),
-    (True, 2): Reach(samples=16, voxels=512**2, most_samples=32, first=32, most=512, pace="a GPU's reach"),
-}
 # A patch is not made smaller than this for the sake of memory, nor a batch than this many samples before the patch.
 LEAST_SIDE = 32
 LEAST_SAMPLES = 2
@@ -105,6 +78,7 @@ class SizePlanner:
         classes: Background included.
         precision: Of the network's arithmetic.
         hardware: The device.
+        of_volumes: Whether the scans are volumes, also where a network sees slices of them.
     """
 
     recipe: Recipe
@@ -114,10 +88,13 @@ class SizePlanner:
     classes: int
     precision: str
     hardware: Hardware
+    of_volumes: bool = True
 
     @property
     def reach(self) -> Reach:
         """What the device computes in a reasonable step."""
+        if self.of_volumes and len(self.shape) == 2 and not self.hardware.is_cuda:
+            return SLICES
         return REACH[self.hardware.is_cuda, len(self.shape)]
 
     def choose(self) -> tuple[Sizes, int | None]:

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from pipeline.sections import AugmentationChoices
 
 
-# Of a training without a time budget, on a CPU by dimensions.
-DEFAULT_STEPS = {2: 3000, 3: 1200}
+# Of a training without a time budget; on a CPU more where a step has few voxels.
+DEFAULT_STEPS = 1200
+DEFAULT_STEPS_SMALL = 3000
+SMALL_STEP = 100_000
 DEFAULT_STEPS_CUDA = 12_000
 # Of a GPU's memory, for prepared scans beside a step.
 RESIDENT_SHARE = 0.05
@@ -69,6 +71,7 @@ class Plan:
         lighter: The recipe with fewer samples and then smaller patches a step, each with the share of the samples'
             voxels that it has, for a time budget that has no time for more.
         most_members: Networks of an ensemble that a time budget trains if it has the time; without a budget 1.
+        usual_steps: Of each network, where neither recipe nor time budget say how many.
     """
 
     recipe: PlannedRecipe
@@ -79,6 +82,7 @@ class Plan:
     wider: PlannedRecipe | None = None
     lighter: tuple[tuple[PlannedRecipe, float], ...] = ()
     most_members: int = 1
+    usual_steps: int = DEFAULT_STEPS
 
 
 @dataclass
@@ -113,14 +117,13 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     data = recipe.data
     pick = _Choices()
     grid = _grid(recipe, facts, hardware, pick)
-    axes = grid["dimensions"]
     orientation = grid["orientation"]
     spacing = grid["spacing_mm"]
-    normalization = choose_normalization(data.normalization, index.channels, facts)
+    grid["normalization"] = normalization = choose_normalization(data.normalization, index.channels, facts)
     pick.tell("data.normalization", normalization, normalization_reason(normalization, index.channels, facts))
     precision = pick("precision", recipe.precision, lambda: _precision(hardware))
     refuse_scans(index, orientation, spacing, hardware, given=data.spacing_mm != "auto")
-    shape = median_shape(facts, orientation, spacing)[:axes]
+    shape = median_shape(facts, orientation, spacing)[: len(spacing)]
     planner = SizePlanner(
         recipe=recipe,
         shape=shape,
@@ -129,15 +132,13 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
         classes=recipe.segments or len(index.labels),
         precision=precision,
         hardware=hardware,
+        of_volumes=2 * flat(facts) <= len(facts),
     )
     sizes, memory_bytes = planner.choose()
     pick.made += [Choice(*choice) for choice in planner.reasons(sizes)]
-    steps, layout, members = _open_to_time(recipe, hardware, axes, pick)
-    kept_bytes = prepared_bytes(index, axes, spacing)
-    resident = pick("data.resident", data.resident, lambda: _resident(hardware, kept_bytes, data.workers))
-    workers = pick("data.workers", data.workers, lambda: _workers(hardware, resident))
+    steps, layout, members = _open_to_time(recipe, hardware, planner.voxels(sizes), pick)
+    grid |= _delivery(recipe, hardware, prepared_bytes(index, len(spacing), spacing), pick)
     augmentation = _augmentation(recipe, partial(choose_augmentation, index.labels, orientation, spacing), pick)
-    of_data = {"normalization": normalization, "workers": workers, "resident": resident}
     chosen = sizes.of_network | {"memory_format": layout, "members": members}
     resolved = recipe.model_copy(
         update={
@@ -145,7 +146,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "layout": recipe.layout.model_copy(update={"name": index.dataset.layout}),
             "precision": precision,
             "max_steps": steps,
-            "data": data.model_copy(update=grid | sizes.of_data | of_data),
+            "data": data.model_copy(update=grid | sizes.of_data),
             "network": recipe.network.model_copy(update=chosen),
             "augmentation": augmentation,
         }
@@ -156,6 +157,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
         shape=shape,
         memory_bytes=memory_bytes,
         least_bytes=planner.least_bytes(sizes, memory_bytes),
+        usual_steps=usual_steps(hardware, planner.voxels(sizes)),
     )
     return plan if recipe.time_budget is None else _with_alternatives(plan, planner, sizes)
 
@@ -171,6 +173,14 @@ def _grid(recipe: Recipe, facts: Sequence[CaseFacts], hardware: Hardware, pick: 
     return {"dimensions": axes, "orientation": orientation, "spacing_mm": spacing}
 
 
+def _delivery(recipe: Recipe, hardware: Hardware, kept_bytes: int, pick: _Choices) -> dict[str, Any]:
+    """Choose where batches are made, and by how many processes."""
+    data = recipe.data
+    resident = pick("data.resident", data.resident, lambda: _resident(hardware, kept_bytes, data.workers))
+    workers = pick("data.workers", data.workers, lambda: _workers(hardware, resident))
+    return {"workers": workers, "resident": resident}
+
+
 def _augmentation(recipe: Recipe, choose: Callable[[str], tuple[Any, str]], pick: _Choices) -> AugmentationChoices:
     """Choose what the augmentation leaves open."""
     given = recipe.augmentation
@@ -178,7 +188,7 @@ def _augmentation(recipe: Recipe, choose: Callable[[str], tuple[Any, str]], pick
     return given.model_copy(update=chosen)
 
 
-def _open_to_time(recipe: Recipe, hardware: Hardware, axes: int, pick: _Choices) -> tuple[Any, Any, Any]:
+def _open_to_time(recipe: Recipe, hardware: Hardware, voxels: int, pick: _Choices) -> tuple[Any, Any, Any]:
     """Choose steps, memory format and members; with a time budget the machine's pace does so later."""
     layout = recipe.network.memory_format
     members = recipe.network.members
@@ -186,7 +196,7 @@ def _open_to_time(recipe: Recipe, hardware: Hardware, axes: int, pick: _Choices)
         return recipe.max_steps, layout, members
     layout = pick("network.memory_format", layout, lambda: ("contiguous", "with time_budget, what is faster here"))
     members = pick("network.members", members, lambda: (1, "with time_budget, as many as it has time for"))
-    return pick("max_steps", recipe.max_steps, lambda: _steps(hardware, axes, members)), layout, members
+    return pick("max_steps", recipe.max_steps, lambda: _steps(hardware, voxels, members)), layout, members
 
 
 def _with_alternatives(plan: Plan, planner: SizePlanner, sizes: Sizes) -> Plan:
@@ -256,15 +266,17 @@ def _precision(hardware: Hardware) -> tuple[str, str]:
     return precision, measured if hardware.bfloat16 else "this device has nothing faster"
 
 
-def default_steps(device: str, axes: int) -> int:
-    """Return how many steps a training has on a device where nothing else is said."""
-    return DEFAULT_STEPS[axes] if device == "cpu" else DEFAULT_STEPS_CUDA
+def usual_steps(hardware: Hardware, voxels: int) -> int:
+    """Return how many steps a network has where nothing else is said; ``voxels`` are those of all samples of a step."""
+    if hardware.is_cuda:
+        return DEFAULT_STEPS_CUDA
+    return DEFAULT_STEPS_SMALL if voxels <= SMALL_STEP else DEFAULT_STEPS
 
 
-def _steps(hardware: Hardware, axes: int, members: int) -> tuple[int, str]:
+def _steps(hardware: Hardware, voxels: int, members: int) -> tuple[int, str]:
     time = "an hour or two of a GPU" if hardware.is_cuda else "a quarter of an hour of two cores"
     each = " for each network" if members > 1 else ""
-    return members * default_steps(hardware.device, axes), f"{time}{each}; with time_budget as many as fit into it"
+    return members * usual_steps(hardware, voxels), f"{time}{each}; with time_budget as many as fit into it"
 
 
 def voxel_bytes(channels: int) -> int:

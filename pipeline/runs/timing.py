@@ -18,7 +18,6 @@ from pipeline.decisions import Decisions
 from pipeline.pacing.budget import TIMING_SHARE, WARM_STEPS, Budget
 from pipeline.pacing.course import Course
 from pipeline.pacing.threads import FASTER, REST, threads_kept, use_threads
-from pipeline.planning.plan import default_steps
 from pipeline.planning.settings import settle
 from pipeline.runs.resuming import decisions_of, with_time_of
 from pipeline.terminal import note
@@ -240,7 +239,7 @@ def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callabl
         if other_s <= FASTER * step_s:
             training = other
             step_s = other_s
-    enough = ENOUGH * default_steps(training.recipe.device, training.recipe.data.dimensions)
+    enough = ENOUGH * plan.usual_steps
     given = plan.recipe.network.members
     wide_members = min(WIDE_MEMBERS, plan.most_members) if given == "auto" else given
     wide_s = TIMES_LONGER * step_s
