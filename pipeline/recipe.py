@@ -97,6 +97,13 @@ class Recipe(Section):
             raise ValueError("expected one second to a year")
         return value
 
+    @field_validator("data")
+    @classmethod
+    def _validates_if_it_has_patience(cls, value: DataChoices, info: ValidationInfo) -> DataChoices:
+        if value.validation == "none" and info.data.get("patience") is not None:
+            raise ValueError("expected held_out for validation, since patience looks at it")
+        return value
+
     @field_validator("network")
     @classmethod
     def _has_members_that_can_train(cls, value: NetworkChoice, info: ValidationInfo) -> NetworkChoice:

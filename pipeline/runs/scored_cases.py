@@ -74,6 +74,8 @@ def own_cases(run: Path) -> tuple[Dataset, dict[str, CaseFacts]]:
     own, facts = own_dataset(run, "validation")
     if not own.cases:
         message = "has no labelled case of its own"
+        if read_config(run).data.validation == "none":
+            message = "was trained on every mask (data.validation is none), and its Dice on those would flatter"
         remedy = "name a dataset with labels: --dataset DATASET"
         raise UserError("There is nothing to validate on.", [Problem(str(run), "no-labels", message, remedy)])
     return own, facts
