@@ -46,7 +46,7 @@ CODES: dict[str, Code] = {
     "split-both-sides": Code("The file of a split has a case or a patient on both sides, or in two folds."),
     "split-without-mask": Code("The file of a split validates on a case without a mask."),
     "count-differs": Code("`numTraining` or `numTest` is not the number of entries or scans.", warning=True),
-    "bad-labels": Code("The declared labels are no values and names."),
+    "bad-labels": Code("The declared or chosen labels are no values and names, or no mask has them."),
     "bad-pattern": Code("The pattern for patients is no regular expression, does not fit a case, or takes too long."),
     "outside-root": Code("A path leads out of the dataset's folder."),
     "no-cases": Code("The list has no entries."),
@@ -135,6 +135,7 @@ CODES: dict[str, Code] = {
     "label-out-of-range": Code("A label has values that nobody declared."),
     "swapped": Code("The image looks like a mask and the label like a scan."),
     "rare-label": Code("One of many masks has a value that no other has, and nothing declares it.", warning=True),
+    "label-left-out": Code("A value of the masks is not among the labels that are chosen.", warning=True),
     "empty-mask": Code("A mask has no foreground.", warning=True),
     # Later on.
     "out-of-memory": Code("There is too little memory to look at the scan, or to bring it to the network's grid."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.data.check import copies
 from pipeline.data.layouts import read_dataset
 from pipeline.data.listed_splits import pool_by_file, split_by_file
+from pipeline.data.relabelling import relabel
 from pipeline.data.splits import Split, all_cases, split_cases, without_validation
 from pipeline.errors import Problem, UserError
 from pipeline.runs.checking import check_dataset
@@ -28,6 +29,8 @@ def check_dataset_of(recipe: Recipe, known: Mapping[str, CaseFacts] | None = Non
     if isinstance(recipe.data.cache, Path):
         shared = recipe.data.cache
     dataset = read_dataset(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options)
+    if recipe.labels:
+        dataset = relabel(dataset, recipe.labels)
     return check_dataset(_without_notes_on_split(recipe, dataset), known, shared)
 
 
