@@ -12,6 +12,7 @@ from runs_fixtures import fewmask, make_phantom, train, write_recipe
 from pipeline import runs
 from pipeline.data.layouts import Dataset, read_dataset
 from pipeline.data.listed_splits import pool_by_file, split_by_file
+from pipeline.data.split_files import read_folds
 from pipeline.errors import UserError
 from pipeline.runs.checking import check
 from pipeline.runs.planning import prepare
@@ -94,8 +95,9 @@ def test_monais_folds_are_those_that_monai_reads(tmp_path):
 @pytest.mark.parametrize("name", ["folds.csv", "folds.tsv"])
 def test_a_table_names_cases_and_folds(tmp_path, name):
     path = table(tmp_path / name, ["Case", "Fold"], ["c0", "0.0"], ["c1", "1"], ["c2", "10"], ["c3", "2"], ["u", ""])
+    assert list(read_folds(path, FOUR)) == ["0", "1", "2", "10"], "0.0 is 0, and 2 comes before 10"
     validating = [[c.id for c in split_by_file(FOUR, path, fold=(n, 4)).validation] for n in range(1, 5)]
-    assert validating == [["c0"], ["c1"], ["c3"], ["c2"]], "2 comes before 10"
+    assert validating == [["c0"], ["c1"], ["c3"], ["c2"]]
     assert [c.id for c in split_by_file(FOUR, path, chosen=10).validation] == ["c2"]
 
 
@@ -340,10 +342,11 @@ def test_a_run_repeats_the_split_of_another_and_goes_on_after_the_file_has_moved
         train(tmp_path, raw, "second", f"data.split={tmp_path / 'elsewhere.json'}", resume=True, **how)
 
 
-def test_a_checkpoint_does_not_hold_the_place_of_the_file(nnunet, tmp_path):
+def test_neither_a_checkpoint_nor_a_report_holds_the_place_of_the_file(nnunet, tmp_path):
     raw, path, _ = nnunet
     run = train(tmp_path, raw, "run", f"data.split={path}", "data.split_fold=1", objective=SUPERVISED, max_steps=2)
     assert all(b"splits_final" not in saved.read_bytes() for saved in (run / "checkpoints").iterdir())
+    assert str(path.parent) not in (run / "report.html").read_text()
 
 
 def test_a_relative_path_in_a_recipe_begins_at_the_recipes_folder(nnunet, tmp_path):

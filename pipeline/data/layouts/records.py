@@ -249,5 +249,7 @@ class Folds:
         if self.chosen is not None or not there:
             return []
         message = f"gives {len(self.given)} of {entries} entries a fold ({', '.join(there)}), which is not used"
-        remedy = f"--layout-option fold={there[0]} lets that fold validate; without it, a list or a draw decides"
+        remedy = (
+            f"--layout-option fold={there[0]} lets that fold validate, and data.split in a recipe takes all of them"
+        )
         return [Problem(where, "fold-unused", message, remedy)]
