@@ -182,6 +182,12 @@ def test_the_value_to_ignore_makes_room_for_a_new_label(dataset_folder, make_sca
     assert (dict(index.labels), index.ignore) == ({0: "background", 1: "a", 2: "b"}, 3)
     for facts in index.facts.values():
         assert facts.label_voxels == {0: 180, 1: 180, 2: 180, 3: 180}
+    for path in (folder / "labelsTr").iterdir():
+        values = np.asarray(nib.load(path).dataobj).astype(int)
+        save_like(path, np.select([values == own, values == 3, values == 4], [3, 1, 2], 0), np.uint8)
+    describe(folder, {"1": "a", "2": "b"}, 3)
+    for name, facts in check(folder).facts.items():
+        assert index.facts[name].intensities == facts.intensities
 
 
 # What is said and refused
