@@ -107,8 +107,11 @@ def _placed(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(raw.get("plugins"), list):
         result["plugins"] = [placed(plugin) for plugin in raw["plugins"]]
     data = raw.get("data")
-    if isinstance(data, dict) and data.get("cache", "run") not in ("run", "off"):
-        result["data"] = data | {"cache": placed(data["cache"])}
+    if isinstance(data, dict):
+        places = {key: placed(data[key]) for key in ("cache", "split") if key in data}
+        if data.get("cache") in ("run", "off"):
+            del places["cache"]
+        result["data"] = data | places
     return result
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation when it builds the model
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from pipeline.bounds import DEVICE, SECONDS, Steps, seconds_of
+from pipeline.bounds import DEVICE, SECONDS, ForegroundValue, Steps, seconds_of
 from pipeline.sections import (
     AtlasVote,
     AugmentationChoices,
@@ -31,12 +31,31 @@ BATCHES: dict[Literal["labelled", "unlabelled"], str] = {
 }
 
 
+def _as_parts(value: Any) -> Any:
+    """Let one value or name stand for a list of one."""
+    if isinstance(value, int | str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+# With background as many as an annotation has values for.
+MOST_LABELS = 249
+LabelName = Annotated[str, Field(min_length=1, max_length=200)]
+Part = ForegroundValue | LabelName
+Parts = Annotated[tuple[Part, ...], Field(min_length=1, max_length=MOST_LABELS), BeforeValidator(_as_parts)]
+
+
 class Recipe(Section):
     """A whole training run."""
 
     dataset: Path = Field(description="a dataset folder or a JSON list; give it as dataset=PATH")
     root: Path | None = Field(default=None, description="the folder that a list's paths are relative to")
     layout: Annotated[LayoutChoice, BeforeValidator(as_choice)] = LayoutChoice()
+    labels: Annotated[dict[LabelName, Parts], Field(min_length=1, max_length=MOST_LABELS)] | None = Field(
+        default=None,
+        description="new labels and the values or names that each is made of, such as {tumour: [2, 3], liver: 1}; what "
+        "is not named becomes background; or null for the dataset's own",
+    )
     plugins: Annotated[tuple[Path, ...], Field(max_length=100)] = Field(
         default=(), description="a list of Python files that register components"
     )
@@ -95,6 +114,13 @@ class Recipe(Section):
             raise ValueError("expected null, since max_steps is given")
         if value is not None and not 1 <= seconds_of(value) <= SECONDS["d"] * 366:
             raise ValueError("expected one second to a year")
+        return value
+
+    @field_validator("data")
+    @classmethod
+    def _validates_if_it_has_patience(cls, value: DataChoices, info: ValidationInfo) -> DataChoices:
+        if value.validation == "none" and info.data.get("patience") is not None:
+            raise ValueError("expected held_out for validation, since patience looks at it")
         return value
 
     @field_validator("network")

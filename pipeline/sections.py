@@ -136,6 +136,26 @@ class DataChoices(Section):
         default=0.2,
         description="the share of labelled patients to hold out where there is no validation list, between 0 and 1",
     )
+    split: Path | None = Field(
+        default=None,
+        description="a file that says who trains and who validates: a run's split.json, nnU-Net's splits_final.json, a "
+        "MONAI list with folds, or a table with a fold column; or null",
+    )
+    split_by: str = Field(
+        default="fold", min_length=1, description="the key or column of data.split that holds the folds, such as site"
+    )
+    split_fold: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="which fold of data.split validates, counted from 0 in nnU-Net's file, or the column's value",
+    )
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = Field(
+        default=None,
+        description="the seed of the draw of validation cases and of folds, or null: that of the recipe",
+    )
+    validation: Literal["held_out", "none"] = Field(
+        default="held_out",
+        description="held_out, or none: every mask is trained on, and nothing tells how well the network does",
+    )
     fold: tuple[Annotated[int, Field(ge=1, le=1000)], Annotated[int, Field(ge=2, le=1000)]] | None = Field(
         default=None,
         description="which fold of how many, such as [1, 5], for a run of a cross-validation, or null",
@@ -159,11 +179,34 @@ class DataChoices(Section):
             raise ValueError("expected one letter each of R or L, A or P, S or I")
         return value
 
+    @field_validator("validation")
+    @classmethod
+    def _has_no_split(cls, value: str, info: ValidationInfo) -> str:
+        if value == "none" and info.data.get("split") is not None:
+            raise ValueError("expected held_out, since data.split says who validates")
+        return value
+
     @field_validator("fold")
     @classmethod
-    def _is_one_of_them(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+    def _is_one_of_them(cls, value: tuple[int, int] | None, info: ValidationInfo) -> tuple[int, int] | None:
         if value and value[0] > value[1]:
             raise ValueError("expected a first number up to the second")
+        if value and info.data.get("validation") == "none":
+            raise ValueError("expected null, since data.validation is none")
+        return value
+
+    @field_validator("split_fold")
+    @classmethod
+    def _is_of_a_file(cls, value: int | str | None, info: ValidationInfo) -> int | str | None:
+        if value is not None and info.data.get("split", ...) is None:
+            raise ValueError("expected null, since data.split names no file")
+        return value
+
+    @field_validator("split_seed")
+    @classmethod
+    def _draws(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("split") is not None:
+            raise ValueError("expected null, since nothing is drawn where data.split names a file")
         return value
 
     @field_validator("resident")

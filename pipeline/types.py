@@ -28,6 +28,8 @@ class Case:
         label: The mask, or None for a scan without one.
         patient: Cases of one patient are never split between training and validation.
         role: The list that the case came from; None where the dataset has no such lists.
+        relabelled: Own and new values of a mask whose labels are changed as it is read, others becoming 0; empty where
+            they stay.
     """
 
     id: str
@@ -35,6 +37,7 @@ class Case:
     label: Path | None
     patient: str
     role: Role | None = None
+    relabelled: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,9 @@ def train(
     else:
         found = [*runs.cross_validate(recipe, run, folds, **how)]
     for scores in found:
-        if scores is None:
+        if scores is None and recipe.data.validation == "none":
+            say(f"Trained {run} on every mask (data.validation is none): no figure tells how well it does.")
+        elif scores is None:
             say(f"Trained {run}; the dataset has no labels to score its segments against.")
         else:
             show_scores(scores.summary, scores.folder, "last", scores.notes)

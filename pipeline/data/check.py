@@ -105,7 +105,8 @@ class Check:
         count = None
         if channels is not None:
             count = len(channels)
-        facts, problems = examine(case, Declared(self.dataset.labels, self.dataset.ignore, count))
+        own = self.dataset.relabelling or self.dataset
+        facts, problems = examine(case, Declared(own.labels, own.ignore, count))
         if known is not None and facts is not None and _is_same(case, known, facts):
             # The older facts are kept, so that plans and prepared scans that depend on them stay valid.
             facts = replace(known, sha256=facts.sha256, stamps=facts.stamps)
@@ -163,7 +164,15 @@ class Check:
         problems = [Problem(images[name], code, text, remedy, case=name) for name, code, text, remedy in found]
         drawn = all(case.role != "validation" for case in self.dataset.cases)
         problems += copies(self.dataset.cases, self.seen, drawn=drawn)
+        problems += self._chosen_labels()
         return problems + self._classes({problem.case for problem in problems if problem.code == "rare-label"})
+
+    def _chosen_labels(self) -> list[Problem]:
+        """Compare the labels that are chosen with those in the masks, once every mask is known."""
+        masks = [case.id for case in self.dataset.cases if case.label]
+        if self.dataset.relabelling is None or not self.to_train or not {*masks} <= {*self.sound}:
+            return []
+        return [Problem(*found) for found in self.dataset.relabelling.findings([self.seen[name] for name in masks])]
 
     def _classes(self, rare: set[str]) -> list[Problem]:
         """Find classes that are not trained on or not validated, once every mask is known."""

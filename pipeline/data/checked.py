@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline import nifti
 from pipeline.data.codes import is_warning
 from pipeline.data.content import hash_values
+from pipeline.data.relabelling import relabelled
 from pipeline.data.stamps import case_files, stamps
 from pipeline.errors import Problem, UserError
 from pipeline.nifti.grids import grid_problems, rename_axes, renaming
@@ -110,6 +111,8 @@ def _load(case: Case, facts: CaseFacts, first: int = 0) -> list[Scan]:
     for number, path in list(enumerate(case_files(case)))[first:]:
         try:
             scan = nifti.load(path)
+            if case.relabelled and number == len(case.images):
+                scan = relabelled(scan, case.relabelled)
         except UserError as error:
             problems.append(_changed(path, error.problems[0].message, case))
             continue

@@ -13,6 +13,7 @@ from pipeline import nifti
 from pipeline.data.codes import is_warning
 from pipeline.data.content import hash_scan, hash_values
 from pipeline.data.label_values import count_labels, label_problems
+from pipeline.data.relabelling import recounted, relabelled
 from pipeline.data.stamps import case_files, stamps
 from pipeline.data.statistics import ChannelStatistics, channel_statistics
 from pipeline.errors import Problem, UserError
@@ -62,6 +63,7 @@ class CaseFacts:
         affine: Voxel indices to mm, row by row.
         channels: Number of image channels.
         label_voxels: Number of voxels of each value in the mask; None without a mask.
+        stored_voxels: The same of the values in the file, where others are read; else None.
         intensities: Statistics of each channel; empty if the case has problems.
         flat: Whether the file has two axes.
         content: For each channel, then the mask: a hash of the values in the order of the file, whatever their type,
@@ -83,6 +85,7 @@ class CaseFacts:
     content: tuple[str, ...] = ()
     sums: tuple[str, ...] = ()
     stamps: tuple[tuple[int, ...], ...] = ()
+    stored_voxels: Mapping[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse an impossible grid, as an altered ``index.json`` may have it.
@@ -155,10 +158,11 @@ def examine_scans(
     first = scans.get(case.images[0])
     for image in images:
         problems += _image_problems(image, case.label is not None, declared.channels)
-    counts: dict[int, int] | None = None
+    counts: Mapping[int, int] | None = None
+    stored: Mapping[int, int] | None = None
     if label is not None:
-        counts, wrong = count_labels(label)
-        problems += wrong or label_problems(label, counts, declared, images[0] if images else None)
+        label, counts, stored, wrong = _examine_mask(case, label, declared, images[0] if images else None)
+        problems += wrong
     if first is not None:
         problems += orientation_problems(first)
         for image in images[1:]:
@@ -184,10 +188,34 @@ def examine_scans(
             channels=sum(image.channels for image in images),
             flat=len(first.header.dims) == 2,
             label_voxels=counts,
-            intensities=_intensities(images, label, declared.ignore) if sound else (),
+            stored_voxels=stored,
+            intensities=_intensities(images, label, _ignored(case, declared)) if sound else (),
         ),
         problems,
     )
+
+
+def _examine_mask(
+    case: Case, mask: nifti.Scan, declared: Declared, image: nifti.Scan | None
+) -> tuple[nifti.Scan, Mapping[int, int], Mapping[int, int] | None, list[Problem]]:
+    """Return a mask as it is read, the counts of its values, those of its file where others are read, and problems."""
+    counts, wrong = count_labels(mask)
+    problems = wrong or label_problems(mask, counts, declared, image)
+    if wrong or not case.relabelled:
+        return mask, counts, None, problems
+    read = recounted(counts, case.relabelled)
+    if any(counts) and not any(value not in (0, _ignored(case, declared)) for value in read):
+        message = "has no foreground among the labels that are chosen"
+        remedy = "nothing, if there is nothing of them to see in the scan"
+        problems.append(Problem(str(mask.path), "empty-mask", message, remedy))
+    return relabelled(mask, case.relabelled), read, counts, problems
+
+
+def _ignored(case: Case, declared: Declared) -> int | None:
+    """Return the value of voxels that nobody has annotated, as the case's mask is read."""
+    if declared.ignore is None:
+        return None
+    return dict(case.relabelled).get(declared.ignore, declared.ignore)
 
 
 def _remedy(problem: Problem, case: Case) -> str:

@@ -79,11 +79,33 @@ def split_cases(
     if not with_labels:
         kept = [replace(case, label=None) for case in kept]
     split = Split(tuple(c for c in kept if c.label), tuple(c for c in kept if not c.label), validation)
+    _refuse_nothing(dataset, split, with_labels=with_labels)
+    return split
+
+
+def without_validation(dataset: Dataset, *, with_labels: bool = True) -> Split:
+    """Return a split in which every case but those of the test set is trained on, and none validates.
+
+    Args:
+        dataset: The dataset.
+        with_labels: Whether masks are trained on. If not, training cases lose theirs.
+
+    Raises:
+        UserError: Nothing is left to train on, or, where labels are trained on, no case has a mask.
+    """
+    kept = [case for case in dataset.cases if case.role != "test"]
+    if not with_labels:
+        kept = [replace(case, label=None) for case in kept]
+    split = Split(tuple(c for c in kept if c.label), tuple(c for c in kept if not c.label), ())
+    _refuse_nothing(dataset, split, with_labels=with_labels)
+    return split
+
+
+def _refuse_nothing(dataset: Dataset, split: Split, *, with_labels: bool) -> None:
     if with_labels and not split.labelled:
         raise _too_few(dataset, "no labelled case is left to train on")
-    if not kept:
+    if not split.labelled + split.unlabelled:
         raise _too_few(dataset, "no case is left to train on")
-    return split
 
 
 def all_cases(dataset: Dataset) -> Split:

@@ -84,7 +84,9 @@ def check_dataset(
 def _facts_name(dataset: Dataset) -> str:
     """Return the file name of the facts of a check, a hash of all that they depend on beside the cases' files."""
     labels = dataset.labels and sorted(dataset.labels.items())
-    about = [__version__, str(dataset.source.resolve()), labels, dataset.ignore, dataset.channels]
+    about: list[Any] = [__version__, str(dataset.source.resolve()), labels, dataset.ignore, dataset.channels]
+    if dataset.relabelling is not None:
+        about.append(dataset.relabelling.pairs)
     return f"facts-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]}.json"
 
 

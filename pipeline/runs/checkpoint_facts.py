@@ -40,7 +40,7 @@ def facts_of(run: Path, cases: Iterable[str] = ()) -> dict[str, CaseFacts]:
 
 def portable(recipe: Recipe) -> Recipe:
     """Return a recipe as a checkpoint holds it: without paths of this machine, since checkpoints are passed on."""
-    data = recipe.data.model_copy(update={"cache": "run"})
+    data = recipe.data.model_copy(update={"cache": "run", "split": None, "split_fold": None})
     return recipe.model_copy(update={"dataset": Path(), "root": None, "plugins": (), "data": data})
 
 

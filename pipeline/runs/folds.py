@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pipeline.bounds import seconds_of
-from pipeline.data.splits import all_cases, split_cases
 from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
 from pipeline.files import locked
@@ -20,8 +19,9 @@ from pipeline.runs import resuming
 from pipeline.runs.folder import SCORES, RunFolder, write_own
 from pipeline.runs.models import fold_folder
 from pipeline.runs.out_of_fold import score_out_of_fold
-from pipeline.runs.planning import absolute, check_dataset_of, refuse_parted_copies
+from pipeline.runs.planning import absolute
 from pipeline.runs.run_scores import validate
+from pipeline.runs.splitting import check_dataset_of, pool_of
 from pipeline.runs.starting import train
 from pipeline.runs.stored import FOLDS, INDEX, OUT_OF_FOLD, read_index
 from pipeline.strict_json import write_json
@@ -54,7 +54,8 @@ def cross_validate(
     Args:
         recipe: The recipe of every fold; a time budget is divided among the folds.
         run: The folder of the cross-validation.
-        folds: Number of parts that the labelled patients are divided into, 2 or more.
+        folds: Number of parts that the labelled patients are divided into, 2 or more; that of the recipe's file, if
+            ``data.split`` names one.
         resume: Go on with the cross-validation that the folder holds.
         allow_change: As for :func:`train`.
         started: As for :func:`train`.
@@ -75,10 +76,8 @@ def cross_validate(
         raise UserError("Nothing was started.", [problem])
     _refuse_folders(run, resume, folds, allow_change)
     index = check_dataset_of(recipe, read_index(run) if resume and (run / INDEX).exists() else None)
-    everything = all_cases(index.dataset)
-    refuse_parted_copies(index)
-    # Too many folds are refused before anything is written.
-    split_cases(index.dataset, 0.0, recipe.seed, fold=(folds, folds))
+    # What does not fit the folds is refused before anything is written.
+    everything = pool_of(recipe, index, folds)
     run.mkdir(parents=True, exist_ok=True)
     with locked(run):
         folder = RunFolder(run)

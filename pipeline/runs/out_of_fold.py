@@ -74,11 +74,13 @@ def score_out_of_fold(
     dataset, facts = own_dataset(run, "labelled")
     truth = replace(models[0].task, ignore=dataset.ignore)
     images = {case.id: case.images for case in dataset.cases}
-    predictors = {images[name]: models[fold - 1].predictor for name, fold in _fold_of_each(run, set(images)).items()}
-    trial = Trial(truth, tuple(candidates(dataset.cases, facts, truth)) if which == "last" else ())
+    held_out = _fold_of_each(run, set(images))
+    predictors = {images[name]: models[fold - 1].predictor for name, fold in held_out.items()}
+    cases = tuple(case for case in dataset.cases if case.id in held_out)
+    trial = Trial(truth, tuple(candidates(cases, facts, truth)) if which == "last" else ())
     scored = score(
         OutOfFold(predictors),
-        dataset.cases,
+        cases,
         facts,
         truth,
         matched=False,
@@ -109,10 +111,11 @@ def score_out_of_fold(
 
 
 def _fold_of_each(run: Path, cases: set[str]) -> dict[str, int]:
-    """Return the fold that each labelled case of a cross-validation was held out of."""
-    folds = range(1, count_folds(run) + 1)
-    held_out = {name: fold for fold in folds for name in read_own(fold_folder(run, fold), SPLIT)["validation"]}
-    if apart := sorted(cases ^ held_out.keys()):
+    """Return the fold that each labelled case of a cross-validation was held out of; no case that all train on."""
+    splits = {fold: read_own(fold_folder(run, fold), SPLIT) for fold in range(1, count_folds(run) + 1)}
+    held_out = {name: fold for fold, split in splits.items() for name in split["validation"]}
+    always = set.intersection(*(set(split["labelled"]) for split in splits.values()))
+    if apart := sorted((cases - always) ^ held_out.keys()):
         message = f"does not tell the same cases as the folds do, such as {apart[0]}"
         problem = Problem(str(run / SPLIT), "damaged-run", message, "bring the file back as it was written")
         raise UserError("The run's folder is not whole.", [problem])

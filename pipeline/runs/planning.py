@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline import config
-from pipeline.data.check import copies
 from pipeline.data.classes import classes_of, split_warnings
 from pipeline.data.packed import Packed
-from pipeline.data.splits import Split, all_cases, split_cases
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write
 from pipeline.planning.devices import find_hardware
 from pipeline.planning.doctor import Finding, examine
 from pipeline.planning.limits import refuse_atlases, refuse_step, size
 from pipeline.planning.plan import Choice, Plan, make_plan
-from pipeline.runs.checking import check
+from pipeline.runs.splitting import check_dataset_of, split_of
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
+    from pipeline.data.splits import Split
     from pipeline.recipe import Recipe
 
 
@@ -48,14 +47,6 @@ class Prepared:
     plan: Plan
 
 
-def check_dataset_of(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Index:
-    """Check a recipe's dataset; facts are kept in the cache if ``data.cache`` is a folder that runs share."""
-    shared = None
-    if isinstance(recipe.data.cache, Path):
-        shared = recipe.data.cache
-    return check(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options, known, shared)
-
-
 def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Prepared:
     """Check a recipe's dataset, split it, and plan.
 
@@ -67,19 +58,9 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
         UserError: The dataset has problems, or the recipe does not fit it.
     """
     index = check_dataset_of(recipe, known)
-    data = recipe.data
-    if data.fold:
-        refuse_parted_copies(index)
     with_labels = recipe.segments is None
     classes = classes_of(index.facts, index.ignore)
-    split = split_cases(
-        index.dataset,
-        data.validation_fraction,
-        recipe.seed,
-        with_labels=with_labels,
-        fold=data.fold,
-        classes=classes if with_labels else None,
-    )
+    split = split_of(recipe, index, classes)
     if with_labels:
         found = split_warnings(split, index.labels, classes, str(index.dataset.source))
         for problem in (problem for problem in found if problem not in index.warnings):
@@ -97,13 +78,6 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     lighter = tuple((absolute(other), share) for other, share in plan.lighter)
     plan = replace(plan, recipe=absolute(plan.recipe), wider=wider, lighter=lighter)
     return Prepared(index, split, visible, plan)
-
-
-def refuse_parted_copies(index: Index) -> None:
-    """Refuse copies of a scan that could be in two folds; with a validation list, the check itself does not."""
-    everything = all_cases(index.dataset)
-    if leaks := copies(everything.labelled + everything.unlabelled, index.facts, drawn=True):
-        raise UserError("The dataset cannot be parted into folds.", leaks)
 
 
 def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
@@ -127,7 +101,8 @@ def absolute(recipe: R) -> R:
     root = recipe.root and recipe.root.resolve()
     plugins = tuple(path.resolve() for path in recipe.plugins)
     cache = recipe.data.cache.resolve() if isinstance(recipe.data.cache, Path) else recipe.data.cache
-    data = recipe.data.model_copy(update={"cache": cache})
+    listed = recipe.data.split and recipe.data.split.resolve()
+    data = recipe.data.model_copy(update={"cache": cache, "split": listed})
     places = {"dataset": recipe.dataset.resolve(), "root": root, "plugins": plugins, "data": data}
     return recipe.model_copy(update=places)
 

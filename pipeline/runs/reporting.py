@@ -164,10 +164,11 @@ def _versions() -> dict[str, str]:
 
 def _without_places(told: dict[str, Any]) -> dict[str, Any]:
     """Return a run's recipe with paths cut to their last names, since reports are passed on."""
-    cache = Path(told["data"]["cache"]).name
+    data = told["data"]
+    places = {"cache": Path(data["cache"]).name, "split": data["split"] and Path(data["split"]).name}
     plugins = [Path(plugin).name for plugin in told["plugins"]]
     names = {key: told[key] and Path(told[key]).name for key in ("dataset", "root")}
-    return told | names | {"plugins": plugins, "data": told["data"] | {"cache": cache}}
+    return told | names | {"plugins": plugins, "data": data | places}
 
 
 def _without_place(word: str) -> str:
@@ -187,16 +188,19 @@ class TrainingPicture:
 
     Args:
         run: The run's folder.
+        validated: Whether the run has validation cases; if not, only the loss is drawn.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *, validated: bool = True) -> None:
         self.run = run
+        self.validated = validated
         self.failed = False
 
     def redraw(self) -> None:
         """Draw the logs. The first failure is noted on the terminal; none is raised."""
         try:
-            draw_training(self.run / PICTURE, *curves_of(self.run))
+            terms, dice = curves_of(self.run)
+            draw_training(self.run / PICTURE, terms, dice if self.validated else None)
         except Exception as error:  # a picture is not worth a night of training
             if not self.failed:
                 note(f"training.png cannot be drawn, and the training goes on: {error}")

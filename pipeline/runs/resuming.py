@@ -34,7 +34,8 @@ MOMENTS: dict[type, tuple[str, ...]] = {
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
     torch.optim.SGD: ("momentum_buffer",),
 }
-# Keys that may differ in a resumed run without changing it. The dataset's content is compared by its hashes.
+# Keys that may differ in a resumed run without changing it. The dataset's content is compared by its hashes, and who
+# trains and who validates by the cases.
 HARMLESS = (
     "dataset",
     "root",
@@ -42,6 +43,7 @@ HARMLESS = (
     "checkpoint_every",
     "data.workers",
     "data.cache",
+    "data.split",
     "layout.name",
     "network.recompute",
 )

@@ -7,7 +7,9 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from pipeline.data.checked import changed_files
+from pipeline.data.codes import is_warning
 from pipeline.data.layouts import LAYOUTS, Dataset, open_dataset
+from pipeline.data.relabelling import relabel
 from pipeline.errors import Problem, UserError
 from pipeline.runs.checkpoint_facts import facts_of
 from pipeline.runs.folder import RunFolder
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
+    from pipeline.data.relabelling import Chosen
     from pipeline.runs.targets import OpenAs
     from pipeline.types import Case, Task
 
@@ -53,6 +56,8 @@ def own_dataset(run: Path, part: str) -> tuple[Dataset, dict[str, CaseFacts]]:
     if told.layout.name not in ("auto", *LAYOUTS.names):
         RunFolder(run).load_plugins()
     dataset = open_dataset(told.dataset, told.root, told.layout.name, told.layout.options)
+    if told.labels:
+        dataset = relabel(dataset, told.labels)
     wanted = read_own(run, SPLIT)[part]
     missing = [name for name in wanted if name not in {case.id for case in dataset.cases}]
     if missing:
@@ -74,18 +79,30 @@ def own_cases(run: Path) -> tuple[Dataset, dict[str, CaseFacts]]:
     own, facts = own_dataset(run, "validation")
     if not own.cases:
         message = "has no labelled case of its own"
+        if read_config(run).data.validation == "none":
+            message = "was trained on every mask (data.validation is none), and its Dice on those would flatter"
         remedy = "name a dataset with labels: --dataset DATASET"
         raise UserError("There is nothing to validate on.", [Problem(str(run), "no-labels", message, remedy)])
     return own, facts
 
 
-def other_cases(source: Path, task: Task, open_as: OpenAs) -> Dataset:
+def other_cases(source: Path, task: Task, open_as: OpenAs, chosen: Chosen | None = None) -> Dataset:
     """Return another dataset, cut to its validation list, or without one to all its labelled cases.
 
+    Args:
+        source: The dataset.
+        task: What the run predicts.
+        open_as: Root, layout and options, as for :func:`open_dataset`.
+        chosen: The labels that the run chose among those of its dataset; they are chosen here too.
+
     Raises:
-        UserError: It has no labelled case, or cannot be opened.
+        UserError: It has no labelled case, cannot be opened, or lacks a name of ``chosen``.
     """
     dataset = open_dataset(source, *open_as)
+    if chosen:
+        dataset = relabel(dataset, chosen, to_train=False)
+        if problems := [problem for problem in dataset.problems if not is_warning(problem)]:
+            raise UserError(f"{source} has not the labels that the run has chosen.", problems)
     held_out = tuple(case for case in dataset.cases if case.role == "validation")
     cases = held_out or tuple(case for case in dataset.cases if case.label)
     if not cases:

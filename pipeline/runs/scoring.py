@@ -104,7 +104,9 @@ def validate_run(
     curves_of(run)  # Before anything is computed that could not be reported.
     model = load_model(run, which, plugins)
     metrics = load_metrics(run, model.recipe)
-    dataset, known = own_cases(run) if source is None else (other_cases(source, model.task, open_as), {})
+    dataset, known = (
+        own_cases(run) if source is None else (other_cases(source, model.task, open_as, model.recipe.labels), {})
+    )
     segments = model.recipe.segments is not None
     # Segments have names of their own: what they are scored against, the dataset says.
     index = check_dataset(dataset if segments else replace(dataset, labels=model.task.labels), to_train=False)

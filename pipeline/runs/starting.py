@@ -42,7 +42,8 @@ def train(
 ) -> Scores | None:
     """Check the dataset, train, and validate the last weights.
 
-    A recipe with ``segments`` trains on no mask; if the dataset has no masks, nothing is validated.
+    A recipe with ``segments`` trains on no mask; if the dataset has no masks, nothing is validated. Nor is it with
+    ``data.validation: none``, which trains on every mask.
 
     Args:
         recipe: The recipe.

@@ -111,7 +111,7 @@ class Training:
 
     def _handlers(self) -> list[Any]:
         recipe = self.setup.recipe
-        picture = TrainingPicture(self.folder.path)
+        picture = TrainingPicture(self.folder.path, validated=bool(self.setup.split.validation))
         handlers: list[Any] = [EveryNSteps(1, self._count), self.clock, self.history, self.wait, self.bar]
         if self.setup.split.validation:  # Before a checkpoint of the same step, which then knows the best score.
             handlers.append(EveryNSteps(recipe.validate_every, self._validate))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from pipeline.data.relabelling import Relabelling
     from pipeline.types import Case
 
 LAYOUTS = Registry("layout", "ways in which a dataset may lie on disk")
@@ -45,6 +46,7 @@ class Dataset:
         problems: Problems and warnings about the list or the folders; ``cases`` are those that could be read.
         left_out: Files that an option leaves out, and that are not reported as unused.
         names_patients: Whether the dataset names the patient of every case.
+        relabelling: What its own labels are, where ``labels`` and ``ignore`` are those that its masks are read with.
     """
 
     source: Path
@@ -57,6 +59,7 @@ class Dataset:
     problems: tuple[Problem, ...] = ()
     left_out: frozenset[Path] = frozenset()
     names_patients: bool = False
+    relabelling: Relabelling | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

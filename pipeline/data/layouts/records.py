@@ -68,7 +68,7 @@ class Keys:
         if channels and "image" in found:
             self.twice["image", found["image"][0], channels[0][0]] += 1
         elif channels:
-            found["image"] = "image", [value for _, value in sorted(channels, key=lambda pair: _in_order(pair[0]))]
+            found["image"] = "image", [value for _, value in sorted(channels, key=lambda pair: in_order(pair[0]))]
         return {what: value for what, (_, value) in found.items()}
 
     def _meaning(self, key: str, value: Any) -> str | None:
@@ -113,7 +113,7 @@ def _is_channel(key: str, value: Any) -> bool:
     return fits and (key[-1:].isdigit() or is_scan_name(value))
 
 
-def _in_order(key: str) -> tuple[Any, ...]:
+def in_order(key: str) -> tuple[Any, ...]:
     """Sort image_2 before image_10."""
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", key))
 
@@ -195,6 +195,15 @@ def make_case(fields: Mapping[str, Any], scans: tuple[Path, ...], mask: Path | N
     return Case(id=name, images=scans, label=mask, patient=read_text(fields, "patient") or name, role=role)
 
 
+def as_fold(text: str) -> str:
+    """Return the name of a fold. Spreadsheets write whole numbers as 0.0 where a row lacks one.
+
+    >>> as_fold("0.0"), as_fold("north")
+    ('0', 'north')
+    """
+    return text.removesuffix(".0") if text.removesuffix(".0").isdigit() else text
+
+
 @dataclass
 class Folds:
     """The folds that entries of a list give, and which of them validates.
@@ -214,8 +223,7 @@ class Folds:
             BadEntryError: It is no text.
         """
         if fold := read_text(fields, "fold"):
-            # Spreadsheets write whole numbers as 0.0 where a row lacks one.
-            self.given[name] = fold.removesuffix(".0") if fold.removesuffix(".0").isdigit() else fold
+            self.given[name] = as_fold(fold)
 
     def applied(self, cases: Sequence[Case]) -> list[Case]:
         """Return the cases with roles: the chosen fold validates and the others train; unchanged without a choice."""
@@ -241,5 +249,7 @@ class Folds:
         if self.chosen is not None or not there:
             return []
         message = f"gives {len(self.given)} of {entries} entries a fold ({', '.join(there)}), which is not used"
-        remedy = f"--layout-option fold={there[0]} lets that fold validate; without it, a list or a draw decides"
+        remedy = (
+            f"--layout-option fold={there[0]} lets that fold validate, and data.split in a recipe takes all of them"
+        )
         return [Problem(where, "fold-unused", message, remedy)]

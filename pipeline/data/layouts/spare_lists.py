@@ -65,7 +65,7 @@ def naming_cases(dataset: Dataset) -> list[Problem]:
         named = len(ids & set(_texts(_content(path))))
         if ids and named > SHARE * len(ids):
             message = f"names {named} of {len(ids)} cases, and is not read: no split and no patients are taken from it"
-            remedy = "write a list or a table with role and patient, where it is to count; or nothing"
+            remedy = f"where it holds folds, give data.split={path}; where patients, write them into a list; or nothing"
             problems.append(Problem(str(path), "unused-list", message, remedy))
     return problems
 

@@ -1,0 +1,168 @@
+"""Choose, merge, rename and reorder the labels of a dataset as its masks are read; the files stay as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import Problem, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pipeline.data.inspection import CaseFacts
+    from pipeline.data.layouts import Dataset
+    from pipeline.nifti.volume import Scan
+
+# For each new label, the values or names of the dataset's own labels that it is made of.
+Chosen = dict[str, tuple[int | str, ...]]
+CODE = "bad-labels"
+
+
+@dataclass(frozen=True)
+class Relabelling:
+    """What a dataset's own labels are, and what becomes of them.
+
+    Attributes:
+        labels: The dataset's own label values and names, or None where nothing declares them.
+        ignore: Its own value of voxels that nobody has annotated; None where there is none.
+        made_of: For each new name, the own values that it is made of.
+    """
+
+    labels: Mapping[int, str] | None
+    ignore: int | None
+    made_of: Mapping[str, tuple[int, ...]]
+
+    @property
+    def new_labels(self) -> dict[int, str]:
+        """The new values, from 1 in the order given, and names; background (0) first."""
+        return {0: "background"} | dict(enumerate(self.made_of, start=1))
+
+    @property
+    def new_ignore(self) -> int | None:
+        """The own value to ignore, or another one where a new label or background has it."""
+        if self.ignore is not None and 0 <= self.ignore <= len(self.made_of):
+            return len(self.made_of) + 1
+        return self.ignore
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Own and new values; those that are not named become 0."""
+        found = [(value, new) for new, values in enumerate(self.made_of.values(), start=1) for value in values]
+        if self.ignore is not None and self.new_ignore is not None:
+            found.append((self.ignore, self.new_ignore))
+        return tuple(found)
+
+    def left_out(self, value: int) -> bool:
+        """Tell whether an own value becomes background without being it."""
+        return value not in (0, self.ignore) and not any(value == own for own, _ in self.pairs)
+
+    def findings(self, facts: Sequence[CaseFacts]) -> Iterator[tuple[str, str, str, str]]:
+        """Compare with the masks of all cases: values that none of them has, and values that become background.
+
+        Args:
+            facts: What the check found of each case.
+
+        Yields:
+            Place, code, message and remedy.
+        """
+        masks = [found.stored_voxels for found in facts if found.stored_voxels is not None]
+        there = {value for voxels in masks for value, count in voxels.items() if count}
+        for name, values in self.made_of.items():
+            for value in (value for value in values if value not in there):
+                message = f"has {value}, which none of {len(masks)} masks has"
+                remedy = f"correct or leave out the value; they have {', '.join(map(str, sorted(there - {0})))}"
+                yield f"labels.{name}", CODE, message, remedy
+        for value in sorted(filter(self.left_out, there)):
+            count = sum(voxels.get(value, 0) for voxels in masks)
+            holders = sum(bool(voxels.get(value)) for voxels in masks)
+            what = f"{value} ({self.labels[value]})" if self.labels and value in self.labels else str(value)
+            message = f"does not name {what}, which becomes background: {count} voxels of {holders} masks"
+            yield "labels", "label-left-out", message, "nothing, if it is not to be found"
+
+
+def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Dataset:
+    """Return a dataset whose masks are read with new label values, 1 to K in the order given.
+
+    Args:
+        dataset: The dataset.
+        chosen: For each new name, the values or names of what it is made of.
+        to_train: Whether the dataset is to be trained on; only then it must have every value.
+
+    Returns:
+        The dataset, with the mistakes in ``chosen`` among its problems.
+    """
+    values = {name: value for value, name in (dataset.labels or {}).items()}
+    problems: list[Problem] = []
+    first: dict[int, str] = {}
+    made_of: dict[str, tuple[int, ...]] = {}
+
+    def refuse(name: str, message: str, remedy: str) -> None:
+        problems.append(Problem(f"labels.{name}", CODE, message, remedy))
+
+    for name, parts in chosen.items():
+        if name in ("background", "ignore"):
+            refuse(
+                name, "cannot be chosen", "leave it out: what is not named is background, what is to be ignored stays"
+            )
+        found = []
+        for part in parts:
+            value = values.get(part) if isinstance(part, str) else part
+            if value is None:
+                refuse(
+                    name, f"has {part!r}, which is no label of the dataset", nearest(str(part), values) or "give values"
+                )
+            elif value == 0 or value == dataset.ignore:
+                refuse(name, f"has {part!r}, which is no structure", "leave it out")
+            elif value in first:
+                refuse(name, f"has {value}, which {first[value]} has too", "give each value to one label")
+            elif to_train and dataset.labels is not None and value not in dataset.labels:
+                there = ", ".join(f"{value} {label}" for value, label in dataset.labels.items() if value)
+                refuse(name, f"has {value}, and the dataset declares {there}", "correct or leave out the value")
+            else:
+                first[value] = name
+                found.append(value)
+        made_of[name] = tuple(found)
+    relabelling = Relabelling(dataset.labels, dataset.ignore, made_of)
+    return replace(
+        dataset,
+        cases=tuple(replace(case, relabelled=relabelling.pairs) for case in dataset.cases),
+        labels=relabelling.new_labels,
+        ignore=relabelling.new_ignore,
+        regions={},
+        relabelling=relabelling,
+        problems=(*dataset.problems, *problems),
+    )
+
+
+def relabelled(mask: Scan, pairs: Sequence[tuple[int, int]]) -> Scan:
+    """Return a mask with other values, as if its file had them; 0 where no pair has the file's own.
+
+    Args:
+        mask: A mask of integers, of one channel.
+        pairs: Own and new values.
+    """
+    own = mask.labels
+    new = [value for _, value in pairs]
+    dtype = np.dtype(np.uint8 if min(new) >= 0 and max(new) < 256 else np.int32)
+    values = np.zeros(own.shape, dtype, order="F")
+    for before, after in pairs:
+        values[own == before] = after
+    header = replace(mask.header, dtype=dtype, offset=0, slope=1.0, inter=0.0)
+    return replace(mask, header=header, body=values.tobytes(order="F"))
+
+
+def recounted(counts: Mapping[int, int], pairs: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Return the number of voxels by new value, by rising value, from those by the file's own.
+
+    >>> recounted({0: 90, 1: 4, 2: 5, 7: 1}, [(2, 1), (1, 2)])
+    {0: 91, 1: 5, 2: 4}
+    """
+    becomes = dict(pairs)
+    found: dict[int, int] = {}
+    for value, count in counts.items():
+        new = becomes.get(value, 0)
+        found[new] = found.get(new, 0) + count
+    return dict(sorted(found.items()))
