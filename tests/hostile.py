@@ -176,7 +176,7 @@ precision: float32
 max_steps: 9
 data: {dimensions: 3, orientation: RAS, spacing_mm: [1.0, 1.0, 1.0], patch_size: [8, 8, 8], normalization: [zscore],
   batch_size: 1, unlabelled_batch_size: 1, accumulate: 1, workers: 0, resident: false}
-augmentation: {flip_axes: [0]}
+augmentation: {flip_axes: [0], rotation_degrees: 15.0, scaling: 0.15, elastic_mm: 0.0}
 network: {name: unet, options: {channels: [4, 8], strides: [[2, 2, 2]], num_res_units: 0}, memory_format: contiguous,
   recompute: false}
 objective: [{loss: dice}]

