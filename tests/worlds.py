@@ -33,7 +33,7 @@ class Ended:
     Attributes:
         code: Its exit code; None after an error that is no user's.
         said: What it wrote, or the traceback.
-        seconds: How long it took, by the clock.
+        seconds: Of the processor.
         peak_bytes: What it took beside what the process held before.
     """
 
@@ -54,7 +54,7 @@ def command(*words: object) -> Ended:
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5")  # The peak begins anew.
-    before, began = _memory("VmRSS"), time.perf_counter()
+    before, began = _memory("VmRSS"), time.process_time()
     try:
         cli.main()
         code: int | None = 0
@@ -67,7 +67,7 @@ def command(*words: object) -> Ended:
         sys.argv = arguments
         for console, file in zip(consoles, files, strict=True):
             console._file = file
-    return Ended(code, text.getvalue(), time.perf_counter() - began, max(0, _memory("VmHWM") - before))
+    return Ended(code, text.getvalue(), time.process_time() - began, max(0, _memory("VmHWM") - before))
 
 
 def _memory(key: str) -> int:
