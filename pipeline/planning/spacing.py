@@ -27,7 +27,7 @@ COARSER = 2.0
 BODY_AXES = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
 
-def choose_dimensions(facts: Sequence[CaseFacts], *given: Any, slices_pay: bool = False) -> int:
+def choose_dimensions(facts: Sequence[CaseFacts], *given: Any, slices_pay: bool) -> int:
     """Return the length of whatever is given for each axis; else 2 where most scans are one slice, and 3 otherwise.
 
     Args:
