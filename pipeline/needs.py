@@ -32,7 +32,7 @@ def needs_problems(recipe: Recipe, components: Components) -> list[Problem]:
         loss = components.losses[term.loss]
         needs = (term.judges or loss.judges, *(term.against or loss.against))
         problems += [_unprovided(n, term.loss, name, known, recipe) for name in needs if name not in known]
-    if recipe.postprocessing and recipe.segments is not None:
+    if recipe.postprocessing not in ((), "auto") and recipe.segments is not None:
         message = "changes the masks of labels, and the segments of a recipe without labels have no names yet"
         problems.append(Problem("postprocessing", "no-labels", message, "leave it out"))
     return problems

@@ -100,8 +100,10 @@ class Recipe(Section):
     metrics: Annotated[tuple[MetricChoice, ...], Field(max_length=100)] = Field(
         default=(), description="a list of further columns of the scores, each with its metric"
     )
-    postprocessing: Annotated[tuple[StepChoice, ...], Field(max_length=100)] = Field(
-        default=(), description="a list of changes to predicted label maps, each with its step"
+    postprocessing: Auto | Annotated[tuple[StepChoice, ...], Field(max_length=100)] = Field(
+        default="auto",
+        description="a list of changes to predicted label maps, each with its step, or auto: the largest component "
+        "of every label that is one piece in all masks",
     )
     alternate: bool = Field(
         default=False, description="true to update the weights for each term in turn, or false for all of them at once"

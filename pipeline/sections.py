@@ -333,3 +333,6 @@ class StepChoice(Section):
 
     step: str = Field(description="a registered post-processing step; `fewmask components` lists them")
     options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the step's own options")
+
+    def __str__(self) -> str:
+        return " ".join([self.step, *(f"{name}={value}" for name, value in self.options.items())])

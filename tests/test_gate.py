@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from damage import AFFINE, DATASETS, FILES, LAYOUTS, NAMES, PACKED, SHAPE, WHOLE, save, write_sound
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from runs_fixtures import fewmask
 
@@ -48,6 +48,7 @@ def model(monkeypatch):
         **{"dimensions": 3, "orientation": "RAS", "spacing_mm": [1, 1, 2], "patch_size": [16, 16, 16]},
         **{"batch_size": 1, "unlabelled_batch_size": 1, "workers": 0},
     }
+    raw["postprocessing"] = []
     task = Task({0: "background", 1: "bright"}, ("MRI",))
     predictor = Predictor(
         network=Bright(),
@@ -391,6 +392,7 @@ def fuzz_once(path, kind, fields, bytes_, packed):
 @pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
 @settings(max_examples=2500, deadline=1000, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
 @given(st.sampled_from(list(BODIES)), FIELDS, HEADER, st.booleans())
+@example(kind=nib.Nifti2Image, fields=[("sform_code", 0, 0)], bytes_=[(119, 0)], packed=False)  # 3.6e-304 mm
 def test_no_header_gets_past_with_a_senseless_grid(tmp_path_factory, kind, fields, bytes_, packed):
     folder = tmp_path_factory.getbasetemp() / "fuzz"
     folder.mkdir(exist_ok=True)

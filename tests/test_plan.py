@@ -24,7 +24,7 @@ from pipeline.planning.plan import (
 from pipeline.planning.reach import REACH
 from pipeline.planning.spacing import choose_orientation, choose_spacing, median_shape
 from pipeline.recipe import BATCHES, Recipe
-from pipeline.sections import ZScore
+from pipeline.sections import StepChoice, ZScore
 
 CPU, GPU = Hardware(device="cpu", bfloat16=True, cores=4), Hardware(device="cuda:1", bfloat16=True, cores=16)
 
@@ -133,6 +133,7 @@ def test_what_the_user_chose_stays():
         on=("all",),
         network={"name": "unet", "options": options, "memory_format": "contiguous", "recompute": True},
         layout="folder",
+        postprocessing=({"step": "fill_holes", "options": {"label": 1}},),
     )
     plan = resolve(given, MANY, GPU)
     assert {key: getattr(plan.data, key) for key in chosen} == chosen
@@ -579,3 +580,18 @@ def test_a_training_without_a_budget_has_a_length_and_one_with_it_waits_for_the_
     assert resolve(recipe(data={"dimensions": 2}), MANY, CPU).max_steps == DEFAULT_STEPS_SMALL
     assert resolve(recipe(), MANY, GPU).max_steps == DEFAULT_STEPS_CUDA
     assert resolve(recipe(time_budget="20m"), MANY, CPU).max_steps == "auto"
+
+
+def with_pieces(count):
+    scan = facts((32, 32, 32), (1, 1, 1))
+    return [replace(scan, largest_pieces={1: 1.0, 2: 0.5})] * count
+
+
+def test_the_largest_component_of_a_label_that_is_one_piece_is_kept():
+    scans = index(*with_pieces(5), labels=("background", "organ", "lesions"))
+    kept = (StepChoice(step="keep_largest", options={"label": 1}),)
+    assert resolve(recipe(), scans, CPU).postprocessing == kept
+    assert resolve(recipe(postprocessing=()), scans, CPU).postprocessing == ()
+    assert resolve(recipe(), index(*with_pieces(4)), CPU).postprocessing == ()
+    unsupervised = recipe(segments=3, objective=({"loss": "reconstruction", "on": "all"},), network="wnet")
+    assert resolve(unsupervised, scans, CPU).postprocessing == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping  # noqa: TC003 - read_facts resolves the annotations of CaseFacts
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
@@ -13,6 +13,7 @@ from pipeline import nifti
 from pipeline.data.codes import is_warning
 from pipeline.data.content import hash_scan, hash_values
 from pipeline.data.label_values import count_labels, label_problems
+from pipeline.data.pieces import largest_pieces
 from pipeline.data.relabelling import recounted, relabelled
 from pipeline.data.stamps import case_files, stamps
 from pipeline.data.statistics import ChannelStatistics, channel_statistics
@@ -64,6 +65,8 @@ class CaseFacts:
         channels: Number of image channels.
         label_voxels: Number of voxels of each value in the mask; None without a mask.
         stored_voxels: The same of the values in the file, where others are read; else None.
+        largest_pieces: For each label above 0, the share of its voxels that its largest connected component has; empty
+            without a mask, or where it has voxels that nobody has annotated.
         intensities: Statistics of each channel; empty if the case has problems.
         flat: Whether the file has two axes.
         content: For each channel, then the mask: a hash of the values in the order of the file, whatever their type,
@@ -86,6 +89,7 @@ class CaseFacts:
     sums: tuple[str, ...] = ()
     stamps: tuple[tuple[int, ...], ...] = ()
     stored_voxels: Mapping[int, int] | None = None
+    largest_pieces: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse an impossible grid, as an altered ``index.json`` may have it.
@@ -117,7 +121,7 @@ class CaseFacts:
     def without_mask(self) -> CaseFacts:
         """Return the facts of the same scan without its mask."""
         scan = tuple(replace(channel, foreground=None) for channel in self.intensities)
-        return replace(self, label_voxels=None, intensities=scan)
+        return replace(self, label_voxels=None, largest_pieces={}, intensities=scan)
 
 
 def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list[Problem]]:
@@ -189,6 +193,7 @@ def examine_scans(
             flat=len(first.header.dims) == 2,
             label_voxels=counts,
             stored_voxels=stored,
+            largest_pieces=_pieces(label, _ignored(case, declared)) if sound else {},
             intensities=_intensities(images, label, _ignored(case, declared)) if sound else (),
         ),
         problems,
@@ -234,6 +239,10 @@ def _intensities(
     if label is not None:
         labels = _annotated(label.labels, ignore)
     return channel_statistics((channel for image in images for channel in image.voxels), labels)
+
+
+def _pieces(mask: nifti.Scan | None, ignore: int | None) -> dict[int, float]:
+    return {} if mask is None else largest_pieces(mask.labels, ignore)
 
 
 def _annotated(labels: NDArray[Any], ignore: int | None) -> NDArray[Any]:

@@ -261,7 +261,8 @@ def _refuse_affine(path: Path, header: Header) -> None:
     matrix = header.affine[:3, :3]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         unit = matrix / np.linalg.norm(matrix, axis=0)
-        flat = not abs(np.linalg.det(unit)) >= FLAT_VOLUME
+        # Of lengths whose squares are below the smallest number, the determinant is infinite.
+        flat = not FLAT_VOLUME <= abs(np.linalg.det(unit)) < np.inf
     if flat:
         raise fault(path, "bad-affine", "the affine is singular: voxels have no volume", remedy)
 

@@ -11,6 +11,7 @@ from pipeline.planning.augmentation import CHOSEN, choose_augmentation
 from pipeline.planning.limits import refuse_scans
 from pipeline.planning.network import SizePlanner
 from pipeline.planning.normalization import choose_normalization, normalization_reason
+from pipeline.planning.postprocessing import choose_postprocessing
 from pipeline.planning.settings import PlannedRecipe
 from pipeline.planning.spacing import (
     choose_dimensions,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.planning.hardware import Hardware
     from pipeline.planning.network import Sizes
     from pipeline.recipe import Recipe
-    from pipeline.sections import AugmentationChoices
+    from pipeline.sections import AugmentationChoices, StepChoice
 
 
 # Of a training without a time budget; on a CPU more where a step has few voxels.
@@ -136,7 +137,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     )
     sizes, memory_bytes = planner.choose()
     pick.made += [Choice(*choice) for choice in planner.reasons(sizes)]
-    steps, layout, members = _open_to_time(recipe, hardware, planner.voxels(sizes), pick)
+    steps, layout, members = _open_to_time(recipe, hardware, len(spacing), planner.voxels(sizes), pick)
     grid |= _delivery(recipe, hardware, prepared_bytes(index, len(spacing), spacing), pick)
     augmentation = _augmentation(recipe, partial(choose_augmentation, index.labels, orientation, spacing), pick)
     chosen = sizes.of_network | {"memory_format": layout, "members": members}
@@ -149,6 +150,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "data": data.model_copy(update=grid | sizes.of_data),
             "network": recipe.network.model_copy(update=chosen),
             "augmentation": augmentation,
+            "postprocessing": _postprocessing(recipe, index, pick),
         }
     )
     plan = Plan(
@@ -188,13 +190,23 @@ def _augmentation(recipe: Recipe, choose: Callable[[str], tuple[Any, str]], pick
     return given.model_copy(update=chosen)
 
 
-def _open_to_time(recipe: Recipe, hardware: Hardware, voxels: int, pick: _Choices) -> tuple[Any, Any, Any]:
+def _postprocessing(recipe: Recipe, index: Index, pick: _Choices) -> tuple[StepChoice, ...]:
+    """Choose what is done to predicted masks; segments of a training without labels have no known shape."""
+    labels = index.labels if recipe.segments is None else {}
+    pieces = [found.largest_pieces for found in index.facts.values()]
+    chosen: tuple[StepChoice, ...] = pick(
+        "postprocessing", recipe.postprocessing, partial(choose_postprocessing, labels, pieces)
+    )
+    return chosen
+
+
+def _open_to_time(recipe: Recipe, hardware: Hardware, axes: int, voxels: int, pick: _Choices) -> tuple[Any, Any, Any]:
     """Choose steps, memory format and members; with a time budget the machine's pace does so later."""
     layout = recipe.network.memory_format
     members = recipe.network.members
     if recipe.time_budget is not None:
         return recipe.max_steps, layout, members
-    layout = pick("network.memory_format", layout, lambda: ("contiguous", "with time_budget, what is faster here"))
+    layout = pick("network.memory_format", layout, lambda: _memory_format(hardware, axes))
     members = pick("network.members", members, lambda: (1, "with time_budget, as many as it has time for"))
     return pick("max_steps", recipe.max_steps, lambda: _steps(hardware, voxels, members)), layout, members
 
@@ -271,6 +283,12 @@ def usual_steps(hardware: Hardware, voxels: int) -> int:
     if hardware.is_cuda:
         return DEFAULT_STEPS_CUDA
     return DEFAULT_STEPS_SMALL if voxels <= SMALL_STEP else DEFAULT_STEPS
+
+
+def _memory_format(hardware: Hardware, axes: int) -> tuple[str, str]:
+    if axes == 2 and not hardware.is_cuda:
+        return "channels_last", "a CPU takes less time for slices with it"
+    return "contiguous", "with time_budget, what is faster here"
 
 
 def _steps(hardware: Hardware, voxels: int, members: int) -> tuple[int, str]:

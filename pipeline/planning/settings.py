@@ -18,7 +18,7 @@ from pipeline.bounds import (
     Steps,
 )
 from pipeline.recipe import Recipe
-from pipeline.sections import AugmentationChoices, DataChoices, HounsfieldWindow, NetworkChoice, ZScore
+from pipeline.sections import AugmentationChoices, DataChoices, HounsfieldWindow, NetworkChoice, StepChoice, ZScore
 
 
 class WindowSettings(HounsfieldWindow):
@@ -74,6 +74,7 @@ class PlannedRecipe(Recipe):
     data: DataSettings
     network: PlannedNetwork
     augmentation: AugmentationSettings
+    postprocessing: Annotated[tuple[StepChoice, ...], Field(max_length=100)]
 
 
 class Settings(PlannedRecipe):

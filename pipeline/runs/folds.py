@@ -114,6 +114,8 @@ def recipe_of_fold(recipe: Recipe, run: Path, fold: tuple[int, int]) -> Recipe:
     """Return the recipe of one fold, given as number and count; all folds share one cache, and divide the time."""
     place = run.resolve() / "cache" if recipe.data.cache == "run" else recipe.data.cache
     changed: dict[str, Any] = {"data": recipe.data.model_copy(update={"fold": fold, "cache": place})}
+    if recipe.postprocessing == "auto":
+        changed["postprocessing"] = ()  # It is chosen by the masks of all folds, from what it does to their scores.
     if recipe.time_budget is not None:
         changed["time_budget"] = f"{FOLDS_SHARE * seconds_of(recipe.time_budget) / fold[1]:.1f}s"
     return recipe.model_copy(update=changed)

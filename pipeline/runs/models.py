@@ -130,12 +130,12 @@ def fold_folder(run: Path, fold: int) -> Path:
 def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel:
     about = read_about(checkpoint)
     recipe = read_recipe_of(checkpoint)
-    load_parts(run, recipe)
     hardware = find_hardware(device)
     # This machine may not have the precision of the training; then one is chosen anew.
     native = recipe.precision in hardware.precisions
     precision = recipe.precision if native else choose_precision(hardware)
     settings = settled(checkpoint.path, recipe.model_copy(update={"device": hardware.device, "precision": precision}))
+    load_parts(run, settings)
     task = Task(about.task.labels, tuple(about.task.channels))
     weights = checkpoint.state.get("average", checkpoint.state.get("network"))
     refuse_declared(checkpoint.path, settings, task, weights, hardware)

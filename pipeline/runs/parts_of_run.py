@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pipeline.engines.postprocessing import LabelStep
     from pipeline.metrics.registered import CaseMetric
     from pipeline.planning.settings import Settings
-    from pipeline.recipe import Recipe
     from pipeline.registry import Registry
     from pipeline.types import Task
 
@@ -58,14 +57,14 @@ def load_metrics(run: Path, settings: Settings) -> dict[str, CaseMetric]:
     return build_metrics(settings)
 
 
-def load_parts(run: Path, recipe: Recipe) -> None:
+def load_parts(run: Path, settings: Settings) -> None:
     """Load the plugins of a run if they have to register its network or its post-processing.
 
     Raises:
         UserError: A plugin may not be loaded, or none of them registers what the recipe names.
     """
-    _ready(run, NETWORKS, [recipe.network.name])
-    _ready(run, STEPS, [choice.step for choice in recipe.postprocessing])
+    _ready(run, NETWORKS, [settings.network.name])
+    _ready(run, STEPS, [choice.step for choice in settings.postprocessing])
 
 
 def _ready(run: Path, registry: Registry, names: Sequence[str]) -> None:

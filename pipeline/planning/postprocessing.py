@@ -1,0 +1,34 @@
+"""Choose the post-processing of predicted masks, where a recipe leaves it open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.sections import StepChoice
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# A label is one piece if its largest component has this share in every mask: a few stray voxels are slips of the pen.
+ONE_PIECE = 0.95
+# Fewer masks do not tell a structure that is one piece from lesions of which each scan happened to have one.
+FEWEST_MASKS = 5
+
+
+def choose_postprocessing(
+    labels: Mapping[int, str], pieces: Sequence[Mapping[int, float]]
+) -> tuple[tuple[StepChoice, ...], str]:
+    """Return the steps of the post-processing, and the reason: of a label that is one piece, the largest is kept.
+
+    Args:
+        labels: Names of the labels that are trained on, by value.
+        pieces: For each training mask, the share of each of its labels that is in the largest component.
+    """
+    shares = {value: [found[value] for found in pieces if value in found] for value in labels}
+    kept = [value for value, found in shares.items() if len(found) >= FEWEST_MASKS and min(found) >= ONE_PIECE]
+    if not kept:
+        return (), f"no label is one piece in all of {FEWEST_MASKS} masks or more"
+    names = " and of ".join(labels[value] for value in kept)
+    fewest = min(len(shares[value]) for value in kept)
+    reason = f"at least {ONE_PIECE:.0%} of {names} is one piece in each of {fewest} masks"
+    return tuple(StepChoice(step="keep_largest", options={"label": value}) for value in kept), reason
