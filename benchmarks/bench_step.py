@@ -43,8 +43,8 @@ def since(start: Seconds) -> Seconds:
     return passed - start[0], cpu - start[1]
 
 
-def time_ours(folder: Path, steps: int) -> list[Seconds]:
-    """Train, and return the time of each step; this runs in any checkout since the first."""
+def time_steps(words: list[str]) -> list[Seconds]:
+    """Train with the words of a command line, and return the time of each step; this runs in any checkout."""
     from pipeline import cli
     from pipeline.engines.steps import TrainingStep
 
@@ -58,6 +58,14 @@ def time_ours(folder: Path, steps: int) -> list[Seconds]:
         return output
 
     TrainingStep.__call__ = timed  # type: ignore[method-assign,assignment]
+    with tempfile.TemporaryDirectory() as run:
+        sys.argv = ["fewmask", "train", *words, "--output", f"{run}/run"]
+        cli.main()
+    return times[WARM:]
+
+
+def time_ours(folder: Path, steps: int) -> list[Seconds]:
+    """Train the supervised recipe, and return the time of each step."""
     settings = [
         f"network.options.channels={CHANNELS}",
         f"data.patch_size={PATCH}",
@@ -66,11 +74,7 @@ def time_ours(folder: Path, steps: int) -> list[Seconds]:
         "precision=float32",
         "device=cpu",
     ]
-    sys.argv = ["fewmask", "train", str(ROOT / "configs" / "supervised.yaml"), f"dataset={folder / 'data'}", *settings]
-    with tempfile.TemporaryDirectory() as run:
-        sys.argv += ["--output", f"{run}/run"]
-        cli.main()
-    return times[WARM:]
+    return time_steps([str(ROOT / "configs" / "supervised.yaml"), f"dataset={folder / 'data'}", *settings])
 
 
 def time_plain(steps: int) -> list[Seconds]:

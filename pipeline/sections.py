@@ -156,6 +156,10 @@ class DataChoices(Section):
         default="held_out",
         description="held_out, or none: every mask is trained on, and nothing tells how well the network does",
     )
+    unlike: Literal["drop", "keep"] = Field(
+        default="drop",
+        description="drop or keep scans without masks that look like none that has one, such as noise or another organ",
+    )
     fold: tuple[Annotated[int, Field(ge=1, le=1000)], Annotated[int, Field(ge=2, le=1000)]] | None = Field(
         default=None,
         description="which fold of how many, such as [1, 5], for a run of a cross-validation, or null",

@@ -63,6 +63,7 @@ def test_nnunets_folds_are_counted_from_0_and_are_what_its_file_says(tmp_path, f
         "labelled": NNUNET[fold]["train"],
         "unlabelled": ["u"],
         "validation": NNUNET[fold]["val"],
+        "unlike": [],
     }
 
 
@@ -75,6 +76,7 @@ def test_a_cross_validation_goes_through_the_folds_in_their_order(tmp_path, numb
         "labelled": ["c0", "c1", "c2", "c3"],
         "unlabelled": ["u"],
         "validation": [],
+        "unlike": [],
     }
 
 
@@ -111,11 +113,12 @@ def test_a_table_may_name_patients_and_any_column_may_be_the_folds(tmp_path):
         "labelled": ["p1_0"],
         "unlabelled": ["p1_1"],  # Those of patients who validate are left out.
         "validation": ["p0_0", "p2_0"],
+        "unlike": [],
     }
 
 
 def test_a_runs_own_file_gives_its_very_split_masks_that_are_not_trained_on_included(tmp_path):
-    content = {"labelled": ["c0", "c1"], "unlabelled": ["c2", "u"], "validation": ["c3"]}
+    content = {"labelled": ["c0", "c1"], "unlabelled": ["c2", "u"], "validation": ["c3"], "unlike": []}
     split = split_by_file(FOUR, written(tmp_path / "split.json", content))
     assert split.as_dict() == content
     assert [case.label for case in split.unlabelled] == [None, None]
@@ -123,8 +126,13 @@ def test_a_runs_own_file_gives_its_very_split_masks_that_are_not_trained_on_incl
 
 def test_a_file_counts_instead_of_the_datasets_own_lists(tmp_path):
     listed = dataset(case("a", role="training"), case("b", role="validation"), case("c", role="validation"))
-    path = written(tmp_path / "split.json", {"labelled": ["b"], "unlabelled": [], "validation": ["a"]})
-    assert split_by_file(listed, path).as_dict() == {"labelled": ["b"], "unlabelled": [], "validation": ["a"]}
+    path = written(tmp_path / "split.json", {"labelled": ["b"], "unlabelled": [], "validation": ["a"], "unlike": []})
+    assert split_by_file(listed, path).as_dict() == {
+        "labelled": ["b"],
+        "unlabelled": [],
+        "validation": ["a"],
+        "unlike": [],
+    }
 
 
 def test_the_datasets_list_is_kept_for_the_ensemble_where_no_fold_names_it(tmp_path):
@@ -134,13 +142,19 @@ def test_the_datasets_list_is_kept_for_the_ensemble_where_no_fold_names_it(tmp_p
         "labelled": ["c0", "c1", "c2", "c3"],
         "unlabelled": ["u"],
         "validation": ["v"],
+        "unlike": [],
     }
     assert split_by_file(listed, path, fold=(1, 2)).as_dict()["unlabelled"] == ["u"]
 
 
 def test_without_labels_masks_only_validate(tmp_path):
     split = split_by_file(FOUR, written(tmp_path / "s.json", NNUNET), chosen=0, with_labels=False)
-    assert split.as_dict() == {"labelled": [], "unlabelled": ["c2", "c3", "u"], "validation": ["c0", "c1"]}
+    assert split.as_dict() == {
+        "labelled": [],
+        "unlabelled": ["c2", "c3", "u"],
+        "validation": ["c0", "c1"],
+        "unlike": [],
+    }
 
 
 # What does not fit
@@ -223,7 +237,9 @@ def test_another_number_of_folds_is_refused(tmp_path, folds):
 
 
 def test_a_single_split_has_no_folds(tmp_path):
-    path = written(tmp_path / "s.json", {"labelled": ["c0"], "unlabelled": [], "validation": ["c1", "c2", "c3"]})
+    path = written(
+        tmp_path / "s.json", {"labelled": ["c0"], "unlabelled": [], "validation": ["c1", "c2", "c3"], "unlike": []}
+    )
     with pytest.raises(UserError, match=r"leave data\.split_fold out"):
         split_by_file(FOUR, path, chosen=0)
     with pytest.raises(UserError, match="leave --folds out"):
@@ -238,7 +254,7 @@ def test_a_single_split_has_no_folds(tmp_path):
         "5",
         '[{"train": ["c0"]}]',
         '[{"train": ["c0"], "val": "c1"}]',
-        '{"labelled": [1], "unlabelled": [], "validation": []}',
+        '{"labelled": [1], "unlabelled": [], "validation": [], "unlike": []}',
         '{"train": ["c0", "c1"], "train": []}',
         "[1,",
         "\x00",
@@ -306,7 +322,7 @@ def test_a_cross_validation_trains_and_scores_nnunets_folds(nnunet, tmp_path):
     runs.cross_validate(runs.read_recipe(recipe, [f"data.split={path}"]), run, 2)
     for number, fold in enumerate(folds, start=1):
         split = json.loads((run / f"fold-{number}" / "split.json").read_text())
-        assert split == {"labelled": fold["train"], "unlabelled": [], "validation": fold["val"]}
+        assert split == {"labelled": fold["train"], "unlabelled": [], "validation": fold["val"], "unlike": []}
     with (run / "out-of-fold" / "cases.csv").open() as stream:
         assert {row["case"] for row in csv.DictReader(stream)} == {name for fold in folds for name in fold["val"]}
     with pytest.raises(UserError, match="--folds 2"):
@@ -381,7 +397,10 @@ def test_copies_of_a_scan_on_both_sides_are_refused(nnunet, tmp_path):
         shutil.copy(place / part / f"phantom_000{end}.nii.gz", place / part / f"phantom_009{end}.nii.gz")
     entries.append({"image": "imagesTr/phantom_009_0000.nii.gz", "label": "labelsTr/phantom_009.nii.gz", "id": "c9"})
     listing = written(place / "list.json", {"training": entries[:1] + entries[4:], "validation": entries[1:4]})
-    path = written(tmp_path / "s.json", {"labelled": ["c0", "c1"], "unlabelled": [], "validation": ["c9", "c2", "c3"]})
+    path = written(
+        tmp_path / "s.json",
+        {"labelled": ["c0", "c1"], "unlabelled": [], "validation": ["c9", "c2", "c3"], "unlike": []},
+    )
     recipe = write_recipe(tmp_path, listing, objective=SUPERVISED)
     with pytest.raises(UserError, match="scan-leaks"):
         prepare(runs.read_recipe(recipe, [f"data.split={path}"]))

@@ -41,6 +41,7 @@ def test_a_validation_list_wins_over_the_draw():
         "labelled": [f"c{n}" for n in range(9)],
         "unlabelled": ["u"],
         "validation": ["v"],
+        "unlike": [],
     }
 
 
@@ -92,7 +93,12 @@ def test_scans_of_a_listed_validation_patient_are_not_trained_on():
         case("u", label=False, role="training", patient="p"),
         case("v", role="validation", patient="p"),
     )
-    assert split_cases(cases, 0.2, 0).as_dict() == {"labelled": ["a"], "unlabelled": [], "validation": ["v"]}
+    assert split_cases(cases, 0.2, 0).as_dict() == {
+        "labelled": ["a"],
+        "unlabelled": [],
+        "validation": ["v"],
+        "unlike": [],
+    }
 
 
 @pytest.mark.parametrize(
@@ -136,13 +142,14 @@ def test_dataset_without_masks_can_be_trained_on_where_labels_do_not_teach():
         "labelled": [],
         "unlabelled": ["u0", "u1", "u2"],
         "validation": [],
+        "unlike": [],
     }
 
 
 def test_the_only_labelled_patient_validates_where_labels_do_not_teach():
     few = dataset(case("a"), case("b", patient="a", label=False), case("u", label=False))
     split = split_cases(few, 0.2, seed=0, with_labels=False)
-    assert split.as_dict() == {"labelled": [], "unlabelled": ["u"], "validation": ["a"]}
+    assert split.as_dict() == {"labelled": [], "unlabelled": ["u"], "validation": ["a"], "unlike": []}
 
 
 def test_nothing_to_train_on_is_refused_where_labels_do_not_teach():

@@ -21,7 +21,7 @@ from pipeline.runs.stored import (
 
 PACE = {"step_s": 0.5, "validation_s": 9.0, "tail_s": 14}
 SOUND = {
-    SPLIT: {"labelled": ["a"], "unlabelled": [], "validation": ["b"]},
+    SPLIT: {"labelled": ["a"], "unlabelled": [], "validation": ["b"], "unlike": ["c"]},
     FOLDS: {"folds": 5},
     POSTPROCESSING: {"steps": [{"step": "drop_small", "options": {"label": 1, "least_ml": 0.5}}]},
     BUDGET: {"seconds": 60.0, "spent_s": 1, "pace": PACE, "validate_every": 5, "given_up": False},

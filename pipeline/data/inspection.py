@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 
 from pipeline import nifti
+from pipeline.data.appearance import Appearance, describe
 from pipeline.data.codes import is_warning
 from pipeline.data.content import hash_scan, hash_values
 from pipeline.data.label_values import count_labels, label_problems
@@ -67,6 +68,7 @@ class CaseFacts:
         stored_voxels: The same of the values in the file, where others are read; else None.
         largest_pieces: For each label above 0, the share of its voxels that its largest connected component has; empty
             without a mask, or where it has voxels that nobody has annotated.
+        appearance: How each channel looks; empty where one is constant, None where that was not described.
         intensities: Statistics of each channel; empty if the case has problems.
         flat: Whether the file has two axes.
         content: For each channel, then the mask: a hash of the values in the order of the file, whatever their type,
@@ -90,6 +92,7 @@ class CaseFacts:
     stamps: tuple[tuple[int, ...], ...] = ()
     stored_voxels: Mapping[int, int] | None = None
     largest_pieces: Mapping[int, float] = field(default_factory=dict)
+    appearance: tuple[Appearance, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse an impossible grid, as an altered ``index.json`` may have it.
@@ -194,6 +197,7 @@ def examine_scans(
             label_voxels=counts,
             stored_voxels=stored,
             largest_pieces=_pieces(label, _ignored(case, declared)) if sound else {},
+            appearance=_appearance(images) if sound else None,
             intensities=_intensities(images, label, _ignored(case, declared)) if sound else (),
         ),
         problems,
@@ -239,6 +243,11 @@ def _intensities(
     if label is not None:
         labels = _annotated(label.labels, ignore)
     return channel_statistics((channel for image in images for channel in image.voxels), labels)
+
+
+def _appearance(images: Sequence[nifti.Scan]) -> tuple[Appearance, ...]:
+    found = [describe(channel, image.affine) for image in images for channel in image.voxels]
+    return tuple(each for each in found if each) if all(found) else ()
 
 
 def _pieces(mask: nifti.Scan | None, ignore: int | None) -> dict[int, float]:

@@ -72,7 +72,11 @@ def read_folds(path: Path, dataset: Dataset, column: str = FOLD) -> dict[str, Si
         raise bad_split(path, f"is no JSON: {error}", FORMATS) from None
     if isinstance(content, list) and content and all(map(_is_nnunet, content)):
         return {str(n): Sides(frozenset(f["train"]), frozenset(f["val"])) for n, f in enumerate(content)}
-    if isinstance(content, dict) and content.keys() == OWN and all(map(_are_names, content.values())):
+    if (
+        isinstance(content, dict)
+        and OWN <= content.keys() <= OWN | {"unlike"}
+        and all(map(_are_names, content.values()))
+    ):
         train = frozenset(content["labelled"] + content["unlabelled"])
         return {"": Sides(train, frozenset(content["validation"]), frozenset(content["unlabelled"]))}
     if isinstance(content, dict) and (entries := _entries(content)):

@@ -25,11 +25,13 @@ class Split:
         labelled: Training cases with a mask.
         unlabelled: Training cases without a mask, or whose mask is not trained on.
         validation: Cases with a mask that nothing is trained on.
+        unlike: Cases without a mask that look like none that has one, and are left out.
     """
 
     labelled: tuple[Case, ...]
     unlabelled: tuple[Case, ...]
     validation: tuple[Case, ...]
+    unlike: tuple[Case, ...] = ()
 
     def as_dict(self) -> dict[str, list[str]]:
         """Return the ids, JSON-ready."""

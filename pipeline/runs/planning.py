@@ -15,7 +15,7 @@ from pipeline.planning.devices import find_hardware
 from pipeline.planning.doctor import Finding, examine
 from pipeline.planning.limits import refuse_atlases, refuse_step, size
 from pipeline.planning.plan import Choice, Plan, make_plan
-from pipeline.runs.splitting import check_dataset_of, split_of
+from pipeline.runs.splitting import check_dataset_of, split_of, without_unlike
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 
 R = TypeVar("R", bound="Recipe")
+# Of scans that are left out, so many are named in a message; split.json names all.
+NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     index = check_dataset_of(recipe, known)
     with_labels = recipe.segments is None
     classes = classes_of(index.facts, index.ignore)
-    split = split_of(recipe, index, classes)
+    split = without_unlike(recipe, index, split_of(recipe, index, classes))
+    recipe = _told_of_unlike(recipe, split)
     if with_labels:
         found = split_warnings(split, index.labels, classes, str(index.dataset.source))
         for problem in (problem for problem in found if problem not in index.warnings):
@@ -80,10 +83,28 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     return Prepared(index, split, visible, plan)
 
 
+def _told_of_unlike(recipe: Recipe, split: Split) -> Recipe:
+    """Say which scans are left out, and return the recipe without its terms on unlabelled scans if none is left."""
+    if not split.unlike:
+        return recipe
+    count = f"{len(split.unlike)} of {len(split.unlike) + len(split.unlabelled)} scans without masks"
+    names = ", ".join(case.id for case in split.unlike[:NAMED])
+    more = ", ..." if len(split.unlike) > NAMED else ""
+    note(f"{count} look like none that has one, and are left out (data.unlike=keep keeps them): {names}{more}")
+    terms = tuple(term for term in recipe.objective if term.on != "unlabelled")
+    if split.unlabelled or not any(term.weight > 0 for term in terms):
+        return recipe
+    note("None is left: the terms on unlabelled scans are left out too.")
+    return recipe.model_copy(update={"objective": terms})
+
+
 def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
     """Refuse a dataset without a foreground label, and terms on unlabelled scans if there are none."""
     message = "looks at unlabelled scans, and the dataset has none"
     remedy = "add scans without masks, or leave the term out, as the recipe `supervised` does"
+    if split.unlike:
+        message = f"looks at unlabelled scans, and all {len(split.unlike)} of the dataset look like none with a mask"
+        remedy = "train on them all the same: data.unlike=keep"
     problems = [
         Problem(f"objective.{n}", "no-unlabelled", f"{term.loss} {message}", remedy)
         for n, term in enumerate(recipe.objective)

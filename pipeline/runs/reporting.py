@@ -89,6 +89,10 @@ def _told_by(run: Path) -> tuple[dict[str, str], str]:
     trained_on = f"{len(split['labelled'])} scans with masks, {len(split['unlabelled'])} without"
     told = _without_places(config.written(read_config(run), read_decisions(run)))
     fingerprint = f"sha256 {hashlib.sha256((run / INDEX).read_bytes()).hexdigest()} of {INDEX}"
+    if split["unlike"]:
+        trained_on += (
+            f" ({len(split['unlike'])} more, unlike those with masks, were left out: {', '.join(split['unlike'])})"
+        )
     own = {"Trained on": trained_on, "Dataset": told["dataset"], "Data fingerprint": fingerprint}
     return own, write_yaml(told)
 

@@ -62,10 +62,11 @@ class StoredSplit(Stored):
     labelled: Ids
     unlabelled: Ids
     validation: Ids
+    unlike: Ids = []
 
     @model_validator(mode="after")
     def _names_each_case_once(self) -> StoredSplit:
-        everyone = self.labelled + self.unlabelled + self.validation
+        everyone = self.labelled + self.unlabelled + self.validation + self.unlike
         if len(set(everyone)) < len(everyone):
             raise ValueError("expected each case once")
         return self

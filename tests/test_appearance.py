@@ -1,0 +1,180 @@
+"""How scans look, and which of those without masks look like none that has one."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from runs_fixtures import make_phantom, state_of, train
+from scipy.ndimage import gaussian_filter
+
+from pipeline import nifti
+from pipeline.data.appearance import MOST_DIFFERENCE, describe, unlike
+from pipeline.data.layouts import open_dataset
+from pipeline.errors import UserError
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+HEARTS = SHARED / "ACDC" / "images"
+HIPPOCAMPI = SHARED / "Task04_Hippocampus" / "imagesTr"
+UPRIGHT = np.diag([1.0, 1.0, 2.0, 1.0])
+
+
+def scan(seed=0, shape=(24, 20, 12)):
+    rng = np.random.default_rng(seed)
+    smooth = gaussian_filter(rng.normal(size=shape), 2)
+    return np.round(1000 * (1 + smooth / np.abs(smooth).max()) + 5 * np.arange(shape[0])[:, None, None]) + 1
+
+
+def difference(first, second):
+    return max(abs(a - b) for a, b in zip(first.texture, second.texture, strict=True))
+
+
+def test_texture_and_layout_have_their_numbers():
+    found = describe(scan(), UPRIGHT)
+    assert (len(found.texture), len(found.layout)) == (23, 64)
+    assert np.isfinite([*found.texture, *found.layout]).all()
+    # Of a ramp from left to right: the mean of the second block of four is a third of the way between the outer ones.
+    ramp = np.broadcast_to(np.arange(8.0)[:, None, None] + 1, (8, 8, 8))
+    blocks = np.array(describe(ramp, UPRIGHT).layout).reshape(4, 4, 4)
+    assert blocks[:, 0, 0] == pytest.approx((np.array([1.5, 3.5, 5.5, 7.5]) - 4.5) / np.std(np.arange(8)), abs=1e-4)
+    assert np.ptp(blocks, axis=(1, 2)).max() == 0
+
+
+@pytest.mark.parametrize("code", ["LPS", "AIR", "SRA", "PIL", "IPR"])
+def test_the_order_and_direction_of_axes_make_no_difference(code):
+    image = nib.Nifti1Image(scan(), UPRIGHT)
+    wanted = nib.orientations.axcodes2ornt(code)
+    turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(UPRIGHT), wanted))
+    assert "".join(nib.aff2axcodes(turned.affine)) == code
+    assert describe(np.asarray(turned.dataobj), turned.affine) == describe(scan(), UPRIGHT)
+
+
+def test_scale_and_type_make_no_difference():
+    expected = describe(scan(), UPRIGHT)
+    assert describe(scan().astype(np.uint16), UPRIGHT) == expected
+    assert difference(describe(scan() * 0.37, UPRIGHT), expected) < 2e-4
+
+
+@pytest.mark.parametrize("shape", [(30, 40, 1), (1, 30, 20), (3, 1, 2), (1, 1, 9), (2, 2, 2)])
+def test_thin_scans_have_finite_numbers(shape):
+    values = np.random.default_rng(0).normal(size=shape)
+    found = describe(values, np.eye(4))
+    assert np.isfinite([*found.texture, *found.layout]).all()
+
+
+@pytest.mark.parametrize("value", [0, 7.5])
+def test_a_constant_scan_has_no_appearance_and_looks_like_none(value):
+    assert describe(np.full((4, 4, 4), value), np.eye(4)) is None
+    real = (describe(scan(), UPRIGHT),)
+    assert unlike([real], [(), real]) == [True, False]
+
+
+def test_a_large_scan_is_described_by_some_of_its_voxels_alone():
+    small = scan(shape=(40, 40, 40))
+    large = np.kron(small, np.ones((4, 4, 1)))
+    found = describe(large, UPRIGHT)
+    assert found.layout == pytest.approx(describe(small, UPRIGHT).layout, abs=0.1)
+
+
+def shifted(appearance, by):
+    return type(appearance)(tuple(number + by for number in appearance.texture), appearance.layout)
+
+
+def test_a_cohort_is_followed_as_far_as_it_has_no_gap():
+    first = describe(scan(), UPRIGHT)
+    step = 0.9 * MOST_DIFFERENCE
+    near = [(shifted(first, n * step),) for n in (3, 1, 2)]
+    far = (shifted(first, 3 * step + 1.1 * MOST_DIFFERENCE),)
+    assert unlike([(first,)], [*near, far]) == [False, False, False, True]
+    assert unlike([(first,)], [near[0], far]) == [True, True]
+    assert unlike([], near) == [True, True, True]
+    assert unlike([(first,)], []) == []
+
+
+def test_opposed_layouts_are_unlike_and_every_channel_counts():
+    first = describe(scan(), UPRIGHT)
+    inverted = type(first)(first.texture, tuple(-number for number in first.layout))
+    assert unlike([(first,)], [(inverted,)]) == [True]
+    other = shifted(first, 2 * MOST_DIFFERENCE)
+    assert unlike([(first, first)], [(first, first), (first, other)]) == [False, True]
+
+
+def appearances(folder, every):
+    paths = sorted(folder.glob("*.nii.gz"))[::every]
+    loaded = [nifti.load(path) for path in paths]
+    rng = np.random.default_rng(0)
+    real = [(describe(each.voxels[0], each.affine),) for each in loaded]
+    altered = {
+        "noise": [rng.normal(100, 20, each.shape) for each in loaded],
+        "shuffled": [rng.permutation(each.voxels[0].ravel()).reshape(each.shape) for each in loaded],
+        "inverted": [each.voxels[0].max() - each.voxels[0] + 1.0 for each in loaded],
+    }
+    false = {
+        name: [(describe(v, each.affine),) for v, each in zip(voxels, loaded, strict=True)]
+        for name, voxels in altered.items()
+    }
+    return real, false
+
+
+@pytest.mark.skipif(not (HEARTS.is_dir() and HIPPOCAMPI.is_dir()), reason="needs the shared datasets")
+@pytest.mark.parametrize(("own", "other", "every"), [(HEARTS, HIPPOCAMPI, 4), (HIPPOCAMPI, HEARTS, 4)])
+def test_of_real_and_false_scans_the_real_ones_are_kept(own, other, every):
+    real, false = appearances(own, every)
+    elsewhere, _ = appearances(other, 4 * every)
+    known = real[::7]
+    judged = [scan for n, scan in enumerate(real) if n % 7]
+    for name, scans in (false | {"another organ": elsewhere}).items():
+        answers = unlike(known, [*judged, *scans])
+        assert np.mean(answers[: len(judged)]) <= 0.05, name
+        assert np.mean(answers[len(judged) :]) >= 0.95, name
+
+
+def make_noise(path, like):
+    image = nib.load(like)
+    values = np.random.default_rng(len(path.name)).normal(100, 20, image.shape)
+    nib.save(nib.Nifti1Image(values.astype(np.float32), image.affine), path)
+
+
+def with_noise(folder, unlabelled):
+    """Return a phantom with so many scans without masks, the first two of which are noise; and the names of those."""
+    dataset = make_phantom(folder, labelled=4, unlabelled=unlabelled)
+    cases = [case for case in open_dataset(dataset).cases if case.label is None][:2]
+    for case in cases:
+        make_noise(case.images[0], case.images[0])
+    return dataset, [case.id for case in cases]
+
+
+def test_noise_is_left_out_and_said(tmp_path, capsys):
+    dataset, noise = with_noise(tmp_path / "data", 5)
+    run = train(tmp_path, dataset, "run", max_steps=2)
+    split = json.loads((run / "split.json").read_text())
+    assert (split["unlike"], len(split["unlabelled"])) == (noise, 3)
+    said = capsys.readouterr().err
+    assert "2 of 5 scans without masks look like none that has one, and are left out (data.unlike=keep" in said
+    assert ", ".join(noise) in said
+    page = (run / "report.html").read_text()
+    assert all(name in page for name in noise)
+    again = train(tmp_path, dataset, "run", max_steps=2, resume=True)
+    assert json.loads((again / "split.json").read_text()) == split
+    kept = train(tmp_path, dataset, "kept", "data.unlike=keep", max_steps=2)
+    assert json.loads((kept / "split.json").read_text())["unlike"] == []
+
+
+def test_with_noise_alone_the_training_is_the_supervised_one_bit_for_bit(tmp_path, capsys):
+    dataset, _ = with_noise(tmp_path / "data", 2)
+    run = train(tmp_path, dataset, "semi", max_steps=3)
+    assert "None is left: the terms on unlabelled scans are left out too." in capsys.readouterr().err
+    alone = train(tmp_path, dataset, "supervised", max_steps=3, objective=[{"loss": "dice"}])
+    first = state_of(run)["network"]
+    second = state_of(alone)["network"]
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_without_a_term_on_masks_nothing_is_dropped_silently(tmp_path):
+    dataset, _ = with_noise(tmp_path / "data", 2)
+    with pytest.raises(UserError, match="looks at unlabelled scans") as caught:
+        train(tmp_path, dataset, "run", objective=[{"loss": "ncut", "on": "unlabelled", "options": {"radius": 2}}])
+    assert "all 2 of the dataset look like none with a mask" in str(caught.value)
+    assert "data.unlike=keep" in str(caught.value)
