@@ -81,7 +81,8 @@ def test_trainings_of_two_seeds_have_one_split(dataset, tmp_path):
 
 def test_every_mask_is_trained_on_those_of_the_validation_list_too(whole):
     split = json.loads((whole / "split.json").read_text())
-    assert split == {"labelled": [f"phantom_{n:03d}" for n in range(4)], "unlabelled": [], "validation": []}
+    expected = [f"phantom_{n:03d}" for n in range(4)]
+    assert split == {"labelled": expected, "unlabelled": [], "validation": [], "unlike": []}
 
 
 def test_nothing_is_scored_and_no_checkpoint_is_best(whole):
