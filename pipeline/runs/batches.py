@@ -84,7 +84,15 @@ def build_batches(settings: Settings, split: Split, cache: Cache) -> StepBatches
     if split.unlabelled and "unlabelled" in settings.kinds:
         streams["unlabelled"] = Stream(split.unlabelled, data.unlabelled_batch_size, 2)
     read = Resident(cache.get, settings.device).get if data.resident else cache.get
-    return StepBatches(streams, read, data.patch_size, build_augmentation(settings), settings.seed, _views_of(settings))
+    return StepBatches(
+        streams,
+        read,
+        data.patch_size,
+        build_augmentation(settings),
+        settings.seed,
+        _views_of(settings),
+        data.foreground_share,
+    )
 
 
 def build_augmentation(settings: Settings) -> AugmentationChain:
