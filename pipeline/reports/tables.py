@@ -11,6 +11,8 @@ from rich.text import Text
 from pipeline.reports.intervals import TOO_FEW, plural
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.reports.comparison import Comparison
     from pipeline.reports.summary import ClassSummary, Summary
 
@@ -62,6 +64,19 @@ def comparison_table(comparison: Comparison) -> Table:
             interval = f"{row.interval[0]:+.3f} to {row.interval[1]:+.3f}"
         means = number(row.mean_a), number(row.mean_b), number(row.difference), number(row.median)
         table.add_row(metric, *means, interval if row.n else "–")
+    return table
+
+
+def seeds_table(rows: Sequence[Sequence[str]], columns: Sequence[str], last: Sequence[str]) -> Table:
+    """Return a table of the trainings of several seeds: one row for each, then their mean and spread."""
+    table = Table(title="Dice of each training", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("seed", justify="right")
+    for column in columns:
+        table.add_column(plain(column), justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*last, style="bold")
     return table
 
 
