@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.interruption import Stopped
     from pipeline.registry import Registry
     from pipeline.reports.comparison import Comparison
+    from pipeline.reports.groups import GroupComparison
     from pipeline.reports.plans import Found, Setting
     from pipeline.studies.seeds import SeedResult
 
@@ -103,6 +104,14 @@ def show_comparison(comparison: Comparison) -> None:
     from pipeline.reports.tables import comparison_table, plain
 
     show(comparison_table(comparison))
+    say(plain(f"{comparison.conclusion} {comparison.scope}").plain)
+
+
+def show_groups(comparison: GroupComparison) -> None:
+    """Print the table of a comparison of two methods, and what follows from it."""
+    from pipeline.reports.tables import groups_table, plain
+
+    show(groups_table(comparison))
     say(plain(comparison.conclusion).plain)
 
 

@@ -2,7 +2,7 @@
 
 ``seeds.json`` in the folder of such trainings:
 
-    {"version": "1.0.0", "n": 5,             trainings
+    {"n": 5,                                 trainings
      "dice": {"mean": 0.81, "std": 0.01,     of the trainings' mean Dice; std with n - 1
        "min": 0.79, "max": 0.82},
      "classes": [{"name": "organ", "mean": 0.9, …}, …]}
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from pipeline import __version__, config
 from pipeline.bounds import seconds_of
+from pipeline.config import dump, read, written
 from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write, locked
@@ -78,12 +78,6 @@ def place_of(output: Path, seed: int) -> Path:
     return output / f"seed-{seed}"
 
 
-def trainings_in(folder: Path) -> list[Path]:
-    """Return the scored trainings of a folder of seeds, by rising seed; none if it is no such folder."""
-    found = [path for path in folder.glob("seed-*") if path.name[5:].isdecimal() and (path / "cases.csv").is_file()]
-    return sorted(found, key=lambda path: int(path.name[5:]))
-
-
 def train_seeds(
     recipe: Recipe,
     output: Path,
@@ -121,7 +115,7 @@ def train_seeds(
     with locked(output):
         folder.own((TIMES, RECIPE))
         with atomic_write(output / RECIPE) as partial:
-            partial.write_text(config.dump(recipe), encoding="utf-8")
+            partial.write_text(dump(recipe), encoding="utf-8")
         for number, seed in enumerate(seeds, 1):
             place = place_of(output, seed)
             if (place / SUMMARY).is_file():
@@ -199,8 +193,8 @@ def _other_recipe(recipe: Recipe, output: Path) -> list[Problem]:
     """Return the problem that the trainings that are there have another recipe; none if there are none."""
     if not (output / RECIPE).is_file():
         return []
-    there = config.read(output / RECIPE)
-    asked = config.written(recipe)
+    there = read(output / RECIPE)
+    asked = written(recipe)
     changed = sorted(key for key in there.keys() | asked.keys() if there.get(key) != asked.get(key))
     if not changed:
         return []
@@ -231,7 +225,6 @@ def _write(results: Sequence[SeedResult], folder: Output) -> None:
         for row in results
     ]
     content = {
-        "version": __version__,
         "n": len(results),
         "dice": _plain(found[""]),
         "classes": [{"name": name} | _plain(found[name]) for name in names],
