@@ -1,6 +1,6 @@
 """How often a comparison speaks of a difference between two methods: where there is one, and where there is none.
 
-    python benchmarks/bench_groups.py                200 repetitions of each setting, about a minute
+    python benchmarks/bench_groups.py                200 repetitions of each setting, two minutes of a core
     python benchmarks/bench_groups.py --repeats 20
 
 A repetition draws patients, trainings of both methods and their Dice: a patient's own level, how much more the second
