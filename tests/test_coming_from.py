@@ -102,7 +102,9 @@ def test_the_commands_of_the_page_run_one_after_the_other(tmp_path, monkeypatch)
         if "--time-budget" in words:
             words[words.index("--time-budget") + 1] = "60s"
         if words[0] == "train":
-            given = {word.partition("=")[0] for word in words} | {"max_steps"} * ("--time-budget" in words)
+            given = {word.partition("=")[0] for word in words}
+            if "--time-budget" in words:
+                given.add("max_steps")
             small = {key: value for key, value in SMALL.items() if key not in given}
             if "data.dimensions=2" in words:
                 small["data.patch_size"] = "[16, 16]"
