@@ -5,14 +5,15 @@ import json
 from statistics import mean, stdev
 
 import pytest
-from runs_fixtures import fewmask, make_phantom, plug_pulled_at, write_recipe
+from runs_fixtures import make_phantom, plug_pulled_at, write_recipe
 
 from pipeline import runs
 from pipeline.commands import training
+from pipeline.console import show_seeds
 from pipeline.errors import UserError
 from pipeline.runs.comparing import trainings_in
 from pipeline.studies import running
-from pipeline.studies.seeds import train_seeds
+from pipeline.studies.seeds import gather, train_seeds
 
 PLAIN = {"objective": [{"loss": "dice"}], "max_steps": 2, "validate_every": 2}
 
@@ -27,9 +28,8 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(place):
-    told = fewmask("train", place / "plain.yaml", "--seeds", "3", "--output", place / "out")
-    assert told.returncode == 0, told.stderr
-    return place / "out", told.stdout
+    training.train(place / "plain.yaml", seeds=3, output=place / "out")
+    return place / "out"
 
 
 def recipe_of(place, *overrides):
@@ -41,48 +41,45 @@ def mean_dice(run):
 
 
 def test_each_seed_is_a_run_of_its_own_on_the_same_split(done):
-    output, _ = done
-    found = trainings_in(output)
+    found = trainings_in(done)
     assert [run.name for run in found] == ["seed-3", "seed-4", "seed-5"]  # The recipe's own seed is 3.
     splits = {(run / "split.json").read_text() for run in found}
     assert len(splits) == 1
     assert len({(run / "history.csv").read_text() for run in found}) == 3
     assert len({mean_dice(run) for run in found}) == 3
-    assert (output / "cache").is_dir()
+    assert (done / "cache").is_dir()
     assert not any((run / "cache").exists() for run in found)
 
 
 def test_the_first_is_the_run_that_the_recipe_makes_alone(done, place):
-    output, _ = done
     alone = place / "alone"
     runs.train(recipe_of(place), alone)
     for name in ("history.csv", "split.json"):
-        assert (alone / name).read_text() == (output / "seed-3" / name).read_text()
+        assert (alone / name).read_text() == (done / "seed-3" / name).read_text()
 
 
-def test_mean_and_spread_are_those_of_the_summaries_in_the_terminal_and_the_tables(done):
-    output, told = done
-    dice = [mean_dice(run) for run in trainings_in(output)]
-    facts = json.loads((output / "seeds.json").read_text())
+def test_mean_and_spread_are_those_of_the_summaries_in_the_terminal_and_the_tables(done, capsys):
+    dice = [mean_dice(run) for run in trainings_in(done)]
+    facts = json.loads((done / "seeds.json").read_text())
     assert facts["n"] == 3
     expected = {"mean": mean(dice), "std": stdev(dice), "min": min(dice), "max": max(dice)}
     assert facts["dice"] == pytest.approx(expected)
-    rows = list(csv.DictReader((output / "seeds.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((done / "seeds.csv").read_text().splitlines()))
     assert [int(row["seed"]) for row in rows] == [3, 4, 5]
     assert [float(row["dice"]) for row in rows] == pytest.approx(dice)
     by_class = {entry["name"]: entry for entry in facts["classes"]}
-    summary = json.loads((output / "seed-4/summary.json").read_text())
+    summary = json.loads((done / "seed-4/summary.json").read_text())
     for entry in summary["classes"]:
         assert float(rows[1][f"dice of {entry['name']}"]) == pytest.approx(entry["metrics"]["dice"]["mean"])
         assert by_class[entry["name"]]["min"] <= entry["metrics"]["dice"]["mean"] <= by_class[entry["name"]]["max"]
-    assert f"{mean(dice):.3f} ± {stdev(dice):.3f}" in told
+    show_seeds(gather(done, range(3, 6)), done)
+    assert f"{mean(dice):.3f} ± {stdev(dice):.3f}" in capsys.readouterr().out
 
 
 def test_resumed_nothing_is_trained_again_and_a_seed_more_trains_alone(done, place, monkeypatch):
-    output, _ = done
     trained = []
     monkeypatch.setattr(running, "train", lambda recipe, run, **how: trained.append((run.name, recipe.seed)))
-    results = train_seeds(recipe_of(place), output, 4, resume=True)
+    results = train_seeds(recipe_of(place), done, 4, resume=True)
     assert trained == [("seed-6", 6)]
     assert [row.seed for row in results] == [3, 4, 5]
 
@@ -92,17 +89,16 @@ def test_a_killed_one_goes_on_and_ends_as_if_it_had_not_been(done, place, tmp_pa
     with plug_pulled_at(2):
         train_seeds(recipe_of(place), tmp_path / "out", 2)
     results = train_seeds(recipe_of(place), tmp_path / "out", 2, resume=True)
-    assert [row.dice for row in results] == [mean_dice(done[0] / f"seed-{seed}") for seed in (3, 4)]
+    assert [row.dice for row in results] == [mean_dice(done / f"seed-{seed}") for seed in (3, 4)]
 
 
 def test_folders_with_other_trainings_are_refused(done, place, tmp_path):
-    output, _ = done
     with pytest.raises(UserError, match="holds trainings of several seeds"):
-        train_seeds(recipe_of(place), output, 3)
+        train_seeds(recipe_of(place), done, 3)
     with pytest.raises(UserError, match="holds trainings in which max_steps is another"):
-        train_seeds(recipe_of(place, "max_steps=3"), output, 3, resume=True)
+        train_seeds(recipe_of(place, "max_steps=3"), done, 3, resume=True)
     with pytest.raises(UserError, match="this folder holds a run"):
-        train_seeds(recipe_of(place), output / "seed-3", 2, resume=True)
+        train_seeds(recipe_of(place), done / "seed-3", 2, resume=True)
     (tmp_path / "seeds.csv").write_text("mine")
     with pytest.raises(UserError, match=r"seeds\.csv"):
         train_seeds(recipe_of(place), tmp_path, 2)
