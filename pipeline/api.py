@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from pipeline.export.writing import Format
     from pipeline.planning.plan import Plan
     from pipeline.reports.comparison import Comparison
+    from pipeline.reports.groups import GroupComparison
     from pipeline.reports.summary import Summary
     from pipeline.runs.requests import Request
     from pipeline.runs.scoring import Scores
 
 AnyPath: TypeAlias = str | PathLike[str]
+Several: TypeAlias = AnyPath | Sequence[AnyPath]
 # A recipe by name or path, a dataset, a checkpoint, or a recipe itself.
 Source: TypeAlias = AnyPath | Recipe | Mapping[str, Any]
 
@@ -196,7 +198,7 @@ def validate(
 
 def predict(
     run: AnyPath,
-    scans: AnyPath | Sequence[AnyPath],
+    scans: Several,
     output: AnyPath,
     *,
     checkpoint: Which = "last",
@@ -232,12 +234,10 @@ def predict(
             nothing is written then.
         IncompleteError: Something is wrong with some of the scans; its ``done`` are the masks of the others.
     """
-    several = [scans] if isinstance(scans, str | PathLike) else scans
-    places = list(map(Path, several))
     with _calling(verbose=verbose):
         return runs.predict(
             Path(run),
-            places,
+            _paths(scans),
             Path(output),
             checkpoint,
             list(map(Path, plugins)),
@@ -279,12 +279,12 @@ def evaluate(
         return runs.evaluate(Path(predictions), Path(labels), to_write(Path(output)), ignore, tolerance_mm)
 
 
-def compare(run_a: AnyPath, run_b: AnyPath, output: AnyPath) -> Comparison:
-    """Say whether one run is better than another on the cases that both were scored on, and write the report.
+def compare(run_a: Several, run_b: Several, output: AnyPath) -> Comparison | GroupComparison:
+    """Say whether one run, or one method by several trainings, is better than another on the same cases.
 
     Args:
-        run_a: A run, or the folder of an evaluation.
-        run_b: Another run or evaluation.
+        run_a: A run, or the folder of an evaluation, or several: all trainings of a method.
+        run_b: Another run or evaluation, or the trainings of another method.
         output: The folder for the report and its tables.
 
     Returns:
@@ -294,7 +294,7 @@ def compare(run_a: AnyPath, run_b: AnyPath, output: AnyPath) -> Comparison:
         UserError: They were not scored on the same cases, or one of them cannot be read.
     """
     with _calling(verbose=False):
-        return runs.compare(Path(run_a), Path(run_b), to_write(Path(output)))
+        return runs.compare(_paths(run_a), _paths(run_b), to_write(Path(output)))
 
 
 def export(
@@ -338,6 +338,10 @@ def _request(source: Source, settings: Mapping[str, Any] | None, folds: int | No
 def _calling(*, verbose: bool) -> Iterator[None]:
     with blamed(), nullcontext() if verbose else listening(lambda _: None):
         yield
+
+
+def _paths(given: Several) -> list[Path]:
+    return [Path(given)] if isinstance(given, str | PathLike) else list(map(Path, given))
 
 
 def _path(path: AnyPath | None) -> Path | None:

@@ -45,7 +45,7 @@ LayoutOptions = Annotated[
 Root = Annotated[Path | None, tyro.conf.arg(help="Folder that the paths in a list are relative to.", metavar="DIR")]
 
 # Options of `train` and `plan` that are followed by a value.
-VALUED = ("--time-budget", "--folds", "--output", "-o", "--allow-change")
+VALUED = ("--time-budget", "--folds", "--seeds", "--output", "-o", "--allow-change")
 
 Command = TypeVar("Command", bound=Callable[..., None])
 COMMANDS: dict[str, Callable[..., None]] = {}

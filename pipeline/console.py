@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from pipeline.interruption import Stopped
     from pipeline.registry import Registry
     from pipeline.reports.comparison import Comparison
+    from pipeline.reports.groups import GroupComparison
     from pipeline.reports.plans import Found, Setting
+    from pipeline.studies.seeds import SeedResult
 
 
 def explained(error: Exception) -> str | None:
@@ -58,6 +60,19 @@ def show_scores(summary: object, folder: Path, checkpoint: str = "", notes: tupl
         say(f"Note: {note}")
 
 
+def show_seeds(results: Sequence[SeedResult], folder: Path) -> None:
+    """Print the Dice of each training of several seeds, with mean and standard deviation, and where the runs are."""
+    from pipeline.reports.tables import number, seeds_table
+    from pipeline.studies.seeds import spreads
+
+    found = spreads(results)
+    names = [name for name in found if name]
+    rows = [(str(row.seed), *(number(row.classes.get(name)) for name in names), number(row.dice)) for row in results]
+    means = [f"{number(of.mean)} ± {number(of.std)}" if of else number(None) for of in map(found.get, [*names, ""])]
+    show(seeds_table(rows, [*names, "all classes"], ["mean ± std", *means]))
+    say(f"Wrote {folder / 'seeds.csv'}, seeds.json and a run for each seed; ± is the standard deviation over them.")
+
+
 def show_findings(problems: Sequence[Problem], warnings: Sequence[Problem], dataset: Path) -> None:
     """Print the findings of a check, one in a row, and how often each code occurs; nothing if there are none."""
     from pipeline.reports.findings import counts_table, findings_table
@@ -89,6 +104,14 @@ def show_comparison(comparison: Comparison) -> None:
     from pipeline.reports.tables import comparison_table, plain
 
     show(comparison_table(comparison))
+    say(plain(f"{comparison.conclusion} {comparison.scope}").plain)
+
+
+def show_groups(comparison: GroupComparison) -> None:
+    """Print the table of a comparison of two methods, and what follows from it."""
+    from pipeline.reports.tables import groups_table, plain
+
+    show(groups_table(comparison))
     say(plain(comparison.conclusion).plain)
 
 

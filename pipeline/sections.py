@@ -122,6 +122,11 @@ class DataChoices(Section):
     patch_size: Auto | Annotated[tuple[Side, ...], Field(min_length=2, max_length=3)] = Field(
         default="auto", description="the voxels of one training sample, 1 to 4096 along each axis, or auto"
     )
+    foreground_share: Share | None = Field(
+        default=None,
+        description="the share of labelled samples that are centred on a class other than background, 0 to 1, or null: "
+        "two thirds on a class, background included",
+    )
     batch_size: Auto | Samples = Field(
         default="auto", description="the number of labelled samples a step, 1 to 4096, or auto"
     )

@@ -157,6 +157,27 @@ def test_a_quarter_turn_is_numpy_s(shape):
     assert torch.equal(after[1], annotation.rot90(-1, (2, 3)))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "share"),
+    [
+        ("blur", {"sigma": 1.0}, "share"),
+        ("noise", {"sigma": 0.1}, "share"),
+        ("brightness", {"change": 0.2}, "share"),
+        ("contrast", {"change": 0.2}, "share"),
+        ("low_resolution", {"coarseness": 1.0}, "share"),
+        ("gamma", {"change": 0.3}, "share"),
+        ("deform", {"scaling": 0.2}, "turned"),
+        ("deform", {"elastic_mm": 2.0}, "bent"),
+    ],
+)
+def test_an_option_says_how_many_samples_are_changed(name, options, share):
+    for asked in (0.0, 0.7, 1.0):
+        step = AUGMENTATIONS.build(name, options | {share: asked})
+        rng = np.random.default_rng(0)
+        drawn = [step.draw(rng, MILLIMETRE) is not None for _ in range(1000)]
+        assert np.mean(drawn) == pytest.approx(asked, abs=0.05)
+
+
 def test_a_turn_on_an_oblong_patch_is_in_voxels_not_in_shares_of_the_patch():
     image, annotation = torch.zeros(1, 1, 21, 9, 1), torch.full((1, 1, 21, 9, 1), FIRST_CLASS, dtype=torch.uint8)
     image[0, 0, 10 + 3, 4] = 1

@@ -16,10 +16,14 @@ from pipeline.losses import LOSSES, DiceLoss, ImageLoss, LabelLoss, NCutLoss
 OPTIONS = {"ncut": {"radius": 2.5}, "class_mean_ncut": {"radius": 2, "sigma_2": 2.0}}
 LABEL_LOSSES = [name for name in LOSSES.names if LOSSES[name].against == ("label",)]
 IMAGE_LOSSES = [name for name in LOSSES.names if LOSSES[name].against == ("image", "mask")]
+# Without a reduction, these have a value for each voxel; all others have one for each case.
+VOXELWISE = ("balanced_ce", "cross_entropy", "focal", "top_k_ce")
 VARIANTS = [
     *((name, {}) for name in LOSSES.names),
     ("dice", {"average": "micro"}),
     ("dice", {"include_background": False}),
+    ("generalized_dice", {"include_background": False, "weights": "simple"}),
+    ("tversky", {"include_background": False, "beta": 0.8}),
     ("ncut", {"offsets": 3}),
     ("ncut", {"sigma_intensity": 1.0}),
     ("ncut", {"radius": 0.5}),
@@ -170,7 +174,7 @@ def test_empty_batches_and_empty_axes_give_zero_with_a_zero_gradient(name, optio
         answer, other = draw(name, size, classes, batch)
         value, gradient = gradient_of(loss, answer, other)
         shape = {"mean": (), "sum": (), "none": (batch,)}[reduction]
-        if reduction == "none" and name in ("balanced_ce", "cross_entropy"):
+        if reduction == "none" and name in VOXELWISE:
             shape = (batch, *size)
         if reduction == "none" and options.get("batch"):
             shape = (1,)
@@ -199,7 +203,7 @@ def test_a_nan_in_what_the_network_says_is_nan(name, options, dtype, classes, re
                 value = loss(spoilt, other)
                 alone = reduction == "none" and not options.get("batch")
                 assert (value[0] if alone else value).isnan().any(), (how, voxel, channel)
-                if alone and name not in ("balanced_ce", "cross_entropy"):
+                if alone and name not in VOXELWISE:
                     assert value[1].isfinite()
 
 

@@ -66,6 +66,28 @@ def test_two_thirds_of_labelled_patches_are_centred_on_a_class():
     assert np.mean([place[2].any() for place in places]) == pytest.approx(1 / 3 + 2 / 3 * 1 / 57, abs=0.03)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.33, 1.0])
+def test_a_share_of_patches_is_centred_on_classes_other_than_background(share):
+    codes = np.full((60, 4, 4), FIRST_CLASS)
+    codes[30, 2, 2] = FIRST_CLASS + 1
+    codes[10, 2, 2] = FIRST_CLASS + 2
+    case = numbered((60, 4, 4), codes)
+    case["locations"] = class_locations(case["annotation"], 3)
+    rngs = [np.random.default_rng(n) for n in range(3000)]
+    places = cut_patches([case] * 3000, rngs, (4, 4, 4), share)["annotation"]
+    for number in (1, 2):
+        centred = (places[:, :, 2] == FIRST_CLASS + number).flatten(1).any(1).double().mean().item()
+        assert centred == pytest.approx(share / 2 + (1 - share) / 57, abs=0.03)
+
+
+def test_a_share_of_foreground_leaves_a_case_without_any_anywhere():
+    codes = np.full((60, 4, 4), FIRST_CLASS)
+    case = numbered((60, 4, 4), codes)
+    rngs = [np.random.default_rng(n) for n in range(300)]
+    firsts = cut_patches([case] * 300, rngs, (4, 4, 4), 1.0)["image"][:, 0, 0, 0, 0]
+    assert len(firsts.unique()) > 40
+
+
 def test_an_absent_class_is_not_drawn():
     case = numbered((9, 9, 9), np.full((9, 9, 9), FIRST_CLASS))
     assert all((patch["annotation"] == FIRST_CLASS).all() for patch in patches(case, (4, 4, 4), 20))

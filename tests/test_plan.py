@@ -10,7 +10,7 @@ from pipeline.data.index import Index
 from pipeline.data.inspection import CaseFacts
 from pipeline.data.layouts import Dataset
 from pipeline.data.statistics import channel_statistics
-from pipeline.planning.augmentation import choose_flips
+from pipeline.planning.augmentation import choose_augmentation, choose_flips
 from pipeline.planning.hardware import Hardware
 from pipeline.planning.patch import choose_channels, choose_kernels, choose_patch, choose_strides, granularity
 from pipeline.planning.plan import (
@@ -288,6 +288,22 @@ def test_sides_are_swapped_unless_a_label_names_one(labels, orientation, expecte
     given = recipe(data={"orientation": orientation})
     plan = resolve(given, index(facts((32, 32, 32), (1, 1, 1)), labels=labels), CPU)
     assert plan.augmentation.flip_axes == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "orientation", "words"),
+    [
+        (("background", "label 1", "label 2"), "RAS", "give augmentation.flip_axes=[0]"),
+        (("background", "label 1", "label 2"), "SAR", "give augmentation.flip_axes=[2]"),
+        (("background", "label 1", "label 2"), "RAS", "name them (layout.options.labels)"),
+        (("background", "liver", "left kidney"), "RAS", "'left kidney' tells left from right"),
+    ],
+)
+def test_the_plan_says_why_nothing_is_mirrored_and_how_to_have_it(labels, orientation, words):
+    named = dict(enumerate(labels))
+    flips, reason = choose_augmentation(named, orientation, (1.0, 1.0, 1.0), "flip_axes")
+    assert flips == ()
+    assert words in reason
 
 
 # Slices.

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from runs_fixtures import make_phantom, state_of
 
-from pipeline import config
+from pipeline import config, runs
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
 from pipeline.runs.components import COMPONENTS
@@ -85,3 +86,47 @@ def test_unsupervised_recipe_takes_cut_and_reconstruction_in_turn_and_no_label()
     assert {term.on for term in recipe.objective} == {"all"}
     assert recipe.alternate
     assert recipe.segments
+
+
+def test_the_recipe_of_nnunet_has_its_published_numbers():
+    # nnunetv2 2.8.1, nnUNetTrainer, and its transforms' probabilities.
+    recipe = parse(CONFIGS / "nnunet.yaml", "dataset=d")
+    choice = recipe.optimizer
+    assert (choice.name, choice.learning_rate, choice.weight_decay) == ("sgd", 1e-2, 3e-5)
+    assert choice.options == {"momentum": 0.99, "nesterov": True}
+    assert (choice.schedule.name, choice.schedule.options) == ("poly", {"power": 0.9})
+    assert (choice.warmup, choice.clip_norm, choice.averaging) == (0, 12, 0)
+    assert recipe.max_steps == 1000 * 250
+    assert recipe.data.foreground_share == 0.33
+    shares = {}
+    for one in recipe.augmentation.more:
+        what = one.augmentation + "".join(key for key in ("rotation_degrees", "scaling") if key in one.options)
+        shares[what] = one.options.get("share", one.options.get("turned"))
+    assert shares == {
+        "deformrotation_degrees": 0.2,
+        "deformscaling": 0.2,
+        "noise": 0.1,
+        "blur": 0.2,
+        "brightness": 0.15,
+        "contrast": 0.15,
+        "low_resolution": 0.25,
+        "gamma": 0.3,
+    }
+    strengths = recipe.augmentation.model_dump(exclude={"more", "flip_axes"})
+    assert set(strengths.values()) == {0}
+
+
+def test_the_recipe_of_nnunet_plans_trains_and_predicts(tmp_path):
+    data = make_phantom(tmp_path / "data", unlabelled=0)
+    tiny = ["max_steps=2", "data.patch_size=[16,16,16]", "data.batch_size=2", "data.spacing_mm=[2.5,2.5,2.5]"]
+    request = [f"dataset={data}", "device=cpu", "network.options.channels=[4,8,8]", *tiny]
+    runs.plan(runs.read_recipe(Path("nnunet"), request), tmp_path / "plan.yaml")
+    runs.train(runs.read_recipe(tmp_path / "plan.yaml"), tmp_path / "run")
+    rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    assert rows[0] == "step,loss,dice,cross_entropy"
+    assert len(rows) == 3
+    settings = config.parse(config.read(tmp_path / "run" / "config.yaml"), "run", COMPONENTS)
+    assert settings.optimizer == parse(CONFIGS / "nnunet.yaml", "dataset=d").optimizer
+    assert (settings.data.foreground_share, settings.augmentation.flip_axes) == (0.33, (0, 1, 2))
+    state = state_of(tmp_path / "run")
+    assert {len(held) for held in state["optimizer"]["state"].values()} == {1}  # The momentum, and no second moment.

@@ -23,8 +23,10 @@ from pipeline.arguments import (
     refuse_device,
 )
 from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_outside
-from pipeline.console import show_comparison, show_scores
+from pipeline.console import show_comparison, show_groups, show_scores
+from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
+from pipeline.reports.groups import GroupComparison
 from pipeline.runs.beside import NOTHING_ELSE, Beside
 from pipeline.terminal import say
 
@@ -130,18 +132,35 @@ def evaluate(
 
 @command
 def compare(
-    run_a: tyro.conf.Positional[Annotated[Path, place("RUN_A", "A run, or the folder of an evaluation.")]],
-    run_b: tyro.conf.Positional[Annotated[Path, place("RUN_B", "Another, scored on the same cases.")]],
+    runs_a: tyro.conf.Positional[
+        Annotated[tuple[Path, ...], place("RUN", "Two runs or evaluations; with --with, all trainings of one method.")]
+    ],
     *,
     output: Annotated[Path, destination("Folder for the report and its tables.")],
+    runs_b: Annotated[
+        tuple[Path, ...], tyro.conf.arg(name="with", help="The trainings of the other method.", metavar="RUN")
+    ] = (),
 ) -> None:
-    """Say whether one run is better than another on the cases that both were scored on.
+    """Say whether one run is better than another, or one method by several trainings of each, on the same cases.
+
+    A folder of train --seeds stands for all of its trainings.
 
     Example: fewmask compare runs/supervised runs/semisupervised --output comparison/
     """
     from pipeline import runs
 
-    comparison = runs.compare(run_a, run_b, to_write(output))
+    sides = (runs_a, runs_b)
+    if not runs_b:
+        if len(runs_a) != 2:
+            message = f"{len(runs_a)} are named, and none behind --with"
+            remedy = "name two, or one method's trainings, then --with and the other's"
+            raise UserError("Nothing was compared.", [Problem("RUN", "not-two", message, remedy)])
+        sides = (runs_a[:1], runs_a[1:])
+    comparison = runs.compare(*sides, to_write(output))
+    if isinstance(comparison, GroupComparison):
+        show_groups(comparison)
+        say(f"Wrote {output / 'compare.json'} and compare.csv.")
+        return
     show_comparison(comparison)
     say(f"Wrote {output / 'report.html'}, compare.json and compare.csv.")
 

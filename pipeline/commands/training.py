@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from pipeline.arguments import Overrides, command, destination, place
 from pipeline.bounds import refuse_outside
-from pipeline.console import show_components, show_machine, show_plan, show_scores
+from pipeline.console import show_components, show_machine, show_plan, show_scores, show_seeds
 from pipeline.durations import in_one_unit
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.terminal import say
+
+if TYPE_CHECKING:
+    from pipeline.decisions import Decisions
+    from pipeline.recipe import Recipe
 
 # A time budget counts the imports too.
 STARTED = time.monotonic()
@@ -67,6 +71,7 @@ def train(
         tyro.conf.arg(help="How long the whole command may take: 90s, 20min, 1h30m, 1.5d.", metavar="TIME"),
     ] = None,
     folds: Annotated[int | None, tyro.conf.arg(help="Cross-validate: so many networks, each without a part.")] = None,
+    seeds: Annotated[int | None, tyro.conf.arg(help="Train so often, each with a seed more: mean and spread.")] = None,
     resume: Annotated[bool, tyro.conf.arg(help="Go on with the run that the folder holds.")] = False,
     allow_change: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
@@ -80,11 +85,18 @@ def train(
     from pipeline import runs
 
     refuse_outside("--folds", folds, 2, 1000)
+    refuse_outside("--seeds", seeds, 2, 1000)
+    if seeds is not None and (folds is not None or allow_change):
+        problem = Problem("--seeds", "bad-options", "goes with neither --folds nor --allow-change", "leave one out")
+        raise UserError("Nothing was started.", [problem])
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
         overrides = ("max_steps=auto", *overrides, f"time_budget={in_one_unit(time_budget)}")
-    request = runs.read_request(source, overrides, folds)
+    request = runs.read_request(source, overrides, folds, seeds)
     recipe = request.recipe
+    if seeds is not None:
+        _train_seeds(recipe, run, seeds, resume=resume, decided=request.decided)
+        return
     how: dict[str, Any] = {"resume": resume, "allow_change": allow_change, "started": STARTED}
     how["decided"] = request.decided
     if folds is None:
@@ -98,6 +110,16 @@ def train(
             say(f"Trained {run}; the dataset has no labels to score its segments against.")
         else:
             show_scores(scores.summary, scores.folder, "last", scores.notes)
+
+
+def _train_seeds(recipe: Recipe, output: Path, count: int, *, resume: bool, decided: Decisions) -> None:
+    from pipeline.studies.seeds import train_seeds
+
+    results = train_seeds(recipe, output, count, resume=resume, started=STARTED, decided=decided)
+    if results:
+        show_seeds(results, output)
+    else:
+        say(f"Trained {count} runs in {output}; the dataset has no labels to score their segments against.")
 
 
 @command

@@ -87,6 +87,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         augmentation: Changes the patches.
         seed: The run's seed.
         views: Which of ``VIEWS`` a batch holds too.
+        foreground_share: As for :func:`pipeline.data.patches.cut_patches`.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         augmentation: AugmentationChain,
         seed: int,
         views: Sequence[str] = (),
+        foreground_share: float | None = None,
     ) -> None:
         self.streams = dict(streams)
         self.read = read
@@ -104,6 +106,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         self.augmentation = augmentation
         self.seed = seed
         self.views = tuple(views)
+        self.foreground_share = foreground_share
         # Shared with the workers: for each its process number, and the step and the sample that it is preparing.
         self._at = RawArray("q", 3 * MAX_WORKERS)
 
@@ -119,7 +122,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         for name, stream in self.streams.items():
             cases = self._cases(stream, step)
             rngs = [stream.rng(self.seed, step, slot) for slot in range(stream.batch_size)]
-            batch = cut_patches(self._read(cases, step, place), rngs, self.patch_size)
+            batch = cut_patches(self._read(cases, step, place), rngs, self.patch_size, self.foreground_share)
             changes = [self.augmentation.draw(rng) for rng in rngs]
             self.augmentation.move(batch[IMAGE], batch[ANNOTATION], changes)
             views = {view: batch[IMAGE].clone() for view in self.views}

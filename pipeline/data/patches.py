@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-# Share of labelled patches that are centred on a class drawn at random; the others lie anywhere.
-FOREGROUND_SHARE = 2 / 3
+# Share of labelled patches that are centred on a class drawn at random, background included; the others lie anywhere.
+CENTRED_SHARE = 2 / 3
 
 
 def cut_patches(
-    cases: Iterable[Mapping[str, Any]], rngs: Sequence[np.random.Generator], size: Sequence[int]
+    cases: Iterable[Mapping[str, Any]],
+    rngs: Sequence[np.random.Generator],
+    size: Sequence[int],
+    foreground_share: float | None = None,
 ) -> dict[str, Tensor]:
     """Cut one patch of each case: ``image`` ``[B, C, …]`` float32 and ``annotation`` ``[B, 1, …]`` uint8.
 
@@ -35,11 +38,13 @@ def cut_patches(
             classes, an array. They are taken one by one, so that they need not be in memory together.
         rngs: One for each case; it draws the place of the patch.
         size: Voxels along each axis; two numbers cut single slices, and the slice axis is dropped.
+        foreground_share: The share of patches of labelled cases that are centred on a class other than background; None
+            centres two thirds on a class, background included.
     """
     box = np.array((*size, 1)[:3])
     batch: dict[str, Tensor] = {}
     for row, (case, rng) in enumerate(zip(cases, rngs, strict=True)):
-        corner = _draw_corner(rng, np.array(case[IMAGE].shape[1:]), box, case["locations"])
+        corner = _draw_corner(rng, np.array(case[IMAGE].shape[1:]), box, case["locations"], foreground_share)
         for key, kind in ((IMAGE, torch.float32), (ANNOTATION, torch.uint8)):
             whole = case[key]
             on_device = isinstance(whole, torch.Tensor)
@@ -53,16 +58,24 @@ def cut_patches(
 
 
 def _draw_corner(
-    rng: np.random.Generator, shape: NDArray[Any], size: NDArray[Any], locations: NDArray[Any]
+    rng: np.random.Generator,
+    shape: NDArray[Any],
+    size: NDArray[Any],
+    locations: NDArray[Any],
+    foreground_share: float | None,
 ) -> NDArray[Any]:
     """Draw a patch's first corner, inside the scan where it fits and centred where it does not.
 
-    Two thirds of labelled patches are centred on a voxel of a class that is drawn evenly from those present, background
-    included; all others lie anywhere.
+    A share of labelled patches are centred on a voxel of a class that is drawn evenly from those present; all others
+    lie anywhere.
     """
     spare = shape - size
     present = np.flatnonzero(locations[:, 0] >= 0)
-    if present.size and rng.random() < FOREGROUND_SHARE:
+    share = CENTRED_SHARE
+    if foreground_share is not None:
+        share = foreground_share
+        present = present[present > 0]
+    if present.size and rng.random() < share:
         row = locations[rng.choice(present)]
         centre = np.unravel_index(int(rng.choice(row[row >= 0])), shape)
         corner = np.clip(np.array(centre) - size // 2, 0, np.maximum(spare, 0))

@@ -32,7 +32,7 @@ def choose_augmentation(
     """
     if key == "flip_axes":
         flips = choose_flips(labels.values(), orientation)
-        return flips, "left and right look alike" if flips else "a label may tell left from right"
+        return flips, "left and right look alike" if flips else _why_not(labels.values(), orientation)
     strength = DEFORMATIONS[len(spacing_mm)][key]
     if key == "elastic_mm":
         strength = round(min(MOST_ELASTIC_MM, strength * min(spacing_mm)), 4)
@@ -46,9 +46,27 @@ def choose_flips(labels: Iterable[str], orientation: str) -> tuple[int, ...]:
     ((0,), ())
     """
     names = list(labels)
-    words = {word.lower() for name in names for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
-    sided = words & {"left", "right", "l", "r", "lt", "rt", "lh", "rh"}
-    nameless = sum(re.fullmatch(r"label \d+", name) is not None for name in names) > 1
-    if sided or nameless:
+    if _sided(names) or _are_nameless(names):
         return ()
     return tuple(axis for axis, code in enumerate(orientation) if code in "RL")
+
+
+def _sided(names: Iterable[str]) -> list[str]:
+    """Return the names with a word for left or right."""
+    found = {name: {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)} for name in names}
+    return [name for name, words in found.items() if words & {"left", "right", "l", "r", "lt", "rt", "lh", "rh"}]
+
+
+def _are_nameless(names: Sequence[str]) -> bool:
+    return sum(re.fullmatch(r"label \d+", name) is not None for name in names) > 1
+
+
+def _why_not(labels: Iterable[str], orientation: str) -> str:
+    """Return why nothing is mirrored, and how to have it nevertheless."""
+    if sided := _sided(labels):
+        return f"{sided[0]!r} tells left from right"
+    axis = next(axis for axis, code in enumerate(orientation) if code in "RL")
+    return (
+        "the labels have no names, and might tell left from right; if none does, "
+        f"name them (layout.options.labels) or give augmentation.flip_axes=[{axis}]"
+    )

@@ -4,6 +4,7 @@ A comparison as JSON:
 
     {"a": "runs/one", "b": "runs/two",
      "conclusion": "two is better: …",       one sentence, made of the figures below
+     "scope": "This is about …",             what the conclusion is about: two trainings, or two sets of masks
      "verdict": "b_better",                  or a_better; mixed: interval, test and mean disagree; not_shown; too_few
      "n_cases": 40, "n_patients": 40,
      "means": {                              means over classes of every metric that has a better direction
@@ -12,6 +13,8 @@ A comparison as JSON:
          "difference": 0.02,                 b - a
          "median": 0.018,                    of the patients' mean differences
          "interval": [0.01, 0.03],           95 % interval of that median, over six patients or more
+         "p_value": 0.003,                   Wilcoxon's, two-sided, of those differences
+         "p_holm": 0.02,                     corrected for all metrics and classes that are tested beside the mean Dice
          "reasons": {}}, ...},
      "classes": [{"label": 1, "name": "organ", "metrics": {"dice": {as above}, ...}}, ...],
      "wilcoxon": {"n": 38,                   patients whose mean Dice differs
@@ -27,12 +30,11 @@ invention would cost nothing.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from pipeline.errors import Problem, UserError
 from pipeline.reports.intervals import (
     FEWEST,
     MORE_PATIENTS,
@@ -43,6 +45,7 @@ from pipeline.reports.intervals import (
     plural,
     too_few,
 )
+from pipeline.reports.pairs import holm, refuse_unequal, side_of, tables_of
 from pipeline.reports.summary import HEADLINES
 
 if TYPE_CHECKING:
@@ -51,15 +54,18 @@ if TYPE_CHECKING:
     from pipeline.reports.intervals import Interval, Numbers
     from pipeline.types import CaseResult
 
-    Side: TypeAlias = dict[tuple[str, int], CaseResult]
-
 Verdict: TypeAlias = Literal["a_better", "b_better", "mixed", "not_shown", "too_few"]
 
 # With five patients, which are too few for an interval too, the least possible p-value is 2 / 2^5 = 0.0625.
 ALPHA = 0.05
-BEST = {"hd95_mm": 0.0, "assd_mm": 0.0}
+PRIMARY = "the one test that was chosen beforehand needs no correction"
 # Smaller differences of Dice are rounding.
 EQUAL = 1e-9
+TRAININGS = (
+    "This is about these two trainings: another seed of either may turn it. To speak of methods, compare three "
+    "trainings of each or more (`fewmask train --seeds 5`)."
+)
+MASKS = "This is about these two sets of masks."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +78,8 @@ class Difference:
     difference: float | None
     median: float | None
     interval: Interval | None
+    p_value: float | None = None
+    p_holm: float | None = None
     reasons: dict[str, str]
 
 
@@ -111,6 +119,7 @@ class Comparison:
     a: str
     b: str
     conclusion: str
+    scope: str
     verdict: Verdict
     n_cases: int
     n_patients: int
@@ -127,7 +136,9 @@ class Comparison:
         return asdict(self)
 
 
-def compare_results(a: Sequence[CaseResult], b: Sequence[CaseResult], name_a: str, name_b: str) -> Comparison:
+def compare_results(
+    a: Sequence[CaseResult], b: Sequence[CaseResult], name_a: str, name_b: str, scope: str = TRAININGS
+) -> Comparison:
     """Compare two sets of results, case by case and class by class.
 
     Args:
@@ -135,19 +146,24 @@ def compare_results(a: Sequence[CaseResult], b: Sequence[CaseResult], name_a: st
         b: Those of the second side, for the same cases, classes and true masks.
         name_a: Name of the first side in the conclusion.
         name_b: Name of the second side.
+        scope: What the conclusion is about, in a sentence.
 
     Raises:
         UserError: The sides do not have the same cases, classes or true masks; all that differ are named.
     """
-    first, second = ({(row.case, row.label): row for row in side} for side in (a, b))
-    _refuse_unequal(first, second, name_a, name_b)
+    first = side_of(a)
+    second = side_of(b)
+    refuse_unequal(first, second, name_a, name_b)
     classes = sorted({(row.label, row.name) for row in a})
     cases = {row.case: row.patient or row.case for row in a}
-    tables = {
-        metric: _tables(first, second, list(cases), [label for label, _ in classes], metric) for metric in HEADLINES
-    }
+    labels = [label for label, _ in classes]
+    tables = {metric: tables_of((first, second), list(cases), labels, metric) for metric in HEADLINES}
     patients = list(cases.values())
-    means = {metric: _difference(x, y, patients) for metric, (x, y) in tables.items()}
+    by_class = [
+        {metric: _difference(x[:, [n]], y[:, [n]], patients) for metric, (x, y) in tables.items()}
+        for n in range(len(labels))
+    ]
+    means, *by_class = _corrected([{key: _difference(x, y, patients) for key, (x, y) in tables.items()}, *by_class])
     change = {case: float(value) for case, value in zip(cases, _row_means(*tables["dice"]), strict=True)}
     wilcoxon = signed_rank(means_of_patients(list(change.values()), patients))
     verdict = _verdict(means["dice"], wilcoxon)
@@ -155,17 +171,13 @@ def compare_results(a: Sequence[CaseResult], b: Sequence[CaseResult], name_a: st
         a=name_a,
         b=name_b,
         conclusion=_conclusion(verdict, means["dice"], wilcoxon, (name_a, name_b), len(set(patients))),
+        scope=scope,
         verdict=verdict,
         n_cases=len(cases),
         n_patients=len(set(patients)),
         means=means,
         classes=[
-            ClassDifference(
-                label,
-                name,
-                {metric: _difference(x[:, [n]], y[:, [n]], patients) for metric, (x, y) in tables.items()},
-            )
-            for n, (label, name) in enumerate(classes)
+            ClassDifference(label, name, metrics) for (label, name), metrics in zip(classes, by_class, strict=True)
         ],
         wilcoxon=wilcoxon,
         better=[case for case, value in change.items() if value > EQUAL],
@@ -192,59 +204,11 @@ def paired_rows(a: Sequence[CaseResult], b: Sequence[CaseResult]) -> list[dict[s
     return rows
 
 
-def _refuse_unequal(first: Side, second: Side, name_a: str, name_b: str) -> None:
-    sides = ((first, second, name_a, name_b), (second, first, name_b, name_a))
-    problems = [
-        Problem(name, "case-unpaired", f"has {case}, {other} has not", "validate both on the same cases", case=case)
-        for here, there, name, other in sides
-        for case in sorted({case for case, _ in here} - {case for case, _ in there})
-    ]
-    if not problems:
-        problems = [
-            Problem(
-                name,
-                "class-unpaired",
-                f"has label {label} in {case}, {other} has not",
-                "score the same labels",
-                case=case,
-            )
-            for here, there, name, other in sides
-            for case, label in sorted(here.keys() - there.keys())
-        ]
-    problems += [
-        Problem(
-            name_b,
-            "truth-differs",
-            f"{case} has {second[case, label].voxels_truth} true voxels of {row.name}, in {name_a} {row.voxels_truth}",
-            "validate both against the same masks",
-            case=case,
-        )
-        for (case, label), row in first.items()
-        if (case, label) in second and second[case, label].voxels_truth != row.voxels_truth
-    ]
-    if not first and not second:
-        problems = [Problem(name_a, "no-cases", "has no cases, nor has the other", "validate both")]
-    if problems:
-        raise UserError(f"{name_a} and {name_b} cannot be compared.", problems)
-
-
-def _tables(first: Side, second: Side, cases: list[str], labels: list[int], metric: str) -> tuple[Numbers, Numbers]:
-    """Return the metric of both sides as ``[cases, classes]``, NaN where there is no pair."""
-    best = BEST.get(metric, 1.0)
-    tables = np.full((2, len(cases), len(labels)), np.nan)
-    for row, case in enumerate(cases):
-        for column, label in enumerate(labels):
-            pair = [getattr(side[case, label], metric) for side in (first, second) if (case, label) in side]
-            if any(value is not None for value in pair):
-                tables[:, row, column] = [best if value is None else value for value in pair]
-    return tables[0], tables[1]
-
-
 def _difference(a: Numbers, b: Numbers, patients: Sequence[str]) -> Difference:
     pairs = int(np.isfinite(a).sum())
     if not pairs:
         reason = "neither side has this class in any case"
-        names = ("mean_a", "mean_b", "difference", "median", "interval")
+        names = ("mean_a", "mean_b", "difference", "median", "interval", "p_value", "p_holm")
         return Difference(
             n=0,
             mean_a=None,
@@ -252,14 +216,15 @@ def _difference(a: Numbers, b: Numbers, patients: Sequence[str]) -> Difference:
             difference=None,
             median=None,
             interval=None,
+            p_value=None,
+            p_holm=None,
             reasons=dict.fromkeys(names, reason),
         )
     changes = means_of_patients(list(_row_means(a, b)), patients)
     median = float(np.median(changes))
     interval = median_interval(changes)
-    reasons = {}
-    if not interval:
-        reasons = {"interval": too_few(len(changes))}
+    test = signed_rank(changes)
+    reasons = {} if interval else {"interval": too_few(len(changes))}
     return Difference(
         n=pairs,
         mean_a=mean_of_means(a),
@@ -267,8 +232,22 @@ def _difference(a: Numbers, b: Numbers, patients: Sequence[str]) -> Difference:
         difference=mean_of_means(b - a),
         median=median,
         interval=interval,
-        reasons=reasons,
+        p_value=test.p_value,
+        p_holm=None,
+        reasons=reasons | test.reasons | {"p_holm": test.reasons.get("p_value", PRIMARY)},
     )
+
+
+def _corrected(groups: Sequence[dict[str, Difference]]) -> list[dict[str, Difference]]:
+    """Correct the tests of all metrics and classes, the means over classes first; the mean Dice is tested as it is."""
+    rest = [(n, key) for n, group in enumerate(groups) for key in group if (n, key) != (0, "dice")]
+    corrected = holm([groups[n][key].p_value for n, key in rest])
+    found = [dict(group) for group in groups]
+    for (n, key), p_holm in zip(rest, corrected, strict=True):
+        if p_holm is not None:
+            reasons = {name: why for name, why in found[n][key].reasons.items() if name != "p_holm"}
+            found[n][key] = replace(found[n][key], p_holm=p_holm, reasons=reasons)
+    return found
 
 
 def _row_means(a: Numbers, b: Numbers) -> Numbers:
@@ -303,6 +282,11 @@ def _verdict(dice: Difference, wilcoxon: Wilcoxon) -> Verdict:
 def is_apart(found: Difference) -> bool:
     """Return whether there is an interval, and 0 is outside of it."""
     return found.interval is not None and not found.interval[0] <= 0 <= found.interval[1]
+
+
+def chance_of(found: Difference) -> float | None:
+    """Return the p-value of a difference, corrected where it is one of many."""
+    return found.p_value if found.p_holm is None else found.p_holm
 
 
 def _conclusion(verdict: Verdict, dice: Difference, wilcoxon: Wilcoxon, names: tuple[str, str], patients: int) -> str:

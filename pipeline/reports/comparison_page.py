@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.reports.columns import METRICS, classes_in, with_tolerance
-from pipeline.reports.comparison import is_apart
+from pipeline.reports.comparison import ALPHA, chance_of, is_apart
 from pipeline.reports.figures import figures_of_comparison, write_figures
 from pipeline.reports.html import as_json, write_page
 from pipeline.reports.intervals import TOO_FEW, plural
@@ -113,6 +113,7 @@ def _row(name: str, metric: Metric, found: Difference, difference: float) -> dic
     apart = is_apart(found)
     agreed = found.interval is not None and difference * found.interval[0] > 0
     gain = difference if metric.better == "higher" else -difference
+    chance = chance_of(found)
     interval = TOO_FEW
     if found.interval:
         interval = "{:+.{p}f} to {:+.{p}f}".format(*found.interval, p=places)
@@ -126,7 +127,8 @@ def _row(name: str, metric: Metric, found: Difference, difference: float) -> dic
         "median": f"{found.median:+.{places}f}",
         "interval": interval,
         "apart": apart,
-        "better": _better(apart and agreed, gain),
+        "p": "–" if chance is None else f"{chance:.2g}",
+        "better": _better(apart and agreed and chance is not None and chance < ALPHA, gain),
     }
 
 

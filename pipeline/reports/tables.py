@@ -11,7 +11,10 @@ from rich.text import Text
 from pipeline.reports.intervals import TOO_FEW, plural
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.reports.comparison import Comparison
+    from pipeline.reports.groups import GroupComparison
     from pipeline.reports.summary import ClassSummary, Summary
 
 COLUMNS = ("n", "mean ± std", "median", "min", "max", "absent", "missed", "false")
@@ -62,6 +65,43 @@ def comparison_table(comparison: Comparison) -> Table:
             interval = f"{row.interval[0]:+.3f} to {row.interval[1]:+.3f}"
         means = number(row.mean_a), number(row.mean_b), number(row.difference), number(row.median)
         table.add_row(metric, *means, interval if row.n else "–")
+    return table
+
+
+def groups_table(comparison: GroupComparison) -> Table:
+    """Return a table of two methods: each metric's means over classes, then the Dice of each class.
+
+    ``p`` is corrected for all metrics and classes but the mean Dice, which is tested as it is.
+    """
+    sides = (("A", comparison.a, comparison.n_a), ("B", comparison.b, comparison.n_b))
+    title = ", ".join(f"{letter} {name} ({plural(count, 'training')})" for letter, name, count in sides)
+    table = Table(title=plain(title), caption="± is the standard deviation over trainings", box=SIMPLE_HEAD)
+    table.add_column("metric", overflow="fold")
+    for column in ("A", "B", "B - A", "95 % interval", "p"):
+        table.add_column(column, justify="right", no_wrap=True)
+    rows = list(comparison.means.items())
+    if len(comparison.classes) > 1:
+        rows += [(f"dice of {found.name}", found.metrics["dice"]) for found in comparison.classes]
+    for name, found in rows:
+        interval = TOO_FEW
+        if found.interval:
+            interval = f"{found.interval[0]:+.3f} to {found.interval[1]:+.3f}"
+        means = [f"{number(found.mean_a)} ± {number(found.std_a)}", f"{number(found.mean_b)} ± {number(found.std_b)}"]
+        chance = found.p_value if found.p_holm is None else found.p_holm
+        table.add_row(plain(name), *means, number(found.difference), interval, number(chance))
+    return table
+
+
+def seeds_table(rows: Sequence[Sequence[str]], columns: Sequence[str], last: Sequence[str]) -> Table:
+    """Return a table of the trainings of several seeds: one row for each, then their mean and spread."""
+    table = Table(title="Dice of each training", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("seed", justify="right")
+    for column in columns:
+        table.add_column(plain(column), justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*last, style="bold")
     return table
 
 

@@ -12,12 +12,14 @@ from pipeline.data.normalization import IntensityRange
 from pipeline.data.resident import Resident
 from pipeline.data.transforms import Grid
 from pipeline.engines.sources import SOURCES
+from pipeline.errors import Problem, UserError, nearest
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
 from pipeline.planning.settings import WindowSettings
 from pipeline.types import VIEWS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pipeline.data.index import Index
@@ -25,17 +27,27 @@ if TYPE_CHECKING:
     from pipeline.planning.settings import Settings
 
 
-def build_objective(settings: Settings) -> Objective:
+def build_objective(settings: Settings, labels: Mapping[int, str] | None = None) -> Objective:
     """Build the objective; the second term of the same loss is named ``LOSS_2``, and so on.
 
     A loss whose option ``spacing_mm`` is ``data`` gets the spacing of the prepared scans.
+
+    Args:
+        settings: The settings, with the terms.
+        labels: Values and names of the classes, background included, by which ``class_weights`` may be named; None for
+            an objective that is not computed.
+
+    Raises:
+        UserError: Class weights name a class that is not there.
     """
     seen: Counter[str] = Counter()
     terms = []
-    for term in settings.objective:
+    for n, term in enumerate(settings.objective):
         options = dict(term.options)
         if options.get("spacing_mm") == "data":
             options["spacing_mm"] = settings.data.spacing_mm
+        if labels is not None and isinstance(options.get("class_weights"), dict):
+            options["class_weights"] = _in_order(options["class_weights"], labels, f"objective.{n}.options")
         terms.append(
             Term(
                 name=numbered(term.loss, seen),
@@ -50,6 +62,19 @@ def build_objective(settings: Settings) -> Objective:
     return Objective(terms)
 
 
+def _in_order(weights: Mapping[str, float], labels: Mapping[int, str], where: str) -> list[float]:
+    """Return the weight of each class in the order of their values; 1 for one that is not named."""
+    names = [labels[value] for value in sorted(labels)]
+    problems = [
+        Problem(f"{where}.class_weights", "no-such-label", f"no label is called {name!r}", nearest(name, names))
+        for name in weights
+        if name not in names
+    ]
+    if problems:
+        raise UserError("The objective does not fit the labels.", problems)
+    return [weights.get(name, 1.0) for name in names]
+
+
 def build_batches(settings: Settings, split: Split, cache: Cache) -> StepBatches:
     """Build the batches of all steps, with unlabelled ones only if a term of the objective needs them."""
     data = settings.data
@@ -59,7 +84,15 @@ def build_batches(settings: Settings, split: Split, cache: Cache) -> StepBatches
     if split.unlabelled and "unlabelled" in settings.kinds:
         streams["unlabelled"] = Stream(split.unlabelled, data.unlabelled_batch_size, 2)
     read = Resident(cache.get, settings.device).get if data.resident else cache.get
-    return StepBatches(streams, read, data.patch_size, build_augmentation(settings), settings.seed, _views_of(settings))
+    return StepBatches(
+        streams,
+        read,
+        data.patch_size,
+        build_augmentation(settings),
+        settings.seed,
+        _views_of(settings),
+        data.foreground_share,
+    )
 
 
 def build_augmentation(settings: Settings) -> AugmentationChain:

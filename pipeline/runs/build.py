@@ -108,7 +108,7 @@ def build_step(settings: Settings, task: Task) -> TrainingStep:
     choice = settings.optimizer
     refuse_patch(network, settings, task)
     refuse_parts(settings)
-    objective = build_objective(settings)
+    objective = build_objective(settings, task.labels)
     refuse_losses(settings, objective, len(task.labels), len(task.channels))
     sources = build_sources(settings, task, network)
     average = None
@@ -119,7 +119,7 @@ def build_step(settings: Settings, task: Task) -> TrainingStep:
     trained = [network, *(source.network for source in sources if source.network is not None)]
     return TrainingStep(
         network=network,
-        objective=build_objective(settings),
+        objective=objective,
         optimizer=build_optimizer(settings, trained),
         schedule=Schedule(
             choice.learning_rate, choice.warmup, SCHEDULES.build(choice.schedule.name, choice.schedule.options)

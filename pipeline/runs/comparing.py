@@ -1,49 +1,101 @@
-"""Compare two runs, or two evaluations of masks, which were scored on the same cases."""
+"""Compare runs, or evaluations of masks, which were scored on the same cases: two of them, or two groups."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
 from pipeline.errors import Problem, UserError
 from pipeline.outputs import Output
-from pipeline.reports.comparison import Comparison, compare_results, paired_rows
+from pipeline.reports.comparison import MASKS, TRAININGS, Comparison, compare_results, paired_rows
 from pipeline.reports.figures import REPORT_FILES
 from pipeline.reports.files import read_cases_csv, write_csv
+from pipeline.reports.groups import Group, GroupComparison, compare_groups, group_rows
 from pipeline.runs.reporting import report_comparison
-from pipeline.runs.stored import SUMMARY, read_own
+from pipeline.runs.stored import CONFIG, SUMMARY, read_config, read_own
 from pipeline.strict_json import write_json
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
 FILES = ("compare.csv", "compare.json", *REPORT_FILES)
 
 
-def compare(a: Path, b: Path, output: Path) -> Comparison:
-    """Pair two sets of scores by case; write ``compare.json``, ``compare.csv`` and ``report.html``.
+def compare(a: Path | Sequence[Path], b: Path | Sequence[Path], output: Path) -> Comparison | GroupComparison:
+    """Pair sets of scores by case; write ``compare.json``, ``compare.csv`` and, of two alone, ``report.html``.
 
     Args:
-        a: A folder with a ``cases.csv``: a run, one of its validations, or the output of an evaluation.
-        b: The other one.
+        a: A folder with a ``cases.csv``: a run, one of its validations, or the output of an evaluation; or several; or
+            a folder of trainings with several seeds, which stands for all of them.
+        b: The other side, likewise.
         output: Where the files go; made where it is not there.
 
+    Returns:
+        The comparison of two trainings, or where a side has several, that of two methods.
+
     Raises:
-        UserError: A file is in the way, or there are no scores in a folder, or the two were scored on other cases,
-            classes or masks.
+        UserError: A file is in the way, a folder is named twice or without scores, or the sides were scored on other
+            cases, classes or masks.
     """
+    named = [[side] if isinstance(side, Path) else list(side) for side in (a, b)]
+    sides = [[place for folder in side for place in trainings_in(folder) or [folder]] for side in named]
     made = Output(output, "compare")
     made.refuse_foreign(FILES)
+    if all(len(side) == 1 for side in sides):
+        return _compare_two(sides[0][0], sides[1][0], made)
+    _refuse_twice(sides)
+    names = _names_of(*(side[0].resolve() for side in named))
+    groups = [_group(name, side) for name, side in zip(names, sides, strict=True)]
+    _refuse_tolerances([place for side in sides for place in side])
+    comparison = compare_groups(*groups)
+    rows = group_rows(*groups)
+    with made.writing(FILES) as stage:
+        write_csv(stage / "compare.csv", list(rows[0]), rows)
+        write_json(stage / "compare.json", {"version": __version__} | comparison.as_dict())
+    return comparison
+
+
+def trainings_in(folder: Path) -> list[Path]:
+    """Return the scored trainings of a folder of seeds, by rising seed; none if it is no such folder."""
+    found = [path for path in folder.glob("seed-*") if path.name[5:].isdecimal() and (path / "cases.csv").is_file()]
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
+def _compare_two(a: Path, b: Path, made: Output) -> Comparison:
     first, second = (read_cases_csv(folder / "cases.csv") for folder in (a, b))
     names = _names_of(a.resolve(), b.resolve())
     tolerance_mm = _one_tolerance(a, b, names)
-    comparison = compare_results(first, second, *names)
+    scope = TRAININGS if _is_of_run(a) and _is_of_run(b) else MASKS
+    comparison = compare_results(first, second, *names, scope)
     rows = paired_rows(first, second)
     with made.writing(FILES) as stage:
         write_csv(stage / "compare.csv", list(rows[0]), rows)
         write_json(stage / "compare.json", {"version": __version__} | comparison.as_dict())
         report_comparison(stage, comparison, first, second, (a, b), tolerance_mm)
     return comparison
+
+
+def _is_of_run(folder: Path) -> bool:
+    """Tell whether scores are those of a run, its out-of-fold scores included."""
+    return (folder / CONFIG).is_file() or (folder.resolve().parent / CONFIG).is_file()
+
+
+def _group(name: str, places: Sequence[Path]) -> Group:
+    seeds = [read_config(place).seed if (place / CONFIG).is_file() else None for place in places]
+    return Group(name=name, trainings=[read_cases_csv(place / "cases.csv") for place in places], seeds=seeds)
+
+
+def _refuse_twice(sides: Sequence[Sequence[Path]]) -> None:
+    """Refuse a training that stands for two: it would count as evidence twice."""
+    places = [place.resolve() for side in sides for place in side]
+    problems = [
+        Problem(place.name, "named-twice", "is named twice", "name each training once")
+        for place in dict.fromkeys(places)
+        if places.count(place) > 1
+    ]
+    if problems:
+        raise UserError("Nothing was compared.", problems)
 
 
 def _names_of(a: Path, b: Path) -> tuple[str, str]:
@@ -53,6 +105,12 @@ def _names_of(a: Path, b: Path) -> tuple[str, str]:
         if names[0] != names[1]:
             return names[0], names[1]
     return a.name, b.name
+
+
+def _refuse_tolerances(places: Sequence[Path]) -> None:
+    """Refuse trainings of which the surface Dice have several tolerances."""
+    for place in places[1:]:
+        _one_tolerance(places[0], place, _names_of(places[0].resolve(), place.resolve()))
 
 
 def _one_tolerance(a: Path, b: Path, names: tuple[str, str]) -> float | None:

@@ -57,20 +57,23 @@ def read_recipe(source: Path, overrides: Sequence[str] = ()) -> Recipe:
     return _read(source, overrides).recipe
 
 
-def read_request(source: Path, overrides: Sequence[str] = (), folds: int | None = None) -> Request:
+def read_request(
+    source: Path, overrides: Sequence[str] = (), folds: int | None = None, seeds: int | None = None
+) -> Request:
     """Read a recipe as :func:`read_recipe` does, and the decisions and the checkpoint that come with it.
 
     Args:
         source: As for :func:`read_recipe`.
         overrides: As for :func:`read_recipe`.
         folds: The number of folds of a cross-validation; None for a single run.
+        seeds: The number of trainings of several seeds; None for a single run.
 
     Raises:
-        UserError: As for :func:`read_recipe`; or the source is a checkpoint, from which neither a time budget nor a
-            cross-validation can start.
+        UserError: As for :func:`read_recipe`; or the source is a checkpoint, from which neither a time budget, nor a
+            cross-validation, nor several trainings can start.
     """
     request = _read(source, overrides)
-    told = {"time_budget": request.recipe.time_budget, "--folds": folds}
+    told = {"time_budget": request.recipe.time_budget, "--folds": folds, "--seeds": seeds}
     problems = [
         Problem(key, "not-from-the-start", "is for a training from its first step on", "leave it out")
         for key, value in told.items()

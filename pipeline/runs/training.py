@@ -19,6 +19,7 @@ from pipeline.reports.summary import summarise
 from pipeline.runs.checkpoint_facts import about_training
 from pipeline.runs.refusals import told
 from pipeline.runs.reporting import TrainingPicture
+from pipeline.runs.unpredicted import note_on_unpredicted
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
@@ -145,6 +146,9 @@ class Training:
             self.scored = self.setup.score(quick=step != self.step.course.last)  # The report shows the last masks.
         mean = summarise(self.scored.results).mean_dice
         self.bar.report(step, mean)
+        is_first = not self.folder.validation_dice()
+        if is_first and self.setup.recipe.segments is None and (warning := note_on_unpredicted(self.scored.results)):
+            note(warning)
         best = self.progress.best
         if mean is not None and math.isfinite(mean) and (best is None or mean > best):
             self.progress.best = mean

@@ -110,7 +110,7 @@ def gather(study: Study, output: Path) -> Results:
         UserError: A file of scores is damaged.
     """
     dice = {cell: _dice_of_patients(place_of(output, cell)) for cell in study.cells() if is_done(output, cell)}
-    minutes = _minutes(output)
+    minutes = minutes_of(output)
     trainings = {
         cell: TrainingResult(**asdict(cell), dice=fmean(of.values()), minutes=minutes.get(cell.name, 0.0))
         for cell, of in dice.items()
@@ -203,7 +203,7 @@ def _dice_of_patients(run: Path) -> dict[str, float]:
     return {patient: fmean(values) for patient, values in found.items()}
 
 
-def _minutes(output: Path) -> dict[str, float]:
+def minutes_of(output: Path) -> dict[str, float]:
     """Return the minutes that each training took, by its name; those of an interrupted one are added up.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import config
 from pipeline.data.layouts import read_dataset
+from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write, locked
 from pipeline.outputs import Output
@@ -24,6 +25,7 @@ from pipeline.studies.results import RESULTS, TIMES, Results, gather, is_done, p
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
+    from pipeline.decisions import Decisions
     from pipeline.recipe import Recipe
     from pipeline.studies.grid import Cell, Method
 
@@ -66,7 +68,7 @@ def run_study(study: Study, output: Path) -> Results:
         if is_done(output, cell):
             continue
         note(f"{number} of {len(recipes)}: {cell.name}")
-        failed += _train(output, cell, recipe)
+        failed += train_one(recipe, place_of(output, cell), output, cell.name)
         write_results(gather(study, output), folder)
     results = gather(study, output)
     write_results(results, folder)
@@ -75,29 +77,48 @@ def run_study(study: Study, output: Path) -> Results:
     return results
 
 
-def _train(output: Path, cell: Cell, recipe: Recipe) -> list[Problem]:
-    """Run one training, and return its problems; none if it succeeds, or if another process is running it."""
+def train_one(
+    recipe: Recipe,
+    place: Path,
+    output: Path,
+    name: str,
+    *,
+    started: float | None = None,
+    decided: Decisions = NONE,
+) -> list[Problem]:
+    """Run or resume one of several trainings, and return its problems, so that the others can go on.
+
+    Args:
+        recipe: The recipe.
+        place: The training's own folder.
+        output: The folder of all of them, whose ``times.csv`` gets the seconds that it takes.
+        name: What it is called there, and in problems.
+        started: As for :func:`train`.
+        decided: As for :func:`train`.
+
+    Returns:
+        None if it succeeds, or if another process is running it.
+    """
     began = time.monotonic()
-    place = place_of(output, cell)
     try:
         if place.is_dir():
             with locked(place):
                 pass  # No other process runs it; this is found out before the dataset is checked.
-        train(recipe, place, resume=True)
+        train(recipe, place, resume=True, started=started, decided=decided)
     except UserError as error:
         told = error.problems or [Problem("training", "failed", str(error), "mend it, and repeat the command")]
-        return [replace(problem, where=f"{cell.name}: {problem.where}") for problem in told if problem.code != BUSY]
+        return [replace(problem, where=f"{name}: {problem.where}") for problem in told if problem.code != BUSY]
     except BaseException:
-        _write_time(output, cell, began)
+        _write_time(output, name, began)
         raise
-    _write_time(output, cell, began)
+    _write_time(output, name, began)
     return []
 
 
-def _write_time(output: Path, cell: Cell, began: float) -> None:
+def _write_time(output: Path, name: str, began: float) -> None:
     """Add the seconds that a training, or a part of an interrupted one, has taken."""
     with (output / TIMES).open("a", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerow([cell.name, f"{time.monotonic() - began:.1f}"])
+        csv.writer(file, lineterminator="\n").writerow([name, f"{time.monotonic() - began:.1f}"])
 
 
 def _recipe(study: Study, cell: Cell, output: Path) -> Recipe:

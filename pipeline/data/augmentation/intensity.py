@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from pipeline.bounds import BlurSigma, Coarseness, NoiseSigma, RelativeChange
+from pipeline.bounds import BlurSigma, Coarseness, NoiseSigma, RelativeChange, Share
 from pipeline.data.augmentation.base import AUGMENTATIONS, IntensityAugmentation
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.augmentation.base import Patch
 
-# Shares of the samples that each change is made to.
+# Shares of the samples that each change is made to, where an option says nothing else.
 BLURRED = 0.2
 NOISY = 0.2
 BRIGHTENED = 0.3
@@ -29,18 +29,20 @@ REACH_SIGMAS = 3
 
 @AUGMENTATIONS.register("blur")
 class Blur(IntensityAugmentation):
-    """Blurs a fifth of the samples.
+    """Blurs a share of the samples.
 
     Args:
         sigma: The largest sigma of the Gaussian in voxels; half of it is the smallest.
+        share: The share of the samples.
     """
 
-    def __init__(self, sigma: BlurSigma) -> None:
+    def __init__(self, sigma: BlurSigma, share: Share = BLURRED) -> None:
         self.sigma = sigma
+        self.share = share
 
     def draw(self, rng: np.random.Generator, _: Patch) -> float | None:
         """Draw a sigma."""
-        if rng.random() < BLURRED:
+        if rng.random() < self.share:
             return self.sigma * rng.uniform(0.5, 1) or None
         return None
 
@@ -59,19 +61,21 @@ class Blur(IntensityAugmentation):
 
 @AUGMENTATIONS.register("noise")
 class Noise(IntensityAugmentation):
-    """Adds Gaussian noise to a fifth of the samples.
+    """Adds Gaussian noise to a share of the samples.
 
     Args:
         sigma: The largest standard deviation of the noise; that of a normalised scan is 1.
+        share: The share of the samples.
     """
 
-    def __init__(self, sigma: NoiseSigma) -> None:
+    def __init__(self, sigma: NoiseSigma, share: Share = NOISY) -> None:
         self.sigma = sigma
+        self.share = share
 
     def draw(self, rng: np.random.Generator, _: Patch) -> tuple[float, int] | None:
         """Draw a standard deviation and the seed of the noise."""
         sigma = 0.0
-        if rng.random() < NOISY:
+        if rng.random() < self.share:
             sigma = self.sigma * rng.random()
         seed = int(rng.integers(2**32))
         if sigma:
@@ -87,18 +91,20 @@ class Noise(IntensityAugmentation):
 
 @AUGMENTATIONS.register("brightness")
 class Brightness(IntensityAugmentation):
-    """Multiplies the intensities of three samples in ten.
+    """Multiplies the intensities of a share of the samples.
 
     Args:
         change: The largest relative change.
+        share: The share of the samples.
     """
 
-    def __init__(self, change: RelativeChange) -> None:
+    def __init__(self, change: RelativeChange, share: Share = BRIGHTENED) -> None:
         self.change = change
+        self.share = share
 
     def draw(self, rng: np.random.Generator, _: Patch) -> float | None:
         """Draw a factor."""
-        return _draw_factor(rng, BRIGHTENED, self.change)
+        return _draw_factor(rng, self.share, self.change)
 
     def apply(self, image: Tensor, drawn: float) -> None:
         """Multiply."""
@@ -107,18 +113,20 @@ class Brightness(IntensityAugmentation):
 
 @AUGMENTATIONS.register("contrast")
 class Contrast(IntensityAugmentation):
-    """Moves the intensities of a fifth of the samples away from their mean, or towards it.
+    """Moves the intensities of a share of the samples away from their mean, or towards it.
 
     Args:
         change: The largest relative change of the distance to the mean.
+        share: The share of the samples.
     """
 
-    def __init__(self, change: RelativeChange) -> None:
+    def __init__(self, change: RelativeChange, share: Share = CONTRASTED) -> None:
         self.change = change
+        self.share = share
 
     def draw(self, rng: np.random.Generator, _: Patch) -> float | None:
         """Draw a factor."""
-        return _draw_factor(rng, CONTRASTED, self.change)
+        return _draw_factor(rng, self.share, self.change)
 
     def apply(self, image: Tensor, drawn: float) -> None:
         """Multiply the distance to the patch's mean."""
@@ -130,19 +138,21 @@ class Contrast(IntensityAugmentation):
 
 @AUGMENTATIONS.register("low_resolution")
 class LowResolution(IntensityAugmentation):
-    """Makes the voxels of a fifth of the samples larger, and interpolates them back.
+    """Makes the voxels of a share of the samples larger, and interpolates them back.
 
     Args:
         coarseness: How much larger the voxels may become, as a relative change: 1 doubles them.
+        share: The share of the samples.
     """
 
-    def __init__(self, coarseness: Coarseness) -> None:
+    def __init__(self, coarseness: Coarseness, share: Share = COARSENED) -> None:
         self.coarseness = coarseness
+        self.share = share
 
     def draw(self, rng: np.random.Generator, _: Patch) -> float | None:
         """Draw how many times larger voxels become."""
         times = 1.0
-        if rng.random() < COARSENED:
+        if rng.random() < self.share:
             times = 1 + self.coarseness * rng.random()
         if times > 1:
             return times
@@ -157,18 +167,20 @@ class LowResolution(IntensityAugmentation):
 
 @AUGMENTATIONS.register("gamma")
 class Gamma(IntensityAugmentation):
-    """Bends the intensities of three samples in ten within their own range.
+    """Bends the intensities of a share of the samples within their own range.
 
     Args:
         change: The largest change of the exponent, from 1.
+        share: The share of the samples.
     """
 
-    def __init__(self, change: RelativeChange) -> None:
+    def __init__(self, change: RelativeChange, share: Share = CURVED) -> None:
         self.change = change
+        self.share = share
 
     def draw(self, rng: np.random.Generator, _: Patch) -> float | None:
         """Draw an exponent."""
-        return _draw_factor(rng, CURVED, self.change)
+        return _draw_factor(rng, self.share, self.change)
 
     def apply(self, image: Tensor, drawn: float) -> None:
         """Raise to a power; the least and the greatest value stay."""

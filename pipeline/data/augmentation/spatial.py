@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
-from pipeline.bounds import Degrees, Displacement, FlipAxes, RelativeChange
+from pipeline.bounds import Degrees, Displacement, FlipAxes, RelativeChange, Share
 from pipeline.data.augmentation.base import AUGMENTATIONS, SpatialAugmentation
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.augmentation.base import Patch
 
-# Shares of the samples that each change is made to.
+# Shares of the samples that each change is made to, where an option says nothing else.
 FLIPPED = 0.5
 TURNED = 0.5
 BENT = 0.2
@@ -69,28 +69,37 @@ class Deformation:
 
 @AUGMENTATIONS.register("deform")
 class Deform(SpatialAugmentation):
-    """Turns and zooms half of the samples, and bends a fifth of them, as nnU-Net does, in one interpolation.
+    """Turns and zooms a share of the samples, and bends a share of them, as nnU-Net does, in one interpolation.
 
     Args:
         rotation_degrees: The largest rotation about each axis.
         scaling: The largest relative change of size.
         elastic_mm: The largest displacement of an elastic deformation.
+        turned: The share of the samples that are turned and zoomed.
+        bent: The share of the samples that are bent.
     """
 
     def __init__(
-        self, rotation_degrees: Degrees = 0.0, scaling: RelativeChange = 0.0, elastic_mm: Displacement = 0.0
+        self,
+        rotation_degrees: Degrees = 0.0,
+        scaling: RelativeChange = 0.0,
+        elastic_mm: Displacement = 0.0,
+        turned: Share = TURNED,
+        bent: Share = BENT,
     ) -> None:
         self.rotation_degrees = rotation_degrees
         self.scaling = scaling
         self.elastic_mm = elastic_mm
+        self.turned = turned
+        self.bent = bent
 
     def draw(self, rng: np.random.Generator, patch: Patch) -> Deformation | None:
         """Draw where the values of a sample come from."""
         affine = None
-        if rng.random() < TURNED:
+        if rng.random() < self.turned:
             affine = self._draw_affine(rng, patch)
         bends = None
-        if self.elastic_mm and rng.random() < BENT:
+        if self.elastic_mm and rng.random() < self.bent:
             bends = self._draw_bends(rng, patch)
         if affine is None and bends is None:
             return None

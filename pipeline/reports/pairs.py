@@ -1,0 +1,100 @@
+"""Results of several sides side by side: the same structures of the same cases, against the same true masks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from pipeline.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.reports.intervals import Numbers
+    from pipeline.types import CaseResult
+
+    Side: TypeAlias = dict[tuple[str, int], CaseResult]
+
+# The best value of a metric, which is 1 for all others.
+BEST = {"hd95_mm": 0.0, "assd_mm": 0.0}
+
+
+def side_of(results: Sequence[CaseResult]) -> Side:
+    """Return results by case and label."""
+    return {(row.case, row.label): row for row in results}
+
+
+def refuse_unequal(first: Side, second: Side, name_a: str, name_b: str) -> None:
+    """Refuse two sides that were not scored on the same cases, classes and true masks.
+
+    Raises:
+        UserError: With all that differ.
+    """
+    sides = ((first, second, name_a, name_b), (second, first, name_b, name_a))
+    problems = [
+        Problem(name, "case-unpaired", f"has {case}, {other} has not", "validate both on the same cases", case=case)
+        for here, there, name, other in sides
+        for case in sorted({case for case, _ in here} - {case for case, _ in there})
+    ]
+    if not problems:
+        problems = [
+            Problem(
+                name,
+                "class-unpaired",
+                f"has label {label} in {case}, {other} has not",
+                "score the same labels",
+                case=case,
+            )
+            for here, there, name, other in sides
+            for case, label in sorted(here.keys() - there.keys())
+        ]
+    problems += [
+        Problem(
+            name_b,
+            "truth-differs",
+            f"{case} has {second[case, label].voxels_truth} true voxels of {row.name}, in {name_a} {row.voxels_truth}",
+            "validate both against the same masks",
+            case=case,
+        )
+        for (case, label), row in first.items()
+        if (case, label) in second and second[case, label].voxels_truth != row.voxels_truth
+    ]
+    if not first and not second:
+        problems = [Problem(name_a, "no-cases", "has no cases, nor has the other", "validate both")]
+    if problems:
+        raise UserError(f"{name_a} and {name_b} cannot be compared.", problems)
+
+
+def tables_of(sides: Sequence[Side], cases: Sequence[str], labels: Sequence[int], metric: str) -> Numbers:
+    """Return the metric of each side as ``[sides, cases, labels]``, NaN where no side has a number.
+
+    Where a class is absent and a side invents it, the sides that do not have the best value: without it the invention
+    would cost nothing.
+    """
+    best = BEST.get(metric, 1.0)
+    tables = np.full((len(sides), len(cases), len(labels)), np.nan)
+    for row, case in enumerate(cases):
+        for column, label in enumerate(labels):
+            values = [getattr(side[case, label], metric) for side in sides if (case, label) in side]
+            if any(value is not None for value in values):
+                tables[:, row, column] = [best if value is None else value for value in values]
+    return tables
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values corrected for their number, None left out (Holm 1979, Scand. J. Statist. 6(2)).
+
+    Where each is compared with 0.05, the chance that any claim is false is 5 % at most, however they depend on each
+    other.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        corrected[place] = largest
+    return corrected
