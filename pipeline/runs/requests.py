@@ -67,10 +67,10 @@ def read_request(source: Path, overrides: Sequence[str] = (), folds: int | None 
 
     Raises:
         UserError: As for :func:`read_recipe`; or the source is a checkpoint, from which neither a time budget nor a
-            cross-validation can start.
+            cross-validation can start, nor a network with another model's weights.
     """
     request = _read(source, overrides)
-    told = {"time_budget": request.recipe.time_budget, "--folds": folds}
+    told = {"time_budget": request.recipe.time_budget, "start": request.recipe.start, "--folds": folds}
     problems = [
         Problem(key, "not-from-the-start", "is for a training from its first step on", "leave it out")
         for key, value in told.items()
