@@ -3,7 +3,7 @@
     python benchmarks/bench_fine_tuning.py data/Task04_Hippocampus --json fine-tuning.json
     python benchmarks/bench_fine_tuning.py data/Task04_Hippocampus --quick
 
-A draw is 10 masks for a model, 10 others to train on, and 20 more that validate both trainings. The model knows other
+A draw is 10 masks for a model, 10 others to train on, and 12 more that validate both trainings. The model knows other
 labels: the anterior part by its name, and the rest by another one. All trainings of a draw have one recipe, split and
 seed; one of them has `start=MODEL`. Each has one thread.
 """
@@ -23,10 +23,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 MASKS = 10
-VALIDATED = 20
+VALIDATED = 12
 SETTINGS = (
-    *("data.patch_size=[32, 48, 32]", "data.spacing_mm=[1, 1, 1]", "data.batch_size=2", "device=cpu"),
-    *("network.options.channels=[16, 32, 64, 128]", "network.members=1", "data.workers=0", "predict_mirrored=false"),
+    *("data.patch_size=[32, 40, 32]", "data.spacing_mm=[1, 1, 1]", "data.batch_size=2", "device=cpu"),
+    *("network.options.channels=[8, 16, 32, 64]", "network.members=1", "data.workers=0", "predict_mirrored=false"),
 )
 OTHER_LABELS = "labels={Anterior: 1, remainder: 2}"
 
@@ -69,7 +69,7 @@ def measure(dataset: Path, folder: Path, seed: int, steps: int, validated: int) 
     listed = list_file(dataset, folder, f"second-{seed}", second, rest)
     for name, start in (("drawn", []), ("tuned", [f"start={model}"])):
         run = folder / f"{name}-{seed}"
-        train(listed, run, [*common, f"validate_every={max(1, steps // 6)}", *start])
+        train(listed, run, [*common, f"validate_every={max(1, steps // 4)}", *start])
         found[name] = curve(run)
     return {"seed": seed, "curves": found}
 
@@ -78,18 +78,18 @@ def main() -> None:
     """Train, print a table, and write the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
-    parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one draw each")
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="one draw of 6 steps")
+    parser.add_argument("--quick", action="store_true", help="one draw of 4 steps")
     args = parser.parse_args()
-    draws, steps, validated = (1, 6, 2) if args.quick else (args.draws, args.steps, VALIDATED)
+    seeds, steps, validated = ([0], 4, 2) if args.quick else (args.seeds, args.steps, VALIDATED)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(draws):
+        for seed in seeds:
             rows.append(measure(args.dataset.resolve(), Path(folder), seed, steps, validated))
             curves = rows[-1]["curves"]
-            print(f"draw {seed + 1}: step, Dice from drawn weights, Dice from the model")
+            print(f"draw {seed}: step, Dice from drawn weights, Dice from the model")
             for (step, drawn), (_, tuned) in zip(curves["drawn"], curves["tuned"], strict=True):
                 print(f"  {step:5d}  {drawn:.4f}  {tuned:.4f}")
             if args.json:
