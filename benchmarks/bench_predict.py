@@ -1,12 +1,17 @@
 """What a prediction holds and how long it takes, file to file: ours, the plain way, and MONAI's.
 
     python benchmarks/bench_predict.py --quick
+    python benchmarks/bench_predict.py --whole 5 --rows 30-classes hippocampus
     python benchmarks/bench_predict.py --rows 100-classes 3-classes --ways ours --json results.json
 
 A row is a scan, a network and a window; a way predicts it in a process of its own, alone. Peaks are of ``ru_maxrss``,
 above that of the same process once it has imported all libraries and built the networks. Beside the seconds stand those
 of the processor, of all threads, which other programs change less. The networks are small: a large one would add the
 same time and memory to every way.
+
+With ``--whole N`` a row is the time of whole commands instead, ``fewmask predict CHECKPOINT SCAN --output MASK`` beside
+a script of MONAI's transforms, N times in turn, from the start of the interpreter to its end, and the medians of both.
+The network is the same small SegResNet, from the same weights.
 
 - ``ours``: what ``fewmask predict`` does with a scan: ``examine``, ``load``, ``Predictor`` or ``Ensemble``,
   ``save_labels``. Beside its peak stands what ``Footprint`` says, with the unpacked scan.
@@ -21,6 +26,7 @@ import argparse
 import importlib
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,6 +38,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+# Of the network of whole commands.
+SEGRESNET = {"init_filters": 8, "blocks_down": (1, 1), "blocks_up": (1,)}
 WAYS = ("ours", "plain", "monai")
 # What a way has to say once it is done.
 Told = Callable[[], dict[str, float]]
@@ -62,7 +70,9 @@ ROWS = {
     "60-classes": Row((256,) * 3, ONE_MM, (1.5, 1.5, 1.5), 60, (96,) * 3),
     "one-fold": Row((256, 256, 200), ONE_MM, (1.2, 1.2, 1.2), 5, (96,) * 3, (0, 1, 2), 32),
     "five-folds": Row((256, 256, 200), ONE_MM, (1.2, 1.2, 1.2), 5, (96,) * 3, (0, 1, 2), 32, members=5),
+    "hippocampus": Row((36, 50, 35), ONE_MM, ONE_MM, 3, (40, 56, 40), (0,)),
     "quick": Row((64, 64, 48), ONE_MM, (1.5, 1.5, 1.5), 12, (32,) * 3, (0,), goal_gb=1.0),
+    "quick-whole": Row((96, 96, 64), ONE_MM, (1.5, 1.5, 1.5), 30, (48,) * 3, (0,)),
     "quick-folds": Row((64, 64, 48), ONE_MM, (1.5, 1.5, 1.5), 5, (32,) * 3, members=3),
 }
 
@@ -141,7 +151,7 @@ def plain(row: Row, scan: Path, mask: Path) -> Told:
     return dict
 
 
-def with_monai(row: Row, scan: Path, mask: Path) -> Told:
+def with_monai(row: Row, scan: Path, mask: Path, network: Any = None) -> Told:
     """Predict with MONAI's dictionary transforms, one network."""
     import torch
     from monai import transforms
@@ -169,7 +179,7 @@ def with_monai(row: Row, scan: Path, mask: Path) -> Told:
             ),
         ]
     )
-    network = network_of(row)
+    network = network or network_of(row)
     inferer = SlidingWindowInferer(row.patch, 4, 0.5, "gaussian")
 
     def mirrored(windows: Any) -> Any:
@@ -210,6 +220,81 @@ def child(way: str, name: str, scan: Path, mask: Path) -> None:
     print("RESULT " + json.dumps(found | about()))
 
 
+def save_model(row: Row, folder: Path) -> Path:
+    """Write a checkpoint of a small SegResNet with drawn weights, and return it."""
+    import torch
+
+    from pipeline.checkpoints import save_checkpoint
+    from pipeline.decisions import NONE
+    from pipeline.networks import NETWORKS
+    from pipeline.planning.settings import Settings
+    from pipeline.runs.checkpoint_facts import about_training
+    from pipeline.types import Task
+
+    data = {"dimensions": 3, "orientation": "RAS", "spacing_mm": row.target_mm, "patch_size": row.patch}
+    data |= {"normalization": ({"scheme": "zscore"},), "accumulate": 1, "workers": 0, "resident": False}
+    flips = {"flip_axes": row.mirrors, "rotation_degrees": 0.0, "scaling": 0.0, "elastic_mm": 0.0}
+    network = {"name": "segresnet", "options": SEGRESNET, "members": 1, "recompute": False}
+    settings = Settings.model_validate(
+        {
+            "dataset": Path(),
+            "device": "cpu",
+            "max_steps": 1,
+            "precision": "float32",
+            "data": data | {"batch_size": 1, "unlabelled_batch_size": 1},
+            "network": network | {"memory_format": "contiguous"},
+            "augmentation": flips,
+            "objective": ({"loss": "dice"},),
+        }
+    )
+    torch.manual_seed(0)
+    built = NETWORKS.build("segresnet", SEGRESNET, spatial_dims=3, in_channels=1, out_channels=row.classes)
+    task = Task({n: f"label {n}" for n in range(row.classes)}, ("image",))
+    state = {"step": 1, "best": None, "network": built.state_dict()}
+    return save_checkpoint(folder, "last", about_training(settings, NONE, task) | state)
+
+
+def monai_alone(name: str, scan: Path, mask: Path, weights: Path) -> None:
+    """Predict with MONAI and nothing of ours, from the same weights."""
+    import torch
+    from monai.networks.nets import SegResNet
+
+    row = ROWS[name]
+    network = SegResNet(3, out_channels=row.classes, **SEGRESNET).eval()
+    network.load_state_dict(torch.load(weights, weights_only=True)["network"])
+    with_monai(row, scan, mask, network)
+
+
+def compare_whole(name: str, folder: Path, times: int) -> dict[str, Any]:
+    """Run both commands in turn, and return the medians of their seconds and the ratios."""
+    row = ROWS[name]
+    scan = folder / f"{name}.nii.gz"
+    make_scan(row, scan)
+    weights = save_model(row, folder / f"model-{name}")
+    found: dict[str, list[tuple[float, float]]] = {"ours": [], "monai": []}
+    for number in range(times):
+        masks = folder / f"{name}-{number}"
+        masks.mkdir()
+        told = [str(scan), str(masks / "mask.nii.gz")]
+        ours = [str(ROOT / "run.py"), "predict", str(weights), told[0], "--output", told[1], "--quiet"]
+        monai = [__file__, "--alone", name, *told, str(weights)]
+        # Whoever is first may find the disk cold.
+        for way, words in (("ours", ours), ("monai", monai))[:: 1 if number % 2 == 0 else -1]:
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *words], check=True, capture_output=True)
+            spent = time.perf_counter() - began
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            found[way].append((spent, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
+    scan.unlink()
+    medians = {way: [statistics.median(each) for each in zip(*runs, strict=True)] for way, runs in found.items()}
+    result: dict[str, Any] = {"row": name, "times": times}
+    for n, what in enumerate(("seconds", "processor_s")):
+        result |= {f"{way}_{what}": median[n] for way, median in medians.items()}
+        result[f"ratio_of_{what}"] = medians["monai"][n] / medians["ours"][n]
+    return result
+
+
 def make_scan(row: Row, path: Path) -> None:
     """Write a scan of soft balls in noise."""
     import nibabel as nib
@@ -241,8 +326,14 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=[name for name in ROWS if "quick" not in name])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["ours"])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--whole", type=int, metavar="N", help="time whole commands, N times in turn")
     parser.add_argument("--child", nargs=4)
+    parser.add_argument("--alone", nargs=4)
     given = parser.parse_args()
+    if given.alone:
+        name, *paths = given.alone
+        monai_alone(name, *map(Path, paths))
+        return
     if given.child:
         way, name, scan, mask = given.child
         child(way, name, Path(scan), Path(mask))
@@ -250,7 +341,11 @@ def main() -> None:
     rows, ways = (("quick", "quick-folds"), WAYS) if given.quick else (given.rows, given.ways)
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in rows:
+        if given.whole or given.quick:
+            for name in ("quick-whole",) if given.quick else rows:
+                results.append(compare_whole(name, Path(folder), given.whole or 1))
+                print(json.dumps(results[-1]), flush=True)
+        for name in () if given.whole else rows:
             scan = Path(folder) / f"{name}.nii.gz"
             make_scan(ROWS[name], scan)
             for way in ways:

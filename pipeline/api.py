@@ -84,10 +84,11 @@ def plan(source: Source, *, settings: Mapping[str, Any] | None = None, verbose: 
     Raises:
         UserError: The recipe or the dataset has problems.
     """
+    from pipeline.runs.origins import like_its_model
     from pipeline.runs.planning import prepare
 
     with _calling(verbose=verbose):
-        return prepare(_request(source, settings).recipe).plan
+        return prepare(like_its_model(_request(source, settings).recipe)).plan
 
 
 def train(

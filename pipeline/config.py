@@ -103,7 +103,7 @@ def _placed(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
             return str(folder / value)
         return value
 
-    result = raw | {key: placed(raw[key]) for key in ("dataset", "root") if key in raw}
+    result = raw | {key: placed(raw[key]) for key in ("dataset", "root", "start") if key in raw}
     if isinstance(raw.get("plugins"), list):
         result["plugins"] = [placed(plugin) for plugin in raw["plugins"]]
     data = raw.get("data")
@@ -240,7 +240,7 @@ def written(recipe: Recipe, decided: Decisions = NONE) -> dict[str, Any]:
     """Return a recipe and the decisions of its run, if there are any, as keys and plain values."""
     told = {}
     if decided != NONE:
-        told = {DECIDED: decided.model_dump(mode="json")}
+        told = {DECIDED: decided.model_dump(mode="json", exclude_none=True)}
     return recipe.model_dump(mode="json") | told
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Of the names of the modules that plugins become.
 PREFIX = "fewmask_plugin_"
+# The code of a plugin's exception.
+PLUGIN_FAILED = "plugin-failed"
 
 
 class Plugin(TypedDict):
@@ -111,7 +113,7 @@ def told_of_plugin(error: Exception) -> UserError | None:
     code, line = frames[-1]
     what = f"{type(error).__name__}: {error}".partition("\n")[0]
     message = f"line {line}, in {code.co_qualname}: {what}"
-    return UserError("A plugin failed.", [Problem(code.co_filename, "plugin-failed", message, "correct the plugin")])
+    return UserError("A plugin failed.", [Problem(code.co_filename, PLUGIN_FAILED, message, "correct the plugin")])
 
 
 def _load(path: Path, content: bytes) -> None:

@@ -59,6 +59,10 @@ class Recipe(Section):
     plugins: Annotated[tuple[Path, ...], Field(max_length=100)] = Field(
         default=(), description="a list of Python files that register components"
     )
+    start: Path | None = Field(
+        default=None,
+        description="a run, a checkpoint or a model file whose weights the network begins with where they fit, or null",
+    )
     segments: Annotated[int, Field(ge=2, le=250)] | None = Field(
         default=None,
         description="the number of segments of a training without labels, 2 to 250, or null to train on labels",

@@ -2,12 +2,14 @@
 
 import sys
 
+import nibabel as nib
 import pytest
 import yaml
-from runs_fixtures import TINY, fewmask, make_phantom
+from runs_fixtures import TINY, command_runner, fewmask, make_phantom
 
 from pipeline import api, runs
 from pipeline.data.layouts import LAYOUTS
+from pipeline.engines.postprocessing import POSTPROCESSING
 from pipeline.engines.sources import SOURCES
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
@@ -76,7 +78,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def nothing_stays_registered():
-    registries = (LOSSES, NETWORKS, SOURCES, LAYOUTS)
+    registries = (LOSSES, NETWORKS, SOURCES, LAYOUTS, POSTPROCESSING)
     before = [dict(registry.components) for registry in registries]
     modules = set(sys.modules)
     yield
@@ -218,3 +220,37 @@ def test_network_of_a_plugin_that_fails_in_prediction_is_named(tmp_path, dataset
     with pytest.raises(UserError, match="NameError: name 'missing'"):
         api.predict(tmp_path / "run", scan, tmp_path / "masks")
     assert plugin.is_file()
+
+
+STEP = '''from pipeline.engines.postprocessing import POSTPROCESSING, PostprocessingStep
+
+refused = None
+
+@POSTPROCESSING.register("theirs")
+class Theirs(PostprocessingStep):
+    """Theirs."""
+
+    def __call__(self, labels, spacing_mm):
+        if labels.shape[0] == refused:
+            raise KeyError("w")
+        return labels
+'''
+
+
+def test_a_plugin_that_fails_on_one_scan_of_a_prediction_costs_that_scan_alone(tmp_path, dataset, monkeypatch, capsys):
+    plugin, recipe = written(tmp_path, dataset, STEP, **SUPERVISED, postprocessing=[{"step": "theirs"}])
+    api.train(recipe, tmp_path / "run", settings={"max_steps": 1})
+    (module,) = [module for module in sys.modules.values() if getattr(module, "__file__", None) == str(plugin)]
+    whole = next((dataset / "imagesTs").iterdir())
+    image = nib.load(whole)
+    (tmp_path / "scans").mkdir()
+    for name, width in (("a", 16), ("b", 17), ("c", 18)):
+        nib.save(image.slicer[:width], tmp_path / "scans" / f"{name}.nii.gz")
+    monkeypatch.setattr(module, "refused", 17)
+    run = command_runner(monkeypatch, capsys)
+    code, _, said = run("predict", tmp_path / "run", tmp_path / "scans", "--output", tmp_path / "masks")
+    assert code == 3, said
+    assert f"{tmp_path / 'scans' / 'b.nii.gz'}: {plugin}, line 11, in Theirs.__call__: KeyError: 'w'" in said
+    assert sorted(path.name for path in (tmp_path / "masks").glob("*.nii.gz")) == ["a.nii.gz", "c.nii.gz"]
+    code, _, said = run("predict", tmp_path / "run", tmp_path / "scans" / "b.nii.gz", "--output", tmp_path / "one")
+    assert (code, "KeyError: 'w' [plugin-failed]" in said) == (2, True), said

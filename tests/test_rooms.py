@@ -11,7 +11,7 @@ from pipeline.recipe import Recipe
 # In the order of docs/architecture.md.
 STAGES = {
     "read": ("cli", "runs.requests", "config", "decisions", "needs", "plugins"),
-    "plan": ("runs.planning", "runs.splitting", "planning"),
+    "plan": ("runs.origins", "runs.planning", "runs.splitting", "planning"),
     "run": (
         "runs.setup",
         "runs.build",

@@ -184,6 +184,14 @@ def test_last_layer_counts_only_where_nothing_comes_after_it(network, found):
         assert (try_network(network.eval(), 1, (16, 16, 16), 5).head is not None) == found
 
 
+def test_a_network_that_is_one_convolution_has_no_last_layer_to_take_away():
+    network = nn.Conv3d(2, 5, 1).eval()
+    with torch.no_grad():
+        trial = try_network(network, 2, (16, 16, 16), 5)
+    assert (trial.head, trial.features) == (None, 5)
+    assert dict(network.named_children()) == {}
+
+
 # The whole
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SUFFIXES = (".nii.gz", ".nii")
+# Formats that SimpleITK reads, where it is installed and the file itself is named.
+ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
 # Formats that hold scans too: left out in silence, they would be scans that nobody looked at.
 OTHER_FORMATS = (".img", ".img.gz", ".hdr", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".dcm", ".gz")
 # Names in .gz that are no scans.
@@ -66,13 +68,13 @@ def fault(path: Path, code: str, message: str, remedy: str) -> UserError:
 
 
 def stem(path: Path) -> str:
-    """Return a file's name without ``.nii`` or ``.nii.gz``.
+    """Return a file's name without ``.nii`` or ``.nii.gz``, or the ending of another format that is read.
 
     >>> from pathlib import Path
     >>> stem(Path("scans/case.01.nii.gz"))
     'case.01'
     """
-    for suffix in SUFFIXES:
+    for suffix in (*SUFFIXES, *ITK_SUFFIXES):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name

@@ -18,7 +18,9 @@ import numpy as np
 
 from pipeline.files import atomic_write
 from pipeline.nifti.container import HEAD, SUFFIXES, fault, is_nifti, read_container, stem
+from pipeline.nifti.dicom_series import is_series, read_series
 from pipeline.nifti.header import Header, check_extensions, parse_header
+from pipeline.nifti.itk_files import is_itk_file, read_itk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -123,12 +125,18 @@ class Scan:
 
 
 def load(path: Path) -> Scan:
-    """Read and verify one NIfTI file.
+    """Read and verify one NIfTI file; or an NRRD or MetaImage file, or a folder of a DICOM series, by SimpleITK.
+
+    What SimpleITK reads becomes the scan that it would be as NIfTI, and has the hash of that.
 
     Raises:
         UserError: The file is missing, empty, cut, corrupt or no NIfTI, or its header makes no sense. The one problem
             in it says which, and the remedy.
     """
+    if is_itk_file(path):
+        return _named(path, *read_itk(path))
+    if is_series(path):
+        return _named(path, *read_series(path))
     headers: list[Header] = []
 
     def promised(head: bytes) -> int:
@@ -171,6 +179,14 @@ def scan_of(voxels: ArrayLike, affine: ArrayLike, name: str, header: Any = None)
         raise fault(Path(name), "not-nifti", f"is nothing that NIfTI can hold: {error}", "convert it first") from None
     found = parse_header(Path(name), body[:HEAD])
     return Scan(path=Path(name), sha256=hashlib.sha256(body).hexdigest(), header=found, body=body, notes=found.notes)
+
+
+def _named(path: Path, voxels: NDArray[Any], affine: NDArray[np.float64]) -> Scan:
+    import nibabel as nib  # slow to import, and reading NIfTI does without
+
+    header = nib.Nifti1Header()
+    header.set_xyzt_units("mm")
+    return scan_of(voxels, affine, str(path), header)
 
 
 def save_labels(path: Path, labels: NDArray[Any], like: Scan) -> None:

@@ -67,7 +67,8 @@ def find_head(network: nn.Module, image: Tensor) -> Head | None:
         network: Image ``[B, C, …]`` in, logits ``[B, K, …]`` out; in evaluation mode.
         image: What it is tried on.
     """
-    layers = {module: name for name, module in network.named_modules() if _is_pointwise(module)}
+    # Without its name: a network that is one convolution has nothing to hold another layer in its place.
+    layers = {module: name for name, module in network.named_modules() if name and _is_pointwise(module)}
     layer = _answering(network, image, list(layers)) if layers else None
     if layer is None:
         return None

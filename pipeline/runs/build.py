@@ -22,7 +22,9 @@ from pipeline.runs.predictors import precision_of
 from pipeline.runs.refusals import first_line, refuse_losses, refuse_parts, refuse_patch, told
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
 
     from pipeline.decisions import Decisions
     from pipeline.engines.sources import Source
@@ -98,13 +100,20 @@ def build_sources(settings: Settings, task: Task, network: torch.nn.Module) -> t
     return tuple(sources)
 
 
-def build_step(settings: Settings, task: Task) -> TrainingStep:
+def build_step(settings: Settings, task: Task, weights: Mapping[str, Tensor] | None = None) -> TrainingStep:
     """Build the training step, and try its network on one patch of zeros.
+
+    Args:
+        settings: The settings.
+        task: The labels and channels.
+        weights: What the network begins with, by name; None for weights drawn by the seed.
 
     Raises:
         UserError: The network cannot take the patch, or another part cannot be built.
     """
     network = build_network(settings, task)
+    if weights is not None:
+        network.load_state_dict(weights)
     choice = settings.optimizer
     refuse_patch(network, settings, task)
     refuse_parts(settings)

@@ -41,7 +41,7 @@ def facts_of(run: Path, cases: Iterable[str] = ()) -> dict[str, CaseFacts]:
 def portable(recipe: Recipe) -> Recipe:
     """Return a recipe as a checkpoint holds it: without paths of this machine, since checkpoints are passed on."""
     data = recipe.data.model_copy(update={"cache": "run", "split": None, "split_fold": None})
-    return recipe.model_copy(update={"dataset": Path(), "root": None, "plugins": (), "data": data})
+    return recipe.model_copy(update={"dataset": Path(), "root": None, "start": None, "plugins": (), "data": data})
 
 
 def about_training(recipe: Recipe, decided: Decisions, task: Task) -> dict[str, Any]:

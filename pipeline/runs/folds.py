@@ -82,6 +82,7 @@ def cross_validate(
     with locked(run):
         folder = RunFolder(run)
         folder.take()
+        decided = resuming.pinned(folder, recipe, decided)
         if folder.holds_run:
             resuming.refuse_changes(run, recipe, decided, allow_change)
             resuming.refuse_other_scans(run, index, everything)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from pipeline.files import WriteError
 from pipeline.memory import memory_for
 from pipeline.metrics.calibration import Expectation
 from pipeline.planning.limits import size
+from pipeline.plugins import PLUGIN_FAILED, blamed
 from pipeline.prediction.maps import Maps
 from pipeline.runs.beside import ENTROPY, PROBABILITIES, Beside
 from pipeline.runs.identity import model_digest, scan_digest
@@ -101,9 +102,10 @@ class Masks:
         made = dict(there)
         for path in progress(left, "predicting", len(left)):
             try:
-                made[path] = self._make_one(path)
+                with blamed():
+                    made[path] = self._make_one(path)
             except UserError as error:
-                problems += error.problems
+                problems += self._named(path, error)
                 if isinstance(error, WriteError):  # No other mask could be written either.
                     break
         return {path: made[path] for path in self.makings if path in made}
@@ -124,6 +126,16 @@ class Masks:
                 self.beside.folders(self.labels),
                 None if expectation is None else expectation.dice(),
             )
+
+    def _named(self, path: Path, error: UserError) -> list[Problem]:
+        """Return what went wrong with one scan; of what fails in a plugin it is said with which scan it does."""
+        scan = str(self.targets[path].images[0])
+        return [
+            replace(problem, where=scan, message=f"{problem.where}, {problem.message}")
+            if problem.code == PLUGIN_FAILED
+            else problem
+            for problem in error.problems
+        ]
 
     def _maps(self, shape: tuple[int, int, int]) -> Maps:
         asked = self.beside

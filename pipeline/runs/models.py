@@ -17,7 +17,7 @@ from pipeline.runs.judging import refuse_declared, refuse_declared_patch, settle
 from pipeline.runs.model_files import read_model_file
 from pipeline.runs.parts_of_run import chosen_steps, load_parts
 from pipeline.runs.predictors import predictor_of_run
-from pipeline.runs.stored import FOLDS, read_about, read_recipe_of
+from pipeline.runs.stored import FOLDS, read_about, read_written_of
 from pipeline.terminal import note
 from pipeline.types import Task
 
@@ -129,7 +129,7 @@ def fold_folder(run: Path, fold: int) -> Path:
 
 def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel:
     about = read_about(checkpoint)
-    recipe = read_recipe_of(checkpoint)
+    recipe, decided = read_written_of(checkpoint)
     hardware = find_hardware(device)
     # This machine may not have the precision of the training; then one is chosen anew.
     native = recipe.precision in hardware.precisions
@@ -143,4 +143,5 @@ def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel
     network.load_state_dict(cast("dict[str, Tensor]", weights))
     refuse_declared_patch(checkpoint.path, network, settings, task)
     predictor, notes = predictor_of_run(run, settings, task, network)
+    notes += decided.notes
     return TrainedModel(recipe=settings, task=task, predictor=predictor, step=about.step, notes=notes)

@@ -94,7 +94,7 @@ def score_out_of_fold(
         f"Out of fold: each case was segmented by the one of {len(models)} networks that was not trained on its "
         "patient.",
         *notes_on(models[0].recipe, which),
-        *models[0].notes,
+        *dict.fromkeys(note for model in models for note in model.notes),
     )
     if which == "best":
         return write_scores(run / "validation" / "best", run, scored, which, step, notes)

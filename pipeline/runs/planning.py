@@ -15,6 +15,7 @@ from pipeline.planning.devices import find_hardware
 from pipeline.planning.doctor import Finding, examine
 from pipeline.planning.limits import refuse_atlases, refuse_step, size
 from pipeline.planning.plan import Choice, Plan, make_plan
+from pipeline.runs.origins import like_its_model
 from pipeline.runs.splitting import check_dataset_of, split_of, without_unlike
 from pipeline.terminal import note
 
@@ -120,11 +121,12 @@ def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
 def absolute(recipe: R) -> R:
     """Return a recipe with absolute paths, so that it names the same files wherever it is read from."""
     root = recipe.root and recipe.root.resolve()
+    start = recipe.start and recipe.start.resolve()
     plugins = tuple(path.resolve() for path in recipe.plugins)
     cache = recipe.data.cache.resolve() if isinstance(recipe.data.cache, Path) else recipe.data.cache
     listed = recipe.data.split and recipe.data.split.resolve()
     data = recipe.data.model_copy(update={"cache": cache, "split": listed})
-    places = {"dataset": recipe.dataset.resolve(), "root": root, "plugins": plugins, "data": data}
+    places = {"dataset": recipe.dataset.resolve(), "root": root, "start": start, "plugins": plugins, "data": data}
     return recipe.model_copy(update=places)
 
 
@@ -143,7 +145,7 @@ def plan(recipe: Recipe, output: Path, *, doctor: bool = False) -> tuple[Plan, l
         UserError: The file is there already, the dataset has problems, or the recipe does not fit it.
     """
     _refuse_present(output)
-    prepared = prepare(recipe)
+    prepared = prepare(like_its_model(recipe))
     chosen = prepared.plan
     reasons = {choice.key: choice.reason for choice in chosen.choices}
     output.parent.mkdir(parents=True, exist_ok=True)

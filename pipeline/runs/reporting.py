@@ -171,7 +171,7 @@ def _without_places(told: dict[str, Any]) -> dict[str, Any]:
     data = told["data"]
     places = {"cache": Path(data["cache"]).name, "split": data["split"] and Path(data["split"]).name}
     plugins = [Path(plugin).name for plugin in told["plugins"]]
-    names = {key: told[key] and Path(told[key]).name for key in ("dataset", "root")}
+    names = {key: told[key] and Path(told[key]).name for key in ("dataset", "root", "start")}
     return told | names | {"plugins": plugins, "data": data | places}
 
 

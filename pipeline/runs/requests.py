@@ -70,10 +70,15 @@ def read_request(
 
     Raises:
         UserError: As for :func:`read_recipe`; or the source is a checkpoint, from which neither a time budget, nor a
-            cross-validation, nor several trainings can start.
+            cross-validation, nor several trainings can start, nor a network with another model's weights.
     """
     request = _read(source, overrides)
-    told = {"time_budget": request.recipe.time_budget, "--folds": folds, "--seeds": seeds}
+    told = {
+        "time_budget": request.recipe.time_budget,
+        "start": request.recipe.start,
+        "--folds": folds,
+        "--seeds": seeds,
+    }
     problems = [
         Problem(key, "not-from-the-start", "is for a training from its first step on", "leave it out")
         for key, value in told.items()

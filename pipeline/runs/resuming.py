@@ -9,11 +9,12 @@ import torch
 
 from pipeline import config
 from pipeline.bounds import seconds_of
-from pipeline.decisions import Decisions
+from pipeline.decisions import Decisions, Taken
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.memory import is_out_of_memory
 from pipeline.plugins import remember
 from pipeline.runs.checkpoint_facts import task_state
+from pipeline.runs.origins import begin_with_model, digest_of_model
 from pipeline.runs.stored import BUDGET, PLUGINS, SPLIT, read_about, read_config, read_decisions, read_index, read_own
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.data.splits import Split
     from pipeline.engines.steps import TrainingStep
     from pipeline.recipe import Recipe
+    from pipeline.runs.folder import RunFolder
     from pipeline.runs.setup import Setup
     from pipeline.types import Task
 
@@ -159,10 +161,12 @@ def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
     known = dict[str, Any]()
     timed = recipe.time_budget is not None  # A budget may change patch and batch too, and with them the levels.
     if own.network.name == network.name:
+        options = own.network.options.items()
         keys = ["channels"]
         if timed:
             keys += ["strides", "kernels"]
-        options = own.network.options.items()
+        if recipe.start is not None:  # Its network is the model's, which need not be there any more.
+            keys = [key for key, _ in options]
         planned = {key: value for key, value in options if key in keys and network.options.get(key, "auto") == "auto"}
         known["options"] = network.options | planned
     sizes: tuple[str, ...] = ()
@@ -172,6 +176,8 @@ def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
     for key in ("members", "memory_format"):
         if getattr(network, key) == "auto":
             known[key] = getattr(own.network, key)
+    if recipe.start is not None and recipe.data.dimensions == "auto":
+        taken["dimensions"] = own.data.dimensions
     if recipe.data.resident == "auto":
         taken["resident"] = own.data.resident
     if taken.get("resident", recipe.data.resident) is True:
@@ -184,6 +190,13 @@ def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
     if recipe.precision == "auto":
         changed["precision"] = own.precision
     return recipe.model_copy(update=changed)
+
+
+def pinned(folder: RunFolder, recipe: Recipe, decided: Decisions) -> Decisions:
+    """Return decisions by which every fold begins with the same file, where the recipe names a model."""
+    if folder.holds_run:
+        return decided.begun_with(read_decisions(folder.path).taken)
+    return decided if recipe.start is None else decided.begun_with(Taken(sha256=digest_of_model(recipe.start)))
 
 
 def _covers(name: str, key: str) -> bool:
@@ -258,6 +271,7 @@ def take_up(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str] 
     """
     folder = setup.folder
     if folder.holds_run:
+        setup.decided = setup.decided.begun_with(read_decisions(folder.path).taken)
         refuse_changes(folder.path, setup.recipe, setup.decided, allow_change)
         refuse_other_scans(folder.path, setup.index, setup.split)
     progress = Progress()
@@ -267,6 +281,8 @@ def take_up(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str] 
         if checkpoint is not start:  # A checkpoint of another run is neither the last nor the best of this one.
             progress.best = checkpoint.state["best"]
             progress.saved = progress.done if checkpoint.path.name.startswith("last-") else 0
+    elif setup.recipe.start is not None:
+        begin_with_model(setup)
     folder.write_facts(setup.split.as_dict(), setup.index.as_rows(), setup.recipe.plugins)
     folder.write_config(setup.recipe, setup.decided)  # Last, since a folder with a config.yaml is a run.
     return progress

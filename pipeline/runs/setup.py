@@ -24,7 +24,9 @@ from pipeline.runs.timing import TIMED_STEPS, time_steps
 from pipeline.terminal import note, progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
 
     from pipeline.data.cache import Cache
     from pipeline.data.index import Index
@@ -69,13 +71,19 @@ class Setup:
     def decide(self, recipe: Settings, decided: Decisions) -> None:
         """Use settings with another number of steps, and other decisions, from here on."""
         self.recipe = recipe
-        self.decided = decided
-        self.step.course = build.build_course(recipe, decided)
+        self.decided = decided.begun_with(decided.taken or self.decided.taken)
+        self.step.course = build.build_course(recipe, self.decided)
+
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Let the network, and what sources and averages copy of it, begin with some weights; by name, all of them."""
+        self.step = build.build_step(self.recipe, self.task, weights)
+        self.step.course = build.build_course(self.recipe, self.decided)
 
     def note_decisions(self) -> Decisions:
         """Copy the decisions from the course, in which the clock makes them, and return them."""
         course = self.step.course
-        self.decided = Decisions(corrections=tuple(course.corrections.items()), threads=tuple(course.threads.items()))
+        known = {"corrections": tuple(course.corrections.items()), "threads": tuple(course.threads.items())}
+        self.decided = self.decided.model_copy(update=known)
         return self.decided
 
     def prepare(self, so_far: Callable[[int, int], None] = lambda *_: None) -> StepBatches:

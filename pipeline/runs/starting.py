@@ -11,6 +11,7 @@ from pipeline.decisions import NONE
 from pipeline.files import locked
 from pipeline.runs import resuming
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.origins import like_its_model
 from pipeline.runs.planning import prepare
 from pipeline.runs.scoring import notes_on, validate_run, write_scores
 from pipeline.runs.setup import Setup
@@ -72,12 +73,12 @@ def train(
     folder.refuse(resume)
     folder.cache_of(recipe)
     known = read_index(run) if resume and (run / INDEX).exists() else {}
-    if folder.holds_run:
-        recipe = resuming.with_measured_of(run, recipe)
+    recipe = resuming.with_measured_of(run, recipe) if folder.holds_run else like_its_model(recipe)
     prepared = prepare(recipe, known)
     plan = prepared.plan
-    # With a time budget, everything is decided anew.
-    given = decided.on(plan.recipe.device) if plan.recipe.time_budget is None else NONE
+    # With a time budget, everything is decided anew but the model that a fold begins with.
+    timed = plan.recipe.time_budget is not None
+    given = NONE.begun_with(decided.taken) if timed else decided.on(plan.recipe.device)
     first = Setup(
         folder=folder,
         recipe=to_begin_with(plan.recipe),
@@ -109,7 +110,7 @@ def _train_in(
         if setup.split.validation:
             return validate_run(folder.path)
         return None
-    notes = notes_on(setup.recipe, "last")
+    notes = notes_on(setup.recipe, "last") + setup.decided.notes
     if setup.jury:
         notes += (setup.jury.note,)
     return write_scores(folder.path, folder.path, training.scored, "last", training.progress.done, notes)

@@ -119,7 +119,15 @@ def present_mask(path: Path) -> Problem:
 
 
 def _mask_name(case: Case) -> str:
-    """Return the file name of a case's mask.
+    """Return the file name of a case's mask, which is NIfTI whatever the scan is."""
+    name = _own_name(case)
+    if nifti.is_nifti(Path(name)):
+        return name
+    return f"{nifti.stem(Path(name))}.nii.gz"
+
+
+def _own_name(case: Case) -> str:
+    """Return the file name that a case's mask shares with its scan.
 
     It is the name of the first image, without the number of a channel if each channel has a file. If the case is not
     named after its file, or has several files without such numbers, it is the case's id: every folder may have an
@@ -141,8 +149,16 @@ def _mask_name(case: Case) -> str:
 
 def scans_of(place: Path, open_as: OpenAs) -> tuple[Case, ...]:
     """Return the cases of a folder or a list, or the single case of a scan."""
+    if nifti.is_series(place):
+        return (_alone(place.resolve().name, place),)
+    if found := nifti.itk_files_in(place):
+        return tuple(_alone(nifti.stem(path), path) for path in found)
     if place.is_dir() or (place.is_file() and not nifti.is_nifti(place)):
         dataset = open_dataset(place, *open_as)
         tell_warnings(dataset.problems)
         return dataset.cases
-    return (Case(id=nifti.stem(place), images=(place,), label=None, patient="", role="test"),)
+    return (_alone(nifti.stem(place), place),)
+
+
+def _alone(name: str, scan: Path) -> Case:
+    return Case(id=name, images=(scan,), label=None, patient="", role="test")
