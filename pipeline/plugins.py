@@ -153,6 +153,11 @@ def _list_of_trusted() -> Path:
     return Path(state).expanduser() / "fewmask" / "plugins"
 
 
+def number_trusted() -> int:
+    """Return of how many contents of plugins it is known that this user has named them."""
+    return len(_trusted())
+
+
 def _trusted() -> set[str]:
     with suppress(OSError, RuntimeError):  # Without a home nothing is known.
         return set(_list_of_trusted().read_text(encoding="ascii", errors="replace").split())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import tyro
@@ -14,7 +16,7 @@ from pipeline.console import show_components, show_machine, show_plan, show_scor
 from pipeline.durations import in_one_unit
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
-from pipeline.terminal import say
+from pipeline.terminal import give, say
 
 # A time budget counts the imports too.
 STARTED = time.monotonic()
@@ -40,10 +42,21 @@ def plan(
         if not doctor:
             problem = Problem("SOURCE", "no-source", "is not given", "name a dataset or a recipe, or add --doctor")
             raise UserError("There is nothing to plan.", [problem])
-        show_machine(runs.look_at_machine())
+        found = runs.look_at_machine()
+        give({"machine": list(map(asdict, found))})
+        show_machine(found)
         return
     chosen, findings = runs.plan(
         runs.read_recipe(source, overrides), to_write(output.parent) / output.name, doctor=doctor
+    )
+    give(
+        {
+            "plan": output,
+            "recipe": chosen.recipe.model_dump(mode="json"),
+            "reasons": {choice.key: choice.reason for choice in chosen.choices},
+            "memory_bytes": chosen.memory_bytes,
+            "machine": list(map(asdict, findings)),
+        }
     )
     show_plan([*chosen.choices, runs.memory_choice(chosen)])
     if doctor:
@@ -91,6 +104,7 @@ def train(
         found = [runs.train(recipe, run, start=request.start, **how)]
     else:
         found = [*runs.cross_validate(recipe, run, folds, **how)]
+    give({"run": run, "scores": [scores.as_dict() for scores in found if scores]})
     for scores in found:
         if scores is None and recipe.data.validation == "none":
             say(f"Trained {run} on every mask (data.validation is none): no figure tells how well it does.")
@@ -98,6 +112,8 @@ def train(
             say(f"Trained {run}; the dataset has no labels to score its segments against.")
         else:
             show_scores(scores.summary, scores.folder, "last", scores.notes)
+    place = quote(str(run))
+    say(f"Next: fewmask predict {place} SCANS --output MASKS, or fewmask export {place} --output {place}.fewmask")
 
 
 @command
@@ -108,6 +124,7 @@ def components() -> None:
     """
     from pipeline.runs import REGISTRIES
 
+    give({registry.name: registry.as_dict() for registry in REGISTRIES})
     show_components(REGISTRIES)
 
 
@@ -126,5 +143,6 @@ def study(
     from pipeline.studies.running import run_study
 
     results = run_study(read_study(grid), to_write(output))
+    give({"folder": output, "gains": list(map(asdict, results.gains))})
     say(table_of(results.gains))
     say(f"Wrote {output / 'results.md'}, results.png, gains.csv and trainings.csv.")

@@ -10,6 +10,7 @@ from pipeline.data.loaders import WorkerDiedError
 from pipeline.decisions import NONE
 from pipeline.files import locked
 from pipeline.runs import resuming
+from pipeline.runs.announcing import announce
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.planning import prepare
 from pipeline.runs.scoring import notes_on, validate_run, write_scores
@@ -89,13 +90,15 @@ def train(
     with locked(run):
         folder.take()
         setup, budget = keep_to_time(first, plan, given, started, lambda other: replace(first, recipe=other))
-        return _train_in(folder, setup, budget, start, allow_change)
+        training = Training(setup, budget, resuming.take_up(setup, start, allow_change))
+        if not training.is_done:
+            announce(setup, plan.choices, training.progress.done, budget.left_s if budget else None)
+        return _train_to_end(folder, training, setup, budget, start)
 
 
-def _train_in(
-    folder: RunFolder, setup: Setup, budget: Budget | None, start: Checkpoint | None, allow_change: Sequence[str]
+def _train_to_end(
+    folder: RunFolder, training: Training, setup: Setup, budget: Budget | None, start: Checkpoint | None
 ) -> Scores | None:
-    training = Training(setup, budget, resuming.take_up(setup, start, allow_change))
     if not training.is_done:
         try:
             training.run_to_end()
