@@ -16,20 +16,24 @@ if TYPE_CHECKING:
 
     from pipeline.planning.plan import Choice
     from pipeline.runs.setup import Setup
+    from pipeline.runs.training import Training
 
 # So many held-out cases are named.
 NAMED = 4
 
 
-def announce(setup: Setup, choices: Sequence[Choice], done: int, seconds: float | None) -> None:
+def announce(training: Training, choices: Sequence[Choice]) -> None:
     """Note device, steps, time, held-out cases and folder in four lines; where it is verbose, the whole plan before.
 
     Args:
-        setup: The training.
+        training: The training; one that has nothing left to do is not announced.
         choices: The choices of its plan.
-        done: The steps that are done already.
-        seconds: What is left of its time budget; None without one.
     """
+    if training.is_done:
+        return
+    setup = training.setup
+    done = training.progress.done
+    budget = training.clock.budget
     if is_verbose():
         show(plan_table(choices))
     recipe = setup.recipe
@@ -39,7 +43,7 @@ def announce(setup: Setup, choices: Sequence[Choice], done: int, seconds: float 
     begun = f", of which {done} are done" if done else ""
     steps = f"{recipe.max_steps}{begun}, a validation every {recipe.validate_every}"
     note(f"device    {recipe.device}, {recipe.precision}{threads}")
-    note(f"steps     {steps}; {_time(setup, done, seconds)}")
+    note(f"steps     {steps}; {_time(setup, done, budget.left_s if budget else None)}")
     note(f"held out  {_held_out(setup)}")
     note(f"folder    {setup.folder.path}")
 

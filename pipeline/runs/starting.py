@@ -48,9 +48,7 @@ def train(
 
     Args:
         recipe: The recipe.
-        run: The run's folder: ``config.yaml``, ``split.json``, ``index.json``, ``history.csv``, ``validation.csv``,
-            ``training.png``, ``checkpoints/``, ``cache/``, ``cases.csv``, ``summary.json``, ``report.html``,
-            ``figures/``.
+        run: The run's folder; ``docs/runs.md`` lists what is written into it.
         resume: Go on with the run that the folder holds, or start one if it holds none.
         allow_change: Keys of the recipe, or sections, whose values may differ from those of the run that is resumed.
         started: When a time budget began, by ``time.monotonic()``; by default now.
@@ -91,8 +89,7 @@ def train(
         folder.take()
         setup, budget = keep_to_time(first, plan, given, started, lambda other: replace(first, recipe=other))
         training = Training(setup, budget, resuming.take_up(setup, start, allow_change))
-        if not training.is_done:
-            announce(setup, plan.choices, training.progress.done, budget.left_s if budget else None)
+        announce(training, plan.choices)
         return _train_to_end(folder, training, setup, budget, start)
 
 
