@@ -139,6 +139,10 @@ def _load(path: Path, content: bytes) -> None:
 
 
 def _read(path: Path) -> bytes:
+    if not path.exists():
+        raise _unusable(
+            path, "there is no such file", "check the path; it begins at the recipe's folder, or at this one"
+        )
     if not path.is_file() or path.suffix != ".py":
         raise _unusable(path, "is no Python file", "check the path")
     return path.read_bytes()

@@ -196,6 +196,7 @@ def organ(tmp_path_factory):
     return train(folder, folder / "scans", "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["notebook", "slices"])
 def test_doctests_of_a_guide(name, organ, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -207,6 +208,7 @@ def test_doctests_of_a_guide(name, organ, tmp_path, monkeypatch):
     assert len(test.examples) >= 5
 
 
+@pytest.mark.slow
 def test_service_gives_a_mask_or_a_reason(organ, tmp_path):
     (code,) = [block.text for block in blocks_of(DOCS / "howto" / "service.md") if block.language == "python"]
     (tmp_path / "serve.py").write_text(

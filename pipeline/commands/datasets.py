@@ -61,7 +61,9 @@ def check(
         say(f"{name:>12}  {value}")
     if output:
         say(f"Wrote {output / REPORT}.")
-    say(f"Next: fewmask train {quote(str(dataset))}")
+    asked = [] if layout == "auto" or fixes else [f"layout={layout}"]
+    asked += [] if fixes else [f"layout.options.{option}" for option in layout_options]
+    say(" ".join(["Next: fewmask train", *map(quote, [str(dataset), *asked])]))
 
 
 @command

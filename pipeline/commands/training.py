@@ -13,7 +13,6 @@ import tyro
 from pipeline.arguments import Overrides, command, destination, place
 from pipeline.bounds import refuse_outside
 from pipeline.console import show_components, show_machine, show_plan, show_scores
-from pipeline.durations import in_one_unit
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.terminal import give, say
@@ -95,7 +94,7 @@ def train(
     refuse_outside("--folds", folds, 2, 1000)
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
-        overrides = ("max_steps=auto", *overrides, f"time_budget={in_one_unit(time_budget)}")
+        overrides = ("max_steps=auto", *overrides, f"time_budget={time_budget}")
     request = runs.read_request(source, overrides, folds)
     recipe = request.recipe
     how: dict[str, Any] = {"resume": resume, "allow_change": allow_change, "started": STARTED}
