@@ -2,12 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-lowest lint clean
+.PHONY: demo test test-slow test-lowest lint docs wheel clean
 
 demo: .venv/installed
 	@rm -rf demo && start=$$(date +%s) && export PATH="$(BIN):$$PATH" PS4='$$ ' && set -ex \
 	&& fewmask phantom demo/data --labelled 8 --unlabelled 16 \
-	&& fewmask train configs/semisupervised.yaml dataset=demo/data max_steps=200 validate_every=50 --output demo/run \
+	&& fewmask train semisupervised dataset=demo/data max_steps=200 validate_every=50 --output demo/run \
 	&& fewmask validate demo/run \
 	&& fewmask predict demo/run demo/data/imagesTs --output demo/masks \
 	&& { set +x; } 2>/dev/null && printf '%s\n' "" "Done in $$(($$(date +%s) - start)) s. Look at:" \
@@ -31,12 +31,24 @@ test-lowest: .venv-lowest/installed
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+# The site of the documentation; a warning is an error. Open site/index.html.
+docs: .venv/installed-docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . site
+
+# The wheel and the source archive, in dist/.
+wheel: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check build && $(BIN)/python -m build
+
 clean:
-	rm -rf .venv .venv-lowest demo
+	rm -rf .venv .venv-lowest demo site dist
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 .venv-lowest/installed: pyproject.toml lowest.txt

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,11 +13,14 @@ import tyro
 from pipeline import __version__
 from pipeline.bounds import DEVICE
 from pipeline.errors import Problem, UserError, nearest
-from pipeline.terminal import listening, say
+from pipeline.terminal import Manner, give, say, speaking
 
 ABOUT = """Few masks, many scans: from a folder of NIfTI volumes to a segmenter.
 
-With any command, --quiet prints errors alone. --version prints the version."""
+With any command: --quiet prints errors alone; --verbose also the plan, times and where an error arose; --json one JSON
+document on standard output in place of sentences and tables. --version prints the version."""
+# Options of every command, wherever they stand on the line.
+GENERAL = ("--quiet", "--verbose", "--json")
 KEY_HELP = "Keys of the recipe to set, such as dataset=PATH or max_steps=3000."
 
 Device = Annotated[str, tyro.conf.arg(metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
@@ -77,18 +79,26 @@ def run_command(words: list[str]) -> Any:
         UserError: There is no such command.
         SystemExit: With code 2 for an option that the command does not have; with 0 after a help text.
     """
-    quiet = "--quiet" in words
-    words = [word for word in words if word != "--quiet"]
+    asked = [option.removeprefix("--") for option in GENERAL if option in words]
+    with speaking(Manner(**dict.fromkeys(asked, True))):
+        try:
+            return _run([word for word in words if word not in GENERAL])
+        except UserError as error:
+            give(error.as_dict())
+            raise
+
+
+def _run(words: list[str]) -> Any:
     if words == ["--version"]:
+        give({"version": __version__})
         return say(f"fewmask {__version__}")
     if not words or words[0].startswith("-"):
         return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="fewmask", description=ABOUT, args=words)
     if words[0] not in COMMANDS:
         problem = Problem(words[0], "no-such-command", "is no command", nearest(words[0], COMMANDS))
         raise UserError("Nothing was done.", [problem])
-    with listening(lambda _: None) if quiet else nullcontext():
-        # The options of this command alone: reading those of all commands takes time.
-        return tyro.cli(COMMANDS[words[0]], prog=f"fewmask {words[0]}", args=overrides_first(words)[1:])
+    # The options of this command alone: reading those of all commands takes time.
+    return tyro.cli(COMMANDS[words[0]], prog=f"fewmask {words[0]}", args=overrides_first(words)[1:])
 
 
 def overrides_first(arguments: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from traceback import format_exc
 
 from pipeline.arguments import run_command
 from pipeline.bounds import refuse_no_text
@@ -12,10 +13,10 @@ from pipeline.console import explained, tell_stop
 from pipeline.errors import UserError
 from pipeline.interruption import Stopped, stoppable
 from pipeline.plugins import blamed
-from pipeline.terminal import fail, flush
+from pipeline.terminal import complain, fail, flush
 
 # They register their commands, in the order of the help.
-for name in ("datasets", "training", "results"):
+for name in ("datasets", "training", "results", "machine"):
     import_module(f"pipeline.commands.{name}")
 
 
@@ -36,6 +37,8 @@ def main() -> None:
     except Exception as error:
         if (message := explained(error)) is None:
             raise
+        if "--verbose" in sys.argv:
+            complain(format_exc())
         fail(message, error.exit_code if isinstance(error, UserError) else UserError.exit_code)
     finally:
         flush()

@@ -138,6 +138,8 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
 def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
+        if Path(override).exists():
+            raise _bad_override(override, "no key=value", f"to train on it, write dataset={override}")
         raise _bad_override(override, "no key=value")
     *parents, last = key.split(".")
     place: Any = raw

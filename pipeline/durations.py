@@ -34,3 +34,17 @@ def in_one_unit(text: str) -> str:
         return text
     total = sum(float(number) * SECONDS[unit] for (number, _), unit in zip(parts, units, strict=True))
     return f"{total / SECONDS[units[-1]]:.8f}".rstrip("0").rstrip(".") + units[-1]
+
+
+def in_words(seconds: float) -> str:
+    """Return a length of time as people say it.
+
+    >>> in_words(40.2), in_words(90), in_words(5400), in_words(100_000)
+    ('40 s', '1 min 30 s', '1 h 30 min', '27 h 47 min')
+    """
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

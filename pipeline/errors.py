@@ -56,6 +56,10 @@ class UserError(Exception):
         self.summary = summary
         self.problems = tuple(problems)
 
+    def as_dict(self) -> dict[str, object]:
+        """Return summary and problems, JSON-ready."""
+        return {"error": self.summary, "problems": [problem.as_row() for problem in self.problems]}
+
     def __str__(self) -> str:
         return printable("\n".join([self.summary, *(f"  - {problem}" for problem in self.problems)]))
 
@@ -74,6 +78,10 @@ class IncompleteError(UserError):
     def __init__(self, summary: str, problems: Sequence[Problem], done: Sequence[Path]) -> None:
         super().__init__(summary, problems)
         self.done = tuple(done)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return summary, problems, and the files that hold what was done."""
+        return super().as_dict() | {"done": list(map(str, self.done))}
 
 
 def printable(text: str) -> str:

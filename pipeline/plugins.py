@@ -141,6 +141,10 @@ def _load(path: Path, content: bytes) -> None:
 
 
 def _read(path: Path) -> bytes:
+    if not path.exists():
+        raise _unusable(
+            path, "there is no such file", "check the path; it begins at the recipe's folder, or at this one"
+        )
     if not path.is_file() or path.suffix != ".py":
         raise _unusable(path, "is no Python file", "check the path")
     return path.read_bytes()
@@ -153,6 +157,11 @@ def _digest(content: bytes) -> str:
 def _list_of_trusted() -> Path:
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(state).expanduser() / "fewmask" / "plugins"
+
+
+def number_trusted() -> int:
+    """Return of how many contents of plugins it is known that this user has named them."""
+    return len(_trusted())
 
 
 def _trusted() -> set[str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from pipeline.bounds import DEVICE, SECONDS, ForegroundValue, Steps, seconds_of
+from pipeline.durations import in_one_unit
 from pipeline.sections import (
     AtlasVote,
     AugmentationChoices,
@@ -29,6 +30,11 @@ BATCHES: dict[Literal["labelled", "unlabelled"], str] = {
     "labelled": "batch_size",
     "unlabelled": "unlabelled_batch_size",
 }
+
+
+def _in_one_unit(value: Any) -> Any:
+    """Let a length of time be written as people do."""
+    return in_one_unit(value) if isinstance(value, str) else value
 
 
 def _as_parts(value: Any) -> Any:
@@ -73,9 +79,11 @@ class Recipe(Section):
     max_steps: Auto | Steps = Field(
         default="auto", description="the number of training steps, 1 to 1e9, or auto: what time_budget allows"
     )
-    time_budget: Annotated[str, Field(pattern=r"^[0-9]{1,8}(\.[0-9]{1,8})?[smhd]$")] | None = Field(
+    time_budget: Annotated[
+        Annotated[str, Field(pattern=r"^[0-9]{1,8}(\.[0-9]{1,8})?[smhd]$")] | None, BeforeValidator(_in_one_unit)
+    ] = Field(
         default=None,
-        description="how long the whole command may take, such as 90s, 20m, 2h or 1.5d, up to a year, or null",
+        description="how long the whole command may take, such as 90s, 20min, 1h30m or 1.5d, up to a year, or null",
     )
     device: Annotated[str, Field(pattern=DEVICE)] = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(

@@ -85,6 +85,15 @@ class Registry:
         gathers = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         return {key: value for key, value in parameters.items() if key not in self.given and value.kind not in gathers}
 
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Return the summary of each component and the defaults of its options, None for one that must be given."""
+        found: dict[str, dict[str, Any]] = {}
+        for name in self.names:
+            defaults = {key: option.default for key, option in self.options(name).items()}
+            known = {key: None if value is inspect.Parameter.empty else value for key, value in defaults.items()}
+            found[name] = {"summary": self.summary(name), "options": known}
+        return found
+
     def problems(self, name: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return ``(option, message)`` for all that is wrong with a choice; the option is "" for the name itself."""
         if name not in self:

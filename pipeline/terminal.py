@@ -7,10 +7,13 @@ nothing is printed or drawn.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
+import time
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from rich.console import Console
@@ -61,6 +64,62 @@ PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 _listener: ContextVar[Callable[[str], object] | None] = ContextVar("listener", default=None)
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How much a command prints, and in which form.
+
+    Attributes:
+        quiet: Errors alone, and with ``json`` the document.
+        verbose: Before what is noted on the way, the seconds since the command began.
+        json: On standard output one JSON document in place of sentences and tables.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+    json: bool = False
+
+
+AS_USUAL = Manner()
+_manner: ContextVar[Manner] = ContextVar("manner", default=AS_USUAL)
+BEGAN = time.monotonic()
+
+
+@contextmanager
+def speaking(manner: Manner) -> Iterator[None]:
+    """Print in a manner, in this thread and until the block ends."""
+    token = _manner.set(manner)
+    try:
+        yield
+    finally:
+        _manner.reset(token)
+
+
+def is_verbose() -> bool:
+    """Tell whether all that is known is to be printed."""
+    return _manner.get().verbose and _listener.get() is None
+
+
+def give(document: object) -> None:
+    """Print what a command has found as JSON on standard output, where that was asked for; nothing elsewhere.
+
+    Args:
+        document: Dictionaries, lists, text, finite numbers, booleans and None; paths become text.
+
+    Raises:
+        ValueError: There is a NaN or an infinity in it, which JSON does not know.
+
+    >>> give({"masks": 3})
+    >>> with speaking(Manner(json=True)):
+    ...     give({"masks": 3})
+    {
+      "masks": 3
+    }
+    """
+    if _manner.get().json:
+        # Letters beyond ASCII are escaped: no name of a file reaches the terminal as it is.
+        flush(json.dumps(document, indent=2, allow_nan=False, default=str) + "\n")
+
+
 @contextmanager
 def listening(hear: Callable[[str], object]) -> Iterator[None]:
     """Give each line to a function, in this thread and until the block ends; tables and bars are left out.
@@ -82,26 +141,30 @@ def listening(hear: Callable[[str], object]) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Print what a command has done on standard output, without markup."""
-    _tell(OUT, text)
+    """Print what a command has done on standard output, without markup; nothing where JSON is printed there."""
+    if not _manner.get().json:
+        _tell(OUT, text)
 
 
 def note(text: str) -> None:
     """Print what happens on the way on standard error, without markup."""
+    if is_verbose():
+        text = f"[{time.monotonic() - BEGAN:7.1f} s] {text}"
     _tell(ERR, text)
 
 
 def _tell(console: Console, text: str) -> None:
     hear = _listener.get()
-    if hear is None:
-        console.print(printable(text), **PLAIN)
-    else:
+    if hear is not None:
         hear(printable(text))
+    elif not _manner.get().quiet:
+        console.print(printable(text), **PLAIN)
 
 
 def show(table: RenderableType, width: int | None = None) -> None:
-    """Print a table; nothing is printed within :func:`listening`."""
-    if _listener.get() is None:
+    """Print a table; nothing is printed within :func:`listening`, or where JSON is."""
+    manner = _manner.get()
+    if _listener.get() is None and not manner.quiet and not manner.json:
         OUT.print(table, width=width)
 
 
@@ -142,7 +205,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 def draws() -> bool:
     """Tell whether bars are drawn: only on a terminal, and not within :func:`listening`."""
-    return ERR.is_terminal and _listener.get() is None
+    return ERR.is_terminal and _listener.get() is None and not _manner.get().quiet
 
 
 # Rich's bars are imported where one is made: the import takes longer than printing a help text.

@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 
+from pipeline import runs
 from pipeline.durations import SECONDS, in_one_unit
 
 
@@ -31,3 +34,8 @@ def test_length_of_time_in_one_unit_is_as_long(text, seconds):
 )
 def test_what_is_no_length_of_time_stays_as_it_is(text):
     assert in_one_unit(text) == text
+
+
+@pytest.mark.parametrize(("text", "kept"), [("1h30m", "90m"), ("20min", "20m"), ("2h", "2h")])
+def test_recipe_takes_a_time_as_people_write_it(tmp_path, text, kept):
+    assert runs.read_recipe(Path("supervised"), [f"time_budget={text}", f"dataset={tmp_path}"]).time_budget == kept

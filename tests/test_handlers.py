@@ -83,7 +83,7 @@ def test_no_bar_is_drawn_where_there_is_no_terminal_but_validations_are_written(
     bar.report(3, None)
     lines = console.file.getvalue().splitlines()
     assert [line.split("  ")[:2] for line in lines] == [
-        ["trained to step 3 in 0 min 0 s, 0% of it waiting for data"],
+        ["trained to step 3 in 0 s, 0% of it waiting for data"],
         ["step 3/3", "validation Dice 0.5000"],
         ["step 3/3", "validation Dice no class to score"],
     ]
@@ -116,7 +116,7 @@ def test_nothing_is_drawn_for_somebody_who_listens_to_the_lines(console):
         bar.report(3, 0.5)
     assert console.file.getvalue() == ""
     assert [line.split("  ")[0] for line in heard] == [
-        "trained to step 3 in 0 min 0 s, 0% of it waiting for data",
+        "trained to step 3 in 0 s, 0% of it waiting for data",
         "step 3/3",
     ]
 

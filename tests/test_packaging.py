@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import pipeline
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 FORGE = sorted([*(ROOT / ".github").rglob("*.yml"), ROOT / ".pre-commit-config.yaml"])
@@ -24,8 +26,26 @@ def test_the_lowest_versions_are_those_that_the_project_promises():
 
 
 def test_every_dependency_is_pinned_for_the_tests():
-    names = {re.match(r"[\w-]+", dependency)[0].lower() for dependency in PROJECT["dependencies"]}
+    needed = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["docs"]]
+    names = {re.match(r"[\w-]+", dependency)[0].lower() for dependency in needed}
     assert names <= pins("constraints.txt").keys()
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == pipeline.__version__
+    assert cited["license"] == PROJECT["license"]
+
+
+def test_the_changelog_begins_with_what_is_not_released_or_with_this_version():
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert headings[0] in ("Unreleased", pipeline.__version__)
+
+
+def test_what_the_container_copies_is_given_to_its_builder():
+    copied = re.findall(r"^COPY (.*) \S+$", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    given = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), flags=re.MULTILINE)
+    assert [name for line in copied for name in line.split()] == given
 
 
 def test_the_tests_run_on_every_promised_python():

@@ -134,7 +134,10 @@ def test_plugin_that_failed_runs_again_once_it_is_mended(write):
     assert "users_focal" in LOSSES
 
 
-@pytest.mark.parametrize("name", ["missing.py", "notes.txt", "."])
-def test_what_is_no_python_file_is_refused(write, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("missing.py", "there is no such file"), ("notes.txt", "is no Python file"), (".", "is no Python file")],
+)
+def test_what_is_no_python_file_is_refused(write, tmp_path, name, message):
     write("1 / 0", "notes.txt")
-    assert problem_of(tmp_path / name) == "is no Python file"
+    assert problem_of(tmp_path / name) == message

@@ -19,6 +19,7 @@ STAGES = {
         "runs.batches",
         "runs.predictors",
         "runs.segments",
+        "runs.announcing",
         "runs.training",
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import tyro
@@ -13,7 +14,7 @@ from pipeline.bounds import refuse_outside
 from pipeline.console import show_findings
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
-from pipeline.terminal import complain, progress, say
+from pipeline.terminal import complain, give, progress, say
 
 
 @command
@@ -28,7 +29,9 @@ def check(
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(name="fix", help="Write a repaired copy to --output; docs/checks.md lists the repairs."),
     ] = (),
-    output: Annotated[Path, destination("Folder for check.json, and for the copy that --fix makes.")] = Path(),
+    output: Annotated[
+        Path | None, destination("Folder for check.json, and for the copy that --fix makes; by default no file.")
+    ] = None,
     plugins: Plugins = (),
 ) -> None:
     """Look at every file of a dataset and report everything that is wrong with it.
@@ -37,25 +40,30 @@ def check(
     """
     from pipeline.config import read_options
     from pipeline.plugins import load_plugins
-    from pipeline.runs import REPORT, examine
+    from pipeline.runs import REPORT, examine, report_of
 
     load_plugins(plugins)
     options = read_options(layout_options)
-    look, log = examine(to_write(output), dataset, root, layout, options, fixes, strict=strict)
+    look, log = examine(output and to_write(output), dataset, root, layout, options, fixes, strict=strict)
     for line in log:
         say(f"{line.fix}: {line.file}: {line.done}")
-    if fixes:
+    if fixes and output:
         say(f"Wrote the repaired copy {output / 'dataset.json'} and {output / 'repairs.json'}.")
         dataset = output
-    report = output / REPORT
+    give(report_of(look))
     show_findings(look.problems, look.warnings, dataset)
     if look.problems:
         places = len({problem.where for problem in look.problems})
-        complain(f"error: {dataset}: {len(look.problems)} problem(s) in {places} place(s); see {report}")
+        more = f"see {output / REPORT}" if output else "--output DIR writes them to check.json"
+        complain(f"error: {dataset}: {len(look.problems)} problem(s) in {places} place(s); {more}")
         sys.exit(2)
     for name, value in look.index().describe():
         say(f"{name:>12}  {value}")
-    say(f"Wrote {report}.")
+    if output:
+        say(f"Wrote {output / REPORT}.")
+    asked = [] if layout == "auto" or fixes else [f"layout={layout}"]
+    asked += [] if fixes else [f"layout.options.{option}" for option in layout_options]
+    say(" ".join(["Next: fewmask train", *map(quote, [str(dataset), *asked])]))
 
 
 @command
@@ -71,7 +79,8 @@ def fetch(
     from pipeline.data.fetch import fetch as download
 
     folder = download(name, to_write(output))
-    say(f"Wrote {folder}: fewmask train {folder}")
+    give({"folder": folder})
+    say(f"Wrote {folder}: fewmask train {quote(str(folder))}")
 
 
 @command
@@ -93,6 +102,7 @@ def phantom(
     cases = write_phantom(folder, labelled=labelled, unlabelled=unlabelled, seed=seed)
     for _ in progress(cases, "writing", labelled + unlabelled):
         pass
+    give({"folder": folder, "labelled": labelled, "unlabelled": unlabelled})
     say(f"Wrote {labelled} scans with masks and {unlabelled} without to {folder}.")
 
 
@@ -112,4 +122,5 @@ def prune(
     if not cache.is_dir():
         raise UserError("Nothing was deleted.", [Problem(str(cache), "no-folder", "is no folder", "check the path")])
     count, size = delete(cache, unused_days)
+    give({"files": count, "bytes": size})
     say(f"Deleted {count} file(s), {size / 1e6:.1f} MB.")

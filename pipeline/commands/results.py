@@ -28,7 +28,7 @@ from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.reports.groups import GroupComparison
 from pipeline.runs.beside import NOTHING_ELSE, Beside
-from pipeline.terminal import say
+from pipeline.terminal import give, say
 
 FORMATS = (
     "model: one file that predict takes in place of a run; torch: a folder with programs of torch.export; onnx: one "
@@ -60,6 +60,7 @@ def validate(
     refuse_outside("--tolerance-mm", tolerance_mm, 0, MOST_MM)
     open_as = (root, layout, read_options(layout_options))
     scores = runs.validate(run, dataset, checkpoint, plugins, tolerance_mm, open_as)
+    give(scores.as_dict())
     show_scores(scores.summary, scores.folder, checkpoint, scores.notes)
 
 
@@ -106,6 +107,7 @@ def predict(
         overwrite=overwrite,
         beside=beside,
     )
+    give({"output": output, "masks": masks})
     model = run.name if run.is_file() else f"the {checkpoint} checkpoint"
     say(f"{output} holds {len(masks)} mask(s), made with {model}.")
 
@@ -127,7 +129,9 @@ def evaluate(
 
     refuse_outside("--tolerance-mm", tolerance_mm, 0, MOST_MM)
     refuse_outside("--ignore", ignore, -MAX_LABEL, MAX_LABEL)
-    show_scores(runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm), output)
+    summary = runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm)
+    give({"folder": output} | summary.as_dict())
+    show_scores(summary, output)
 
 
 @command
@@ -157,6 +161,7 @@ def compare(
             raise UserError("Nothing was compared.", [Problem("RUN", "not-two", message, remedy)])
         sides = (runs_a[:1], runs_a[1:])
     comparison = runs.compare(*sides, to_write(output))
+    give({"folder": output} | comparison.as_dict())
     if isinstance(comparison, GroupComparison):
         show_groups(comparison)
         say(f"Wrote {output / 'compare.json'} and compare.csv.")
@@ -181,4 +186,5 @@ def export(
     from pipeline.export.writing import write_export
 
     write_export(run, output, format, checkpoint, plugins)
+    give({"output": output, "format": format})
     say(f"Wrote {output}. Fill in what its model card leaves open before you pass it on.")

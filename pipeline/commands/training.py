@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -11,10 +13,9 @@ import tyro
 from pipeline.arguments import Overrides, command, destination, place
 from pipeline.bounds import refuse_outside
 from pipeline.console import show_components, show_machine, show_plan, show_scores, show_seeds
-from pipeline.durations import in_one_unit
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
-from pipeline.terminal import say
+from pipeline.terminal import give, say
 
 if TYPE_CHECKING:
     from pipeline.decisions import Decisions
@@ -44,10 +45,21 @@ def plan(
         if not doctor:
             problem = Problem("SOURCE", "no-source", "is not given", "name a dataset or a recipe, or add --doctor")
             raise UserError("There is nothing to plan.", [problem])
-        show_machine(runs.look_at_machine())
+        found = runs.look_at_machine()
+        give({"machine": list(map(asdict, found))})
+        show_machine(found)
         return
     chosen, findings = runs.plan(
         runs.read_recipe(source, overrides), to_write(output.parent) / output.name, doctor=doctor
+    )
+    give(
+        {
+            "plan": output,
+            "recipe": chosen.recipe.model_dump(mode="json"),
+            "reasons": {choice.key: choice.reason for choice in chosen.choices},
+            "memory_bytes": chosen.memory_bytes,
+            "machine": list(map(asdict, findings)),
+        }
     )
     show_plan([*chosen.choices, runs.memory_choice(chosen)])
     if doctor:
@@ -91,7 +103,7 @@ def train(
         raise UserError("Nothing was started.", [problem])
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
-        overrides = ("max_steps=auto", *overrides, f"time_budget={in_one_unit(time_budget)}")
+        overrides = ("max_steps=auto", *overrides, f"time_budget={time_budget}")
     request = runs.read_request(source, overrides, folds, seeds)
     recipe = request.recipe
     if seeds is not None:
@@ -103,6 +115,7 @@ def train(
         found = [runs.train(recipe, run, start=request.start, **how)]
     else:
         found = [*runs.cross_validate(recipe, run, folds, **how)]
+    give({"run": run, "scores": [scores.as_dict() for scores in found if scores]})
     for scores in found:
         if scores is None and recipe.data.validation == "none":
             say(f"Trained {run} on every mask (data.validation is none): no figure tells how well it does.")
@@ -110,12 +123,15 @@ def train(
             say(f"Trained {run}; the dataset has no labels to score its segments against.")
         else:
             show_scores(scores.summary, scores.folder, "last", scores.notes)
+    place = quote(str(run))
+    say(f"Next: fewmask predict {place} SCANS --output MASKS, or fewmask export {place} --output {place}.fewmask")
 
 
 def _train_seeds(recipe: Recipe, output: Path, count: int, *, resume: bool, decided: Decisions) -> None:
     from pipeline.studies.seeds import train_seeds
 
     results = train_seeds(recipe, output, count, resume=resume, started=STARTED, decided=decided)
+    give({"folder": output, "seeds": list(map(asdict, results))})
     if results:
         show_seeds(results, output)
     else:
@@ -130,6 +146,7 @@ def components() -> None:
     """
     from pipeline.runs import REGISTRIES
 
+    give({registry.name: registry.as_dict() for registry in REGISTRIES})
     show_components(REGISTRIES)
 
 
@@ -148,5 +165,6 @@ def study(
     from pipeline.studies.running import run_study
 
     results = run_study(read_study(grid), to_write(output))
+    give({"folder": output, "gains": list(map(asdict, results.gains))})
     say(table_of(results.gains))
     say(f"Wrote {output / 'results.md'}, results.png, gains.csv and trainings.csv.")

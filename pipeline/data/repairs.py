@@ -97,18 +97,21 @@ FIXES: dict[str, Callable[[Volume, Header], tuple[Volume, str]]] = {
 }
 
 
-def refuse_unknown(names: Sequence[str], folder: Path) -> None:
-    """Refuse unknown repairs, and a folder that is not empty.
+def refuse_unknown(names: Sequence[str], folder: Path | None) -> None:
+    """Refuse unknown repairs, and a folder for the copy that is not empty, or not given.
 
     Raises:
-        UserError: There is no such repair, or the folder is not empty.
+        UserError: There is no such repair, no folder, or the folder is not empty.
     """
     problems = [
         Problem(f"--fix {name}", "unknown-fix", "there is no such repair", nearest(name, FIXES))
         for name in names
         if name not in FIXES
     ]
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if names and folder is None:
+        message = "writes a repaired copy"
+        problems.append(Problem("--fix", "no-output", message, "name an empty or new folder: --output DIR"))
+    elif folder and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         message = "is there already"
         remedy = "name an empty or new folder: --output DIR"
         problems.append(Problem(str(folder), "folder-not-empty", message, remedy))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from importlib.util import find_spec
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 from monai.handlers import TensorBoardStatsHandler
 
+from pipeline.durations import in_words
 from pipeline.errors import Problem, UserError
 from pipeline.terminal import StepBar, note
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 # Above this share of the time spent waiting for data, the last line of a training says what to do about it.
 MUCH = 0.2
+# Without a time budget nothing has been timed before the first step; after so many steps it is known.
+FORECAST_AFTER = 20
 LATE = ": a lighter augmentation, or with data.resident=false more data.workers, would make it faster"
 
 
@@ -111,6 +115,34 @@ class DataWait:
         return 0.0
 
 
+class Forecast:
+    """Notes once how long a training will take, as soon as enough of its steps are timed.
+
+    Args:
+        total: Steps of the whole training.
+        step_s: Returns the seconds of the last step.
+    """
+
+    def __init__(self, total: int, step_s: Callable[[], float]) -> None:
+        self.total = total
+        self.step_s = step_s
+        self.taken: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Time the first completed iterations."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.after_step(engine.state.iteration))
+
+    def after_step(self, step: int) -> None:
+        """Time a step, and say what follows from it if it is the last of those that are timed."""
+        if len(self.taken) == FORECAST_AFTER or step == self.total:
+            return
+        self.taken.append(self.step_s())
+        if len(self.taken) == FORECAST_AFTER:
+            step_s = fmean(self.taken[1:])  # The first has the start of the workers in it.
+            left = in_words(step_s * (self.total - step))
+            note(f"step {step}/{self.total}  {step_s:.2g} s a step: about {left} to go, and the validations")
+
+
 class ProgressBar:
     """Shows steps, pace, time left, the last validation Dice and the terms of the loss in one line of the terminal.
 
@@ -150,8 +182,7 @@ class ProgressBar:
 
     def _finish(self, engine: Engine) -> None:
         self.bar.close()
-        minutes, seconds = divmod(round(engine.state.times["COMPLETED"]), 60)
-        took = f"trained to step {engine.state.iteration} in {minutes} min {seconds} s"
+        took = f"trained to step {engine.state.iteration} in {in_words(engine.state.times['COMPLETED'])}"
         share = self.wait.share
         late = LATE if share > MUCH else ""
         note(f"{took}, {share:.0%} of it waiting for data{late}")

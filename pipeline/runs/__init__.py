@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.runs.checking import REPORT, check, examine
+    from pipeline.runs.checking import REPORT, check, examine, report_of
     from pipeline.runs.comparing import compare
     from pipeline.runs.components import REGISTRIES
     from pipeline.runs.evaluating import evaluate
@@ -32,6 +32,7 @@ __all__ = [
     "predict",
     "read_recipe",
     "read_request",
+    "report_of",
     "train",
     "validate",
 ]
@@ -40,6 +41,7 @@ HOMES = {
     "REGISTRIES": "components",
     "REPORT": "checking",
     "examine": "checking",
+    "report_of": "checking",
     "check": "checking",
     "compare": "comparing",
     "cross_validate": "folds",

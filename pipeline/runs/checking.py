@@ -109,7 +109,7 @@ def _keep_facts(look: Check, kept: Mapping[str, CaseFacts], path: Path) -> None:
 
 
 def examine(
-    folder: Path,
+    folder: Path | None,
     source: Path,
     root: Path | None,
     layout: str,
@@ -121,7 +121,7 @@ def examine(
     """Check a dataset and write ``check.json``; with repairs, write a repaired copy first and check that.
 
     Args:
-        folder: For ``check.json`` and the copy.
+        folder: For ``check.json`` and the copy; None writes nothing.
         source: The dataset.
         root: As for :func:`check`.
         layout: As for :func:`check`.
@@ -133,10 +133,13 @@ def examine(
         The finished check, of the copy if there is one, and the log of the repairs.
 
     Raises:
-        UserError: The dataset cannot be opened, a file is in the way, or nothing can be repaired.
+        UserError: The dataset cannot be opened, a file is in the way, nothing can be repaired, or there is no folder
+            for the copy.
     """
     if fixes:
         refuse_unknown(fixes, folder)
+    if folder is None:
+        return survey(read_dataset(source, root, layout, options), strict=strict), []
     report_in(folder).refuse_foreign([REPORT])
     look = survey(read_dataset(source, root, layout, options), strict=strict)
     log: list[Repair] = []
@@ -157,7 +160,7 @@ def survey(
 
 
 def write_report(look: Check, folder: Path) -> Path:
-    """Write ``check.json``: problems, warnings, the number of each code, and the facts of the sound cases.
+    """Write ``check.json``.
 
     Args:
         look: A finished check.
@@ -169,8 +172,15 @@ def write_report(look: Check, folder: Path) -> Path:
     Raises:
         UserError: A file of its name is there that no check has written.
     """
+    with report_in(folder).writing([REPORT]) as stage:
+        write_json(stage / REPORT, report_of(look))
+    return folder / REPORT
+
+
+def report_of(look: Check) -> dict[str, Any]:
+    """Return the problems, warnings, the number of each code, and the facts of the sound cases, JSON-ready."""
     dataset = look.dataset
-    content = {
+    return {
         "version": __version__,
         "dataset": str(dataset.source),
         "layout": dataset.layout,
@@ -184,9 +194,6 @@ def write_report(look: Check, folder: Path) -> Path:
         "channels": dataset.channels,
         "cases": look.as_rows(),
     }
-    with report_in(folder).writing([REPORT]) as stage:
-        write_json(stage / REPORT, content)
-    return folder / REPORT
 
 
 def report_in(folder: Path) -> Output:

@@ -70,6 +70,10 @@ class Scores:
     folder: Path
     notes: tuple[str, ...]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return folder, notes and statistics, JSON-ready."""
+        return {"folder": str(self.folder), "notes": list(self.notes)} | self.summary.as_dict()
+
 
 def validate_run(
     run: Path,

@@ -10,6 +10,7 @@ from pipeline.data.loaders import WorkerDiedError
 from pipeline.decisions import NONE
 from pipeline.files import locked
 from pipeline.runs import resuming
+from pipeline.runs.announcing import announce
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.origins import like_its_model
 from pipeline.runs.planning import prepare
@@ -48,9 +49,7 @@ def train(
 
     Args:
         recipe: The recipe.
-        run: The run's folder: ``config.yaml``, ``split.json``, ``index.json``, ``history.csv``, ``validation.csv``,
-            ``training.png``, ``checkpoints/``, ``cache/``, ``cases.csv``, ``summary.json``, ``report.html``,
-            ``figures/``.
+        run: The run's folder; ``docs/runs.md`` lists what is written into it.
         resume: Go on with the run that the folder holds, or start one if it holds none.
         allow_change: Keys of the recipe, or sections, whose values may differ from those of the run that is resumed.
         started: When a time budget began, by ``time.monotonic()``; by default now.
@@ -90,13 +89,14 @@ def train(
     with locked(run):
         folder.take()
         setup, budget = keep_to_time(first, plan, given, started, lambda other: replace(first, recipe=other))
-        return _train_in(folder, setup, budget, start, allow_change)
+        training = Training(setup, budget, resuming.take_up(setup, start, allow_change))
+        announce(training, plan.choices)
+        return _train_to_end(folder, training, setup, budget, start)
 
 
-def _train_in(
-    folder: RunFolder, setup: Setup, budget: Budget | None, start: Checkpoint | None, allow_change: Sequence[str]
+def _train_to_end(
+    folder: RunFolder, training: Training, setup: Setup, budget: Budget | None, start: Checkpoint | None
 ) -> Scores | None:
-    training = Training(setup, budget, resuming.take_up(setup, start, allow_change))
     if not training.is_done:
         try:
             training.run_to_end()

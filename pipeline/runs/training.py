@@ -10,7 +10,7 @@ import torch
 
 from pipeline.data.checked import FilesChangedError
 from pipeline.data.loaders import WorkerDiedError
-from pipeline.engines.handlers import DataWait, EveryNSteps, History, ProgressBar, tensorboard_handlers
+from pipeline.engines.handlers import DataWait, EveryNSteps, Forecast, History, ProgressBar, tensorboard_handlers
 from pipeline.engines.trainer import SegmentationTrainer
 from pipeline.interruption import Stopped, end_children, shield, window
 from pipeline.pacing.threads import threads_kept, use_threads
@@ -114,6 +114,8 @@ class Training:
         recipe = self.setup.recipe
         picture = TrainingPicture(self.folder.path, validated=bool(self.setup.split.validation))
         handlers: list[Any] = [EveryNSteps(1, self._count), self.clock, self.history, self.wait, self.bar]
+        if self.clock.budget is None:
+            handlers.append(Forecast(self.step.course.last, lambda: self.wait.step_s))
         if self.setup.split.validation:  # Before a checkpoint of the same step, which then knows the best score.
             handlers.append(EveryNSteps(recipe.validate_every, self._validate))
         handlers.append(EveryNSteps(recipe.validate_every, lambda _: picture.redraw()))

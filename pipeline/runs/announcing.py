@@ -1,0 +1,66 @@
+"""Say what a training is about to do, before its first step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from pipeline.durations import in_words
+from pipeline.engines.handlers import FORECAST_AFTER
+from pipeline.reports.plans import plan_table
+from pipeline.terminal import is_verbose, note, show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.planning.plan import Choice
+    from pipeline.runs.setup import Setup
+    from pipeline.runs.training import Training
+
+# So many held-out cases are named.
+NAMED = 4
+
+
+def announce(training: Training, choices: Sequence[Choice]) -> None:
+    """Note device, steps, time, held-out cases and folder in four lines; where it is verbose, the whole plan before.
+
+    Args:
+        training: The training; one that has nothing left to do is not announced.
+        choices: The choices of its plan.
+    """
+    if training.is_done:
+        return
+    setup = training.setup
+    done = training.progress.done
+    budget = training.clock.budget
+    if is_verbose():
+        show(plan_table(choices))
+    recipe = setup.recipe
+    threads = ""
+    if recipe.device == "cpu":
+        threads = f", threads: {setup.step.course.threads_after(done) or torch.get_num_threads()}"
+    begun = f", of which {done} are done" if done else ""
+    steps = f"{recipe.max_steps}{begun}, a validation every {recipe.validate_every}"
+    note(f"device    {recipe.device}, {recipe.precision}{threads}")
+    note(f"steps     {steps}; {_time(setup, done, budget.left_s if budget else None)}")
+    note(f"held out  {_held_out(setup)}")
+    note(f"folder    {setup.folder.path}")
+
+
+def _time(setup: Setup, done: int, seconds: float | None) -> str:
+    if seconds is not None:
+        return f"the time budget ends in {in_words(seconds)}"
+    if setup.recipe.max_steps - done > FORECAST_AFTER:
+        return f"step {done + FORECAST_AFTER} tells how long"
+    return "too few to tell how long"
+
+
+def _held_out(setup: Setup) -> str:
+    cases = setup.split.validation
+    if not cases:
+        return "no case: nothing tells how well it does"
+    names = ", ".join(case.id for case in cases[:NAMED])
+    more = f" and {len(cases) - NAMED} more" if len(cases) > NAMED else ""
+    of = len(cases) + len(setup.split.labelled)
+    return f"{len(cases)} of {of} cases with masks: {names}{more}"
