@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -15,6 +15,12 @@ from pipeline.durations import in_one_unit
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.terminal import say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.recipe import Recipe
+    from pipeline.runs.scoring import Scores
 
 # A time budget counts the imports too.
 STARTED = time.monotonic()
@@ -78,19 +84,25 @@ def train(
     Example: fewmask train supervised dataset=data/Task04_Hippocampus --output runs/hippocampus
     """
     from pipeline import runs
+    from pipeline.distributed import is_first, joined
 
     refuse_outside("--folds", folds, 2, 1000)
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
         overrides = ("max_steps=auto", *overrides, f"time_budget={in_one_unit(time_budget)}")
-    request = runs.read_request(source, overrides, folds)
-    recipe = request.recipe
-    how: dict[str, Any] = {"resume": resume, "allow_change": allow_change, "started": STARTED}
-    how["decided"] = request.decided
-    if folds is None:
-        found = [runs.train(recipe, run, start=request.start, **how)]
-    else:
-        found = [*runs.cross_validate(recipe, run, folds, **how)]
+    with joined():
+        request = runs.read_request(source, overrides, folds)
+        how: dict[str, Any] = {"resume": resume, "allow_change": allow_change, "started": STARTED}
+        how["decided"] = request.decided
+        if folds is None:
+            found = [runs.train(request.recipe, run, start=request.start, **how)]
+        else:
+            found = [*runs.cross_validate(request.recipe, run, folds, **how)]
+        if is_first():
+            _show(found, run, request.recipe)
+
+
+def _show(found: Sequence[Scores | None], run: Path, recipe: Recipe) -> None:
     for scores in found:
         if scores is None and recipe.data.validation == "none":
             say(f"Trained {run} on every mask (data.validation is none): no figure tells how well it does.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.data.augmentation import AUGMENTATIONS, AugmentationChain, Patch, standard
@@ -11,6 +12,7 @@ from pipeline.data.loaders import StepBatches, Stream
 from pipeline.data.normalization import IntensityRange
 from pipeline.data.resident import Resident
 from pipeline.data.transforms import Grid
+from pipeline.distributed import own_slots
 from pipeline.engines.sources import SOURCES
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
@@ -59,7 +61,9 @@ def build_batches(settings: Settings, split: Split, cache: Cache) -> StepBatches
     if split.unlabelled and "unlabelled" in settings.kinds:
         streams["unlabelled"] = Stream(split.unlabelled, data.unlabelled_batch_size, 2)
     read = Resident(cache.get, settings.device).get if data.resident else cache.get
-    return StepBatches(streams, read, data.patch_size, build_augmentation(settings), settings.seed, _views_of(settings))
+    slots = partial(own_slots, parts=data.accumulate, units=data.units)
+    augmentation = build_augmentation(settings)
+    return StepBatches(streams, read, data.patch_size, augmentation, settings.seed, _views_of(settings), slots)
 
 
 def build_augmentation(settings: Settings) -> AugmentationChain:

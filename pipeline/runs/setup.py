@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.loaders import StepBatches, StepLoader, fits_shared_memory
 from pipeline.decisions import NONE, Decisions
+from pipeline.distributed import agree, from_first, is_first
 from pipeline.pacing.budget import WARM_STEPS, Pace
 from pipeline.runs import build
 from pipeline.runs.atlases import read_atlases, write_atlases
@@ -89,8 +90,12 @@ class Setup:
             cases = self.split.labelled
             if "unlabelled" in self.recipe.kinds:
                 cases += self.split.unlabelled
+            if not is_first():
+                agree()  # So that the first process has prepared them.
             for done, _ in enumerate(progress(self.cache.fill(cases), "preparing", len(cases)), 1):
                 so_far(done, len(cases))
+            if is_first():
+                agree()
             if (failure := self.cache.failure) is not None:
                 what = f"{self.cache.folder} cannot hold all prepared scans ({failure.strerror}): the others are "
                 note(f"{what}prepared whenever they are needed. Make room, or name another folder: data.cache=DIR")
@@ -104,11 +109,14 @@ class Setup:
         if self.recipe.atlases.weight == 0:
             return None
         self.prepare()
+        from_first(self._write_atlases)
+        return read_atlases(self.folder.path, self.recipe, self.task)
+
+    def _write_atlases(self) -> None:
         assert self.cache is not None
         if not (self.folder.path / ATLASES).exists():
             classes = len(self.task.labels)
             write_atlases(self.folder.path, self.recipe, self.split.labelled, self.cache, classes)
-        return read_atlases(self.folder.path, self.recipe, self.task)
 
     def loader(self, done: int = 0) -> StepLoader:
         """Return a loader of the batches of all steps after those that are done, without end.
@@ -124,7 +132,7 @@ class Setup:
         return StepLoader(batches, count(done), workers, pin_memory=self.recipe.device != "cpu" and not resident)
 
     def score(self, *, quick: bool, at_most: int | None = None) -> Scored:
-        """Predict and score the validation cases with the present weights.
+        """Predict and score the validation cases with the present weights; several processes share the cases.
 
         Args:
             quick: Measure overlap alone, without atlases and pictures.
@@ -140,6 +148,7 @@ class Setup:
             pictures=not quick,
             overlap_only=quick,
             metrics=build_metrics(self.recipe),
+            shared=True,
         )
 
     def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS, at_most_s: float = inf) -> float:
