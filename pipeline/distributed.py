@@ -16,7 +16,7 @@ import os
 import pickle
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +27,8 @@ import torch.distributed as dist
 
 from pipeline.errors import ElsewhereError, Problem, UserError
 from pipeline.interruption import Stopped, asked, shield
+from pipeline.memory import is_out_of_memory
+from pipeline.plugins import blamed
 from pipeline.terminal import listening
 
 if TYPE_CHECKING:
@@ -140,11 +142,8 @@ def joined() -> Iterator[None]:
     _group = _connected()
     threading.Thread(target=_beat, args=(_group,), daemon=True).start()
     try:
-        if is_first():
+        with blamed(), nullcontext() if is_first() else listening(lambda _: None):
             yield
-        else:
-            with listening(lambda _: None):
-                yield
         agree()
     except BaseException as error:
         failed = _ended_by(error)
@@ -251,7 +250,7 @@ def _tell(error: BaseException) -> BaseException:
     signum = _code_of(error) - 128 if isinstance(error, Stopped) else None
     failure = None
     if signum is None:
-        failure = (getattr(error, "exit_code", 1), f"{type(error).__name__}: {error}")
+        failure = (_exit_code(error), f"{type(error).__name__}: {error}")
     try:
         told = _exchanged((signum, failure, None), LEAVE)
     except UserError:  # They do not come; what has happened here says more.
@@ -271,6 +270,13 @@ def _tell(error: BaseException) -> BaseException:
 def _code_of(stop: Stopped) -> int:
     assert isinstance(stop.code, int)
     return stop.code
+
+
+def _exit_code(error: BaseException) -> int:
+    """Return the code with which the command line ends."""
+    if isinstance(error, UserError):
+        return error.exit_code
+    return UserError.exit_code if isinstance(error, OSError) or is_out_of_memory(error) else 1
 
 
 def _name(error: BaseException) -> None:
