@@ -97,32 +97,6 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def units_of(number: int, units: int) -> range:
-    """Return which of so many units are a process's: all, with one process; none, if there are too few.
-
-    >>> units_of(0, 3)
-    range(0, 3)
-    """
-    return range(number * units // size(), (number + 1) * units // size())
-
-
-def own_units(units: int) -> range:
-    """Return which of so many units are this process's."""
-    return units_of(rank(), units)
-
-
-def own_slots(batch_size: int, parts: int, units: int) -> list[int]:
-    """Return the slots of a batch that this process prepares: those of its units, in each part of the batch.
-
-    >>> own_slots(8, 2, 2)
-    [0, 1, 2, 3, 4, 5, 6, 7]
-    """
-    samples = batch_size // (parts * units)
-    mine = own_units(units) if units > 1 else range(1)  # One unit is not shared: each process computes it.
-    own = range(mine.start * samples, mine.stop * samples)
-    return [part * units * samples + slot for part in range(parts) for slot in own]
-
-
 @contextmanager
 def joined() -> Iterator[None]:
     """Find the other processes that a launcher has started, until the block ends; without any, do nothing.

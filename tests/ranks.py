@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 # A fresh process for each would import PyTorch and MONAI anew; this server has done so, and has computed nothing.
 SERVER = multiprocessing.get_context("forkserver")
@@ -22,8 +23,7 @@ class Rank:
 
     @property
     def told(self):
-        with open(self.log, encoding="utf-8") as stream:
-            return stream.read()
+        return Path(self.log).read_text(encoding="utf-8")
 
     def wait(self, seconds=60):
         self.process.join(seconds)

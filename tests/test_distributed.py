@@ -1,15 +1,13 @@
 """Several processes that make one training: the same weights as one, and one end for all."""
 
-import os
 import signal
-import time
 
 import pytest
 import ranks
 import torch
 from runs_fixtures import TINY, make_phantom, state_of, write_recipe
 
-from pipeline import distributed, runs
+from pipeline import runs
 from pipeline.engines.units import branches
 
 SUPERVISED = {"objective": [{"loss": "dice"}, {"loss": "balanced_ce"}]}

@@ -15,6 +15,7 @@ LAYERS = (
     {"registry", "sections", "recipe", "decisions", "config", "needs", "strict_json", "strict_yaml", "plugins"},
     {"nifti"},
     {"data"},
+    {"distributed"},
     {"planning", "atlases", "networks", "losses", "metrics", "pacing"},
     {"engines", "prediction", "archives", "checkpoints"},
     {"runs"},

@@ -35,6 +35,32 @@ Kind = tuple[tuple[int, ...], torch.dtype, bool]
 ALIGNED = 16
 
 
+def units_of(number: int, units: int) -> range:
+    """Return which of so many units are a process's: all, with one process; none, if there are too few.
+
+    >>> units_of(0, 3)
+    range(0, 3)
+    """
+    return range(number * units // distributed.size(), (number + 1) * units // distributed.size())
+
+
+def own_units(units: int) -> range:
+    """Return which of so many units are this process's."""
+    return units_of(distributed.rank(), units)
+
+
+def own_slots(batch_size: int, parts: int, units: int) -> list[int]:
+    """Return the slots of a batch that this process prepares: those of its units, in each part of the batch.
+
+    >>> own_slots(8, 2, 2)
+    [0, 1, 2, 3, 4, 5, 6, 7]
+    """
+    samples = batch_size // (parts * units)
+    mine = own_units(units) if units > 1 else range(1)  # One unit is not shared: each process computes it.
+    own = range(mine.start * samples, mine.stop * samples)
+    return [part * units * samples + slot for part in range(parts) for slot in own]
+
+
 @dataclass(kw_only=True)
 class UnitPass:
     """The passes of one batch, or of one part of it, in units.
@@ -66,7 +92,7 @@ class UnitPass:
             progress: Share of the training that is done, 0 to 1.
         """
         needed = objective.needed(batches, progress)
-        mine = distributed.own_units(self.units)
+        mine = own_units(self.units)
         names: list[tuple[str, str, int | None]] = []
         for place, unit in enumerate(mine):
             self._seed(1 + unit)
@@ -85,7 +111,7 @@ class UnitPass:
     def backward(self, total: Tensor) -> Gradients:
         """Return the gradients of a total, of all units of all processes; a parameter without one has none."""
         total.backward()  # type: ignore[no-untyped-call]
-        mine = distributed.own_units(self.units)
+        mine = own_units(self.units)
         found = {
             (first, last): self._summed(first, last, mine.start)
             for first, last in branches(0, self.units, mine.start, mine.stop)
@@ -104,7 +130,7 @@ class UnitPass:
         """Go back from the values of one of this process's units to the weights, and let go of the values."""
         values = self._values[place]
         self._values[place] = []
-        unit = distributed.own_units(self.units)[place]
+        unit = own_units(self.units)[place]
         judged = []
         slopes = []
         for value, leaf in zip(values, self._leaves, strict=True):
@@ -187,7 +213,7 @@ def _exchanged(
     """Return the values of every unit, given those of this process; as bytes, which every backend takes."""
     sizes = [_bytes(shape, kind) for shape, kind, _ in kinds]
     starts = np.cumsum([0, *(-(-size // ALIGNED) * ALIGNED for size in sizes)]).tolist()
-    counts = [len(distributed.units_of(number, units)) for number in range(distributed.size())]
+    counts = [len(units_of(number, units)) for number in range(distributed.size())]
     own = torch.zeros((max(counts), starts[-1]), dtype=torch.uint8, device=device)
     for row, unit in zip(own, values, strict=False):
         for start, size, value in zip(starts, sizes, unit, strict=False):

@@ -12,8 +12,8 @@ from pipeline.data.loaders import StepBatches, Stream
 from pipeline.data.normalization import IntensityRange
 from pipeline.data.resident import Resident
 from pipeline.data.transforms import Grid
-from pipeline.distributed import own_slots
 from pipeline.engines.sources import SOURCES
+from pipeline.engines.units import own_slots
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
 from pipeline.planning.settings import WindowSettings

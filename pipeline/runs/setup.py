@@ -163,12 +163,15 @@ class Setup:
         with memory_for_step(self.recipe):
             return time_steps(self.step, self.loader, warm, timed, at_most_s)
 
-    def pace(self, step_s: float, at_most_s: float = inf) -> Pace:
+    def pace(
+        self, step_s: float, at_most_s: float = inf, announce: Callable[[bool, int], object] = lambda *_: None
+    ) -> Pace:
         """Time the validation of at most two cases, and return the pace of the training.
 
         Args:
             step_s: Seconds of a step.
             at_most_s: Seconds after which no further validation is timed; its duration is then estimated.
+            announce: Called before each validation with its arguments ``quick`` and ``at_most``.
         """
         cases = self.split.validation
         if not cases:
@@ -180,6 +183,7 @@ class Setup:
             start = time.perf_counter()
             if durations and start - began + few * durations[-1] / len(cases) > at_most_s:
                 return Pace(step_s, durations[-1], TAIL * durations[-1] + REPORT_S)
+            announce(quick, few)
             self.score(quick=quick, at_most=few)
             durations.append((time.perf_counter() - start) / len(cases[:few]) * len(cases))
         return Pace(step_s, durations[1], durations[2] + REPORT_S)

@@ -13,11 +13,12 @@ from pipeline.distributed import from_first, is_first, joined, own_device, size
 from pipeline.files import locked
 from pipeline.runs import resuming
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.leading import keep_to_time_together
 from pipeline.runs.planning import prepare
 from pipeline.runs.scoring import notes_on, validate_run, write_scores
 from pipeline.runs.setup import Setup
 from pipeline.runs.stored import INDEX, read_index
-from pipeline.runs.timing import keep_to_time, to_begin_with
+from pipeline.runs.timing import to_begin_with
 from pipeline.runs.training import Training
 from pipeline.terminal import note
 
@@ -85,7 +86,7 @@ def train(
             decided=given,
         )
         with _held(folder):
-            setup, budget = keep_to_time(first, plan, given, started, lambda other: replace(first, recipe=other))
+            setup, budget = keep_to_time_together(first, plan, given, started)
             return _train_in(folder, setup, budget, start, allow_change)
 
 
