@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Processes that are started together wait so long for each other.
+START = timedelta(minutes=10)
 # A process may prepare a dataset, or validate, as long as this while the others wait for it. One that ends is noticed
 # at once.
 PATIENCE = timedelta(hours=12)
@@ -57,15 +59,15 @@ class LostProcessError(UserError):
 class _Group:
     """The processes of this training.
 
-    Messages go through PyTorch's default group, on the CPU whatever the device is.
-
     Attributes:
+        cpu: The group through which messages go, whatever the device is, and tensors on the CPU.
         store: Where heartbeats are counted.
         cuda: The group through which tensors on CUDA devices go; None before the first.
         is_over: Whether the processes have told each other that they end; then nothing is exchanged any more.
         done: Set to end the heartbeat.
     """
 
+    cpu: Any
     store: Any
     cuda: Any = None
     is_over: bool = False
@@ -133,12 +135,13 @@ def joined() -> Iterator[None]:
 
 def _connected() -> _Group:
     try:
-        idist.initialize("gloo", timeout=PATIENCE)
+        idist.initialize("gloo", timeout=START)
+        everyone = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError, dist.DistError) as error:
         message = f"{launched()} processes were started, and do not find each other: {str(error).splitlines()[0]}"
         remedy = "start them with torchrun or srun, as docs/distributed.md says"
         raise UserError("Nothing was started.", [Problem("processes", "not-connected", message, remedy)]) from None
-    return _Group(dist.distributed_c10d._get_default_store())
+    return _Group(everyone, dist.distributed_c10d._get_default_store())
 
 
 def _beat(group: _Group) -> None:
@@ -187,7 +190,7 @@ def from_first(make: Callable[[], T]) -> T:
         length, short = agree((len(content), content if len(content) < HEAD // 2 else b""))[0]
         if length > len(short):
             sent = torch.frombuffer(bytearray(content or bytes(length)), dtype=torch.uint8)
-            dist.broadcast(sent, src=0)
+            dist.broadcast(sent, src=0, group=_group.cpu)
             short = sent.numpy().tobytes()
     result: T = pickle.loads(short)  # noqa: S301 - our own
     return result
@@ -198,7 +201,7 @@ def group_of(device: torch.device) -> Any:
     assert _group is not None
     if device.type == "cuda" and _group.cuda is None:
         _group.cuda = dist.new_group(backend="nccl", timeout=PATIENCE)
-    return _group.cuda if device.type == "cuda" else dist.group.WORLD
+    return _group.cuda if device.type == "cuda" else _group.cpu
 
 
 def own_device(device: str) -> str:
@@ -287,7 +290,7 @@ def _gathered(content: bytes, room: int, timeout: timedelta) -> list[bytes]:
     assert _group is not None
     own = torch.frombuffer(bytearray(content.ljust(room, b"\0")), dtype=torch.uint8)
     every = [torch.empty_like(own) for _ in range(size())]
-    dist.all_gather(every, own, async_op=True).wait(timeout)
+    dist.all_gather(every, own, group=_group.cpu, async_op=True).wait(timeout)
     return [one.numpy().tobytes() for one in every]
 
 

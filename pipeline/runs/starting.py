@@ -85,6 +85,9 @@ def train(
             split=prepared.split,
             decided=given,
         )
+        if size() > settings.data.units:
+            what = f"{size()} processes were started, and a batch has {settings.data.units} unit(s)"
+            note(f"{what}: the others only validate; a larger data.batch_size has more (docs/distributed.md)")
         with _held(folder):
             setup, budget = keep_to_time_together(first, plan, given, started)
             return _train_in(folder, setup, budget, start, allow_change)
