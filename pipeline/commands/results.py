@@ -26,6 +26,7 @@ from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_outside
 from pipeline.console import show_comparison, show_scores
 from pipeline.files import to_write
 from pipeline.runs.beside import NOTHING_ELSE, Beside
+from pipeline.shards import read_shard
 from pipeline.terminal import say
 
 FORMATS = (
@@ -74,6 +75,9 @@ def predict(
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID", help="Only these cases.")] = (),
     device: Device = "auto",
     mirror: Mirror = "on",
+    shard: Annotated[
+        str, tyro.conf.arg(help="Only every N-th scan from the I-th on; array/N in a job array.", metavar="I/N")
+    ] = "1/1",
     root: Root = None,
     layout: Layout = "auto",
     layout_options: LayoutOptions = (),
@@ -103,6 +107,7 @@ def predict(
         mirror=mirror == "on",
         overwrite=overwrite,
         beside=beside,
+        shard=read_shard(shard),
     )
     model = run.name if run.is_file() else f"the {checkpoint} checkpoint"
     say(f"{output} holds {len(masks)} mask(s), made with {model}.")
