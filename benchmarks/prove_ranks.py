@@ -69,7 +69,7 @@ RUNS: dict[str, list[str]] = {
         NARROW,
         "objective=[{loss: dice}, {loss: class_mean_ncut, on: all, weight: 0.1, options: {batch: true}}]",
     ],
-    "unsupervised": ["unsupervised", "network.options.channels=[4,8]", "segments=3"],
+    "unsupervised": ["unsupervised", "network.options.channels=[4,8,16]", "segments=3"],
 }
 
 

@@ -55,7 +55,7 @@ class LostProcessError(UserError):
     """Another process is gone, as after a kill."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Group:
     """The processes of this training.
 
@@ -141,7 +141,7 @@ def _connected() -> _Group:
         message = f"{launched()} processes were started, and do not find each other: {str(error).splitlines()[0]}"
         remedy = "start them with torchrun or srun, as docs/distributed.md says"
         raise UserError("Nothing was started.", [Problem("processes", "not-connected", message, remedy)]) from None
-    return _Group(everyone, dist.distributed_c10d._get_default_store())
+    return _Group(cpu=everyone, store=dist.distributed_c10d._get_default_store())
 
 
 def _beat(group: _Group) -> None:

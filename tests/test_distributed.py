@@ -1,15 +1,18 @@
 """Several processes that make one training: the same weights as one, and one end for all."""
 
 import signal
+from types import SimpleNamespace
 
 import pytest
 import ranks
 from runs_fixtures import TINY, assert_same_run, digest, make_phantom, state_of, write_recipe
+from torch import nn
 
 from pipeline import runs
 from pipeline.distributed import agree, from_first, joined, launched, rank, size
 from pipeline.engines.units import branches, own_slots
 from pipeline.errors import UserError
+from pipeline.runs.refusals import refuse_mixing
 
 MORTAL = [{"loss": "mortal"}, {"loss": "balanced_ce"}]
 # Two streams, dropout, a teacher that follows, mixed scans, and terms that count and pool over a batch.
@@ -81,14 +84,21 @@ def test_number_of_processes_is_the_launchers(monkeypatch, variables, count):
     assert launched() == count
 
 
-def test_units_that_do_not_divide_a_batch_and_layers_that_mix_one_are_refused(tmp_path, dataset):
-    for changes, told in [
-        ({"units": 3, "batch": 4}, "3 does not divide 4"),
-        ({"network": {"name": "unet", "options": {"channels": [4, 8], "norm": "batch"}}}, "BatchNorm3d"),
-    ]:
-        with pytest.raises(UserError, match=told):
-            train_alone(recipe_of(tmp_path, dataset, **changes), tmp_path / "run")
+def test_units_that_do_not_divide_a_batch_are_refused(tmp_path, dataset):
+    with pytest.raises(UserError, match="3 does not divide 4"):
+        train_alone(recipe_of(tmp_path, dataset, units=3, batch=4), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm3d(2), nn.SyncBatchNorm(2), nn.InstanceNorm3d(2, track_running_stats=True)]
+)
+def test_layers_with_statistics_of_a_batch_are_refused_in_units(layer):
+    networks = [nn.Sequential(nn.Conv3d(1, 2, 1), layer)]
+    refuse_mixing(SimpleNamespace(data=SimpleNamespace(units=1)), networks)
+    refuse_mixing(SimpleNamespace(data=SimpleNamespace(units=2)), [nn.InstanceNorm3d(2)])
+    with pytest.raises(UserError, match=type(layer).__name__):
+        refuse_mixing(SimpleNamespace(data=SimpleNamespace(units=2)), networks)
 
 
 def test_two_processes_train_and_validate_as_one_does(tmp_path, dataset):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from pipeline import distributed
 from pipeline.bounds import seconds_of
 from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
@@ -71,10 +70,6 @@ def cross_validate(
     """
     if started is None:
         started = time.monotonic()
-    if distributed.size() > 1:
-        message = f"trains one fold after the other, and {distributed.size()} processes were started for one training"
-        remedy = "train folds apart, each with data.fold=[N, FOLDS] and an --output of its own, or start one process"
-        raise UserError("Nothing was started.", [Problem("--folds", "not-shared", message, remedy)])
     recipe = absolute(recipe)
     if recipe.segments is not None:
         problem = Problem("--folds", "no-labels", "parts masks, and this recipe learns from none", "leave it out")

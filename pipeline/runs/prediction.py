@@ -74,10 +74,7 @@ def predict(
     """
     place = destination(output)
     files = [*([ANNOTATE_NEXT] if rank else []), *beside.files()]
-    if files and shard != WHOLE:
-        message = f"writes masks alone, and {', '.join(files)} would tell of one shard"
-        remedy = "leave that out, and ask for it in a last call without --shard, which finds all masks there"
-        raise UserError("Nothing was predicted.", [Problem("--shard", "one-shard", message, remedy)])
+    _refuse_part(shard, files)
     place.refuse(beside.options({"--annotate-next": rank, "--overwrite": overwrite}), files)
     cases = chosen_cases([case for each in scans for case in scans_of(each, open_as)], only, unlabelled=unlabelled)
     targets = dict(shard.of(list(place.targets(cases, scans).items())))
@@ -94,6 +91,14 @@ def predict(
     if problems:
         raise IncompleteError(f"{len(done)} of {len(targets)} masks are in {output}.", problems, list(done))
     return list(done)
+
+
+def _refuse_part(shard: Shard, files: Sequence[str]) -> None:
+    """Refuse to write what tells of all scans where only some are predicted."""
+    if files and shard != WHOLE:
+        message = f"writes masks alone, and {', '.join(files)} would tell of one shard"
+        remedy = "leave that out, and ask for it in a last call without --shard, which finds all masks there"
+        raise UserError("Nothing was predicted.", [Problem("--shard", "one-shard", message, remedy)])
 
 
 def _masks_of(

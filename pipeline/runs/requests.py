@@ -11,6 +11,7 @@ from pipeline.archives import load_checkpoint
 from pipeline.checkpoints import Checkpoint
 from pipeline.data.layouts import read_dataset
 from pipeline.decisions import NONE
+from pipeline.distributed import launched
 from pipeline.errors import Problem, UserError
 from pipeline.plugins import load_plugins
 from pipeline.runs.components import COMPONENTS
@@ -67,8 +68,12 @@ def read_request(source: Path, overrides: Sequence[str] = (), folds: int | None 
 
     Raises:
         UserError: As for :func:`read_recipe`; or the source is a checkpoint, from which neither a time budget nor a
-            cross-validation can start.
+            cross-validation can start; or several processes were started for a cross-validation.
     """
+    if folds is not None and launched() > 1:
+        message = f"trains one fold after the other, and {launched()} processes were started for one training"
+        remedy = "train folds apart, each with data.fold=[N, FOLDS] and an --output of its own, or start one process"
+        raise UserError("Nothing was started.", [Problem("--folds", "not-shared", message, remedy)])
     request = _read(source, overrides)
     told = {"time_budget": request.recipe.time_budget, "--folds": folds}
     problems = [

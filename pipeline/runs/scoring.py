@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline import __version__, distributed
+from pipeline import __version__
 from pipeline.engines.evaluator import SegmentationEvaluator, Watch, reliability_of
 from pipeline.metrics.case import TOLERANCE_MM
 from pipeline.reports.files import write_cases_csv
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Which
     from pipeline.data.inspection import CaseFacts
-    from pipeline.engines.evaluator import CaseScores
     from pipeline.metrics.registered import CaseMetric
     from pipeline.prediction.predictor import Predictor, Segmenter
     from pipeline.recipe import Recipe
+    from pipeline.runs.sharing import SharedCases
     from pipeline.runs.targets import OpenAs
     from pipeline.types import Case, CaseResult, Task
 
@@ -175,7 +175,7 @@ def score(
     overlap_only: bool = False,
     watch: Watch = lambda *_: None,
     metrics: Mapping[str, CaseMetric] | None = None,
-    shared: bool = False,
+    shared: SharedCases | None = None,
 ) -> Scored:
     """Predict and score cases on their own grids.
 
@@ -190,7 +190,7 @@ def score(
         overlap_only: Leave out surfaces, lesions and calibration.
         watch: Called with each case, its scans, its true mask and its prediction.
         metrics: Further metrics, by name.
-        shared: Whether several processes share the cases; all of them then get the scores of all cases.
+        shared: Deals the cases out to several processes, each of which gets the scores of all; None scores all here.
     """
     matching = {}
     if matched:  # Folds are not made of segments.
@@ -205,15 +205,13 @@ def score(
         if gallery:
             add_case(gallery, *case)
 
-    mine = cases[distributed.rank() :: distributed.size()] if shared else cases
+    mine = shared.of(cases) if shared else cases
     evaluator = SegmentationEvaluator(
         predictor, mine, facts, truth.labels, truth.ignore, tolerance_mm, show, overlap_only, metrics
     )
     if mine:
         evaluator.run()
-    found = evaluator.found
-    if shared and distributed.size() > 1:
-        found = _of_all(found, gallery, cases)
+    found = shared.together(evaluator.found, gallery, cases) if shared else evaluator.found
     return Scored(
         results=[result for scores in found.values() for result in scores.results],
         calibration=reliability_of(found.values()).as_dict(),
@@ -221,17 +219,6 @@ def score(
         tolerance_mm=tolerance_mm,
         gallery=gallery,
     )
-
-
-def _of_all(found: Mapping[str, CaseScores], gallery: Gallery | None, cases: Sequence[Case]) -> dict[str, CaseScores]:
-    """Return the scores of all processes in the order of the cases, and put their pictures into the gallery."""
-    pictures = gallery.content() if gallery else {}
-    told = distributed.agree((dict(found), pictures))
-    every = {case: scores for scored, _ in told for case, scores in scored.items()}
-    if gallery:
-        drawn = {case: picture for _, pictures in told for case, picture in pictures.items()}
-        gallery.refill({case.id: drawn[case.id] for case in cases})
-    return {case.id: every[case.id] for case in cases}
 
 
 def write_scores(

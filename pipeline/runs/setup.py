@@ -20,6 +20,7 @@ from pipeline.runs.predictors import build_metrics, build_postprocessing, build_
 from pipeline.runs.refusals import memory_for_step
 from pipeline.runs.scoring import Scored, score
 from pipeline.runs.segments import labels_of, task_of
+from pipeline.runs.sharing import SharedCases
 from pipeline.runs.stored import ATLASES
 from pipeline.runs.timing import TIMED_STEPS, time_steps
 from pipeline.terminal import note, progress
@@ -148,7 +149,7 @@ class Setup:
             pictures=not quick,
             overlap_only=quick,
             metrics=build_metrics(self.recipe),
-            shared=True,
+            shared=SharedCases(),
         )
 
     def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS, at_most_s: float = inf) -> float:
