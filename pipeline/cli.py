@@ -10,7 +10,7 @@ from traceback import format_exc
 from pipeline.arguments import run_command
 from pipeline.bounds import refuse_no_text
 from pipeline.console import explained, tell_stop
-from pipeline.errors import UserError
+from pipeline.errors import ElsewhereError, UserError
 from pipeline.interruption import Stopped, stoppable
 from pipeline.plugins import blamed
 from pipeline.terminal import complain, fail, flush
@@ -34,6 +34,8 @@ def main() -> None:
     except Stopped as stop:
         tell_stop(stop, trains=sys.argv[1:2] == ["train"])
         sys.exit(stop.code)
+    except ElsewhereError as error:
+        sys.exit(error.exit_code)
     except Exception as error:
         if (message := explained(error)) is None:
             raise

@@ -64,6 +64,18 @@ class UserError(Exception):
         return printable("\n".join([self.summary, *(f"  - {problem}" for problem in self.problems)]))
 
 
+class ElsewhereError(UserError):
+    """Another process of the same training has failed and says why; the command line adds nothing, and exits alike.
+
+    Args:
+        exit_code: That of the other process.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("Another process of this training has failed.")
+        self.exit_code = exit_code
+
+
 class IncompleteError(UserError):
     """Some of what was asked for could not be done, and all the rest was: the command line exits with code 3.
 

@@ -110,6 +110,11 @@ def _stop_if_asked() -> None:
         raise Stopped(128 + _state.signum)
 
 
+def asked() -> int | None:
+    """Return the number of the signal that has come and was held back; None without one."""
+    return _state.signum
+
+
 @contextmanager
 def shield() -> Iterator[None]:
     """Hold a signal back until the block ends.

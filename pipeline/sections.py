@@ -137,6 +137,12 @@ class DataChoices(Section):
         default="auto",
         description="the number of parts that a batch goes through the network in, which saves memory, or auto",
     )
+    units: Auto | Samples = Field(
+        default="auto",
+        description="the number of units of a batch that go through the network by themselves and that processes share "
+        "out; for a number the weights are the same with any number of processes, or auto: 1 with one process, with "
+        "several as few as leave none idle",
+    )
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.2,
         description="the share of labelled patients to hold out where there is no validation list, between 0 and 1",

@@ -12,9 +12,21 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline"
 LAYERS = (
     {"errors", "types", "files", "outputs", "logs", "interruption", "durations", "bounds", "memory", "terminal"},
-    {"registry", "sections", "recipe", "decisions", "config", "needs", "strict_json", "strict_yaml", "plugins"},
+    {
+        "registry",
+        "sections",
+        "recipe",
+        "decisions",
+        "config",
+        "needs",
+        "strict_json",
+        "strict_yaml",
+        "plugins",
+        "shards",
+    },
     {"nifti"},
     {"data"},
+    {"distributed"},
     {"planning", "atlases", "networks", "losses", "metrics", "pacing"},
     {"engines", "prediction", "archives", "checkpoints"},
     {"runs"},
@@ -55,6 +67,7 @@ LIGHT = (
     "memory",
     "model",
     "plugins",
+    "shards",
     "reports",
 )
 HEAVY = {"torch", "monai", "ignite", "nibabel"}

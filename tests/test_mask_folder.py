@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.errors import IncompleteError, UserError
 from pipeline.outputs import digest_of
 from pipeline.prediction.predictor import Predictor
 from pipeline.runs.mask_folder import RECORD, MaskFolder
+from pipeline.shards import Shard, read_shard
 
 
 @pytest.fixture(scope="module")
@@ -280,3 +282,41 @@ def test_file_that_is_named_is_refused_where_it_cannot_be_the_mask(run, scans, t
     with pytest.raises(UserError, match="is there already"):
         runs.predict(run, scans[:1], mask)
     assert mask.read_bytes() == b"precious"
+
+
+def test_three_shards_make_the_folder_of_one_call(run, scans, expected, predicted, tmp_path):
+    place = tmp_path / "masks"
+    for which in (2, 3, 1):
+        made = runs.predict(run, scans, place, shard=Shard(which, 3))
+        assert [path.name for path in made] == [scans[which - 1].name]
+    assert sorted(predicted) == sorted(path.name for path in scans)
+    assert masks_in(place) == expected
+    assert sorted(MaskFolder(place).read()) == sorted(expected)
+
+
+@pytest.mark.slow
+def test_tasks_of_an_array_write_into_one_folder_at_the_same_time(run, scans, expected, tmp_path):
+    place = tmp_path / "masks"
+    words = ["predict", run, *scans, "--output", place, "--shard", "array/2"]
+    with ThreadPoolExecutor(2) as pool:
+        tasks = [pool.submit(command, *words, SLURM_ARRAY_TASK_ID=task, SLURM_ARRAY_TASK_MIN="0") for task in "01"]
+        assert [task.result().returncode for task in tasks] == [0, 0]
+    assert masks_in(place) == expected
+    assert sorted(MaskFolder(place).read()) == sorted(expected)
+
+
+def test_a_shard_writes_nothing_that_would_tell_of_a_part(run, scans, tmp_path):
+    with pytest.raises(UserError, match="a last call without --shard"):
+        runs.predict(run, scans, tmp_path / "masks", rank=True, shard=Shard(1, 2))
+    assert not (tmp_path / "masks").exists()
+
+
+@pytest.mark.parametrize("text", ["", "0/3", "4/3", "1", "a/b", "-1/3", "1/0", "array/3", "1/3/5", "1/1000000"])
+def test_what_is_no_shard_is_refused(text):
+    with pytest.raises(UserError, match="--shard"):
+        read_shard(text, {})
+
+
+def test_a_task_outside_of_its_array_is_refused():
+    with pytest.raises(UserError, match="array/2"):
+        read_shard("array/2", {"JOB_COMPLETION_INDEX": "2"})

@@ -121,6 +121,7 @@ def test_what_the_user_chose_stays():
         "batch_size": 7,
         "unlabelled_batch_size": 5,
         "accumulate": 1,
+        "units": 2,
         "workers": 3,
         "resident": False,
     }

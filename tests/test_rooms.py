@@ -24,7 +24,16 @@ STAGES = {
     ),
 }
 # What hands a recipe on, writes it down, or is the recipe.
-BESIDE = ("runs.starting", "runs.timing", "runs.resuming", "runs.folder", "recipe", "sections", "strict_yaml")
+BESIDE = (
+    "runs.starting",
+    "runs.leading",
+    "runs.timing",
+    "runs.resuming",
+    "runs.folder",
+    "recipe",
+    "sections",
+    "strict_yaml",
+)
 
 
 class FirstStepError(Exception):

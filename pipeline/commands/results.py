@@ -28,6 +28,7 @@ from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.reports.groups import GroupComparison
 from pipeline.runs.beside import NOTHING_ELSE, Beside
+from pipeline.shards import read_shard
 from pipeline.terminal import give, say
 
 FORMATS = (
@@ -77,6 +78,9 @@ def predict(
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID", help="Only these cases.")] = (),
     device: Device = "auto",
     mirror: Mirror = "on",
+    shard: Annotated[
+        str, tyro.conf.arg(help="Only every N-th scan from the I-th on; array/N in a job array.", metavar="I/N")
+    ] = "1/1",
     root: Root = None,
     layout: Layout = "auto",
     layout_options: LayoutOptions = (),
@@ -106,6 +110,7 @@ def predict(
         mirror=mirror == "on",
         overwrite=overwrite,
         beside=beside,
+        shard=read_shard(shard),
     )
     give({"output": output, "masks": masks})
     model = run.name if run.is_file() else f"the {checkpoint} checkpoint"

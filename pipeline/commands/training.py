@@ -18,8 +18,11 @@ from pipeline.files import to_write
 from pipeline.terminal import give, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.decisions import Decisions
     from pipeline.recipe import Recipe
+    from pipeline.runs.scoring import Scores
 
 # A time budget counts the imports too.
 STARTED = time.monotonic()
@@ -95,6 +98,7 @@ def train(
     Example: fewmask train supervised dataset=data/Task04_Hippocampus --output runs/hippocampus
     """
     from pipeline import runs
+    from pipeline.distributed import is_first, joined
 
     refuse_outside("--folds", folds, 2, 1000)
     refuse_outside("--seeds", seeds, 2, 1000)
@@ -104,17 +108,22 @@ def train(
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
         overrides = ("max_steps=auto", *overrides, f"time_budget={time_budget}")
-    request = runs.read_request(source, overrides, folds, seeds)
-    recipe = request.recipe
-    if seeds is not None:
-        _train_seeds(recipe, run, seeds, resume=resume, decided=request.decided)
-        return
-    how: dict[str, Any] = {"resume": resume, "allow_change": allow_change, "started": STARTED}
-    how["decided"] = request.decided
-    if folds is None:
-        found = [runs.train(recipe, run, start=request.start, **how)]
-    else:
-        found = [*runs.cross_validate(recipe, run, folds, **how)]
+    with joined():
+        request = runs.read_request(source, overrides, folds, seeds)
+        if seeds is not None:
+            _train_seeds(request.recipe, run, seeds, resume=resume, decided=request.decided)
+            return
+        how: dict[str, Any] = {"resume": resume, "allow_change": allow_change, "started": STARTED}
+        how["decided"] = request.decided
+        if folds is None:
+            found = [runs.train(request.recipe, run, start=request.start, **how)]
+        else:
+            found = [*runs.cross_validate(request.recipe, run, folds, **how)]
+        if is_first():
+            _show(found, run, request.recipe)
+
+
+def _show(found: Sequence[Scores | None], run: Path, recipe: Recipe) -> None:
     give({"run": run, "scores": [scores.as_dict() for scores in found if scores]})
     for scores in found:
         if scores is None and recipe.data.validation == "none":

@@ -76,9 +76,9 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
     """Item ``i`` is all that step ``i`` needs: one batch of each stream, by the stream's name.
 
     A batch holds ``image`` ``[B, C, …]`` float32, ``annotation`` ``[B, 1, …]`` uint8 (see
-    :mod:`pipeline.data.annotation`), ``case``, the list of ids, and on request further views of the samples: voxel for
-    voxel the same places as ``image``. ``plain_image`` has the scan's own intensities, ``other_image`` has them changed
-    by other random numbers; neither changes what ``image`` is.
+    :mod:`pipeline.data.annotation`), ``case``, the ids of the whole batch, and on request further views of the samples:
+    voxel for voxel the same places as ``image``. ``plain_image`` has the scan's own intensities, ``other_image`` has
+    them changed by other random numbers; neither changes what ``image`` is.
 
     Args:
         streams: Labelled and perhaps unlabelled.
@@ -88,6 +88,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         seed: The run's seed.
         views: Which of ``VIEWS`` a batch holds too.
         foreground_share: As for :func:`pipeline.data.patches.cut_patches`.
+        slots: Returns which slots of a batch of this size are made here; one of several processes makes its own.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         seed: int,
         views: Sequence[str] = (),
         foreground_share: float | None = None,
+        slots: Callable[[int], Sequence[int]] = range,
     ) -> None:
         self.streams = dict(streams)
         self.read = read
@@ -107,6 +109,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         self.seed = seed
         self.views = tuple(views)
         self.foreground_share = foreground_share
+        self.slots = slots
         # Shared with the workers: for each its process number, and the step and the sample that it is preparing.
         self._at = RawArray("q", 3 * MAX_WORKERS)
 
@@ -120,33 +123,39 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         batches = {}
         place = 0
         for name, stream in self.streams.items():
-            cases = self._cases(stream, step)
-            rngs = [stream.rng(self.seed, step, slot) for slot in range(stream.batch_size)]
-            batch = cut_patches(self._read(cases, step, place), rngs, self.patch_size, self.foreground_share)
-            changes = [self.augmentation.draw(rng) for rng in rngs]
-            self.augmentation.move(batch[IMAGE], batch[ANNOTATION], changes)
-            views = {view: batch[IMAGE].clone() for view in self.views}
-            self.augmentation.recolour(batch[IMAGE], changes)
-            if OTHER_VIEW in views:
-                others = [stream.rng(self.seed, step, slot, view=1) for slot in range(stream.batch_size)]
-                self.augmentation.recolour(views[OTHER_VIEW], [self.augmentation.draw(rng) for rng in others])
-            batches[name] = {**batch, **views, "case": [case.id for case in cases]}
+            slots = self.slots(stream.batch_size)
+            batches[name] = {**self._batch(stream, step, slots, place), "case": self._ids(stream, step)}
             place += stream.batch_size
         return batches
 
-    def _cases(self, stream: Stream, step: int) -> list[Case]:
-        return [stream.pick(self.seed, step, slot) for slot in range(stream.batch_size)]
+    def _batch(self, stream: Stream, step: int, slots: Sequence[int], first: int) -> dict[str, Any]:
+        """Make some slots of a stream's batch; nothing of none. ``first`` is the place of slot 0 among all streams'."""
+        if not slots:
+            return {}
+        rngs = [stream.rng(self.seed, step, slot) for slot in slots]
+        batch = cut_patches(self._read(stream, step, slots, first), rngs, self.patch_size, self.foreground_share)
+        changes = [self.augmentation.draw(rng) for rng in rngs]
+        self.augmentation.move(batch[IMAGE], batch[ANNOTATION], changes)
+        views = {view: batch[IMAGE].clone() for view in self.views}
+        self.augmentation.recolour(batch[IMAGE], changes)
+        if OTHER_VIEW in views:
+            others = [stream.rng(self.seed, step, slot, view=1) for slot in slots]
+            self.augmentation.recolour(views[OTHER_VIEW], [self.augmentation.draw(rng) for rng in others])
+        return {**batch, **views}
 
-    def _read(self, cases: Sequence[Case], step: int, first: int) -> Iterator[dict[str, Any]]:
+    def _ids(self, stream: Stream, step: int) -> list[str]:
+        return [stream.pick(self.seed, step, slot).id for slot in range(stream.batch_size)]
+
+    def _read(self, stream: Stream, step: int, slots: Sequence[int], first: int) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
-        for place, case in enumerate(cases, first):
+        for slot in slots:
             if worker is not None and worker.id < MAX_WORKERS:
-                self._at[3 * worker.id : 3 * worker.id + 3] = [getpid(), step, place]
-            yield self.read(case)
+                self._at[3 * worker.id : 3 * worker.id + 3] = [getpid(), step, first + slot]
+            yield self.read(stream.pick(self.seed, step, slot))
 
     def ids(self, step: int) -> list[str]:
-        """Return the case of each sample of a step, stream after stream."""
-        return [case.id for stream in self.streams.values() for case in self._cases(stream, step)]
+        """Return the case of each sample of a step, stream after stream, wherever it is made."""
+        return [case for stream in self.streams.values() for case in self._ids(stream, step)]
 
     def cases_at(self, process: int) -> list[str]:
         """Return the case that a worker, known by its process number, was preparing when it died; none if unknown."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ignite.engine import Events
@@ -14,7 +14,7 @@ from pipeline.metrics.calibration import Expectation, Reliability
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy as np
     from ignite.engine import Engine
@@ -30,8 +30,23 @@ if TYPE_CHECKING:
 Watch: TypeAlias = "Callable[[Case, Sequence[Scan], Scan, NDArray[np.integer[Any]]], None]"
 
 
+@dataclass(frozen=True)
+class CaseScores:
+    """The scores of one case.
+
+    Attributes:
+        results: One result for each class.
+        reliability: Of the network's probabilities in this case; empty where only overlap is measured.
+    """
+
+    results: list[CaseResult]
+    reliability: Reliability
+
+
 class SegmentationEvaluator(Evaluator):
-    """Predicts and scores every case once; ``results`` holds the scores of the last run.
+    """Predicts and scores every case once; ``found`` holds the scores of the last run.
+
+    They are kept by case, so that cases that several processes have scored add up as those of one.
 
     ``state.output`` is the list of a case's results, one for each class; any MONAI or Ignite handler can be attached.
 
@@ -70,14 +85,18 @@ class SegmentationEvaluator(Evaluator):
         self.watch = watch
         self.overlap_only = overlap_only
         self.metrics = metrics or {}
-        self.results: list[CaseResult] = []
-        self.reliability = Reliability()
-        self.add_event_handler(Events.STARTED, self._forget)
-        self.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.results.extend(self.state.output))
+        self.found: dict[str, CaseScores] = {}
+        self.add_event_handler(Events.STARTED, lambda: self.found.clear())
 
-    def _forget(self) -> None:
-        self.results.clear()
-        self.reliability = Reliability()
+    @property
+    def results(self) -> list[CaseResult]:
+        """One result for each class of each case, in the order in which they were scored."""
+        return [result for scores in self.found.values() for result in scores.results]
+
+    @property
+    def reliability(self) -> Reliability:
+        """The reliability of the probabilities in all cases."""
+        return reliability_of(self.found.values())
 
     def _score(self, _: Engine, case: Case) -> list[CaseResult]:
         scans, truth = read_case(case, self.facts[case.id])
@@ -88,9 +107,10 @@ class SegmentationEvaluator(Evaluator):
 
     def _scored(self, case: Case, scans: Sequence[Scan], truth: Scan) -> list[CaseResult]:
         expectation = None
+        reliability = Reliability()
         if not self.overlap_only:
             values = self.predictor.label_values
-            expectation = Expectation(values, self.reliability, truth.labels, self.ignore)
+            expectation = Expectation(values, reliability, truth.labels, self.ignore)
         labels = self.predictor.segment(scans, expectation)
         self.watch(case, scans, truth, labels)
         results = score_case(
@@ -105,7 +125,16 @@ class SegmentationEvaluator(Evaluator):
             overlap_only=self.overlap_only,
             metrics=self.metrics,
         )
-        if expectation is None:
-            return results
-        expected = expectation.dice()
-        return [replace(result, dice_expected=expected.get(result.label)) for result in results]
+        if expectation is not None:
+            expected = expectation.dice()
+            results = [replace(result, dice_expected=expected.get(result.label)) for result in results]
+        self.found[case.id] = CaseScores(results, reliability)
+        return results
+
+
+def reliability_of(scores: Iterable[CaseScores]) -> Reliability:
+    """Return the reliability of the probabilities in several cases, added up in their order."""
+    whole = Reliability()
+    for each in scores:
+        whole.merge(each.reliability)
+    return whole

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from pipeline.data.annotation import decode
 from pipeline.engines.sources import own_sources
 from pipeline.engines.step_output import PendingOutput, StepOutput
+from pipeline.engines.units import UnitPass, seed_of
 from pipeline.engines.values import StreamValues
 from pipeline.interruption import window
 from pipeline.losses.objective import nothing_learnt
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.engines.averaging import WeightAverage
     from pipeline.engines.schedules import Schedule
     from pipeline.engines.sources import Source
+    from pipeline.engines.units import Gradients
     from pipeline.losses.objective import Batch, Objective
     from pipeline.pacing.course import Course
 
@@ -56,6 +57,8 @@ class TrainingStep:
         average: The average of the weights, updated after every step; None for none.
         accumulate: Number of parts in which a batch goes through the network, with gradients added up. It saves memory;
             the step is the same unless a loss or a layer mixes the samples of a batch. It divides every batch size.
+        units: Number of units in which each part goes through the networks; see :mod:`pipeline.engines.units`. It
+            divides the parts of every batch.
         sources: The recipe's sources of values that terms need.
     """
 
@@ -70,6 +73,7 @@ class TrainingStep:
     alternate: bool = False
     average: WeightAverage | None = None
     accumulate: int = 1
+    units: int = 1
     sources: tuple[Source, ...] = ()
     scaler: torch.amp.GradScaler = field(init=False)
     _under_way: PendingOutput | None = field(default=None, init=False, repr=False)
@@ -112,8 +116,7 @@ class TrainingStep:
         """
         step = engine.state.iteration
         progress = self.course.share_done(step - 1)
-        # Both numbers are mixed into 32 bits, since PyTorch's generator on the CPU uses no more of a seed.
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0]))
+        torch.manual_seed(seed_of(self.seed, step))
         for group in self.optimizer.param_groups:
             # A warm-up that began at 0 would waste the first step.
             group["lr"] = self.schedule(max(progress, self.course.share_done(1)))
@@ -123,7 +126,7 @@ class TrainingStep:
             network.train()
         pending = PendingOutput(step, batches, self._device, self.precision)
         for n, objective in enumerate(self.objective.by_term() if self.alternate else (self.objective,)):
-            self._update(objective, batches, progress, pending, first=n == 0)
+            self._update(objective, batches, progress, pending, turn=n)
         for source in self._every:
             source.after_update(step)
         if self.average:
@@ -151,13 +154,19 @@ class TrainingStep:
         return self._under_way is not None and not self._under_way.is_there()
 
     def _update(
-        self, objective: Objective, batches: dict[str, Batch], progress: float, pending: PendingOutput, *, first: bool
+        self, objective: Objective, batches: dict[str, Batch], progress: float, pending: PendingOutput, *, turn: int
     ) -> None:
+        weights = [parameter for network in self.trained for parameter in network.parameters()]
+        summed: Gradients = {}
         self.optimizer.zero_grad(set_to_none=True)
         # Before the first update nothing lasting has changed, so a signal may end even a step that takes minutes.
-        with window() if first else nullcontext(), _buffers_kept(self.trained):
-            for part in _parted(batches, self.accumulate):
-                total, found = self.losses(objective, part, progress)
+        with window() if turn == 0 else nullcontext(), _buffers_kept(self.trained):
+            for n, part in enumerate(_parted(batches, self.accumulate)):
+                if self.units == 1:
+                    total, found = self.losses(objective, part, progress)
+                else:
+                    in_units = self._in_units(pending.step, turn, n)
+                    total, found = in_units.forward(objective, part, progress)
                 if not found:  # The weight of every term is still 0.
                     return
                 if not total.requires_grad:
@@ -165,9 +174,14 @@ class TrainingStep:
                 for name, value in found.items():
                     pending.add(value, name=name, share=1 / self.accumulate)
                 pending.add(total, name="loss", share=1 / self.accumulate, finite="the loss or its gradient is")
-                self.scaler.scale(total / self.accumulate).backward()  # type: ignore[no-untyped-call]
+                scaled = self.scaler.scale(total / self.accumulate)
+                if self.units == 1:
+                    scaled.backward()  # type: ignore[no-untyped-call]
+                else:
+                    summed = _added(summed, in_units.backward(scaled))
+        for n, gradient in summed.items():
+            weights[n].grad = gradient
         self.scaler.unscale_(self.optimizer)
-        weights = [parameter for network in self.trained for parameter in network.parameters()]
         norm = torch.nn.utils.clip_grad_norm_(weights, self.clip_norm)
         # With one infinite gradient, clipping would make every weight NaN. Under float16 the scaler skips such a step.
         if self.precision != torch.float16:
@@ -186,11 +200,23 @@ class TrainingStep:
             batches: The batch of each stream.
             progress: Share of the training that is done, 0 to 1.
         """
+        return objective(self._streams(batches), progress)
+
+    def _streams(self, batches: dict[str, Batch]) -> dict[str, StreamValues]:
         streams: dict[str, StreamValues] = {}
         for kind, batch in batches.items():
             load = partial(_prepare, batch, self._device)
             streams[kind] = StreamValues(load, self._providers, streams, self._computing)
-        return objective(streams, progress)
+        return streams
+
+    def _in_units(self, *number: int) -> UnitPass:
+        return UnitPass(
+            units=self.units,
+            parameters=[parameter for network in self.trained for parameter in network.parameters()],
+            device=self._device,
+            seeds=(self.seed, *number),
+            load=self._streams,
+        )
 
     def _computing(self) -> torch.autocast:
         return torch.autocast(self._device.type, self.precision, enabled=self.precision != torch.float32)
@@ -233,6 +259,14 @@ def _buffers_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
         for buffer, value in before:
             buffer.copy_(value)
         raise
+
+
+def _added(sum_so_far: Gradients, gradients: Gradients) -> Gradients:
+    """Add the gradients of one more part of a batch."""
+    return {
+        n: sum_so_far[n] + gradients[n] if n in sum_so_far and n in gradients else {**sum_so_far, **gradients}[n]
+        for n in sum_so_far.keys() | gradients.keys()
+    }
 
 
 def _parted(batches: dict[str, Batch], parts: int) -> Iterator[dict[str, Batch]]:

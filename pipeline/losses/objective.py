@@ -11,7 +11,7 @@ from pipeline.errors import Problem, UserError
 from pipeline.losses.base import LossValueError, one_number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -49,6 +49,11 @@ class Term:
         """The names of all values that it needs, beginning with the one that it judges."""
         return (self.judges or self.loss.judges, *(self.against or self.loss.against))
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams whose scans it is computed on."""
+        return tuple(kind for kind in STREAMS if self.on in (kind, "all"))
+
     def weight_at(self, progress: float) -> float:
         """Return the factor at ``progress``, the share of the training that is done, 0 to 1."""
         if self.ramp:
@@ -75,6 +80,23 @@ class Objective:
         """Return one objective for each term, for a training that updates the weights for each in turn."""
         return tuple(Objective([term]) for term in self.terms)
 
+    def needed(self, kinds: Container[str], progress: float) -> tuple[tuple[str, str], ...]:
+        """Return the streams and the names of the values that a call at ``progress`` looks at, each once.
+
+        Args:
+            kinds: The streams that are given.
+            progress: Share of the training that is done, 0 to 1.
+        """
+        found = {
+            (kind, name): None
+            for term in self.terms
+            if term.weight_at(progress) > 0
+            for name in term.needs
+            for kind in term.streams
+            if kind in kinds
+        }
+        return tuple(found)
+
     def __call__(self, streams: Mapping[str, Mapping[str, Any]], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total and each term's own value before its weight.
 
@@ -91,7 +113,7 @@ class Objective:
         values: dict[str, Tensor] = {}
         total = torch.zeros(())
         for term in self.terms:
-            given = [streams[kind] for kind in STREAMS if term.on in (kind, "all") and kind in streams]
+            given = [streams[kind] for kind in term.streams if kind in streams]
             weight = term.weight_at(progress)
             if given and weight > 0:
                 judged, *targets = (_joined([known[name] for known in given]) for name in term.needs)

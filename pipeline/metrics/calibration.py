@@ -54,6 +54,12 @@ class Reliability:
         self.confidence += np.bincount(bins, weights=confidence, minlength=BINS)
         self.correct += np.bincount(bins[correct], minlength=BINS)
 
+    def merge(self, other: Reliability) -> None:
+        """Add the voxels of another one."""
+        self.voxels += other.voxels
+        self.confidence += other.confidence
+        self.correct += other.correct
+
     @property
     def ece(self) -> float | None:
         """The expected calibration error, in [0, 1]; None without a voxel."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import ignite.distributed as idist
 import torch
 
+from pipeline import distributed
 from pipeline.errors import Problem, UserError
 from pipeline.planning.hardware import Hardware
 
@@ -45,10 +46,11 @@ def find_hardware(name: str) -> Hardware:
     return Hardware(
         device=str(device),
         bfloat16=native,
-        cores=_cores(),
+        cores=max(1, _cores() // idist.get_nproc_per_node()) if distributed.size() > 1 else _cores(),
         memory_bytes=_memory_bytes(device),
         float32_is_faster=slow,
         machine_bytes=machine,
+        processes=distributed.size(),
     )
 
 

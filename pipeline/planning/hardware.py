@@ -16,6 +16,7 @@ class Hardware:
         memory_bytes: Of the device, or of the machine for the CPU; None where it is not known.
         float32_is_faster: Whether it does without bfloat16 faster although it has it, as was measured.
         machine_bytes: Memory of the machine that the device is in; None where it is not known.
+        processes: Processes that train together.
     """
 
     device: str
@@ -24,6 +25,7 @@ class Hardware:
     memory_bytes: int | None = None
     float32_is_faster: bool = False
     machine_bytes: int | None = None
+    processes: int = 1
 
     @property
     def is_cuda(self) -> bool:

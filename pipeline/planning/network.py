@@ -123,6 +123,18 @@ class SizePlanner:
         parts = 1 if data.accumulate == "auto" else data.accumulate
         return replace(sizes, accumulate=parts, recompute=self.recipe.network.recompute is True)
 
+    def units(self, sizes: Sizes) -> tuple[int, str]:
+        """Return the number of units in which a part of a batch is shared out, and the reason."""
+        processes = self.hardware.processes
+        most = self._common_batch(sizes) // sizes.accumulate
+        if processes == 1:
+            return 1, "one process computes the whole batch at once"
+        enough = next((units for units in range(processes, most + 1) if most % units == 0), most)
+        return (
+            enough,
+            f"{processes} processes share the batch; with this number, any number of them gives these weights",
+        )
+
     def wider(self, sizes: Sizes) -> Sizes | None:
         """Return the same with as many features as on a GPU; None where it has them, or they are not to choose."""
         if "channels" in self._given() or "channels" not in sizes.options:

@@ -137,6 +137,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     )
     sizes, memory_bytes = planner.choose()
     pick.made += [Choice(*choice) for choice in planner.reasons(sizes)]
+    units = pick("data.units", data.units, lambda: planner.units(sizes))
     steps, layout, members = _open_to_time(recipe, hardware, len(spacing), planner.voxels(sizes), pick)
     grid |= _delivery(recipe, hardware, prepared_bytes(index, len(spacing), spacing), pick)
     augmentation = _augmentation(recipe, partial(choose_augmentation, index.labels, orientation, spacing), pick)
@@ -147,7 +148,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "layout": recipe.layout.model_copy(update={"name": index.dataset.layout}),
             "precision": precision,
             "max_steps": steps,
-            "data": data.model_copy(update=grid | sizes.of_data),
+            "data": data.model_copy(update=grid | sizes.of_data | {"units": units}),
             "network": recipe.network.model_copy(update=chosen),
             "augmentation": augmentation,
             "postprocessing": _postprocessing(recipe, index, pick),
@@ -226,7 +227,8 @@ def _lighter(recipe: PlannedRecipe, planner: SizePlanner, sizes: Sizes) -> Itera
     """Yield a resolved recipe with less and less to do in a step, and the share that this is."""
     whole = planner.voxels(sizes)
     for less in planner.lighter(sizes):
-        data = recipe.data.model_copy(update=less.of_data)
+        units = recipe.data.units if planner.recipe.data.units != "auto" else planner.units(less)[0]
+        data = recipe.data.model_copy(update=less.of_data | {"units": units})
         network = recipe.network.model_copy(update=less.of_network)
         yield recipe.model_copy(update={"data": data, "network": network}), planner.voxels(less) / whole
 

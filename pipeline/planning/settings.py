@@ -41,6 +41,7 @@ class DataSettings(DataChoices):
     batch_size: Samples
     unlabelled_batch_size: Samples
     accumulate: Samples
+    units: Samples
     workers: int
     resident: bool
 

@@ -254,10 +254,28 @@ class Gallery:
         self, case: str, image: Volume | None, truth: Volume, prediction: Volume, affine: NDArray[np.float64]
     ) -> None:
         """Pack a case; arguments as for :func:`pack`, with label values in the masks."""
-        about, block = pack(case, image, self._places(truth), self._places(prediction), affine, self.budget)
+        self._keep(case, *pack(case, image, self._places(truth), self._places(prediction), affine, self.budget))
+
+    def _keep(self, case: str, about: PackedCase, block: bytes) -> None:
         with self.lock:
             self.packed[case] = about, self.spool.seek(0, 2), len(block)
             self.spool.write(block)
+
+    def content(self) -> dict[str, tuple[PackedCase, bytes]]:
+        """Return every case as it is packed, to hand it to another process's gallery."""
+        blocks = self.blocks(list(self.packed))
+        return {
+            case: (about, block.encode("ascii"))
+            for (case, (about, *_)), block in zip(self.packed.items(), blocks, strict=True)
+        }
+
+    def refill(self, content: Mapping[str, tuple[PackedCase, bytes]]) -> None:
+        """Hold these cases in their order, and no others."""
+        self.packed.clear()
+        self.spool.seek(0)
+        self.spool.truncate()
+        for case, (about, block) in content.items():
+            self._keep(case, about, block)
 
     def _places(self, mask: Volume) -> Volume:
         """Return the index of each value in the sorted labels; 0 for a value that is not a label."""

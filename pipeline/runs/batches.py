@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.data.augmentation import AUGMENTATIONS, AugmentationChain, Patch, standard
@@ -12,6 +13,7 @@ from pipeline.data.normalization import IntensityRange
 from pipeline.data.resident import Resident
 from pipeline.data.transforms import Grid
 from pipeline.engines.sources import SOURCES
+from pipeline.engines.units import own_slots
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
@@ -92,6 +94,7 @@ def build_batches(settings: Settings, split: Split, cache: Cache) -> StepBatches
         settings.seed,
         _views_of(settings),
         data.foreground_share,
+        partial(own_slots, parts=data.accumulate, units=data.units),
     )
 
 

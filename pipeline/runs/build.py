@@ -19,7 +19,7 @@ from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.pacing.course import Course
 from pipeline.runs.batches import build_objective
 from pipeline.runs.predictors import precision_of
-from pipeline.runs.refusals import first_line, refuse_losses, refuse_parts, refuse_patch, told
+from pipeline.runs.refusals import first_line, refuse_losses, refuse_mixing, refuse_parts, refuse_patch, told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -126,6 +126,7 @@ def build_step(settings: Settings, task: Task, weights: Mapping[str, Tensor] | N
     if settings.network.recompute:  # Not of the average, which only predicts.
         _recompute(network, settings)
     trained = [network, *(source.network for source in sources if source.network is not None)]
+    refuse_mixing(settings, trained)
     return TrainingStep(
         network=network,
         objective=objective,
@@ -140,6 +141,7 @@ def build_step(settings: Settings, task: Task, weights: Mapping[str, Tensor] | N
         alternate=settings.alternate,
         average=average,
         accumulate=settings.data.accumulate,
+        units=settings.data.units,
         sources=sources,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.errors import IncompleteError, UserError
+from pipeline.errors import IncompleteError, Problem, UserError
 from pipeline.outputs import Output
 from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
 from pipeline.runs.beside import NOTHING_ELSE, Beside, chosen_labels
@@ -15,13 +15,13 @@ from pipeline.runs.mask_folder import OWNER, destination
 from pipeline.runs.masks import Masks
 from pipeline.runs.models import load_model
 from pipeline.runs.targets import OpenAs, chosen_cases, scans_of
+from pipeline.shards import WHOLE, Shard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.checkpoints import Which
-    from pipeline.errors import Problem
     from pipeline.runs.annotation import AnnotateNext
     from pipeline.runs.mask_folder import MaskFile, MaskFolder, StoredMask
     from pipeline.runs.models import TrainedModel
@@ -43,6 +43,7 @@ def predict(
     mirror: bool = True,
     overwrite: bool = False,
     beside: Beside = NOTHING_ELSE,
+    shard: Shard = WHOLE,
 ) -> list[Path]:
     """Write a label map for each scan, named as the scan and on exactly its grid, and return the masks' paths.
 
@@ -62,6 +63,8 @@ def predict(
         mirror: Whether the mean over mirror images is taken, where the run was trained for that.
         overwrite: Whether masks that were made of another scan, or otherwise, are made again.
         beside: What else is to be written.
+        shard: The share of the scans that this call predicts; other calls may write the others' masks meanwhile. Names
+            of masks are judged for all scans, in every shard.
 
     Raises:
         UserError: An id is not there, or scans have one name, or a mask is there already that was made otherwise or by
@@ -71,9 +74,10 @@ def predict(
     """
     place = destination(output)
     files = [*([ANNOTATE_NEXT] if rank else []), *beside.files()]
+    _refuse_part(shard, files)
     place.refuse(beside.options({"--annotate-next": rank, "--overwrite": overwrite}), files)
     cases = chosen_cases([case for each in scans for case in scans_of(each, open_as)], only, unlabelled=unlabelled)
-    targets = place.targets(cases, scans)
+    targets = dict(shard.of(list(place.targets(cases, scans).items())))
     model = load_model(run, which, plugins, device)
     if not mirror:
         model = replace(model, predictor=model.predictor.without_mirrors())
@@ -87,6 +91,14 @@ def predict(
     if problems:
         raise IncompleteError(f"{len(done)} of {len(targets)} masks are in {output}.", problems, list(done))
     return list(done)
+
+
+def _refuse_part(shard: Shard, files: Sequence[str]) -> None:
+    """Refuse to write what tells of all scans where only some are predicted."""
+    if files and shard != WHOLE:
+        message = f"writes masks alone, and {', '.join(files)} would tell of one shard"
+        remedy = "leave that out, and ask for it in a last call without --shard, which finds all masks there"
+        raise UserError("Nothing was predicted.", [Problem("--shard", "one-shard", message, remedy)])
 
 
 def _masks_of(

@@ -13,7 +13,7 @@ from pipeline.plugins import told_of_plugin
 from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pipeline.losses.objective import Objective
     from pipeline.planning.settings import Settings
@@ -21,14 +21,42 @@ if TYPE_CHECKING:
 
 
 def refuse_parts(settings: Settings) -> None:
-    """Refuse batch sizes that ``data.accumulate`` does not divide."""
+    """Refuse batch sizes that ``data.accumulate``, and ``data.units`` within its parts, do not divide."""
     data = settings.data
-    parts = data.accumulate
-    sizes = [getattr(data, BATCHES[kind]) for kind in settings.kinds]
-    messages = [f"{parts} does not divide a batch of {size}" for size in sizes if size % parts]
-    problems = [Problem("data.accumulate", "bad-recipe", message, "give a divisor") for message in messages]
+    problems = []
+    for kind in settings.kinds:
+        size = getattr(data, BATCHES[kind])
+        if size % data.accumulate:
+            message = f"{data.accumulate} does not divide a batch of {size}"
+            problems.append(Problem("data.accumulate", "bad-recipe", message, "give a divisor"))
+        elif size // data.accumulate % data.units:
+            message = (
+                f"{data.units} does not divide {size // data.accumulate}, the samples of a batch, or of a part of it"
+            )
+            problems.append(Problem("data.units", "bad-recipe", message, "give a divisor"))
     if problems:
         raise UserError("The recipe does not fit itself.", problems)
+
+
+def refuse_mixing(settings: Settings, networks: Sequence[torch.nn.Module]) -> None:
+    """Refuse layers with statistics of a batch where processes share it, for these would be statistics of a unit.
+
+    Raises:
+        UserError: There are several units, and a layer is such a one.
+    """
+    if settings.data.units == 1:
+        return
+    found = {type(each).__name__ for network in networks for each in network.modules() if _mixes(each)}
+    if found:
+        message = f"{', '.join(sorted(found))}: its statistics are of all samples that it sees at once"
+        remedy = "give data.units=1 and train in one process, or a network with another norm, such as instance"
+        raise UserError("The network cannot be shared out.", [Problem("data.units", "bad-recipe", message, remedy)])
+
+
+def _mixes(layer: torch.nn.Module) -> bool:
+    if isinstance(layer, torch.nn.modules.instancenorm._InstanceNorm):
+        return layer.track_running_stats
+    return isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)
 
 
 def refuse_losses(settings: Settings, objective: Objective, classes: int, channels: int) -> None:

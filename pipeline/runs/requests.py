@@ -11,6 +11,7 @@ from pipeline.archives import load_checkpoint
 from pipeline.checkpoints import Checkpoint
 from pipeline.data.layouts import read_dataset
 from pipeline.decisions import NONE
+from pipeline.distributed import launched
 from pipeline.errors import Problem, UserError
 from pipeline.plugins import load_plugins
 from pipeline.runs.components import COMPONENTS
@@ -18,7 +19,7 @@ from pipeline.runs.stored import read_written_of
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pipeline.decisions import Decisions
     from pipeline.recipe import Recipe
@@ -70,8 +71,11 @@ def read_request(
 
     Raises:
         UserError: As for :func:`read_recipe`; or the source is a checkpoint, from which neither a time budget, nor a
-            cross-validation, nor several trainings can start, nor a network with another model's weights.
+            cross-validation, nor several trainings can start, nor a network with another model's weights; or several
+            processes were started for more than one training.
     """
+    if launched() > 1:
+        _refuse_several_trainings({"--folds": folds, "--seeds": seeds})
     request = _read(source, overrides)
     told = {
         "time_budget": request.recipe.time_budget,
@@ -87,6 +91,21 @@ def read_request(
     if request.start and problems:
         raise UserError("Nothing was started.", problems)
     return request
+
+
+def _refuse_several_trainings(asked: Mapping[str, int | None]) -> None:
+    apart = {
+        "--folds": "train folds apart, each with data.fold=[N, FOLDS] and an --output of its own",
+        "--seeds": "train seeds apart, each with seed=N and an --output of its own",
+    }
+    message = f"makes one training after the other, and {launched()} processes were started for one training"
+    problems = [
+        Problem(key, "not-shared", message, f"{apart[key]}, or start one process")
+        for key, count in asked.items()
+        if count is not None
+    ]
+    if problems:
+        raise UserError("Nothing was started.", problems)
 
 
 def _read(source: Path, overrides: Sequence[str]) -> Request:

@@ -10,6 +10,7 @@ import torch
 from pipeline import config
 from pipeline.bounds import seconds_of
 from pipeline.decisions import Decisions, Taken
+from pipeline.distributed import from_first, is_first
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.memory import is_out_of_memory
 from pipeline.plugins import remember
@@ -178,6 +179,8 @@ def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
             known[key] = getattr(own.network, key)
     if recipe.start is not None and recipe.data.dimensions == "auto":
         taken["dimensions"] = own.data.dimensions
+    if recipe.data.units == "auto":
+        taken["units"] = own.data.units
     if recipe.data.resident == "auto":
         taken["resident"] = own.data.resident
     if taken.get("resident", recipe.data.resident) is True:
@@ -270,22 +273,31 @@ def take_up(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str] 
         UserError: The folder holds another run, or the checkpoint does not fit.
     """
     folder = setup.folder
+    found, is_own = from_first(lambda: _newest(setup, start, allow_change))
+    progress = Progress()
+    if found:
+        restore(setup.step, found, setup.task)
+        progress.done = found.state["step"]
+        if is_own:  # A checkpoint of another run is neither the last nor the best of this one.
+            progress.best = found.state["best"]
+            progress.saved = progress.done if found.path.name.startswith("last-") else 0
+    elif setup.recipe.start is not None:
+        begin_with_model(setup)
+    if is_first():
+        folder.write_facts(setup.split.as_dict(), setup.index.as_rows(), setup.recipe.plugins)
+        folder.write_config(setup.recipe, setup.decided)  # Last, since a folder with a config.yaml is a run.
+    return progress
+
+
+def _newest(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str]) -> tuple[Checkpoint | None, bool]:
+    """Return the checkpoint to go on from, and whether it is the run's own; refuse another run's recipe or scans."""
+    folder = setup.folder
     if folder.holds_run:
         setup.decided = setup.decided.begun_with(read_decisions(folder.path).taken)
         refuse_changes(folder.path, setup.recipe, setup.decided, allow_change)
         refuse_other_scans(folder.path, setup.index, setup.split)
-    progress = Progress()
-    if checkpoint := folder.newest_checkpoint() or start:
-        restore(setup.step, checkpoint, setup.task)
-        progress.done = checkpoint.state["step"]
-        if checkpoint is not start:  # A checkpoint of another run is neither the last nor the best of this one.
-            progress.best = checkpoint.state["best"]
-            progress.saved = progress.done if checkpoint.path.name.startswith("last-") else 0
-    elif setup.recipe.start is not None:
-        begin_with_model(setup)
-    folder.write_facts(setup.split.as_dict(), setup.index.as_rows(), setup.recipe.plugins)
-    folder.write_config(setup.recipe, setup.decided)  # Last, since a folder with a config.yaml is a run.
-    return progress
+    checkpoint = folder.newest_checkpoint()
+    return checkpoint or start, checkpoint is not None
 
 
 def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:

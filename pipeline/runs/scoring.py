@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline import __version__
-from pipeline.engines.evaluator import SegmentationEvaluator, Watch
+from pipeline.engines.evaluator import SegmentationEvaluator, Watch, reliability_of
 from pipeline.metrics.case import TOLERANCE_MM
 from pipeline.reports.files import write_cases_csv
 from pipeline.reports.summary import Summary, summarise
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.metrics.registered import CaseMetric
     from pipeline.prediction.predictor import Predictor, Segmenter
     from pipeline.recipe import Recipe
+    from pipeline.runs.sharing import SharedCases
     from pipeline.runs.targets import OpenAs
     from pipeline.types import Case, CaseResult, Task
 
@@ -178,6 +179,7 @@ def score(
     overlap_only: bool = False,
     watch: Watch = lambda *_: None,
     metrics: Mapping[str, CaseMetric] | None = None,
+    shared: SharedCases | None = None,
 ) -> Scored:
     """Predict and score cases on their own grids.
 
@@ -192,6 +194,7 @@ def score(
         overlap_only: Leave out surfaces, lesions and calibration.
         watch: Called with each case, its scans, its true mask and its prediction.
         metrics: Further metrics, by name.
+        shared: Deals the cases out to several processes, each of which gets the scores of all; None scores all here.
     """
     matching = {}
     if matched:  # Folds are not made of segments.
@@ -206,13 +209,16 @@ def score(
         if gallery:
             add_case(gallery, *case)
 
+    mine = shared.of(cases) if shared else cases
     evaluator = SegmentationEvaluator(
-        predictor, cases, facts, truth.labels, truth.ignore, tolerance_mm, show, overlap_only, metrics
+        predictor, mine, facts, truth.labels, truth.ignore, tolerance_mm, show, overlap_only, metrics
     )
-    evaluator.run()
+    if mine:
+        evaluator.run()
+    found = shared.together(evaluator.found, gallery, cases) if shared else evaluator.found
     return Scored(
-        results=evaluator.results,
-        calibration=evaluator.reliability.as_dict(),
+        results=[result for scores in found.values() for result in scores.results],
+        calibration=reliability_of(found.values()).as_dict(),
         matching=matching,
         tolerance_mm=tolerance_mm,
         gallery=gallery,

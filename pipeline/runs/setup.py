@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.loaders import StepBatches, StepLoader, fits_shared_memory
 from pipeline.decisions import NONE, Decisions
+from pipeline.distributed import agree, from_first, is_first
 from pipeline.pacing.budget import WARM_STEPS, Pace
 from pipeline.runs import build
 from pipeline.runs.atlases import read_atlases, write_atlases
@@ -19,6 +20,7 @@ from pipeline.runs.predictors import build_metrics, build_postprocessing, build_
 from pipeline.runs.refusals import memory_for_step
 from pipeline.runs.scoring import Scored, score
 from pipeline.runs.segments import labels_of, task_of
+from pipeline.runs.sharing import SharedCases
 from pipeline.runs.stored import ATLASES
 from pipeline.runs.timing import TIMED_STEPS, time_steps
 from pipeline.terminal import note, progress
@@ -97,8 +99,12 @@ class Setup:
             cases = self.split.labelled
             if "unlabelled" in self.recipe.kinds:
                 cases += self.split.unlabelled
+            if not is_first():
+                agree()  # So that the first process has prepared them.
             for done, _ in enumerate(progress(self.cache.fill(cases), "preparing", len(cases)), 1):
                 so_far(done, len(cases))
+            if is_first():
+                agree()
             if (failure := self.cache.failure) is not None:
                 what = f"{self.cache.folder} cannot hold all prepared scans ({failure.strerror}): the others are "
                 note(f"{what}prepared whenever they are needed. Make room, or name another folder: data.cache=DIR")
@@ -112,11 +118,14 @@ class Setup:
         if self.recipe.atlases.weight == 0:
             return None
         self.prepare()
+        from_first(self._write_atlases)
+        return read_atlases(self.folder.path, self.recipe, self.task)
+
+    def _write_atlases(self) -> None:
         assert self.cache is not None
         if not (self.folder.path / ATLASES).exists():
             classes = len(self.task.labels)
             write_atlases(self.folder.path, self.recipe, self.split.labelled, self.cache, classes)
-        return read_atlases(self.folder.path, self.recipe, self.task)
 
     def loader(self, done: int = 0) -> StepLoader:
         """Return a loader of the batches of all steps after those that are done, without end.
@@ -132,7 +141,7 @@ class Setup:
         return StepLoader(batches, count(done), workers, pin_memory=self.recipe.device != "cpu" and not resident)
 
     def score(self, *, quick: bool, at_most: int | None = None) -> Scored:
-        """Predict and score the validation cases with the present weights.
+        """Predict and score the validation cases with the present weights; several processes share the cases.
 
         Args:
             quick: Measure overlap alone, without atlases and pictures.
@@ -148,6 +157,7 @@ class Setup:
             pictures=not quick,
             overlap_only=quick,
             metrics=build_metrics(self.recipe),
+            shared=SharedCases(),
         )
 
     def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS, at_most_s: float = inf) -> float:
@@ -162,12 +172,15 @@ class Setup:
         with memory_for_step(self.recipe):
             return time_steps(self.step, self.loader, warm, timed, at_most_s)
 
-    def pace(self, step_s: float, at_most_s: float = inf) -> Pace:
+    def pace(
+        self, step_s: float, at_most_s: float = inf, announce: Callable[[bool, int], object] = lambda *_: None
+    ) -> Pace:
         """Time the validation of at most two cases, and return the pace of the training.
 
         Args:
             step_s: Seconds of a step.
             at_most_s: Seconds after which no further validation is timed; its duration is then estimated.
+            announce: Called before each validation with its arguments ``quick`` and ``at_most``.
         """
         cases = self.split.validation
         if not cases:
@@ -179,6 +192,7 @@ class Setup:
             start = time.perf_counter()
             if durations and start - began + few * durations[-1] / len(cases) > at_most_s:
                 return Pace(step_s, durations[-1], TAIL * durations[-1] + REPORT_S)
+            announce(quick, few)
             self.score(quick=quick, at_most=few)
             durations.append((time.perf_counter() - start) / len(cases[:few]) * len(cases))
         return Pace(step_s, durations[1], durations[2] + REPORT_S)

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.data.loaders import WorkerDiedError
 from pipeline.decisions import NONE
+from pipeline.distributed import from_first, is_first, joined, own_device, size
 from pipeline.files import locked
 from pipeline.runs import resuming
 from pipeline.runs.announcing import announce
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.leading import keep_to_time_together
 from pipeline.runs.origins import like_its_model
 from pipeline.runs.planning import prepare
 from pipeline.runs.scoring import notes_on, validate_run, write_scores
 from pipeline.runs.setup import Setup
 from pipeline.runs.stored import INDEX, read_index
-from pipeline.runs.timing import keep_to_time, to_begin_with
+from pipeline.runs.timing import to_begin_with
 from pipeline.runs.training import Training
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from pipeline.checkpoints import Checkpoint
     from pipeline.decisions import Decisions
     from pipeline.pacing.budget import Budget
     from pipeline.recipe import Recipe
+    from pipeline.runs.planning import Prepared
     from pipeline.runs.scoring import Scores
 
 
@@ -57,7 +61,7 @@ def train(
         decided: The decisions of a run that this one repeats with that run's recipe.
 
     Returns:
-        The scores of the last weights; None without a validation case.
+        The scores of the last weights; None without a validation case, and in all but the first of several processes.
 
     Raises:
         UserError: The recipe or the dataset has problems; or the folder holds a run and ``resume`` is off, another run,
@@ -67,45 +71,68 @@ def train(
     """
     if started is None:
         started = time.monotonic()
-    resuming.refuse_allowing(resume, allow_change)
     folder = RunFolder(run)
+    with joined():
+        prepared = from_first(lambda: _prepare(folder, recipe, resume, allow_change))
+        plan = prepared.plan
+        # With a time budget, everything is decided anew but the model that a fold begins with.
+        timed = plan.recipe.time_budget is not None
+        given = NONE.begun_with(decided.taken) if timed else decided.on(plan.recipe.device)
+        settings = to_begin_with(plan.recipe)
+        first = Setup(
+            folder=folder,
+            recipe=settings.model_copy(update={"device": own_device(settings.device)}),
+            index=prepared.index,
+            split=prepared.split,
+            decided=given,
+        )
+        if size() > settings.data.units:
+            what = f"{size()} processes were started, and a batch has {settings.data.units} unit(s)"
+            note(f"{what}: the others only validate; a larger data.batch_size has more (docs/distributed.md)")
+        with _held(folder):
+            setup, budget = keep_to_time_together(first, plan, given, started)
+            training = Training(setup, budget, resuming.take_up(setup, start, allow_change))
+            announce(training, plan.choices)
+            return _train_to_end(folder, training, setup, budget, start)
+
+
+def _prepare(folder: RunFolder, recipe: Recipe, resume: bool, allow_change: Sequence[str]) -> Prepared:
+    resuming.refuse_allowing(resume, allow_change)
     folder.refuse(resume)
     folder.cache_of(recipe)
-    known = read_index(run) if resume and (run / INDEX).exists() else {}
-    recipe = resuming.with_measured_of(run, recipe) if folder.holds_run else like_its_model(recipe)
-    prepared = prepare(recipe, known)
-    plan = prepared.plan
-    # With a time budget, everything is decided anew but the model that a fold begins with.
-    timed = plan.recipe.time_budget is not None
-    given = NONE.begun_with(decided.taken) if timed else decided.on(plan.recipe.device)
-    first = Setup(
-        folder=folder,
-        recipe=to_begin_with(plan.recipe),
-        index=prepared.index,
-        split=prepared.split,
-        decided=given,
-    )
-    run.mkdir(parents=True, exist_ok=True)
-    with locked(run):
+    known = read_index(folder.path) if resume and (folder.path / INDEX).exists() else {}
+    recipe = resuming.with_measured_of(folder.path, recipe) if folder.holds_run else like_its_model(recipe)
+    return prepare(recipe, known)
+
+
+@contextmanager
+def _held(folder: RunFolder) -> Iterator[None]:
+    """Hold the run's folder for this training; of several processes the first does so for all."""
+    if not is_first():
+        yield
+        return
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with locked(folder.path):
         folder.take()
-        setup, budget = keep_to_time(first, plan, given, started, lambda other: replace(first, recipe=other))
-        training = Training(setup, budget, resuming.take_up(setup, start, allow_change))
-        announce(training, plan.choices)
-        return _train_to_end(folder, training, setup, budget, start)
+        yield
 
 
 def _train_to_end(
     folder: RunFolder, training: Training, setup: Setup, budget: Budget | None, start: Checkpoint | None
 ) -> Scores | None:
-    if not training.is_done:
+    if not from_first(lambda: training.is_done):
         try:
             training.run_to_end()
         except WorkerDiedError as error:
+            if size() > 1:  # Of which the others know nothing.
+                raise
             # A machine that is out of memory for a moment should not cost the night; the second time it is an error.
             note(f"{error}\nGoing on from the last checkpoint.")
             setup = replace(setup)  # With a new network.
             training = Training(setup, budget, resuming.take_up(setup, start))
             training.run_to_end()
+    if not is_first():
+        return None
     if training.scored is None:
         if setup.split.validation:
             return validate_run(folder.path)

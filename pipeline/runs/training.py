@@ -10,8 +10,10 @@ import torch
 
 from pipeline.data.checked import FilesChangedError
 from pipeline.data.loaders import WorkerDiedError
+from pipeline.distributed import LostProcessError, from_first, is_first, size
 from pipeline.engines.handlers import DataWait, EveryNSteps, Forecast, History, ProgressBar, tensorboard_handlers
 from pipeline.engines.trainer import SegmentationTrainer
+from pipeline.errors import ElsewhereError
 from pipeline.interruption import Stopped, end_children, shield, window
 from pipeline.pacing.threads import threads_kept, use_threads
 from pipeline.pacing.timekeeper import Timekeeper
@@ -70,13 +72,14 @@ class Training:
             Stopped: A signal has requested the end.
             WorkerDiedError, FilesChangedError: A worker was killed, or a file is not the one that was checked. As for
                 ``Stopped``, a checkpoint of the last whole step is saved first.
+            ElsewhereError, LostProcessError: Another process of this training has failed, or is gone; likewise.
             UserError: The training diverged, or memory ran out.
         """
         trainer = self._build()
         try:
             with shield(), threads_kept():
                 use_threads(self.step.course.threads_after(self.progress.done))
-                if self._validation_is_due():
+                if from_first(self._validation_is_due):
                     self._validate(self.progress.done)
                     self.progress.saved = 0  # So that the checkpoint is saved again, with the new best score.
                 self._save("last", self.progress.done)
@@ -86,7 +89,7 @@ class Training:
             end_children()
             self._save("last", self.progress.done)
             raise
-        except (WorkerDiedError, FilesChangedError):
+        except (WorkerDiedError, FilesChangedError, ElsewhereError, LostProcessError):
             self._save("last", self.progress.done)
             raise
         except (RuntimeError, MemoryError) as error:
@@ -98,8 +101,9 @@ class Training:
     def _build(self) -> SegmentationTrainer:
         batches = self.setup.prepare()
         done = self.progress.done
-        self.history = History(self.folder.history(self.step.objective.names, done))
-        self.validations = self.folder.validations(done)
+        if is_first():
+            self.history = History(self.folder.history(self.step.objective.names, done))
+            self.validations = self.folder.validations(done)
         return SegmentationTrainer(
             step=self.step,
             loader=self.setup.loader(done),
@@ -111,18 +115,32 @@ class Training:
         )
 
     def _handlers(self) -> list[Any]:
+        """Return what happens after steps; of several processes, the first alone decides, writes and draws."""
+        count = EveryNSteps(1, self._count)
+        follow = [EveryNSteps(1, self._follow)] if size() > 1 else []
+        validate = []
+        if self.setup.split.validation:  # Before a checkpoint of the same step, which then knows the best score.
+            validate.append(EveryNSteps(self.setup.recipe.validate_every, self._validate))
+        if is_first():
+            return [count, self.clock, *follow, self.history, self.wait, self.bar, *validate, *self._records()]
+        return [count, *follow, *validate]
+
+    def _records(self) -> list[Any]:
         recipe = self.setup.recipe
         picture = TrainingPicture(self.folder.path, validated=bool(self.setup.split.validation))
-        handlers: list[Any] = [EveryNSteps(1, self._count), self.clock, self.history, self.wait, self.bar]
+        records: list[Any] = [EveryNSteps(recipe.validate_every, lambda _: picture.redraw())]
+        records.append(EveryNSteps(recipe.checkpoint_every, lambda step: self._save("last", step)))
         if self.clock.budget is None:
-            handlers.append(Forecast(self.step.course.last, lambda: self.wait.step_s))
-        if self.setup.split.validation:  # Before a checkpoint of the same step, which then knows the best score.
-            handlers.append(EveryNSteps(recipe.validate_every, self._validate))
-        handlers.append(EveryNSteps(recipe.validate_every, lambda _: picture.redraw()))
-        handlers.append(EveryNSteps(recipe.checkpoint_every, lambda step: self._save("last", step)))
+            records.append(Forecast(self.step.course.last, lambda: self.wait.step_s))
         if recipe.tensorboard:
-            handlers += tensorboard_handlers(self.folder.tensorboard)
-        return handlers
+            records += tensorboard_handlers(self.folder.tensorboard)
+        return records
+
+    def _follow(self, step: int) -> None:
+        """Take over what the first process has decided after a step; a signal to any process ends all of them here."""
+        course = self.step.course
+        course.corrections, course.threads = from_first(lambda: (course.corrections, course.threads))
+        use_threads(course.threads_after(step))
 
     def _count(self, step: int) -> None:
         self.progress.done = step
@@ -146,20 +164,26 @@ class Training:
         start = time.monotonic()
         with window():
             self.scored = self.setup.score(quick=step != self.step.course.last)  # The report shows the last masks.
-        mean = summarise(self.scored.results).mean_dice
+        if is_first():
+            self._take_in(step, self.scored, time.monotonic() - start)
+        self._follow(step)
+
+    def _take_in(self, step: int, scored: Scored, seconds: float) -> None:
+        """Log a validation, keep the best weights, and let the clock decide."""
+        mean = summarise(scored.results).mean_dice
         self.bar.report(step, mean)
-        is_first = not self.folder.validation_dice()
-        if is_first and self.setup.recipe.segments is None and (warning := note_on_unpredicted(self.scored.results)):
+        is_earliest = not self.folder.validation_dice()
+        if is_earliest and self.setup.recipe.segments is None and (warning := note_on_unpredicted(scored.results)):
             note(warning)
         best = self.progress.best
         if mean is not None and math.isfinite(mean) and (best is None or mean > best):
             self.progress.best = mean
             self._save("best", step)
         self.validations.append({"step": step, "mean_dice": mean})
-        self.clock.after_validation(step, time.monotonic() - start, self.folder.validation_dice())
+        self.clock.after_validation(step, seconds, self.folder.validation_dice())
 
     def _save(self, which: Which, step: int) -> None:
-        if step == 0 or (which == "last" and step == self.progress.saved):
+        if not is_first() or step == 0 or (which == "last" and step == self.progress.saved):
             return
         self.history.append(self.step.settle())
         self.history.log.flush()
