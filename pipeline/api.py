@@ -1,8 +1,7 @@
 """The commands as functions, for programs to call.
 
-Paths are strings or ``Path``. A bad input raises ``UserError``, whose ``problems`` say what is wrong, where, and how to
-mend it. Nothing is printed unless ``verbose`` asks for what the command would print. Signal handlers and the number of
-threads stay as the caller has set them.
+A bad input raises ``UserError``, whose ``problems`` say what is wrong, where, and how to mend it. Nothing is printed
+unless ``verbose`` asks for it. Signal handlers and the number of threads stay as the caller has set them.
 """
 
 from __future__ import annotations

@@ -168,8 +168,7 @@ class DataChoices(Section):
         description="held_out, or none: every mask is trained on, and nothing tells how well the network does",
     )
     unlike: Literal["drop", "keep"] = Field(
-        default="drop",
-        description="drop or keep scans without masks that look like none that has one, such as noise or another organ",
+        default="drop", description="drop or keep scans without masks that look like none that has one"
     )
     fold: tuple[Annotated[int, Field(ge=1, le=1000)], Annotated[int, Field(ge=2, le=1000)]] | None = Field(
         default=None,
@@ -302,9 +301,7 @@ class AtlasVote(Section):
     """Labelled scans that are registered to each scan that is predicted, and whose masks vote beside the network."""
 
     weight: Share = Field(default=0.0, description="the share of their vote in a prediction, 0 to 1; 0 has none")
-    most: Annotated[int, Field(ge=1, le=100)] = Field(
-        default=10, description="the largest number of labelled scans that vote, 1 to 100"
-    )
+    most: Annotated[int, Field(ge=1, le=100)] = Field(default=10, description="how many of them vote at most, 1 to 100")
 
 
 class ScheduleChoice(Section):

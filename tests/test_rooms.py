@@ -29,6 +29,7 @@ BESIDE = (
     "runs.leading",
     "runs.timing",
     "runs.resuming",
+    "runs.restoring",
     "runs.folder",
     "recipe",
     "sections",

@@ -36,6 +36,7 @@ from pipeline.runs.stored import (
     SUMMARY,
     read_config,
     read_decisions,
+    read_index,
     read_own,
 )
 from pipeline.strict_json import write_json
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pipeline.checkpoints import Checkpoint
+    from pipeline.data.inspection import CaseFacts
     from pipeline.decisions import Decisions
     from pipeline.outputs import Output
     from pipeline.recipe import Recipe
@@ -78,6 +80,10 @@ class RunFolder:
     def holds_run(self) -> bool:
         """Whether a run was begun here: its ``config.yaml``, which is written last, exists."""
         return (self.path / CONFIG).exists() and self.output.knows(CONFIG)
+
+    def facts(self) -> dict[str, CaseFacts]:
+        """Return the facts of the check that the run began with, by the case's id; nothing before that."""
+        return read_index(self.path) if (self.path / INDEX).exists() else {}
 
     def refuse(self, resume: bool, folds: int = 0) -> None:
         """Refuse a folder that must not be trained in. This comes first, before anything is read or computed.

@@ -47,7 +47,7 @@ def predict(
 ) -> list[Path]:
     """Write a label map for each scan, named as the scan and on exactly its grid, and return the masks' paths.
 
-    Masks that are there already, of the same scan and made as they would be now, are left as they are.
+    A mask that is there already, of the same scan and made as it would be now, stays.
 
     Args:
         run: The run's folder.
@@ -60,17 +60,14 @@ def predict(
         only: Ids of the cases that are predicted; none is all.
         unlabelled: Leaves out cases that have a mask.
         device: As for :func:`load_model`.
-        mirror: Whether the mean over mirror images is taken, where the run was trained for that.
+        mirror: Whether to take the mean over mirror images, where the run was trained for that.
         overwrite: Whether masks that were made of another scan, or otherwise, are made again.
         beside: What else is to be written.
-        shard: The share of the scans that this call predicts; other calls may write the others' masks meanwhile. Names
-            of masks are judged for all scans, in every shard.
+        shard: The share of the scans that this call predicts; the names of masks are judged for all scans.
 
     Raises:
-        UserError: An id is not there, or scans have one name, or a mask is there already that was made otherwise or by
-            somebody else, or no scan could be predicted. All but the last is found before anything is written.
-        IncompleteError: Some scans were predicted, and others are unsound or have the wrong number of channels, or
-            something went wrong with them on the way.
+        UserError: No scan could be predicted; or, before anything is written, an id, a name or a mask is refused.
+        IncompleteError: Some scans were predicted, others not.
     """
     place = destination(output)
     files = [*([ANNOTATE_NEXT] if rank else []), *beside.files()]

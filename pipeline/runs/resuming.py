@@ -1,42 +1,28 @@
-"""Resume a run: refuse another recipe or other scans than the run's, and restore its checkpoint."""
+"""Resume a run: refuse another recipe or other scans than the run's, and complete a recipe by what the run knows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from pipeline import config
 from pipeline.bounds import seconds_of
 from pipeline.decisions import Decisions, Taken
-from pipeline.distributed import from_first, is_first
 from pipeline.errors import Problem, UserError, nearest
-from pipeline.memory import is_out_of_memory
 from pipeline.plugins import remember
-from pipeline.runs.checkpoint_facts import task_state
-from pipeline.runs.origins import begin_with_model, digest_of_model
-from pipeline.runs.stored import BUDGET, PLUGINS, SPLIT, read_about, read_config, read_decisions, read_index, read_own
+from pipeline.runs.origins import digest_of_model, like_its_model
+from pipeline.runs.stored import BUDGET, PLUGINS, SPLIT, read_config, read_decisions, read_index, read_own
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.checkpoints import Checkpoint
     from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
     from pipeline.data.splits import Split
-    from pipeline.engines.steps import TrainingStep
     from pipeline.recipe import Recipe
     from pipeline.runs.folder import RunFolder
-    from pipeline.runs.setup import Setup
-    from pipeline.types import Task
 
-# The state of each parameter in PyTorch's optimizers. Optimizers of plugins are not restricted.
-MOMENTS: dict[type, tuple[str, ...]] = {
-    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
-    torch.optim.SGD: ("momentum_buffer",),
-}
 # Keys that may differ in a resumed run without changing it. The dataset's content is compared by its hashes, and who
 # trains and who validates by the cases.
 HARMLESS = (
@@ -155,6 +141,13 @@ def decisions_of(run: Path, recipe: Recipe, given: Decisions) -> Decisions:
     return given
 
 
+def completed(folder: RunFolder, recipe: Recipe) -> Recipe:
+    """Return a recipe with what the run in its folder has measured, or with what the model says that it starts from."""
+    if folder.holds_run:
+        return with_measured_of(folder.path, recipe)
+    return like_its_model(recipe)
+
+
 def with_measured_of(run: Path, recipe: Recipe) -> Recipe:
     """Return a recipe in which each ``auto`` that depends on the machine has the run's value: it might differ now."""
     own = read_config(run)
@@ -241,106 +234,6 @@ def _what_changed(case: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
 def _content(facts: CaseFacts | None) -> CaseFacts | None:
     """Return the facts about a case's content, which stay the same if a file is copied or saved anew."""
     return facts and replace(facts, sha256=(), stamps=())
-
-
-@dataclass
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        done: The number of steps done.
-        best: The best mean Dice of a validation; None before the first.
-        saved: The step of the newest checkpoint ``last``; 0 before the first.
-    """
-
-    done: int = 0
-    best: float | None = None
-    saved: int = 0
-
-
-def take_up(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str] = ()) -> Progress:
-    """Begin a run in its folder, or resume the one that the folder holds, and write its recipe and facts.
-
-    Args:
-        setup: The parts of the training; its step is restored from the newest checkpoint.
-        start: The checkpoint that a run without one starts from; None starts with new weights.
-        allow_change: As for :func:`refuse_changes`.
-
-    Returns:
-        How far the run is.
-
-    Raises:
-        UserError: The folder holds another run, or the checkpoint does not fit.
-    """
-    folder = setup.folder
-    found, is_own = from_first(lambda: _newest(setup, start, allow_change))
-    progress = Progress()
-    if found:
-        restore(setup.step, found, setup.task)
-        progress.done = found.state["step"]
-        if is_own:  # A checkpoint of another run is neither the last nor the best of this one.
-            progress.best = found.state["best"]
-            progress.saved = progress.done if found.path.name.startswith("last-") else 0
-    elif setup.recipe.start is not None:
-        begin_with_model(setup)
-    if is_first():
-        folder.write_facts(setup.split.as_dict(), setup.index.as_rows(), setup.recipe.plugins)
-        folder.write_config(setup.recipe, setup.decided)  # Last, since a folder with a config.yaml is a run.
-    return progress
-
-
-def _newest(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str]) -> tuple[Checkpoint | None, bool]:
-    """Return the checkpoint to go on from, and whether it is the run's own; refuse another run's recipe or scans."""
-    folder = setup.folder
-    if folder.holds_run:
-        setup.decided = setup.decided.begun_with(read_decisions(folder.path).taken)
-        refuse_changes(folder.path, setup.recipe, setup.decided, allow_change)
-        refuse_other_scans(folder.path, setup.index, setup.split)
-    checkpoint = folder.newest_checkpoint()
-    return checkpoint or start, checkpoint is not None
-
-
-def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
-    """Restore a training step from a checkpoint.
-
-    Raises:
-        UserError: The checkpoint is of another task, or what it holds does not fit the network and its optimizer.
-    """
-    where = str(checkpoint.path)
-    if read_about(checkpoint).task.model_dump() != task_state(task):
-        message = "was trained on other labels or channels"
-        remedy = "bring the dataset back as it was"
-        raise UserError("Nothing was resumed.", [Problem(where, "task-changed", message, remedy)])
-    try:
-        _refuse_other_moments(step.optimizer, checkpoint.state["optimizer"])
-        step.load_state_dict(checkpoint.state)
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-        if is_out_of_memory(error):
-            raise
-        message = f"does not fit the recipe's network or optimizer: {(str(error) or 'it is empty').splitlines()[0]}"
-        remedy = "give the run's own network and optimizer, or start a new run"
-        raise UserError("Nothing was resumed.", [Problem(where, "other-network", message, remedy)]) from None
-
-
-def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Refuse a state of the optimizer with moments of other names or shapes, which PyTorch would accept.
-
-    Raises:
-        ValueError: A moment is missing, or has another shape than its parameter, or the learning rate is no number.
-    """
-    names = MOMENTS.get(type(optimizer))
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for number, moments in saved["state"].items():
-        shape = parameters[number].shape
-        if names and moments and set(moments) != set(names):
-            raise ValueError(f"of parameter {number} it holds {', '.join(map(str, moments))}, not {', '.join(names)}")
-        for name, value in moments.items():
-            fits = isinstance(value, torch.Tensor) and value.shape in (shape, ())
-            if not fits or value.untyped_storage().nbytes() < value.nbytes:
-                raise ValueError(f"{name} of parameter {number} is not of the shape {tuple(shape)}")
-    for group in saved["param_groups"]:
-        if not isinstance(group["lr"], float):
-            raise ValueError(f"the learning rate is {group['lr']!r}")
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -15,11 +15,10 @@ from pipeline.runs import resuming
 from pipeline.runs.announcing import announce
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.leading import keep_to_time_together
-from pipeline.runs.origins import like_its_model
 from pipeline.runs.planning import prepare
+from pipeline.runs.restoring import take_up
 from pipeline.runs.scoring import notes_on, validate_run, write_scores
 from pipeline.runs.setup import Setup
-from pipeline.runs.stored import INDEX, read_index
 from pipeline.runs.timing import to_begin_with
 from pipeline.runs.training import Training
 from pipeline.terminal import note
@@ -91,7 +90,7 @@ def train(
             note(f"{what}: the others only validate; a larger data.batch_size has more (docs/distributed.md)")
         with _held(folder):
             setup, budget = keep_to_time_together(first, plan, given, started)
-            training = Training(setup, budget, resuming.take_up(setup, start, allow_change))
+            training = Training(setup, budget, take_up(setup, start, allow_change))
             announce(training, plan.choices)
             return _train_to_end(folder, training, setup, budget, start)
 
@@ -100,9 +99,7 @@ def _prepare(folder: RunFolder, recipe: Recipe, resume: bool, allow_change: Sequ
     resuming.refuse_allowing(resume, allow_change)
     folder.refuse(resume)
     folder.cache_of(recipe)
-    known = read_index(folder.path) if resume and (folder.path / INDEX).exists() else {}
-    recipe = resuming.with_measured_of(folder.path, recipe) if folder.holds_run else like_its_model(recipe)
-    return prepare(recipe, known)
+    return prepare(resuming.completed(folder, recipe), folder.facts() if resume else {})
 
 
 @contextmanager
@@ -129,7 +126,7 @@ def _train_to_end(
             # A machine that is out of memory for a moment should not cost the night; the second time it is an error.
             note(f"{error}\nGoing on from the last checkpoint.")
             setup = replace(setup)  # With a new network.
-            training = Training(setup, budget, resuming.take_up(setup, start))
+            training = Training(setup, budget, take_up(setup, start))
             training.run_to_end()
     if not is_first():
         return None

@@ -27,7 +27,7 @@ from pipeline.terminal import note
 if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.pacing.budget import Budget
-    from pipeline.runs.resuming import Progress
+    from pipeline.runs.restoring import Progress
     from pipeline.runs.scoring import Scored
     from pipeline.runs.setup import Setup
 

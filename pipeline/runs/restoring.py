@@ -1,0 +1,130 @@
+"""Take up a run where it was left: restore its newest checkpoint, or begin it, and write what it consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.distributed import from_first, is_first
+from pipeline.errors import Problem, UserError
+from pipeline.memory import is_out_of_memory
+from pipeline.runs.checkpoint_facts import task_state
+from pipeline.runs.origins import begin_with_model
+from pipeline.runs.resuming import refuse_changes, refuse_other_scans
+from pipeline.runs.stored import read_about, read_decisions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.checkpoints import Checkpoint
+    from pipeline.engines.steps import TrainingStep
+    from pipeline.runs.setup import Setup
+    from pipeline.types import Task
+
+# The state of each parameter in PyTorch's optimizers. Optimizers of plugins are not restricted.
+MOMENTS: dict[type, tuple[str, ...]] = {
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.SGD: ("momentum_buffer",),
+}
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        done: The number of steps done.
+        best: The best mean Dice of a validation; None before the first.
+        saved: The step of the newest checkpoint ``last``; 0 before the first.
+    """
+
+    done: int = 0
+    best: float | None = None
+    saved: int = 0
+
+
+def take_up(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str] = ()) -> Progress:
+    """Begin a run in its folder, or resume the one that the folder holds, and write its recipe and facts.
+
+    Args:
+        setup: The parts of the training; its step is restored from the newest checkpoint.
+        start: The checkpoint that a run without one starts from; None starts with new weights.
+        allow_change: As for :func:`refuse_changes`.
+
+    Returns:
+        How far the run is.
+
+    Raises:
+        UserError: The folder holds another run, or the checkpoint does not fit.
+    """
+    folder = setup.folder
+    found, is_own = from_first(lambda: _newest(setup, start, allow_change))
+    progress = Progress()
+    if found:
+        restore(setup.step, found, setup.task)
+        progress.done = found.state["step"]
+        if is_own:  # A checkpoint of another run is neither the last nor the best of this one.
+            progress.best = found.state["best"]
+            progress.saved = progress.done if found.path.name.startswith("last-") else 0
+    elif setup.recipe.start is not None:
+        begin_with_model(setup)
+    if is_first():
+        folder.write_facts(setup.split.as_dict(), setup.index.as_rows(), setup.recipe.plugins)
+        folder.write_config(setup.recipe, setup.decided)  # Last, since a folder with a config.yaml is a run.
+    return progress
+
+
+def _newest(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str]) -> tuple[Checkpoint | None, bool]:
+    """Return the checkpoint to go on from, and whether it is the run's own; refuse another run's recipe or scans."""
+    folder = setup.folder
+    if folder.holds_run:
+        setup.decided = setup.decided.begun_with(read_decisions(folder.path).taken)
+        refuse_changes(folder.path, setup.recipe, setup.decided, allow_change)
+        refuse_other_scans(folder.path, setup.index, setup.split)
+    checkpoint = folder.newest_checkpoint()
+    return checkpoint or start, checkpoint is not None
+
+
+def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
+    """Restore a training step from a checkpoint.
+
+    Raises:
+        UserError: The checkpoint is of another task, or what it holds does not fit the network and its optimizer.
+    """
+    where = str(checkpoint.path)
+    if read_about(checkpoint).task.model_dump() != task_state(task):
+        message = "was trained on other labels or channels"
+        remedy = "bring the dataset back as it was"
+        raise UserError("Nothing was resumed.", [Problem(where, "task-changed", message, remedy)])
+    try:
+        _refuse_other_moments(step.optimizer, checkpoint.state["optimizer"])
+        step.load_state_dict(checkpoint.state)
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
+        message = f"does not fit the recipe's network or optimizer: {(str(error) or 'it is empty').splitlines()[0]}"
+        remedy = "give the run's own network and optimizer, or start a new run"
+        raise UserError("Nothing was resumed.", [Problem(where, "other-network", message, remedy)]) from None
+
+
+def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Refuse a state of the optimizer with moments of other names or shapes, which PyTorch would accept.
+
+    Raises:
+        ValueError: A moment is missing, or has another shape than its parameter, or the learning rate is no number.
+    """
+    names = MOMENTS.get(type(optimizer))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, moments in saved["state"].items():
+        shape = parameters[number].shape
+        if names and moments and set(moments) != set(names):
+            raise ValueError(f"of parameter {number} it holds {', '.join(map(str, moments))}, not {', '.join(names)}")
+        for name, value in moments.items():
+            fits = isinstance(value, torch.Tensor) and value.shape in (shape, ())
+            if not fits or value.untyped_storage().nbytes() < value.nbytes:
+                raise ValueError(f"{name} of parameter {number} is not of the shape {tuple(shape)}")
+    for group in saved["param_groups"]:
+        if not isinstance(group["lr"], float):
+            raise ValueError(f"the learning rate is {group['lr']!r}")
