@@ -3,8 +3,8 @@
     python benchmarks/bench_fine_tuning.py data/Task04_Hippocampus --json fine-tuning.json
     python benchmarks/bench_fine_tuning.py data/Task04_Hippocampus --quick
 
-A draw is 10 masks for a model, 10 others to train on, and 12 more that validate both trainings. The model knows other
-labels: the anterior part by its name, and the rest by another one. All trainings of a draw have one recipe, split and
+A model is trained on 10 masks, with other labels: the anterior part by its name, and the rest by another one. Each draw
+is 10 other masks to train on; 12 more validate every training. The two trainings of a draw have one recipe, split and
 seed; one of them has `start=MODEL`. Each has one thread.
 """
 
@@ -56,20 +56,14 @@ def list_file(dataset: Path, folder: Path, name: str, train_on: list[str], valid
     return path
 
 
-def measure(dataset: Path, folder: Path, seed: int, steps: int, validated: int) -> dict[str, Any]:
-    """Train a model and, on other masks, from it and from drawn weights."""
-    ids = sorted(path.name.removesuffix(".nii.gz") for path in (dataset / "labelsTr").glob("[!.]*.nii.gz"))
-    random.Random(seed).shuffle(ids)
-    first, second, rest = ids[:MASKS], ids[MASKS : 2 * MASKS], ids[2 * MASKS : 2 * MASKS + validated]
-    common = [f"seed={seed}", f"max_steps={steps}", f"root={dataset}"]
-    model = folder / f"model-{seed}"
-    # The model's last steps alone are used; nothing is chosen by its validation cases.
-    train(list_file(dataset, folder, f"first-{seed}", first, rest[:1]), model, [*common, OTHER_LABELS])
+def measure(dataset: Path, folder: Path, ids: list[str], held_out: list[str], seed: int, steps: int) -> dict[str, Any]:
+    """Train from the model and from drawn weights."""
+    listed = list_file(dataset, folder, f"draw-{seed}", ids, held_out)
     found = {}
-    listed = list_file(dataset, folder, f"second-{seed}", second, rest)
-    for name, start in (("drawn", []), ("tuned", [f"start={model}"])):
+    for name, start in (("drawn", []), ("tuned", [f"start={folder / 'model'}"])):
         run = folder / f"{name}-{seed}"
-        train(listed, run, [*common, f"validate_every={max(1, steps // 4)}", *start])
+        words = [f"seed={seed}", f"max_steps={steps}", f"root={dataset}", f"validate_every={max(1, steps // 4)}"]
+        train(listed, run, [*words, *start])
         found[name] = curve(run)
     return {"seed": seed, "curves": found}
 
@@ -78,18 +72,27 @@ def main() -> None:
     """Train, print a table, and write the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one draw each")
+    parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="one draw of 4 steps")
     args = parser.parse_args()
-    seeds, steps, validated = ([0], 4, 2) if args.quick else (args.seeds, args.steps, VALIDATED)
+    draws, steps, validated = (1, 4, 2) if args.quick else (args.draws, args.steps, VALIDATED)
+    dataset = args.dataset.resolve()
+    ids = sorted(path.name.removesuffix(".nii.gz") for path in (dataset / "labelsTr").glob("[!.]*.nii.gz"))
+    random.Random(0).shuffle(ids)
+    held_out = ids[2 * MASKS : 2 * MASKS + validated]
+    others = ids[MASKS : 2 * MASKS] + ids[2 * MASKS + validated :]
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in seeds:
-            rows.append(measure(args.dataset.resolve(), Path(folder), seed, steps, validated))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # Nothing of the model is chosen by its one validation case.
+        listed = list_file(dataset, folder, "model-list", ids[:MASKS], held_out[:1])
+        train(listed, folder / "model", ["seed=0", f"max_steps={steps}", f"root={dataset}", OTHER_LABELS])
+        for draw in range(draws):
+            rows.append(measure(dataset, folder, others[draw * MASKS :][:MASKS], held_out, draw, steps))
             curves = rows[-1]["curves"]
-            print(f"draw {seed}: step, Dice from drawn weights, Dice from the model")
+            print(f"draw {draw + 1}: step, Dice from drawn weights, Dice from the model")
             for (step, drawn), (_, tuned) in zip(curves["drawn"], curves["tuned"], strict=True):
                 print(f"  {step:5d}  {drawn:.4f}  {tuned:.4f}")
             if args.json:

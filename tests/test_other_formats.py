@@ -287,3 +287,11 @@ def test_a_list_names_them_for_check_and_train(dataset, tmp_path):
         assert facts.content == known.facts[case.removesuffix("-images")].content
     run = train(tmp_path, tmp_path / "scans.csv", "run", max_steps=1, objective=[{"loss": "dice"}])
     assert runs.validate(run).summary.mean_dice is not None
+
+
+def test_a_list_names_the_folder_of_a_series(tmp_path):
+    image = draw_image(np.random.default_rng(5), "int16")
+    write_series(tmp_path / "series", image)
+    (tmp_path / "scans.csv").write_text("image\nseries\n")
+    index = check_dataset(open_dataset(tmp_path / "scans.csv"), to_train=False)
+    assert index.facts["series"].shape == image.GetSize()
