@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -181,12 +182,24 @@ def test_guide_to_clusters_is_stopped_and_goes_on(run, tmp_path, monkeypatch):
     make_phantom(tmp_path / "scans", 6, 2)
     (block,) = [block for block in blocks_of(DOCS / "howto" / "cluster.md") if block.words == "143"]
     (words,) = commands_of(block.text)
+    assert words[-1] == "--resume"
     endless = ["max_steps=100000" if word == "max_steps=2" else word for word in made_small(words)]
-    program = ["timeout", "--signal", "TERM", "45", sys.executable, str(ROOT / "run.py"), *endless]
-    assert subprocess.run(program, capture_output=True).returncode in (143, 124)
-    first = len(Path("RUN/history.csv").read_text().splitlines())
-    assert subprocess.run(program, capture_output=True).returncode in (143, 124)
-    assert len(Path("RUN/history.csv").read_text().splitlines()) > first > 1
+
+    def steps_before_the_limit(known):
+        """Let the job begin, send the signal once it has gone on, and return the number of its steps."""
+        with subprocess.Popen([sys.executable, ROOT / "run.py", *endless], stderr=subprocess.DEVNULL) as job:
+            while job.poll() is None and steps() <= known + 1:
+                time.sleep(0.2)
+            job.terminate()
+        assert job.returncode == 143
+        return steps()
+
+    def steps():
+        log = Path("RUN/history.csv")
+        return len(log.read_text().splitlines()) - 1 if log.exists() else 0
+
+    first = steps_before_the_limit(0)
+    assert steps_before_the_limit(first) > first
 
 
 @pytest.fixture(scope="module")
