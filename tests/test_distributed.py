@@ -102,7 +102,7 @@ def test_layers_with_statistics_of_a_batch_are_refused_in_units(layer):
 
 
 def test_two_processes_train_and_validate_as_one_does(tmp_path, dataset):
-    recipe = recipe_of(tmp_path, dataset, **SEMI)
+    recipe = recipe_of(tmp_path, dataset, max_steps=4, validate_every=2, **SEMI)
     both, codes = train_together(2, tmp_path, recipe, tmp_path / "two")
     assert codes == [0, 0], both[0].told + both[1].told
     train_alone(recipe, tmp_path / "one")
