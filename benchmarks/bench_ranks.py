@@ -176,7 +176,7 @@ def time_ddp(case: dict[str, Any], steps: int) -> dict[str, float]:
         total.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
         optimizer.step()
-        float(total)
+        float(total.detach())
         found.append(time.perf_counter() - start)
         used.append(time.process_time() - own_start)
     return {"step_ms": 1e3 * median(found[1:]), "processor_ms": 1e3 * min(used[1:])}

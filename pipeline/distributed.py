@@ -230,7 +230,7 @@ def _tell(error: BaseException) -> BaseException:
         failure = (_exit_code(error), f"{type(error).__name__}: {error}")
     try:
         told = _exchanged((signum, failure, None), LEAVE)
-    except UserError:  # They do not come; what has happened here says more.
+    except (UserError, Stopped):  # They do not come, or this is the signal again; what has happened here says more.
         return error
     finally:
         _group.is_over = True

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import ranks
+import torch
 from runs_fixtures import TINY, assert_same_run, digest, make_phantom, state_of, write_recipe
 from torch import nn
 
@@ -102,7 +103,7 @@ def test_layers_with_statistics_of_a_batch_are_refused_in_units(layer):
 
 
 def test_two_processes_train_and_validate_as_one_does(tmp_path, dataset):
-    recipe = recipe_of(tmp_path, dataset, **SEMI)
+    recipe = recipe_of(tmp_path, dataset, max_steps=4, validate_every=2, **SEMI)
     both, codes = train_together(2, tmp_path, recipe, tmp_path / "two")
     assert codes == [0, 0], both[0].told + both[1].told
     train_alone(recipe, tmp_path / "one")
@@ -145,6 +146,16 @@ def test_a_run_of_two_processes_goes_on_in_one_with_its_own_units(tmp_path, data
     runs.train(longer, tmp_path / "run", resume=True, allow_change=("max_steps",))
     assert "units: 2" in (tmp_path / "run" / "config.yaml").read_text()
     assert state_of(tmp_path / "run")["step"] == 6
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices, between which NCCL exchanges")
+def test_two_gpus_train_as_one_does(tmp_path, dataset):
+    recipe = recipe_of(tmp_path, dataset, device="cuda", objective=[{"loss": "dice"}, {"loss": "balanced_ce"}])
+    both, codes = train_together(2, tmp_path, recipe, tmp_path / "two")
+    assert codes == [0, 0], both[0].told + both[1].told
+    train_alone(recipe, tmp_path / "one")
+    assert digest(state_of(tmp_path / "two")) == digest(state_of(tmp_path / "one"))
 
 
 @pytest.mark.slow

@@ -284,11 +284,11 @@ def test_file_that_is_named_is_refused_where_it_cannot_be_the_mask(run, scans, t
     assert mask.read_bytes() == b"precious"
 
 
-def test_three_shards_make_the_folder_of_one_call(run, scans, expected, predicted, tmp_path):
+def test_shards_make_the_folder_of_one_call(run, scans, expected, predicted, tmp_path):
     place = tmp_path / "masks"
-    for which in (2, 3, 1):
-        made = runs.predict(run, scans, place, shard=Shard(which, 3))
-        assert [path.name for path in made] == [scans[which - 1].name]
+    for which in (2, 3, 4, 1):  # There are three scans.
+        made = runs.predict(run, scans, place, shard=Shard(which, 4))
+        assert [path.name for path in made] == [path.name for path in scans[which - 1 : which]]
     assert sorted(predicted) == sorted(path.name for path in scans)
     assert masks_in(place) == expected
     assert sorted(MaskFolder(place).read()) == sorted(expected)

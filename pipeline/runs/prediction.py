@@ -63,7 +63,7 @@ def predict(
         mirror: Whether to take the mean over mirror images, where the run was trained for that.
         overwrite: Whether masks that were made of another scan, or otherwise, are made again.
         beside: What else is to be written.
-        shard: The share of the scans that this call predicts; the names of masks are judged for all scans.
+        shard: The share of the scans that this call predicts; calls for the others may run at the same time.
 
     Raises:
         UserError: No scan could be predicted; or, before anything is written, an id, a name or a mask is refused.
@@ -75,9 +75,7 @@ def predict(
     place.refuse(beside.options({"--annotate-next": rank, "--overwrite": overwrite}), files)
     cases = chosen_cases([case for each in scans for case in scans_of(each, open_as)], only, unlabelled=unlabelled)
     targets = dict(shard.of(list(place.targets(cases, scans).items())))
-    model = load_model(run, which, plugins, device)
-    if not mirror:
-        model = replace(model, predictor=model.predictor.without_mirrors())
+    model = _with_mirrors(load_model(run, which, plugins, device), mirror)
     masks, problems = _masks_of(targets, model, place, beside, expected=rank or beside.report)
     ranking = annotate_next(run, which, model) if rank else None
     done = _made(masks, problems, overwrite=overwrite)
@@ -96,6 +94,10 @@ def _refuse_part(shard: Shard, files: Sequence[str]) -> None:
         message = f"writes masks alone, and {', '.join(files)} would tell of one shard"
         remedy = "leave that out, and ask for it in a last call without --shard, which finds all masks there"
         raise UserError("Nothing was predicted.", [Problem("--shard", "one-shard", message, remedy)])
+
+
+def _with_mirrors(model: TrainedModel, mirror: bool) -> TrainedModel:
+    return model if mirror else replace(model, predictor=model.predictor.without_mirrors())
 
 
 def _masks_of(
@@ -121,6 +123,8 @@ def _made(masks: Masks, problems: list[Problem], *, overwrite: bool) -> dict[Pat
     Raises:
         UserError: There is nothing to do, or it is not to be done, or not one mask could be made.
     """
+    if not masks.targets:  # A shard may be empty; that there is no scan at all was found before.
+        return {}
     there, otherwise = masks.there()
     if masks.facts and (overwrite or not otherwise):
         if done := masks.make(there, problems):

@@ -26,7 +26,9 @@ class Source(ABC):
     """Computes named values of a stream's batch, when a term first needs one of them.
 
     All random numbers of a source come from PyTorch's generators, which are seeded at every step, and all that it keeps
-    from step to step is in its state. So a run that is stopped and resumed stays the same to the bit.
+    from step to step is in its state. So a run that is stopped and resumed stays the same to the bit. Where a batch
+    goes through the networks in units (``data.units``), it is called for each unit by itself, and what it provides has
+    the same shape for all.
 
     ``provides`` names its values. ``needs`` names the values that it uses, as far as not every batch has them: those of
     other sources, and the views ``plain_image``, with the scan's own intensities, and ``other_image``, with intensities
