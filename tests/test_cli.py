@@ -163,39 +163,53 @@ def test_help_takes_less_than_half_a_second_of_the_processor(command):
     assert any(seconds() < 0.5 for _ in range(3))
 
 
+def documents(run, *lines):
+    """What each line prints with ``--json``, by its command."""
+    found = {}
+    for words in lines:
+        code, out, _ = run(*words, "--json", "--quiet")
+        assert code == 0, words
+        found[words[0]] = json.loads(out)
+    return found
+
+
 def test_json_is_one_document_in_place_of_sentences(run, dataset, tmp_path):
-    code, out, err = run("check", dataset, "--json")
-    assert (code, err) == (0, "")
-    assert (json.loads(out)["sound"], len(json.loads(out)["cases"])) == (True, 3)
+    labels = dataset / "labelsTr"
+    found = documents(
+        run,
+        ["check", dataset],
+        ["evaluate", labels, labels, "-o", tmp_path / "scores"],
+        ["phantom", tmp_path / "another", "--labelled", 1, "--unlabelled", 0],
+        ["components"],
+        ["doctor"],
+        ["--version"],
+    )
+    assert (found["check"]["sound"], len(found["check"]["cases"])) == (True, 3)
+    assert found["evaluate"]["mean_dice"] == 1
+    assert found["components"]["loss"]["ncut"]["options"]["radius"] == 4
+    assert found["--version"] == {"version": __version__}
+
+
+@pytest.mark.slow
+def test_json_of_a_training_and_what_follows(run, dataset, tmp_path):
     recipe = write_recipe(tmp_path, dataset)
     place = tmp_path / "run"
     code, out, err = run("train", "--json", recipe, "-o", place)
     assert code == 0
     assert json.loads(out)["scores"][0]["mean_dice"] == json.loads((place / "summary.json").read_text())["mean_dice"]
     assert "held out" in err
-    found = {}
-    for words in (
+    found = documents(
+        run,
         ["validate", place],
         ["predict", place, dataset / "imagesTs", "-o", tmp_path / "masks"],
-        ["evaluate", dataset / "labelsTr", dataset / "labelsTr", "-o", tmp_path / "scores"],
         ["compare", place, place, "-o", tmp_path / "compared"],
         ["export", place, "-o", tmp_path / "one.fewmask"],
         ["plan", recipe, "-o", tmp_path / "plan.yaml"],
         ["prune", place / "cache"],
-        ["phantom", tmp_path / "another", "--labelled", 1, "--unlabelled", 0],
-        ["components"],
-        ["doctor"],
-        ["--version"],
-    ):
-        code, out, _ = run(*words, "--json", "--quiet")
-        found[words[0]] = json.loads(out)
-        assert code == 0
+    )
     assert found["validate"]["folder"] == str(place)
     assert found["predict"]["masks"] == [str(tmp_path / "masks" / "phantom_002.nii.gz")]
-    assert found["evaluate"]["mean_dice"] == 1
     assert found["plan"]["recipe"]["max_steps"] == TINY["max_steps"]
-    assert found["components"]["loss"]["ncut"]["options"]["radius"] == 4
-    assert found["--version"] == {"version": __version__}
 
 
 def test_json_of_a_mistake_has_every_problem(run, tmp_path, dataset):
