@@ -180,6 +180,7 @@ augmentation: {flip_axes: [0], rotation_degrees: 15.0, scaling: 0.15, elastic_mm
 network: {name: unet, options: {channels: [4, 8], strides: [[2, 2, 2]], num_res_units: 0}, memory_format: contiguous,
   recompute: false}
 objective: [{loss: dice}]
+postprocessing: []
 """
 
 

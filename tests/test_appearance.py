@@ -178,3 +178,10 @@ def test_without_a_term_on_masks_nothing_is_dropped_silently(tmp_path):
         train(tmp_path, dataset, "run", objective=[{"loss": "ncut", "on": "unlabelled", "options": {"radius": 2}}])
     assert "all 2 of the dataset look like none with a mask" in str(caught.value)
     assert "data.unlike=keep" in str(caught.value)
+
+
+def test_of_two_scans_with_masks_nothing_is_concluded(tmp_path):
+    dataset, _ = with_noise(tmp_path / "data", 2)
+    run = train(tmp_path, dataset, "run", "data.validation_fraction=0.5", max_steps=2)
+    split = json.loads((run / "split.json").read_text())
+    assert (len(split["labelled"]), len(split["unlabelled"]), split["unlike"]) == (2, 2, [])

@@ -1,5 +1,6 @@
 """Scans in NRRD, MetaImage and DICOM: the grid and voxels that SimpleITK gives them, and what is refused."""
 
+import locale
 import shutil
 from pathlib import Path
 
@@ -138,6 +139,14 @@ def test_without_the_library_it_is_named(tmp_path, monkeypatch):
 
 
 # DICOM
+
+
+@pytest.fixture(autouse=True)
+def same_locale():
+    """GDCM sets the locale of the whole process when it writes."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 def write_series(folder, image, skip=(), tilt_mm=0.0, **tags):

@@ -36,6 +36,8 @@ MOST_VOXELS = 2**18
 # smoothed noise, shuffled voxels, inverted intensities, the other anatomy, phantoms), and none of those.
 MOST_DIFFERENCE = 0.5
 LEAST_CORRELATION = 0.0
+# Fewer scans with masks do not tell how much scans differ.
+FEWEST_KNOWN = 3
 # So many scans are compared with all others at a time.
 AT_ONCE = 256
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.data.appearance import unlike
+from pipeline.data.appearance import FEWEST_KNOWN, unlike
 from pipeline.data.check import copies
 from pipeline.data.layouts import read_dataset
 from pipeline.data.listed_splits import pool_by_file, split_by_file
@@ -84,6 +84,8 @@ def split_of(recipe: Recipe, index: Index, classes: Mapping[str, Collection[int]
 def without_unlike(recipe: Recipe, index: Index, split: Split) -> Split:
     """Leave out the scans without masks that look like none that has one, if the recipe trains on both kinds.
 
+    Of fewer than three scans with masks nothing is concluded.
+
     Args:
         recipe: The recipe.
         index: Its dataset.
@@ -92,6 +94,8 @@ def without_unlike(recipe: Recipe, index: Index, split: Split) -> Split:
     if recipe.data.unlike == "keep" or len(recipe.kinds) < 2:
         return split
     known = [found for case in split.labelled if (found := index.facts[case.id].appearance)]
+    if len(known) < FEWEST_KNOWN:
+        return split
     judged = [case for case in split.unlabelled if index.facts[case.id].appearance is not None]
     strange = unlike(known, [index.facts[case.id].appearance or () for case in judged])
     left_out = [case for case, odd in zip(judged, strange, strict=True) if odd]

@@ -33,6 +33,8 @@ PLUGINS = "plugins.json"
 # Of a cross-validation.
 FOLDS = "folds.json"
 POSTPROCESSING = "postprocessing.json"
+# Keys that runs of earlier versions lack, with what those versions did.
+EARLIER_DATA = {"units": 1, "unlike": "keep"}
 OUT_OF_FOLD = "out-of-fold"
 ATLASES = "atlases.pt"
 # Files that are written once: if one is changed, the run's figures no longer hold.
@@ -250,6 +252,8 @@ def _read_written(run: Path) -> tuple[Recipe, Decisions]:
 
 
 def _validated(raw: dict[str, Any]) -> tuple[Recipe, Decisions]:
+    if isinstance(raw.get("data"), dict):
+        raw = raw | {"data": EARLIER_DATA | raw["data"]}
     asked, decided = split(raw)
     return config.model_of(Recipe, asked), config.model_of(Decisions, decided)
 

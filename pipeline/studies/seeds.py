@@ -150,8 +150,8 @@ def gather(output: Path, seeds: Sequence[int]) -> list[SeedResult]:
 def spread_of(values: Sequence[float | None]) -> Spread | None:
     """Return the mean and the spread of trainings' Dice; None if none has a number.
 
-    >>> spread_of([0.8, 0.9, None])
-    Spread(mean=0.85, std=0.0707..., min=0.8, max=0.9)
+    >>> spread_of([0.5, 0.75, 1.0, None])
+    Spread(mean=0.75, std=0.25, min=0.5, max=1.0)
     """
     known = [value for value in values if value is not None]
     if not known:
