@@ -115,6 +115,7 @@ def test_demo_is_typed_by_make_as_the_tutorial_has_it():
     assert "make demo" in demo
 
 
+@pytest.mark.slow
 def test_tutorial_of_your_own_scans_is_gone_through(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = run_page(
