@@ -30,7 +30,13 @@ RUNS = {
     "supervised": ["supervised", NARROW],
     "supervised, three members": ["supervised", NARROW, "network.members=3"],
     "supervised, accumulated": ["supervised", NARROW, "data.accumulate=2"],
-    "supervised, slices": ["supervised", NARROW, "data.dimensions=2", "data.patch_size=[16,16]"],
+    "supervised, slices": [
+        "supervised",
+        NARROW,
+        "data.dimensions=2",
+        "data.patch_size=[16,16]",
+        "network.memory_format=contiguous",
+    ],
     "semisupervised": ["semisupervised", NARROW],
     "ncut": ["ncut", NARROW],
     "balanced": ["balanced", NARROW],
@@ -42,7 +48,7 @@ def hash_of(run: Path) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(newest_checkpoint(run, "last").state["network"].items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
