@@ -23,7 +23,9 @@ class Rank:
 
     @property
     def told(self):
-        return Path(self.log).read_text(encoding="utf-8")
+        """What the process has printed; Gloo of PyTorch 2.10 greets by itself."""
+        lines = Path(self.log).read_text(encoding="utf-8").splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith("[Gloo]"))
 
     def wait(self, seconds=60):
         self.process.join(seconds)
