@@ -290,7 +290,7 @@ def test_doctor_knows_versions_and_names_nobody(run, tmp_path, monkeypatch):
     assert (code, err) == (0, "")
     lines = dict(re.split("  +", line, maxsplit=1) for line in out.splitlines())
     assert lines["fewmask"] == __version__
-    assert lines["torch"] == torch.__version__
+    assert lines["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert lines["variables"] == "OMP_NUM_THREADS=3"
     own = {str(tmp_path), str(Path.home()), tempfile.gettempdir(), platform.node(), getpass.getuser()}
     assert [word for word in own if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", out)] == []
