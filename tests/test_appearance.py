@@ -63,6 +63,16 @@ def test_thin_scans_have_finite_numbers(shape):
     assert np.isfinite([*found.texture, *found.layout]).all()
 
 
+@pytest.mark.parametrize("shape", [(300_000, 1, 1), (1, 300_000, 1), (2, 2, 300_000)])
+def test_an_axis_that_is_longer_than_all_that_is_looked_at_has_an_end(shape):
+    found = describe(np.random.default_rng(0).normal(size=shape), np.eye(4))
+    assert np.isfinite([*found.texture, *found.layout]).all()
+
+
+def test_intensities_whose_squares_are_no_numbers_have_no_appearance():
+    assert describe(scan() * 1e200, UPRIGHT) is None
+
+
 @pytest.mark.parametrize("value", [0, 7.5])
 def test_a_constant_scan_has_no_appearance_and_looks_like_none(value):
     assert describe(np.full((4, 4, 4), value), np.eye(4)) is None

@@ -6,6 +6,7 @@ intensities among the scans without masks teach a network nothing, and may harm 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,14 +66,15 @@ def describe(channel: NDArray[Any], affine: NDArray[np.float64]) -> Appearance |
         affine: Voxel indices to mm.
 
     Returns:
-        Its appearance; None for a constant scan.
+        Its appearance; None for a constant scan, or where the square of an intensity is no finite number.
     """
     voxels = _upright(channel, affine)
     values = _thinned(voxels)
     present = values[values != 0] if values.any() else values
-    mean = present.mean()
-    std = present.std()
-    if not std > 0:
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = present.mean()
+        std = present.std()
+    if not 0 < std < np.inf:
         return None
     by_axis = [(_thinned(voxels, axis) - mean) / std for axis in range(3)]
     texture = [
@@ -93,11 +95,13 @@ def _upright(channel: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[Any]
 
 
 def _thinned(voxels: NDArray[Any], whole: int | None = None) -> NDArray[np.float64]:
-    """Return evenly spaced voxels, every one along the axis ``whole``."""
+    """Return evenly spaced voxels, every one along the axis ``whole``; of all other axes at least one place."""
     steps = [1, 1, 1]
     free = [axis for axis in range(3) if axis != whole]
-    while np.prod([-(-n // step) for n, step in zip(voxels.shape, steps, strict=True)]) > MOST_VOXELS:
+    while math.prod(-(-n // step) for n, step in zip(voxels.shape, steps, strict=True)) > MOST_VOXELS:
         longest = max(free, key=lambda axis: voxels.shape[axis] / steps[axis])
+        if steps[longest] >= voxels.shape[longest]:
+            break
         steps[longest] += 1
     return voxels[tuple(slice(None, None, step) for step in steps)].astype(np.float64)
 
