@@ -6,6 +6,8 @@ Each is imported when it is first used: a check of a dataset does not need torch
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pipeline.memory import refuse_tight_limit
+
 if TYPE_CHECKING:
     from pipeline.runs.checking import REPORT, check, examine, report_of
     from pipeline.runs.comparing import compare
@@ -60,4 +62,6 @@ HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if HOMES[name] != "checking":
+        refuse_tight_limit()
     return getattr(import_module(f"pipeline.runs.{HOMES[name]}"), name)
