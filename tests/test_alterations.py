@@ -74,6 +74,17 @@ def test_checkpoint_without_a_moment_of_a_weight_is_refused(world, tmp_path, mom
     assert "of parameter 0 it holds" in ended.said
 
 
+@pytest.mark.parametrize(("moment", "shape"), [("step", (4,)), ("exp_avg", ()), ("exp_avg_sq", (1,))])
+def test_checkpoint_with_a_moment_of_another_shape_is_refused(world, tmp_path, moment, shape):
+    path = world.copy("stopped", tmp_path / "run") / "checkpoints" / "last-000004.pt"
+    state = torch.load(path, weights_only=True)
+    state["optimizer"]["state"][0][moment] = torch.ones(shape)
+    alterations.save(state, path, listed=True)
+    ended = command("train", world.recipe, "--resume", "--output", tmp_path / "run")
+    assert ended.code == 2
+    assert f"{moment} of parameter 0 is not of the shape" in ended.said
+
+
 @pytest.mark.slow
 def test_thousands_of_altered_files(world, tmp_path):
     found = alterations.run(world, range(1000, 3000), tmp_path)

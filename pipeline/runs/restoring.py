@@ -136,9 +136,12 @@ def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any
         if names and moments and set(moments) != set(names):
             raise ValueError(f"of parameter {number} it holds {', '.join(map(str, moments))}, not {', '.join(names)}")
         for name, value in moments.items():
-            fits = isinstance(value, torch.Tensor) and value.shape in (shape, ())
+            # Optimizers of plugins may have more that is one number, as the step is.
+            expected = torch.Size() if name == "step" else shape
+            allowed = (expected,) if names else (expected, torch.Size())
+            fits = isinstance(value, torch.Tensor) and value.shape in allowed
             if not fits or value.untyped_storage().nbytes() < value.nbytes:
-                raise ValueError(f"{name} of parameter {number} is not of the shape {tuple(shape)}")
+                raise ValueError(f"{name} of parameter {number} is not of the shape {tuple(expected)}")
     for group in saved["param_groups"]:
         if not isinstance(group["lr"], float):
             raise ValueError(f"the learning rate is {group['lr']!r}")
