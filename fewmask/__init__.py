@@ -10,7 +10,19 @@ from pipeline import __version__
 
 if TYPE_CHECKING:
     from pipeline import losses, metrics
-    from pipeline.api import check, compare, cross_validate, evaluate, export, plan, predict, train, validate
+    from pipeline.api import (
+        check,
+        compare,
+        cross_validate,
+        evaluate,
+        export,
+        join,
+        plan,
+        predict,
+        train,
+        train_seeds,
+        validate,
+    )
     from pipeline.errors import IncompleteError, Problem, UserError
     from pipeline.model import Model, load
     from pipeline.recipe import Recipe
@@ -29,12 +41,14 @@ __all__ = [
     "cross_validate",
     "evaluate",
     "export",
+    "join",
     "load",
     "losses",
     "metrics",
     "plan",
     "predict",
     "train",
+    "train_seeds",
     "validate",
 ]
 

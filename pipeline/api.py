@@ -18,6 +18,7 @@ from pipeline.files import to_write
 from pipeline.plugins import blamed
 from pipeline.recipe import Recipe
 from pipeline.runs.beside import NOTHING_ELSE, Beside
+from pipeline.shards import read_shard
 from pipeline.terminal import listening
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.reports.summary import Summary
     from pipeline.runs.requests import Request
     from pipeline.runs.scoring import Scores
+    from pipeline.studies.spreads import SeedResult
 
 AnyPath: TypeAlias = str | PathLike[str]
 Several: TypeAlias = AnyPath | Sequence[AnyPath]
@@ -136,6 +138,7 @@ def cross_validate(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     allow_change: Sequence[str] = (),
+    shard: str = "1/1",
     verbose: bool = False,
 ) -> list[Scores]:
     """Train one network for each fold, and score it on the patients that it was not trained on.
@@ -147,10 +150,12 @@ def cross_validate(
         settings: As for :func:`train`.
         resume: As for :func:`train`.
         allow_change: As for :func:`train`.
+        shard: Train only this share of the folds, I/N; calls that have the others work in the same folder.
         verbose: As for :func:`train`.
 
     Returns:
         The out-of-fold scores; then, if the dataset has a validation list, the scores of the folds' ensemble on it.
+        Nothing while other folds are not trained yet.
 
     Raises:
         UserError: As :func:`train`, or there are fewer labelled patients than folds.
@@ -164,7 +169,61 @@ def cross_validate(
             resume=resume,
             allow_change=allow_change,
             decided=request.decided,
+            shard=read_shard(shard),
         )
+
+
+def train_seeds(
+    source: Source,
+    output: AnyPath,
+    seeds: int,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    shard: str = "1/1",
+    verbose: bool = False,
+) -> list[SeedResult]:
+    """Train a recipe several times, each time with a seed more, on the same split.
+
+    Args:
+        source: As for :func:`train`, but no checkpoint.
+        output: The folder of the runs, ``seed-0`` and so on, and of the tables over them.
+        seeds: How often, 2 or more.
+        settings: As for :func:`train`.
+        resume: Go on with the trainings that the folder holds; there may be more of them now.
+        shard: Train only this share of the seeds, I/N.
+        verbose: As for :func:`train`.
+
+    Returns:
+        Seed, Dice (the mean and that of each class) and minutes of each training that is done.
+
+    Raises:
+        UserError: As :func:`train`, or the recipe validates nothing.
+    """
+    from pipeline.studies.seeds import train_seeds
+
+    with _calling(verbose=verbose):
+        request = _request(source, settings, None, seeds)
+        how: dict[str, Any] = {"resume": resume, "decided": request.decided, "shard": read_shard(shard)}
+        return train_seeds(request.recipe, to_write(Path(output)), seeds, **how)
+
+
+def join(folds: Sequence[AnyPath], output: AnyPath, *, verbose: bool = False) -> list[Scores]:
+    """Make a cross-validation of folds that were trained apart, each with another ``data.fold`` of one recipe.
+
+    Args:
+        folds: The folder of each fold's run.
+        output: The folder to make.
+        verbose: As for :func:`train`.
+
+    Returns:
+        As :func:`cross_validate`.
+
+    Raises:
+        UserError: They are not all folds of one recipe and one dataset, or not finished; or the folder is there.
+    """
+    with _calling(verbose=verbose):
+        return runs.join(list(map(Path, folds)), to_write(Path(output)))
 
 
 def validate(
@@ -323,13 +382,15 @@ def export(
         write_export(Path(run), Path(output), format, checkpoint, list(map(Path, plugins)))
 
 
-def _request(source: Source, settings: Mapping[str, Any] | None, folds: int | None = None) -> Request:
+def _request(
+    source: Source, settings: Mapping[str, Any] | None, folds: int | None = None, seeds: int | None = None
+) -> Request:
     from pipeline import config
     from pipeline.runs.requests import parse_request
 
     overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items()]
     if not isinstance(source, Recipe | Mapping):
-        return runs.read_request(Path(source), overrides, folds)
+        return runs.read_request(Path(source), overrides, folds, seeds)
     raw = source.model_dump(mode="json") if isinstance(source, Recipe) else json.loads(json.dumps(source, default=str))
     return parse_request(config.override(raw, overrides), "recipe")
 

@@ -40,6 +40,7 @@ COMMANDS = (
     "prune",
     "phantom",
     "components",
+    "join",
     "study",
     "doctor",
 )

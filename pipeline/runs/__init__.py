@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipeline.runs.components import REGISTRIES
     from pipeline.runs.evaluating import evaluate
     from pipeline.runs.folds import cross_validate
+    from pipeline.runs.joining import join
     from pipeline.runs.planning import look_at_machine, memory_choice, plan
     from pipeline.runs.prediction import predict
     from pipeline.runs.requests import read_recipe, read_request
@@ -28,6 +29,7 @@ __all__ = [
     "cross_validate",
     "evaluate",
     "examine",
+    "join",
     "look_at_machine",
     "memory_choice",
     "plan",
@@ -48,6 +50,7 @@ HOMES = {
     "compare": "comparing",
     "cross_validate": "folds",
     "evaluate": "evaluating",
+    "join": "joining",
     "look_at_machine": "planning",
     "memory_choice": "planning",
     "plan": "planning",
