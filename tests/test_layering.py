@@ -35,14 +35,16 @@ LAYERS = (
     {"arguments"},
     {"model", "export"},
     {"commands", "api"},
+    {"api_training"},
     {"cli"},
 )
 # Beside the layers: reports is read by runs and cli, and itself reads three modules alone.
 REPORTS_READ = {"types", "files", "errors", "strict_json"}
-ABOVE_REPORTS = {"runs", "studies", "console", "arguments", "commands", "cli", "model", "api"}
+ABOVE_REPORTS = {"runs", "studies", "console", "arguments", "commands", "cli", "model", "api", "api_training"}
 LIGHT = (
     "__init__",
     "api",
+    "api_training",
     "arguments",
     "cli",
     "commands",
