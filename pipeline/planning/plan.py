@@ -140,7 +140,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     units = pick("data.units", data.units, lambda: planner.units(sizes))
     steps, layout, members = _open_to_time(recipe, hardware, len(spacing), planner.voxels(sizes), pick)
     grid |= _delivery(recipe, hardware, prepared_bytes(index, len(spacing), spacing), pick)
-    augmentation = _augmentation(recipe, partial(choose_augmentation, index.labels, orientation, spacing), pick)
+    choose = partial(choose_augmentation, index.labels, orientation, spacing)
     chosen = sizes.of_network | {"memory_format": layout, "members": members}
     resolved = recipe.model_copy(
         update={
@@ -150,7 +150,8 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "max_steps": steps,
             "data": data.model_copy(update=grid | sizes.of_data | {"units": units}),
             "network": recipe.network.model_copy(update=chosen),
-            "augmentation": augmentation,
+            "augmentation": _augmentation(recipe, choose, pick),
+            "regions": _regions(recipe, index, pick),
             "postprocessing": _postprocessing(recipe, index, pick),
         }
     )
@@ -192,12 +193,25 @@ def _augmentation(recipe: Recipe, choose: Callable[[str], tuple[Any, str]], pick
 
 
 def _postprocessing(recipe: Recipe, index: Index, pick: _Choices) -> tuple[StepChoice, ...]:
-    """Choose what is done to predicted masks; segments of a training without labels have no known shape."""
-    labels = index.labels if recipe.segments is None else {}
+    """Choose what is done to predicted masks; segments of a training without labels have no known shape.
+
+    With regions nothing is chosen: what is painted of one in a mask is not its shape.
+    """
+    labels = index.labels if recipe.segments is None and not index.dataset.targets else {}
     pieces = [found.largest_pieces for found in index.facts.values()]
     chosen: tuple[StepChoice, ...] = pick(
         "postprocessing", recipe.postprocessing, partial(choose_postprocessing, labels, pieces)
     )
+    return chosen
+
+
+def _regions(recipe: Recipe, index: Index, pick: _Choices) -> dict[str, tuple[int, ...]] | None:
+    """Choose whether labels or regions are trained on: the dataset may ask for regions."""
+    if not index.dataset.targets:
+        return None
+    own = {index.labels[region.label]: region.values for region in index.dataset.targets}
+    reason = "dataset.json asks for them (regions_class_order)"
+    chosen: dict[str, tuple[int, ...]] = pick("regions", recipe.regions, lambda: (own, reason))
     return chosen
 
 

@@ -69,7 +69,7 @@ def declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
     """Read the labels that a ``dataset.json`` of the Decathlon or of nnU-Net declares.
 
     Returns:
-        ``labels``, ``ignore`` and ``regions``, as :func:`read_labels`; None, None and ``{}`` without such a file.
+        ``labels``, ``ignore``, ``regions`` and ``asked``, as :func:`read_labels`; nothing without such a file.
 
     Raises:
         UserError: The file is damaged.
@@ -80,7 +80,7 @@ def declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
         return read_labels(None)
     try:
         content = read_json(listing)
-        return read_labels(content.get("labels"), content.get("ignore"))
+        return read_labels(content.get("labels"), content.get("ignore"), content.get("regions_class_order"))
     except BadEntryError as error:
         code, message, remedy = error.args
         raise UserError("Nothing was evaluated.", [Problem(f"{listing}: labels", code, message, remedy)]) from None
