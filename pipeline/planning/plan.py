@@ -140,7 +140,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     units = pick("data.units", data.units, lambda: planner.units(sizes))
     steps, layout, members = _open_to_time(recipe, hardware, len(spacing), planner.voxels(sizes), pick)
     grid |= _delivery(recipe, hardware, prepared_bytes(index, len(spacing), spacing), pick)
-    choose = partial(choose_augmentation, index.labels, orientation, spacing)
+    augmentation = _augmentation(recipe, partial(choose_augmentation, index.labels, orientation, spacing), pick)
     chosen = sizes.of_network | {"memory_format": layout, "members": members}
     resolved = recipe.model_copy(
         update={
@@ -150,9 +150,8 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "max_steps": steps,
             "data": data.model_copy(update=grid | sizes.of_data | {"units": units}),
             "network": recipe.network.model_copy(update=chosen),
-            "augmentation": _augmentation(recipe, choose, pick),
-            "regions": _regions(recipe, index, pick),
-            "postprocessing": _postprocessing(recipe, index, pick),
+            "augmentation": augmentation,
+            **_masks(recipe, index, pick),
         }
     )
     plan = Plan(
@@ -190,6 +189,11 @@ def _augmentation(recipe: Recipe, choose: Callable[[str], tuple[Any, str]], pick
     given = recipe.augmentation
     chosen = {key: pick(f"augmentation.{key}", getattr(given, key), partial(choose, key)) for key in CHOSEN}
     return given.model_copy(update=chosen)
+
+
+def _masks(recipe: Recipe, index: Index, pick: _Choices) -> dict[str, Any]:
+    """Choose what masks consist of, and what is done to predicted ones."""
+    return {"regions": _regions(recipe, index, pick), "postprocessing": _postprocessing(recipe, index, pick)}
 
 
 def _postprocessing(recipe: Recipe, index: Index, pick: _Choices) -> tuple[StepChoice, ...]:

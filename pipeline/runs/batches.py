@@ -58,16 +58,17 @@ def build_objective(
         if labels is not None and isinstance(options.get("class_weights"), dict):
             options["class_weights"] = _in_order(options["class_weights"], labels, f"objective.{n}.options")
         loss = LOSSES.build(term.loss, options)
+        judges = term.judges or loss.judges
+        against = term.against or loss.against
         if labels is not None and regions:
-            names = (term.judges or loss.judges, *(term.against or loss.against))
-            loss = _of_regions(term.loss, options, names, labels, regions)
+            loss = _of_regions(term.loss, options, (judges, *against), labels, regions)
         terms.append(
             Term(
                 name=numbered(term.loss, seen),
                 loss=loss,
                 on=term.on,
-                judges=term.judges or loss.judges,
-                against=term.against or loss.against,
+                judges=judges,
+                against=against,
                 weight=term.weight,
                 ramp=term.ramp,
             )
