@@ -267,7 +267,7 @@ def evaluate(
         output: The folder for ``cases.csv``, ``summary.json`` and ``report.html``.
         ignore: Label value of voxels that are not scored.
         tolerance_mm: Distance up to which surfaces agree in the surface Dice.
-        regions: Names and values of unions of labels, one that lies in another behind that; None for dataset.json's.
+        regions: Names and values of unions of labels to score; by default those that ``dataset.json`` asks for.
         verbose: As for :func:`train`.
 
     Returns:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -22,9 +23,11 @@ def draw(rng: np.random.Generator, shape: tuple[int, int, int] = (20, 20, 12)) -
     return scan.astype(np.float32), mask
 
 
-def write_nested(folder: Path, labelled: int = 4, unlabelled: int = 0, about: dict | None = None) -> Path:
-    """Write a dataset in nnU-Net's layout, with nnU-Net's regions unless told otherwise."""
-    rng = np.random.default_rng(0)
+def write_nested(
+    folder: Path, labelled: int = 4, unlabelled: int = 0, about: dict | None = None, seed: int = 0
+) -> Path:
+    """Write a dataset in nnU-Net's layout, or a list if scans have no mask; by default it asks for the regions."""
+    rng = np.random.default_rng(seed)
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True)
     for number in range(labelled + unlabelled):
@@ -32,6 +35,13 @@ def write_nested(folder: Path, labelled: int = 4, unlabelled: int = 0, about: di
         nib.save(nib.Nifti1Image(scan, np.eye(4)), folder / "imagesTr" / f"case_{number:02d}_0000.nii.gz")
         if number < labelled:
             nib.save(nib.Nifti1Image(mask, np.eye(4)), folder / "labelsTr" / f"case_{number:02d}.nii.gz")
-    told = {"channel_names": {"0": "MR"}, "numTraining": labelled, "file_ending": ".nii.gz"}
+    told: dict[str, Any] = {"channel_names": {"0": "MR"}, "numTraining": labelled}
+    if unlabelled:
+        cases = [f"case_{number:02d}" for number in range(labelled + unlabelled)]
+        entries = [{"image": f"imagesTr/{case}_0000.nii.gz", "label": f"labelsTr/{case}.nii.gz"} for case in cases]
+        told["training"] = entries[:labelled]
+        told["unlabeled"] = [{"image": entry["image"]} for entry in entries[labelled:]]
+    else:
+        told["file_ending"] = ".nii.gz"
     (folder / "dataset.json").write_text(json.dumps(told | (NNUNET if about is None else about)))
     return folder

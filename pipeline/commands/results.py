@@ -128,8 +128,7 @@ def evaluate(
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(
             name="region",
-            help="A union of labels to score, such as core=[1,4]; one in another behind that. By default those of "
-            "dataset.json with regions_class_order.",
+            help="A union of labels to score, such as core=[1,4]; by default those that dataset.json asks for.",
             metavar="NAME=VALUES",
         ),
     ] = (),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from pipeline.data.layouts.painting import UnpaintableError, painted_labels
+from pipeline.data.layouts.painting import UnpaintableError, in_order, painted_labels
 from pipeline.data.relabelling import Relabelling
 from pipeline.errors import Problem, nearest
 from pipeline.types import Region
@@ -27,8 +27,8 @@ def with_regions(dataset: Dataset, chosen: Regions, *, to_train: bool = True) ->
 
     Args:
         dataset: The dataset.
-        chosen: For each region, in the order of painting, the values or names of its labels; ``auto`` for those that
-            the dataset asks for, None for labels that exclude each other.
+        chosen: For each region the values or names of its labels, in the order of painting as :func:`in_order` mends
+            it; ``auto`` for those that the dataset asks for, None for labels that exclude each other.
         to_train: Whether the dataset is to be trained on; only then it must have every value.
 
     Returns:
@@ -40,7 +40,7 @@ def with_regions(dataset: Dataset, chosen: Regions, *, to_train: bool = True) ->
     values, problems = _values_of(dataset, regions, to_train=to_train)
     if not problems:
         try:
-            return _as_regions(dataset, values, painted_labels(values))
+            return _as_regions(dataset, values, painted_labels(in_order(values)))
         except UnpaintableError as error:
             problems = [Problem(f"regions.{error.name}", CODE, *error.args)]
     return replace(dataset, problems=(*dataset.problems, *problems))

@@ -45,8 +45,8 @@ def evaluate(
         output: Folder for ``cases.csv``, ``summary.json`` and ``report.html``; made if it is missing.
         ignore: Voxels with this true value are not scored; by default the one that ``dataset.json`` calls ``ignore``.
         tolerance_mm: Distance up to which surfaces agree in the surface Dice.
-        regions: Names and values of unions of labels that are scored in the place of single ones, one that lies in
-            another behind that; by default those that ``dataset.json`` asks for, and ``{}`` for none.
+        regions: Names and values of unions of labels that are scored in the place of single ones; by default those that
+            ``dataset.json`` asks for, and ``{}`` for none.
 
     Returns:
         The summary that was written.

@@ -9,7 +9,7 @@ from pipeline.data.inspection import examine_pair
 from pipeline.data.layouts import scans_in
 from pipeline.data.layouts.dataset import BadEntryError, read_labels
 from pipeline.data.layouts.lists import read_json
-from pipeline.data.layouts.painting import UnpaintableError, painted_labels
+from pipeline.data.layouts.painting import UnpaintableError, in_order, painted_labels
 from pipeline.errors import Names, Problem, UserError, nearest
 from pipeline.memory import memory_for
 from pipeline.strict_yaml import read_yaml
@@ -94,7 +94,7 @@ def scored_regions(regions: Mapping[str, Sequence[int]]) -> dict[str, Region]:
     """Return regions by their names, each with the label that its scores stand under.
 
     Args:
-        regions: The label values of each, one that lies in another behind that.
+        regions: The label values of each.
 
     Raises:
         UserError: Background is in one, or one has no value that those behind it do not have, or several.
@@ -108,7 +108,7 @@ def scored_regions(regions: Mapping[str, Sequence[int]]) -> dict[str, Region]:
         raise UserError("Nothing was evaluated.", problems)
     values_of = {name: tuple(dict.fromkeys(values)) for name, values in regions.items()}
     try:
-        painted = painted_labels(values_of)
+        painted = painted_labels(in_order(values_of))
     except UnpaintableError as error:
         raise UserError(
             "Nothing was evaluated.", [Problem(f"region {error.name}", "bad-regions", *error.args)]

@@ -8,6 +8,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+def in_order(regions: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return regions in the order given, but for those that lie in others: they come behind these.
+
+    >>> list(in_order({"core": (1, 4), "enhancing": (4,), "tumour": (1, 2, 4), "vessel": (3,)}))
+    ['tumour', 'core', 'enhancing', 'vessel']
+    """
+    left = dict(regions)
+    found = {}
+    while left:
+        name = next(name for name, own in left.items() if not any({*own} < {*other} for other in left.values()))
+        found[name] = left.pop(name)
+    return found
+
+
 def painted_labels(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Return the label that label maps have for each region: the one value of it that no later region has.
 
@@ -27,7 +41,9 @@ def painted_labels(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         own = [value for value in regions[name] if value not in later]
         if not own:
             message = "has no value that a later region does not have too, so that no voxel of a mask would say it"
-            raise UnpaintableError(name, message, "name a region before those that lie in it")
+            raise UnpaintableError(
+                name, message, "leave it out, or one of those; a region in another one comes behind it"
+            )
         if len(own) > 1:
             message = f"has {', '.join(map(str, own))}, which no later region tells apart in a mask"
             remedy = "add a region of one of them behind it, or make one label of them under labels"
