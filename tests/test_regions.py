@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -16,9 +17,11 @@ from nested import NNUNET, PLAIN, REGIONS, draw, write_nested
 from runs_fixtures import TINY, assert_same_run, command_runner, plug_pulled_at, state_of, train, write_recipe
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
+import fewmask
 from pipeline import runs
 from pipeline.data.layouts import read_dataset
 from pipeline.data.layouts.dataset import BadEntryError, read_labels
+from pipeline.data.layouts.painting import asked_labels
 from pipeline.data.regions import with_regions
 from pipeline.data.relabelling import relabel
 from pipeline.engines.ensemble import DeepEnsemble
@@ -37,11 +40,13 @@ from pipeline.metrics.case import score_case
 from pipeline.metrics.region_calibration import RegionExpectation
 from pipeline.nifti import load
 from pipeline.prediction.deciding import paint
+from pipeline.prediction.voting import VoteSweep
 from pipeline.runs.beside import Beside
 from pipeline.runs.checking import check_dataset
 from pipeline.runs.evaluating import evaluate
 from pipeline.runs.models import load_model
 from pipeline.runs.pairing import read_regions
+from pipeline.runs.stored import read_config
 from pipeline.types import Region, Task
 
 TARGETS = (Region(2, (1, 2, 4)), Region(1, (1, 4)), Region(4, (4,)))
@@ -63,6 +68,7 @@ def test_nnunets_file_and_a_recipe_say_the_same_regions(tmp_path):
         assert (dataset.targets, dict(dataset.labels)) == (TARGETS, LABELS)
         assert not [problem for problem in check_dataset(dataset).warnings if problem.code.startswith("bad")]
     assert [{*region.values} for region in by_name.targets] == [{*region.values} for region in TARGETS]
+    assert asked_labels(asked.asked) == NNUNET
     assert with_regions(plain, "auto").targets == () == with_regions(read_dataset(tmp_path / "nnunet"), None).targets
 
 
@@ -112,7 +118,7 @@ def test_nnunets_order_is_compared_with_its_regions_and_without_one_labels_exclu
 def made(name, regions=TARGETS, names=("logits", "label"), **options):
     options = {"include_background": False} | options if name in ("dice", "tversky") else options
     losses = [LOSSES.build(name, options) for _ in regions]
-    return RegionLoss(losses, names, classes_of_regions(regions, LABELS), len(LABELS))
+    return RegionLoss(losses, names, classes_of_regions(regions, LABELS))
 
 
 @pytest.fixture
@@ -209,6 +215,14 @@ def test_an_ensemble_of_regions_predicts_the_mean_of_sigmoids():
 
     found = DeepEnsemble([Says(each) for each in said], regions=True).eval()(torch.zeros(2, 1, 4, 4))
     torch.testing.assert_close(found.sigmoid(), torch.stack(said).sigmoid().mean(dim=0))
+
+
+def test_atlases_vote_for_a_region_with_all_of_its_classes():
+    predictor = SimpleNamespace(regions=TARGETS, label_values=tuple(LABELS))
+    shares = torch.softmax(torch.randn(4, 50, generator=torch.Generator().manual_seed(0)), dim=0)
+    vote = VoteSweep(predictor=predictor, scans=(), image=shares, probabilities=shares)
+    found = vote.logits(shares).sigmoid()
+    torch.testing.assert_close(found, torch.stack([1 - shares[0], shares[1] + shares[3], shares[3]]))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -332,6 +346,14 @@ def test_a_run_is_validated_from_its_folder_alone_and_on_other_scans_of_its_labe
     assert [each.name for each in found.summary.classes] == [each["name"] for each in summary_of(run)]
 
 
+def test_a_run_of_a_version_without_regions_stays_one_of_labels(run, tmp_path):
+    told = yaml.safe_load((run / "config.yaml").read_text())
+    assert read_config(run).regions is not None
+    del told["regions"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(told))
+    assert read_config(tmp_path).regions is None
+
+
 def summary_of(run):
     return json.loads((run / "summary.json").read_text())["classes"]
 
@@ -343,6 +365,7 @@ def test_masks_are_painted_by_the_probabilities_and_what_is_beside_them_is_of_re
     maps = nib.load(tmp_path / "masks" / "probabilities" / path.name).get_fdata()
     model = load_model(run, "last")
     p = model.predictor.probabilities([load(scan)])
+    assert list(fewmask.load(run).regions.items()) == [("whole", (1, 2, 4)), ("core", (1, 4)), ("enhancing", (4,))]
     assert maps.shape == (*mask.shape, 3)
     np.testing.assert_allclose(np.moveaxis(maps, -1, 0), p, atol=0.5 / 255 + 1e-6)
     painted = np.zeros_like(mask)

@@ -25,26 +25,24 @@ class RegionLoss(SegmentationLoss):
     """The mean over regions of a loss of each: ``J = sum_r loss_r(logits_r, target_r) / R``.
 
     Channel r of what is judged is the logit of region r, and the loss reads it as two classes, ``(1 - sigmoid,
-    sigmoid)``. A map of classes becomes 1 in the classes that the region consists of, 0 in the others, and stays
-    negative where it is; what has a channel a region is cut to the region's.
+    sigmoid)``. A map of classes becomes 1 in the classes that the region consists of, 0 in the others, and -1 where
+    it is negative; what has a channel a region is cut to the region's.
 
     Args:
         losses: Of each region.
         names: What is judged, and what that is compared with.
-        classes: The numbers of the classes that each region consists of.
-        count: The number of classes.
+        classes: The numbers of the classes that each region consists of, one or more.
     """
 
     against: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
-        self, losses: Sequence[SegmentationLoss], names: Sequence[str], classes: Sequence[Sequence[int]], count: int
+        self, losses: Sequence[SegmentationLoss], names: Sequence[str], classes: Sequence[Sequence[int]]
     ) -> None:
         super().__init__()
         self.losses = tuple(losses)
         self.names = tuple(names)
-        # By the number of a class plus 1, so that the first place is that of voxels that nobody annotated.
-        self.tables = torch.tensor([[-1, *(int(k in own) for k in range(count))] for own in classes])
+        self.classes = tuple(map(tuple, classes))
 
     def compare(self, judged: Prediction, *targets: Tensor) -> Tensor:
         """Return the mean over regions; the levels of deep supervision as each loss takes them.
@@ -72,8 +70,11 @@ class RegionLoss(SegmentationLoss):
         if name in SHARED:
             return target
         if target.shape[1] == 1 and not target.is_floating_point():
-            table = self.tables[number].to(target.device)
-            return table[target.long().clamp(min=-1) + 1]
+            first, *others = self.classes[number]
+            inside = target == first
+            for other in others:
+                inside |= target == other
+            return inside.long().masked_fill_(target < 0, -1)
         return target[:, number : number + 1]
 
 

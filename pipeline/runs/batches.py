@@ -90,7 +90,7 @@ def _of_regions(
         if weights is not None and len(weights) == len(values):
             own = options | {"class_weights": [weights[0], weights[values.index(region.label)]]}
         losses.append(LOSSES.build(name, own))
-    return RegionLoss(losses, names, classes_of_regions(regions, labels), len(labels))
+    return RegionLoss(losses, names, classes_of_regions(regions, labels))
 
 
 def _in_order(weights: Mapping[str, float], labels: Mapping[int, str], where: str) -> list[float]:
