@@ -40,7 +40,7 @@ class Model:
 
     @property
     def regions(self) -> dict[str, tuple[int, ...]]:
-        """The label values of each region, in the order of their probabilities; ``{}`` where labels exclude each other."""
+        """The label values of each region, in the order of probabilities; ``{}`` where labels exclude each other."""
         task = self._trained.task
         return {task.labels[region.label]: region.values for region in task.regions}
 
