@@ -18,7 +18,7 @@ from runs_fixtures import TINY, assert_same_run, command_runner, plug_pulled_at,
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 import fewmask
-from pipeline import runs
+from pipeline import config, runs
 from pipeline.data.layouts import read_dataset
 from pipeline.data.layouts.dataset import BadEntryError, read_labels
 from pipeline.data.layouts.painting import asked_labels
@@ -41,8 +41,10 @@ from pipeline.metrics.region_calibration import RegionExpectation
 from pipeline.nifti import load
 from pipeline.prediction.deciding import paint
 from pipeline.prediction.voting import VoteSweep
+from pipeline.runs.batches import build_objective
 from pipeline.runs.beside import Beside
 from pipeline.runs.checking import check_dataset
+from pipeline.runs.components import COMPONENTS
 from pipeline.runs.evaluating import evaluate
 from pipeline.runs.models import load_model
 from pipeline.runs.pairing import read_regions
@@ -151,6 +153,29 @@ def test_cross_entropy_and_monais_own_losses_of_regions_are_those_of_sigmoids(ba
     each = binary_cross_entropy_with_logits(logits, inside, reduction="none")
     halves = [each[:, r][inside[:, r] == side].mean() for r in range(3) for side in (0, 1)]
     torch.testing.assert_close(balanced, torch.stack(halves).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_terms_of_a_recipe_are_of_the_inside_of_regions_and_weigh_by_name(batch):
+    logits, label, inside = batch
+    terms = [
+        {"loss": "dice"},
+        {"loss": "cross_entropy", "options": {"class_weights": {"enhancing": 5}}},
+        {"loss": "tversky", "options": {"include_background": True}},
+    ]
+    objective = build_objective(parsed(terms), LABELS, TARGETS)
+    assert [term.needs for term in objective.terms] == [("logits", "label")] * 3
+    dice, entropy, tversky = (term.loss.compare(logits, label) for term in objective.terms)
+    expected = MonaiDice(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0)(logits, inside)
+    torch.testing.assert_close(dice, expected, rtol=1e-6, atol=1e-6)
+    each = binary_cross_entropy_with_logits(logits, inside, reduction="none")
+    weights = 1 + inside * torch.tensor([0.0, 0.0, 4.0]).view(1, 3, 1, 1, 1)
+    means = (each * weights).sum(dim=(0, 2, 3, 4)) / weights.sum(dim=(0, 2, 3, 4))
+    torch.testing.assert_close(entropy, means.mean())
+    torch.testing.assert_close(tversky, made("tversky", include_background=True).compare(logits, label))
+
+
+def parsed(terms):
+    return config.parse({"dataset": "data", "objective": terms}, "recipe", COMPONENTS)
 
 
 def test_voxels_without_annotation_count_in_no_region(batch):
