@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
@@ -61,10 +62,10 @@ def evaluate(
     if ignore is None:
         ignore = declared["ignore"]
     pairs, values, hashes = checked_pairs(predictions, labels, ignore)
-    known = {0: "background"} | (declared["labels"] or {})
     unions = scored_regions(declared["asked"] if regions is None else regions)
-    known |= {region.label: name for name, region in unions.items()}
+    known = {0: "background"} | (declared["labels"] or {}) | {each.label: name for name, each in unions.items()}
     names = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
+    score = partial(score_case, labels=names, ignore=ignore, tolerance_mm=tolerance_mm, regions=tuple(unions.values()))
     gallery = Gallery(n_cases=len(pairs), labels=names, ignore=ignore)
 
     def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
@@ -73,15 +74,7 @@ def evaluate(
             (true, guess) = map(read_file, pair[1], hashes[pair[0]])
             maps = true.labels, guess.labels
             gallery.add(case, None, *maps, true.affine)
-            return score_case(
-                case,
-                *maps,
-                names,
-                true.spacing_mm,
-                ignore=ignore,
-                tolerance_mm=tolerance_mm,
-                regions=tuple(unions.values()),
-            )
+            return score(case, *maps, spacing_mm=true.spacing_mm)
 
     with ThreadPoolExecutor(THREADS) as pool:
         by_case = progress(pool.map(scored, pairs.items()), "scoring", len(pairs))
