@@ -26,6 +26,7 @@ from pipeline.data.regions import with_regions
 from pipeline.data.relabelling import relabel
 from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.engines.postprocessing import DropSmall
+from pipeline.engines.sources import cross_teaching, mean_teacher
 from pipeline.engines.sources.mean_teacher import confident_regions
 from pipeline.errors import UserError
 from pipeline.export import runner
@@ -492,7 +493,7 @@ def test_other_programs_paint_as_predict_does(run, scan, tmp_path):
     ids=["consistency", "pseudo-labels", "peers", "copy-paste", "ncut", "weights"],
 )
 def test_methods_without_masks_and_weights_of_classes_train_regions(
-    folder, dataset, request, objective, sources, network
+    folder, dataset, request, monkeypatch, objective, sources, network
 ):
     name = request.node.callspec.id
     how = {
@@ -502,7 +503,12 @@ def test_methods_without_masks_and_weights_of_classes_train_regions(
         "data": DATA | {"validation": "none"},
         "max_steps": 2,
     }
+    called = []
+    for module in (mean_teacher, cross_teaching):
+        counted = lambda *given: called.append(given) or confident_regions(*given)  # noqa: E731
+        monkeypatch.setattr(module, "confident_regions", counted)
     run = train(folder, dataset, name, **how)
+    assert bool(called) == bool(sources)
     assert "nan" not in (run / "history.csv").read_text()
     assert state_of(run)["step"] == 2
 
