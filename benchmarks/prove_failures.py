@@ -236,6 +236,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background jobs begin with it ignored.
     found: list[dict[str, object]] = []
     if options.json and options.json.exists():
         found = json.loads(options.json.read_text())

@@ -4,9 +4,9 @@
     sudo python benchmarks/prove_hosts.py --quick --json FILE
 
 The hosts are two network namespaces of Linux that only a virtual cable connects (`ip netns`, which needs root). Each
-has its own loopback, ports and addresses, and both see one file system, as the hosts of a cluster do. On each, `torchrun`
-starts its share of the processes. Each training is repeated with the first process on the other host. The exit code is
-1 where weights or scores differ.
+has its own loopback, ports and addresses, and both see one file system, as the hosts of a cluster do. On each,
+`torchrun` starts its share of the processes. Each training is repeated with the first process on the other host. The
+exit code is 1 where weights or scores differ.
 """
 
 from __future__ import annotations
