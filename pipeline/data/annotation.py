@@ -14,7 +14,7 @@ from monai.config import KeysCollection  # noqa: TC002 - MONAI resolves annotati
 from monai.transforms import MapTransform
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Collection, Hashable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -53,6 +53,19 @@ class Annotated(MapTransform):
             else:
                 result[key] = torch.full_like(result[IMAGE][:1].as_tensor(), UNANNOTATED, dtype=torch.uint8)
         return result
+
+
+def annotated_classes(values: Sequence[int], annotated: Collection[int] | None) -> NDArray[np.bool_]:
+    """Return which classes are annotated in a case, ``[classes]``; background is.
+
+    Args:
+        values: The dataset's label values, in the order of the classes.
+        annotated: Those that are annotated in the case; None for all.
+
+    >>> annotated_classes([0, 3, 7], [7]).tolist()
+    [True, False, True]
+    """
+    return np.array([value == 0 or annotated is None or value in annotated for value in values])
 
 
 def decode(annotation: Tensor) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,7 @@ class Check:
     def _examine(self, case: Case) -> tuple[CaseFacts | None, list[Problem]]:
         known = self.known.get(case.id)
         if known is not None and known.stamps == stamps(case_files(case)):
-            return known, []
+            return replace(known, annotated=case.annotated), []
         channels = self.dataset.channels
         count = None
         if channels is not None:
@@ -109,7 +109,7 @@ class Check:
         facts, problems = examine(case, Declared(own.labels, own.ignore, count))
         if known is not None and facts is not None and _is_same(case, known, facts):
             # The older facts are kept, so that plans and prepared scans that depend on them stay valid.
-            facts = replace(known, sha256=facts.sha256, stamps=facts.stamps)
+            facts = replace(known, sha256=facts.sha256, stamps=facts.stamps, annotated=case.annotated)
         return facts, problems
 
     @property
@@ -160,7 +160,7 @@ class Check:
             return []
         images = {case.id: str(case.images[0]) for case in self.dataset.cases}
         found = [*self._channel_counts(), *self._dimensions(), *self._voxel_sizes(), *self._lengths()]
-        found += self._rare_labels()
+        found += [*self._rare_labels(), *self._unannotated_labels()]
         problems = [Problem(images[name], code, text, remedy, case=name) for name, code, text, remedy in found]
         drawn = all(case.role != "validation" for case in self.dataset.cases)
         problems += copies(self.dataset.cases, self.seen, drawn=drawn)
@@ -220,6 +220,15 @@ class Check:
             if (2 * length < median).any() and min(self.seen[name].shape) > 1:
                 message = f"is {_triple(length)} mm large, where the median is {_triple(median)}: it will be padded"
                 yield name, "small-scan", message, "nothing, if it shows what it has to show"
+
+    def _unannotated_labels(self) -> Iterator[tuple[str, str, str, str]]:
+        """Find voxels of classes that are said not to be annotated in their case."""
+        for name, facts in self.seen.items():
+            if facts.annotated is None or facts.label_voxels is None:
+                continue
+            for value in facts.label_voxels.keys() - {0, self.dataset.ignore, *facts.annotated}:
+                message = f"has {facts.label_voxels[value]} voxels of {value} in its mask, which is not annotated there"
+                yield name, "unannotated-label", message, "add it to annotated, or take it out of the mask"
 
     def _rare_labels(self) -> Iterator[tuple[str, str, str, str]]:
         """Find values that one of many masks has alone, where nothing says which values there are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +11,12 @@ import numpy as np
 from pipeline.errors import Problem, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from pipeline.data.inspection import CaseFacts
     from pipeline.data.layouts import Dataset
     from pipeline.nifti.volume import Scan
+    from pipeline.types import Case
 
 # For each new label, the values or names of the dataset's own labels that it is made of.
 Chosen = dict[str, tuple[int | str, ...]]
@@ -58,6 +60,21 @@ class Relabelling:
     def left_out(self, value: int) -> bool:
         """Tell whether an own value becomes background without being it."""
         return value not in (0, self.ignore) and not any(value == own for own, _ in self.pairs)
+
+    def annotated(self, own: Collection[int] | None) -> tuple[int, ...] | None:
+        """Return the new values of annotated classes, from the own ones; None for all."""
+        if own is None or all(value in own for values in self.made_of.values() for value in values):
+            return None
+        return tuple(new for new, values in enumerate(self.made_of.values(), start=1) if {*values} <= {*own})
+
+    def halves(self, cases: Sequence[Case]) -> Iterator[Problem]:
+        """Find new labels of which a part is annotated in a case, and another part is not."""
+        for case, (name, values) in product(cases, self.made_of.items()):
+            known = [value for value in values if case.annotated is None or value in case.annotated]
+            if known and len(known) < len(values):
+                wanting = ", ".join(str(value) for value in values if value not in known)
+                message = f"is made of values of which {case.id} has {wanting} not annotated"
+                yield Problem(f"labels.{name}", CODE, message, "make a label of each", case=case.id)
 
     def findings(self, facts: Sequence[CaseFacts]) -> Iterator[tuple[str, str, str, str]]:
         """Compare with the masks of all cases: values that none of them has, and values that become background.
@@ -126,9 +143,13 @@ def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Datas
                 found.append(value)
         made_of[name] = tuple(found)
     relabelling = Relabelling(dataset.labels, dataset.ignore, made_of)
+    problems += relabelling.halves(dataset.cases)
     return replace(
         dataset,
-        cases=tuple(replace(case, relabelled=relabelling.pairs) for case in dataset.cases),
+        cases=tuple(
+            replace(case, relabelled=relabelling.pairs, annotated=relabelling.annotated(case.annotated))
+            for case in dataset.cases
+        ),
         labels=relabelling.new_labels,
         ignore=relabelling.new_ignore,
         regions={},

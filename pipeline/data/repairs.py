@@ -160,6 +160,8 @@ def repair_dataset(look: Check, names: Sequence[str], folder: Path) -> tuple[dic
         entry["image"] = [str(path.relative_to(folder)) for path in images]
         if label:
             entry["label"] = str(label.relative_to(folder))
+        if case.annotated is not None:
+            entry["annotated"] = list(case.annotated)
         content.setdefault(_section(case), []).append(entry)
     return content, log
 

@@ -107,10 +107,12 @@ class SegmentationEvaluator(Evaluator):
 
     def _scored(self, case: Case, scans: Sequence[Scan], truth: Scan) -> list[CaseResult]:
         expectation = None
+        annotated = case.annotated
         reliability = Reliability()
         if not self.overlap_only:
             values = self.predictor.label_values
-            expectation = Expectation(values, reliability, truth.labels, self.ignore)
+            unknown = () if annotated is None else tuple(value for value in self.labels if value not in (0, *annotated))
+            expectation = Expectation(values, reliability, truth.labels, self.ignore, unknown)
         labels = self.predictor.segment(scans, expectation)
         self.watch(case, scans, truth, labels)
         results = score_case(
@@ -124,6 +126,7 @@ class SegmentationEvaluator(Evaluator):
             tolerance_mm=self.tolerance_mm,
             overlap_only=self.overlap_only,
             metrics=self.metrics,
+            annotated=annotated,
         )
         if expectation is not None:
             expected = expectation.dice()

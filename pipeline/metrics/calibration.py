@@ -99,12 +99,15 @@ class Expectation:
         reliability: Voxels with a true label are added to it; None for none.
         truth: True labels, ``[X, Y, Z]``; None if they are not known.
         ignore: Voxels with this true value are not added to ``reliability``.
+        unknown: Labels that are not annotated in the scan: where one of these is predicted and the truth is background,
+            nobody knows which is right, and the voxel is not added to ``reliability``.
     """
 
     label_values: Sequence[int]
     reliability: Reliability | None = None
     truth: Labels | None = None
     ignore: int | None = None
+    unknown: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self.values = np.unique(np.array(self.label_values))
@@ -159,6 +162,8 @@ class Expectation:
             counted = (truth != 0) | (first < EASY) if self.values[0] == 0 else np.ones(truth.shape, bool)
             if self.ignore is not None:
                 counted = counted & (truth != self.ignore)
+            if self.unknown:
+                counted = counted & ((truth != 0) | ~np.isin(labels, self.unknown))
             self.reliability.add(wide[counted], (truth == labels)[counted])
 
     def true_plane(self, axis: int, number: int) -> Labels | None:

@@ -20,7 +20,7 @@ from pipeline.metrics.surface import flat_axes, surface_distances
 from pipeline.types import CaseResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from pipeline.metrics.overlap import Codes, Counts, Labels
     from pipeline.metrics.registered import CaseMetric
@@ -44,6 +44,7 @@ def score_case(
     tolerance_mm: float = TOLERANCE_MM,
     overlap_only: bool = False,
     metrics: Mapping[str, CaseMetric] | None = None,
+    annotated: Collection[int] | None = None,
 ) -> list[CaseResult]:
     """Score every foreground class of one case.
 
@@ -60,6 +61,7 @@ def score_case(
         overlap_only: Leave out surfaces, lesions and further metrics, which take most of the time. Distances are then
             None, and numbers of lesions 0.
         metrics: Further metrics, by name.
+        annotated: The values of the classes that are annotated in the truth; the others have no number. None for all.
 
     Returns:
         One result for each foreground class, by rising value.
@@ -87,6 +89,9 @@ def score_case(
         if value != 0:
             masks = _cut_out(maps, code, [found[code - 1] for found in boxes]) if boxes else None
             overlap = Overlap(*map(int, (counts[code].sum(), counts[:, code].sum(), counts[code, code])))
+            if annotated is not None and value not in annotated:
+                results.append(scan.unknown(value, foreground[value], overlap))
+                continue
             results.append(scan.result(value, foreground[value], overlap, masks))
     return results
 
@@ -138,6 +143,22 @@ class _Scan:
             recall=overlap.recall,
             volume_difference=overlap.volume_difference,
             **more,
+        )
+
+    def unknown(self, label: int, name: str, overlap: Overlap) -> CaseResult:
+        """Return the result of a class that is not annotated: what is predicted of it, and no score."""
+        voxel_ml = math.prod(self.how.spacing_mm) / 1000
+        return CaseResult(
+            case=self.case,
+            patient=self.patient,
+            label=label,
+            name=name,
+            outcome="not_annotated",
+            voxels_truth=0,
+            voxels_predicted=overlap.predicted,
+            volume_predicted_ml=overlap.predicted * voxel_ml,
+            dice=None,
+            more=dict.fromkeys(self.how.metrics),
         )
 
     def _looked_into(self, outcome: Outcome, masks: tuple[Mask, Mask]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pipeline.data.annotation import annotated_classes
 from pipeline.data.augmentation import AUGMENTATIONS, AugmentationChain, Patch, standard
 from pipeline.data.cache import Cache
 from pipeline.data.loaders import StepBatches, Stream
@@ -21,8 +22,11 @@ from pipeline.planning.settings import WindowSettings
 from pipeline.types import VIEWS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from pipeline.data.index import Index
     from pipeline.data.splits import Split
@@ -94,8 +98,16 @@ def build_batches(settings: Settings, split: Split, cache: Cache) -> StepBatches
         settings.seed,
         _views_of(settings),
         data.foreground_share,
+        _annotated(split, list(cache.index.labels)),
         partial(own_slots, parts=data.accumulate, units=data.units),
     )
+
+
+def _annotated(split: Split, values: Sequence[int]) -> dict[str, NDArray[np.bool_]]:
+    """Return which classes are annotated in each case that is trained on; nothing where all are in all."""
+    if all(case.annotated is None for case in split.labelled):
+        return {}
+    return {case.id: annotated_classes(values, case.annotated) for case in (*split.labelled, *split.unlabelled)}
 
 
 def build_augmentation(settings: Settings) -> AugmentationChain:

@@ -71,7 +71,9 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 
 def _entry(case: Case, label: Path | None) -> dict[str, Any]:
     images = [str(path.resolve()) for path in case.images]
-    entry = {"id": case.id, "patient": case.patient, "image": images if len(images) > 1 else images[0]}
+    entry: dict[str, Any] = {"id": case.id, "patient": case.patient, "image": images if len(images) > 1 else images[0]}
     if label:
         entry["label"] = str(label.resolve())
+        if case.annotated is not None:
+            entry["annotated"] = list(case.annotated)
     return entry

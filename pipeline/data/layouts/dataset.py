@@ -46,6 +46,7 @@ class Dataset:
         problems: Problems and warnings about the list or the folders; ``cases`` are those that could be read.
         left_out: Files that an option leaves out, and that are not reported as unused.
         names_patients: Whether the dataset names the patient of every case.
+        annotated: By case, the names or values of the annotated classes, where the dataset says that not all are.
         relabelling: What its own labels are, where ``labels`` and ``ignore`` are those that its masks are read with.
     """
 
@@ -59,6 +60,7 @@ class Dataset:
     problems: tuple[Problem, ...] = ()
     left_out: frozenset[Path] = frozenset()
     names_patients: bool = False
+    annotated: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     relabelling: Relabelling | None = None
 
 

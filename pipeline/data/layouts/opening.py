@@ -8,6 +8,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.codes import is_warning
+from pipeline.data.layouts.annotated import with_annotated
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
 from pipeline.data.layouts.folders import subfolders
 from pipeline.data.layouts.leftovers import leftovers
@@ -73,7 +74,7 @@ def read_dataset(
         ]
         raise UserError("The dataset cannot be opened.", problems)
     reader: Layout = LAYOUTS.build(name, _as_tuples(options or {}))
-    dataset = reader.declare(reader.read(source, root))
+    dataset = with_annotated(reader.declare(reader.read(source, root)))
     found = [*leftovers(dataset), *naming_cases(dataset), *shared_stems(dataset)]
     return replace(dataset, problems=(*dataset.problems, *found))
 
