@@ -164,7 +164,7 @@ class Check:
         problems = [Problem(images[name], code, text, remedy, case=name) for name, code, text, remedy in found]
         drawn = all(case.role != "validation" for case in self.dataset.cases)
         problems += copies(self.dataset.cases, self.seen, drawn=drawn)
-        problems += self._chosen_labels()
+        problems += [*self._chosen_labels(), *self._looks_unannotated()]
         return problems + self._classes({problem.case for problem in problems if problem.code == "rare-label"})
 
     def _chosen_labels(self) -> list[Problem]:
@@ -185,6 +185,18 @@ class Check:
         said = {value for name in rare for value in classes[name] if once[value] == 1}
         labels = {value: name for value, name in self._labels().items() if value not in said}
         return dataset_warnings(self.dataset, labels, classes)
+
+    def _looks_unannotated(self) -> Iterator[Problem]:
+        """Find a value that most of many masks consist of, where nothing says which values there are."""
+        masks = [facts.label_voxels for facts in self.seen.values() if facts.label_voxels]
+        if self.dataset.labels is not None or self.dataset.ignore is not None or not masks:
+            return
+        value = max(value for voxels in masks for value in voxels)
+        filled = sum(2 * voxels.get(value, 0) > sum(voxels.values()) for voxels in masks)
+        if value and 2 * filled > len(masks) and any(voxels.keys() - {0, value} for voxels in masks):
+            message = f"has {value} in most voxels of {filled} of {len(masks)} masks, as where nobody has annotated"
+            remedy = f"if it is that: --layout-option ignore={value}, for train layout.options.ignore={value}"
+            yield Problem(str(self.dataset.source), "looks-unannotated", message, remedy)
 
     def _channel_counts(self) -> Iterator[tuple[str, str, str, str]]:
         declared = self.dataset.channels

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # For each new label, the values or names of the dataset's own labels that it is made of.
 Chosen = dict[str, tuple[int | str, ...]]
 CODE = "bad-labels"
+BACKGROUND = "background"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Relabelling:
     @property
     def new_labels(self) -> dict[int, str]:
         """The new values, from 1 in the order given, and names; background (0) first."""
-        return {0: "background"} | dict(enumerate(self.made_of, start=1))
+        return {0: BACKGROUND} | dict(enumerate(self.made_of, start=1))
 
     @property
     def new_ignore(self) -> int | None:
@@ -59,7 +60,8 @@ class Relabelling:
 
     def left_out(self, value: int) -> bool:
         """Tell whether an own value becomes background without being it."""
-        return value not in (0, self.ignore) and not any(value == own for own, _ in self.pairs)
+        named = any(value == own for own, _ in self.pairs)
+        return value not in (0, self.ignore) and not named and (self.labels or {}).get(value) != BACKGROUND
 
     def annotated(self, own: Collection[int] | None) -> tuple[int, ...] | None:
         """Return the new values of annotated classes, from the own ones; None for all."""
@@ -111,6 +113,7 @@ def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Datas
     Returns:
         The dataset, with the mistakes in ``chosen`` among its problems.
     """
+    dataset = _as_in_the_files(dataset)
     values = {name: value for value, name in (dataset.labels or {}).items()}
     problems: list[Problem] = []
     first: dict[int, str] = {}
@@ -120,7 +123,7 @@ def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Datas
         problems.append(Problem(f"labels.{name}", CODE, message, remedy))
 
     for name, parts in chosen.items():
-        if name in ("background", "ignore"):
+        if name in (BACKGROUND, "ignore"):
             refuse(
                 name, "cannot be chosen", "leave it out: what is not named is background, what is to be ignored stays"
             )
@@ -156,6 +159,35 @@ def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Datas
         relabelling=relabelling,
         problems=(*dataset.problems, *problems),
     )
+
+
+def with_background(dataset: Dataset) -> Dataset:
+    """Return a dataset whose masks have 0 where nobody has annotated, read with 0 as background.
+
+    Such masks have a value of their own for background, and the dataset names it. The other labels become 1 to K, by
+    rising value. A dataset that ignores another value, or none, stays as it is.
+    """
+    if dataset.ignore != 0:
+        return dataset
+    labels = dataset.labels or {}
+    if BACKGROUND not in labels.values():
+        message = "has 0 as the value that nobody has annotated, and no label is called background"
+        remedy = "declare the value of each, such as labels={background: 1, liver: 2}"
+        return replace(dataset, problems=(*dataset.problems, Problem(str(dataset.source), CODE, message, remedy)))
+    return relabel(dataset, {name: (value,) for value, name in sorted(labels.items()) if name != BACKGROUND})
+
+
+def _as_in_the_files(dataset: Dataset) -> Dataset:
+    """Return a dataset that was relabelled with the labels of its files."""
+    found = dataset.relabelling
+    if found is None:
+        return dataset
+    own = dict(enumerate(found.made_of.values(), start=1))
+    cases = tuple(
+        replace(case, annotated=case.annotated and tuple(value for new in case.annotated for value in own[new]))
+        for case in dataset.cases
+    )
+    return replace(dataset, cases=cases, labels=found.labels, ignore=found.ignore, relabelling=None)
 
 
 def relabelled(mask: Scan, pairs: Sequence[tuple[int, int]]) -> Scan:
