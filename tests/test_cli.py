@@ -38,6 +38,7 @@ COMMANDS = (
     "compare",
     "export",
     "fetch",
+    "simulate-labels",
     "prune",
     "phantom",
     "components",

@@ -113,7 +113,7 @@ def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Datas
     Returns:
         The dataset, with the mistakes in ``chosen`` among its problems.
     """
-    dataset = _as_in_the_files(dataset)
+    dataset = as_in_the_files(dataset)
     values = {name: value for value, name in (dataset.labels or {}).items()}
     problems: list[Problem] = []
     first: dict[int, str] = {}
@@ -177,8 +177,8 @@ def with_background(dataset: Dataset) -> Dataset:
     return relabel(dataset, {name: (value,) for value, name in sorted(labels.items()) if name != BACKGROUND})
 
 
-def _as_in_the_files(dataset: Dataset) -> Dataset:
-    """Return a dataset that was relabelled with the labels of its files."""
+def as_in_the_files(dataset: Dataset) -> Dataset:
+    """Return a dataset with the labels that its files have, if it is read with others."""
     found = dataset.relabelling
     if found is None:
         return dataset

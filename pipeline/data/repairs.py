@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline import nifti
 from pipeline.data.codes import CODES, is_warning
+from pipeline.data.relabelling import as_in_the_files
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.nifti.grids import rename_axes, renaming
 
@@ -154,7 +155,7 @@ def repair_dataset(look: Check, names: Sequence[str], folder: Path) -> tuple[dic
     log: list[Repair] = []
     for side in ("images", "labels"):
         (folder / side).mkdir(parents=True, exist_ok=True)
-    for number, case in enumerate(look.dataset.cases):
+    for number, case in enumerate(as_in_the_files(look.dataset).cases):
         name = f"{number:05d}_{re.sub(r'[^A-Za-z0-9-]', '_', case.id)}"
         images = [folder / "images" / f"{name}_{n:04d}{suffix(path)}" for n, path in enumerate(case.images)]
         label = None
@@ -207,6 +208,7 @@ def _section(case: Case) -> str:
 
 def declarations(dataset: Dataset) -> dict[str, Any]:
     """Return what the dataset says of itself, as a datalist says it."""
+    dataset = as_in_the_files(dataset)
     content: dict[str, Any] = {}
     if dataset.labels is not None and not dataset.regions:
         content["labels"] = {str(value): name for value, name in dataset.labels.items()}

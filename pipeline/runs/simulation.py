@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Kind = Literal["scribbles", "slices", "boxes", "points", "classes"]
 # Of a dataset without a validation list, this share of the patients keeps whole masks and validates.
 FRACTION = 0.2
+SECTIONS = ("training", "unlabeled", "validation", "test")
 AMOUNTS: dict[str, int] = {"scribbles": 1, "slices": 3, "boxes": 3, "points": 20, "classes": 1}
 
 
@@ -93,38 +94,45 @@ def simulate_labels(
     annotated = _annotated(how, index, split)
     content = declarations(index.dataset)
     content["labels"] = {str(value): name for value, name in index.labels.items()}
-    if kind != "classes":
-        content["ignore"] = _ignored(index)
+    ignore = _ignored(index, kind)
+    if ignore is not None:
+        content["ignore"] = ignore
     for side in ("images", "labels"):
         (folder / side).mkdir(parents=True, exist_ok=True)
-    tests = [case for case in index.dataset.cases if case.role == "test"]
-    sections = {
-        "training": split.labelled,
-        "unlabeled": split.unlabelled,
-        "validation": split.validation,
-        "test": tests,
-    }
-    cases = [(section, case) for section, found in sections.items() for case in found]
-    for number, (section, case) in enumerate(progress(cases, "writing", len(cases))):
-        entry = _linked(case, folder, number, whole=section != "training")
-        if section == "training":
-            mask = read_label(case, index.facts[case.id])
-            voxels = _spared(mask, case, how, annotated[case.id], content.get("ignore"))
-            nifti.save_volume(folder / entry["label"], voxels, mask.header)
-        if annotated.get(case.id) is not None:
-            entry["annotated"] = [index.labels[value] for value in annotated[case.id] or ()]
-        content.setdefault(section, []).append(entry)
+    for case in progress(split.labelled, "writing", len(split.labelled)):
+        entry = _linked(case, folder, written=True)
+        mask = read_label(case, index.facts[case.id])
+        kept = _spared(mask, case, how, annotated[case.id], ignore)
+        nifti.save_volume(folder / entry["label"], kept, mask.header)
+        content.setdefault("training", []).append(_named(entry, annotated[case.id], index))
+    content |= _others(index, split, folder)
     write_json(folder / "dataset.json", content)
-    return {section: len(content[section]) for section in sections if section in content}
+    return {section: len(content[section]) for section in SECTIONS if section in content}
+
+
+def _others(index: Index, split: Split, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Link the cases that are not trained on with a mask into the copy, and return their entries by section."""
+    tests = [case for case in index.dataset.cases if case.role == "test"]
+    content: dict[str, list[dict[str, Any]]] = {}
+    for section, cases in zip(SECTIONS[1:], (split.unlabelled, split.validation, tests), strict=True):
+        for case in cases:
+            # A mask that is read with other values than its file has is written with these.
+            written = case.label is not None and index.dataset.relabelling is not None
+            entry = _linked(case, folder, written=written)
+            if written:
+                mask = read_label(case, index.facts[case.id])
+                nifti.save_volume(folder / entry["label"], mask.labels, mask.header)
+            content.setdefault(section, []).append(_named(entry, case.annotated, index))
+    return content
 
 
 def _annotated(how: Sparing, index: Index, split: Split) -> dict[str, tuple[int, ...] | None]:
-    """Return the annotated classes of each case that is trained on or validates; None for all of them.
+    """Return the annotated classes of each case that is trained on; None for all of them.
 
     Raises:
         UserError: So many classes cannot be kept of each case.
     """
-    found = {case.id: case.annotated for case in (*split.labelled, *split.validation)}
+    found = {case.id: case.annotated for case in split.labelled}
     if how.kind != "classes":
         return found
     values = [value for value in index.labels if value != 0]
@@ -136,25 +144,33 @@ def _annotated(how: Sparing, index: Index, split: Split) -> dict[str, tuple[int,
     return found | {case.id: chosen for case, chosen in zip(split.labelled, drawn, strict=True)}
 
 
-def _ignored(index: Index) -> int:
-    """Return the value to ignore: the dataset's own, or 255, or another that is no label."""
-    if index.ignore is not None:
+def _ignored(index: Index, kind: Kind) -> int | None:
+    """Return the value to ignore: the dataset's own, or where voxels are left out 255, or another that is no label."""
+    if index.ignore is not None or kind == "classes":
         return index.ignore
     if 255 in index.labels:
         return max(index.labels) + 1
     return 255
 
 
-def _linked(case: Case, folder: Path, number: int, *, whole: bool) -> dict[str, Any]:
-    """Link the files of a case into the copy, its mask only if it stays whole, and return its entry."""
-    name = f"{number:05d}_{re.sub(r'[^A-Za-z0-9-]', '_', case.id)}"
+def _named(entry: dict[str, Any], annotated: tuple[int, ...] | None, index: Index) -> dict[str, Any]:
+    """Return an entry with the names of its annotated classes, where these are not all."""
+    if annotated is None:
+        return entry
+    return entry | {"annotated": [index.labels[value] for value in annotated]}
+
+
+def _linked(case: Case, folder: Path, *, written: bool) -> dict[str, Any]:
+    """Link the files of a case into the copy, unless its mask is to be written, and return its entry."""
+    # Two ids may become the same name; their hashes tell them apart.
+    name = f"{re.sub(r'[^A-Za-z0-9-]', '_', case.id)[:100]}_{crc32(case.id.encode()):08x}"
     images = [f"images/{name}_{n:04d}{suffix(path)}" for n, path in enumerate(case.images)]
     for link, path in zip(images, case.images, strict=True):
         (folder / link).symlink_to(path.resolve())
     entry: dict[str, Any] = {"id": case.id, "patient": case.patient, "image": images}
     if case.label is not None:
-        entry["label"] = f"labels/{name}{suffix(case.label) if whole else '.nii.gz'}"
-        if whole:
+        entry["label"] = f"labels/{name}{'.nii.gz' if written else suffix(case.label)}"
+        if not written:
             (folder / entry["label"]).symlink_to(case.label.resolve())
     return entry
 
@@ -164,8 +180,10 @@ def _spared(
 ) -> NDArray[Any]:
     """Return the values of the partial mask of a case."""
     labels = mask.labels
-    if ignore is None:  # Classes are kept.
-        return np.where(np.isin(labels, annotated or ()), labels, 0).astype(labels.dtype)
+    if how.kind == "classes":
+        stay = [value for value in (*(annotated or ()), ignore) if value is not None]
+        return np.where(np.isin(labels, stay), labels, 0).astype(labels.dtype)
+    assert ignore is not None
     known = labels != ignore
     rng = np.random.default_rng([how.seed, crc32(case.id.encode()), list(KINDS).index(how.kind)])
     # Slices are those that are farthest apart; of axes that are alike, the last one, as scans are mostly stored.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.data.layouts import read_dataset
+from pipeline.data.relabelling import as_in_the_files
 from pipeline.data.splits import split_cases
 from pipeline.errors import Problem, UserError
 
@@ -38,7 +39,7 @@ def draw_lists(source: Path, counts: Mapping[int, tuple[int, ...]]) -> dict[tupl
     Raises:
         UserError: The dataset cannot be opened, or it has too few patients with masks.
     """
-    dataset = read_dataset(source)
+    dataset = as_in_the_files(read_dataset(source))
     split = split_cases(dataset, FRACTION, SEED)
     patients = sorted({case.patient for case in split.labelled})
     if len(patients) < max(counts):
