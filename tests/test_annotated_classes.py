@@ -235,8 +235,8 @@ def test_voxels_that_may_be_right_do_not_count_in_the_calibration():
     shares = np.array([[0.2, 0.3, 0.9], [0.2, 0.6, 0.05], [0.6, 0.1, 0.05]], np.float32)
     labels, truth = np.array([2, 1, 0]), np.array([0, 0, 0])
     known, partly = Reliability(), Reliability()
-    Expectation((0, 1, 2), known).add(shares, labels, truth)
-    Expectation((0, 1, 2), partly, unknown=(2,)).add(shares, labels, truth)
+    Expectation(label_values=(0, 1, 2), reliability=known).add(shares, labels, truth)
+    Expectation(label_values=(0, 1, 2), reliability=partly, unknown=(2,)).add(shares, labels, truth)
     assert (known.voxels.sum(), partly.voxels.sum()) == (3, 2)
 
 

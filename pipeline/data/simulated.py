@@ -163,7 +163,9 @@ def _costs(piece: Mask, depth: NDArray[np.float64], rng: Generator) -> Any:
     numbers[1:-1, 1:-1][piece] = np.arange(len(depth))
     dear = (1 + UNSTEADY * rng.random(len(depth))) / depth**2
     inner = numbers[1:-1, 1:-1]
-    rows, columns, costs = [], [], []
+    rows: list[Any] = []
+    columns: list[Any] = []
+    costs: list[Any] = []
     for x, y in STEPS:
         other = numbers[1 + x : numbers.shape[0] - 1 + x, 1 + y : numbers.shape[1] - 1 + y]
         joined = (inner >= 0) & (other >= 0)

@@ -110,9 +110,14 @@ class SegmentationEvaluator(Evaluator):
         annotated = case.annotated
         reliability = Reliability()
         if not self.overlap_only:
-            values = self.predictor.label_values
             unknown = () if annotated is None else tuple(value for value in self.labels if value not in (0, *annotated))
-            expectation = Expectation(values, reliability, truth.labels, self.ignore, unknown)
+            expectation = Expectation(
+                label_values=self.predictor.label_values,
+                reliability=reliability,
+                truth=truth.labels,
+                ignore=self.ignore,
+                unknown=unknown,
+            )
         labels = self.predictor.segment(scans, expectation)
         self.watch(case, scans, truth, labels)
         results = score_case(

@@ -86,7 +86,7 @@ class Reliability:
         return {"ece": self.ece, "voxels": int(self.voxels.sum()), "curve": curve, "reasons": reasons}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Expectation:
     """The Dice that a network expects of its mask, from voxels that come in parts.
 
@@ -130,7 +130,7 @@ class Expectation:
     def add(self, shares: NDArray[np.float32], labels: Labels, truth: Labels | None = None) -> None:
         """Add voxels: the probability of each label ``[labels, N]``, the mask ``[N]`` and the truth, if there is one.
 
-        >>> expectation = Expectation((0, 1))
+        >>> expectation = Expectation(label_values=(0, 1))
         >>> expectation.add(np.array([[0.25, 0.5], [0.75, 0.5]], np.float32), np.array([1, 0]))
         >>> round(expectation.dice()[1], 4)
         0.6667

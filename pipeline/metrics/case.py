@@ -82,27 +82,25 @@ def score_case(
     maps = _encoded(truth, prediction, known, ignore)
     counts = joint_counts(*maps, len(known) + 1)
     _refuse_unknown(case, truth, prediction, known, counts, ignore)
-    scan = _Scan(case, patient or case, truth.shape, _Measured(spacing_mm, tolerance_mm, metrics or {}))
+    scan = _Scan(case, patient or case, truth.shape, _Measured(spacing_mm, tolerance_mm, metrics or {}, annotated))
     boxes = [] if overlap_only else [find_objects(codes, len(known)) for codes in maps]
     results = []
     for code, value in enumerate(known.tolist()):
         if value != 0:
             masks = _cut_out(maps, code, [found[code - 1] for found in boxes]) if boxes else None
             overlap = Overlap(*map(int, (counts[code].sum(), counts[:, code].sum(), counts[code, code])))
-            if annotated is not None and value not in annotated:
-                results.append(scan.unknown(value, foreground[value], overlap))
-                continue
             results.append(scan.result(value, foreground[value], overlap, masks))
     return results
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """How to measure what is not overlap."""
+    """How to measure what is not overlap, and which classes can be measured at all; None for all."""
 
     spacing_mm: Spacing
     tolerance_mm: float
     metrics: Mapping[str, CaseMetric]
+    annotated: Collection[int] | None
 
 
 @dataclass(frozen=True)
@@ -123,6 +121,8 @@ class _Scan:
             overlap: Its numbers of voxels.
             masks: Its true and predicted mask, cut to a box that holds both; None scores overlap alone.
         """
+        if self.how.annotated is not None and label not in self.how.annotated:
+            return self._unknown(label, name, overlap)
         voxel_ml = math.prod(self.how.spacing_mm) / 1000
         more: dict[str, Any] = {}
         if masks is not None:
@@ -145,7 +145,7 @@ class _Scan:
             **more,
         )
 
-    def unknown(self, label: int, name: str, overlap: Overlap) -> CaseResult:
+    def _unknown(self, label: int, name: str, overlap: Overlap) -> CaseResult:
         """Return the result of a class that is not annotated: what is predicted of it, and no score."""
         voxel_ml = math.prod(self.how.spacing_mm) / 1000
         return CaseResult(

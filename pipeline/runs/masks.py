@@ -114,7 +114,7 @@ class Masks:
         images = read_images(self.targets[path], self.facts[str(path)])
         predictor = self.model.predictor
         with memory_for(str(images[0].path), "to predict it", None, "crop the scan, or predict it elsewhere"):
-            expectation = Expectation(predictor.label_values) if self.expected else None
+            expectation = Expectation(label_values=predictor.label_values) if self.expected else None
             maps = self._maps(images[0].shape) if self.beside.maps else None
             mask = predictor.segment(images, expectation, maps)
             if self.beside.labels:
