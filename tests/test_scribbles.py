@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from runs_fixtures import digest, fewmask, files_in, make_phantom, state_of, train
 
-from pipeline.data.annotation import FIRST_CLASS, UNANNOTATED, class_locations
+from pipeline.data.annotation import FIRST_CLASS, OUTSIDE, UNANNOTATED, class_locations, with_background
+from pipeline.data.cache import Cache
 from pipeline.data.layouts import read_dataset
 from pipeline.data.patches import cut_patches
 from pipeline.data.relabelling import relabel
 from pipeline.data.repairs import declarations
 from pipeline.data.simulated import KINDS, shared_out
+from pipeline.data.transforms import Grid
 from pipeline.errors import UserError
 from pipeline.runs.checking import check, survey
 from pipeline.runs.simulation import simulate_labels
@@ -285,3 +287,45 @@ def test_real_scribbles_are_read_as_their_files_say(tmp_path):
         assert facts.largest_pieces == {}
         assert facts.label_voxels[4] > 0.9 * np.prod(facts.shape)
     assert all(4 not in index.facts[case["id"]].label_voxels for case in listed["validation"])
+
+
+def test_voxels_far_from_every_structure_count_as_background():
+    annotation = np.full((1, 9, 5, 3), UNANNOTATED, np.uint8)
+    annotation[0, 0, 2, 1] = FIRST_CLASS + 1
+    annotation[0, 1, 2, 1] = FIRST_CLASS
+    annotation[0, 8, 4] = OUTSIDE
+    found = with_background(annotation, (2.0, 2.0, 10.0), 9.0)
+    x, y, z = np.meshgrid(*map(np.arange, (9, 5, 3)), indexing="ij")
+    distance = np.sqrt((2 * x) ** 2 + (2 * (y - 2)) ** 2 + (10 * (z - 1)) ** 2)
+    expected = np.where((distance > 9) & (annotation[0] == UNANNOTATED), FIRST_CLASS, annotation[0])
+    np.testing.assert_array_equal(found[0], expected)
+    nothing = np.full((1, 3, 3, 3), UNANNOTATED, np.uint8)
+    assert with_background(nothing, (1.0, 1.0, 1.0), 1.0) is nothing
+
+
+def test_far_background_is_prepared_apart_and_changes_no_whole_mask(scribbled, phantom, tmp_path):
+    index = check(scribbled)
+    grid = Grid("RAS", (2.5, 2.5, 2.5))
+    near, far = (Cache(tmp_path / "cache", index, grid, (), mm) for mm in (None, 20.0))
+    for case in index.dataset.cases:
+        before, after = (cache.get(case)["annotation"] for cache in (near, far))
+        changed = before != after
+        assert changed.any() == (case.role == "training" and case.label is not None)
+        assert set(before[changed]) <= {UNANNOTATED}
+        assert set(after[changed]) <= {FIRST_CLASS}
+        assert near._name(case) != far._name(case)
+    run = train(tmp_path, scribbled, "run", "data.background_mm=20", objective=OBJECTIVE, max_steps=1)
+    assert "background_mm: 20.0" in (run / "config.yaml").read_text()
+
+
+@pytest.mark.skipif(not ACDC.is_dir(), reason="needs ../shared/data/ACDC")
+def test_no_real_heart_is_farther_than_40_mm_from_its_scribbles():
+    for case in json.loads((ACDC / "list_scribbles_070.json").read_text())["training"][:6]:
+        scribble = nib.load(ACDC / case["label"])
+        values = np.asarray(scribble.dataobj)
+        codes = np.where(values == 4, UNANNOTATED, values + FIRST_CLASS).astype(np.uint8)[None]
+        found = with_background(codes, scribble.header.get_zooms(), 40.0)[0]
+        truth = np.asarray(nib.load(ACDC / case["label"].replace("scribbles", "labels")).dataobj)
+        changed = found != codes[0]
+        assert changed.mean() > 0.5
+        assert not truth[changed].any()

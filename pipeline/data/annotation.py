@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import edt
 import numpy as np
 import torch
 from monai.config import KeysCollection  # noqa: TC002 - MONAI resolves annotations of transforms
@@ -76,6 +77,23 @@ def decode(annotation: Tensor) -> tuple[Tensor, Tensor]:
     ([-1, -1, 0, 3], [False, True, True, True])
     """
     return (annotation.long() - FIRST_CLASS).clamp_(min=-1), annotation != OUTSIDE
+
+
+def with_background(annotation: NDArray[Any], spacing_mm: Sequence[float], beyond_mm: float) -> NDArray[Any]:
+    """Make background of voxels that are not annotated, and far from every voxel of a structure.
+
+    Without a voxel of a structure nothing changes.
+
+    Args:
+        annotation: An annotation ``[1, X, Y, Z]``.
+        spacing_mm: Voxel size along X, Y and Z.
+        beyond_mm: Voxels farther than this count as background.
+    """
+    structures = annotation[0] > FIRST_CLASS
+    if not structures.any():
+        return annotation
+    far = edt.edt(np.ascontiguousarray(~structures), anisotropy=[*spacing_mm]) > beyond_mm
+    return np.where(far & (annotation == UNANNOTATED), np.uint8(FIRST_CLASS), annotation)
 
 
 def class_locations(annotation: NDArray[Any], classes: int, most: int = 2000) -> NDArray[np.int64]:
