@@ -210,8 +210,9 @@ def test_copies_of_a_dataset_with_zero_to_be_ignored_say_what_their_files_have(s
 
 def test_zero_to_be_ignored_needs_a_value_for_background(tmp_path):
     (tmp_path / "list.json").write_text(json.dumps({"ignore": 0, "training": [{"image": "a.nii", "label": "b.nii"}]}))
-    (problem,) = read_dataset(tmp_path / "list.json").problems
-    assert (problem.code, "no label is called background" in problem.message) == ("bad-labels", True)
+    found = survey(read_dataset(tmp_path / "list.json")).problems
+    assert [p.code for p in found] == ["bad-labels", "missing-file", "missing-file"]
+    assert "no label is called background" in found[0].message
 
 
 def test_a_value_that_fills_most_of_the_masks_is_asked_about(scribbled, tmp_path):
@@ -306,7 +307,7 @@ def test_voxels_far_from_every_structure_count_as_background():
 def test_far_background_is_prepared_apart_and_changes_no_whole_mask(scribbled, phantom, tmp_path):
     index = check(scribbled)
     grid = Grid("RAS", (2.5, 2.5, 2.5))
-    near, far = (Cache(tmp_path / "cache", index, grid, (), mm) for mm in (None, 20.0))
+    near, far = (Cache(folder=tmp_path / "cache", index=index, grid=grid, background_mm=mm) for mm in (None, 20.0))
     for case in index.dataset.cases:
         before, after = (cache.get(case)["annotation"] for cache in (near, far))
         changed = before != after

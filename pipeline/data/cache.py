@@ -106,7 +106,7 @@ def _place(file: BinaryIO, start: int) -> tuple[int, tuple[int, ...], np.dtype[A
     return file.tell(), shape, dtype
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Cache:
     """Prepared cases in a folder, keyed by the content of their files and by how they were prepared.
 

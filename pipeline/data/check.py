@@ -83,7 +83,7 @@ class Check:
 
     def __iter__(self) -> Iterator[str]:
         cases = self.dataset.cases
-        found: list[Problem] = list(self.dataset.problems)
+        found: list[Problem] = [*self.dataset.problems, *self._zero_ignored()]
         self.seen = Packed()
         self.sound = []
         for case, (facts, problems) in zip(cases, in_parallel(self._examine, cases), strict=True):
@@ -185,6 +185,13 @@ class Check:
         said = {value for name in rare for value in classes[name] if once[value] == 1}
         labels = {value: name for value, name in self._labels().items() if value not in said}
         return dataset_warnings(self.dataset, labels, classes)
+
+    def _zero_ignored(self) -> Iterator[Problem]:
+        """Refuse masks in which 0 is no background, where nothing says what is."""
+        if self.dataset.ignore == 0:
+            message = "has 0 as the value that nobody has annotated, and no label is called background"
+            remedy = "declare the value of each, such as labels={background: 1, liver: 2}"
+            yield Problem(str(self.dataset.source), "bad-labels", message, remedy)
 
     def _looks_unannotated(self) -> Iterator[Problem]:
         """Find a value that most of many masks consist of, where nothing says which values there are."""

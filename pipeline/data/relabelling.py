@@ -165,15 +165,11 @@ def with_background(dataset: Dataset) -> Dataset:
     """Return a dataset whose masks have 0 where nobody has annotated, read with 0 as background.
 
     Such masks have a value of their own for background, and the dataset names it. The other labels become 1 to K, by
-    rising value. A dataset that ignores another value, or none, stays as it is.
+    rising value. A dataset that ignores another value, or none, or names no background, stays as it is.
     """
-    if dataset.ignore != 0:
-        return dataset
     labels = dataset.labels or {}
-    if BACKGROUND not in labels.values():
-        message = "has 0 as the value that nobody has annotated, and no label is called background"
-        remedy = "declare the value of each, such as labels={background: 1, liver: 2}"
-        return replace(dataset, problems=(*dataset.problems, Problem(str(dataset.source), CODE, message, remedy)))
+    if dataset.ignore != 0 or BACKGROUND not in labels.values():
+        return dataset
     return relabel(dataset, {name: (value,) for value, name in sorted(labels.items()) if name != BACKGROUND})
 
 

@@ -135,7 +135,13 @@ def _views_of(settings: Settings) -> tuple[str, ...]:
 
 def build_cache(settings: Settings, index: Index, folder: Path | None) -> Cache:
     """Build the cache of prepared scans in a folder; without one, scans are prepared whenever they are read."""
-    return Cache(folder, index, build_grid(settings), build_ranges(settings), settings.data.background_mm)
+    return Cache(
+        folder=folder,
+        index=index,
+        grid=build_grid(settings),
+        ranges=build_ranges(settings),
+        background_mm=settings.data.background_mm,
+    )
 
 
 def build_ranges(settings: Settings) -> tuple[IntensityRange | None, ...]:
