@@ -22,7 +22,7 @@ from pipeline.plugins import number_trusted
 LIBRARIES = (
     *("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "pydantic", "tyro", "rich", "pyyaml", "jinja2"),
     *("markupsafe", "matplotlib", "connected-components-3d", "edt", "isal", "llvmlite", "psutil", "resvg-py"),
-    *("triton", "onnx", "onnxruntime", "onnxscript", "tensorboard", "submitit"),
+    *("triton", "onnx", "onnxruntime", "onnxscript", "tensorboard", "mlflow", "wandb", "submitit"),
 )
 # Environment variables that change how fast it computes, or on what.
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF")

@@ -29,6 +29,8 @@ HARMLESS = (
     "dataset",
     "root",
     "tensorboard",
+    "mlflow",
+    "wandb",
     "checkpoint_every",
     "data.workers",
     "data.cache",
@@ -63,8 +65,8 @@ def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Seque
     Raises:
         UserError: Something else differs, or an allowed key is in neither recipe.
     """
-    old = _flat(config.written(read_config(run), read_decisions(run)))
-    new = _flat(config.written(recipe, decided))
+    old = flat(config.written(read_config(run), read_decisions(run)))
+    new = flat(config.written(recipe, decided))
     keys = old.keys() | new.keys()
     sections = {".".join(key.split(".")[:n]) for key in keys for n in range(1, len(key.split(".")) + 1)}
     problems = [
@@ -98,7 +100,7 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequence
 
 def differing_keys(one: Recipe, other: Recipe, allowed: Sequence[str]) -> list[str]:
     """Return the keys by which two recipes are different trainings, but for some keys or sections."""
-    return _differing(_flat(config.written(one)), _flat(config.written(other)), allowed)
+    return _differing(flat(config.written(one)), flat(config.written(other)), allowed)
 
 
 def _changed_plugins(run: Path, recipe: Recipe) -> list[Problem]:
@@ -257,13 +259,11 @@ def _content(facts: CaseFacts | None) -> CaseFacts | None:
     return facts and replace(facts, sha256=(), stamps=())
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def flat(value: Any, path: str = "") -> dict[str, Any]:
     """Return the leaves of nested dictionaries and lists by dotted path."""
     if not isinstance(value, (dict, list)):
         return {path: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
     return {
-        key: leaf
-        for name, inner in items
-        for key, leaf in _flat(inner, f"{path}.{name}" if path else str(name)).items()
+        key: leaf for name, inner in items for key, leaf in flat(inner, f"{path}.{name}" if path else str(name)).items()
     }
