@@ -173,12 +173,14 @@ def test_a_training_on_both_kinds_scores_what_is_annotated_and_resumes_to_the_bi
         train(tmp_path, path, "stopped", resume=True, **how)
 
 
+@pytest.mark.slow
 def test_cases_with_every_class_named_train_to_the_bits_of_those_that_say_nothing(tmp_path, phantom):
     plain = train(tmp_path, listed(tmp_path, phantom, {}), "plain", objective=OBJECTIVE)
     named = listed(tmp_path, phantom, {n: ["organ", "nodule"] for n in range(6)}, name="named.json")
     assert digest(state_of(train(tmp_path, named, "named", objective=OBJECTIVE))) == digest(state_of(plain))
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up_to_the_whole_where_cases_lack_classes(tmp_path, phantom):
     path = listed(tmp_path, phantom, {2: ["organ"], 4: ["nodule"]})
     data = {"spacing_mm": [2.5] * 3, "patch_size": [16] * 3, "batch_size": 4, "workers": 0}
@@ -196,6 +198,7 @@ def test_parts_of_a_batch_add_up_to_the_whole_where_cases_lack_classes(tmp_path,
     torch.testing.assert_close(one, units, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_folds_train_and_score_out_of_fold(tmp_path, phantom):
     path = listed(tmp_path, phantom, {1: ["organ"], 4: ["nodule"]}, validation=0)
     content = json.loads(path.read_text())

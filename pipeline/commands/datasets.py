@@ -142,7 +142,8 @@ def simulate_labels(
     give({"folder": output, "cases": found})
     told = ", ".join(f"{count} {section}" for section, count in found.items())
     say(f"Wrote {told} case(s) to {output}; {found['training']} masks are partial.")
-    say(f"Next: fewmask train scribbles dataset={quote(str(output))}")
+    recipe = "supervised" if kind == "classes" else "scribbles"
+    say(f"Next: fewmask train {recipe} dataset={quote(str(output))}")
 
 
 @command
