@@ -68,7 +68,7 @@ def ours(folder: Path, store: Path):
     check = Check(read_dataset(folder))
     list(check)
     index = check.index()
-    cache = Cache(store, index, Grid("RAS", (1.0, 1.0, 1.0)))
+    cache = Cache(folder=store, index=index, grid=Grid("RAS", (1.0, 1.0, 1.0)))
     list(cache.fill(index.dataset.cases))
     streams = {"labelled": Stream(index.dataset.cases, BATCH, 1)}
     unchanged = AugmentationChain(standard(), Patch((1.0, 1.0, 1.0)))

@@ -93,7 +93,7 @@ def batches_of_ours(folder: Path, store: Path) -> tuple[TrainingStep, Iterator[d
     check = Check(read_dataset(folder))
     list(check)
     index = check.index()
-    cache = Cache(store, index, Grid("RAS", (1.0, 1.0, 1.0)))
+    cache = Cache(folder=store, index=index, grid=Grid("RAS", (1.0, 1.0, 1.0)))
     list(cache.fill(index.dataset.cases))
     cases = tuple(case for case in index.dataset.cases if case.label)
     strengths = {"noise": 0.3, "blur": 1.0, "brightness": 0.25, "contrast": 0.25, "low_resolution": 1.0, "gamma": 0.3}

@@ -147,7 +147,9 @@ def calibration(reloaded: bool) -> dict[str, float]:
     foreground = 1 / (1 + np.exp(-logits))
     reliability = Reliability()
     both = np.stack([1 - foreground, foreground]).astype(np.float32).reshape(2, -1)
-    Expectation((0, 1), reliability).add(both, (logits > 0).reshape(-1), inside.astype(np.uint8).reshape(-1))
+    Expectation(label_values=(0, 1), reliability=reliability).add(
+        both, (logits > 0).reshape(-1), inside.astype(np.uint8).reshape(-1)
+    )
     found = {"ours": reliability.ece}
     import monai.metrics as peer
     import torch

@@ -86,7 +86,7 @@ def commands() -> Iterator[str]:
     yield "\n## Commands\n"
     whole = said()
     yield f"```text\n{whole}\n```"
-    for name in re.findall(r"• ([a-z]+)", whole):
+    for name in re.findall(r"• ([a-z-]+)", whole):
         yield f"\n### `fewmask {name}`\n\n```text\n{said(name)}\n```"
 
 

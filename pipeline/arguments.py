@@ -64,8 +64,8 @@ COMMANDS: dict[str, Callable[..., None]] = {}
 
 
 def command(function: Command) -> Command:
-    """Register a function as the command of its name."""
-    COMMANDS[function.__name__] = function
+    """Register a function as the command of its name, with hyphens."""
+    COMMANDS[function.__name__.replace("_", "-")] = function
     return function
 
 

@@ -127,12 +127,13 @@ class DataChoices(Section):
         description="the share of labelled samples that are centred on a class other than background, 0 to 1, or null: "
         "two thirds on a class, background included",
     )
-    batch_size: Auto | Samples = Field(
-        default="auto", description="the number of labelled samples a step, 1 to 4096, or auto"
+    background_mm: Millimetres | None = Field(
+        default=None,
+        description="how many mm from every annotated structure of a mask voxels that nobody annotated count as "
+        "background, 1e-4 to 1e4, or null for nowhere",
     )
-    unlabelled_batch_size: Auto | Samples = Field(
-        default="auto", description="the number of unlabelled samples a step, 1 to 4096, or auto"
-    )
+    batch_size: Auto | Samples = Field(default="auto", description="labelled samples a step, 1 to 4096, or auto")
+    unlabelled_batch_size: Auto | Samples = Field(default="auto", description="unlabelled samples, the same, or auto")
     accumulate: Auto | Samples = Field(
         default="auto",
         description="the number of parts that a batch goes through the network in, which saves memory, or auto",
@@ -265,9 +266,7 @@ class AugmentationChoices(Section):
         description="the largest displacement of an elastic deformation in mm, 0 to 1000, or auto: 0, and 3.5 voxels "
         "for slices",
     )
-    noise: NoiseSigma = Field(
-        default=0.1, description="the largest noise in standard deviations of the image, 0 to 100"
-    )
+    noise: NoiseSigma = Field(default=0.1, description="the largest noise in the image's own deviations, 0 to 100")
     blur: BlurSigma = Field(default=0.0, description="the largest sigma of a blur in voxels, 0 to 5")
     brightness: RelativeChange = Field(default=0.25, description="the largest relative change of gain, 0 to 1")
     contrast: RelativeChange = Field(

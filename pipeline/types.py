@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Role: TypeAlias = Literal["training", "validation", "test"]
 Scans: TypeAlias = Literal["labelled", "unlabelled", "all"]
-Outcome: TypeAlias = Literal["scored", "absent", "missed", "false_positive"]
+Outcome: TypeAlias = Literal["scored", "absent", "missed", "false_positive", "not_annotated"]
 # Further images of a sample, each voxel in the same place as in ``image``: with the scan's own intensities, and with
 # them changed by random numbers of their own.
 OTHER_VIEW = "other_image"
@@ -30,6 +30,8 @@ class Case:
         role: The list that the case came from; None where the dataset has no such lists.
         relabelled: Own and new values of a mask whose labels are changed as it is read, others becoming 0; empty where
             they stay.
+        annotated: The label values, as the mask is read, of the classes that are marked wherever they are; a voxel of
+            background may be any other class. None where every class is annotated.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Case:
     patient: str
     role: Role | None = None
     relabelled: tuple[tuple[int, int], ...] = ()
+    annotated: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,9 @@ class Task:
 class CaseResult:
     """The scores of one class in one case: one flat row of ``cases.csv``.
 
-    A class that is in neither mask (``absent``) has None for every number of the second group. One that is in one mask
-    alone has the worst value that there is, so that no structure gains by not being predicted.
+    A class that is in neither mask (``absent``), or not annotated in the case, has None for every number of the second
+    group. One that is in one mask alone has the worst value that there is, so that no structure gains by not being
+    predicted.
 
     Attributes:
         case: The case's id.
@@ -95,7 +99,7 @@ class CaseResult:
         label: The dataset's own value of the class.
         name: The class's name.
         outcome: ``scored`` (in both masks); ``absent`` (in neither); ``missed`` (in the truth only);
-            ``false_positive`` (predicted only).
+            ``false_positive`` (predicted only); ``not_annotated`` (nobody knows what the truth is).
         voxels_truth: Voxels of the class in the truth.
         voxels_predicted: Voxels of the class in the prediction.
         volume_truth_ml: Volume of the class in the truth.

@@ -109,7 +109,7 @@ def _cache(scratch: Path) -> Case:
     list(look)
 
     def cache(folder: Path) -> Cache:
-        return Cache(folder, look.index(), Grid("RAS", (1.0, 1.0, 1.0)))
+        return Cache(folder=folder, index=look.index(), grid=Grid("RAS", (1.0, 1.0, 1.0)))
 
     def write(folder: Path) -> None:
         store = cache(folder)

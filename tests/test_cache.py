@@ -31,7 +31,7 @@ def indexed(source):
 
 @pytest.fixture
 def cache(dataset_folder, tmp_path):
-    return Cache(tmp_path / "cache", indexed(dataset_folder(labelled=2, unlabelled=1)), GRID)
+    return Cache(folder=tmp_path / "cache", index=indexed(dataset_folder(labelled=2, unlabelled=1)), grid=GRID)
 
 
 def scans_of(case):
@@ -145,7 +145,7 @@ def test_a_file_as_a_channel_is_not_that_file_as_a_mask(tmp_path, make_scan):
     for name, entry in (("channel", {"image": ["a.nii", "b.nii"]}), ("mask", {"image": "a.nii", "label": "b.nii"})):
         section = "training" if "label" in entry else "unlabeled"
         (tmp_path / f"{name}.json").write_text(json.dumps({"labels": {"1": "x"}, section: [entry]}))
-        cache = Cache(tmp_path / name, indexed(tmp_path / f"{name}.json"), GRID)
+        cache = Cache(folder=tmp_path / name, index=indexed(tmp_path / f"{name}.json"), grid=GRID)
         list(cache.fill(cache.index.dataset.cases))
         keys.append(keys_of(cache))
     assert keys[0] != keys[1]
@@ -155,7 +155,7 @@ def test_a_moved_dataset_hits(cache, tmp_path):
     list(cache.fill(cache.index.dataset.cases))
     before = written(cache)
     shutil.move(tmp_path / "dataset", tmp_path / "elsewhere")
-    moved = Cache(cache.folder, indexed(tmp_path / "elsewhere"), GRID)
+    moved = Cache(folder=cache.folder, index=indexed(tmp_path / "elsewhere"), grid=GRID)
     list(moved.fill(moved.index.dataset.cases))
     assert written(cache) == before
 
@@ -263,7 +263,7 @@ def fill_in_a_process(cache, log):
 
 
 def test_processes_that_fill_one_cache_share_the_work(dataset_folder, tmp_path):
-    cache = Cache(tmp_path / "cache", indexed(dataset_folder(labelled=5, unlabelled=4)), GRID)
+    cache = Cache(folder=tmp_path / "cache", index=indexed(dataset_folder(labelled=5, unlabelled=4)), grid=GRID)
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=fill_in_a_process, args=(cache, tmp_path / "log")) for _ in range(3)]
     for worker in workers:
@@ -277,7 +277,7 @@ def test_processes_that_fill_one_cache_share_the_work(dataset_folder, tmp_path):
 
 def test_a_crop_reads_only_its_own_pages(tmp_path, make_scan):
     make_scan("images/big.nii", np.random.default_rng(0).normal(size=(96, 256, 160)).astype(np.float32))
-    cache = Cache(tmp_path / "cache", indexed(tmp_path), Grid("RAS", (0.0, 0.0, 0.0)))
+    cache = Cache(folder=tmp_path / "cache", index=indexed(tmp_path), grid=Grid("RAS", (0.0, 0.0, 0.0)))
     fill(cache)
     (entry,) = cache.folder.glob("*.npz")
     with entry.open("rb") as file:  # out of memory, so that what comes back was read for the crop

@@ -28,7 +28,7 @@ def draw(rng, p):
 
 def expected_dice(labels, logits, values, reliability=None, truth=None, ignore=None, part=None):
     """Of a whole scan, in parts."""
-    expectation = Expectation(values, reliability, truth, ignore)
+    expectation = Expectation(label_values=values, reliability=reliability, truth=truth, ignore=ignore)
     p, flat = softmax(logits).astype(np.float32).reshape(len(logits), -1), labels.reshape(-1)
     true = None if truth is None else truth.reshape(-1)
     for start in range(0, flat.size, part or flat.size):

@@ -50,7 +50,7 @@ def write_case(folder, make_scan, rng, suffix):
 def prepared(index):
     """What a training learns of the case, without a cache between."""
     (case,) = index.dataset.cases
-    return Cache(None, index, Grid("RAS", (1.1, 0.9, 1.3))).get(case)
+    return Cache(folder=None, index=index, grid=Grid("RAS", (1.1, 0.9, 1.3))).get(case)
 
 
 def equal(one, other):

@@ -37,6 +37,7 @@ COMMANDS = (
     "compare",
     "export",
     "fetch",
+    "simulate-labels",
     "prune",
     "phantom",
     "components",

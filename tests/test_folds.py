@@ -144,9 +144,9 @@ def test_folds_predict_with_the_mean_of_their_probabilities(crossed, dataset, tm
     shares = [np.exp(answer) / np.exp(answer).sum(axis=0) for answer in answers]
     mean = sum(shares) / len(shares)
     model = load_model(crossed, "last")
-    expectation = Expectation(model.predictor.label_values)
+    expectation = Expectation(label_values=model.predictor.label_values)
     found = model.predictor.segment([load(scan)], expectation)
-    expected = Expectation(model.predictor.label_values)
+    expected = Expectation(label_values=model.predictor.label_values)
     expected.add(mean.reshape(len(mean), -1), found.reshape(-1))
     assert expectation.dice() == pytest.approx(expected.dice(), abs=1e-5)
     (mask,) = runs.predict(crossed, [scan], tmp_path / "masks")

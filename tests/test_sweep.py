@@ -240,10 +240,10 @@ def compare(rng, make_scan, largest):
     scan, segmenter = draw_scan(rng, make_scan, largest), draw_segmenter(rng)
     truth = rng.choice(segmenter.label_values, size=scan.shape)
     ours, theirs = Reliability(), Reliability()
-    expectation = Expectation(segmenter.label_values, ours, truth)
+    expectation = Expectation(label_values=segmenter.label_values, reliability=ours, truth=truth)
     labels, expected = segmenter.segment([scan], expectation), plain(segmenter).segment([scan])
     assert labels.dtype == expected.labels.dtype
-    same = Expectation(segmenter.label_values, theirs, truth)
+    same = Expectation(label_values=segmenter.label_values, reliability=theirs, truth=truth)
     p = torch.from_numpy(expected.logits).flatten(1).softmax(0).numpy()
     same.add(same.shares(p), expected.labels.reshape(-1), truth.reshape(-1))
     differ = labels != expected.labels

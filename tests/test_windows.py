@@ -139,7 +139,7 @@ for part in ("images", "labels"):
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / "data" / part / "a.nii")
 check = Check(open_dataset(folder / "data"))
 list(check)
-cache = Cache(folder / "cache", check.index(), Grid("RAS", (1.0, 1.0, 1.0)))
+cache = Cache(folder=folder / "cache", index=check.index(), grid=Grid("RAS", (1.0, 1.0, 1.0)))
 assert list(cache.fill(cache.index.dataset.cases)) == ["a"] and cache.failure is None and not held
 assert len(list((folder / "cache").glob("*.npz"))) == 1
 """,

@@ -113,6 +113,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fetch": (("Task04", "--output", "new"), ()),
     "prune": (("run/cache",), ("--unused-days",)),
     "phantom": (("new", "--labelled", "1", "--unlabelled", "0"), ("--seed", "--labelled", "--unlabelled")),
+    "simulate-labels": (
+        ("dataset", "--kind", "scribbles", "--output", "new"),
+        ("--amount", "--seed", "--layout", "--layout-option", "--root"),
+    ),
     "components": ((), ()),
 }
 

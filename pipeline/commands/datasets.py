@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -104,6 +104,46 @@ def phantom(
         pass
     give({"folder": folder, "labelled": labelled, "unlabelled": unlabelled})
     say(f"Wrote {labelled} scans with masks and {unlabelled} without to {folder}.")
+
+
+@command
+def simulate_labels(
+    dataset: tyro.conf.Positional[Annotated[Path, place("DATASET", "A dataset with whole masks.")]],
+    root: Root = None,
+    *,
+    kind: Annotated[
+        Literal["scribbles", "slices", "boxes", "points", "classes"], tyro.conf.arg(help="What is kept of each mask.")
+    ],
+    output: Annotated[Path, destination("An empty or new folder for the copy.")],
+    amount: Annotated[
+        int | None,
+        tyro.conf.arg(
+            help="Strokes of a structure in a slice, slices or boxes of a mask, points of a structure, or classes of a "
+            "case; by default 1, 3, 3, 20 and 1."
+        ),
+    ] = None,
+    seed: Annotated[int, tyro.conf.arg(help="Makes the same masks again.")] = 0,
+    layout: Layout = "auto",
+    layout_options: LayoutOptions = (),
+) -> None:
+    """Make partial masks of whole ones; those that validate stay whole.
+
+    Example: fewmask simulate-labels data/Task04_Hippocampus --kind scribbles --output scribbled
+    """
+    from pipeline.config import read_options
+    from pipeline.runs import simulate_labels as simulate
+
+    refuse_outside("--amount", amount, 1, 1000)
+    refuse_outside("--seed", seed, 0, 2**32 - 1)
+    options = read_options(layout_options)
+    found = simulate(
+        dataset, to_write(output), kind, amount=amount, seed=seed, root=root, layout=layout, options=options
+    )
+    give({"folder": output, "cases": found})
+    told = ", ".join(f"{count} {section}" for section, count in found.items())
+    say(f"Wrote {told} case(s) to {output}; {found['training']} masks are partial.")
+    recipe = "supervised" if kind == "classes" else "scribbles"
+    say(f"Next: fewmask train {recipe} dataset={quote(str(output))}")
 
 
 @command

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import edt
 import numpy as np
 import torch
 from monai.config import KeysCollection  # noqa: TC002 - MONAI resolves annotations of transforms
 from monai.transforms import MapTransform
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Collection, Hashable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -55,6 +56,19 @@ class Annotated(MapTransform):
         return result
 
 
+def annotated_classes(values: Sequence[int], annotated: Collection[int] | None) -> NDArray[np.bool_]:
+    """Return which classes are annotated in a case, ``[classes]``; background is.
+
+    Args:
+        values: The dataset's label values, in the order of the classes.
+        annotated: Those that are annotated in the case; None for all.
+
+    >>> annotated_classes([0, 3, 7], [7]).tolist()
+    [True, False, True]
+    """
+    return np.array([value == 0 or annotated is None or value in annotated for value in values])
+
+
 def decode(annotation: Tensor) -> tuple[Tensor, Tensor]:
     """Return integer labels, -1 where nothing is annotated, and a mask of the scan's inside.
 
@@ -63,6 +77,23 @@ def decode(annotation: Tensor) -> tuple[Tensor, Tensor]:
     ([-1, -1, 0, 3], [False, True, True, True])
     """
     return (annotation.long() - FIRST_CLASS).clamp_(min=-1), annotation != OUTSIDE
+
+
+def with_background(annotation: NDArray[Any], spacing_mm: Sequence[float], beyond_mm: float) -> NDArray[Any]:
+    """Make background of voxels that are not annotated, and far from every voxel of a structure.
+
+    Without a voxel of a structure nothing changes.
+
+    Args:
+        annotation: An annotation ``[1, X, Y, Z]``.
+        spacing_mm: Voxel size along X, Y and Z.
+        beyond_mm: Voxels farther than this count as background.
+    """
+    structures = annotation[0] > FIRST_CLASS
+    if not structures.any():
+        return annotation
+    far = edt.edt(np.ascontiguousarray(~structures), anisotropy=[*spacing_mm]) > beyond_mm
+    return np.where(far & (annotation == UNANNOTATED), np.uint8(FIRST_CLASS), annotation)
 
 
 def class_locations(annotation: NDArray[Any], classes: int, most: int = 2000) -> NDArray[np.int64]:

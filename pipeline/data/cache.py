@@ -26,7 +26,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from pipeline.data.annotation import ANNOTATION, IMAGE, class_locations
+from pipeline.data.annotation import ANNOTATION, IMAGE, class_locations, with_background
 from pipeline.data.checked import read_case
 from pipeline.data.packed import Packed
 from pipeline.data.transforms import Grid, case_transforms
@@ -106,7 +106,7 @@ def _place(file: BinaryIO, start: int) -> tuple[int, tuple[int, ...], np.dtype[A
     return file.tell(), shape, dtype
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Cache:
     """Prepared cases in a folder, keyed by the content of their files and by how they were prepared.
 
@@ -117,6 +117,7 @@ class Cache:
         index: The checked dataset.
         grid: The grid that cases are brought to.
         ranges: How intensities are normalised, as for :func:`case_transforms`.
+        background_mm: How far from structures voxels that nobody annotated count as background; None for nowhere.
         failure: Why entries are missing, once a write has failed. Those cases are prepared whenever they are read.
     """
 
@@ -124,6 +125,7 @@ class Cache:
     index: Index
     grid: Grid
     ranges: Sequence[IntensityRange | None] = ()
+    background_mm: float | None = None
     failure: OSError | None = field(default=None, init=False)
     _entries: Packed[_Entry] = field(default_factory=Packed, init=False, repr=False)
 
@@ -185,6 +187,8 @@ class Cache:
         with memory_for(str(case.images[0]), "to prepare it", self._needed(case), remedy):
             prepared = case_transforms(self.grid, values, self.ranges, self.index.ignore)(scans)
             image, annotation = (np.ascontiguousarray(prepared[key].numpy()) for key in (IMAGE, ANNOTATION))
+            if self.background_mm is not None:
+                annotation = with_background(annotation, prepared[IMAGE].pixdim.tolist(), self.background_mm)
         return dict(zip(PARTS, (image, annotation, class_locations(annotation, len(values))), strict=True))
 
     def _needed(self, case: Case) -> int:
@@ -195,7 +199,7 @@ class Cache:
         return preparing_bytes((max(1, round(voxels)),), facts.channels)
 
     def _name(self, case: Case) -> str:
-        how = {
+        how: dict[str, Any] = {
             "versions": [VERSION, LIBRARIES],
             "grid": asdict(self.grid),
             "ranges": [scale and asdict(scale) for scale in self.ranges],
@@ -203,6 +207,8 @@ class Cache:
             "ignore": self.index.ignore,
             "masked": case.label is not None,
         }
+        if self.background_mm is not None:  # Other entries keep the names that they have always had.
+            how["background_mm"] = self.background_mm
         # By values, not by files: a scan that is saved anew, with the same values on the same grid, has the same key.
         facts = self.index.facts[case.id]
         content = [*facts.content, json.dumps(facts.affine), json.dumps(how, sort_keys=True)]

@@ -83,7 +83,7 @@ class Check:
 
     def __iter__(self) -> Iterator[str]:
         cases = self.dataset.cases
-        found: list[Problem] = list(self.dataset.problems)
+        found: list[Problem] = [*self.dataset.problems, *self._zero_ignored()]
         self.seen = Packed()
         self.sound = []
         for case, (facts, problems) in zip(cases, in_parallel(self._examine, cases), strict=True):
@@ -100,7 +100,7 @@ class Check:
     def _examine(self, case: Case) -> tuple[CaseFacts | None, list[Problem]]:
         known = self.known.get(case.id)
         if known is not None and known.stamps == stamps(case_files(case)):
-            return known, []
+            return replace(known, annotated=case.annotated), []
         channels = self.dataset.channels
         count = None
         if channels is not None:
@@ -109,7 +109,7 @@ class Check:
         facts, problems = examine(case, Declared(own.labels, own.ignore, count))
         if known is not None and facts is not None and _is_same(case, known, facts):
             # The older facts are kept, so that plans and prepared scans that depend on them stay valid.
-            facts = replace(known, sha256=facts.sha256, stamps=facts.stamps)
+            facts = replace(known, sha256=facts.sha256, stamps=facts.stamps, annotated=case.annotated)
         return facts, problems
 
     @property
@@ -160,11 +160,11 @@ class Check:
             return []
         images = {case.id: str(case.images[0]) for case in self.dataset.cases}
         found = [*self._channel_counts(), *self._dimensions(), *self._voxel_sizes(), *self._lengths()]
-        found += self._rare_labels()
+        found += [*self._rare_labels(), *self._unannotated_labels()]
         problems = [Problem(images[name], code, text, remedy, case=name) for name, code, text, remedy in found]
         drawn = all(case.role != "validation" for case in self.dataset.cases)
         problems += copies(self.dataset.cases, self.seen, drawn=drawn)
-        problems += self._chosen_labels()
+        problems += [*self._chosen_labels(), *self._looks_unannotated()]
         return problems + self._classes({problem.case for problem in problems if problem.code == "rare-label"})
 
     def _chosen_labels(self) -> list[Problem]:
@@ -185,6 +185,25 @@ class Check:
         said = {value for name in rare for value in classes[name] if once[value] == 1}
         labels = {value: name for value, name in self._labels().items() if value not in said}
         return dataset_warnings(self.dataset, labels, classes)
+
+    def _zero_ignored(self) -> Iterator[Problem]:
+        """Refuse masks in which 0 is no background, where nothing says what is."""
+        if self.dataset.ignore == 0:
+            message = "has 0 as the value that nobody has annotated, and no label is called background"
+            remedy = "declare the value of each, such as labels={background: 1, liver: 2}"
+            yield Problem(str(self.dataset.source), "bad-labels", message, remedy)
+
+    def _looks_unannotated(self) -> Iterator[Problem]:
+        """Find a value that most of many masks consist of, where nothing says which values there are."""
+        masks = [facts.label_voxels for facts in self.seen.values() if facts.label_voxels]
+        if self.dataset.labels is not None or self.dataset.ignore is not None or not masks:
+            return
+        value = max(value for voxels in masks for value in voxels)
+        filled = sum(2 * voxels.get(value, 0) > sum(voxels.values()) for voxels in masks)
+        if value and 2 * filled > len(masks) and any(voxels.keys() - {0, value} for voxels in masks):
+            message = f"has {value} in most voxels of {filled} of {len(masks)} masks, as where nobody has annotated"
+            remedy = f"if it is that: --layout-option ignore={value}, for train layout.options.ignore={value}"
+            yield Problem(str(self.dataset.source), "looks-unannotated", message, remedy)
 
     def _channel_counts(self) -> Iterator[tuple[str, str, str, str]]:
         declared = self.dataset.channels
@@ -220,6 +239,15 @@ class Check:
             if (2 * length < median).any() and min(self.seen[name].shape) > 1:
                 message = f"is {_triple(length)} mm large, where the median is {_triple(median)}: it will be padded"
                 yield name, "small-scan", message, "nothing, if it shows what it has to show"
+
+    def _unannotated_labels(self) -> Iterator[tuple[str, str, str, str]]:
+        """Find voxels of classes that are said not to be annotated in their case."""
+        for name, facts in self.seen.items():
+            if facts.annotated is None or facts.label_voxels is None:
+                continue
+            for value in facts.label_voxels.keys() - {0, self.dataset.ignore, *facts.annotated}:
+                message = f"has {facts.label_voxels[value]} voxels of {value} in its mask, which is not annotated there"
+                yield name, "unannotated-label", message, "add it to annotated, or take it out of the mask"
 
     def _rare_labels(self) -> Iterator[tuple[str, str, str, str]]:
         """Find values that one of many masks has alone, where nothing says which values there are."""

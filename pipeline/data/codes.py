@@ -142,6 +142,10 @@ CODES: dict[str, Code] = {
     "label-negative": Code("A label has a value below 0 that is not the declared ignore value."),
     "label-out-of-range": Code("A label has values that nobody declared."),
     "swapped": Code("The image looks like a mask and the label like a scan."),
+    "unannotated-label": Code("A mask has voxels of a class that its entry does not name under `annotated`."),
+    "looks-unannotated": Code(
+        "A value fills most of many masks, as where nobody has annotated, and no `ignore` is declared.", warning=True
+    ),
     "rare-label": Code("One of many masks has a value that no other has, and nothing declares it.", warning=True),
     "label-left-out": Code("A value of the masks is not among the labels that are chosen.", warning=True),
     "empty-mask": Code("A mask has no foreground.", warning=True),

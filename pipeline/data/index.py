@@ -68,6 +68,8 @@ class Index:
             rows.append(("regions", ", ".join(regions)))
         if self.ignore is not None:
             rows.append(("ignored", f"label value {self.ignore}"))
+        if partly := sum(found.annotated is not None for found in facts):
+            rows.append(("annotated", f"not every class in {partly} cases"))
         rows += [
             ("channels", ", ".join(self.channels)),
             ("shape", _extent(shapes, "d", "")),

@@ -68,6 +68,7 @@ class CaseFacts:
         stored_voxels: The same of the values in the file, where others are read; else None.
         largest_pieces: For each label above 0, the share of its voxels that its largest connected component has; empty
             without a mask, or where it has voxels that nobody has annotated.
+        annotated: The label values of the classes that are annotated in the mask; None for all.
         appearance: How each channel looks; empty where one is constant, None where that was not described.
         intensities: Statistics of each channel; empty if the case has problems.
         flat: Whether the file has two axes.
@@ -93,6 +94,7 @@ class CaseFacts:
     stored_voxels: Mapping[int, int] | None = None
     largest_pieces: Mapping[int, float] = field(default_factory=dict)
     appearance: tuple[Appearance, ...] | None = None
+    annotated: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse an impossible grid, as an altered ``index.json`` may have it.
@@ -124,7 +126,7 @@ class CaseFacts:
     def without_mask(self) -> CaseFacts:
         """Return the facts of the same scan without its mask."""
         scan = tuple(replace(channel, foreground=None) for channel in self.intensities)
-        return replace(self, label_voxels=None, largest_pieces={}, intensities=scan)
+        return replace(self, label_voxels=None, largest_pieces={}, intensities=scan, annotated=None)
 
 
 def examine_case(case: Case, declared: Declared) -> tuple[CaseFacts | None, list[Problem]]:
@@ -195,6 +197,7 @@ def examine_scans(
             channels=sum(image.channels for image in images),
             flat=len(first.header.dims) == 2,
             label_voxels=counts,
+            annotated=case.annotated,
             stored_voxels=stored,
             largest_pieces=_pieces(label, _ignored(case, declared)) if sound else {},
             appearance=_appearance(images) if sound else None,

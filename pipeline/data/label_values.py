@@ -99,7 +99,14 @@ def label_problems(scan: Scan, counts: Mapping[int, int], declared: Declared, im
     if strange:
         listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(strange.items())[:8])
         message = f"has label values outside {sorted(declared.labels or ())}: {listed}"
-        return [Problem(where, "label-out-of-range", message, "correct the mask, or declare the values under labels")]
+        return [
+            Problem(
+                where,
+                "label-out-of-range",
+                message,
+                "correct the mask, or declare the values under labels, or one as ignore",
+            )
+        ]
     if len(values) > MAX_CLASSES:
         message = f"has {len(values)} different values"
         return [Problem(where, "label-too-many", message, "is this the scan instead of its mask?")]

@@ -78,7 +78,8 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
     A batch holds ``image`` ``[B, C, …]`` float32, ``annotation`` ``[B, 1, …]`` uint8 (see
     :mod:`pipeline.data.annotation`), ``case``, the ids of the whole batch, and on request further views of the samples:
     voxel for voxel the same places as ``image``. ``plain_image`` has the scan's own intensities, ``other_image`` has
-    them changed by other random numbers; neither changes what ``image`` is.
+    them changed by other random numbers; neither changes what ``image`` is. Where classes are not annotated in some
+    case, a batch holds ``annotated`` too, booleans ``[B, classes]``.
 
     Args:
         streams: Labelled and perhaps unlabelled.
@@ -88,6 +89,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         seed: The run's seed.
         views: Which of ``VIEWS`` a batch holds too.
         foreground_share: As for :func:`pipeline.data.patches.cut_patches`.
+        annotated: By case, which classes are annotated, ``[classes]``; empty where all are in all.
         slots: Returns which slots of a batch of this size are made here; one of several processes makes its own.
     """
 
@@ -100,6 +102,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         seed: int,
         views: Sequence[str] = (),
         foreground_share: float | None = None,
+        annotated: Mapping[str, NDArray[np.bool_]] | None = None,
         slots: Callable[[int], Sequence[int]] = range,
     ) -> None:
         self.streams = dict(streams)
@@ -111,6 +114,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         self.foreground_share = foreground_share
         # Found out here, since a worker need not know of the other processes of a training.
         self.slots = {name: [*slots(stream.batch_size)] for name, stream in streams.items()}
+        self.annotated = annotated or {}
         # Shared with the workers: for each its process number, and the step and the sample that it is preparing.
         self._at = RawArray("q", 3 * MAX_WORKERS)
 
@@ -141,6 +145,9 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         if OTHER_VIEW in views:
             others = [stream.rng(self.seed, step, slot, view=1) for slot in slots]
             self.augmentation.recolour(views[OTHER_VIEW], [self.augmentation.draw(rng) for rng in others])
+        if self.annotated:
+            rows = [self.annotated[stream.pick(self.seed, step, slot).id] for slot in slots]
+            views["annotated"] = torch.from_numpy(np.stack(rows))
         return {**batch, **views}
 
     def _ids(self, stream: Stream, step: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,15 +11,17 @@ import numpy as np
 from pipeline.errors import Problem, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from pipeline.data.inspection import CaseFacts
     from pipeline.data.layouts import Dataset
     from pipeline.nifti.volume import Scan
+    from pipeline.types import Case
 
 # For each new label, the values or names of the dataset's own labels that it is made of.
 Chosen = dict[str, tuple[int | str, ...]]
 CODE = "bad-labels"
+BACKGROUND = "background"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class Relabelling:
     @property
     def new_labels(self) -> dict[int, str]:
         """The new values and names, by rising value, background (0) first."""
-        return {0: "background"} | dict(sorted(zip(self.new_values, self.made_of, strict=True)))
+        return {0: BACKGROUND} | dict(sorted(zip(self.new_values, self.made_of, strict=True)))
 
     @property
     def new_ignore(self) -> int | None:
@@ -62,7 +65,24 @@ class Relabelling:
 
     def left_out(self, value: int) -> bool:
         """Tell whether an own value becomes background without being it."""
-        return value not in (0, self.ignore) and not any(value == own for own, _ in self.pairs)
+        named = any(value == own for own, _ in self.pairs)
+        return value not in (0, self.ignore) and not named and (self.labels or {}).get(value) != BACKGROUND
+
+    def annotated(self, own: Collection[int] | None) -> tuple[int, ...] | None:
+        """Return the new values of annotated classes, from the own ones; None for all."""
+        if own is None or all(value in own for values in self.made_of.values() for value in values):
+            return None
+        made_of = zip(self.new_values, self.made_of.values(), strict=True)
+        return tuple(new for new, values in made_of if {*values} <= {*own})
+
+    def halves(self, cases: Sequence[Case]) -> Iterator[Problem]:
+        """Find new labels of which a part is annotated in a case, and another part is not."""
+        for case, (name, values) in product(cases, self.made_of.items()):
+            known = [value for value in values if case.annotated is None or value in case.annotated]
+            if known and len(known) < len(values):
+                wanting = ", ".join(str(value) for value in values if value not in known)
+                message = f"is made of values of which {case.id} has {wanting} not annotated"
+                yield Problem(f"labels.{name}", CODE, message, "make a label of each", case=case.id)
 
     def findings(self, facts: Sequence[CaseFacts]) -> Iterator[tuple[str, str, str, str]]:
         """Compare with the masks of all cases: values that none of them has, and values that become background.
@@ -99,6 +119,7 @@ def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Datas
     Returns:
         The dataset, with the mistakes in ``chosen`` among its problems.
     """
+    dataset = as_in_the_files(dataset)
     values = {name: value for value, name in (dataset.labels or {}).items()}
     problems: list[Problem] = []
     first: dict[int, str] = {}
@@ -108,7 +129,7 @@ def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Datas
         problems.append(Problem(f"labels.{name}", CODE, message, remedy))
 
     for name, parts in chosen.items():
-        if name in ("background", "ignore"):
+        if name in (BACKGROUND, "ignore"):
             refuse(
                 name, "cannot be chosen", "leave it out: what is not named is background, what is to be ignored stays"
             )
@@ -136,9 +157,13 @@ def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Datas
         made_of=made_of,
         new_values=tuple(range(1, len(made_of) + 1)),
     )
+    problems += relabelling.halves(dataset.cases)
     return replace(
         dataset,
-        cases=tuple(replace(case, relabelled=relabelling.pairs) for case in dataset.cases),
+        cases=tuple(
+            replace(case, relabelled=relabelling.pairs, annotated=relabelling.annotated(case.annotated))
+            for case in dataset.cases
+        ),
         labels=relabelling.new_labels,
         ignore=relabelling.new_ignore,
         regions={},
@@ -146,6 +171,31 @@ def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Datas
         relabelling=relabelling,
         problems=(*dataset.problems, *problems),
     )
+
+
+def with_background(dataset: Dataset) -> Dataset:
+    """Return a dataset whose masks have 0 where nobody has annotated, read with 0 as background.
+
+    Such masks have a value of their own for background, and the dataset names it. The other labels become 1 to K, by
+    rising value. A dataset that ignores another value, or none, or names no background, stays as it is.
+    """
+    labels = dataset.labels or {}
+    if dataset.ignore != 0 or BACKGROUND not in labels.values():
+        return dataset
+    return relabel(dataset, {name: (value,) for value, name in sorted(labels.items()) if name != BACKGROUND})
+
+
+def as_in_the_files(dataset: Dataset) -> Dataset:
+    """Return a dataset with the labels that its files have, if it is read with others."""
+    found = dataset.relabelling
+    if found is None:
+        return dataset
+    own = dict(zip(found.new_values, found.made_of.values(), strict=True))
+    cases = tuple(
+        replace(case, annotated=case.annotated and tuple(value for new in case.annotated for value in own[new]))
+        for case in dataset.cases
+    )
+    return replace(dataset, cases=cases, labels=found.labels, ignore=found.ignore, relabelling=None)
 
 
 def relabelled(mask: Scan, pairs: Sequence[tuple[int, int]]) -> Scan:

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline import nifti
 from pipeline.data.codes import CODES, is_warning
 from pipeline.data.layouts.painting import asked_labels
+from pipeline.data.relabelling import as_in_the_files
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.nifti.grids import rename_axes, renaming
 
@@ -112,12 +113,17 @@ def refuse_unknown(names: Sequence[str], folder: Path | None) -> None:
     if names and folder is None:
         message = "writes a repaired copy"
         problems.append(Problem("--fix", "no-output", message, "name an empty or new folder: --output DIR"))
-    elif folder and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        message = "is there already"
-        remedy = "name an empty or new folder: --output DIR"
-        problems.append(Problem(str(folder), "folder-not-empty", message, remedy))
+    elif folder:
+        problems += occupied(folder)
     if problems:
         raise UserError("Nothing was repaired.", problems)
+
+
+def occupied(folder: Path) -> list[Problem]:
+    """Return a problem if a folder for a copy of a dataset is not empty or new."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return []
+    return [Problem(str(folder), "folder-not-empty", "is there already", "name an empty or new folder: --output DIR")]
 
 
 def repair_dataset(look: Check, names: Sequence[str], folder: Path) -> tuple[dict[str, Any], list[Repair]]:
@@ -146,21 +152,23 @@ def repair_dataset(look: Check, names: Sequence[str], folder: Path) -> tuple[dic
         remedy = "see the column remedy of `fewmask check`"
         problems = [Problem(f"--fix {name}", "nothing-to-fix", message, remedy) for name in names]
         raise UserError("Nothing was repaired.", problems)
-    content = _declarations(look.dataset)
+    content = declarations(look.dataset)
     log: list[Repair] = []
     for side in ("images", "labels"):
         (folder / side).mkdir(parents=True, exist_ok=True)
-    for number, case in enumerate(look.dataset.cases):
+    for number, case in enumerate(as_in_the_files(look.dataset).cases):
         name = f"{number:05d}_{re.sub(r'[^A-Za-z0-9-]', '_', case.id)}"
-        images = [folder / "images" / f"{name}_{n:04d}{_suffix(path)}" for n, path in enumerate(case.images)]
+        images = [folder / "images" / f"{name}_{n:04d}{suffix(path)}" for n, path in enumerate(case.images)]
         label = None
         if case.label:
-            label = folder / "labels" / f"{name}{_suffix(case.label)}"
+            label = folder / "labels" / f"{name}{suffix(case.label)}"
         log += _copy_case(case, [*images, *([label] if label else [])], wanted)
         entry: dict[str, Any] = {"id": case.id, "patient": case.patient}
         entry["image"] = [str(path.relative_to(folder)) for path in images]
         if label:
             entry["label"] = str(label.relative_to(folder))
+        if case.annotated is not None:
+            entry["annotated"] = list(case.annotated)
         content.setdefault(_section(case), []).append(entry)
     return content, log
 
@@ -188,7 +196,8 @@ def _copy_case(case: Case, targets: Sequence[Path], wanted: dict[str, list[tuple
     return log
 
 
-def _suffix(path: Path) -> str:
+def suffix(path: Path) -> str:
+    """Return what the file's name has behind the stem, such as ``.nii.gz``."""
     return path.name[len(nifti.stem(path)) :].lower()
 
 
@@ -198,8 +207,9 @@ def _section(case: Case) -> str:
     return "training" if case.label else "unlabeled"
 
 
-def _declarations(dataset: Dataset) -> dict[str, Any]:
+def declarations(dataset: Dataset) -> dict[str, Any]:
     """Return what the dataset says of itself, as a datalist says it."""
+    dataset = as_in_the_files(dataset)
     content: dict[str, Any] = {}
     if dataset.asked:
         content |= asked_labels(dataset.asked)

@@ -33,6 +33,11 @@ class Split:
     validation: tuple[Case, ...]
     unlike: tuple[Case, ...] = ()
 
+    @property
+    def atlases(self) -> tuple[Case, ...]:
+        """Training cases whose masks tell every class."""
+        return tuple(case for case in self.labelled if case.annotated is None)
+
     def as_dict(self) -> dict[str, list[str]]:
         """Return the ids, JSON-ready."""
         return {name: [case.id for case in getattr(self, name)] for name in self.__dataclass_fields__}

@@ -110,12 +110,20 @@ class SegmentationEvaluator(Evaluator):
             return self._scored(case, scans, truth)
 
     def _scored(self, case: Case, scans: Sequence[Scan], truth: Scan) -> list[CaseResult]:
+        annotated = case.annotated
         expectation: Expectation | RegionExpectation | None = None
         reliability = Reliability()
         if not self.overlap_only and self.regions:
             expectation = RegionExpectation(self.regions, reliability, truth.labels, self.ignore)
         elif not self.overlap_only:
-            expectation = Expectation(self.predictor.label_values, reliability, truth.labels, self.ignore)
+            unknown = () if annotated is None else tuple(value for value in self.labels if value not in (0, *annotated))
+            expectation = Expectation(
+                label_values=self.predictor.label_values,
+                reliability=reliability,
+                truth=truth.labels,
+                ignore=self.ignore,
+                unknown=unknown,
+            )
         labels = self.predictor.segment(scans, expectation)
         self.watch(case, scans, truth, labels)
         results = score_case(
@@ -130,6 +138,7 @@ class SegmentationEvaluator(Evaluator):
             overlap_only=self.overlap_only,
             metrics=self.metrics,
             regions=self.regions,
+            annotated=annotated,
         )
         if expectation is not None:
             expected = expectation.dice()

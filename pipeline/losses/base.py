@@ -31,7 +31,8 @@ class SegmentationLoss(_Loss):
 
     A subclass names the value that it judges in ``judges``, and the values that this is compared with in ``against``,
     in the order of the arguments of ``forward``: tensors of the batch (``image``, ``label``, ``mask``) or values that a
-    source provides. A recipe may name others.
+    source provides. A recipe may name others. Where ``takes_annotated`` is set, ``forward`` takes one more, the classes
+    that are annotated in each case, ``[B, K]``; of other losses such cases are merged first.
 
     A NaN among the numbers that count gives NaN. A batch without a case or without a voxel gives 0 with a zero
     gradient. MONAI's ``MetaTensor`` is read as a plain tensor.
@@ -47,6 +48,7 @@ class SegmentationLoss(_Loss):
 
     judges: ClassVar[str] = "logits"
     against: ClassVar[tuple[str, ...]]
+    takes_annotated: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -334,8 +336,8 @@ def levels_of(prediction: Prediction) -> tuple[Tensor, ...]:
 
 
 def _shrunk(labels: Tensor, level: Tensor) -> Tensor:
-    """Return labels resampled to a coarser level by the nearest voxel."""
-    if labels.shape[2:] == level.shape[2:]:
+    """Return labels resampled to a coarser level by the nearest voxel; what is not of voxels as it is."""
+    if labels.ndim == 2 or labels.shape[2:] == level.shape[2:]:
         return labels
     return F.interpolate(labels.float(), level.shape[2:], mode="nearest-exact").to(labels.dtype)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
+import torch
+
 from pipeline.bounds import LabelValue, Scale
 from pipeline.losses.base import LOSSES, LabelLoss, Reduction, require_positive
 from pipeline.losses.class_sums import class_sums
+from pipeline.losses.partial import merged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +32,9 @@ class DiceLoss(LabelLoss):
     Under ``macro`` a class absent from a case gives ``1 - s / (sum p + s)``, which is 0 if it is not predicted either.
     A case with nothing annotated is left out: it adds nothing to the sum, is not counted in the mean, and is 0
     under ``reduction="none"``. A batch with nothing annotated gives 0 with a zero gradient.
+
+    In a case in which some classes are not annotated, their probabilities are added to background's, and the mean is
+    over the other classes: the marginal Dice of Shi et al., see :mod:`pipeline.losses.partial`.
 
     Equal to MONAI's ``DiceLoss(softmax=True, to_onehot_y=True, smooth_nr=s, smooth_dr=s)`` where every
     voxel is annotated. Milletari, Navab, Ahmadi: V-Net, 3DV 2016, doi:10.1109/3DV.2016.79; the
@@ -61,6 +67,8 @@ class DiceLoss(LabelLoss):
     (0.5333, 0.5714)
     """
 
+    takes_annotated = True
+
     def __init__(
         self,
         *,
@@ -79,17 +87,20 @@ class DiceLoss(LabelLoss):
         self.average = average
         self.smooth = smooth
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, annotated: Tensor | None = None) -> Tensor:
         """Return the loss.
 
         Args:
             logits: ``[B, K, H, W(, D)]``; one channel is read as two classes.
             labels: ``[B, 1, H, W(, D)]`` or ``[B, H, W(, D)]``.
+            annotated: Booleans ``[B, K]``: the classes that are annotated in each case, background aside; None for all.
 
         Raises:
             ValueError: A shape, type or label does not fit.
         """
         index = self.indices(labels, logits)
+        if annotated is not None:
+            logits = merged(logits, annotated, softmax=self.softmax)
         is_plain = self.softmax and logits.shape[1] > 1
         values = logits if is_plain else self.probabilities(logits)
         inside, everywhere, voxels = class_sums(values, index, softmax=is_plain)
@@ -98,10 +109,19 @@ class DiceLoss(LabelLoss):
             per_case = self._cost(*(each[:, first:].sum(dim=1) for each in (inside, everywhere, voxels)))
         else:
             per_class = self._cost(inside, everywhere, voxels)
-            per_case = (per_class if self.include_background else per_class[:, 1:]).mean(dim=1)
+            per_case = self._mean(per_class, annotated)
         if not self.include_background:  # A NaN in the background still gives NaN.
             per_case = per_case.masked_fill(everywhere[:, 0].isnan(), math.nan)
         return self.reduce(per_case, voxels.sum(dim=1) > 0)
+
+    def _mean(self, per_class: Tensor, annotated: Tensor | None) -> Tensor:
+        """Return the mean over the classes that count in each case; 0 where none does."""
+        first = 0 if self.include_background else 1
+        if annotated is None:
+            return per_class[:, first:].mean(dim=1)
+        counted = torch.cat([torch.ones_like(annotated[:, :1]), annotated[:, 1:]], dim=1).to(torch.bool)
+        kept = per_class.where(counted, 0)[:, first:]
+        return kept.sum(dim=1) / counted[:, first:].sum(dim=1).clamp(min=1)
 
     def _cost(self, inside: Tensor, everywhere: Tensor, voxels: Tensor) -> Tensor:
         return 1 - (2 * inside + self.smooth) / (everywhere + voxels + self.smooth)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.errors import Problem, UserError
-from pipeline.losses.base import LossValueError, one_number
+from pipeline.losses.base import LossValueError, levels_of, one_number
+from pipeline.losses.partial import merged
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 STREAMS = ("labelled", "unlabelled")
+LABEL = "label"
+# Which classes are annotated in each case of a batch, [B, K]; a batch of cases that have all annotated may lack it.
+ANNOTATED = "annotated"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,11 @@ class Term:
     def needs(self) -> tuple[str, ...]:
         """The names of all values that it needs, beginning with the one that it judges."""
         return (self.judges or self.loss.judges, *(self.against or self.loss.against))
+
+    @property
+    def reads_label(self) -> bool:
+        """Whether it compares with the masks, in which some classes may not be annotated."""
+        return LABEL in self.needs[1:]
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -80,20 +89,20 @@ class Objective:
         """Return one objective for each term, for a training that updates the weights for each in turn."""
         return tuple(Objective([term]) for term in self.terms)
 
-    def needed(self, kinds: Container[str], progress: float) -> tuple[tuple[str, str], ...]:
+    def needed(self, batches: Mapping[str, Batch], progress: float) -> tuple[tuple[str, str], ...]:
         """Return the streams and the names of the values that a call at ``progress`` looks at, each once.
 
         Args:
-            kinds: The streams that are given.
+            batches: The batch of each stream that is given.
             progress: Share of the training that is done, 0 to 1.
         """
         found = {
             (kind, name): None
             for term in self.terms
             if term.weight_at(progress) > 0
-            for name in term.needs
+            for name in ((*term.needs, ANNOTATED) if term.reads_label else term.needs)
             for kind in term.streams
-            if kind in kinds
+            if kind in batches and (name != ANNOTATED or ANNOTATED in batches[kind])
         }
         return tuple(found)
 
@@ -117,10 +126,21 @@ class Objective:
             weight = term.weight_at(progress)
             if given and weight > 0:
                 judged, *targets = (_joined([known[name] for known in given]) for name in term.needs)
+                if term.reads_label and ANNOTATED in given[0]:
+                    annotated = _joined([known[ANNOTATED] for known in given])
+                    judged, targets = _marginal(term, judged, targets, annotated)
                 value = _value_of(term, judged, *targets)
                 total = total + weight * value
                 values[term.name] = value.detach()
         return total, values
+
+
+def _marginal(term: Term, judged: Any, targets: list[Any], annotated: Tensor) -> tuple[Any, list[Any]]:
+    """Return what a loss judges, and what it is compared with, of cases in which some classes are not annotated."""
+    if term.loss.takes_annotated:
+        return judged, [*targets, annotated]
+    levels = tuple(merged(level, annotated, softmax=term.loss.softmax) for level in levels_of(judged))
+    return levels if isinstance(judged, tuple) else levels[0], targets
 
 
 def _value_of(term: Term, judged: Any, *targets: Any) -> Tensor:

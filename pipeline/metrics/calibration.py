@@ -99,7 +99,7 @@ class Truth:
         return plane
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Expectation(Truth):
     """The Dice that a network expects of its mask, from voxels that come in parts.
 
@@ -112,12 +112,15 @@ class Expectation(Truth):
         reliability: Voxels with a true label are added to it; None for none.
         truth: True labels, ``[X, Y, Z]``; None if they are not known.
         ignore: Voxels with this true value are not added to ``reliability``.
+        unknown: Labels that are not annotated in the scan: where one of these is predicted and the truth is background,
+            nobody knows which is right, and the voxel is not added to ``reliability``.
     """
 
     label_values: Sequence[int]
     reliability: Reliability | None = None
     truth: Labels | None = None
     ignore: int | None = None
+    unknown: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self.values = np.unique(np.array(self.label_values))
@@ -140,7 +143,7 @@ class Expectation(Truth):
     def add(self, shares: NDArray[np.float32], labels: Labels, truth: Labels | None = None) -> None:
         """Add voxels: the probability of each label ``[labels, N]``, the mask ``[N]`` and the truth, if there is one.
 
-        >>> expectation = Expectation((0, 1))
+        >>> expectation = Expectation(label_values=(0, 1))
         >>> expectation.add(np.array([[0.25, 0.5], [0.75, 0.5]], np.float32), np.array([1, 0]))
         >>> round(expectation.dice()[1], 4)
         0.6667
@@ -172,6 +175,8 @@ class Expectation(Truth):
             counted = (truth != 0) | (first < EASY) if self.values[0] == 0 else np.ones(truth.shape, bool)
             if self.ignore is not None:
                 counted = counted & (truth != self.ignore)
+            if self.unknown:
+                counted = counted & ((truth != 0) | ~np.isin(labels, self.unknown))
             self.reliability.add(wide[counted], (truth == labels)[counted])
 
     def dice(self) -> dict[int, float]:

@@ -20,7 +20,7 @@ from pipeline.metrics.surface import flat_axes, surface_distances
 from pipeline.types import CaseResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,6 +47,7 @@ def score_case(
     overlap_only: bool = False,
     metrics: Mapping[str, CaseMetric] | None = None,
     regions: Sequence[Region] = (),
+    annotated: Collection[int] | None = None,
 ) -> list[CaseResult]:
     """Score every foreground class, or every region, of one case.
 
@@ -64,6 +65,7 @@ def score_case(
             None, and numbers of lesions 0.
         metrics: Further metrics, by name.
         regions: Unions of labels that are scored in the place of single ones, each under its label.
+        annotated: The values of the classes that are annotated in the truth; the others have no number. None for all.
 
     Returns:
         One result for each foreground class or region, by rising value.
@@ -84,7 +86,7 @@ def score_case(
     maps = _encoded(truth, prediction, known, ignore)
     counts = joint_counts(*maps, len(known) + 1)
     _refuse_unknown(case, truth, prediction, known, counts, ignore)
-    scan = _Scan(case, patient or case, truth.shape, _Measured(spacing_mm, tolerance_mm, metrics or {}))
+    scan = _Scan(case, patient or case, truth.shape, _Measured(spacing_mm, tolerance_mm, metrics or {}, annotated))
     boxes = [] if overlap_only else [find_objects(codes, len(known)) for codes in maps]
     unions = {region.label: region.values for region in regions} or {value: (value,) for value in foreground}
     results = []
@@ -97,11 +99,12 @@ def score_case(
 
 @dataclass(frozen=True)
 class _Measured:
-    """How to measure what is not overlap."""
+    """How to measure what is not overlap, and which classes can be measured at all; None for all."""
 
     spacing_mm: Spacing
     tolerance_mm: float
     metrics: Mapping[str, CaseMetric]
+    annotated: Collection[int] | None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ class _Scan:
             overlap: Its numbers of voxels.
             masks: Its true and predicted mask, cut to a box that holds both; None scores overlap alone.
         """
+        if self.how.annotated is not None and label not in self.how.annotated:
+            return self._unknown(label, name, overlap)
         voxel_ml = math.prod(self.how.spacing_mm) / 1000
         more: dict[str, Any] = {}
         if masks is not None:
@@ -142,6 +147,22 @@ class _Scan:
             recall=overlap.recall,
             volume_difference=overlap.volume_difference,
             **more,
+        )
+
+    def _unknown(self, label: int, name: str, overlap: Overlap) -> CaseResult:
+        """Return the result of a class that is not annotated: what is predicted of it, and no score."""
+        voxel_ml = math.prod(self.how.spacing_mm) / 1000
+        return CaseResult(
+            case=self.case,
+            patient=self.patient,
+            label=label,
+            name=name,
+            outcome="not_annotated",
+            voxels_truth=0,
+            voxels_predicted=overlap.predicted,
+            volume_predicted_ml=overlap.predicted * voxel_ml,
+            dice=None,
+            more=dict.fromkeys(self.how.metrics),
         )
 
     def _looked_into(self, outcome: Outcome, masks: tuple[Mask, Mask]) -> dict[str, Any]:

@@ -62,7 +62,13 @@ WORDS = {
     "before": "worse",
     "after": "better",
 }
-OUTCOMES = {"scored": "scored", "absent": "absent", "missed": "missed", "false_positive": "invented"}
+OUTCOMES = {
+    "scored": "scored",
+    "absent": "absent",
+    "missed": "missed",
+    "false_positive": "invented",
+    "not_annotated": "not annotated",
+}
 FAILURES = ("missed", "false_positive")
 
 

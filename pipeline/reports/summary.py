@@ -13,6 +13,7 @@ A summary as JSON:
         "scored": 8,                         cases where it is in both maps
         "absent": 1,                         in neither: they have no number
         "missed": 0, "false_positive": 0,    in one map alone: they have the worst possible number
+        "not_annotated": 0,                  cases in which nobody has marked the class: they have no number
         "metrics": {
           "dice": {"n": 8,                   cases with a number: scored, missed and false positives
             "mean": 0.9, "interval": [0.88, 0.92], "median": 0.91, "std": 0.03,
@@ -113,6 +114,7 @@ class ClassSummary:
     absent: int
     missed: int
     false_positive: int
+    not_annotated: int
     metrics: dict[str, Statistics]
     lesions: LesionSummary
 
@@ -227,6 +229,7 @@ def _class_summary(group: Sequence[CaseResult]) -> ClassSummary:
         absent=outcomes["absent"],
         missed=outcomes["missed"],
         false_positive=outcomes["false_positive"],
+        not_annotated=outcomes["not_annotated"],
         metrics={
             name: describe([getattr(result, name) for result in group], patients, SPANS.get(name)) for name in METRICS
         }

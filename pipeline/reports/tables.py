@@ -135,6 +135,9 @@ def _caption(summary: Summary) -> Text:
         lines.append(f"95 % interval of the mean over {plural(mean.n_patients, 'patient')}: {low:.3f} to {high:.3f}")
     elif mean.value is not None:
         lines.append(f"how sure? {mean.reasons['interval']}")
+    unknown = [f"{row.name} ({row.not_annotated})" for row in summary.classes if row.not_annotated]
+    if unknown:
+        lines.append(f"cases in which a class is not annotated, and not scored: {', '.join(unknown)}")
     if summary.classes_left_out:
         lines.append(f"left out of the mean, in no case: {', '.join(summary.classes_left_out)}")
     return Text("\n").join(map(plain, lines))

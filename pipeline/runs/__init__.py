@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.runs.prediction import predict
     from pipeline.runs.requests import read_recipe, read_request
     from pipeline.runs.run_scores import validate
+    from pipeline.runs.simulation import simulate_labels
     from pipeline.runs.starting import train
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "read_recipe",
     "read_request",
     "report_of",
+    "simulate_labels",
     "train",
     "validate",
 ]
@@ -57,6 +59,7 @@ HOMES = {
     "predict": "prediction",
     "read_recipe": "requests",
     "read_request": "requests",
+    "simulate_labels": "simulation",
     "train": "starting",
     "validate": "run_scores",
 }

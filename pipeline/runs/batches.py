@@ -6,6 +6,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pipeline.data.annotation import annotated_classes
 from pipeline.data.augmentation import AUGMENTATIONS, AugmentationChain, Patch, standard
 from pipeline.data.cache import Cache
 from pipeline.data.loaders import StepBatches, Stream
@@ -24,6 +25,9 @@ from pipeline.types import VIEWS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from pipeline.data.index import Index
     from pipeline.data.splits import Split
@@ -123,8 +127,16 @@ def build_batches(settings: Settings, split: Split, cache: Cache) -> StepBatches
         settings.seed,
         _views_of(settings),
         data.foreground_share,
+        _annotated(split, list(cache.index.labels)),
         partial(own_slots, parts=data.accumulate, units=data.units),
     )
+
+
+def _annotated(split: Split, values: Sequence[int]) -> dict[str, NDArray[np.bool_]]:
+    """Return which classes are annotated in each case that is trained on; nothing where all are in all."""
+    if all(case.annotated is None for case in split.labelled):
+        return {}
+    return {case.id: annotated_classes(values, case.annotated) for case in (*split.labelled, *split.unlabelled)}
 
 
 def build_augmentation(settings: Settings) -> AugmentationChain:
@@ -152,7 +164,13 @@ def _views_of(settings: Settings) -> tuple[str, ...]:
 
 def build_cache(settings: Settings, index: Index, folder: Path | None) -> Cache:
     """Build the cache of prepared scans in a folder; without one, scans are prepared whenever they are read."""
-    return Cache(folder, index, build_grid(settings), build_ranges(settings))
+    return Cache(
+        folder=folder,
+        index=index,
+        grid=build_grid(settings),
+        ranges=build_ranges(settings),
+        background_mm=settings.data.background_mm,
+    )
 
 
 def build_ranges(settings: Settings) -> tuple[IntensityRange | None, ...]:

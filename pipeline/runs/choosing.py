@@ -57,7 +57,7 @@ class Trial:
 
     A change is kept if the mean and the median of the patients' gains are above 0, it changes six patients or more, and
     Wilcoxon's signed-rank test has p < 0.05. Of the changes that drop components, each label gets at most one, the
-    better one. A class that is in neither mask counts as Dice 1.
+    better one. A class that is in neither mask, or not annotated in a case, counts as Dice 1.
 
     Attributes:
         truth: The labels of the true masks.
@@ -72,14 +72,14 @@ class Trial:
     def add(self, case: Case, _: Sequence[Scan], truth: Scan, labels: NDArray[Any]) -> None:
         """Try every change on a predicted mask."""
         self._patients.append(case.patient)
-        before = self._dice(truth, labels)
+        before = self._dice(case, truth, labels)
         for candidate in self.candidates:
             after = postprocess(labels, truth.spacing_mm, [candidate])
             same = np.array_equal(after, labels)
-            dice = before if same else self._dice(truth, after)
+            dice = before if same else self._dice(case, truth, after)
             self._gains[candidate].append(dice[candidate.label] - before[candidate.label])
 
-    def _dice(self, truth: Scan, labels: NDArray[Any]) -> dict[int, float]:
+    def _dice(self, case: Case, truth: Scan, labels: NDArray[Any]) -> dict[int, float]:
         results = score_case(
             "",
             truth.labels,
@@ -89,6 +89,7 @@ class Trial:
             ignore=self.truth.ignore,
             overlap_only=True,
             regions=self.truth.regions,
+            annotated=case.annotated,
         )
         return {result.label: 1.0 if result.dice is None else result.dice for result in results}
 

@@ -132,7 +132,7 @@ class Masks:
     def _expectation(self) -> Expectation | RegionExpectation:
         if self.model.task.regions:
             return RegionExpectation(self.model.task.regions)
-        return Expectation(self.model.predictor.label_values)
+        return Expectation(label_values=self.model.predictor.label_values)
 
     def _named(self, path: Path, error: UserError) -> list[Problem]:
         """Return what went wrong with one scan; of what fails in a plugin it is said with which scan it does."""

@@ -111,6 +111,9 @@ def _refuse_unfit(recipe: Recipe, index: Index, split: Split) -> None:
         for n, term in enumerate(recipe.objective)
         if term.on == "unlabelled" and not split.unlabelled
     ]
+    if recipe.atlases.weight and not split.atlases:
+        message = "every mask that is trained on lacks a class, and an atlas has all"
+        problems.append(Problem("atlases.weight", "no-atlas", message, "give 0, or label all classes of some scans"))
     if len(index.labels) < 2 and recipe.segments is None:
         source = str(index.dataset.source)
         problems.append(Problem(source, "no-foreground", "every mask is empty", "give masks with values above 0"))

@@ -247,7 +247,11 @@ def other_scans(old: Mapping[str, CaseFacts], new: Mapping[str, CaseFacts]) -> l
 def _what_changed(case: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     if case not in old:
         return "is new"
-    return "has other files than it had" if case in new else "is gone"
+    if case not in new:
+        return "is gone"
+    if _content(replace(new[case], annotated=old[case].annotated)) == _content(old[case]):
+        return "has other classes annotated than it had"
+    return "has other files than it had"
 
 
 def _content(facts: CaseFacts | None) -> CaseFacts | None:

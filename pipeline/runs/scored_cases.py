@@ -68,8 +68,10 @@ def own_dataset(run: Path, part: str) -> tuple[Dataset, dict[str, CaseFacts]]:
         ]
         raise UserError("The run's cases are not all there.", problems)
     # What is odd about the dataset was said when it was trained on.
-    own = replace(dataset, cases=tuple(case for case in dataset.cases if case.id in wanted), problems=())
     facts = facts_of(run, wanted)
+    cases = (case for case in dataset.cases if case.id in wanted)
+    annotated = tuple(replace(case, annotated=facts[case.id].annotated) for case in cases)
+    own = replace(dataset, cases=annotated, problems=())
     problems = [problem for case in own.cases for problem in changed_files(case, facts[case.id])]
     if problems:
         raise UserError(f"The dataset of {run} has changed.", problems)

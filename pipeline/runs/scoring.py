@@ -48,6 +48,7 @@ class Scored:
         matching: How segments were matched to labels, as in ``summary.json``; empty for a run trained on labels.
         tolerance_mm: The tolerance of the surface Dice.
         gallery: The scans with both masks, for the report; None without pictures.
+        notes: Notes for the reader of the figures.
     """
 
     results: list[CaseResult]
@@ -55,6 +56,7 @@ class Scored:
     matching: dict[str, Any] = field(default_factory=dict)
     tolerance_mm: float = TOLERANCE_MM
     gallery: Gallery | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,13 +224,25 @@ def score(
         matching=matching,
         tolerance_mm=tolerance_mm,
         gallery=gallery,
+        notes=_notes_on_masks(cases, facts, truth.ignore),
     )
+
+
+def _notes_on_masks(cases: Sequence[Case], facts: Mapping[str, CaseFacts], ignore: int | None) -> tuple[str, ...]:
+    """Return a note if there are masks with voxels that nobody annotated, which no score looks at."""
+    counts = [facts[case.id].label_voxels or {} for case in cases]
+    partly = sum(bool(ignore is not None and found.get(ignore)) for found in counts)
+    if not partly:
+        return ()
+    what = f"{partly} of {len(counts)} masks have voxels that nobody annotated, which are not scored"
+    return (f"{what}: these figures flatter, far too much with scribbles. Score whole masks.",)
 
 
 def write_scores(
     folder: Path, run: Path, scored: Scored, which: Which, step: int, notes: tuple[str, ...] = ()
 ) -> Scores:
     """Write ``cases.csv``, ``summary.json`` and ``report.html`` of a run into a folder."""
+    notes += scored.notes
     if scored.matching:
         notes += (MATCHED,)
     summary = summarise(scored.results)

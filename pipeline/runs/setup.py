@@ -125,7 +125,7 @@ class Setup:
         assert self.cache is not None
         if not (self.folder.path / ATLASES).exists():
             classes = len(self.task.labels)
-            write_atlases(self.folder.path, self.recipe, self.split.labelled, self.cache, classes)
+            write_atlases(self.folder.path, self.recipe, self.split.atlases, self.cache, classes)
 
     def loader(self, done: int = 0) -> StepLoader:
         """Return a loader of the batches of all steps after those that are done, without end.

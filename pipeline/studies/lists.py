@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.data.layouts import read_dataset
 from pipeline.data.layouts.painting import asked_labels
+from pipeline.data.relabelling import as_in_the_files
 from pipeline.data.splits import split_cases
 from pipeline.errors import Problem, UserError
 
@@ -39,7 +40,7 @@ def draw_lists(source: Path, counts: Mapping[int, tuple[int, ...]]) -> dict[tupl
     Raises:
         UserError: The dataset cannot be opened, or it has too few patients with masks.
     """
-    dataset = read_dataset(source)
+    dataset = as_in_the_files(read_dataset(source))
     split = split_cases(dataset, FRACTION, SEED)
     patients = sorted({case.patient for case in split.labelled})
     if len(patients) < max(counts):
@@ -72,7 +73,9 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 
 def _entry(case: Case, label: Path | None) -> dict[str, Any]:
     images = [str(path.resolve()) for path in case.images]
-    entry = {"id": case.id, "patient": case.patient, "image": images if len(images) > 1 else images[0]}
+    entry: dict[str, Any] = {"id": case.id, "patient": case.patient, "image": images if len(images) > 1 else images[0]}
     if label:
         entry["label"] = str(label.resolve())
+        if case.annotated is not None:
+            entry["annotated"] = list(case.annotated)
     return entry

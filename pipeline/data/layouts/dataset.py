@@ -50,6 +50,7 @@ class Dataset:
         problems: Problems and warnings about the list or the folders; ``cases`` are those that could be read.
         left_out: Files that an option leaves out, and that are not reported as unused.
         names_patients: Whether the dataset names the patient of every case.
+        annotated: By case, the names or values of the annotated classes, where the dataset says that not all are.
         relabelling: What its own labels are, where ``labels`` and ``ignore`` are those that its masks are read with.
     """
 
@@ -65,6 +66,7 @@ class Dataset:
     problems: tuple[Problem, ...] = ()
     left_out: frozenset[Path] = frozenset()
     names_patients: bool = False
+    annotated: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     relabelling: Relabelling | None = None
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import strict_json
 from pipeline.data.codes import is_warning
+from pipeline.data.layouts.annotated import read_annotated
 from pipeline.data.layouts.channels import NumberedFiles
 from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset, read_labels, repeats
 from pipeline.data.layouts.records import Folds, Keys, is_scan_name, make_case, read_files, read_role
@@ -145,11 +146,14 @@ def _read_list(source: Path, root: Path | None, layout: str, roles: Mapping[str,
     cases: list[Case] = []
     problems: list[Problem] = []
     patients = 0
+    annotated: dict[str, tuple[int | str, ...]] = {}
     for section, key, position, entry in _entries(content):
         try:
             fields = keys.fields(entry) if isinstance(entry, dict) else {"image": entry}
             case = _read_case(fields, key, section, roles[section], root)
             folds.add(fields, case.id)
+            if told := read_annotated(fields):
+                annotated[case.id] = told
             # Named by the list itself: the numbers of channels are no part of an id.
             cases.append(replace(case, images=tuple(path for scan in case.images for path in numbered.of(scan))))
             patients += bool(fields.get("patient"))
@@ -167,7 +171,13 @@ def _read_list(source: Path, root: Path | None, layout: str, roles: Mapping[str,
     unique = tuple({case.id: case for case in reversed(folds.applied(cases))}.values())[::-1]
     known = patients == len(cases)
     return Dataset(
-        source=source, layout=layout, cases=unique, **declared, problems=tuple(problems), names_patients=known
+        source=source,
+        layout=layout,
+        cases=unique,
+        **declared,
+        problems=tuple(problems),
+        names_patients=known,
+        annotated=annotated,
     )
 
 

@@ -8,12 +8,14 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.codes import is_warning
+from pipeline.data.layouts.annotated import with_annotated
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
 from pipeline.data.layouts.folders import subfolders
 from pipeline.data.layouts.leftovers import leftovers
 from pipeline.data.layouts.patients import shared_stems
 from pipeline.data.layouts.spare_lists import listing_here, naming_cases
 from pipeline.data.layouts.synonyms import names_masks
+from pipeline.data.relabelling import with_background
 from pipeline.errors import Problem, UserError
 from pipeline.nifti.container import is_nifti, stem
 
@@ -73,7 +75,7 @@ def read_dataset(
         ]
         raise UserError("The dataset cannot be opened.", problems)
     reader: Layout = LAYOUTS.build(name, _as_tuples(options or {}))
-    dataset = reader.declare(reader.read(source, root))
+    dataset = with_background(with_annotated(reader.declare(reader.read(source, root))))
     found = [*leftovers(dataset), *naming_cases(dataset), *shared_stems(dataset)]
     return replace(dataset, problems=(*dataset.problems, *found))
 

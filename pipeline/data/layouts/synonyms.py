@@ -58,6 +58,7 @@ KEYS = _words(
         "patient": "patientid subject subjectid participant participantid pid person personid",
         "fold": "folds foldid foldindex foldnumber cvfold",
         "role": "split set subset partition",
+        "annotated": "annotatedclasses annotatedlabels",
     }
 )
 # Keys beside the sections of a list, which describe the dataset. Those under "about" are for people.

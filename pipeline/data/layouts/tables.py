@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.data.codes import is_warning
+from pipeline.data.layouts.annotated import read_annotated
 from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset, repeats
 from pipeline.data.layouts.records import Folds, Keys, make_case, read_files, read_role, read_text
 from pipeline.data.layouts.synonyms import UNLABELLED, simple
@@ -28,7 +29,8 @@ FORMAT = "give columns image (or image_0, image_1, …) and perhaps label, id, p
 class Table(Layout):
     """CSV or TSV: columns ``image`` (or ``image_0``, ``image_1``, …), ``label``, ``id``, ``patient``, ``role``.
 
-    A row without a role is trained on; with a label it may be drawn to validate.
+    A column ``annotated`` names the classes that are marked in a mask, such as ``liver; spleen``. A row without a role
+    is trained on; with a label it may be drawn to validate.
 
     Attributes:
         fold: Rows with this ``fold`` validate; rows with another fold are trained on.
@@ -52,11 +54,14 @@ class Table(Layout):
         cases: list[Case] = []
         problems: list[Problem] = []
         patients = 0
+        annotated: dict[str, tuple[int | str, ...]] = {}
         for number, row in enumerate(rows, start=2):
             fields = keys.fields(row)
             try:
                 case = _read_row(fields, base)
                 folds.add(fields, case.id)
+                if told := read_annotated(fields):
+                    annotated[case.id] = told
                 cases.append(case)
                 patients += bool(fields.get("patient"))
             except BadEntryError as error:
@@ -73,7 +78,12 @@ class Table(Layout):
         problems += [*found, *folds.problems(where, len(rows)), *repeats(source, cases)]
         unique = tuple({case.id: case for case in reversed(folds.applied(cases))}.values())[::-1]
         return Dataset(
-            source=source, layout="table", cases=unique, problems=tuple(problems), names_patients=patients == len(cases)
+            source=source,
+            layout="table",
+            cases=unique,
+            problems=tuple(problems),
+            names_patients=patients == len(cases),
+            annotated=annotated,
         )
 
 

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from pipeline.engines.values import StreamValues
 
 
+def _certain(given: StreamValues) -> Tensor:
+    """Return the labels, -1 where background may be a class that is not annotated in the case."""
+    label: Tensor = given["label"]
+    if "annotated" not in given:
+        return label
+    partly = ~given["annotated"].all(dim=1)
+    return label.masked_fill((label == 0) & partly.view(-1, *[1] * (label.ndim - 1)), -1)
+
+
 @SOURCES.register("copy_paste")
 class CopyPaste(Source):
     """The student's logits of patches that mix labelled and unlabelled scans, and the labels of each part.
@@ -62,7 +71,7 @@ class CopyPaste(Source):
         box = self._box(image)
         labelled = torch.cat([~box, box])  # Where the mixed patches show the labelled ones.
         images = torch.cat([given["image"][partner]] * 2), torch.cat([image] * 2)
-        label = torch.cat([given["label"][partner]] * 2)
+        label = torch.cat([_certain(given)[partner]] * 2)
         pseudo_label = torch.cat([known["pseudo_label"]] * 2)
         return {
             "mixed_logits": self.student(images[0].where(labelled, images[1])),
