@@ -22,6 +22,8 @@ LEFT = 12
 RIGHT = 448
 # Height of the horizontal title above a vertical axis.
 TITLE = 18
+# The colours of the page's style sheet: of classes (k0, k1, …), and of curves (s0, s1, …). More begin anew.
+COLOURS = {"k": 12, "s": 7}
 # The most names in a legend; more could not be told apart.
 MOST_NAMES = 14
 
@@ -160,7 +162,7 @@ def legend(names: Sequence[str], kind: str, top: float) -> tuple[Markup, float]:
             row += 1
         y = top + 16 * row
         square = Markup('<rect class="key {}{}" x="{:.1f}" y="{:.1f}" width="8" height="8" rx="2"/>')
-        parts += [square.format(kind, n % 7, left, y - 8), text(round(left + 13, 1), y, name, "tick")]
+        parts += [square.format(kind, n % COLOURS[kind], left, y - 8), text(round(left + 13, 1), y, name, "tick")]
         left += width
     return Markup("").join(parts), 16 * (row + 1) if told else 0
 

@@ -171,7 +171,7 @@ def _style() -> str:
         name: light or plain
         for name, light, plain in re.findall(r"(--\w+): (?:light-dark\((#\w+), #\w+\)|(#\w+));", sheet)
     }
-    rules = re.findall(r"(?m)^svg [^{@:]+\{[^}]*\}|\.[ks]\d \{[^}]*\}", sheet)
+    rules = re.findall(r"(?m)^svg [^{@:]+\{[^}]*\}|\.[ks]\d+ \{[^}]*\}", sheet)
     text = re.sub(r"var\((--\w+)\)", lambda name: colours[name[1]], "\n".join(rules))
     return f"svg {{ font-family: 'DejaVu Sans', Helvetica, Arial, sans-serif; }}\n{text}"
 

@@ -76,6 +76,7 @@ def report_run(
         facts={**facts, **own, **_versions()},
         notes=notes,
         config=told,
+        command=f"fewmask predict {shlex.quote(run.resolve().name)} SCANS --output MASKS --report",
         history=history,
         validation=validation,
         tolerance_mm=tolerance_mm,
