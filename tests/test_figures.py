@@ -14,10 +14,12 @@ from pipeline.reports.figures import (
     QUESTIONS,
     figures_of_cases,
     figures_of_comparison,
+    figures_of_groups,
     figures_of_training,
     standalone,
     write_figures,
 )
+from pipeline.reports.groups import Group, compare_groups
 
 CALIBRATION = {
     "ece": 0.031,
@@ -68,6 +70,7 @@ AXES = {
     "validation": ["step", "mean Dice"],
     "loss": ["step", "loss"],
     "difference": ["Dice of B − Dice of A"],
+    "trainings": ["mean Dice of a training"],
     "paired": ["Dice of A", "Dice of B"],
 }
 
@@ -88,6 +91,9 @@ def test_every_axis_has_its_title_and_unit_and_every_figure_a_title():
         *figures_of_training({"dice": [(1, 0.9), (2, 0.5)]}, [(1, 0.4), (2, 0.6)]),
         *figures_of_comparison(compare_results(*sides, "one", "two"), *sides, places),
     ]
+    groups = [Group(name=name, trainings=[side] * 3, seeds=range(3)) for name, side in zip("ab", sides, strict=True)]
+    dice = [("A: a", [0.5, 0.6, 0.7]), ("B: b", [0.6, 0.7])]
+    drawn += figures_of_groups(compare_groups(*groups), *sides, dice, places)
     assert {figure.name for figure in drawn} == AXES.keys() == {*QUESTIONS, *OTHER_FIGURES}
     for figure in drawn:
         tree = ElementTree.fromstring(standalone(figure.drawing))

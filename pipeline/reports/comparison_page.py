@@ -107,7 +107,7 @@ def _steps(comparison: Comparison) -> Iterator[Step]:
     if comparison.changed:
         words = f"See the structures that changed sides ({len(comparison.changed)})."
         yield Step(words, Link("table", outcome=CHANGED))
-    yield Step("See where B lost most: the table begins there.", Link("table"))
+    yield Step("See where B lost most, or gained least: the table begins there.", Link("table"))
     if comparison.verdict == "too_few":
         yield Step("Score every patient with a mask, on both sides:", command="fewmask train DATASET --folds 5")
     if comparison.scope == TRAININGS:
@@ -147,11 +147,12 @@ def _row(name: str, metric: Metric, found: Difference, difference: float) -> dic
         "interval": interval,
         "apart": apart,
         "p": "–" if chance is None else f"{chance:.2g}",
-        "better": _better(apart and agreed and chance is not None and chance < ALPHA, gain),
+        "better": better_side(apart and agreed and chance is not None and chance < ALPHA, gain),
     }
 
 
-def _better(shown: bool, gain: float) -> str:
+def better_side(shown: bool, gain: float) -> str:
+    """Return which side is better, ``A`` or ``B``; a dash where no difference is shown."""
     if not shown:
         return "–"
     return "B" if gain > 0 else "A"
@@ -168,21 +169,10 @@ def _page_data(
     outcomes = dict.fromkeys(_outcome(*pair) for pair in pairs)
     changed = list(dict.fromkeys(_outcome(one, two)[0] for one, two in pairs if one.outcome != two.outcome))
     metrics = [metric for metric in shown if any(_values(*pair, metric)[2] is not None for pair in pairs)]
-    columns = [
-        {
-            "key": f"{metric.key}{side}",
-            "title": f"{metric.title} {side}",
-            "better": metric.better,
-            "decimals": n,
-            "note": metric.note,
-        }
-        for metric in metrics
-        for side, n in (("A", metric.decimals), ("B", metric.decimals), ("B − A", metric.decimals + 1))
-    ]
     return {
         "cases": [{"id": case, "dice": None} for case in places],
         "classes": [{"value": value, "name": name} for value, name in classes],
-        "metrics": columns,
+        "metrics": columns_of(metrics),
         "outcomes": [{"key": key, "title": key, "bad": bad} for key, bad in outcomes],
         "outcome_groups": [{"key": CHANGED, "title": "changed sides", "outcomes": changed}] if changed else [],
         "sorted_by": "diceB − A",
@@ -198,6 +188,21 @@ def _page_data(
         ],
         "volumes": [],
     }
+
+
+def columns_of(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
+    """Return three columns of the page's table for each metric: A, B, and their difference."""
+    return [
+        {
+            "key": f"{metric.key}{side}",
+            "title": f"{metric.title} {side}",
+            "better": metric.better,
+            "decimals": n,
+            "note": metric.note,
+        }
+        for metric in metrics
+        for side, n in (("A", metric.decimals), ("B", metric.decimals), ("B − A", metric.decimals + 1))
+    ]
 
 
 def _outcome(one: CaseResult, two: CaseResult) -> tuple[str, bool]:
