@@ -152,7 +152,8 @@ def test_scan_that_is_not_there_is_no_file_of_another_kind(run, tmp_path, monkey
     (tmp_path / "scans").mkdir()
     make_phantom(tmp_path / "data")
     train(tmp_path, tmp_path / "data", "organ")
-    err = error_of(run("predict", "organ", "scasn", "--output", "m"))
+    code, _, err = run("predict", "organ", "scasn", "--output", "m")
+    assert code == 2
     assert "there is no such file" in err
     assert "did you mean 'scans'?" in err
 

@@ -5,13 +5,14 @@ import struct
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from report_fixtures import HOSTILE, result
+from report_fixtures import HOSTILE, blob_case, result
 
 from pipeline.reports.axes import legend
 from pipeline.reports.comparison import compare_results
 from pipeline.reports.figures import (
     OTHER_FIGURES,
     QUESTIONS,
+    figure_of_cases,
     figures_of_cases,
     figures_of_comparison,
     figures_of_groups,
@@ -20,6 +21,7 @@ from pipeline.reports.figures import (
     write_figures,
 )
 from pipeline.reports.groups import Group, compare_groups
+from pipeline.reports.volumes import Gallery
 
 CALIBRATION = {
     "ece": 0.031,
@@ -72,6 +74,7 @@ AXES = {
     "difference": ["Dice of B − Dice of A"],
     "trainings": ["mean Dice of a training"],
     "paired": ["Dice of A", "Dice of B"],
+    "cases": ["10 mm"],
 }
 
 
@@ -94,6 +97,10 @@ def test_every_axis_has_its_title_and_unit_and_every_figure_a_title():
     groups = [Group(name=name, trainings=[side] * 3, seeds=range(3)) for name, side in zip("ab", sides, strict=True)]
     dice = [("A: a", [0.5, 0.6, 0.7]), ("B: b", [0.6, 0.7])]
     drawn += figures_of_groups(compare_groups(*groups), *sides, dice, places)
+    gallery = Gallery(n_cases=2, labels={0: "background", 1: "organ", 2: "nodule"})
+    for n, name in enumerate(places):
+        gallery.add(name, *blob_case(n))
+    drawn += figure_of_cases(gallery, {"a": 0.5, "b": 0.6}, ["organ", "nodule"])
     assert {figure.name for figure in drawn} == AXES.keys() == {*QUESTIONS, *OTHER_FIGURES}
     for figure in drawn:
         tree = ElementTree.fromstring(standalone(figure.drawing))

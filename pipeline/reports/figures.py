@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import atomic_write
-from pipeline.reports import charts, paired_charts
+from pipeline.reports import charts, overlays, paired_charts
 from pipeline.reports.axes import LEFT
 from pipeline.reports.columns import METRICS, metrics_in, value_of
 from pipeline.reports.html import asset
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.reports.comparison import Comparison
     from pipeline.reports.groups import GroupComparison
+    from pipeline.reports.volumes import Gallery
     from pipeline.types import CaseResult
 
 FOLDER = "figures"
@@ -31,7 +32,7 @@ QUESTIONS = {
     "hd95_mm": "How far off are the worst borders?",
     "volume_difference": "Too large or too small?",
 }
-OTHER_FIGURES = ("size", "reliability", "validation", "loss", "difference", "trainings", "paired")
+OTHER_FIGURES = ("size", "reliability", "validation", "loss", "difference", "trainings", "paired", "cases")
 # All that a report may write, replace or delete.
 REPORT_FILES = (
     "report.html",
@@ -96,6 +97,21 @@ def figures_of_cases(
         )
         drawing = charts.reliability(calibration["curve"])
         yield Figure("reliability", "Is it right as often as it is sure?", drawing, caption)
+
+
+def figure_of_cases(gallery: Gallery, ranked: Mapping[str, float | None], names: Sequence[str]) -> Iterator[Figure]:
+    """Yield a figure of the worst, the median and the best case, where there are pictures of cases.
+
+    Args:
+        gallery: The packed cases.
+        ranked: The mean Dice of each case, the worst first.
+        names: The names of the classes, in the order of their places in the gallery.
+    """
+    cases = overlays.chosen({case: value for case, value in ranked.items() if case in gallery.packed})
+    if cases:
+        packed = [(gallery.packed[case][0], block) for case, block in zip(cases, gallery.blocks(cases), strict=True)]
+        caption = f"{overlays.TITLES[len(cases)]}, at the slice with the most wrong voxels."
+        yield Figure("cases", "How do the masks look?", overlays.overlay(packed, ranked, names), caption)
 
 
 def figures_of_training(

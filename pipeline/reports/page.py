@@ -16,7 +16,7 @@ from pipeline.reports.columns import (
     value_of,
     with_tolerance,
 )
-from pipeline.reports.figures import figures_of_cases, figures_of_training, write_figures
+from pipeline.reports.figures import figure_of_cases, figures_of_cases, figures_of_training, write_figures
 from pipeline.reports.html import as_json, write_page
 from pipeline.reports.intervals import TOO_FEW, plural
 
@@ -99,7 +99,8 @@ def write_report(
     figures = list(figures_of_cases(results, places, calibration, origin.tolerance_mm))
     metrics = metrics_in(results, origin.tolerance_mm)
     training = list(figures_of_training(origin.history, origin.validation))
-    write_figures(folder, [*figures, *training])
+    pictures = [] if gallery is None else figure_of_cases(gallery, ranked, [name for _, name in classes_in(results)])
+    write_figures(folder, [*figures, *training, *pictures])
     write_page(
         folder / "report.html",
         "report.html",
