@@ -74,7 +74,7 @@ AXES = {
     "difference": ["Dice of B − Dice of A"],
     "trainings": ["mean Dice of a training"],
     "paired": ["Dice of A", "Dice of B"],
-    "cases": ["10 mm"],
+    "cases": ["5 mm"],
 }
 
 

@@ -69,7 +69,7 @@ def covered(bench, sizes, draws):
 
 
 def test_two_to_forty_patients_have_an_interval_that_holds_or_none(bench):
-    table = covered(bench, range(2, 41), 12)
+    table = covered(bench, range(2, 41), 8)
     assert {n for n, _ in table if table[n, "normal"] is None} == set(range(2, FEWEST))
     known = {place: share for place, share in table.items() if share is not None}
     by_size = {n: np.mean([known[n, name] for name in bench.MEANS]) for n in range(FEWEST, 41)}
@@ -83,9 +83,8 @@ def test_coverage_table_of_two_to_forty_patients(bench):
     print("\n| n | " + " | ".join(bench.MEANS) + " |")
     for n in range(2, 41):
         shares = [table[n, name] for name in bench.MEANS]
-        print(
-            f"| {n} | " + " | ".join("too few to say" if share is None else f"{share:.3f}" for share in shares) + " |"
-        )
+        told = ["too few to say" if share is None else f"{share:.3f}" for share in shares]
+        print(f"| {n} | {' | '.join(told)} |")
     assert {place: share for place, share in table.items() if share is not None and share < LEAST} == {}
 
 
