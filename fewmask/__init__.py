@@ -10,7 +10,8 @@ from pipeline import __version__
 
 if TYPE_CHECKING:
     from pipeline import losses, metrics
-    from pipeline.api import check, compare, cross_validate, evaluate, export, plan, predict, train, validate
+    from pipeline.api import check, compare, evaluate, export, predict, validate
+    from pipeline.api_training import cross_validate, join, plan, train, train_seeds
     from pipeline.errors import IncompleteError, Problem, UserError
     from pipeline.model import Model, load
     from pipeline.recipe import Recipe
@@ -29,12 +30,14 @@ __all__ = [
     "cross_validate",
     "evaluate",
     "export",
+    "join",
     "load",
     "losses",
     "metrics",
     "plan",
     "predict",
     "train",
+    "train_seeds",
     "validate",
 ]
 
@@ -45,7 +48,12 @@ HOMES = {
     "Problem": "errors",
     "Recipe": "recipe",
     "UserError": "errors",
+    "cross_validate": "api_training",
+    "join": "api_training",
     "load": "model",
+    "plan": "api_training",
+    "train": "api_training",
+    "train_seeds": "api_training",
 }
 
 

@@ -1,4 +1,4 @@
-"""The commands as functions, for programs to call.
+"""The commands as functions, for programs to call; :mod:`pipeline.api_training` has those that plan and train.
 
 A bad input raises ``UserError``, whose ``problems`` say what is wrong, where, and how to mend it. Nothing is printed
 unless ``verbose`` asks for it. Signal handlers and the number of threads stay as the caller has set them.
@@ -6,7 +6,6 @@ unless ``verbose`` asks for it. Signal handlers and the number of threads stay a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from os import PathLike
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pipeline import runs
 from pipeline.files import to_write
 from pipeline.plugins import blamed
-from pipeline.recipe import Recipe
 from pipeline.runs.beside import NOTHING_ELSE, Beside
 from pipeline.terminal import listening
 
@@ -24,17 +22,13 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.data.check import Check
     from pipeline.export.writing import Format
-    from pipeline.planning.plan import Plan
     from pipeline.reports.comparison import Comparison
     from pipeline.reports.groups import GroupComparison
     from pipeline.reports.summary import Summary
-    from pipeline.runs.requests import Request
     from pipeline.runs.scoring import Scores
 
 AnyPath: TypeAlias = str | PathLike[str]
 Several: TypeAlias = AnyPath | Sequence[AnyPath]
-# A recipe by name or path, a dataset, a checkpoint, or a recipe itself.
-Source: TypeAlias = AnyPath | Recipe | Mapping[str, Any]
 
 
 def check(
@@ -65,106 +59,8 @@ def check(
     from pipeline.data.layouts import read_dataset
     from pipeline.runs.checking import survey
 
-    with _calling(verbose=verbose):
+    with calling(verbose=verbose):
         return survey(read_dataset(Path(dataset), _path(root), layout, layout_options), strict=strict)
-
-
-def plan(source: Source, *, settings: Mapping[str, Any] | None = None, verbose: bool = False) -> Plan:
-    """Choose every setting of a training from the data and the machine; nothing is written.
-
-    Args:
-        source: As for :func:`train`.
-        settings: As for :func:`train`.
-        verbose: As for :func:`train`.
-
-    Returns:
-        The plan: its ``recipe`` has no ``auto`` left, its ``choices`` have a reason each.
-
-    Raises:
-        UserError: The recipe or the dataset has problems.
-    """
-    from pipeline.runs.origins import like_its_model
-    from pipeline.runs.planning import prepare
-
-    with _calling(verbose=verbose):
-        return prepare(like_its_model(_request(source, settings).recipe)).plan
-
-
-def train(
-    source: Source,
-    output: AnyPath,
-    *,
-    settings: Mapping[str, Any] | None = None,
-    resume: bool = False,
-    allow_change: Sequence[str] = (),
-    verbose: bool = False,
-) -> Scores | None:
-    """Train a network as a recipe says, or as a dataset suggests, and validate it.
-
-    Args:
-        source: A recipe by name or path, a dataset, a checkpoint, a :class:`Recipe`, or its keys and values.
-        output: The run's folder.
-        settings: Values that replace the recipe's own, by dotted key:
-            ``{"dataset": "scans/", "optimizer.learning_rate": 1e-3}``.
-        resume: Go on with the run that the folder holds.
-        allow_change: Keys of the recipe whose values may differ from those of the run that is resumed.
-        verbose: Print what the command would print, and draw progress.
-
-    Returns:
-        The scores of the last weights; None without a validation case.
-
-    Raises:
-        UserError: The recipe, the dataset or the folder has problems, or the training diverged.
-    """
-    with _calling(verbose=verbose):
-        request = _request(source, settings)
-        return runs.train(
-            request.recipe,
-            to_write(Path(output)),
-            resume=resume,
-            allow_change=allow_change,
-            start=request.start,
-            decided=request.decided,
-        )
-
-
-def cross_validate(
-    source: Source,
-    output: AnyPath,
-    folds: int,
-    *,
-    settings: Mapping[str, Any] | None = None,
-    resume: bool = False,
-    allow_change: Sequence[str] = (),
-    verbose: bool = False,
-) -> list[Scores]:
-    """Train one network for each fold, and score it on the patients that it was not trained on.
-
-    Args:
-        source: As for :func:`train`, but no checkpoint.
-        output: The folder of the cross-validation.
-        folds: Number of parts that the labelled patients are divided into, 2 or more.
-        settings: As for :func:`train`.
-        resume: As for :func:`train`.
-        allow_change: As for :func:`train`.
-        verbose: As for :func:`train`.
-
-    Returns:
-        The out-of-fold scores; then, if the dataset has a validation list, the scores of the folds' ensemble on it.
-
-    Raises:
-        UserError: As :func:`train`, or there are fewer labelled patients than folds.
-    """
-    with _calling(verbose=verbose):
-        request = _request(source, settings, folds)
-        return runs.cross_validate(
-            request.recipe,
-            to_write(Path(output)),
-            folds,
-            resume=resume,
-            allow_change=allow_change,
-            decided=request.decided,
-        )
 
 
 def validate(
@@ -192,7 +88,7 @@ def validate(
     Raises:
         UserError: The run or the dataset cannot be used.
     """
-    with _calling(verbose=verbose):
+    with calling(verbose=verbose):
         return runs.validate(Path(run), _path(dataset), checkpoint, list(map(Path, plugins)), tolerance_mm)
 
 
@@ -234,7 +130,7 @@ def predict(
             nothing is written then.
         IncompleteError: Something is wrong with some of the scans; its ``done`` are the masks of the others.
     """
-    with _calling(verbose=verbose):
+    with calling(verbose=verbose):
         return runs.predict(
             Path(run),
             _paths(scans),
@@ -275,7 +171,7 @@ def evaluate(
     Raises:
         UserError: Something is wrong with a mask; nothing is written then.
     """
-    with _calling(verbose=verbose):
+    with calling(verbose=verbose):
         return runs.evaluate(Path(predictions), Path(labels), to_write(Path(output)), ignore, tolerance_mm)
 
 
@@ -293,7 +189,7 @@ def compare(run_a: Several, run_b: Several, output: AnyPath) -> Comparison | Gro
     Raises:
         UserError: They were not scored on the same cases, or one of them cannot be read.
     """
-    with _calling(verbose=False):
+    with calling(verbose=False):
         return runs.compare(_paths(run_a), _paths(run_b), to_write(Path(output)))
 
 
@@ -319,23 +215,13 @@ def export(
     """
     from pipeline.export.writing import write_export
 
-    with _calling(verbose=False):
+    with calling(verbose=False):
         write_export(Path(run), Path(output), format, checkpoint, list(map(Path, plugins)))
 
 
-def _request(source: Source, settings: Mapping[str, Any] | None, folds: int | None = None) -> Request:
-    from pipeline import config
-    from pipeline.runs.requests import parse_request
-
-    overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items()]
-    if not isinstance(source, Recipe | Mapping):
-        return runs.read_request(Path(source), overrides, folds)
-    raw = source.model_dump(mode="json") if isinstance(source, Recipe) else json.loads(json.dumps(source, default=str))
-    return parse_request(config.override(raw, overrides), "recipe")
-
-
 @contextmanager
-def _calling(*, verbose: bool) -> Iterator[None]:
+def calling(*, verbose: bool) -> Iterator[None]:
+    """Call as a program does: silently unless ``verbose``, and with a plugin's error told as its own."""
     with blamed(), nullcontext() if verbose else listening(lambda _: None):
         yield
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -47,7 +47,17 @@ LayoutOptions = Annotated[
 Root = Annotated[Path | None, tyro.conf.arg(help="Folder that the paths in a list are relative to.", metavar="DIR")]
 
 # Options of `train` and `plan` that are followed by a value.
-VALUED = ("--time-budget", "--folds", "--seeds", "--output", "-o", "--allow-change")
+VALUED = (
+    "--time-budget",
+    "--folds",
+    "--seeds",
+    "--shard",
+    "--launcher",
+    "--launcher-option",
+    "--output",
+    "-o",
+    "--allow-change",
+)
 
 Command = TypeVar("Command", bound=Callable[..., None])
 COMMANDS: dict[str, Callable[..., None]] = {}
@@ -113,6 +123,19 @@ def overrides_first(arguments: list[str]) -> list[str]:
     options = [word for before, word in pairs if word.startswith("-") or before in VALUED]
     words = [word for before, word in pairs if not (word.startswith("-") or before in VALUED)]
     return [arguments[0], *sorted(words, key=lambda word: "=" in word), *options]
+
+
+def without(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Return a line without some options and their values.
+
+    >>> without(["train", "--launcher", "slurm", "--folds", "5", "--launcher=local"], ["--launcher"])
+    ['train', '--folds', '5']
+    """
+    return [
+        word
+        for before, word in pairwise(["", *arguments])
+        if not (word.partition("=")[0] in options or before in options)
+    ]
 
 
 def refuse_device(name: str) -> None:

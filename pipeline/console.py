@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.reports.comparison import Comparison
     from pipeline.reports.groups import GroupComparison
     from pipeline.reports.plans import Found, Setting
-    from pipeline.studies.seeds import SeedResult
+    from pipeline.studies.spreads import SeedResult
 
 
 def explained(error: Exception) -> str | None:
@@ -63,7 +63,7 @@ def show_scores(summary: object, folder: Path, checkpoint: str = "", notes: tupl
 def show_seeds(results: Sequence[SeedResult], folder: Path) -> None:
     """Print the Dice of each training of several seeds, with mean and standard deviation, and where the runs are."""
     from pipeline.reports.tables import number, seeds_table
-    from pipeline.studies.seeds import spreads
+    from pipeline.studies.spreads import spreads
 
     found = spreads(results)
     names = [name for name in found if name]

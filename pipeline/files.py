@@ -39,6 +39,8 @@ LONGEST_WRITTEN = LONGEST_NAME - len(f"{PARTIAL}01234567.")
 PARTIAL_NAME = re.compile(r"\.partial-[0-9a-f]{8}\.(.+)", re.DOTALL)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK = ".lock"
+# The code of the problem that another process is training in a folder.
+HELD = "run-is-busy"
 # Errors that mean that another process holds a byte, and how many bytes can be told apart on Windows.
 BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 WINDOWS_PLACES = 2**30
@@ -249,22 +251,35 @@ def _unlock(descriptor: int, place: int) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder for this process alone. The lock ends with the process, however that ends.
 
+    Args:
+        folder: It is there.
+        wait: Until the process that holds it lets it go.
+
     Raises:
-        UserError: Another process holds it.
+        UserError: Another process holds it, and ``wait`` is off.
     """
     descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        with byte_locked(descriptor, 0) as ours:
+        with byte_locked(descriptor, 0, wait=wait) as ours:
             if not ours:
                 message = "another process is training in this folder"
                 remedy = "wait for it, or name another --output"
-                raise UserError("Nothing was started.", [Problem(str(folder), "run-is-busy", message, remedy)])
+                raise UserError("Nothing was started.", [Problem(str(folder), HELD, message, remedy)])
             yield
     finally:
         os.close(descriptor)
+
+
+def is_held(folder: Path) -> bool:
+    """Tell whether another process holds a folder."""
+    try:
+        with locked(folder):
+            return False
+    except UserError:
+        return True
 
 
 def open_text(path: Path) -> TextIO:

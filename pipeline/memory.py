@@ -28,6 +28,8 @@ OUT_OF_MEMORY = (
     "LLVM ERROR: out of memory",
     "error return without exception set",
 )
+# The address space that the libraries take when they are loaded, with one thread and without CUDA.
+LIBRARIES_BYTES = 1_000_000_000
 ASKED = re.compile(r"allocate (\d+) bytes|allocate ([\d.]+ [KMGTPE]iB)")
 LIMITED = "close other programs, or raise the limit if there is one (`ulimit -v`)"
 
@@ -78,6 +80,37 @@ def _amount(error: BaseException, needed: int | None) -> str:
     if asked:
         return f": {asked[2] or f'{int(asked[1]) / 1e6:.1f} MB'} more could not be had"
     return ""
+
+
+def address_space_left() -> int | None:
+    """Return the bytes that ``ulimit -v`` leaves this process; None without such a limit, and on Windows."""
+    import psutil
+
+    limit = _address_space()
+    return None if limit is None else max(0, limit - psutil.Process().memory_info().vms)
+
+
+def _address_space() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if allowed == resource.RLIM_INFINITY else allowed
+
+
+def refuse_tight_limit() -> None:
+    """Refuse to load PyTorch and MONAI where ``ulimit -v`` leaves no room for them.
+
+    What is refused memory while it is loaded may end in a segmentation fault, of which nobody can be told.
+
+    Raises:
+        UserError: The limit is under a gigabyte.
+    """
+    limit = _address_space()
+    if limit is not None and limit < LIBRARIES_BYTES:
+        message = f"too little memory: it allows {limit / 1e9:.2f} GB, and PyTorch and MONAI alone take 1 GB"
+        raise UserError("There is too little memory.", [Problem("ulimit -v", "out-of-memory", message, "raise it")])
 
 
 @contextmanager

@@ -46,6 +46,8 @@ def _as_parts(value: Any) -> Any:
 
 # With background as many as an annotation has values for.
 MOST_LABELS = 249
+# Of a tracking server or a database.
+ADDRESS = r"^(https?|sqlite|postgresql|mysql)\S*://\S+$"
 LabelName = Annotated[str, Field(min_length=1, max_length=200)]
 Part = ForegroundValue | LabelName
 Parts = Annotated[tuple[Part, ...], Field(min_length=1, max_length=MOST_LABELS), BeforeValidator(_as_parts)]
@@ -94,6 +96,13 @@ class Recipe(Section):
         description="true to predict with the mean over mirror images along augmentation.flip_axes, or false",
     )
     tensorboard: bool = Field(default=False, description="true to write TensorBoard events into the run, or false")
+    mlflow: bool | Annotated[str, Field(pattern=ADDRESS)] = Field(
+        default=False,
+        description="true to log to MLflow in a file mlflow.db beside the run, a server's address, or false",
+    )
+    wandb: bool = Field(
+        default=False, description="true to write a Weights & Biases run, offline, into the run's folder, or false"
+    )
     validate_every: Steps = Field(default=250, description="the number of steps between two validations, 1 or more")
     patience: Steps | None = Field(
         default=None,

@@ -43,6 +43,26 @@ def test_altered_checkpoint_is_read_or_refused(world, tmp_path, count):
     examine()
 
 
+@pytest.mark.parametrize(
+    "place",
+    [("network", "model.0.conv.weight"), ("average", "model.0.conv.weight"), ("optimizer", "state", 0, "exp_avg")],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_checkpoint_that_is_not_finite_is_not_resumed(world, tmp_path, place, value):
+    path = world.copy("stopped", tmp_path / "run") / "checkpoints" / "last-000004.pt"
+    state = torch.load(path, weights_only=True)
+    held = state
+    for key in place:
+        held = held[key]
+    held.view(-1)[0] = value
+    alterations.save(state, path, listed=True)
+    ended = command("train", world.recipe, "--resume", "--output", path.parents[1])
+    assert ended.code == 2
+    assert f"{'.'.join(map(str, place))} has values that are not finite" in ended.said
+    path.unlink()
+    assert command("train", world.recipe, "--resume", "--output", path.parents[1]).code == 0
+
+
 @pytest.mark.parametrize("moment", ["step", "exp_avg", "exp_avg_sq"])
 def test_checkpoint_without_a_moment_of_a_weight_is_refused(world, tmp_path, moment):
     path = world.copy("stopped", tmp_path / "run") / "checkpoints" / "last-000004.pt"
@@ -52,6 +72,17 @@ def test_checkpoint_without_a_moment_of_a_weight_is_refused(world, tmp_path, mom
     ended = command("train", world.recipe, "--resume", "--output", tmp_path / "run")
     assert ended.code == 2
     assert "of parameter 0 it holds" in ended.said
+
+
+@pytest.mark.parametrize(("moment", "shape"), [("step", (4,)), ("exp_avg", ()), ("exp_avg_sq", (1,))])
+def test_checkpoint_with_a_moment_of_another_shape_is_refused(world, tmp_path, moment, shape):
+    path = world.copy("stopped", tmp_path / "run") / "checkpoints" / "last-000004.pt"
+    state = torch.load(path, weights_only=True)
+    state["optimizer"]["state"][0][moment] = torch.ones(shape)
+    alterations.save(state, path, listed=True)
+    ended = command("train", world.recipe, "--resume", "--output", tmp_path / "run")
+    assert ended.code == 2
+    assert f"{moment} of parameter 0 is not of the shape" in ended.said
 
 
 @pytest.mark.slow

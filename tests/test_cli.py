@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import resource
 import shlex
 import shutil
 import signal
@@ -41,6 +40,7 @@ COMMANDS = (
     "prune",
     "phantom",
     "components",
+    "join",
     "study",
     "doctor",
 )
@@ -182,25 +182,6 @@ def test_quiet_hides_progress_and_tables_of_a_whole_training(tmp_path, dataset):
     done = fewmask("train", recipe, "-o", tmp_path / "run", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "run" / "report.html").is_file()
-
-
-HELPS = ("", "train", "predict")  # The first has all commands; the others are the longest.
-
-
-@pytest.mark.parametrize(
-    "command", [*HELPS, *(pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS if name not in HELPS)]
-)
-def test_help_takes_less_than_half_a_second_of_the_processor(command):
-    """The best of three: another process may have pushed this one's code out of the processor's cache."""
-    words = [sys.executable, ROOT / "run.py", *filter(None, [command]), "--help"]
-
-    def seconds():
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    assert any(seconds() < 0.5 for _ in range(3))
 
 
 def documents(run, *lines):

@@ -21,7 +21,7 @@ from pipeline.nifti.volume import load
 from pipeline.outputs import Output, digest_of
 from pipeline.runs.checking import check
 from pipeline.runs.choosing import Trial
-from pipeline.runs.folds import recipe_of_fold
+from pipeline.runs.crossing import recipe_of_fold
 from pipeline.runs.models import load_folds, load_model
 from pipeline.types import Case, Task
 
@@ -203,10 +203,10 @@ def test_other_dataset_is_scored_without_any_case_of_the_folds(crossed, dataset)
 
 def test_folds_share_the_time_and_one_cache(recipe, tmp_path):
     whole = runs.read_recipe(recipe, ["max_steps=auto", "time_budget=40m"])
-    fold = recipe_of_fold(whole, tmp_path, (2, 5))
+    fold = recipe_of_fold(whole, tmp_path, (2, 5), 5)
     assert (fold.data.fold, fold.time_budget) == ((2, 5), "456.0s")
     assert fold.data.cache == tmp_path / "cache"
-    assert recipe_of_fold(runs.read_recipe(recipe, ["data.cache=off"]), tmp_path, (1, 5)).data.cache == "off"
+    assert recipe_of_fold(runs.read_recipe(recipe, ["data.cache=off"]), tmp_path, (1, 5), 5).data.cache == "off"
 
 
 # Mistakes

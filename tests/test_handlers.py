@@ -8,9 +8,8 @@ from rich.console import Console
 
 from pipeline import terminal
 from pipeline.engines import handlers
-from pipeline.engines.handlers import DataWait, EveryNSteps, History, ProgressBar, tensorboard_handlers
+from pipeline.engines.handlers import DataWait, EveryNSteps, History, ProgressBar
 from pipeline.engines.step_output import StepOutput
-from pipeline.errors import UserError
 from pipeline.logs import CsvLog
 
 
@@ -161,26 +160,3 @@ def test_waiting_while_the_device_is_busy_costs_nothing(monkeypatch):
     wait.attach(engine)
     engine.run(data(), epoch_length=4)
     assert wait.share == 1 / 3
-
-
-# TensorBoard
-
-
-def test_tensorboard_that_is_not_installed_is_a_users_mistake(tmp_path, monkeypatch):
-    monkeypatch.setattr(handlers, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install fewmask\[tensorboard\]"):
-        tensorboard_handlers(tmp_path)
-
-
-def test_every_number_of_a_step_is_written_under_its_name():
-    written = []
-    writer = SimpleNamespace(add_scalar=lambda *scalar: written.append(scalar))
-    engine = SimpleNamespace(state=SimpleNamespace(output=StepOutput(4, {"loss": 0.5, "dice": 0.25}), iteration=5))
-    handlers._write_scalars(engine, writer)
-    assert written == [("loss", 0.5, 4), ("dice", 0.25, 4)]
-
-
-def test_tensorboard_events_are_written(tmp_path):
-    pytest.importorskip("tensorboard")
-    run(2, *tensorboard_handlers(tmp_path / "events"))
-    assert list((tmp_path / "events").glob("events.out.*"))

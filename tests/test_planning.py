@@ -202,7 +202,7 @@ def test_enough_of_everything_needs_no_remedy(tmp_path):
 
 def test_each_shortage_has_its_remedy(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(doctor, "free_memory_bytes", lambda _: 1000)
+    monkeypatch.setattr(doctor, "free_bytes", lambda _: 1000)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
     machine = runs.planning.find_hardware("cpu")
     chosen = make_plan(recipe(data={"workers": 2}), MANY, machine)

@@ -21,6 +21,7 @@ STAGES = {
         "runs.segments",
         "runs.announcing",
         "runs.training",
+        "runs.records",
     ),
 }
 # What hands a recipe on, writes it down, or is the recipe.

@@ -13,7 +13,8 @@ from pipeline.console import show_seeds
 from pipeline.errors import UserError
 from pipeline.runs.comparing import trainings_in
 from pipeline.studies import running
-from pipeline.studies.seeds import gather, train_seeds
+from pipeline.studies.seeds import train_seeds
+from pipeline.studies.spreads import gather
 
 PLAIN = {"objective": [{"loss": "dice"}], "max_steps": 2, "validate_every": 2}
 
@@ -121,7 +122,7 @@ def test_what_cannot_be_repeated_is_refused(place, tmp_path, count, override, me
 
 @pytest.mark.parametrize("more", [{"folds": 2}, {"allow_change": ("max_steps",)}])
 def test_options_that_do_not_go_together_are_refused(place, tmp_path, more):
-    with pytest.raises(UserError, match="goes with neither --folds nor --allow-change"):
+    with pytest.raises(UserError, match="goes not with --seeds"):
         training.train(place / "plain.yaml", seeds=2, output=tmp_path / "out", **more)
     assert not (tmp_path / "out").exists()
 

@@ -143,6 +143,17 @@ cache = Cache(folder / "cache", check.index(), Grid("RAS", (1.0, 1.0, 1.0)))
 assert list(cache.fill(cache.index.dataset.cases)) == ["a"] and cache.failure is None and not held
 assert len(list((folder / "cache").glob("*.npz"))) == 1
 """,
+    "memory is known without resource and sysconf": """
+import os
+import psutil, torch  # Whose builds for this machine need both.
+sys.modules["resource"] = None
+del os.sysconf
+from pipeline.memory import address_space_left, refuse_tight_limit
+from pipeline.planning.devices import find_hardware, free_bytes
+refuse_tight_limit()
+assert address_space_left() is None
+assert 0 < free_bytes(torch.device("cpu")) <= find_hardware("cpu").memory_bytes
+""",
     "there is no SIGHUP": """
 import signal
 del signal.SIGHUP

@@ -26,7 +26,6 @@ from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_outside
 from pipeline.console import show_comparison, show_groups, show_scores
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
-from pipeline.reports.groups import GroupComparison
 from pipeline.runs.beside import NOTHING_ELSE, Beside
 from pipeline.shards import read_shard
 from pipeline.terminal import give, say
@@ -157,6 +156,7 @@ def compare(
     Example: fewmask compare runs/supervised runs/semisupervised --output comparison/
     """
     from pipeline import runs
+    from pipeline.reports.groups import GroupComparison
 
     sides = (runs_a, runs_b)
     if not runs_b:

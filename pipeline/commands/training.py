@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from pipeline.arguments import Overrides, command, destination, place
+from pipeline.arguments import Overrides, command, destination, place, without
 from pipeline.bounds import refuse_outside
 from pipeline.console import show_components, show_machine, show_plan, show_scores, show_seeds
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
+from pipeline.shards import WHOLE, read_shard
 from pipeline.terminal import give, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.decisions import Decisions
     from pipeline.recipe import Recipe
     from pipeline.runs.scoring import Scores
 
+TimeBudget = Annotated[
+    str | None, tyro.conf.arg(help="How long the whole command may take: 90s, 20min, 1h30m, 1.5d.", metavar="TIME")
+]
+TrainingShard = Annotated[
+    str, tyro.conf.arg(help="Only every N-th training from the I-th on; array/N in a job array.", metavar="I/N")
+]
+AllowChange = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]],
+    tyro.conf.arg(help="Key of the recipe that a resumed run may have otherwise from here on.", metavar="KEY"),
+]
+Launcher = Annotated[
+    Literal["slurm", "local"] | None,
+    tyro.conf.arg(help="Run each training as a job of its own, and wait for all: on Slurm, or here as processes."),
+]
+LauncherOptions = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]],
+    tyro.conf.arg(
+        help="Setting of the jobs: slurm_partition=gpu, gpus_per_node=1, timeout_min=600, slurm_array_parallelism=8.",
+        metavar="KEY=VALUE",
+    ),
+]
 # A time budget counts the imports too.
 STARTED = time.monotonic()
 
@@ -81,17 +103,14 @@ def train(
         Path | None,
         destination("The run's folder; by default runs/ and the name of the source.", "RUN"),
     ] = None,
-    time_budget: Annotated[
-        str | None,
-        tyro.conf.arg(help="How long the whole command may take: 90s, 20min, 1h30m, 1.5d.", metavar="TIME"),
-    ] = None,
+    time_budget: TimeBudget = None,
     folds: Annotated[int | None, tyro.conf.arg(help="Cross-validate: so many networks, each without a part.")] = None,
     seeds: Annotated[int | None, tyro.conf.arg(help="Train so often, each with a seed more: mean and spread.")] = None,
+    shard: TrainingShard = "1/1",
+    launcher: Launcher = None,
+    launcher_option: LauncherOptions = (),
     resume: Annotated[bool, tyro.conf.arg(help="Go on with the run that the folder holds.")] = False,
-    allow_change: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]],
-        tyro.conf.arg(help="Key of the recipe that a resumed run may have otherwise from here on.", metavar="KEY"),
-    ] = (),
+    allow_change: AllowChange = (),
 ) -> None:
     """Train a network as a recipe says, or as a dataset suggests, and validate it.
 
@@ -102,49 +121,95 @@ def train(
 
     refuse_outside("--folds", folds, 2, 1000)
     refuse_outside("--seeds", seeds, 2, 1000)
-    if seeds is not None and (folds is not None or allow_change):
-        problem = Problem("--seeds", "bad-options", "goes with neither --folds nor --allow-change", "leave one out")
-        raise UserError("Nothing was started.", [problem])
+    share = read_shard(shard)
+    if folds is None and seeds is None:
+        given = {"--shard": share != WHOLE, "--launcher": launcher is not None}
+        _refuse(given, "is for folds or seeds", "add --folds or --seeds")
+    if seeds is not None:
+        given = {"--folds": folds is not None, "--allow-change": bool(allow_change)}
+        _refuse(given, "goes not with --seeds", "leave one out")
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
         overrides = ("max_steps=auto", *overrides, f"time_budget={time_budget}")
+    how: dict[str, Any] = {"resume": resume or launcher is not None, "started": STARTED}
     with joined():
         request = runs.read_request(source, overrides, folds, seeds)
-        if seeds is not None:
-            _train_seeds(request.recipe, run, seeds, resume=resume, decided=request.decided)
-            return
-        how: dict[str, Any] = {"resume": resume, "allow_change": allow_change, "started": STARTED}
         how["decided"] = request.decided
+        if launcher is not None:
+            _launch(run, folds or seeds or 0, launcher, launcher_option, ("--resume",))
+        if seeds is not None:
+            _train_seeds(request.recipe, run, seeds, shard=share, **how)
+            return
+        if launcher is not None:
+            give({"run": run})
+            say(f"Wrote {run / 'out-of-fold' / 'report.html'}, of all folds.")
+            return
+        how["allow_change"] = allow_change
         if folds is None:
             found = [runs.train(request.recipe, run, start=request.start, **how)]
         else:
-            found = [*runs.cross_validate(request.recipe, run, folds, **how)]
+            found = [*runs.cross_validate(request.recipe, run, folds, shard=share, **how)]
         if is_first():
-            _show(found, run, request.recipe)
+            _show(found, run, all_masks=request.recipe.data.validation == "none")
 
 
-def _show(found: Sequence[Scores | None], run: Path, recipe: Recipe) -> None:
+def _refuse(given: dict[str, bool], message: str, remedy: str) -> None:
+    """Refuse those options of some that are given."""
+    if problems := [Problem(option, "bad-options", message, remedy) for option, there in given.items() if there]:
+        raise UserError("Nothing was started.", problems)
+
+
+def _launch(folder: Path, shares: int, launcher: str, options: Sequence[str], further: Sequence[str] = ()) -> None:
+    """Run this command's trainings as jobs."""
+    from pipeline.config import read_options
+    from pipeline.studies.launching import launch
+
+    words = without(sys.argv[1:], ("--launcher", "--launcher-option", "--output", "-o"))
+    words = [word for word in words if word not in further]
+    launch([*words, *further, "--output", str(folder)], shares, folder, launcher, read_options(options))
+
+
+def _show(found: Sequence[Scores | None], run: Path, *, all_masks: bool = False) -> None:
     give({"run": run, "scores": [scores.as_dict() for scores in found if scores]})
     for scores in found:
-        if scores is None and recipe.data.validation == "none":
+        if scores is None and all_masks:
             say(f"Trained {run} on every mask (data.validation is none): no figure tells how well it does.")
         elif scores is None:
             say(f"Trained {run}; the dataset has no labels to score its segments against.")
         else:
             show_scores(scores.summary, scores.folder, "last", scores.notes)
+    if not found:  # Folds that other calls are to train.
+        return
     place = quote(str(run))
     say(f"Next: fewmask predict {place} SCANS --output MASKS, or fewmask export {place} --output {place}.fewmask")
 
 
-def _train_seeds(recipe: Recipe, output: Path, count: int, *, resume: bool, decided: Decisions) -> None:
+def _train_seeds(recipe: Recipe, output: Path, count: int, **how: Any) -> None:
     from pipeline.studies.seeds import train_seeds
 
-    results = train_seeds(recipe, output, count, resume=resume, started=STARTED, decided=decided)
+    results = train_seeds(recipe, output, count, **how)
     give({"folder": output, "seeds": list(map(asdict, results))})
     if results:
         show_seeds(results, output)
     else:
         say(f"Trained {count} runs in {output}; the dataset has no labels to score their segments against.")
+
+
+@command
+def join(
+    folds: tyro.conf.Positional[
+        Annotated[tuple[Path, ...], place("RUN", "The folder of each fold, trained with data.fold=[N,K].")]
+    ],
+    *,
+    output: Annotated[Path, destination("The folder to make.", "RUN")],
+) -> None:
+    """Make a cross-validation of folds that were trained apart: its scores, its report and its ensemble.
+
+    Example: fewmask join runs/first runs/second --output runs/crossed
+    """
+    from pipeline import runs
+
+    _show(runs.join(folds, to_write(output)), output)
 
 
 @command
@@ -164,6 +229,9 @@ def study(
     grid: tyro.conf.Positional[Annotated[Path, place("STUDY", "A study's file; docs/studies.md says what is in it.")]],
     *,
     output: Annotated[Path, destination("The study's folder; several processes may work in one.")],
+    shard: TrainingShard = "1/1",
+    launcher: Launcher = None,
+    launcher_option: LauncherOptions = (),
 ) -> None:
     """Compare recipes over numbers of masks, draws of patients and seeds; go on where a study was stopped.
 
@@ -173,7 +241,11 @@ def study(
     from pipeline.studies.results import table_of
     from pipeline.studies.running import run_study
 
-    results = run_study(read_study(grid), to_write(output))
+    asked = read_study(grid)
+    share = read_shard(shard)
+    if launcher is not None:
+        _launch(to_write(output), len([*asked.cells()]), launcher, launcher_option)
+    results = run_study(asked, to_write(output), share)
     give({"folder": output, "gains": list(map(asdict, results.gains))})
     say(table_of(results.gains))
     say(f"Wrote {output / 'results.md'}, results.png, gains.csv and trainings.csv.")

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import time
-from importlib.util import find_spec
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
-from monai.handlers import TensorBoardStatsHandler
 
 from pipeline.durations import in_words
-from pipeline.errors import Problem, UserError
 from pipeline.terminal import StepBar, note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from ignite.engine import Engine
 
@@ -190,31 +186,3 @@ class ProgressBar:
     def _fail(self, error: BaseException) -> None:
         self.bar.close()
         raise error
-
-
-def tensorboard_handlers(folder: Path) -> list[Any]:
-    """Return the handlers that write every number of a step's output as TensorBoard events.
-
-    Raises:
-        UserError: TensorBoard is not installed.
-    """
-    if find_spec("tensorboard") is None:
-        problem = Problem(
-            "tensorboard",
-            "not-installed",
-            "is on, and TensorBoard is not installed",
-            "pip install fewmask[tensorboard]",
-        )
-        raise UserError("The run cannot be logged.", [problem])
-    return [
-        TensorBoardStatsHandler(
-            log_dir=str(folder),
-            iteration_event_writer=lambda engine, writer: _write_scalars(engine, writer),
-            epoch_log=False,
-        )
-    ]
-
-
-def _write_scalars(engine: Engine, writer: Any) -> None:
-    for name, value in engine.state.output.items():
-        writer.add_scalar(name, value, engine.state.output.step)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from functools import cache
 from pathlib import Path
 
 import ignite.distributed as idist
+import psutil
 import torch
 
 from pipeline import distributed
 from pipeline.errors import Problem, UserError
+from pipeline.memory import address_space_left
 from pipeline.planning.hardware import Hardware
 
 # Of the convolutions that are timed: samples, features, voxels along a side. All of them take a tenth of a second.
@@ -65,14 +66,9 @@ def _memory_bytes(device: torch.device) -> int:
     """Return the memory of a CUDA device or of the machine, or what a container or `ulimit -v` leaves of that."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
-    found = [path.read_text().strip() for path in limits if path.is_file()]
-    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if allowed != resource.RLIM_INFINITY:  # Of which the program and its libraries have taken a part.
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        machine = min(machine, max(0, allowed - taken))
-    return min([machine, *(int(text) for text in found if text.isdigit())])
+    container = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+    limits = [address_space_left(), *map(_number, container)]
+    return min([int(psutil.virtual_memory().total), *(limit for limit in limits if limit is not None)])
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -105,23 +101,20 @@ def time_convolution(precision: torch.dtype) -> float:
     return time.perf_counter() - start
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Return the bytes that may still be taken on a device; None where that is not known."""
+def free_bytes(device: torch.device) -> int:
+    """Return the bytes that other programs, a container and `ulimit -v` leave of a device's memory."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    found = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
-    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if limit and used and limit[0].strip().isdigit():
-        found.append(max(0, int(limit[0]) - int(used[0])))
-    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
-    taken = _lines("/proc/self/statm")
-    if allowed != resource.RLIM_INFINITY and taken:
-        found.append(max(0, allowed - int(taken[0].split()[0]) * os.sysconf("SC_PAGE_SIZE")))
-    return min(found, default=None)
+    machine = int(psutil.virtual_memory().available)
+    limit, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    container = machine if limit is None or used is None else max(0, limit - used)
+    left = address_space_left()
+    return min(machine, container, machine if left is None else left)
 
 
-def _lines(path: str) -> list[str]:
+def _number(path: str) -> int | None:
+    """Return the number in a file of the kernel's; None where it has a word in its place, or is not there."""
     try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return None

@@ -7,18 +7,20 @@ import os
 import platform
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import monai
 import torch
 
 from pipeline.data.loaders import AHEAD, SHARED_MEMORY
+from pipeline.planning.devices import free_bytes
 from pipeline.planning.limits import size
 from pipeline.planning.plan import prepared_bytes, voxel_bytes
 from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.data.index import Index
     from pipeline.planning.hardware import Hardware
     from pipeline.planning.plan import Plan
@@ -70,24 +72,13 @@ def examine(hardware: Hardware, folder: Path, plan: Plan | None = None, index: I
 
 def _memory(hardware: Hardware, plan: Plan | None) -> Finding:
     total = hardware.memory_bytes or 0
-    free = free_memory_bytes(hardware)
+    free = free_bytes(torch.device(hardware.device))
     has = f"{size(free)} free of {size(total)}"
     if plan is None or plan.memory_bytes is None:
         return Finding("memory", has)
     needed = plan.memory_bytes + PROGRAM_BYTES
     remedy = "close other programs, or lower data.batch_size or data.patch_size" if needed > free else ""
     return Finding("memory", has, f"about {size(needed)}", remedy)
-
-
-def free_memory_bytes(hardware: Hardware) -> int:
-    """Return what other programs leave of a GPU's memory or the machine's."""
-    if hardware.is_cuda:
-        return int(torch.cuda.mem_get_info(hardware.device)[0])
-    meminfo = Path("/proc/meminfo")
-    lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
-    known = {line.split(":")[0]: line.split() for line in lines}
-    machine = int(known["MemAvailable"][1]) * 1024 if "MemAvailable" in known else hardware.memory_bytes or 0
-    return min(machine, hardware.memory_bytes or machine)
 
 
 def _disk(folder: Path, plan: Plan | None, index: Index | None) -> Finding:

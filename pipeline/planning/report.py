@@ -14,16 +14,15 @@ import torch
 
 from pipeline import __version__
 from pipeline.data.loaders import SHARED_MEMORY
-from pipeline.planning.devices import find_hardware
-from pipeline.planning.doctor import free_memory_bytes
+from pipeline.planning.devices import find_hardware, free_bytes
 from pipeline.planning.limits import size
 from pipeline.plugins import number_trusted
 
 # What Fewmask depends on, and the extras that change what it does.
 LIBRARIES = (
     *("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "pydantic", "tyro", "rich", "pyyaml", "jinja2"),
-    *("markupsafe", "matplotlib", "connected-components-3d", "edt", "isal", "llvmlite", "resvg-py"),
-    *("triton", "onnx", "onnxruntime", "onnxscript", "tensorboard"),
+    *("markupsafe", "matplotlib", "connected-components-3d", "edt", "isal", "llvmlite", "psutil", "resvg-py"),
+    *("triton", "onnx", "onnxruntime", "onnxscript", "tensorboard", "mlflow", "wandb", "submitit"),
 )
 # Environment variables that change how fast it computes, or on what.
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF")
@@ -45,7 +44,7 @@ def describe() -> dict[str, str]:
         "CUDA": _cuda(),
         "threads": f"{torch.get_num_threads()}, and {torch.get_num_interop_threads()} between operations",
         "variables": ", ".join(set_variables) or "none that matter",
-        "memory": f"{size(free_memory_bytes(hardware))} free of {size(hardware.memory_bytes or 0)}",
+        "memory": f"{size(free_bytes(torch.device(hardware.device)))} free of {size(hardware.memory_bytes or 0)}",
         "disk": f"{_free(Path())} free in this folder, {_free(temporary)} for temporary files",
         "shared memory": shared,
         "plugins": f"{number_trusted()} named here so far",

@@ -166,11 +166,8 @@ class Predictor:
     def together(self, placement: Placement, windows: Windows, channels: int) -> int:
         """Return how many windows go through the network in one call: half of the memory that is free has to do."""
         most = min(self.windows, len(windows))
-        free = free_bytes(self.device)
-        if free is None:
-            return most
         one = self._footprint(placement, windows, channels, 1, 1).windows
-        return max(1, min(most, int(SHARE * free / max(1, one))))
+        return max(1, min(most, int(SHARE * free_bytes(self.device) / max(1, one))))
 
     def _footprint(
         self, placement: Placement, windows: Windows, channels: int, together: int, networks: int, maps: int = 0

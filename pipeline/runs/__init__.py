@@ -6,12 +6,15 @@ Each is imported when it is first used: a check of a dataset does not need torch
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pipeline.memory import refuse_tight_limit
+
 if TYPE_CHECKING:
     from pipeline.runs.checking import REPORT, check, examine, report_of
     from pipeline.runs.comparing import compare
     from pipeline.runs.components import REGISTRIES
     from pipeline.runs.evaluating import evaluate
     from pipeline.runs.folds import cross_validate
+    from pipeline.runs.joining import join
     from pipeline.runs.planning import look_at_machine, memory_choice, plan
     from pipeline.runs.prediction import predict
     from pipeline.runs.requests import read_recipe, read_request
@@ -26,6 +29,7 @@ __all__ = [
     "cross_validate",
     "evaluate",
     "examine",
+    "join",
     "look_at_machine",
     "memory_choice",
     "plan",
@@ -46,6 +50,7 @@ HOMES = {
     "compare": "comparing",
     "cross_validate": "folds",
     "evaluate": "evaluating",
+    "join": "joining",
     "look_at_machine": "planning",
     "memory_choice": "planning",
     "plan": "planning",
@@ -60,4 +65,6 @@ HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if HOMES[name] != "checking":
+        refuse_tight_limit()
     return getattr(import_module(f"pipeline.runs.{HOMES[name]}"), name)

@@ -3,40 +3,39 @@
 The folder of a cross-validation holds one run for each fold, ``fold-1`` and so on, and their number in ``folds.json``.
 Wherever a run's folder is accepted, it is accepted too: it predicts with the mean over the folds' networks.
 ``out-of-fold/`` holds the scores of all labelled cases. By the same masks the post-processing of predictions is chosen,
-which ``postprocessing.json`` holds.
+which ``postprocessing.json`` holds. Several calls, on one machine or on many that share the folder, may train its folds
+side by side.
 """
 
 from __future__ import annotations
 
 import time
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from pipeline.bounds import seconds_of
 from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
-from pipeline.files import locked
+from pipeline.files import HELD, is_held, locked
 from pipeline.runs import resuming
+from pipeline.runs.crossing import recipe_of_fold, score_folds, write_folds
 from pipeline.runs.folder import SCORES, RunFolder, write_own
 from pipeline.runs.models import fold_folder
-from pipeline.runs.out_of_fold import score_out_of_fold
 from pipeline.runs.planning import absolute
-from pipeline.runs.run_scores import validate
 from pipeline.runs.splitting import check_dataset_of, pool_of
 from pipeline.runs.starting import train
-from pipeline.runs.stored import FOLDS, INDEX, OUT_OF_FOLD, read_index
-from pipeline.strict_json import write_json
+from pipeline.runs.stored import INDEX, OUT_OF_FOLD, SUMMARY, read_index
+from pipeline.shards import WHOLE
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from pipeline.data.index import Index
     from pipeline.decisions import Decisions
     from pipeline.recipe import Recipe
     from pipeline.runs.scoring import Scores
-
-# The share of a time budget that the folds divide; the rest is for predicting every labelled case again at the end.
-FOLDS_SHARE = 0.95
+    from pipeline.shards import Shard
 
 
 def cross_validate(
@@ -48,11 +47,15 @@ def cross_validate(
     allow_change: Sequence[str] = (),
     started: float | None = None,
     decided: Decisions = NONE,
+    shard: Shard = WHOLE,
 ) -> list[Scores]:
     """Train one network for each fold, score it on the patients held out, and choose the post-processing.
 
+    Calls that run side by side with ``resume`` leave to each other what another one trains; the one that ends last
+    scores all folds.
+
     Args:
-        recipe: The recipe of every fold; a time budget is divided among the folds.
+        recipe: Of every fold; a time budget is divided among the folds of a call.
         run: The folder of the cross-validation.
         folds: Number of parts that the labelled patients are divided into, 2 or more; that of the recipe's file, if
             ``data.split`` names one.
@@ -60,9 +63,11 @@ def cross_validate(
         allow_change: As for :func:`train`.
         started: As for :func:`train`.
         decided: As for :func:`train`, in every fold.
+        shard: Train only this share of the folds.
 
     Returns:
         The out-of-fold scores; then, if the dataset has a validation list, the scores of the folds' ensemble on it.
+        Nothing while other folds are not trained yet.
 
     Raises:
         UserError: As :func:`train`, or there are fewer labelled patients than folds.
@@ -75,29 +80,51 @@ def cross_validate(
         problem = Problem("--folds", "no-labels", "parts masks, and this recipe learns from none", "leave it out")
         raise UserError("Nothing was started.", [problem])
     _refuse_folders(run, resume, folds, allow_change)
+    index, decided = _begin(recipe, run, folds, resume, allow_change, decided)
+    how: dict[str, Any] = {"resume": True, "allow_change": allow_change, "decided": decided, "started": started}
+    together = ceil(folds / shard.count)  # They are trained one after the other, and divide the time.
+    for fold in shard.of(range(1, folds + 1)):
+        note(f"fold {fold} of {folds}")
+        its_own = recipe_of_fold(recipe, run, (fold, folds), together)
+        _train_fold(its_own, fold_folder(run, fold), index, **how)
+        how["started"] = None  # The time that the command took to begin is the first one's.
+    places = [fold_folder(run, fold) for fold in range(1, folds + 1)]
+    if missing := [place.name for place in places if not (place / SUMMARY).is_file() or is_held(place)]:
+        note(f"{', '.join(missing)}: not trained yet; the call that ends last scores all")
+        return []
+    return score_folds(run)
+
+
+def _begin(
+    recipe: Recipe, run: Path, folds: int, resume: bool, allow_change: Sequence[str], decided: Decisions
+) -> tuple[Index, Decisions]:
+    """Check the dataset, and begin the folder or go on with it; one call after the other."""
     index = check_dataset_of(recipe, read_index(run) if resume and (run / INDEX).exists() else None)
     # What does not fit the folds is refused before anything is written.
     everything = pool_of(recipe, index, folds)
     run.mkdir(parents=True, exist_ok=True)
-    with locked(run):
+    with locked(run, wait=True):
         folder = RunFolder(run)
         folder.take()
         decided = resuming.pinned(folder, recipe, decided)
         if folder.holds_run:
             resuming.refuse_changes(run, recipe, decided, allow_change)
             resuming.refuse_other_scans(run, index, everything)
-        folder.write_facts(everything.as_dict(), index.as_rows(), recipe.plugins)
-        write_json(run / FOLDS, {"folds": folds})
-        folder.write_config(recipe, decided)  # Last, as in any run.
-        how: dict[str, Any] = {"resume": True, "allow_change": allow_change, "decided": decided}
-        for fold in range(1, folds + 1):
-            note(f"fold {fold} of {folds}")
-            place = fold_folder(run, fold)
+        write_folds(folder, recipe, index, folds, decided)
+    return index, decided
+
+
+def _train_fold(recipe: Recipe, place: Path, index: Index, **how: Any) -> None:
+    """Train one fold, unless another process is training it."""
+    place.mkdir(exist_ok=True)
+    try:
+        with locked(place):
             write_own(place, INDEX, index.as_rows())  # So that the files are not read again.
-            its_own = recipe_of_fold(recipe, run, (fold, folds))
-            train(its_own, place, started=started if fold == 1 else None, **how)
-    scores = [score_out_of_fold(run)]
-    return [*scores, validate(run)] if everything.validation else scores
+        train(recipe, place, **how)
+    except UserError as error:
+        if [problem.code for problem in error.problems] != [HELD]:
+            raise
+        note(f"{place.name} is being trained by another call")
 
 
 def _refuse_folders(run: Path, resume: bool, folds: int, allow_change: Sequence[str]) -> None:
@@ -109,14 +136,3 @@ def _refuse_folders(run: Path, resume: bool, folds: int, allow_change: Sequence[
     for place in run.glob("fold-*"):
         RunFolder(place).refuse(resume=True)
     RunFolder(run / OUT_OF_FOLD).output.refuse_foreign(SCORES)
-
-
-def recipe_of_fold(recipe: Recipe, run: Path, fold: tuple[int, int]) -> Recipe:
-    """Return the recipe of one fold, given as number and count; all folds share one cache, and divide the time."""
-    place = run.resolve() / "cache" if recipe.data.cache == "run" else recipe.data.cache
-    changed: dict[str, Any] = {"data": recipe.data.model_copy(update={"fold": fold, "cache": place})}
-    if recipe.postprocessing == "auto":
-        changed["postprocessing"] = ()  # It is chosen by the masks of all folds, from what it does to their scores.
-    if recipe.time_budget is not None:
-        changed["time_budget"] = f"{FOLDS_SHARE * seconds_of(recipe.time_budget) / fold[1]:.1f}s"
-    return recipe.model_copy(update=changed)

@@ -16,7 +16,7 @@ from pipeline.runs.resuming import refuse_changes, refuse_other_scans
 from pipeline.runs.stored import read_about, read_decisions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pipeline.checkpoints import Checkpoint
     from pipeline.engines.steps import TrainingStep
@@ -98,6 +98,11 @@ def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
         message = "was trained on other labels or channels"
         remedy = "bring the dataset back as it was"
         raise UserError("Nothing was resumed.", [Problem(where, "task-changed", message, remedy)])
+    broken = next(_not_finite(checkpoint.state), None)
+    if broken:
+        remedy = "delete it: the run goes on from the checkpoint before it, or from the start"
+        message = f"{broken} has values that are not finite"
+        raise UserError("Nothing was resumed.", [Problem(where, "weights-not-finite", message, remedy)])
     try:
         _refuse_other_moments(step.optimizer, checkpoint.state["optimizer"])
         step.load_state_dict(checkpoint.state)
@@ -107,6 +112,15 @@ def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
         message = f"does not fit the recipe's network or optimizer: {(str(error) or 'it is empty').splitlines()[0]}"
         remedy = "give the run's own network and optimizer, or start a new run"
         raise UserError("Nothing was resumed.", [Problem(where, "other-network", message, remedy)]) from None
+
+
+def _not_finite(held: object, name: str = "") -> Iterator[str]:
+    """Yield the names of tensors with values that are not finite: no training writes one."""
+    if isinstance(held, torch.Tensor) and not held.isfinite().all():
+        yield name
+    if isinstance(held, dict):
+        for key, value in held.items():
+            yield from _not_finite(value, f"{name}.{key}".removeprefix("."))
 
 
 def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
@@ -122,9 +136,12 @@ def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any
         if names and moments and set(moments) != set(names):
             raise ValueError(f"of parameter {number} it holds {', '.join(map(str, moments))}, not {', '.join(names)}")
         for name, value in moments.items():
-            fits = isinstance(value, torch.Tensor) and value.shape in (shape, ())
+            # Optimizers of plugins may have more that is one number, as the step is.
+            expected = torch.Size() if name == "step" else shape
+            allowed = (expected,) if names else (expected, torch.Size())
+            fits = isinstance(value, torch.Tensor) and value.shape in allowed
             if not fits or value.untyped_storage().nbytes() < value.nbytes:
-                raise ValueError(f"{name} of parameter {number} is not of the shape {tuple(shape)}")
+                raise ValueError(f"{name} of parameter {number} is not of the shape {tuple(expected)}")
     for group in saved["param_groups"]:
         if not isinstance(group["lr"], float):
             raise ValueError(f"the learning rate is {group['lr']!r}")

@@ -29,6 +29,8 @@ HARMLESS = (
     "dataset",
     "root",
     "tensorboard",
+    "mlflow",
+    "wandb",
     "checkpoint_every",
     "data.workers",
     "data.cache",
@@ -63,8 +65,8 @@ def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Seque
     Raises:
         UserError: Something else differs, or an allowed key is in neither recipe.
     """
-    old = _flat(config.written(read_config(run), read_decisions(run)))
-    new = _flat(config.written(recipe, decided))
+    old = flat(config.written(read_config(run), read_decisions(run)))
+    new = flat(config.written(recipe, decided))
     keys = old.keys() | new.keys()
     sections = {".".join(key.split(".")[:n]) for key in keys for n in range(1, len(key.split(".")) + 1)}
     problems = [
@@ -79,13 +81,26 @@ def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Seque
             f"the run has {old.get(key)!r}, you gave {new.get(key)!r}",
             f"give the run's value, or start a new run, or let it change from here on: --allow-change {key}",
         )
-        for key in sorted(keys)
-        if old.get(key) != new.get(key) and not any(_covers(name, key) for name in (*HARMLESS, *allowed))
+        for key in _differing(old, new, allowed)
     ]
     if not any(_covers(name, "plugins") for name in allowed):
         problems += _changed_plugins(run, recipe)
     if problems:
         raise UserError(f"{run} holds another run; nothing was resumed.", problems)
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequence[str]) -> list[str]:
+    """Return the keys of two flat recipes that differ, but for those that are harmless or allowed to."""
+    return [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not any(_covers(name, key) for name in (*HARMLESS, *allowed))
+    ]
+
+
+def differing_keys(one: Recipe, other: Recipe, allowed: Sequence[str]) -> list[str]:
+    """Return the keys by which two recipes are different trainings, but for some keys or sections."""
+    return _differing(flat(config.written(one)), flat(config.written(other)), allowed)
 
 
 def _changed_plugins(run: Path, recipe: Recipe) -> list[Problem]:
@@ -215,14 +230,18 @@ def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
             "bring the dataset back as it was, or start a new run",
             case=case,
         )
-        for case in sorted(old.keys() | new.keys())
-        if _content(old.get(case)) != _content(new.get(case))
+        for case in other_scans(old, new)
     ]
     if not problems and read_own(run, SPLIT) != split.as_dict():
         message = "its cases are in other lists, in another order or of other patients"
         problems = [Problem(str(run / SPLIT), "split-changed", message, "bring the dataset back as it was")]
     if problems:
         raise UserError(f"The dataset of {run} has changed; nothing was resumed.", problems)
+
+
+def other_scans(old: Mapping[str, CaseFacts], new: Mapping[str, CaseFacts]) -> list[str]:
+    """Return the ids of cases that are new, gone or of another content."""
+    return [case for case in sorted(old.keys() | new.keys()) if _content(old.get(case)) != _content(new.get(case))]
 
 
 def _what_changed(case: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -236,13 +255,11 @@ def _content(facts: CaseFacts | None) -> CaseFacts | None:
     return facts and replace(facts, sha256=(), stamps=())
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def flat(value: Any, path: str = "") -> dict[str, Any]:
     """Return the leaves of nested dictionaries and lists by dotted path."""
     if not isinstance(value, (dict, list)):
         return {path: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
     return {
-        key: leaf
-        for name, inner in items
-        for key, leaf in _flat(inner, f"{path}.{name}" if path else str(name)).items()
+        key: leaf for name, inner in items for key, leaf in flat(inner, f"{path}.{name}" if path else str(name)).items()
     }

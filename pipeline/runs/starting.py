@@ -137,4 +137,6 @@ def _train_to_end(
     notes = notes_on(setup.recipe, "last") + setup.decided.notes
     if setup.jury:
         notes += (setup.jury.note,)
-    return write_scores(folder.path, folder.path, training.scored, "last", training.progress.done, notes)
+    scores = write_scores(folder.path, folder.path, training.scored, "last", training.progress.done, notes)
+    training.records.ended(training.progress.done, scores)
+    return scores

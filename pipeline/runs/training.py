@@ -11,7 +11,7 @@ import torch
 from pipeline.data.checked import FilesChangedError
 from pipeline.data.loaders import WorkerDiedError
 from pipeline.distributed import LostProcessError, from_first, is_first, size
-from pipeline.engines.handlers import DataWait, EveryNSteps, Forecast, History, ProgressBar, tensorboard_handlers
+from pipeline.engines.handlers import DataWait, EveryNSteps, Forecast, History, ProgressBar
 from pipeline.engines.trainer import SegmentationTrainer
 from pipeline.errors import ElsewhereError
 from pipeline.interruption import Stopped, end_children, shield, window
@@ -19,8 +19,8 @@ from pipeline.pacing.threads import threads_kept, use_threads
 from pipeline.pacing.timekeeper import Timekeeper
 from pipeline.reports.summary import summarise
 from pipeline.runs.checkpoint_facts import about_training
+from pipeline.runs.records import Records
 from pipeline.runs.refusals import told
-from pipeline.runs.reporting import TrainingPicture
 from pipeline.runs.unpredicted import note_on_unpredicted
 from pipeline.terminal import note
 
@@ -104,6 +104,7 @@ class Training:
         if is_first():
             self.history = History(self.folder.history(self.step.objective.names, done))
             self.validations = self.folder.validations(done)
+            self.records = Records(self.setup)
         return SegmentationTrainer(
             step=self.step,
             loader=self.setup.loader(done),
@@ -126,14 +127,10 @@ class Training:
         return [count, *follow, *validate]
 
     def _records(self) -> list[Any]:
-        recipe = self.setup.recipe
-        picture = TrainingPicture(self.folder.path, validated=bool(self.setup.split.validation))
-        records: list[Any] = [EveryNSteps(recipe.validate_every, lambda _: picture.redraw())]
-        records.append(EveryNSteps(recipe.checkpoint_every, lambda step: self._save("last", step)))
+        every = self.setup.recipe.checkpoint_every
+        records = [*self.records.handlers(), EveryNSteps(every, lambda step: self._save("last", step))]
         if self.clock.budget is None:
             records.append(Forecast(self.step.course.last, lambda: self.wait.step_s))
-        if recipe.tensorboard:
-            records += tensorboard_handlers(self.folder.tensorboard)
         return records
 
     def _follow(self, step: int) -> None:
@@ -172,6 +169,7 @@ class Training:
         """Log a validation, keep the best weights, and let the clock decide."""
         mean = summarise(scored.results).mean_dice
         self.bar.report(step, mean)
+        self.records.validated(step, mean)
         is_earliest = not self.folder.validation_dice()
         if is_earliest and self.setup.recipe.segments is None and (warning := note_on_unpredicted(scored.results)):
             note(warning)

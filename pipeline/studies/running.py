@@ -13,10 +13,11 @@ from pipeline import config
 from pipeline.data.layouts import read_dataset
 from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
-from pipeline.files import atomic_write, locked
+from pipeline.files import HELD, atomic_write, is_held
 from pipeline.outputs import Output
 from pipeline.runs.requests import parse_request
 from pipeline.runs.starting import train
+from pipeline.shards import WHOLE
 from pipeline.strict_json import write_json
 from pipeline.strict_yaml import write_yaml
 from pipeline.studies.grid import Study
@@ -27,16 +28,15 @@ from pipeline.terminal import note
 if TYPE_CHECKING:
     from pipeline.decisions import Decisions
     from pipeline.recipe import Recipe
+    from pipeline.shards import Shard
     from pipeline.studies.grid import Cell, Method
 
 OWNER = "study"
 STUDY = "study.yaml"
 LISTS = "lists"
-# The code of the problem that another process is training in a folder.
-BUSY = "run-is-busy"
 
 
-def run_study(study: Study, output: Path) -> Results:
+def run_study(study: Study, output: Path, shard: Shard = WHOLE) -> Results:
     """Run the trainings of a study that are not done, and write its tables after each.
 
     Other processes with the same folder run other trainings meanwhile. An interrupted training is resumed. Numbers of
@@ -45,6 +45,7 @@ def run_study(study: Study, output: Path) -> Results:
     Args:
         study: The study.
         output: Its folder, for ``study.yaml``, ``lists/``, ``runs/METHOD/…``, ``times.csv`` and the results.
+        shard: Run only this share of the trainings.
 
     Returns:
         The results of all trainings that are done.
@@ -64,7 +65,7 @@ def run_study(study: Study, output: Path) -> Results:
     with atomic_write(output / STUDY) as partial:
         partial.write_text(write_yaml(study.model_dump(mode="json")), encoding="utf-8")
     failed: list[Problem] = []
-    for number, (cell, recipe) in enumerate(recipes.items(), 1):
+    for number, (cell, recipe) in shard.of([*enumerate(recipes.items(), 1)]):
         if is_done(output, cell):
             continue
         note(f"{number} of {len(recipes)}: {cell.name}")
@@ -101,13 +102,12 @@ def train_one(
     """
     began = time.monotonic()
     try:
-        if place.is_dir():
-            with locked(place):
-                pass  # No other process runs it; this is found out before the dataset is checked.
+        if place.is_dir() and is_held(place):  # This is found out before the dataset is checked.
+            return []
         train(recipe, place, resume=True, started=started, decided=decided)
     except UserError as error:
         told = error.problems or [Problem("training", "failed", str(error), "mend it, and repeat the command")]
-        return [replace(problem, where=f"{name}: {problem.where}") for problem in told if problem.code != BUSY]
+        return [replace(problem, where=f"{name}: {problem.where}") for problem in told if problem.code != HELD]
     except BaseException:
         _write_time(output, name, began)
         raise

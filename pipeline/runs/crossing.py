@@ -1,0 +1,64 @@
+"""The folder of a cross-validation: what is written into it before its folds are trained, and after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.bounds import seconds_of
+from pipeline.files import locked
+from pipeline.runs.out_of_fold import score_out_of_fold
+from pipeline.runs.run_scores import validate
+from pipeline.runs.splitting import pool_of
+from pipeline.runs.stored import FOLDS, SPLIT, read_own
+from pipeline.strict_json import write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.data.index import Index
+    from pipeline.decisions import Decisions
+    from pipeline.recipe import Recipe
+    from pipeline.runs.folder import RunFolder
+    from pipeline.runs.scoring import Scores
+
+# The share of a time budget that the folds divide; the rest is for predicting every labelled case again at the end.
+FOLDS_SHARE = 0.95
+
+
+def recipe_of_fold(recipe: Recipe, run: Path, fold: tuple[int, int], together: int) -> Recipe:
+    """Return the recipe of one fold.
+
+    Args:
+        recipe: Of the cross-validation.
+        run: Its folder, where all folds share one cache.
+        fold: Number and count.
+        together: How many folds divide a time budget.
+    """
+    place = run.resolve() / "cache" if recipe.data.cache == "run" else recipe.data.cache
+    changed: dict[str, Any] = {"data": recipe.data.model_copy(update={"fold": fold, "cache": place})}
+    if recipe.postprocessing == "auto":
+        changed["postprocessing"] = ()  # It is chosen by the masks of all folds, from what it does to their scores.
+    if recipe.time_budget is not None:
+        changed["time_budget"] = f"{FOLDS_SHARE * seconds_of(recipe.time_budget) / together:.1f}s"
+    return recipe.model_copy(update=changed)
+
+
+def write_folds(folder: RunFolder, recipe: Recipe, index: Index, folds: int, decided: Decisions) -> None:
+    """Write what makes a folder that of a cross-validation."""
+    folder.write_facts(pool_of(recipe, index, folds).as_dict(), index.as_rows(), recipe.plugins)
+    write_json(folder.path / FOLDS, {"folds": folds})
+    folder.write_config(recipe, decided)  # Last, as in any run.
+
+
+def score_folds(run: Path) -> list[Scores]:
+    """Score a cross-validation whose folds are trained.
+
+    Returns:
+        The out-of-fold scores; then, if the dataset has a validation list, the scores of the folds' ensemble on it.
+
+    Raises:
+        UserError: A checkpoint of a fold or the dataset cannot be used.
+    """
+    with locked(run, wait=True):
+        scores = [score_out_of_fold(run)]
+        return [*scores, validate(run)] if read_own(run, SPLIT)["validation"] else scores

@@ -1,0 +1,101 @@
+"""Make a cross-validation of folds that were trained apart, with ``data.fold: [N, K]`` in a recipe."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from pipeline.decisions import NONE
+from pipeline.errors import Problem, UserError
+from pipeline.files import LOCK, PARTIAL
+from pipeline.runs.crossing import score_folds, write_folds
+from pipeline.runs.folder import CACHE, STOP, RunFolder
+from pipeline.runs.models import fold_folder
+from pipeline.runs.resuming import differing_keys, other_scans
+from pipeline.runs.splitting import check_dataset_of
+from pipeline.runs.stored import SUMMARY, read_config, read_decisions, read_index
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.recipe import Recipe
+    from pipeline.runs.scoring import Scores
+
+# What a fold's run need not take along.
+LEFT = (CACHE, STOP, LOCK, "tensorboard", f"{PARTIAL}*")
+# Keys in which folds may differ: the fold itself, and what each chose for the machine that it was trained on.
+OWN = ("data.fold", "device", "time_budget", "network.memory_format", "data.resident")
+
+
+def join(folds: Sequence[Path], run: Path) -> list[Scores]:
+    """Copy runs that were each trained with another fold of one recipe into a cross-validation, and score that.
+
+    The folder is what ``train --folds`` makes of the recipe with ``postprocessing: []``. By itself a fold that is
+    trained apart decides on its post-processing by the masks that it is trained on, and keeps it here.
+
+    Args:
+        folds: The folders of the runs, in any order.
+        run: The folder to make.
+
+    Returns:
+        As :func:`pipeline.runs.folds.cross_validate`.
+
+    Raises:
+        UserError: They are not all folds of one recipe and one dataset, or not finished; or the folder is there.
+    """
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        problem = Problem(str(run), "in-the-way", "is there, and is not empty", "name another --output")
+        raise UserError("Nothing was joined.", [problem])
+    recipes = {place: read_config(place) for place in folds}
+    if problems := [*_not_each_fold(folds, recipes), *_unlike(recipes)]:
+        raise UserError("Nothing was joined.", problems)
+    first, recipe = next(iter(recipes.items()))
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"fold": None})})
+    index = check_dataset_of(recipe, read_index(first))
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=PARTIAL, dir=run.parent) as temporary:
+        folder = RunFolder(Path(temporary) / run.name)
+        folder.path.mkdir()
+        for place, its_own in recipes.items():
+            number, _ = its_own.data.fold or (0, 0)
+            shutil.copytree(place, fold_folder(folder.path, number), ignore=shutil.ignore_patterns(*LEFT))
+        folder.take()
+        write_folds(folder, recipe, index, len(recipes), NONE.begun_with(read_decisions(first).taken))
+        folder.path.replace(run)
+    return score_folds(run)
+
+
+def _not_each_fold(folds: Sequence[Path], recipes: dict[Path, Recipe]) -> list[Problem]:
+    """Return what keeps runs from being all folds of a cross-validation, each once."""
+    remedy = f"give each of {len(folds)} folds once, trained with data.fold=[N,{len(folds)}]"
+    problems = []
+    seen: dict[int, Path] = {}
+    for place in folds:
+        number, count = recipes[place].data.fold or (0, 0)
+        if not number:
+            problems.append(Problem(str(place), "not-each-fold", "is no fold", remedy))
+        elif count != len(folds):
+            problems.append(Problem(str(place), "not-each-fold", f"is fold {number} of {count}", remedy))
+        elif number in seen:
+            problems.append(Problem(str(place), "not-each-fold", f"is fold {number}, as {seen[number]} is", remedy))
+        elif not (place / SUMMARY).is_file():
+            going_on = f"go on with it: fewmask train {place / 'config.yaml'} --output {place} --resume"
+            problems.append(Problem(str(place), "not-finished", "is not trained to its end", going_on))
+        seen[number] = place
+    return problems
+
+
+def _unlike(recipes: dict[Path, Recipe]) -> list[Problem]:
+    """Return in what runs differ from the first in more than the fold."""
+    first, recipe = next(iter(recipes.items()))
+    scans = read_index(first)
+    remedy = f"train it as {first} was"
+    problems = []
+    for place, other in recipes.items():
+        if keys := differing_keys(recipe, other, OWN):
+            problems.append(Problem(str(place), "changed", f"has another {', '.join(keys)}", remedy))
+        if cases := other_scans(scans, read_index(place)):
+            problems.append(Problem(str(place), "scans-changed", f"has other scans, such as {cases[0]}", remedy))
+    return problems
