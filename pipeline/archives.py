@@ -17,6 +17,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 import torch
 
 from pipeline.errors import Problem, UserError
+from pipeline.files import path_hint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if path.exists() and not path.is_file():
         raise _unusable(path, "missing-checkpoint", "is no file", "move it away, or bring the checkpoint back")
     if not path.is_file():
-        remedy = "train first, or check the run's folder"
+        remedy = path_hint(path, "train first, or check the run's folder")
         raise _unusable(path, "missing-checkpoint", "there is no such checkpoint", remedy)
     return read_archive(path, hashed=hash_of(path).is_file())
 

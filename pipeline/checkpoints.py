@@ -21,7 +21,7 @@ import torch
 
 from pipeline.archives import FORMAT, hash_of, load_checkpoint, read_archive
 from pipeline.errors import Problem, UserError
-from pipeline.files import atomic_write, flush_to_disk, sweep
+from pipeline.files import atomic_write, flush_to_disk, path_hint, sweep
 from pipeline.outputs import Output
 
 if TYPE_CHECKING:
@@ -122,8 +122,11 @@ def newest_checkpoint(run: Path, *kinds: Which) -> Checkpoint:
     told = " or ".join(kinds)
     if damaged:
         raise UserError(f"No {told} checkpoint of {run} is sound.", damaged)
-    message = f"there is no such checkpoint: {told}"
     remedy = "train first, or check the run's folder"
+    message = f"there is no such checkpoint: {told}"
+    if not run.exists():
+        message = "there is no such run"
+        remedy = path_hint(run, remedy)
     raise UserError("There is nothing to go on from.", [Problem(str(run), "missing-checkpoint", message, remedy)])
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.decisions import DECIDED, NONE, Decisions, converted, split
 from pipeline.errors import Problem, UserError, joined, nearest, plain, shown
+from pipeline.files import path_hint
 from pipeline.needs import needs_problems
 from pipeline.recipe import Recipe
 from pipeline.sections import Section
@@ -40,16 +41,15 @@ def find(source: Path) -> Path | None:
     Raises:
         UserError: There is neither a recipe nor a file or folder of that name.
     """
-    names = shipped()
-    if str(source) in names:
+    if str(source) in (names := shipped()):
         return names[str(source)]
     if source.suffix in (".yaml", ".yml"):
         return source
     if source.exists():
         return None
     message = "is neither a recipe's name nor a file or folder"
-    problem = Problem(str(source), "no-such-recipe", message, f"check the path, or {nearest(str(source), names)}")
-    raise UserError("There is nothing to train.", [problem])
+    remedy = path_hint(source, f"check the path, or {nearest(str(source), names)}")
+    raise UserError("There is nothing to train.", [Problem(str(source), "no-such-recipe", message, remedy)])
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def read_section(model: type[S], path: Path) -> S:
 
 def _mapping_in(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise _unreadable(path, "missing-file", "there is no such file", "check the path")
+        raise _unreadable(path, "missing-file", "there is no such file", path_hint(path))
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise _unreadable(path, "too-large", "over 1 MB", "a recipe is a page of YAML")
     raw = read_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))

@@ -15,15 +15,18 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Names, Problem, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from typing import TextIO
 
+# A folder with more names than these is not searched for one that is like a misspelt one.
+MOST_NAMES = 100_000
 POSIX = find_spec("fcntl") is not None
 # Either has functions and constants that the other lacks, which a type checker sees on its own system alone.
 _system: Any = import_module("fcntl" if POSIX else "msvcrt")
@@ -78,6 +81,26 @@ def _free(folder: Path) -> int:
         return shutil.disk_usage(folder).free
     except OSError:
         return 0
+
+
+def path_hint(path: Path, remedy: str = "check the path") -> str:
+    """Return what to do about a path that leads nowhere: the nearest name beside it, or a remedy where none is near.
+
+    Args:
+        path: What was given, a file or a folder that is not there.
+        remedy: What to do where nothing is called alike.
+    """
+    place = path.parent
+    name = path.name
+    while not place.is_dir() and place != place.parent:
+        place, name = place.parent, place.name  # the first folder of the path that there is not
+    near = None
+    with suppress(OSError):
+        names = [entry.name for entry in islice(os.scandir(place), MOST_NAMES) if not entry.name.startswith(".")]
+        near = Names(names).nearest(name)
+    if near is None or near == name:
+        return remedy
+    return f"did you mean {str(place / near)!r}?"
 
 
 @contextmanager

@@ -208,11 +208,14 @@ def test_tables_of_labels_are_read_by_the_rules_of_their_programs(tmp_path, labe
 
 
 def test_colours_are_those_of_the_report_and_begin_anew():
-    assert palette() == ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#0072b2")
-    colours = colours_of(dict.fromkeys([0, *range(10, 19)], ""))
+    assert palette() == (
+        *("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#0072b2"),
+        *("#7d4a1e", "#eeddff", "#2233aa", "#ffb3a7", "#2f5f5f"),
+    )
+    colours = colours_of(dict.fromkeys([0, *range(10, 24)], ""))
     assert colours[0] is None
-    assert colours[10] == colours[17] == "#e69f00"
-    assert len(set(colours.values())) == 8
+    assert colours[10] == colours[22] == "#e69f00"
+    assert len(set(colours.values())) == 13
 
 
 def test_folders_of_labels_have_names_that_every_disk_takes(tmp_path):

@@ -8,7 +8,6 @@ from pipeline.reports import charts
 from pipeline.reports.axes import shorten
 from pipeline.reports.charts import Scale, curves, distribution, scale_around, scatter
 from pipeline.reports.columns import METRICS
-from pipeline.reports.comparison import Difference
 from pipeline.reports.paired_charts import differences, paired
 
 METRIC = {metric.key: metric for metric in METRICS}
@@ -126,9 +125,7 @@ def test_a_pair_lies_where_both_sides_say_and_above_the_diagonal_where_b_is_bett
 
 
 def test_differences_lie_beside_the_line_of_none_with_their_intervals():
-    found = Difference(n=8, mean_a=0.5, mean_b=0.62, difference=0.12, median=0.1, interval=(0.05, 0.2), reasons={})
-    nothing = Difference(n=0, mean_a=None, mean_b=None, difference=None, median=None, interval=None, reasons={})
-    drawing = differences([("organ", found), ("nodule", nothing)])
+    drawing = differences([("organ", 0.1, (0.05, 0.2)), ("nodule", None, None)], "Difference")
     (zero,), (dot,), (interval,) = (elements(drawing, kind) for kind in ("gap", "dot", "interval"))
     places = [float(zero.get("x1")), float(interval.get("x1")), float(dot.get("cx")), float(interval.get("x2"))]
     assert places == sorted(places)
@@ -136,22 +133,7 @@ def test_differences_lie_beside_the_line_of_none_with_their_intervals():
 
 
 def test_too_few_patients_have_words_in_place_of_the_interval():
-    drawing = differences(
-        [
-            (
-                "organ",
-                Difference(
-                    n=2,
-                    mean_a=0.5,
-                    mean_b=0.6,
-                    difference=0.1,
-                    median=0.1,
-                    interval=None,
-                    reasons={"interval": "too few to say: …"},
-                ),
-            )
-        ]
-    )
+    drawing = differences([("organ", 0.1, None)], "Difference")
     assert elements(drawing, "interval") == []
     assert len(elements(drawing, "dot")) == 1
     assert "too few to say" in "".join(ElementTree.fromstring(str(drawing)).itertext())

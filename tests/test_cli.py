@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs_fixtures import ROOT, TINY, command_runner, fewmask, files_in, make_phantom, write_recipe
+from runs_fixtures import ROOT, TINY, command_runner, fewmask, files_in, make_phantom, train, write_recipe
 
 from pipeline import __version__, runs
 from pipeline.commands import training
@@ -117,6 +117,46 @@ def test_option_that_there_is_not_is_compared_with_the_commands_own(run):
     assert "--output RUN" in err
     assert "Traceback" not in err
     assert "fewmask predict" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("check minne", "mine"),
+        ("train minne", "mine"),
+        ("train supervised dataset=minne", "mine"),
+        ("train my-recpie.yaml dataset=mine", "my-recipe.yaml"),
+        ("train supervise dataset=mine", "supervised"),
+        ("study stduy.yaml --output s", "study.yaml"),
+        ("study wrong.yaml --output s", "my-recipe.yaml"),
+        ("validate orgna", "organ"),
+        ("export orgna --output x.fewmask", "organ"),
+        ("evaluate mine/lables mine/labels --output e", "mine/labels"),
+        ("evaluate mien/labels mine/labels --output e", "mine"),
+        ("compare orgna organ --output c", "organ"),
+        ("prune organ/cahce", "organ/cache"),
+    ],
+)
+def test_misspelt_file_or_folder_is_compared_with_those_that_there_are(run, tmp_path, monkeypatch, words, meant):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("mine/labels", "organ/cache"):
+        Path(folder).mkdir(parents=True)
+    Path("my-recipe.yaml").write_text("max_steps: 5\n")
+    Path("study.yaml").write_text("{}\n")
+    method = "{name: a, recipe: supervised}, {name: b, recipe: my-recpie.yaml}"
+    Path("wrong.yaml").write_text(f"dataset: mine\nlabelled: [2]\nmethods: [{method}]\n")
+    assert f"did you mean '{meant}'?" in error_of(run(*words.split()))
+
+
+def test_scan_that_is_not_there_is_no_file_of_another_kind(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans").mkdir()
+    make_phantom(tmp_path / "data")
+    train(tmp_path, tmp_path / "data", "organ")
+    code, _, err = run("predict", "organ", "scasn", "--output", "m")
+    assert code == 2
+    assert "there is no such file" in err
+    assert "did you mean 'scans'?" in err
 
 
 def test_version_is_the_packages(run):
@@ -417,9 +457,9 @@ def test_folder_that_holds_a_run_is_left_alone(run, dataset, tmp_path):
         ),
         (["train", "{recipe}", "device=cuda:99"], "device: is cuda:99"),
         (["check", "none"], "none: there is no such file or folder"),
-        (["validate", "none"], "there is no such checkpoint"),
+        (["validate", "none"], "there is no such run"),
         (["predict", "none", "{dataset}/..", "--output", "out"], "it holds phantom"),
-        (["predict", "none", "{dataset}/imagesTs", "--output", "out"], "there is no such checkpoint"),
+        (["predict", "none", "{dataset}/imagesTs", "--output", "out"], "there is no such run"),
         (["evaluate", "none", "none", "--output", "out"], "none: is no folder"),
         (["phantom", "{dataset}"], "it is there already"),
         (["train", "{recipe}", "--output", "{recipe}"], "yaml: is a file"),

@@ -21,7 +21,7 @@ def test_worked_numbers_are_what_the_code_gives(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page_has_formula_units_empty_masks_and_source(page):
     text = page.read_text(encoding="utf-8")
-    assert all(f"\n**{part}.**" in text for part in ("Formula", "Units", "Empty masks", "Source"))
+    assert all(f"\n**{part}.**" in text for part in ("Formula", "Units", "Empty masks", "Source", "Elsewhere"))
     assert f"]({page.name})" in (METRICS / "README.md").read_text(encoding="utf-8")
 
 
@@ -53,6 +53,18 @@ def test_numbers_beside_monais_are_what_both_give(monkeypatch, metric):
         found = [peers.ours(*pair)[metric], peers.monais(*pair)[metric]]
         assert [float(cell) for cell in cells[:2]] == pytest.approx(found, abs=6e-4, nan_ok=True), name
         assert cells[3:] in ([], ["" if exact is None else f"{exact:.3f}"]), name
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("metric", ["dice", "iou", "precision", "recall"])
+def test_metrics_that_are_said_to_equal_monais_do_where_the_class_is_in_both_masks(monkeypatch, metric):
+    monkeypatch.syspath_prepend(METRICS.parents[1] / "benchmarks")
+    peers = importlib.import_module("compare_metrics")
+    assert "where the class is in both masks" in (METRICS / f"{metric}.md").read_text(encoding="utf-8")
+    both = [pair for pair in peers.pairs().values() if pair[0].any() and pair[1].any()]
+    assert len(both) > 4
+    for pair in both:
+        assert peers.ours(*pair)[metric] == pytest.approx(peers.monais(*pair)[metric], abs=1e-6)
 
 
 ROOT = METRICS.parents[1]

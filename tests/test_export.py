@@ -195,7 +195,7 @@ def test_dataset_is_scored_with_a_model_file_beside_it(model, run, dataset, tmp_
         (["validate", "MODEL"], "name a dataset with labels: --dataset DATASET"),
         (["predict", "MODEL", "SCAN", "--output", "OUT", "--checkpoint", "best"], "is one file"),
         (["export", "MODEL", "--output", "MODEL"], "is there already [in-the-way] remedy: name another --output"),
-        (["export", "NOTHING", "--output", "OUT"], "there is no such checkpoint"),
+        (["export", "NOTHING", "--output", "OUT"], "there is no such run"),
         (["predict", "JUNK", "SCAN", "--output", "OUT"], "is damaged, or no checkpoint"),
     ],
 )

@@ -5,19 +5,23 @@ import struct
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from report_fixtures import HOSTILE, result
+from report_fixtures import HOSTILE, blob_case, result
 
 from pipeline.reports.axes import legend
 from pipeline.reports.comparison import compare_results
 from pipeline.reports.figures import (
     OTHER_FIGURES,
     QUESTIONS,
+    figure_of_cases,
     figures_of_cases,
     figures_of_comparison,
+    figures_of_groups,
     figures_of_training,
     standalone,
     write_figures,
 )
+from pipeline.reports.groups import Group, compare_groups
+from pipeline.reports.volumes import Gallery
 
 CALIBRATION = {
     "ece": 0.031,
@@ -68,7 +72,9 @@ AXES = {
     "validation": ["step", "mean Dice"],
     "loss": ["step", "loss"],
     "difference": ["Dice of B − Dice of A"],
+    "trainings": ["mean Dice of a training"],
     "paired": ["Dice of A", "Dice of B"],
+    "cases": ["5 mm"],
 }
 
 
@@ -88,6 +94,13 @@ def test_every_axis_has_its_title_and_unit_and_every_figure_a_title():
         *figures_of_training({"dice": [(1, 0.9), (2, 0.5)]}, [(1, 0.4), (2, 0.6)]),
         *figures_of_comparison(compare_results(*sides, "one", "two"), *sides, places),
     ]
+    groups = [Group(name=name, trainings=[side] * 3, seeds=range(3)) for name, side in zip("ab", sides, strict=True)]
+    dice = [("A: a", [0.5, 0.6, 0.7]), ("B: b", [0.6, 0.7])]
+    drawn += figures_of_groups(compare_groups(*groups), *sides, dice, places)
+    gallery = Gallery(n_cases=2, labels={0: "background", 1: "organ", 2: "nodule"})
+    for n, name in enumerate(places):
+        gallery.add(name, *blob_case(n))
+    drawn += figure_of_cases(gallery, {"a": 0.5, "b": 0.6}, ["organ", "nodule"])
     assert {figure.name for figure in drawn} == AXES.keys() == {*QUESTIONS, *OTHER_FIGURES}
     for figure in drawn:
         tree = ElementTree.fromstring(standalone(figure.drawing))

@@ -16,6 +16,7 @@ from pipeline.reports.comparison import compare_results
 from pipeline.reports.crossed import crossed_interval
 from pipeline.reports.files import write_cases_csv
 from pipeline.reports.groups import Group, compare_groups
+from pipeline.reports.html import coded
 from pipeline.reports.pairs import holm
 from pipeline.runs import compare
 
@@ -216,7 +217,24 @@ def test_folders_of_seeds_stand_for_their_trainings_and_so_do_names_behind_with(
     commands.compare(tuple(sorted(one.iterdir())), runs_b=tuple(sorted(two.iterdir())), output=tmp_path / "again")
     listed = json.loads((tmp_path / "again/compare.json").read_text())
     assert (listed["means"], listed["n_a"]) == (content["means"], 3)
-    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == [".fewmask", "compare.csv", "compare.json"]
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == [
+        *(".fewmask", "compare.csv", "compare.json", "figures", "report.html"),
+    ]
+    assert content["conclusion"].replace(">", "&gt;").replace("<", "&lt;") in (tmp_path / "out/report.html").read_text()
+
+
+def test_table_of_the_terminal_fits_eighty_columns(bench, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    sides = []
+    for group in drawn(bench, trainings=3):
+        far = [[replace(row, hd95_mm=100 * row.hd95_mm) for row in results] for results in group.trainings]
+        sides.append(write_group(tmp_path / group.name, replace(group, trainings=far)))
+    commands.compare(tuple(sides), output=tmp_path / "out")
+    lines = capsys.readouterr().out.splitlines()
+    (head,) = [line for line in lines if line.strip().startswith("metric")]
+    assert head.split()[-1] == "p"
+    assert "surface_dice" in "".join(lines)
+    assert max(map(len, lines[: lines.index(head) + 10])) <= 80
 
 
 def test_words_that_leave_the_sides_open_and_a_training_named_twice_are_refused(bench, tmp_path):
@@ -236,4 +254,4 @@ def test_two_runs_are_told_that_they_are_two_trainings_and_masks_that_they_are_m
         (folder / "seed-0" / "config.yaml").touch()
     found = compare(one / "seed-0", two / "seed-0", tmp_path / "out")
     assert found.scope.startswith("This is about these two trainings: another seed of either may turn it.")
-    assert found.scope in (tmp_path / "out/report.html").read_text()
+    assert str(coded(found.scope)) in (tmp_path / "out/report.html").read_text()

@@ -54,6 +54,40 @@ def test_interval_of_a_median_holds_its_level_for_every_shape(bench, size):
     } == {}
 
 
+def covered(bench, sizes, draws):
+    """The share of draws in which the interval holds the mean, by number of patients and shape; None: none is given."""
+    table = {}
+    for n in sizes:
+        rng = np.random.default_rng([n, draws])
+        for name, shape in bench.MEANS.items():
+            truth = bench.truth_of(shape, np.mean)
+            found = [mean_interval(shape(rng, n)[:, None], names(n), SPAN) for _ in range(draws)]
+            held = [low <= truth + 1e-9 and truth - 1e-9 <= high for low, high in filter(None, found)]
+            assert len(held) in (0, draws)
+            table[n, name] = float(np.mean(held)) if held else None
+    return table
+
+
+def test_two_to_forty_patients_have_an_interval_that_holds_or_none(bench):
+    table = covered(bench, range(2, 41), 8)
+    assert {n for n, _ in table if table[n, "normal"] is None} == set(range(2, FEWEST))
+    known = {place: share for place, share in table.items() if share is not None}
+    by_size = {n: np.mean([known[n, name] for name in bench.MEANS]) for n in range(FEWEST, 41)}
+    by_shape = {name: np.mean([known[n, name] for n in range(FEWEST, 41)]) for name in bench.MEANS}
+    assert {place: share for place, share in (by_size | by_shape).items() if share < LEAST} == {}
+
+
+@pytest.mark.slow
+def test_coverage_table_of_two_to_forty_patients(bench):
+    table = covered(bench, range(2, 41), 400)
+    print("\n| n | " + " | ".join(bench.MEANS) + " |")
+    for n in range(2, 41):
+        shares = [table[n, name] for name in bench.MEANS]
+        told = ["too few to say" if share is None else f"{share:.3f}" for share in shares]
+        print(f"| {n} | {' | '.join(told)} |")
+    assert {place: share for place, share in table.items() if share is not None and share < LEAST} == {}
+
+
 def test_without_failures_the_lower_end_is_that_of_the_failures_that_may_have_been_missed():
     for n in (6, 20, 100):
         low, _ = mean_interval(np.full((n, 1), 0.9), names(n), SPAN)

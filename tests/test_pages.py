@@ -27,7 +27,7 @@ from pipeline.arguments import COMMANDS, overrides_first
 
 DOCS = ROOT / "docs"
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
-GUIDES = [DOCS / "howto" / f"{name}.md" for name in ("ct", "nnunet", "parts", "scribbles", "slices")]
+GUIDES = [DOCS / "howto" / f"{name}.md" for name in ("ct", "parts", "scribbles", "slices")]
 LINES = [
     pytest.param(words, id=f"{path.relative_to(ROOT)}:{' '.join(words)[:60]}")
     for path in PAGES
@@ -158,8 +158,6 @@ def test_guide_is_gone_through(path, run, tmp_path, monkeypatch):
         assert "ignore: 255" in Path("RUN/config.yaml").read_text()
     if path.stem == "ct":
         assert "scheme: ct" in Path("RUN/config.yaml").read_text()
-    if path.stem == "nnunet":
-        assert len(list(Path("MASKS").glob("*.nii.gz"))) == 5
 
 
 @pytest.mark.slow

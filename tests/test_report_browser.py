@@ -1,12 +1,19 @@
 """The page in a browser: it opens without an error or a request, and does what its controls say."""
 
+import csv
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-from report_fixtures import HOSTILE, LABELS, make_report
+from PIL import Image
+from report_fixtures import HOSTILE, LABELS, blob_case, make_report, result
 from test_predictions_page import page as make_predictions
+from test_report_page import page_of
+
+from pipeline.reports.page import Origin, write_report
+from pipeline.reports.summary import summarise
+from pipeline.reports.volumes import Gallery
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
 
@@ -260,6 +267,7 @@ def test_keyboard_reaches_every_control_in_a_visible_way(open_page, report):
         assert outline != "none", name
         reached.add(name)
     assert {"theme", "viewer", "truth", "prediction", "errors", "opacity", "brightness", "contrast", "next"} <= reached
+    assert {"zoom-in", "seen", "note", "in-figure", "save-figure", "save-notes"} <= reached
 
 
 def test_right_is_on_the_left_and_millimetres_are_square(open_page, report):
@@ -345,6 +353,163 @@ def test_two_hundred_cases_of_hippocampus_size_are_under_25_mb(open_page, tmp_pa
     page.evaluate("look(199)")
     assert page.locator("#viewer-title").inner_text() == "hippocampus_199"
     assert page.evaluate("state.volume.shape") == [35, 51, 36]
+
+
+# The first screen, and what a reader keeps
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory):
+    """A report of ten cases, of which one is missed and one invented, both of the nodule."""
+    rows = []
+    names = [f"case_{n}" for n in range(10)]
+    gallery = Gallery(n_cases=10, labels=LABELS)
+    for n, name in enumerate(names):
+        gallery.add(name, *blob_case(n))
+        outcome = {3: "missed", 6: "false_positive"}.get(n, "scored")
+        rows += [result(name, 1, 0.9), result(name, 2, 0.8 if outcome == "scored" else 0.0, outcome)]
+    folder = tmp_path_factory.mktemp("failing")
+    write_report(folder, rows, summarise(rows), Origin(title="A run", command="fewmask predict A SCANS"), gallery)
+    return folder / "report.html"
+
+
+def test_first_screen_leads_to_the_failures_and_to_the_worst_case(open_page, failing):
+    page = open_page(failing)
+    page.locator(".card a", has_text="2 failures").click()
+    assert set(first_column(page)) == {"case_3", "case_6"}
+    assert page.locator("#outcome-filter option:checked").inner_text() == "missed or invented"
+    page.evaluate("look(4)")
+    wait_for(page, "state.n === 4")
+    page.locator(".card a", has_text="case_3").click()
+    wait_for(page, "document.getElementById('viewer-title').textContent === 'case_3'")
+    steps = page.locator(".steps li").all_inner_texts()
+    assert steps[0].startswith("Look at case_3")
+    assert steps[-1].endswith("fewmask predict A SCANS")
+    fits = "document.querySelector('.steps').getBoundingClientRect().bottom + scrollY"
+    assert page.evaluate(fits) < 900, "how good, how sure, where, what next: on one screen"
+
+
+def test_a_slice_is_enlarged_around_the_cross_and_dragged(open_page, report):
+    page = open_page(report)
+    whole = pixels(page)
+    page.locator("#zoom-in").click()
+    assert page.locator("#zoom").inner_text() == "150 %"
+    page.locator("#viewer").focus()
+    for _ in range(3):
+        page.keyboard.press("+")
+    assert page.locator("#zoom").inner_text() == "400 %"
+    # What is under the pointer is what the read-out names, enlarged too.
+    box = page.locator("#planes canvas").first.bounding_box()
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.move(*middle)
+    before = page.locator("#readout").inner_text()
+    page.mouse.down()
+    page.mouse.move(middle[0] + 140, middle[1])
+    page.mouse.up()
+    page.mouse.move(*middle)
+    moved = page.locator("#readout").inner_text()
+    across = [int(text.split("voxel ")[1].split(",")[0]) for text in (before, moved)]
+    assert across[1] > across[0], "the patient's left is on the right: dragged to the right, it shows more of the right"
+    page.keyboard.press("0")
+    assert page.locator("#zoom").inner_text() == "100 %"
+    assert page.locator("#zoom-out").is_disabled()
+    page.evaluate("state.at = [...state.volume.focus]; redraw()")
+    assert pixels(page) == whole
+
+
+@pytest.mark.parametrize(("most", "mm"), [(37, 20), (20, 20), (9.9, 5), (0.3, 0.2), (1, 1)])
+def test_scale_bar_has_a_round_length(open_page, report, most, mm):
+    assert open_page(report).evaluate("(most) => roundLength(most)", most) == pytest.approx(mm)
+
+
+def test_scale_bar_is_as_long_as_it_says(open_page, report):
+    page = open_page(report)
+    # White pixels in the row of the bar, against the millimetres of a voxel on the screen.
+    length, told = page.evaluate("""() => {
+      const { canvas } = stages[0], ratio = pixelRatio(), context = canvas.getContext("2d");
+      const row = context.getImageData(0, canvas.height - 10 * ratio, canvas.width, 1).data;
+      let white = 0;
+      while (row[4 * (10 * ratio + white)] > 250) white++;
+      const { perMm } = placeOf(canvas, state.volume, PLANES[0]);
+      return [white / perMm, roundLength(canvas.width / 3 / perMm)];
+    }""")
+    assert length == pytest.approx(told, rel=0.03)
+
+
+def test_a_picture_is_saved_with_names_and_a_legend(open_page, report, tmp_path):
+    page = open_page(report)
+    with page.expect_download() as waited:
+        page.locator("#save-figure").click()
+    assert waited.value.suggested_filename == "case_00.png"
+    waited.value.save_as(tmp_path / "one.png")
+    with Image.open(tmp_path / "one.png") as one:
+        width, height = one.size
+        colours = {colour for _, colour in one.convert("RGB").getcolors(width * height)}
+    assert width == 12 + 3 * 492
+    assert {(230, 159, 0), (86, 180, 233)} <= colours, "squares of the legend"
+    for n in (1, 2):
+        page.evaluate("(n) => look(n)", n)
+        wait_for(page, f"state.n === {n}")
+        page.locator("#in-figure").check()
+    assert page.locator("#save-figure").inner_text() == "Save figure of 2 cases"
+    with page.expect_download() as waited:
+        page.locator("#save-figure").click()
+    waited.value.save_as(tmp_path / "two.png")
+    with Image.open(tmp_path / "two.png") as two:
+        assert two.height - height == 34 + 480
+
+
+def test_what_was_ticked_and_noted_is_kept_and_exported(open_page, failing, tmp_path):
+    page = open_page(failing)
+    page.locator("#seen").check()
+    page.locator("#note").fill('=too "small", says Ann')
+    page.locator("#note").blur()
+    assert page.locator("#progress").inner_text() == "1 of 10 looked at; kept in this browser"
+    assert page.locator("#table .mark").first.get_attribute("title") == 'looked at: =too "small", says Ann'
+    page.reload()
+    wait_for(page, "state.volume !== null")
+    assert page.locator("#seen").is_checked()
+    with page.expect_download() as waited:
+        page.locator("#save-notes").click()
+    waited.value.save_as(tmp_path / "notes.csv")
+    with (tmp_path / "notes.csv").open(encoding="utf-8-sig", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 10
+    assert rows[0] == {
+        "case": "case_3",
+        "mean_dice": "0.4500",
+        "looked_at": "yes",
+        "note": '\'=too "small", says Ann',
+    }
+    assert {row["looked_at"] for row in rows[1:]} == {""}
+
+
+def test_letters_of_a_note_are_no_keys_of_the_viewer(open_page, report):
+    page = open_page(report)
+    page.locator("#note").press_sequentially("perfect +- 0")
+    assert page.locator("#note").input_value() == "perfect +- 0"
+    assert page.locator("#errors").is_checked() is False
+    assert page.locator("#zoom").inner_text() == "100 %"
+
+
+def test_notes_of_other_numbers_are_not_shown(open_page, failing, report):
+    page = open_page(failing)
+    page.locator("#seen").check()
+    keys = {path: page_of(path).all("body")[0][1]["data-key"] for path in (failing, report)}
+    assert len(set(keys.values())) == 2
+    assert open_page(report).locator("#seen").is_checked() is False
+
+
+@pytest.mark.parametrize("labels", [LABELS, EIGHT], ids=["two classes", "eight classes"])
+def test_paper_cuts_nothing(open_page, tmp_path, labels):
+    page = open_page(make_report(tmp_path, [f"sub-{n:03d}_ses-01_acq-highres_T1w" for n in range(7)], labels))
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 718, "height": 1016})  # A4 with margins of a centimetre
+    outside = page.evaluate("""() => [...document.querySelectorAll('main *')].filter((element) => {
+      const box = element.getBoundingClientRect();
+      return box.width && !element.closest('.sr') && (box.right > 719 || box.left < 0);
+    }).map((element) => element.outerHTML.slice(0, 80))""")
+    assert outside == []
 
 
 # Predictions without a truth

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 import zlib
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from report_fixtures import HOSTILE, blob_case, make_report, result
 
+from pipeline.reports.axes import COLOURS
 from pipeline.reports.columns import METRICS
 from pipeline.reports.html import asset
+from pipeline.reports.label_tables import palette
 from pipeline.reports.page import Origin, as_json, rank, verdict, write_report
 from pipeline.reports.summary import summarise
 from pipeline.reports.volumes import Gallery
@@ -125,7 +128,7 @@ def test_ranking_is_by_the_mean_over_classes_and_cases_without_a_number_are_last
 
 def test_verdict_says_what_the_summary_holds():
     rows = [result("a", 1, 0.9), result("b", 1, 0.7), result("a", 2, 0.0, "missed"), result("b", 2, 0.8)]
-    told = {question: (figure, text) for question, figure, text in verdict(summarise(rows), rank(rows))}
+    told = {card.question: (card.figure, card.text) for card in verdict(summarise(rows), rank(rows))}
     assert told["How good?"][0] == "0.600"
     assert told["Where does it fail?"][0] == "1 failure"
     assert "1 structure missed, 0 invented" in told["Where does it fail?"][1]
@@ -141,7 +144,7 @@ def test_two_patients_are_too_few_to_say_how_sure(tmp_path):
         element for element in page.all("div") if element[1].get("class") == "card" and "How sure?" in element[2]
     ]
     assert "too few to say" in card[2]
-    assert "2 patients, and an interval needs 6; `fewmask train --folds 5`" in card[2]
+    assert "2 patients, and an interval needs 6; fewmask train --folds 5 scores" in card[2]
     assert "95 % interval of" not in card[2]
 
 
@@ -181,7 +184,7 @@ def test_errors_have_colours_that_no_class_has_on_page_and_canvas():
     sheet, script = asset("report.css"), asset("viewer.js")
     hexes = dict(re.findall(r"--(\w+): #(\w{6});", sheet))
     colour = {name: tuple(bytes.fromhex(code)) for name, code in hexes.items()}
-    classes = [colour[f"k{n}"] for n in range(7)]
+    classes = [colour[f"k{n}"] for n in range(COLOURS["k"])]
     errors = [colour[name] for name in ("missed", "extra", "swapped")]
     lines = [line for line in script.splitlines() if line.startswith(("const COLOURS", "const MISSED"))]
     painted = [tuple(map(int, found)) for line in lines for found in re.findall(r"\[(\d+), (\d+), (\d+)\]", line)]
@@ -189,6 +192,30 @@ def test_errors_have_colours_that_no_class_has_on_page_and_canvas():
     for n, error in enumerate(errors):
         others = [*classes, *errors[:n]]
         assert min(np.linalg.norm(lab(error) - lab(other)) for other in others) > 35
+
+
+# Machado et al. 2009, doi:10.1109/TVCG.2009.113: linear RGB as it is seen without red- or green-sensitive cones.
+EYES = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+}
+
+
+def seen(rgb, eyes):
+    linear = np.array(rgb) / 255
+    linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(eyes) @ linear, 0, 1)
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("eyes", [np.eye(3), *EYES.values()], ids=["all cones", *EYES])
+def test_twelve_classes_are_told_apart_by_every_eye(eyes):
+    colours = [seen(tuple(bytes.fromhex(code[1:])), eyes) for code in palette()]
+    assert len(colours) == COLOURS["k"] == 12
+    # The first seven are Okabe and Ito's, chosen for this; the others are no nearer to any than these to each other.
+    least = min(np.linalg.norm(lab(a) - lab(b)) for a, b in itertools.combinations(colours[:7], 2))
+    assert least > 15
+    assert min(np.linalg.norm(lab(a) - lab(b)) for a, b in itertools.combinations(colours, 2)) > 15
 
 
 def test_a_report_without_any_number_opens(tmp_path):

@@ -266,7 +266,7 @@ def test_predict_takes_the_options_of_a_layout(tmp_path):
     source = SIDES(tmp_path / "data")
     words = ("predict", tmp_path / "no-run", source, "--output", tmp_path / "masks")
     assert "label=L or label=R" in fewmask(*words).stderr
-    assert "there is no such checkpoint" in fewmask(*words, "--layout-option", "label=L").stderr
+    assert "there is no such run" in fewmask(*words, "--layout-option", "label=L").stderr
 
 
 def test_mask_is_called_after_its_case_where_its_file_is_not():

@@ -13,7 +13,7 @@ from pipeline.arguments import Layout, LayoutOptions, Plugins, Root, command, de
 from pipeline.bounds import refuse_outside
 from pipeline.console import show_findings
 from pipeline.errors import Problem, UserError
-from pipeline.files import to_write
+from pipeline.files import path_hint, to_write
 from pipeline.terminal import complain, give, progress, say
 
 
@@ -160,7 +160,7 @@ def prune(
 
     refuse_outside("--unused-days", unused_days, 0, 1e6)
     if not cache.is_dir():
-        raise UserError("Nothing was deleted.", [Problem(str(cache), "no-folder", "is no folder", "check the path")])
+        raise UserError("Nothing was deleted.", [Problem(str(cache), "no-folder", "is no folder", path_hint(cache))])
     count, size = delete(cache, unused_days)
     give({"files": count, "bytes": size})
     say(f"Deleted {count} file(s), {size / 1e6:.1f} MB.")

@@ -178,9 +178,8 @@ def compare(
     give({"folder": output} | comparison.as_dict())
     if isinstance(comparison, GroupComparison):
         show_groups(comparison)
-        say(f"Wrote {output / 'compare.json'} and compare.csv.")
-        return
-    show_comparison(comparison)
+    else:
+        show_comparison(comparison)
     say(f"Wrote {output / 'report.html'}, compare.json and compare.csv.")
 
 

@@ -117,7 +117,7 @@ def read_container(path: Path, promised: Callable[[bytes], int]) -> Container:
 
 
 def _read_bytes(path: Path) -> bytes:
-    if not path.name.lower().endswith(SUFFIXES):
+    if not path.name.lower().endswith(SUFFIXES) and path.exists():
         raise fault(path, "unsupported-file", "is no .nii or .nii.gz file", "convert it to NIfTI, for example by ITK")
     try:
         # Before it is opened, since opening a pipe waits for somebody to write.
@@ -145,7 +145,8 @@ def _whereabouts(path: Path) -> str:
         place, name = place.parent, place.name  # the first folder of the path that there is not
     near = None
     with suppress(OSError):
-        near = _names_in(place, place == path.parent, place.stat().st_mtime_ns).nearest(name)
+        of_scans = place == path.parent and path.name.lower().endswith(SUFFIXES)
+        near = _names_in(place, of_scans, place.stat().st_mtime_ns).nearest(name)
     if near:
         return f"did you mean {near!r}?"
     return "check the path, or take the case out of the list"

@@ -22,6 +22,8 @@ LEFT = 12
 RIGHT = 448
 # Height of the horizontal title above a vertical axis.
 TITLE = 18
+# The colours of the page's style sheet: of classes (k0, k1, …), and of curves (s0, s1, …). More begin anew.
+COLOURS = {"k": 12, "s": 7}
 # The most names in a legend; more could not be told apart.
 MOST_NAMES = 14
 
@@ -147,12 +149,13 @@ def text(x: float, y: float, words: str, kind: str) -> Markup:
     return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, x, y, words)
 
 
-def legend(names: Sequence[str], kind: str, top: float) -> tuple[Markup, float]:
-    """Draw a legend: names behind squares with the classes ``kind`` 0 to 6; return its height in pixels too."""
+def legend(names: Sequence[str], kind: str, top: float, colours: Sequence[int] | None = None) -> tuple[Markup, float]:
+    """Draw a legend: names behind squares of the ``colours`` 0, 1, … of a kind; return its height in pixels too."""
     parts = []
     left = float(LEFT)
     row = 0
     told = [shorten(name, 24) for name in names[:MOST_NAMES]] + ["…"] * (len(names) > MOST_NAMES)
+    order = [*(colours if colours is not None else range(len(names)))[:MOST_NAMES], MOST_NAMES]
     for n, name in enumerate(told):
         width = 26 + 6.2 * len(name)
         if n and left + width > RIGHT:
@@ -160,7 +163,10 @@ def legend(names: Sequence[str], kind: str, top: float) -> tuple[Markup, float]:
             row += 1
         y = top + 16 * row
         square = Markup('<rect class="key {}{}" x="{:.1f}" y="{:.1f}" width="8" height="8" rx="2"/>')
-        parts += [square.format(kind, n % 7, left, y - 8), text(round(left + 13, 1), y, name, "tick")]
+        parts += [
+            square.format(kind, order[n] % COLOURS[kind], left, y - 8),
+            text(round(left + 13, 1), y, name, "tick"),
+        ]
         left += width
     return Markup("").join(parts), 16 * (row + 1) if told else 0
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from pipeline.reports.axes import (
+    COLOURS,
     LEFT,
     RIGHT,
     TITLE,
@@ -167,7 +168,9 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, y_ti
     x = Scale(low=0, high=max(last, 1), start=LEFT + 34, end=RIGHT)
     y = scale_around([value for _, value in every], height - 40, TOP)
     lines = [
-        Markup('<path class="curve s{}" d="{}"><title>{}</title></path>').format(n % 7, path_of(points, x, y), name)
+        Markup('<path class="curve s{}" d="{}"><title>{}</title></path>').format(
+            n % COLOURS["s"], path_of(points, x, y), name
+        )
         for n, (name, points) in enumerate(drawn.items())
     ]
     foot = text((LEFT + RIGHT) / 2, height - 6, "step", "tick middle")
@@ -234,7 +237,7 @@ def dot(
         failed: Whether to draw a cross.
         colour: Number of the colour; None for the default one.
     """
-    coloured = "" if colour is None else f" k{colour % 7}"
+    coloured = "" if colour is None else f" tinted k{colour % COLOURS['k']}"
     title = Markup("<title>{}: {}</title>").format(case, value)
     if failed:
         cross = Markup('<path class="fail{}" data-case="{}" d="M{} {}l6 6m0 -6l-6 6">{}</path>')

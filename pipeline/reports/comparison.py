@@ -51,6 +51,7 @@ from pipeline.reports.summary import HEADLINES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.reports.groups import GroupDifference
     from pipeline.reports.intervals import Interval, Numbers
     from pipeline.types import CaseResult
 
@@ -284,7 +285,7 @@ def is_apart(found: Difference) -> bool:
     return found.interval is not None and not found.interval[0] <= 0 <= found.interval[1]
 
 
-def chance_of(found: Difference) -> float | None:
+def chance_of(found: Difference | GroupDifference) -> float | None:
     """Return the p-value of a difference, corrected where it is one of many."""
     return found.p_value if found.p_holm is None else found.p_holm
 

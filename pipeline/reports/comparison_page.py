@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.reports.cards import Card, Link, Step
 from pipeline.reports.columns import METRICS, classes_in, with_tolerance
-from pipeline.reports.comparison import ALPHA, chance_of, is_apart
+from pipeline.reports.comparison import ALPHA, TRAININGS, chance_of, is_apart
 from pipeline.reports.figures import figures_of_comparison, write_figures
 from pipeline.reports.html import as_json, write_page
 from pipeline.reports.intervals import TOO_FEW, plural
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pipeline.types import CaseResult
 
 SHOWN = [metric for metric in METRICS if metric.key in HEADLINES]
+# The group of all outcomes that differ between the sides.
+CHANGED = "changed"
 VERDICTS = {
     "a_better": "A is better",
     "b_better": "B is better",
@@ -51,11 +54,12 @@ def write_comparison(
     write_page(
         folder / "report.html",
         "comparison.html",
-        ["viewer.js", "report.js"],
+        ["viewer.js", "review.js", "report.js"],
         {
             "origin": origin,
             "comparison": comparison,
             "verdict": list(_verdict(comparison)),
+            "steps": list(_steps(comparison)),
             "rows": list(_rows(comparison, metrics)),
             "metrics": metrics,
             "figures": figures,
@@ -66,16 +70,17 @@ def write_comparison(
     )
 
 
-def _verdict(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
+def _verdict(comparison: Comparison) -> Iterator[Card]:
     dice = comparison.means["dice"]
     test = comparison.wilcoxon
-    yield (
+    yield Card(
         "Which is better?",
         VERDICTS[comparison.verdict],
         f"by mean Dice over {plural(comparison.n_patients, 'patient')}",
     )
     if dice.difference is not None:
-        yield "By how much?", f"{dice.difference:+.4f}", f"mean Dice: A {dice.mean_a:.4f}, B {dice.mean_b:.4f}"
+        means = f"mean Dice: A {dice.mean_a:.4f}, B {dice.mean_b:.4f}"
+        yield Card("By how much?", f"{dice.difference:+.4f}", means, Link("classes-note"))
         interval = TOO_FEW
         if dice.interval:
             interval = "{:+.4f} to {:+.4f}".format(*dice.interval)
@@ -84,16 +89,30 @@ def _verdict(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
         why = about
         if not dice.interval:
             why = dice.reasons["interval"].removeprefix(f"{TOO_FEW}: ")
-        yield "How sure?", interval, f"{why}; {chance}"
+        yield Card("How sure?", interval, f"{why}; {chance}")
     counts = f"{len(comparison.better)} : {len(comparison.worse)}"
     equal = ""
     if comparison.equal:
         equal = f", {len(comparison.equal)} equal"
-    yield (
+    yield Card(
         "In how many cases?",
         counts,
         f"B better : A better{equal}; {plural(len(comparison.changed), 'structure')} changed sides",
+        Link("table"),
     )
+
+
+def _steps(comparison: Comparison) -> Iterator[Step]:
+    """Yield what to do next."""
+    if comparison.changed:
+        words = f"See the structures that changed sides ({len(comparison.changed)})."
+        yield Step(words, Link("table", outcome=CHANGED))
+    yield Step("See where B lost most, or gained least: the table begins there.", Link("table"))
+    if comparison.verdict == "too_few":
+        yield Step("Score every patient with a mask, on both sides:", command="fewmask train DATASET --folds 5")
+    if comparison.scope == TRAININGS:
+        words = "Compare methods rather than two trainings: train each with several seeds, and compare their folders:"
+        yield Step(words, command="fewmask train RECIPE dataset=DATASET --seeds 5 --output RUNS")
 
 
 def _rows(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
@@ -128,11 +147,12 @@ def _row(name: str, metric: Metric, found: Difference, difference: float) -> dic
         "interval": interval,
         "apart": apart,
         "p": "–" if chance is None else f"{chance:.2g}",
-        "better": _better(apart and agreed and chance is not None and chance < ALPHA, gain),
+        "better": better_side(apart and agreed and chance is not None and chance < ALPHA, gain),
     }
 
 
-def _better(shown: bool, gain: float) -> str:
+def better_side(shown: bool, gain: float) -> str:
+    """Return which side is better, ``A`` or ``B``; a dash where no difference is shown."""
     if not shown:
         return "–"
     return "B" if gain > 0 else "A"
@@ -147,23 +167,14 @@ def _page_data(
     classes = classes_in(a)
     order = {label: n for n, (label, _) in enumerate(classes)}
     outcomes = dict.fromkeys(_outcome(*pair) for pair in pairs)
+    changed = list(dict.fromkeys(_outcome(one, two)[0] for one, two in pairs if one.outcome != two.outcome))
     metrics = [metric for metric in shown if any(_values(*pair, metric)[2] is not None for pair in pairs)]
-    columns = [
-        {
-            "key": f"{metric.key}{side}",
-            "title": f"{metric.title} {side}",
-            "better": metric.better,
-            "decimals": n,
-            "note": metric.note,
-        }
-        for metric in metrics
-        for side, n in (("A", metric.decimals), ("B", metric.decimals), ("B − A", metric.decimals + 1))
-    ]
     return {
         "cases": [{"id": case, "dice": None} for case in places],
         "classes": [{"value": value, "name": name} for value, name in classes],
-        "metrics": columns,
+        "metrics": columns_of(metrics),
         "outcomes": [{"key": key, "title": key, "bad": bad} for key, bad in outcomes],
+        "outcome_groups": [{"key": CHANGED, "title": "changed sides", "outcomes": changed}] if changed else [],
         "sorted_by": "diceB − A",
         "words": WORDS,
         "rows": [
@@ -177,6 +188,21 @@ def _page_data(
         ],
         "volumes": [],
     }
+
+
+def columns_of(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
+    """Return three columns of the page's table for each metric: A, B, and their difference."""
+    return [
+        {
+            "key": f"{metric.key}{side}",
+            "title": f"{metric.title} {side}",
+            "better": metric.better,
+            "decimals": n,
+            "note": metric.note,
+        }
+        for metric in metrics
+        for side, n in (("A", metric.decimals), ("B", metric.decimals), ("B − A", metric.decimals + 1))
+    ]
 
 
 def _outcome(one: CaseResult, two: CaseResult) -> tuple[str, bool]:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import atomic_write
-from pipeline.reports import charts, paired_charts
+from pipeline.reports import charts, overlays, paired_charts
 from pipeline.reports.axes import LEFT
 from pipeline.reports.columns import METRICS, metrics_in, value_of
 from pipeline.reports.html import asset
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from pipeline.reports.comparison import Comparison
+    from pipeline.reports.groups import GroupComparison
+    from pipeline.reports.volumes import Gallery
     from pipeline.types import CaseResult
 
 FOLDER = "figures"
@@ -30,7 +32,7 @@ QUESTIONS = {
     "hd95_mm": "How far off are the worst borders?",
     "volume_difference": "Too large or too small?",
 }
-OTHER_FIGURES = ("size", "reliability", "validation", "loss", "difference", "paired")
+OTHER_FIGURES = ("size", "reliability", "validation", "loss", "difference", "trainings", "paired", "cases")
 # All that a report may write, replace or delete.
 REPORT_FILES = (
     "report.html",
@@ -97,6 +99,21 @@ def figures_of_cases(
         yield Figure("reliability", "Is it right as often as it is sure?", drawing, caption)
 
 
+def figure_of_cases(gallery: Gallery, ranked: Mapping[str, float | None], names: Sequence[str]) -> Iterator[Figure]:
+    """Yield a figure of the worst, the median and the best case, where there are pictures of cases.
+
+    Args:
+        gallery: The packed cases.
+        ranked: The mean Dice of each case, the worst first.
+        names: The names of the classes, in the order of their places in the gallery.
+    """
+    cases = overlays.chosen({case: value for case, value in ranked.items() if case in gallery.packed})
+    if cases:
+        packed = [(gallery.packed[case][0], block) for case, block in zip(cases, gallery.blocks(cases), strict=True)]
+        caption = f"{overlays.TITLES[len(cases)]}, at the slice with the most wrong voxels."
+        yield Figure("cases", "How do the masks look?", overlays.overlay(packed, ranked, names), caption)
+
+
 def figures_of_training(
     history: Mapping[str, Sequence[tuple[float, float]]], validation: Sequence[tuple[float, float]]
 ) -> Iterator[Figure]:
@@ -121,9 +138,50 @@ def figures_of_comparison(
     rows += [(found.name, found.metrics["dice"]) for found in comparison.classes]
     if any(found.difference is not None for _, found in rows):
         caption = "Difference of Dice of the median patient, B − A, and its 95 % interval, which needs six patients."
-        yield Figure("difference", "How large is the difference?", paired_charts.differences(rows), caption)
+        told = [(name, found.median, found.interval) for name, found in rows]
+        drawing = paired_charts.differences(told, "Difference of Dice of the median patient, B − A")
+        yield Figure("difference", "How large is the difference?", drawing, caption)
         caption = "A dot is a structure of a case. Above the dashed line B is better. Crosses were missed or invented."
         yield Figure("paired", "Is it so in every case?", paired_charts.paired(a, b, places), caption)
+
+
+def figures_of_groups(
+    comparison: GroupComparison,
+    a: Sequence[CaseResult],
+    b: Sequence[CaseResult],
+    dice: Sequence[tuple[str, Sequence[float]]],
+    places: Mapping[str, int],
+) -> Iterator[Figure]:
+    """Yield the figures of a comparison of two methods.
+
+    Args:
+        comparison: The comparison.
+        a: The means over the trainings of the first method, a row for each class of each case.
+        b: Those of the second.
+        dice: The name of each method, and the mean Dice of its trainings.
+        places: The index of each case in the page's list.
+    """
+    rows = []
+    if len(comparison.classes) > 1:
+        rows = [("all classes", comparison.means["dice"])]
+    rows += [(found.name, found.metrics["dice"]) for found in comparison.classes]
+    if all(found.difference is None for _, found in rows):
+        return
+    told = [(name, found.difference, found.interval) for name, found in rows]
+    drawing = paired_charts.differences(told, "Difference of mean Dice, B − A")
+    caption = (
+        "Difference of mean Dice, B − A, and its 95 % interval over trainings and patients, which needs three "
+        "trainings of each and six patients."
+    )
+    yield Figure("difference", "How large is the difference?", drawing, caption)
+    if all(values for _, values in dice):
+        caption = "A dot is a training: its mean Dice, each class alike. The line is their mean."
+        yield Figure("trainings", "How much is chance of the training?", paired_charts.trainings(dice), caption)
+    caption = (
+        "A dot is a structure of a case, by the mean over trainings. Above the dashed line B is better. Crosses were "
+        "missed or invented by a training."
+    )
+    yield Figure("paired", "Is it so in every case?", paired_charts.paired(a, b, places), caption)
 
 
 def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
@@ -171,7 +229,7 @@ def _style() -> str:
         name: light or plain
         for name, light, plain in re.findall(r"(--\w+): (?:light-dark\((#\w+), #\w+\)|(#\w+));", sheet)
     }
-    rules = re.findall(r"(?m)^svg [^{@:]+\{[^}]*\}|\.[ks]\d \{[^}]*\}", sheet)
+    rules = re.findall(r"(?m)^svg [^{@:]+\{[^}]*\}|\.[ks]\d+ \{[^}]*\}", sheet)
     text = re.sub(r"var\((--\w+)\)", lambda name: colours[name[1]], "\n".join(rules))
     return f"svg {{ font-family: 'DejaVu Sans', Helvetica, Arial, sans-serif; }}\n{text}"
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, get_args
 
 from pipeline.errors import Problem, UserError
-from pipeline.files import atomic_write, open_text, regular
+from pipeline.files import atomic_write, open_text, path_hint, regular
 from pipeline.types import CaseResult, Outcome
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def read_cases_csv(path: Path) -> list[CaseResult]:
     except OSError as error:
         message = f"cannot be read: {error.strerror}"
         remedy = "name a folder that `validate` or `evaluate` wrote"
+        if not path.parent.is_dir():
+            remedy = path_hint(path.parent, remedy)
         raise UserError("There are no scores.", [Problem(str(path), "no-scores", message, remedy)]) from None
     except (KeyError, ValueError, csv.Error) as error:
         message = f"is no table of scores of this version: {error}"

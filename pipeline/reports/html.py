@@ -13,9 +13,10 @@ import json
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from pipeline.files import atomic_write
+from pipeline.reports.axes import COLOURS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,10 +48,29 @@ def write_page(path: Path, template: str, scripts: Sequence[str], content: Mappi
         f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
+    environment.filters["coded"] = coded
+    environment.globals |= {"colours": COLOURS["k"], "key": _key_of(content["data"])}
     page = environment.get_template(template)
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as stream:
         for piece in page.generate(content, policy=policy, script=Markup(script), style=Markup(style)):
             stream.write(piece)
+
+
+def coded(text: str) -> Markup:
+    """Return text, escaped, with what stands between two backticks as code.
+
+    >>> coded("`fewmask train --folds 5` scores <all>")
+    Markup('<code>fewmask train --folds 5</code> scores &lt;all&gt;')
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # A backtick of a name.
+        return escape(text)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if n % 2 else part for n, part in enumerate(parts))
+
+
+def _key_of(data: str) -> str:
+    """Return what a reader's notes on a page are kept under: equal for equal numbers alone."""
+    return hashlib.sha256(data.encode()).hexdigest()[:16]
 
 
 def asset(name: str) -> str:

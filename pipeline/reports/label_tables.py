@@ -32,7 +32,7 @@ ITK_SNAP_HEAD = """\
 @cache
 def palette() -> tuple[str, ...]:
     """Return the colours of a report's classes, in their order, as ``#rrggbb``; further classes begin anew."""
-    return tuple(re.findall(r"--k\d: (#[0-9a-f]{6});", asset("report.css")))
+    return tuple(re.findall(r"--k\d+: (#[0-9a-f]{6});", asset("report.css")))
 
 
 def colours_of(labels: Mapping[int, str]) -> dict[int, str | None]:

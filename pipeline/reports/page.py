@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from pipeline.reports.cards import FAILED, Card, Link, Step
 from pipeline.reports.columns import (
     SURFACE_DICE,
     classes_in,
@@ -15,7 +16,7 @@ from pipeline.reports.columns import (
     value_of,
     with_tolerance,
 )
-from pipeline.reports.figures import figures_of_cases, figures_of_training, write_figures
+from pipeline.reports.figures import figure_of_cases, figures_of_cases, figures_of_training, write_figures
 from pipeline.reports.html import as_json, write_page
 from pipeline.reports.intervals import TOO_FEW, plural
 
@@ -39,6 +40,7 @@ class Origin:
         facts: Names and values to show: checkpoint, dataset, versions, command.
         notes: Notes for the reader of the figures.
         config: The run's recipe as YAML, or "".
+        command: How to predict with the run; "" where there is no run.
         history: For each term of the loss, its points: step and value.
         validation: Points of the validation Dice: step and value.
         tolerance_mm: The tolerance of the surface Dice; None if unknown.
@@ -48,6 +50,7 @@ class Origin:
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     config: str = ""
+    command: str = ""
     history: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     validation: Sequence[tuple[float, float]] = ()
     tolerance_mm: float | None = None
@@ -102,15 +105,17 @@ def write_report(
     figures = list(figures_of_cases(results, places, calibration, origin.tolerance_mm))
     metrics = metrics_in(results, origin.tolerance_mm)
     training = list(figures_of_training(origin.history, origin.validation))
-    write_figures(folder, [*figures, *training])
+    pictures = [] if gallery is None else figure_of_cases(gallery, ranked, [name for _, name in classes_in(results)])
+    write_figures(folder, [*figures, *training, *pictures])
     write_page(
         folder / "report.html",
         "report.html",
-        ["viewer.js", "report.js"],
+        ["viewer.js", "review.js", "report.js"],
         {
             "origin": origin,
             "summary": summary,
             "verdict": verdict(summary, ranked),
+            "steps": steps(summary, ranked, origin),
             "span_of": span_of,
             "left_out": len(shown) - len(room),
             "has_cases": bool(room),
@@ -155,6 +160,7 @@ def page_data(
             for metric in metrics
         ],
         "outcomes": [{"key": key, "title": title, "bad": key in FAILURES} for key, title in OUTCOMES.items()],
+        "outcome_groups": _failures(results),
         "sorted_by": "dice",
         "words": WORDS,
         "rows": [
@@ -162,6 +168,14 @@ def page_data(
         ],
         "volumes": [dict(volume) | {"case": places[volume["case"]]} for volume in volumes],
     }
+
+
+def _failures(results: Sequence[CaseResult]) -> list[dict[str, Any]]:
+    """Return the outcomes that the table can show together: the failures, if there are several kinds."""
+    there = [key for key in FAILURES if any(row.outcome == key for row in results)]
+    if len(there) < 2:
+        return []
+    return [{"key": FAILED, "title": " or ".join(OUTCOMES[key] for key in there), "outcomes": there}]
 
 
 def span_of(interval: Interval | None) -> str:
@@ -175,12 +189,12 @@ def span_of(interval: Interval | None) -> str:
     return TOO_FEW
 
 
-def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[str, str, str]]:
-    """Return what a reader wants to know first, each as question, figure and explanation."""
+def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[Card]:
+    """Return what a reader wants to know first."""
     rows = [row for row in summary.classes if row.dice.mean is not None]
     mean = summary.means["dice"]
     if mean.value is None:
-        return [("How good?", "–", "No class has a number in any case.")]
+        return [Card("How good?", "–", "No class has a number in any case.")]
     weakest = min(rows, key=lambda row: row.dice.mean or 0)
     missed = sum(row.missed for row in rows)
     invented = sum(row.false_positive for row in rows)
@@ -197,13 +211,47 @@ def verdict(summary: Summary, ranked: Mapping[str, float | None]) -> list[tuple[
         how_sure = mean.reasons["interval"].removeprefix(f"{TOO_FEW}: ")
     worst, lowest = next(iter(ranked.items()))
     return [
-        ("How good?", f"{mean.value:.3f}", f"mean Dice: {per_class}"),
-        ("How sure?", span_of(mean.interval), how_sure),
-        (
+        Card("How good?", f"{mean.value:.3f}", f"mean Dice: {per_class}", Link("classes-note")),
+        Card("How sure?", span_of(mean.interval), how_sure),
+        Card(
             "Where does it fail?",
             plural(failed, "failure") if failed else weakest.name,
             f"{plural(missed, 'structure')} missed, {invented} invented; "
             f"weakest class: {weakest.name}, {weakest.dice.mean:.3f}",
+            Link("table", outcome=_outcome_of(missed, invented)),
         ),
-        ("What to look at?", worst, f"the lowest case, mean Dice {lowest:.3f}"),
+        Card("What to look at?", worst, f"the lowest case, mean Dice {lowest:.3f}", Link("cases", case=0)),
     ]
+
+
+def _outcome_of(missed: int, invented: int) -> str:
+    """Return the outcome that shows every failure in the table; "" for none."""
+    if missed and invented:
+        return FAILED
+    if missed:
+        return "missed"
+    return "false_positive" if invented else ""
+
+
+def steps(summary: Summary, ranked: Mapping[str, float | None], origin: Origin) -> list[Step]:
+    """Return what to do next: look, score more patients, help the classes that are found nowhere, predict."""
+    mean = summary.means["dice"]
+    if mean.value is None:
+        return []
+    found = [Step(f"Look at {next(iter(ranked))} and those after it.", Link("cases", case=0))]
+    missed = sum(row.missed for row in summary.classes)
+    invented = sum(row.false_positive for row in summary.classes)
+    if missed + invented:
+        words = f"See every structure that was missed or invented ({missed + invented})."
+        found.append(Step(words, Link("table", outcome=_outcome_of(missed, invented))))
+    never = [row.name for row in summary.classes if row.missed and not row.scored]
+    if never and origin.command:
+        names = f"{', '.join(never[:4])}{', …' * (len(never) > 4)}"
+        words = f"Never found: {names}. Train longer, with more of the patches on foreground:"
+        found.append(Step(words, command="data.foreground_share=0.9"))
+    if not mean.interval and origin.command:
+        words = "Score every patient with a mask, so that there are enough to say how sure it is:"
+        found.append(Step(words, command="fewmask train DATASET --folds 5"))
+    if origin.command:
+        found.append(Step("Predict other scans, and look at the least sure masks first:", command=origin.command))
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -9,12 +10,12 @@ from markupsafe import Markup
 from pipeline.reports.axes import LEFT, RIGHT, Scale, legend, line, scale_around, shorten, svg, text, x_axis, y_axis
 from pipeline.reports.charts import FAILED, MOST_DOTS, TOP, dot
 from pipeline.reports.columns import classes_in
-from pipeline.reports.intervals import TOO_FEW
+from pipeline.reports.intervals import TOO_FEW, plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipeline.reports.comparison import Difference
+    from pipeline.reports.intervals import Interval
     from pipeline.types import CaseResult
 
 SIDE = 394
@@ -59,25 +60,27 @@ def paired(a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str
     return svg(SIDE + below + 6, "Dice of B against Dice of A", grid + Markup("").join(dots) + words + keys)
 
 
-def differences(rows: Sequence[tuple[str, Difference]], better_right: str = "B is better →") -> Markup:
-    """Draw the median patient's difference in each row, with its 95 % interval and the line of no difference.
+def differences(rows: Sequence[tuple[str, float | None, Interval | None]], title: str) -> Markup:
+    """Draw a difference of Dice in each row, with its 95 % interval and the line of no difference.
 
     Args:
-        rows: Names and differences; those without a number are left out.
-        better_right: Text that says what a difference above 0 means.
+        rows: Names, differences and intervals; those without a difference are left out.
+        title: The title of the chart.
     """
-    drawn = [(name, found, found.median) for name, found in rows if found.median is not None]
-    ends = [end for _, found, value in drawn for end in (found.interval or (value, value))]
+    drawn = [(name, value, interval) for name, value, interval in rows if value is not None]
+    ends = [end for _, value, interval in drawn for end in (interval or (value, value))]
     x = scale_around([0.0, *ends], LEFT + 130, RIGHT - 8)
     height = 34 * len(drawn) + 18
     parts = [x_axis(x, 10, height, 3), line("gap", x(0), 10, x(0), height)]
-    for n, (name, found, value) in enumerate(drawn):
+    for n, (name, value, interval) in enumerate(drawn):
         middle = 28 + 34 * n
         parts.append(text(LEFT, middle + 4, shorten(name, 18), "name"))
-        if found.interval:
-            parts.append(line("interval", x(found.interval[0]), middle, x(found.interval[1]), middle))
+        if interval:
+            parts.append(line("interval", x(interval[0]), middle, x(interval[1]), middle))
         else:
-            parts.append(text(RIGHT - 8, middle - 7, TOO_FEW, "tick end"))
+            right = x(value) < (LEFT + 130 + RIGHT) / 2
+            place, kind = (RIGHT - 8, "tick end") if right else (LEFT + 136, "tick")
+            parts.append(text(place, middle + 4, TOO_FEW, kind))
         parts.append(
             Markup('<circle class="dot" cx="{}" cy="{}" r="5"><title>{}: {:+.4f}</title></circle>').format(
                 x(value), middle, name, value
@@ -85,9 +88,37 @@ def differences(rows: Sequence[tuple[str, Difference]], better_right: str = "B i
         )
     parts += [
         text(LEFT + 130, height + 32, "Dice of B − Dice of A", "tick"),
-        text(RIGHT - 8, height + 32, better_right, "tick end"),
+        text(RIGHT - 8, height + 32, "B is better →", "tick end"),
     ]
-    return svg(height + 40, "Difference of Dice of the median patient, B − A", Markup("").join(parts))
+    return svg(height + 40, title, Markup("").join(parts))
+
+
+def trainings(groups: Sequence[tuple[str, Sequence[float]]]) -> Markup:
+    """Draw the mean Dice of each training as a dot, a method a row, with the mean over trainings as a line.
+
+    Args:
+        groups: The name of each method, and the mean Dice of its trainings, one or more.
+    """
+    x = scale_around([value for _, values in groups for value in values], LEFT + 6, RIGHT - 6)
+    bottom = 8 + 52 * len(groups)
+    parts = [x_axis(x, 8, bottom, 3)]
+    for n, (name, values) in enumerate(groups):
+        top = 8 + 52 * n
+        mean = fmean(values)
+        words = f"mean {mean:.3f}  ·  {plural(len(values), 'training')}"
+        parts += [
+            text(LEFT, top + 13, shorten(name), "name"),
+            text(RIGHT, top + 13, words, "tick end"),
+            line("median", x(mean), top + 24, x(mean), top + 44),
+        ]
+        parts += [
+            Markup('<circle class="dot" cx="{}" cy="{}" r="4"><title>{:.4f}</title></circle>').format(
+                x(value), top + 34, value
+            )
+            for value in values
+        ]
+    parts.append(text((LEFT + RIGHT) / 2, bottom + 32, "mean Dice of a training", "tick middle"))
+    return svg(bottom + 40, "Mean Dice of every training, by method", Markup("").join(parts))
 
 
 def _dice(result: CaseResult) -> float:

@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from pipeline.reports.cards import Card, Link, Step
 from pipeline.reports.columns import Metric
 from pipeline.reports.html import as_json, write_page
 from pipeline.reports.intervals import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pipeline.reports.page import Origin
@@ -119,10 +120,11 @@ def write_predictions(path: Path, structures: Sequence[Structure], origin: Origi
     write_page(
         path,
         "predictions.html",
-        ["viewer.js", "report.js"],
+        ["viewer.js", "review.js", "report.js"],
         {
             "origin": origin,
             "verdict": _verdict(structures, ranked, scores),
+            "steps": list(_steps(structures, ranked, scores)),
             "rows": _classes(structures, scores),
             "n_masks": len(ranked),
             "few": len(ranked) < FEWEST,
@@ -145,22 +147,37 @@ def _is_far(z: float | None) -> bool:
 
 def _verdict(
     structures: Sequence[Structure], ranked: Mapping[str, float], scores: Mapping[tuple[str, int], float | None]
-) -> list[tuple[str, str, str]]:
-    """Return question, figure and explanation of what a reader wants to know first."""
+) -> list[Card]:
+    """Return what a reader wants to know first."""
     worst, lowest = next(iter(ranked.items()))
     far = [case for (case, _), z in scores.items() if _is_far(z)]
     empty = len(ranked) - len({each.case for each in structures if each.voxels})
     known = len(ranked) >= FEWEST
     return [
-        ("How many?", plural(len(ranked), "mask"), f"{empty} of them empty" if empty else "none of them is empty"),
-        ("What to look at?", worst, f"the least sure mask, expected Dice {lowest:.3f}"),
-        ("How sure on the whole?", f"{fmean(ranked.values()):.3f}", "mean expected Dice; no truth was compared with"),
-        (
+        Card("How many?", plural(len(ranked), "mask"), f"{empty} of them empty" if empty else "none of them is empty"),
+        Card("What to look at?", worst, f"the least sure mask, expected Dice {lowest:.3f}", Link("cases", case=0)),
+        Card(
+            "How sure on the whole?", f"{fmean(ranked.values()):.3f}", "mean expected Dice; no truth was compared with"
+        ),
+        Card(
             "Which are unlike the others?",
             plural(len(far), "volume") if known else "too few to say",
             ", ".join(dict.fromkeys(far)) or "none" if known else f"volumes are compared from {FEWEST} masks on",
+            Link("table", outcome="unlike") if far else None,
         ),
     ]
+
+
+def _steps(
+    structures: Sequence[Structure], ranked: Mapping[str, float], scores: Mapping[tuple[str, int], float | None]
+) -> Iterator[Step]:
+    """Yield what to do next."""
+    yield Step(f"Look at {next(iter(ranked))} and those after it; tick off what you have seen.", Link("cases", case=0))
+    if any(_is_far(z) for z in scores.values()):
+        yield Step("See the volumes that are unlike the others.", Link("table", outcome="unlike"))
+    if any(not each.voxels for each in structures):
+        yield Step("See where a structure was found nowhere.", Link("table", outcome="absent"))
+    yield Step("Draw the masks of the least sure scans, and train again:", command="fewmask train DATASET")
 
 
 def _classes(structures: Sequence[Structure], scores: Mapping[tuple[str, int], float | None]) -> list[dict[str, Any]]:
@@ -211,6 +228,7 @@ def _page_data(
             for metric in METRICS
         ],
         "outcomes": [{"key": key, "title": title, "bad": key == "unlike"} for key, title in OUTCOMES.items()],
+        "outcome_groups": [],
         "sorted_by": "dice",
         "words": WORDS,
         "rows": rows,

@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.reports.columns import METRICS
 from pipeline.reports.intervals import TOO_FEW, plural
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.reports.groups import GroupComparison
     from pipeline.reports.summary import ClassSummary, Summary
 
+DECIMALS = {metric.key: metric.decimals for metric in METRICS}
 COLUMNS = ("n", "mean ± std", "median", "min", "max", "absent", "missed", "false")
 
 
@@ -75,20 +77,30 @@ def groups_table(comparison: GroupComparison) -> Table:
     """
     sides = (("A", comparison.a, comparison.n_a), ("B", comparison.b, comparison.n_b))
     title = ", ".join(f"{letter} {name} ({plural(count, 'training')})" for letter, name, count in sides)
-    table = Table(title=plain(title), caption="± is the standard deviation over trainings", box=SIMPLE_HEAD)
-    table.add_column("metric", overflow="fold")
+    table = Table(
+        title=plain(title),
+        caption="± is the standard deviation over trainings",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column("metric", overflow="fold", min_width=12)
     for column in ("A", "B", "B - A", "95 % interval", "p"):
         table.add_column(column, justify="right", no_wrap=True)
-    rows = list(comparison.means.items())
+    rows = [(name, name, found) for name, found in comparison.means.items()]
     if len(comparison.classes) > 1:
-        rows += [(f"dice of {found.name}", found.metrics["dice"]) for found in comparison.classes]
-    for name, found in rows:
+        rows += [(f"dice of {found.name}", "dice", found.metrics["dice"]) for found in comparison.classes]
+    for name, key, found in rows:
+        decimals = DECIMALS[key]
         interval = TOO_FEW
         if found.interval:
-            interval = f"{found.interval[0]:+.3f} to {found.interval[1]:+.3f}"
-        means = [f"{number(found.mean_a)} ± {number(found.std_a)}", f"{number(found.mean_b)} ± {number(found.std_b)}"]
+            interval = "{:+.{d}f} to {:+.{d}f}".format(*found.interval, d=decimals)
+        means = [
+            f"{number(mean, decimals)} ± {number(std, decimals)}"
+            for mean, std in ((found.mean_a, found.std_a), (found.mean_b, found.std_b))
+        ]
         chance = found.p_value if found.p_holm is None else found.p_holm
-        table.add_row(plain(name), *means, number(found.difference), interval, number(chance))
+        table.add_row(plain(name), *means, number(found.difference, decimals), interval, number(chance))
     return table
 
 
@@ -114,11 +126,11 @@ def plain(name: str) -> Text:
     return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name))
 
 
-def number(value: float | None) -> str:
-    """Return a number with three decimals, or a dash for None."""
+def number(value: float | None, decimals: int = 3) -> str:
+    """Return a number as text, or a dash for None."""
     if value is None:
         return "–"
-    return f"{value:.3f}"
+    return f"{value:.{decimals}f}"
 
 
 def _cells(row: ClassSummary) -> list[str]:

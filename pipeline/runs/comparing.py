@@ -12,7 +12,7 @@ from pipeline.reports.comparison import MASKS, TRAININGS, Comparison, compare_re
 from pipeline.reports.figures import REPORT_FILES
 from pipeline.reports.files import read_cases_csv, write_csv
 from pipeline.reports.groups import Group, GroupComparison, compare_groups, group_rows
-from pipeline.runs.reporting import report_comparison
+from pipeline.runs.reporting import report_comparison, report_groups
 from pipeline.runs.stored import CONFIG, SUMMARY, read_config, read_own
 from pipeline.strict_json import write_json
 
@@ -23,7 +23,7 @@ FILES = ("compare.csv", "compare.json", *REPORT_FILES)
 
 
 def compare(a: Path | Sequence[Path], b: Path | Sequence[Path], output: Path) -> Comparison | GroupComparison:
-    """Pair sets of scores by case; write ``compare.json``, ``compare.csv`` and, of two alone, ``report.html``.
+    """Pair sets of scores by case; write ``report.html``, ``compare.json`` and ``compare.csv``.
 
     Args:
         a: A folder with a ``cases.csv``: a run, one of its validations, or the output of an evaluation; or several; or
@@ -47,12 +47,13 @@ def compare(a: Path | Sequence[Path], b: Path | Sequence[Path], output: Path) ->
     _refuse_twice(sides)
     names = _names_of(*(side[0].resolve() for side in named))
     groups = [_group(name, side) for name, side in zip(names, sides, strict=True)]
-    _refuse_tolerances([place for side in sides for place in side])
+    tolerance_mm = _tolerance_of([place for side in sides for place in side])
     comparison = compare_groups(*groups)
     rows = group_rows(*groups)
     with made.writing(FILES) as stage:
         write_csv(stage / "compare.csv", list(rows[0]), rows)
         write_json(stage / "compare.json", {"version": __version__} | comparison.as_dict())
+        report_groups(stage, comparison, groups, sides, tolerance_mm)
     return comparison
 
 
@@ -107,10 +108,10 @@ def _names_of(a: Path, b: Path) -> tuple[str, str]:
     return a.name, b.name
 
 
-def _refuse_tolerances(places: Sequence[Path]) -> None:
-    """Refuse trainings of which the surface Dice have several tolerances."""
-    for place in places[1:]:
-        _one_tolerance(places[0], place, _names_of(places[0].resolve(), place.resolve()))
+def _tolerance_of(places: Sequence[Path]) -> float | None:
+    """Return the tolerance of every training's surface Dice; None if a summary is missing; refuse several."""
+    told = [_one_tolerance(places[0], place, _names_of(places[0].resolve(), place.resolve())) for place in places[1:]]
+    return told[0] if None not in told else None
 
 
 def _one_tolerance(a: Path, b: Path, names: tuple[str, str]) -> float | None:

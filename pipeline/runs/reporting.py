@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline import __version__, config
 from pipeline.logs import read_curves
 from pipeline.reports.comparison_page import write_comparison
+from pipeline.reports.groups_page import write_groups
 from pipeline.reports.page import Origin, write_report
 from pipeline.reports.plots import draw_training
 from pipeline.reports.predictions import write_predictions
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from pipeline.nifti.volume import Scan
     from pipeline.reports.comparison import Comparison
+    from pipeline.reports.groups import Group, GroupComparison
     from pipeline.reports.predictions import Structure
     from pipeline.reports.summary import Summary
     from pipeline.reports.volumes import Gallery
@@ -76,6 +78,7 @@ def report_run(
         facts={**facts, **own, **_versions()},
         notes=notes,
         config=told,
+        command=f"fewmask predict {shlex.quote(run.resolve().name)} SCANS --output MASKS --report",
         history=history,
         validation=validation,
         tolerance_mm=tolerance_mm,
@@ -155,6 +158,28 @@ def report_comparison(
     title = f"{comparison.b} against {comparison.a}"
     origin = Origin(title=title, facts=facts | _versions(), tolerance_mm=tolerance_mm)
     write_comparison(folder, comparison, a, b, origin)
+
+
+def report_groups(
+    folder: Path,
+    comparison: GroupComparison,
+    groups: Sequence[Group],
+    places: Sequence[Sequence[Path]],
+    tolerance_mm: float | None,
+) -> None:
+    """Write ``report.html`` of a comparison of two methods by the scores in several places."""
+    facts = {
+        f"{side}: {group.name}": ", ".join(_named(place, seed) for place, seed in zip(found, group.seeds, strict=True))
+        for side, group, found in zip("AB", groups, places, strict=True)
+    }
+    a, b = groups
+    origin = Origin(title=f"{b.name} against {a.name}", facts=facts | _versions(), tolerance_mm=tolerance_mm)
+    write_groups(folder, comparison, a, b, origin)
+
+
+def _named(place: Path, seed: int | None) -> str:
+    name = place.resolve().name
+    return name if seed is None or name == f"seed-{seed}" else f"{name} (seed {seed})"
 
 
 def _versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline import config
 from pipeline.errors import Problem, UserError
+from pipeline.files import path_hint
 from pipeline.sections import Section
 
 if TYPE_CHECKING:
@@ -139,9 +140,9 @@ def read_study(path: Path) -> Study:
         for method in study.methods
     ]
     problems = [
-        Problem(method.recipe, "no-such-recipe", "is neither a recipe's name nor a file", "check the path")
-        for method in methods
-        if method.recipe not in shipped and not Path(method.recipe).is_file()
+        Problem(recipe, "no-such-recipe", "is neither a recipe's name nor a file", path_hint(Path(recipe)))
+        for recipe in (method.recipe for method in methods)
+        if recipe not in shipped and not Path(recipe).is_file()
     ]
     if problems:
         raise UserError(f"The study {path} cannot begin.", problems)

@@ -21,6 +21,7 @@ from pipeline.data.layouts.names import (
 )
 from pipeline.data.layouts.synonyms import holds_images, holds_masks, names_masks, tokens
 from pipeline.errors import Problem, UserError, nearest
+from pipeline.files import path_hint
 from pipeline.nifti.container import is_nifti, is_other_scan, stem
 from pipeline.types import Case
 
@@ -331,7 +332,7 @@ def scans_in(place: Path) -> list[Path]:
         UserError: It is no folder, or two files differ in their suffix alone, or a scan has another format.
     """
     if not place.is_dir():
-        raise UserError("There are no scans.", [Problem(str(place), "no-folder", "is no folder", "check the path")])
+        raise UserError("There are no scans.", [Problem(str(place), "no-folder", "is no folder", path_hint(place))])
     paths, problems = list_scans(place)
     if problems:
         raise UserError(f"The folder {place} cannot be read.", problems)

@@ -17,6 +17,7 @@ from pipeline.data.layouts.spare_lists import listing_here, naming_cases
 from pipeline.data.layouts.synonyms import names_masks
 from pipeline.data.relabelling import with_background
 from pipeline.errors import Problem, UserError
+from pipeline.files import path_hint
 from pipeline.nifti.container import is_nifti, stem
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def read_dataset(
             is unknown.
     """
     if not source.exists():
-        raise no_dataset(source, "missing-dataset", "there is no such file or folder", "check the path")
+        raise no_dataset(source, "missing-dataset", "there is no such file or folder", path_hint(source))
     if root is not None and not root.is_dir():
         raise no_dataset(root, "no-folder", "is no folder, and paths of a list are to be in it", "check the path")
     name = _detect(source) if layout == AUTO else layout

@@ -26,6 +26,7 @@ $("theme").addEventListener("click", () => {
 // The table: filtered, sorted, and a hundred rows at a time.
 const sortedBy = DATA.metrics.findIndex((metric) => metric.key === DATA.sorted_by);
 const OUTCOMES = Object.fromEntries(DATA.outcomes.map((entry) => [entry.key, entry]));
+const GROUPS = new Map(DATA.outcome_groups.map(({ key, outcomes }) => [key, outcomes]));
 const COLUMNS = [
   { title: "Case", value: (row) => DATA.cases[row[0]].id },
   { title: "Class", value: (row) => DATA.classes[row[1]].name },
@@ -46,7 +47,8 @@ function rowsShown() {
   const text = $("filter").value.toLowerCase(), wanted = $("class-filter").value, outcome = $("outcome-filter").value;
   const column = COLUMNS[sorting.column];
   return DATA.rows
-    .filter((row) => DATA.cases[row[0]].id.toLowerCase().includes(text) && (!wanted || row[1] === +wanted) && (!outcome || row[2] === outcome))
+    .filter((row) => DATA.cases[row[0]].id.toLowerCase().includes(text) && (!wanted || row[1] === +wanted))
+    .filter((row) => !outcome || row[2] === outcome || GROUPS.get(outcome)?.includes(row[2]))
     .sort((a, b) => compare(column.value(a), column.value(b)));
 }
 
@@ -56,11 +58,12 @@ function cell(row, column) {
   if (column.title === "Outcome") return element("td", value, OUTCOMES[row[2]].bad ? { class: "bad" } : {});
   if (column.title === "Class") {
     const made = element("td");
-    made.append(element("span", "", { class: `swatch k${row[1] % 7}` }), value);
+    made.append(element("span", "", { class: `swatch k${row[1] % COLOURS.length}` }), value);
     return made;
   }
-  const made = element("td");
+  const made = element("td"), kept = reviewOf(value);
   made.append(volumeOf.has(row[0]) ? element("button", value, { type: "button" }) : value);
+  if (kept.seen || kept.note) made.append(element("span", kept.seen ? " ✓" : " ✎", { class: "mark", title: [kept.seen && "looked at", kept.note].filter(Boolean).join(": ") }));
   return made;
 }
 
@@ -95,6 +98,7 @@ function buildTable() {
   });
   $("table").tHead.append(head);
   DATA.classes.forEach((entry, n) => $("class-filter").append(element("option", entry.name, { value: n })));
+  for (const { key, title } of DATA.outcome_groups) $("outcome-filter").append(element("option", title, { value: key }));
   for (const { key, title } of DATA.outcomes) if (DATA.rows.some((row) => row[2] === key)) $("outcome-filter").append(element("option", title, { value: key }));
   for (const id of ["filter", "class-filter", "outcome-filter"]) $(id).addEventListener("input", () => { limit = PAGE; fillTable(); });
   $("more").addEventListener("click", () => { limit += 4 * PAGE; fillTable(); });
@@ -107,8 +111,9 @@ function buildTable() {
 
 // The viewer.
 const view = { truth: WORDS.truth, prediction: true, errors: false, truthStyle: "fill", predictionStyle: WORDS.truth ? "outline" : "fill", opacity: 45, brightness: 0, contrast: 0, hidden: new Set() };
-const state = { n: -1, volume: null, at: [0, 0, 0], plane: 0 };
-const stages = [];
+const state = { n: -1, volume: null, at: [0, 0, 0], plane: 0, lens: WHOLE, drag: null };
+const stages = [], ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
+const pixelRatio = () => window.devicePixelRatio || 1;
 
 function buildViewer() {
   PLANES.forEach((plane, n) => {
@@ -124,26 +129,35 @@ function buildViewer() {
     slider.addEventListener("input", () => { state.plane = n; state.at[plane.axis] = +slider.value; redraw(); });
     slider.addEventListener("focus", () => { state.plane = n; redraw(); });
     canvas.addEventListener("pointerdown", (event) => {
-      const voxel = state.volume && voxelAt(canvas, state.volume, plane, state.at, event);
+      const voxel = state.volume && voxelAt(canvas, state.volume, plane, state.at, event, state.lens);
       $("viewer").focus({ preventScroll: true });
       state.plane = n;
       if (voxel) state.at = voxel;
+      if (state.lens.zoom > 1) { canvas.setPointerCapture(event.pointerId); state.drag = { x: event.clientX, y: event.clientY, centre: state.lens.centre }; }
       redraw();
     });
-    canvas.addEventListener("pointermove", (event) => state.volume && readOut(voxelAt(canvas, state.volume, plane, state.at, event)));
+    canvas.addEventListener("pointermove", (event) => {
+      if (state.drag) drag(canvas, plane, event);
+      else if (state.volume) readOut(voxelAt(canvas, state.volume, plane, state.at, event, state.lens));
+    });
+    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { state.drag = null; });
     canvas.addEventListener("pointerleave", () => readOut(null));
     canvas.addEventListener("wheel", (event) => {
       // Only in a viewer that was clicked into: otherwise the wheel is the page's.
       if (!$("viewer").contains(document.activeElement)) return;
       event.preventDefault();
       state.plane = n;
-      scroll(event.deltaY < 0 ? 1 : -1);
+      const way = event.deltaY < 0 ? 1 : -1;
+      if (event.ctrlKey || event.metaKey) zoomBy(way);
+      else scroll(way);
     }, { passive: false });
   });
   for (const id of WORDS.truth ? ["truth", "prediction", "errors"] : ["prediction"]) $(id).addEventListener("change", () => { view[id] = $(id).checked; redraw(); });
   for (const id of ["opacity", "brightness", "contrast"]) $(id).addEventListener("input", () => { view[id] = +$(id).value; redraw(); });
   if (WORDS.truth) $("truth-style").addEventListener("change", (event) => { view.truthStyle = event.target.value; redraw(); });
   $("prediction-style").addEventListener("change", (event) => { view.predictionStyle = event.target.value; redraw(); });
+  $("zoom-in").addEventListener("click", () => zoomBy(1));
+  $("zoom-out").addEventListener("click", () => zoomBy(-1));
   $("previous").addEventListener("click", () => look(state.n - 1));
   $("next").addEventListener("click", () => look(state.n + 1));
   $("viewer").addEventListener("keydown", press);
@@ -151,13 +165,14 @@ function buildViewer() {
 }
 
 function press(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input[type=search]")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input[type=search], input[type=text]")) return;
   const key = event.key.toLowerCase(), onRange = event.target.matches("input[type=range]");
   const act = {
     arrowup: () => scroll(1), arrowdown: () => scroll(-1), pageup: () => scroll(10), pagedown: () => scroll(-10),
     arrowleft: () => look(state.n - 1), arrowright: () => look(state.n + 1),
     p: () => $("prediction").click(), ...(WORDS.truth && { t: () => $("truth").click(), e: () => $("errors").click() }),
     f: () => { state.at = [...state.volume.focus]; redraw(); },
+    "+": () => zoomBy(1), "=": () => zoomBy(1), "-": () => zoomBy(-1), 0: () => zoomBy(-ZOOMS.length),
   }[key];
   const plane = PLANES.findIndex((entry) => entry.key === key);
   if ((onRange && key.startsWith("arrow")) || (onRange && key.startsWith("page"))) return;
@@ -173,11 +188,32 @@ function scroll(steps) {
   redraw();
 }
 
+/** Zoom so many steps in or out, around the voxel where the planes meet. */
+function zoomBy(steps) {
+  if (!state.volume) return;
+  const zoom = ZOOMS[Math.max(0, Math.min(ZOOMS.length - 1, ZOOMS.indexOf(state.lens.zoom) + steps))];
+  state.lens = { zoom, centre: [...state.at] };
+  redraw();
+}
+
+/** Move what is seen of a slice with the pointer. */
+function drag(canvas, plane, event) {
+  const { volume, lens } = state, { width, height } = placeOf(canvas, volume, plane, lens);
+  const scale = canvas.width / canvas.getBoundingClientRect().width, centre = [...state.drag.centre];
+  centre[plane.across] += (event.clientX - state.drag.x) * scale / (width / volume.shape[plane.across]);
+  centre[plane.down] += (event.clientY - state.drag.y) * scale / (height / volume.shape[plane.down]);
+  state.lens = { zoom: lens.zoom, centre: centre.map((place, axis) => Math.max(0, Math.min(volume.shape[axis] - 1, place))) };
+  redraw();
+}
+
 function redraw() {
-  const { volume, at } = state;
+  const { volume, at, lens } = state;
   if (!volume) return;
   if (WORDS.truth) $("error-key").hidden = !view.errors;
-  const ratio = window.devicePixelRatio || 1;
+  const ratio = pixelRatio();
+  $("zoom").textContent = `${Math.round(100 * lens.zoom)} %`;
+  $("zoom-out").disabled = lens.zoom === ZOOMS[0];
+  $("zoom-in").disabled = lens.zoom === ZOOMS.at(-1);
   stages.forEach(({ figure, canvas, slider, where }, n) => {
     const plane = PLANES[n], last = volume.shape[plane.axis] - 1;
     figure.hidden = Math.min(volume.shape[plane.across], volume.shape[plane.down]) < 2;
@@ -187,7 +223,8 @@ function redraw() {
     slider.max = last; slider.value = at[plane.axis];
     where.textContent = `${at[plane.axis] + 1} / ${last + 1}`;
     canvas.setAttribute("aria-label", `${plane.name} slice ${at[plane.axis] + 1} of ${last + 1}`);
-    if (side) draw(canvas, volume, plane, at, view, true);
+    canvas.classList.toggle("zoomed", lens.zoom > 1);
+    if (side) draw(canvas, volume, plane, at, view, SCREEN, ratio, lens);
   });
 }
 
@@ -207,12 +244,14 @@ async function look(n, bring = false) {
   if (state.n !== n) return; // another case was asked for meanwhile
   state.volume = volume;
   state.at = [...volume.focus];
+  state.lens = WHOLE;
   $("viewer-title").textContent = entry.id;
   const size = about.spacing_mm.map((mm) => mm.toFixed(2)).join(" × ");
   $("viewer-note").textContent = [`${WORDS.measure} ${entry.dice === null ? "–" : entry.dice.toFixed(3)}`, `${n + 1} of ${DATA.volumes.length}, ${WORDS.order}`, `voxels of ${size} mm`, about.note].filter(Boolean).join(" · ");
   $("previous").disabled = n === 0;
   $("next").disabled = n === DATA.volumes.length - 1;
   showNumbers(about.case);
+  showReview();
   markCurrent();
   redraw();
   if (bring) { $("viewer").scrollIntoView({ block: "start" }); $("viewer").focus({ preventScroll: true }); }
@@ -229,7 +268,7 @@ function showNumbers(place) {
     const box = element("input", "", { type: "checkbox" });
     box.checked = !view.hidden.has(row[1] + 1);
     box.addEventListener("change", () => { view.hidden[box.checked ? "delete" : "add"](row[1] + 1); redraw(); });
-    label.append(box, " ", element("span", "", { class: `swatch k${row[1] % 7}` }), DATA.classes[row[1]].name);
+    label.append(box, " ", element("span", "", { class: `swatch k${row[1] % COLOURS.length}` }), DATA.classes[row[1]].name);
     first.append(label);
     line.append(first, cell(row, COLUMNS[2]), ...wanted.map(([metric, n]) => element("td", shown(row[3][n], metric))));
     return line;
@@ -242,12 +281,15 @@ function showNumbers(place) {
 
 function markCurrent() {
   for (const line of document.querySelectorAll("#table tr[data-volume]")) line.classList.toggle("current", +line.dataset.volume === state.n);
-  for (const [n, button] of [...document.querySelectorAll("#strip button")].entries()) button.setAttribute("aria-current", n === state.n);
+  for (const [n, button] of [...document.querySelectorAll("#strip button")].entries()) {
+    button.setAttribute("aria-current", n === state.n);
+    button.classList.toggle("seen", reviewOf(DATA.cases[DATA.volumes[n].case].id).seen);
+  }
 }
 
 /** The worst cases at a glance, each at its worst slice. */
 async function buildStrip() {
-  const ratio = window.devicePixelRatio || 1;
+  const ratio = pixelRatio();
   for (const [n, about] of DATA.volumes.slice(0, STRIP).entries()) {
     const entry = DATA.cases[about.case], item = element("div", "", { role: "listitem" });
     const button = element("button", "", { type: "button" }), canvas = element("canvas"), text = element("span");
@@ -259,7 +301,7 @@ async function buildStrip() {
     canvas.width = canvas.height = Math.round(131 * ratio);
     const volume = await unpack(n, about);
     const plane = PLANES.find((entry) => Math.min(volume.shape[entry.across], volume.shape[entry.down]) > 1) ?? PLANES[0];
-    draw(canvas, volume, plane, volume.focus, { ...view, thin: true }, false);
+    draw(canvas, volume, plane, volume.focus, { ...view, thin: true }, BARE, ratio);
     markCurrent();
   }
 }
@@ -267,14 +309,34 @@ async function buildStrip() {
 buildTable();
 if (DATA.volumes.length) {
   buildViewer();
+  buildReview();
   look(0).then(buildStrip);
 }
-// A dot brings its case: its pictures, or where there are none its rows.
+// A link of the summary brings its case, or the rows with its outcome.
 document.addEventListener("click", (event) => {
-  const dot = event.target.closest("svg [data-case]"), place = dot && +dot.dataset.case;
-  if (!dot) return;
-  if (volumeOf.has(place)) { look(volumeOf.get(place), true); return; }
-  $("filter").value = DATA.cases[place].id;
+  const link = event.target.closest("a[data-case], a[data-outcome]");
+  if (!link) return;
+  event.preventDefault();
+  if (link.dataset.case) { bringCase(+link.dataset.case); return; }
+  narrow("", link.dataset.outcome);
+});
+// A dot brings its case.
+document.addEventListener("click", (event) => {
+  const dot = event.target.closest("svg [data-case]");
+  if (dot) bringCase(+dot.dataset.case);
+});
+
+/** Bring the pictures of a case, or where there are none its rows. */
+function bringCase(place) {
+  if (volumeOf.has(place)) look(volumeOf.get(place), true);
+  else narrow(DATA.cases[place].id, "");
+}
+
+/** Narrow the table to a case and an outcome, and go there. */
+function narrow(name, outcome) {
+  $("filter").value = name;
+  $("class-filter").value = "";
+  $("outcome-filter").value = [...$("outcome-filter").options].some(({ value }) => value === outcome) ? outcome : "";
   $("filter").dispatchEvent(new Event("input"));
   $("filter").scrollIntoView({ block: "center" });
-});
+}

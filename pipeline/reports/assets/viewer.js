@@ -1,8 +1,8 @@
 "use strict";
 // Volumes come as [scan,] truth, prediction: one byte a voxel, axes right, anterior, superior, the first running fastest.
 
-// Okabe and Ito's colours in the order of the page's style; further classes are told apart by the read-out.
-const COLOURS = [[230, 159, 0], [86, 180, 233], [0, 158, 115], [204, 121, 167], [213, 94, 0], [240, 228, 66], [0, 114, 178]];
+// Okabe and Ito's colours and five more, in the order of the page's style; further classes are told apart by the read-out.
+const COLOURS = [[230, 159, 0], [86, 180, 233], [0, 158, 115], [204, 121, 167], [213, 94, 0], [240, 228, 66], [0, 114, 178], [125, 74, 30], [238, 221, 255], [34, 51, 170], [255, 179, 167], [47, 95, 95]];
 // What is wrong has colours that no class has, for colour-blind eyes too.
 const MISSED = [215, 0, 64], TOO_MUCH = [170, 255, 215], SWAPPED = [170, 64, 255];
 // `across` and `down` are axes of the volume; both run against it, which puts the patient's right on the left.
@@ -83,19 +83,29 @@ function outline({ pixels, width, height }, place, left, top, sx, sy) {
   return path;
 }
 
-/** Where a slice lies on its canvas: as large as fits, its millimetres square. */
-function placeOf(canvas, volume, plane) {
+// The whole slice, as large as fits. A lens with a zoom above 1 shows the part around its centre, a voxel.
+const WHOLE = { zoom: 1, centre: null };
+
+/** Where a slice lies on its canvas, its millimetres square; beside it is nothing unless all of it is shown. */
+function placeOf(canvas, volume, plane, lens = WHOLE) {
   const wide = volume.shape[plane.across] * volume.spacing_mm[plane.across];
   const high = volume.shape[plane.down] * volume.spacing_mm[plane.down];
-  const zoom = Math.min(canvas.width / wide, canvas.height / high);
-  const width = wide * zoom, height = high * zoom;
-  return { left: (canvas.width - width) / 2, top: (canvas.height - height) / 2, width, height };
+  const perMm = Math.min(canvas.width / wide, canvas.height / high) * lens.zoom;
+  const begin = (room, size, axis) => {
+    if (size <= room) return (room - size) / 2;
+    return Math.min(0, Math.max(room - size, room / 2 - size * (1 - (lens.centre[axis] + 0.5) / volume.shape[axis])));
+  };
+  const width = wide * perMm, height = high * perMm;
+  return { left: begin(canvas.width, width, plane.across), top: begin(canvas.height, height, plane.down), width, height, perMm };
 }
 
-/** Draw one slice of a volume: the scan, the fills, the outlines, and for a large one its letters and the cross. */
-function draw(canvas, volume, plane, at, view, cross) {
-  const context = canvas.getContext("2d"), { left, top, width, height } = placeOf(canvas, volume, plane);
-  const index = at[plane.axis], ratio = window.devicePixelRatio || 1;
+// What is written on a slice: nothing on a small one, letters and a scale bar on a picture, the cross too on the screen.
+const BARE = { letters: false, cross: false }, PRINTED = { letters: true, cross: false }, SCREEN = { letters: true, cross: true };
+
+/** Draw one slice of a volume: the scan, the fills, the outlines, and what `marks` asks for; `ratio` is pixels a point. */
+function draw(canvas, volume, plane, at, view, marks, ratio, lens = WHOLE) {
+  const context = canvas.getContext("2d"), place = placeOf(canvas, volume, plane, lens), { left, top, width, height } = place;
+  const index = at[plane.axis];
   const put = (small, smooth) => { context.imageSmoothingEnabled = smooth; context.imageSmoothingQuality = "high"; context.drawImage(small, left, top, width, height); };
   context.fillStyle = "#000";
   context.fillRect(0, 0, canvas.width, canvas.height);
@@ -125,7 +135,8 @@ function draw(canvas, volume, plane, at, view, cross) {
     }
     context.setLineDash([]);
   }
-  if (cross) { letters(context, canvas, plane, ratio); crosshair(context, volume, plane, at, { left, top, width, height }, ratio); }
+  if (marks.letters) { letters(context, canvas, plane, ratio); scaleBar(context, canvas, place.perMm, ratio); }
+  if (marks.cross) crosshair(context, volume, plane, at, place, ratio);
 }
 
 const visible = (view, place) => (place && !view.hidden.has(place) ? place : 0);
@@ -141,6 +152,26 @@ function letters(context, canvas, plane, ratio) {
   }
 }
 
+/** Return the longest of 1, 2, 5, 10, 20, … that is no longer than `most`. */
+function roundLength(most) {
+  const power = 10 ** Math.floor(Math.log10(most));
+  return [5, 2, 1].find((factor) => factor * power <= most * (1 + 1e-9)) * power;
+}
+
+/** Draw a scale bar in the lower left, at most a third of the canvas long. */
+function scaleBar(context, canvas, perMm, ratio) {
+  const mm = roundLength(canvas.width / 3 / perMm), x = 10 * ratio, y = canvas.height - 10 * ratio, end = x + mm * perMm;
+  context.beginPath();
+  context.moveTo(x, y); context.lineTo(end, y);
+  context.lineCap = "butt";
+  for (const [colour, width] of [["rgb(0 0 0 / .7)", 6], ["#fff", 3]]) { context.strokeStyle = colour; context.lineWidth = width * ratio; context.stroke(); }
+  context.textAlign = "left"; context.textBaseline = "alphabetic";
+  context.lineWidth = 3 * ratio; context.strokeStyle = "rgb(0 0 0 / .7)"; context.fillStyle = "#fff";
+  const words = `${+mm.toPrecision(2)} mm`;
+  context.strokeText(words, x, y - 6 * ratio);
+  context.fillText(words, x, y - 6 * ratio);
+}
+
 function crosshair(context, volume, plane, at, { left, top, width, height }, ratio) {
   const x = left + width * (1 - (at[plane.across] + 0.5) / volume.shape[plane.across]);
   const y = top + height * (1 - (at[plane.down] + 0.5) / volume.shape[plane.down]);
@@ -151,8 +182,8 @@ function crosshair(context, volume, plane, at, { left, top, width, height }, rat
 }
 
 /** Return the voxel under a point of a canvas, the slice's own axis included, or null beside the slice. */
-function voxelAt(canvas, volume, plane, at, event) {
-  const frame = canvas.getBoundingClientRect(), { left, top, width, height } = placeOf(canvas, volume, plane);
+function voxelAt(canvas, volume, plane, at, event, lens = WHOLE) {
+  const frame = canvas.getBoundingClientRect(), { left, top, width, height } = placeOf(canvas, volume, plane, lens);
   const across = ((event.clientX - frame.left) * canvas.width / frame.width - left) / width;
   const down = ((event.clientY - frame.top) * canvas.height / frame.height - top) / height;
   if (across < 0 || down < 0 || across >= 1 || down >= 1) return null;
