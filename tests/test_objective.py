@@ -6,9 +6,9 @@ import torch
 from pipeline import config
 from pipeline.losses import ImageLoss, LabelLoss
 from pipeline.losses.objective import Objective, Term
-from pipeline.runs.batches import build_objective
 from pipeline.runs.build import build_network
 from pipeline.runs.components import COMPONENTS
+from pipeline.runs.objectives import build_objective
 from pipeline.types import Task
 
 WITH_CUTS = Path(__file__).resolve().parents[1] / "configs" / "ncut.yaml"

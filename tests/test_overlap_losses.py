@@ -16,8 +16,8 @@ from pipeline import config
 from pipeline.data.layouts import read_dataset
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES, CrossEntropyLoss, FocalLoss, HausdorffLoss, TopKCrossEntropyLoss
-from pipeline.runs.batches import build_objective
 from pipeline.runs.components import COMPONENTS
+from pipeline.runs.objectives import build_objective
 
 SIZES = [(9, 7), (6, 7, 5)]
 BOTH = {"softmax": True, "to_onehot_y": True}

@@ -42,12 +42,12 @@ from pipeline.metrics.region_calibration import RegionExpectation
 from pipeline.nifti import load
 from pipeline.prediction.deciding import paint
 from pipeline.prediction.voting import VoteSweep
-from pipeline.runs.batches import build_objective
 from pipeline.runs.beside import Beside
 from pipeline.runs.checking import check_dataset
 from pipeline.runs.components import COMPONENTS
 from pipeline.runs.evaluating import evaluate
 from pipeline.runs.models import load_model
+from pipeline.runs.objectives import build_objective
 from pipeline.runs.pairing import read_regions
 from pipeline.runs.stored import read_config
 from pipeline.types import Region, Task

@@ -17,6 +17,7 @@ STAGES = {
         "runs.build",
         "runs.refusals",
         "runs.batches",
+        "runs.objectives",
         "runs.predictors",
         "runs.segments",
         "runs.announcing",

@@ -68,6 +68,10 @@ class Relabelling:
         named = any(value == own for own, _ in self.pairs)
         return value not in (0, self.ignore) and not named and (self.labels or {}).get(value) != BACKGROUND
 
+    def read(self, case: Case) -> Case:
+        """Return a case whose mask is read with the new labels."""
+        return replace(case, relabelled=self.pairs, annotated=self.annotated(case.annotated))
+
     def annotated(self, own: Collection[int] | None) -> tuple[int, ...] | None:
         """Return the new values of annotated classes, from the own ones; None for all."""
         if own is None or all(value in own for values in self.made_of.values() for value in values):
@@ -151,19 +155,12 @@ def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Datas
                 first[value] = name
                 found.append(value)
         made_of[name] = tuple(found)
-    relabelling = Relabelling(
-        labels=dataset.labels,
-        ignore=dataset.ignore,
-        made_of=made_of,
-        new_values=tuple(range(1, len(made_of) + 1)),
-    )
+    new_values = tuple(range(1, len(made_of) + 1))
+    relabelling = Relabelling(labels=dataset.labels, ignore=dataset.ignore, made_of=made_of, new_values=new_values)
     problems += relabelling.halves(dataset.cases)
     return replace(
         dataset,
-        cases=tuple(
-            replace(case, relabelled=relabelling.pairs, annotated=relabelling.annotated(case.annotated))
-            for case in dataset.cases
-        ),
+        cases=tuple(map(relabelling.read, dataset.cases)),
         labels=relabelling.new_labels,
         ignore=relabelling.new_ignore,
         regions={},

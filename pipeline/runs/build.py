@@ -17,7 +17,7 @@ from pipeline.errors import Problem, UserError
 from pipeline.memory import is_out_of_memory
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.pacing.course import Course
-from pipeline.runs.batches import build_objective
+from pipeline.runs.objectives import build_objective
 from pipeline.runs.predictors import precision_of
 from pipeline.runs.refusals import first_line, refuse_losses, refuse_mixing, refuse_parts, refuse_patch, told
 

@@ -12,7 +12,8 @@ from pipeline.errors import Problem, UserError
 from pipeline.metrics.registered import METRICS
 from pipeline.prediction.predictor import Predictor
 from pipeline.runs.atlases import read_atlases
-from pipeline.runs.batches import build_grid, build_ranges, numbered
+from pipeline.runs.batches import build_grid, build_ranges
+from pipeline.runs.objectives import numbered
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
