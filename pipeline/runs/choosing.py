@@ -89,6 +89,7 @@ class Trial:
             ignore=self.truth.ignore,
             overlap_only=True,
             annotated=case.annotated,
+            regions=self.truth.regions,
         )
         return {result.label: 1.0 if result.dice is None else result.dice for result in results}
 
