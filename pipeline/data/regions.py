@@ -38,9 +38,11 @@ def with_regions(dataset: Dataset, chosen: Regions, *, to_train: bool = True) ->
     if not regions:
         return dataset
     values, problems = _values_of(dataset, regions, to_train=to_train)
-    if partial := [case.id for case in dataset.cases if case.annotated is not None]:
-        message = f"do not know cases in which some classes are not annotated, such as {partial[0]}"
-        problems.append(Problem("regions", CODE, message, "train on labels (regions=null), or leave such cases out"))
+    if partly := [case.id for case in dataset.cases if case.annotated is not None]:
+        message = (
+            f"need every class in every mask, and not every one is annotated in {len(partly)}, such as {partly[0]}"
+        )
+        problems.append(Problem("regions", CODE, message, "give null, or leave these cases out"))
     if not problems:
         try:
             return _as_regions(dataset, values, painted_labels(in_order(values)))

@@ -77,7 +77,7 @@ class Relabelling:
         if own is None or all(value in own for values in self.made_of.values() for value in values):
             return None
         made_of = zip(self.new_values, self.made_of.values(), strict=True)
-        return tuple(new for new, values in made_of if {*values} <= {*own})
+        return tuple(sorted(new for new, values in made_of if {*values} <= {*own}))
 
     def halves(self, cases: Sequence[Case]) -> Iterator[Problem]:
         """Find new labels of which a part is annotated in a case, and another part is not."""
