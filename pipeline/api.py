@@ -126,8 +126,7 @@ def predict(
         verbose: As for :func:`train`.
 
     Raises:
-        UserError: A mask is there that was made otherwise or by somebody else, or no scan could be predicted;
-            nothing is written then.
+        UserError: No scan could be predicted, or a mask is there that is not ours; nothing is written then.
         IncompleteError: Something is wrong with some of the scans; its ``done`` are the masks of the others.
     """
     with calling(verbose=verbose):
@@ -153,6 +152,7 @@ def evaluate(
     *,
     ignore: int | None = None,
     tolerance_mm: float = 1.0,
+    regions: Mapping[str, Sequence[int]] | None = None,
     verbose: bool = False,
 ) -> Summary:
     """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
@@ -163,6 +163,7 @@ def evaluate(
         output: The folder for ``cases.csv``, ``summary.json`` and ``report.html``.
         ignore: Label value of voxels that are not scored.
         tolerance_mm: Distance up to which surfaces agree in the surface Dice.
+        regions: Names and values of unions of labels to score; by default those that ``dataset.json`` asks for.
         verbose: As for :func:`train`.
 
     Returns:
@@ -172,7 +173,7 @@ def evaluate(
         UserError: Something is wrong with a mask; nothing is written then.
     """
     with calling(verbose=verbose):
-        return runs.evaluate(Path(predictions), Path(labels), to_write(Path(output)), ignore, tolerance_mm)
+        return runs.evaluate(Path(predictions), Path(labels), to_write(Path(output)), ignore, tolerance_mm, regions)
 
 
 def compare(run_a: Several, run_b: Several, output: AnyPath) -> Comparison | GroupComparison:
@@ -231,6 +232,4 @@ def _paths(given: Several) -> list[Path]:
 
 
 def _path(path: AnyPath | None) -> Path | None:
-    if path is None:
-        return None
-    return Path(path)
+    return None if path is None else Path(path)

@@ -39,6 +39,12 @@ class Model:
         return dict(self._trained.task.labels)
 
     @property
+    def regions(self) -> dict[str, tuple[int, ...]]:
+        """The label values of each region, in the order of probabilities; ``{}`` where labels exclude each other."""
+        task = self._trained.task
+        return {task.labels[region.label]: region.values for region in task.regions}
+
+    @property
     def channels(self) -> tuple[str, ...]:
         """The names of the channels that a scan must have, in their order."""
         return self._trained.task.channels
@@ -63,6 +69,8 @@ class Model:
 
     def probabilities(self, image: Any, affine: ArrayLike | None = None) -> NDArray[np.float32]:
         """Return the probability of every label, ``[K, …]`` in the order of :attr:`labels`, on the scan's own grid.
+
+        Of a model of regions, return that of each of :attr:`regions`, which do not add up to 1.
 
         They take 4 bytes per voxel and label, and are not post-processed.
 

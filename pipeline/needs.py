@@ -32,6 +32,9 @@ def needs_problems(recipe: Recipe, components: Components) -> list[Problem]:
         loss = components.losses[term.loss]
         needs = (term.judges or loss.judges, *(term.against or loss.against))
         problems += [_unprovided(n, term.loss, name, known, recipe) for name in needs if name not in known]
+    if recipe.regions not in (None, "auto") and recipe.segments is not None:
+        message = "are unions of labels, and a recipe with segments trains without them"
+        problems.append(Problem("regions", "no-labels", message, "leave out one of them"))
     if recipe.postprocessing not in ((), "auto") and recipe.segments is not None:
         message = "changes the masks of labels, and the segments of a recipe without labels have no names yet"
         problems.append(Problem("postprocessing", "no-labels", message, "leave it out"))

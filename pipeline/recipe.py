@@ -64,6 +64,12 @@ class Recipe(Section):
         description="new labels and the values or names that each is made of, such as {tumour: [2, 3], liver: 1}; what "
         "is not named becomes background; or null for the dataset's own",
     )
+    regions: Auto | Annotated[dict[LabelName, Parts], Field(min_length=1, max_length=MOST_LABELS)] | None = Field(
+        default="auto",
+        description="structures that may lie in each other, and the values or names of their labels, such as {tumour: "
+        "[1, 2, 3], core: [2, 3], enhancing: 3}; auto for those that dataset.json asks for (regions_class_order), or "
+        "null for labels that exclude each other",
+    )
     plugins: Annotated[tuple[Path, ...], Field(max_length=100)] = Field(
         default=(), description="a list of Python files that register components"
     )

@@ -41,18 +41,45 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """A structure that is a union of labels, and may lie in another one or overlap with it.
+
+    Attributes:
+        label: The one of its values that no region painted after it has: label maps have it where the region is, and
+            none of those is.
+        values: The label values of its mask.
+    """
+
+    label: int
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """What a network was trained to do.
 
     Attributes:
-        labels: The dataset's label values and names in the order of the network's classes, background first.
+        labels: The dataset's label values and names in the order of the network's classes, background first. With
+            regions, the name of a value is that of the region that label maps have it for.
         channels: Names of the image channels.
         ignore: The label value of voxels that nobody has annotated, which are not scored; None where there is none.
+        regions: What is trained and scored in the place of labels, in the order in which label maps are painted; empty
+            where labels exclude each other.
     """
 
     labels: Mapping[int, str]
     channels: tuple[str, ...]
     ignore: int | None = None
+    regions: tuple[Region, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The label of each channel of the network's output: of each region, or of each class."""
+        return tuple(region.label for region in self.regions) or tuple(self.labels)
+
+    def values_of(self, label: int) -> tuple[int, ...]:
+        """Return the values in a label map that a label's structure consists of."""
+        return next((region.values for region in self.regions if region.label == label), (label,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -153,6 +153,16 @@ def test_batches_do_not_depend_on_the_number_of_workers(workers):
     assert all(same(batch, reference[step]) for step, batch in enumerate(loaded))
 
 
+def test_a_worker_makes_the_slots_that_its_parent_knew_of():
+    """A worker that is spawned, as on macOS and from Python 3.14 on, is in no group of processes itself."""
+    known = [1, 2]
+    streams = {"labelled": Stream(cases(5), 4, 0)}
+    made = StepBatches(streams, read, (6, 6, 6), STRONG, 0, slots=lambda _: known)
+    known[:] = [0, 1, 2, 3]
+    whole = StepBatches(streams, read, (6, 6, 6), STRONG, 0)[0]["labelled"]["image"]
+    assert torch.equal(made[0]["labelled"]["image"], whole[1:3])
+
+
 def test_a_resumed_loader_goes_on_as_if_it_had_never_stopped():
     whole = list(StepLoader(batches(), range(0, 8), 0, pin_memory=False))
     parts = [

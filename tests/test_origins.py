@@ -108,6 +108,7 @@ def settings_of(name, dimensions=3):
             "augmentation": augmentation,
             "objective": ({"loss": "dice"},),
             "postprocessing": (),
+            "regions": None,
         }
     )
 

@@ -134,6 +134,7 @@ def test_what_the_user_chose_stays():
         on=("all",),
         network={"name": "unet", "options": options, "memory_format": "contiguous", "recompute": True},
         layout="folder",
+        regions=None,
         postprocessing=({"step": "fill_holes", "options": {"label": 1}},),
     )
     plan = resolve(given, MANY, GPU)

@@ -123,6 +123,14 @@ def evaluate(
     *,
     output: Annotated[Path, destination("Folder for cases.csv and summary.json.")],
     ignore: Annotated[int | None, tyro.conf.arg(help="Label value of voxels that are not scored.")] = None,
+    regions: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(
+            name="region",
+            help="A union of labels to score, such as core=[1,4]; by default those that dataset.json asks for.",
+            metavar="NAME=VALUES",
+        ),
+    ] = (),
     tolerance_mm: Tolerance = 1.0,
 ) -> None:
     """Score masks that any tool has made.
@@ -130,10 +138,11 @@ def evaluate(
     Example: fewmask evaluate masks/ labels/ --output scores/
     """
     from pipeline import runs
+    from pipeline.runs.pairing import read_regions
 
     refuse_outside("--tolerance-mm", tolerance_mm, 0, MOST_MM)
     refuse_outside("--ignore", ignore, -MAX_LABEL, MAX_LABEL)
-    summary = runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm)
+    summary = runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm, read_regions(regions))
     give({"folder": output} | summary.as_dict())
     show_scores(summary, output)
 

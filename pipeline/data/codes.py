@@ -47,6 +47,7 @@ CODES: dict[str, Code] = {
     "split-without-mask": Code("The file of a split validates on a case without a mask."),
     "count-differs": Code("`numTraining` or `numTest` is not the number of entries or scans.", warning=True),
     "bad-labels": Code("The declared or chosen labels are no values and names, or no mask has them."),
+    "bad-regions": Code("The regions are no labels of the dataset, or no mask could tell them apart."),
     "bad-pattern": Code("The pattern for patients is no regular expression, does not fit a case, or takes too long."),
     "outside-root": Code("A path leads out of the dataset's folder."),
     "no-cases": Code("The list has no entries."),

@@ -109,7 +109,8 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         self.seed = seed
         self.views = tuple(views)
         self.foreground_share = foreground_share
-        self.slots = slots
+        # Found out here, since a worker need not know of the other processes of a training.
+        self.slots = {name: [*slots(stream.batch_size)] for name, stream in streams.items()}
         # Shared with the workers: for each its process number, and the step and the sample that it is preparing.
         self._at = RawArray("q", 3 * MAX_WORKERS)
 
@@ -123,8 +124,7 @@ class StepBatches(Dataset[dict[str, dict[str, Any]]]):
         batches = {}
         place = 0
         for name, stream in self.streams.items():
-            slots = self.slots(stream.batch_size)
-            batches[name] = {**self._batch(stream, step, slots, place), "case": self._ids(stream, step)}
+            batches[name] = {**self._batch(stream, step, self.slots[name], place), "case": self._ids(stream, step)}
             place += stream.batch_size
         return batches
 

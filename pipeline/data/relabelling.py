@@ -21,7 +21,7 @@ Chosen = dict[str, tuple[int | str, ...]]
 CODE = "bad-labels"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Relabelling:
     """What a dataset's own labels are, and what becomes of them.
 
@@ -29,28 +29,33 @@ class Relabelling:
         labels: The dataset's own label values and names, or None where nothing declares them.
         ignore: Its own value of voxels that nobody has annotated; None where there is none.
         made_of: For each new name, the own values that it is made of.
+        new_values: The value of each new name.
+        key: Of the recipe, which chooses them.
     """
 
     labels: Mapping[int, str] | None
     ignore: int | None
     made_of: Mapping[str, tuple[int, ...]]
+    new_values: tuple[int, ...]
+    key: str = "labels"
 
     @property
     def new_labels(self) -> dict[int, str]:
-        """The new values, from 1 in the order given, and names; background (0) first."""
-        return {0: "background"} | dict(enumerate(self.made_of, start=1))
+        """The new values and names, by rising value, background (0) first."""
+        return {0: "background"} | dict(sorted(zip(self.new_values, self.made_of, strict=True)))
 
     @property
     def new_ignore(self) -> int | None:
         """The own value to ignore, or another one where a new label or background has it."""
-        if self.ignore is not None and 0 <= self.ignore <= len(self.made_of):
-            return len(self.made_of) + 1
+        if self.ignore is not None and self.ignore in (0, *self.new_values):
+            return max(self.new_values) + 1
         return self.ignore
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """Own and new values; those that are not named become 0."""
-        found = [(value, new) for new, values in enumerate(self.made_of.values(), start=1) for value in values]
+        made_of = zip(self.new_values, self.made_of.values(), strict=True)
+        found = [(value, new) for new, values in made_of for value in values]
         if self.ignore is not None and self.new_ignore is not None:
             found.append((self.ignore, self.new_ignore))
         return tuple(found)
@@ -74,13 +79,13 @@ class Relabelling:
             for value in (value for value in values if value not in there):
                 message = f"has {value}, which none of {len(masks)} masks has"
                 remedy = f"correct or leave out the value; they have {', '.join(map(str, sorted(there - {0})))}"
-                yield f"labels.{name}", CODE, message, remedy
+                yield f"{self.key}.{name}", CODE, message, remedy
         for value in sorted(filter(self.left_out, there)):
             count = sum(voxels.get(value, 0) for voxels in masks)
             holders = sum(bool(voxels.get(value)) for voxels in masks)
             what = f"{value} ({self.labels[value]})" if self.labels and value in self.labels else str(value)
             message = f"does not name {what}, which becomes background: {count} voxels of {holders} masks"
-            yield "labels", "label-left-out", message, "nothing, if it is not to be found"
+            yield self.key, "label-left-out", message, "nothing, if it is not to be found"
 
 
 def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Dataset:
@@ -125,13 +130,19 @@ def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Datas
                 first[value] = name
                 found.append(value)
         made_of[name] = tuple(found)
-    relabelling = Relabelling(dataset.labels, dataset.ignore, made_of)
+    relabelling = Relabelling(
+        labels=dataset.labels,
+        ignore=dataset.ignore,
+        made_of=made_of,
+        new_values=tuple(range(1, len(made_of) + 1)),
+    )
     return replace(
         dataset,
         cases=tuple(replace(case, relabelled=relabelling.pairs) for case in dataset.cases),
         labels=relabelling.new_labels,
         ignore=relabelling.new_ignore,
         regions={},
+        asked={},
         relabelling=relabelling,
         problems=(*dataset.problems, *problems),
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline import nifti
 from pipeline.data.codes import CODES, is_warning
+from pipeline.data.layouts.painting import asked_labels
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.nifti.grids import rename_axes, renaming
 
@@ -200,7 +201,9 @@ def _section(case: Case) -> str:
 def _declarations(dataset: Dataset) -> dict[str, Any]:
     """Return what the dataset says of itself, as a datalist says it."""
     content: dict[str, Any] = {}
-    if dataset.labels is not None and not dataset.regions:
+    if dataset.asked:
+        content |= asked_labels(dataset.asked)
+    elif dataset.labels is not None and not dataset.regions:
         content["labels"] = {str(value): name for value, name in dataset.labels.items()}
     elif dataset.labels is not None:
         singles = {name: value for value, name in dataset.labels.items() if name not in dataset.regions}

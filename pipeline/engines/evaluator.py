@@ -12,6 +12,7 @@ from pipeline.data.checked import read_case
 from pipeline.memory import memory_for
 from pipeline.metrics.calibration import Expectation, Reliability
 from pipeline.metrics.case import TOLERANCE_MM, score_case
+from pipeline.metrics.region_calibration import RegionExpectation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.metrics.registered import CaseMetric
     from pipeline.nifti.volume import Scan
     from pipeline.prediction.predictor import Segmenter
-    from pipeline.types import Case, CaseResult
+    from pipeline.types import Case, CaseResult, Region
 
 # Called with a case, its scans, its true mask and its prediction, all on the scan's own grid.
 Watch: TypeAlias = "Callable[[Case, Sequence[Scan], Scan, NDArray[np.integer[Any]]], None]"
@@ -60,6 +61,7 @@ class SegmentationEvaluator(Evaluator):
         watch: Called with each case, its scans, its true mask and its prediction, all on the scan's own grid.
         overlap_only: Leave out surfaces, lesions, calibration and further metrics. A training only needs Dice.
         metrics: Further metrics, by name.
+        regions: Unions of labels, which the predictor predicts and which are scored in the place of single ones.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class SegmentationEvaluator(Evaluator):
         watch: Watch = lambda *_: None,
         overlap_only: bool = False,
         metrics: Mapping[str, CaseMetric] | None = None,
+        regions: Sequence[Region] = (),
     ) -> None:
         super().__init__(
             device=predictor.device, val_data_loader=list(cases), iteration_update=self._score, decollate=False
@@ -85,6 +88,7 @@ class SegmentationEvaluator(Evaluator):
         self.watch = watch
         self.overlap_only = overlap_only
         self.metrics = metrics or {}
+        self.regions = tuple(regions)
         self.found: dict[str, CaseScores] = {}
         self.add_event_handler(Events.STARTED, lambda: self.found.clear())
 
@@ -106,11 +110,12 @@ class SegmentationEvaluator(Evaluator):
             return self._scored(case, scans, truth)
 
     def _scored(self, case: Case, scans: Sequence[Scan], truth: Scan) -> list[CaseResult]:
-        expectation = None
+        expectation: Expectation | RegionExpectation | None = None
         reliability = Reliability()
-        if not self.overlap_only:
-            values = self.predictor.label_values
-            expectation = Expectation(values, reliability, truth.labels, self.ignore)
+        if not self.overlap_only and self.regions:
+            expectation = RegionExpectation(self.regions, reliability, truth.labels, self.ignore)
+        elif not self.overlap_only:
+            expectation = Expectation(self.predictor.label_values, reliability, truth.labels, self.ignore)
         labels = self.predictor.segment(scans, expectation)
         self.watch(case, scans, truth, labels)
         results = score_case(
@@ -124,6 +129,7 @@ class SegmentationEvaluator(Evaluator):
             tolerance_mm=self.tolerance_mm,
             overlap_only=self.overlap_only,
             metrics=self.metrics,
+            regions=self.regions,
         )
         if expectation is not None:
             expected = expectation.dice()

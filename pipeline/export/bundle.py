@@ -87,7 +87,7 @@ def _refuse_unlike(networks: list[dict[str, Any]]) -> None:
 
 def _definition(network: nn.Module, content: Content) -> dict[str, Any] | None:
     """Return the class of MONAI's that a network is and the arguments that make it; None where there is none."""
-    classes = {"in_channels": len(content.model.task.channels), "out_channels": len(content.model.task.labels)}
+    classes = {"in_channels": len(content.model.task.channels), "out_channels": len(content.model.task.outputs)}
     shown: Any = network  # MONAI's networks tell their arguments, and no type of them.
     if type(network) is UNet:
         return {

@@ -114,6 +114,7 @@ def _postprocessing(told: dict[str, Any]) -> list[dict[str, Any]]:
             "keys": OUTPUT,
             "image_key": IMAGE,
             "label_values": [int(value) for value in told["labels"]],
+            "painted": [region["label"] for region in told.get("regions", [])],
             "networks": len(told["networks"]),
             "postprocessing": told["postprocessing"],
         },
@@ -138,7 +139,7 @@ def metadata_of(told: dict[str, Any], title: str) -> dict[str, Any]:
         title: What the model does.
     """
     seen = told["networks"][0]
-    names = list(told["labels"].values())
+    names = [region["name"] for region in told.get("regions", [])] or list(told["labels"].values())
     window = {"spatial_shape": seen["patch_size"], "dtype": "float32", "is_patch_data": True}
     return {
         "schema": SCHEMA,

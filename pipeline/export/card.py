@@ -119,17 +119,23 @@ def card_without_run(model: TrainedModel) -> str:
 
 
 def _card(model: TrainedModel, data: str, metrics: str) -> str:
-    labels = {value: name for value, name in model.task.labels.items() if value != 0}
+    task = model.task
+    labels = {value: name for value, name in task.labels.items() if value != 0}
+    rows = [[_values(task.values_of(value)), _plain(name)] for value, name in labels.items()]
     parts = [
         f"# Segmentation of {', '.join(map(_plain, labels.values()))}",
         _about(model),
-        _table(["Label", "Structure"], [[str(value), _plain(name)] for value, name in labels.items()]),
+        _table(["Values in a mask" if task.regions else "Label", "Structure"], rows),
         data,
         metrics,
         USE.format(fill_in=FILL_IN),
         LICENCE.format(fill_in=FILL_IN),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _values(values: Sequence[int]) -> str:
+    return ", ".join(map(str, sorted(values)))
 
 
 def _about(model: TrainedModel) -> str:

@@ -51,11 +51,17 @@ def describe(content: Content, files: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: Its post-processing is a plugin's, which nothing else knows.
     """
+    task = content.model.task
+    regions = [
+        {"name": task.labels[region.label], "label": region.label, "values": list(region.values)}
+        for region in task.regions
+    ]
     return {
         "format": FORMAT,
         "version": __version__,
-        "labels": {str(value): name for value, name in content.model.task.labels.items()},
-        "channels": list(content.model.task.channels),
+        "labels": {str(value): name for value, name in task.labels.items()},
+        **({"regions": regions} if regions else {}),
+        "channels": list(task.channels),
         "postprocessing": describe_steps(content),
         "networks": [
             {"file": file} | _describe_network(predictor)

@@ -17,7 +17,6 @@ from pipeline.runs.checkpoint_facts import portable, task_state
 from pipeline.runs.model_files import state_of
 from pipeline.runs.stored import read_about, read_recipe_of
 from pipeline.sections import LayoutChoice
-from pipeline.types import Task
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +58,7 @@ def _member(checkpoint: Checkpoint) -> dict[str, Any]:
         "step": about.step,
         "best": None,
         "recipe": config.dump(recipe),
-        "task": task_state(Task(about.task.labels, tuple(about.task.channels))),
+        "task": task_state(about.task.as_task()),
         "version": about.version,
         "network": _copied(weights if isinstance(weights, dict) else {}),
     }

@@ -228,8 +228,7 @@ def segment(model: dict[str, Any], sessions: list[Any], paths: list[Path]) -> tu
     if len(channels) != len(model["channels"]):
         sys.exit(f"error: {paths[0]}: has {len(channels)} channel(s), expected {', '.join(model['channels'])}")
     for path, (other, voxels) in zip(paths, read_files, strict=True):
-        same = voxels.shape[1:] == channels[0].shape and np.allclose(other.affine, image.affine, atol=SAME_SPACING)
-        if not same:
+        if voxels.shape[1:] != channels[0].shape or not np.allclose(other.affine, image.affine, atol=SAME_SPACING):
             sys.exit(f"error: {path}: is not on the grid of {paths[0]}")
     mean: Any = 0
     for session, told in zip(sessions, model["networks"], strict=True):
@@ -239,12 +238,18 @@ def segment(model: dict[str, Any], sessions: list[Any], paths: list[Path]) -> tu
         logits = to_scan(slide(session, seen, told), grid)
         if not np.isfinite(logits).all():
             sys.exit(f"error: {paths[0]}: the network's output is not finite")
-        if len(sessions) > 1:
+        if len(sessions) > 1 and "regions" in model:
+            logits = np.exp(-np.logaddexp(0, -logits))
+        elif len(sessions) > 1:
             logits = np.exp(logits - logits.max(axis=0))
             logits /= logits.sum(axis=0)
         mean = logits + mean
-    values = [int(value) for value in model["labels"]]
-    labels = np.array(values, np.min_scalar_type(max(values)))[mean.argmax(axis=0)]
+    kind = np.min_scalar_type(max(map(int, model["labels"])))
+    if painted := [region["label"] for region in model.get("regions", [])]:
+        inside = mean >= (len(sessions) / 2 if len(sessions) > 1 else 0.0)
+        labels = np.select(list(inside[::-1]), painted[::-1], 0).astype(kind)  # The last region that is there.
+    else:
+        labels = np.array([int(value) for value in model["labels"]], kind)[mean.argmax(axis=0)]
     for step in model["postprocessing"]:
         change(labels, step["step"], step["options"], float(np.prod(spacing_of(image))) / 1000)
     return image, labels

@@ -86,8 +86,21 @@ class Reliability:
         return {"ece": self.ece, "voxels": int(self.voxels.sum()), "curve": curve, "reasons": reasons}
 
 
+class Truth:
+    """Base of what compares with true labels, ``[X, Y, Z]``, where these are known."""
+
+    truth: Labels | None
+
+    def true_plane(self, axis: int, number: int) -> Labels | None:
+        """Return the true labels of plane ``number`` across an axis, flattened; None if they are not known."""
+        if self.truth is None:
+            return None
+        plane: Labels = np.moveaxis(self.truth, axis, 0)[number].reshape(-1)
+        return plane
+
+
 @dataclass
-class Expectation:
+class Expectation(Truth):
     """The Dice that a network expects of its mask, from voxels that come in parts.
 
     It is ``2 sum(p * m) / (sum(p) + sum(m))`` with the probability ``p`` of the label at each voxel and the mask ``m``:
@@ -160,13 +173,6 @@ class Expectation:
             if self.ignore is not None:
                 counted = counted & (truth != self.ignore)
             self.reliability.add(wide[counted], (truth == labels)[counted])
-
-    def true_plane(self, axis: int, number: int) -> Labels | None:
-        """Return the true labels of plane ``number`` across an axis, flattened; None if they are not known."""
-        if self.truth is None:
-            return None
-        plane: Labels = np.moveaxis(self.truth, axis, 0)[number].reshape(-1)
-        return plane
 
     def dice(self) -> dict[int, float]:
         """Return the expected Dice of each foreground label, by its value."""

@@ -20,12 +20,14 @@ from pipeline.metrics.surface import flat_axes, surface_distances
 from pipeline.types import CaseResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from pipeline.metrics.overlap import Codes, Counts, Labels
     from pipeline.metrics.registered import CaseMetric
     from pipeline.metrics.surface import Mask, Spacing
-    from pipeline.types import Outcome
+    from pipeline.types import Outcome, Region
 
     Box: TypeAlias = tuple[slice, ...]
 
@@ -44,8 +46,9 @@ def score_case(
     tolerance_mm: float = TOLERANCE_MM,
     overlap_only: bool = False,
     metrics: Mapping[str, CaseMetric] | None = None,
+    regions: Sequence[Region] = (),
 ) -> list[CaseResult]:
-    """Score every foreground class of one case.
+    """Score every foreground class, or every region, of one case.
 
     Args:
         case: The case's id.
@@ -60,9 +63,10 @@ def score_case(
         overlap_only: Leave out surfaces, lesions and further metrics, which take most of the time. Distances are then
             None, and numbers of lesions 0.
         metrics: Further metrics, by name.
+        regions: Unions of labels that are scored in the place of single ones, each under its label.
 
     Returns:
-        One result for each foreground class, by rising value.
+        One result for each foreground class or region, by rising value.
 
     Raises:
         ValueError: The shapes differ, an array holds no integers, or a value is not in ``labels``.
@@ -82,12 +86,12 @@ def score_case(
     _refuse_unknown(case, truth, prediction, known, counts, ignore)
     scan = _Scan(case, patient or case, truth.shape, _Measured(spacing_mm, tolerance_mm, metrics or {}))
     boxes = [] if overlap_only else [find_objects(codes, len(known)) for codes in maps]
+    unions = {region.label: region.values for region in regions} or {value: (value,) for value in foreground}
     results = []
-    for code, value in enumerate(known.tolist()):
-        if value != 0:
-            masks = _cut_out(maps, code, [found[code - 1] for found in boxes]) if boxes else None
-            overlap = Overlap(*map(int, (counts[code].sum(), counts[:, code].sum(), counts[code, code])))
-            results.append(scan.result(value, foreground[value], overlap, masks))
+    for value, parts in sorted(unions.items()):
+        codes = np.flatnonzero(np.isin(known, parts))
+        masks = _cut_out(maps, codes, [found[code - 1] for found in boxes for code in codes]) if boxes else None
+        results.append(scan.result(value, foreground[value], _overlap(counts, codes), masks))
     return results
 
 
@@ -219,14 +223,23 @@ def _with_margin(start: int, stop: int, size: int) -> slice:
     return slice(max(start - 1, 0), min(stop + 1, size))
 
 
-def _cut_out(maps: tuple[Codes, Codes], code: int, boxes: list[Box | None]) -> tuple[Mask, Mask]:
-    """Return the true and the predicted mask of one class, cut to a box that holds both."""
+def _overlap(counts: Counts, parts: NDArray[np.intp]) -> Overlap:
+    """Return the overlap of some codes together, from the voxels of every pair."""
+    both = counts[np.ix_(parts, parts)]
+    return Overlap(*map(int, (counts[parts].sum(), counts[:, parts].sum(), both.sum())))
+
+
+def _cut_out(maps: tuple[Codes, Codes], parts: NDArray[np.intp], boxes: list[Box | None]) -> tuple[Mask, Mask]:
+    """Return the true and the predicted mask of one class or of several together, cut to a box that holds both."""
     axes = zip(maps[0].shape, *(box for box in boxes if box is not None), strict=True)
     box = tuple(
         _with_margin(min(s.start for s in spans), max(s.stop for s in spans), size) if spans else slice(0)
         for size, *spans in axes
     )
-    truth, prediction = (codes[box] == code for codes in maps)
+    if len(parts) == 1:
+        truth, prediction = (codes[box] == parts[0] for codes in maps)
+    else:
+        truth, prediction = (np.isin(codes[box], parts) for codes in maps)
     return truth, prediction
 
 

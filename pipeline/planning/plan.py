@@ -151,7 +151,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
             "data": data.model_copy(update=grid | sizes.of_data | {"units": units}),
             "network": recipe.network.model_copy(update=chosen),
             "augmentation": augmentation,
-            "postprocessing": _postprocessing(recipe, index, pick),
+            **_masks(recipe, index, pick),
         }
     )
     plan = Plan(
@@ -191,13 +191,31 @@ def _augmentation(recipe: Recipe, choose: Callable[[str], tuple[Any, str]], pick
     return given.model_copy(update=chosen)
 
 
+def _masks(recipe: Recipe, index: Index, pick: _Choices) -> dict[str, Any]:
+    """Choose what masks consist of, and what is done to predicted ones."""
+    return {"regions": _regions(recipe, index, pick), "postprocessing": _postprocessing(recipe, index, pick)}
+
+
 def _postprocessing(recipe: Recipe, index: Index, pick: _Choices) -> tuple[StepChoice, ...]:
-    """Choose what is done to predicted masks; segments of a training without labels have no known shape."""
-    labels = index.labels if recipe.segments is None else {}
+    """Choose what is done to predicted masks; segments of a training without labels have no known shape.
+
+    With regions nothing is chosen: what is painted of one in a mask is not its shape.
+    """
+    labels = index.labels if recipe.segments is None and not index.dataset.targets else {}
     pieces = [found.largest_pieces for found in index.facts.values()]
     chosen: tuple[StepChoice, ...] = pick(
         "postprocessing", recipe.postprocessing, partial(choose_postprocessing, labels, pieces)
     )
+    return chosen
+
+
+def _regions(recipe: Recipe, index: Index, pick: _Choices) -> dict[str, tuple[int, ...]] | None:
+    """Choose whether labels or regions are trained on: the dataset may ask for regions."""
+    if not index.dataset.targets:
+        return None
+    own = {index.labels[region.label]: region.values for region in index.dataset.targets}
+    reason = "dataset.json asks for them (regions_class_order)"
+    chosen: dict[str, tuple[int, ...]] = pick("regions", recipe.regions, lambda: (own, reason))
     return chosen
 
 

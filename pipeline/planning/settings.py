@@ -17,7 +17,7 @@ from pipeline.bounds import (
     Side,
     Steps,
 )
-from pipeline.recipe import Recipe
+from pipeline.recipe import LabelName, Parts, Recipe
 from pipeline.sections import AugmentationChoices, DataChoices, HounsfieldWindow, NetworkChoice, StepChoice, ZScore
 
 
@@ -71,6 +71,7 @@ class AugmentationSettings(AugmentationChoices):
 class PlannedRecipe(Recipe):
     """What a plan consists of: with a time budget, steps, members and memory format are still open."""
 
+    regions: dict[LabelName, Parts] | None
     precision: Literal["float32", "bfloat16", "float16"]
     data: DataSettings
     network: PlannedNetwork

@@ -34,11 +34,13 @@ class Maps:
     are stored label by label; the entropy waits in memory. Probabilities are those before any post-processing.
 
     Attributes:
-        label_values: The label of each of the K classes; classes with one label count as one.
+        label_values: The label of each of the K classes; classes with one label count as one. Of regions, the label
+            of each, in their own order.
         shape: Of the scan.
         folder: On the disk that is written to.
         probabilities: Whether they are asked for.
-        entropy: Whether that is asked for.
+        entropy: Whether that is asked for; of regions, the mean of the entropies of each.
+        regions: Whether probabilities are of regions, which do not exclude each other.
     """
 
     label_values: Sequence[int]
@@ -46,12 +48,16 @@ class Maps:
     folder: Path
     probabilities: bool = field(kw_only=True)
     entropy: bool = field(kw_only=True)
+    regions: bool = field(default=False, kw_only=True)
     _parts: list[tuple[int, int, slice, int]] = field(default_factory=list, init=False)
     _spool: IO[bytes] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.values = np.unique(np.array(self.label_values))
-        self._places = np.searchsorted(self.values, self.label_values)
+        self.values = np.array(self.label_values)
+        self._places = np.arange(len(self.values))
+        if not self.regions:
+            self.values = np.unique(self.values)
+            self._places = np.searchsorted(self.values, self.label_values)
         self._doubt = np.empty(self.shape, np.uint8, order="F") if self.entropy else None
         if self.probabilities:
             with self._told():
@@ -73,11 +79,17 @@ class Maps:
             shares[place] += probability
         axis, number, part = where
         if self._doubt is not None:
-            np.moveaxis(self._doubt, axis, 0)[number].flat[part] = _as_bytes(entropy_of(shares))
+            np.moveaxis(self._doubt, axis, 0)[number].flat[part] = _as_bytes(self._entropy(shares))
         if self._spool is not None:
             with self._told():
                 self._spool.write(_as_bytes(shares).data)
             self._parts.append((axis, number, part, shares.shape[1]))
+
+    def _entropy(self, shares: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not self.regions:
+            return entropy_of(shares)
+        each: NDArray[np.float32] = np.mean([entropy_of(np.stack([p, 1 - p])) for p in shares], axis=0)
+        return each
 
     def write_entropy(self, path: Path, like: Scan) -> None:
         """Write the entropy by the logarithm of the number of labels, ``[X, Y, Z]`` on the grid of a scan.
@@ -89,7 +101,7 @@ class Maps:
         save_volumes(path, [self._doubt], 1, like, 1 / PARTS)
 
     def write_probabilities(self, path: Path, like: Scan) -> None:
-        """Write the probabilities, ``[X, Y, Z, labels]`` in the order of their values, on the grid of a scan.
+        """Write the probabilities, ``[X, Y, Z, labels]`` by rising value or in the order of regions, on a scan's grid.
 
         Raises:
             WriteError: The disk is full or fails.

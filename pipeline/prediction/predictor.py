@@ -6,15 +6,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from scipy.special import expit
 
 from pipeline import nifti
 from pipeline.engines.postprocessing import postprocess
+from pipeline.metrics.region_calibration import RegionExpectation
 from pipeline.planning.devices import free_bytes
 from pipeline.prediction.deciding import decide
 from pipeline.prediction.images import Images
 from pipeline.prediction.memory import Footprint, footprint
 from pipeline.prediction.placement import Placement, place
-from pipeline.prediction.spool import Spool
+from pipeline.prediction.spool import RegionSpool, Spool
 from pipeline.prediction.sweep import Sweep
 from pipeline.prediction.trial import evaluating, try_network
 from pipeline.prediction.voting import VoteSweep
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from pipeline.nifti.volume import Scan
     from pipeline.prediction.maps import Maps
     from pipeline.prediction.trial import Trial
+    from pipeline.types import Region
 
 
 # At most so much of the memory that is free goes to windows.
@@ -54,7 +57,9 @@ class Segmenter(Protocol):
     def device(self) -> torch.device:
         """Where it computes."""
 
-    def segment(self, scans: Sequence[Scan], expectation: Expectation | None = None) -> NDArray[np.integer[Any]]:
+    def segment(
+        self, scans: Sequence[Scan], expectation: Expectation | RegionExpectation | None = None
+    ) -> NDArray[np.integer[Any]]:
         """Segment a scan that was read: one file with all channels, or one a channel."""
 
 
@@ -67,6 +72,8 @@ class Predictor:
         grid: The grid that the network was trained on.
         patch_size: The window; two numbers for a network of slices.
         label_values: The dataset's value of each class, in the order of the classes.
+        regions: What the channels of the network's output are in the place of classes; none where these exclude each
+            other.
         precision: As in training.
         overlap: Share of a window that its neighbour covers again.
         windows: Windows (in 2-D: slices) that go through the network together, where there is memory for them.
@@ -87,8 +94,14 @@ class Predictor:
     ranges: tuple[IntensityRange | None, ...] = ()
     mirrors: tuple[int, ...] = ()
     postprocessing: tuple[PostprocessingStep, ...] = ()
+    regions: tuple[Region, ...] = ()
     tell: Callable[[str], None] = field(default=lambda _: None, compare=False)
     _known: dict[int, Trial] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def outputs(self) -> int:
+        """The number of channels of the network's output."""
+        return len(self.regions) or len(self.label_values)
 
     @property
     def device(self) -> torch.device:
@@ -100,7 +113,10 @@ class Predictor:
         return self.segment([nifti.load(path) for path in images])
 
     def segment(
-        self, scans: Sequence[Scan], expectation: Expectation | None = None, maps: Maps | None = None
+        self,
+        scans: Sequence[Scan],
+        expectation: Expectation | RegionExpectation | None = None,
+        maps: Maps | None = None,
     ) -> NDArray[np.integer[Any]]:
         """Segment a scan on the grid of its files.
 
@@ -122,8 +138,11 @@ class Predictor:
         return self.sweep(scans).all_logits()
 
     def probabilities(self, scans: Sequence[Scan]) -> NDArray[np.float32]:
-        """Return the probability of every class, ``[K, X, Y, Z]``, on the grid of the scan's files."""
+        """Return the probability of every class or region, ``[K, X, Y, Z]``, on the grid of the scan's files."""
         logits = self.logits(scans)
+        if self.regions:
+            found: NDArray[np.float32] = expit(logits, out=logits)
+            return found
         logits -= logits.max(axis=0)
         np.exp(logits, out=logits)
         logits /= logits.sum(axis=0)
@@ -178,7 +197,7 @@ class Predictor:
             windows,
             channels=channels,
             features=trial.features,
-            classes=len(self.label_values),
+            classes=self.outputs,
             label_bytes=np.min_scalar_type(max(self.label_values)).itemsize,
             together=together,
             voxel_bytes=trial.voxel_bytes,
@@ -190,7 +209,7 @@ class Predictor:
         """Return what is found by trying the network once."""
         if channels not in self._known:
             with evaluating(self):
-                self._known[channels] = try_network(self.network, channels, self.patch_size, len(self.label_values))
+                self._known[channels] = try_network(self.network, channels, self.patch_size, self.outputs)
         return self._known[channels]
 
 
@@ -237,7 +256,10 @@ class Ensemble:
         return self.predictors[0].footprint(forms, channels, len(self.predictors), maps)
 
     def segment(
-        self, scans: Sequence[Scan], expectation: Expectation | None = None, maps: Maps | None = None
+        self,
+        scans: Sequence[Scan],
+        expectation: Expectation | RegionExpectation | None = None,
+        maps: Maps | None = None,
     ) -> NDArray[np.integer[Any]]:
         """Segment a scan on the grid of its files; all else as :meth:`Predictor.segment`."""
         images = Images(scans)
@@ -262,20 +284,21 @@ class Ensemble:
         )
 
     def probabilities(self, scans: Sequence[Scan]) -> NDArray[np.float32]:
-        """Return the mean probability of every class, ``[K, X, Y, Z]``, on the grid of the scan's files."""
+        """Return the mean probability of every class or region, ``[K, X, Y, Z]``, on the grid of the scan's files."""
         total = self.predictors[0].probabilities(scans)
         for each in self.predictors[1:]:
             total += each.probabilities(scans)
         total /= len(self.predictors)
         if self.atlases is not None:
-            said = np.exp(self._vote(self.predictors[0].sweep(scans)).all_logits())
+            said = self._vote(self.predictors[0].sweep(scans)).all_logits()
+            said = expit(said) if self.predictors[0].regions else np.exp(said)
             total += self.atlas_weight * (said - total)
         return total
 
 
 def _segment(
     sweeps: Sequence[Sweep],
-    expectation: Expectation | None,
+    expectation: Expectation | RegionExpectation | None,
     steps: Sequence[PostprocessingStep],
     maps: Maps | None,
     *,
@@ -286,9 +309,13 @@ def _segment(
     if not steps:
         return decide(sweeps, expectation, averaged=averaged, weights=weights, maps=maps)
     first = sweeps[0]
-    spool = Spool(first.predictor.label_values, steps) if expectation else None
+    spool: Spool | RegionSpool | None = None
+    if isinstance(expectation, RegionExpectation):
+        spool = RegionSpool(expectation)
+    elif expectation:
+        spool = Spool(expectation, steps)
     found = decide(sweeps, expectation, averaged=averaged, weights=weights, spool=spool, maps=maps)
     processed = postprocess(found, first.scans[0].spacing_mm, steps)
-    if spool and expectation:
-        spool.tell(expectation, found, processed)
+    if spool:
+        spool.tell(found, processed)
     return processed

@@ -118,8 +118,7 @@ class Sweep:
 
     def all_logits(self) -> NDArray[np.float32]:
         """Return all logits ``[K, X, Y, Z]`` on the scan's grid."""
-        classes = len(self.predictor.label_values)
-        logits = np.empty((classes, *self.scans[0].shape), np.float32)
+        logits = np.empty((self.predictor.outputs, *self.scans[0].shape), np.float32)
         planes = np.moveaxis(logits, self.slab + 1, 0)
         for number, plane in zip(self.numbers, self.planes(), strict=True):
             planes[number] = self.logits(plane.flatten(1)).reshape(-1, *plane.shape[1:]).cpu().numpy()

@@ -21,13 +21,17 @@ class VoteSweep(Sweep):
     """Probabilities that are there already, as a network's way over a scan.
 
     Attributes:
-        probabilities: ``[K, X, Y, Z]`` on the network's grid.
+        probabilities: Of the classes, ``[K, X, Y, Z]`` on the network's grid, also where the network says regions.
     """
 
     probabilities: Tensor
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return the logarithms of probabilities ``[K, N]``."""
+        """Return the logarithms of probabilities ``[K, N]``; for regions, the logits of the sums over their classes."""
+        if regions := self.predictor.regions:
+            values = self.predictor.label_values
+            inside = features.new_tensor([[value in region.values for value in values] for region in regions])
+            return (inside @ features).logit(eps=LEAST)
         return features.clamp(min=LEAST).log()
 
     def _stitched(self) -> Iterator[Tensor]:

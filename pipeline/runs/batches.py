@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.data.augmentation import AUGMENTATIONS, AugmentationChain, Patch, standard
 from pipeline.data.cache import Cache
@@ -17,19 +17,23 @@ from pipeline.engines.units import own_slots
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
+from pipeline.losses.regions import RegionLoss, classes_of_regions
 from pipeline.planning.settings import WindowSettings
 from pipeline.types import VIEWS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.data.index import Index
     from pipeline.data.splits import Split
     from pipeline.planning.settings import Settings
+    from pipeline.types import Region
 
 
-def build_objective(settings: Settings, labels: Mapping[int, str] | None = None) -> Objective:
+def build_objective(
+    settings: Settings, labels: Mapping[int, str] | None = None, regions: Sequence[Region] = ()
+) -> Objective:
     """Build the objective; the second term of the same loss is named ``LOSS_2``, and so on.
 
     A loss whose option ``spacing_mm`` is ``data`` gets the spacing of the prepared scans.
@@ -38,6 +42,9 @@ def build_objective(settings: Settings, labels: Mapping[int, str] | None = None)
         settings: The settings, with the terms.
         labels: Values and names of the classes, background included, by which ``class_weights`` may be named; None for
             an objective that is not computed.
+
+        regions: What is trained in the place of classes. Each term is then the mean over regions; of a region only
+            what is inside takes part (``include_background``), unless the recipe says otherwise.
 
     Raises:
         UserError: Class weights name a class that is not there.
@@ -50,18 +57,40 @@ def build_objective(settings: Settings, labels: Mapping[int, str] | None = None)
             options["spacing_mm"] = settings.data.spacing_mm
         if labels is not None and isinstance(options.get("class_weights"), dict):
             options["class_weights"] = _in_order(options["class_weights"], labels, f"objective.{n}.options")
+        loss = LOSSES.build(term.loss, options)
+        judges = term.judges or loss.judges
+        against = term.against or loss.against
+        if labels is not None and regions:
+            loss = _of_regions(term.loss, options, (judges, *against), labels, regions)
         terms.append(
             Term(
                 name=numbered(term.loss, seen),
-                loss=LOSSES.build(term.loss, options),
+                loss=loss,
                 on=term.on,
-                judges=term.judges or "",
-                against=term.against or (),
+                judges=judges,
+                against=against,
                 weight=term.weight,
                 ramp=term.ramp,
             )
         )
     return Objective(terms)
+
+
+def _of_regions(
+    name: str, options: dict[str, Any], names: Sequence[str], labels: Mapping[int, str], regions: Sequence[Region]
+) -> RegionLoss:
+    """Build a loss of each region; the weights of classes become those of what is outside and inside of it."""
+    if "include_background" in LOSSES.options(name):
+        options = {"include_background": False} | options
+    values = sorted(labels)
+    losses = []
+    for region in regions:
+        own = options
+        weights = options.get("class_weights")
+        if weights is not None and len(weights) == len(values):
+            own = options | {"class_weights": [weights[0], weights[values.index(region.label)]]}
+        losses.append(LOSSES.build(name, own))
+    return RegionLoss(losses, names, classes_of_regions(regions, labels))
 
 
 def _in_order(weights: Mapping[str, float], labels: Mapping[int, str], where: str) -> list[float]:

@@ -54,7 +54,8 @@ def make_network(settings: Settings, task: Task) -> torch.nn.Module:
     """Build the network as :func:`build_network` does, on PyTorch's default device; its exceptions are not caught."""
     torch.manual_seed(settings.seed)
     networks = [_draw_network(settings, task) for _ in range(settings.network.members)]
-    return _laid_out(networks[0] if len(networks) == 1 else DeepEnsemble(networks), settings)
+    network = networks[0] if len(networks) == 1 else DeepEnsemble(networks, regions=bool(task.regions))
+    return _laid_out(network, settings)
 
 
 def _draw_network(settings: Settings, task: Task) -> torch.nn.Module:
@@ -63,7 +64,7 @@ def _draw_network(settings: Settings, task: Task) -> torch.nn.Module:
         settings.network.options,
         spatial_dims=settings.data.dimensions,
         in_channels=len(task.channels),
-        out_channels=len(task.labels),
+        out_channels=len(task.outputs),
     )
     return network
 
@@ -93,7 +94,9 @@ def build_sources(settings: Settings, task: Task, network: torch.nn.Module) -> t
     sources = []
     for n, choice in enumerate(settings.sources):
         try:
-            sources.append(SOURCES.build(choice.source, choice.options, student=network, new_network=new_network))
+            source = SOURCES.build(choice.source, choice.options, student=network, new_network=new_network)
+            source.regions = bool(task.regions)
+            sources.append(source)
         except ValueError as error:
             problem = Problem(f"sources.{n}", "bad-component", str(error), "correct its options, or leave it out")
             raise UserError("A source cannot be built.", [problem]) from error
@@ -117,8 +120,8 @@ def build_step(settings: Settings, task: Task, weights: Mapping[str, Tensor] | N
     choice = settings.optimizer
     refuse_patch(network, settings, task)
     refuse_parts(settings)
-    objective = build_objective(settings, task.labels)
-    refuse_losses(settings, objective, len(task.labels), len(task.channels))
+    objective = build_objective(settings, task.labels, task.regions)
+    refuse_losses(settings, objective, task)
     sources = build_sources(settings, task, network)
     average = None
     if choice.averaging:

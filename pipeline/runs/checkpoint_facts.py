@@ -52,4 +52,7 @@ def about_training(recipe: Recipe, decided: Decisions, task: Task) -> dict[str, 
 
 def task_state(task: Task) -> dict[str, Any]:
     """Return a task as a checkpoint holds it."""
-    return {"labels": dict(task.labels), "channels": list(task.channels)}
+    state: dict[str, Any] = {"labels": dict(task.labels), "channels": list(task.channels)}
+    if task.regions:
+        state["regions"] = [{"label": region.label, "values": list(region.values)} for region in task.regions]
+    return state

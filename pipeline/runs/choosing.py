@@ -81,7 +81,14 @@ class Trial:
 
     def _dice(self, truth: Scan, labels: NDArray[Any]) -> dict[int, float]:
         results = score_case(
-            "", truth.labels, labels, self.truth.labels, truth.spacing_mm, ignore=self.truth.ignore, overlap_only=True
+            "",
+            truth.labels,
+            labels,
+            self.truth.labels,
+            truth.spacing_mm,
+            ignore=self.truth.ignore,
+            overlap_only=True,
+            regions=self.truth.regions,
         )
         return {result.label: 1.0 if result.dice is None else result.dice for result in results}
 

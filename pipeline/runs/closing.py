@@ -42,7 +42,7 @@ def write_beside(stage: Path, masks: Masks, done: Mapping[Path, StoredMask], run
     if VOLUMES not in masks.beside.files():
         return
     read = (read_file(path, mask.files[path.name]) for path, mask in done.items())
-    volumes = [volume for mask in read for volume in volumes_in(mask, masks.labels)]
+    volumes = [volume for mask in read for volume in volumes_in(mask, masks.labels, masks.model.task)]
     write_volumes(stage / VOLUMES, volumes)
     if masks.beside.report:
         _report(stage, masks, done, volumes, (run, which))

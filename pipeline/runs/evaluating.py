@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
@@ -15,19 +16,25 @@ from pipeline.reports.files import write_cases_csv
 from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.folder import SCORES
-from pipeline.runs.pairing import TOO_LARGE, checked_pairs, declared_labels
+from pipeline.runs.pairing import TOO_LARGE, checked_pairs, declared_labels, scored_regions
 from pipeline.runs.reporting import report_masks
 from pipeline.strict_json import write_json
 from pipeline.terminal import progress
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.types import CaseResult
 
 
 def evaluate(
-    predictions: Path, labels: Path, output: Path, ignore: int | None = None, tolerance_mm: float = TOLERANCE_MM
+    predictions: Path,
+    labels: Path,
+    output: Path,
+    ignore: int | None = None,
+    tolerance_mm: float = TOLERANCE_MM,
+    regions: Mapping[str, Sequence[int]] | None = None,
 ) -> Summary:
     """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
 
@@ -39,13 +46,15 @@ def evaluate(
         output: Folder for ``cases.csv``, ``summary.json`` and ``report.html``; made if it is missing.
         ignore: Voxels with this true value are not scored; by default the one that ``dataset.json`` calls ``ignore``.
         tolerance_mm: Distance up to which surfaces agree in the surface Dice.
+        regions: Names and values of unions of labels that are scored in the place of single ones; by default those that
+            ``dataset.json`` asks for, and ``{}`` for none.
 
     Returns:
         The summary that was written.
 
     Raises:
-        UserError: A file is in the way, a prediction is missing, a file is unsound, or grids differ; nothing is
-            written then.
+        UserError: A file is in the way, a prediction is missing, a file is unsound, grids differ, or a region is none;
+            nothing is written then.
     """
     made = Output(output, "evaluate")
     made.refuse_foreign(SCORES)
@@ -53,8 +62,10 @@ def evaluate(
     if ignore is None:
         ignore = declared["ignore"]
     pairs, values, hashes = checked_pairs(predictions, labels, ignore)
-    known = {0: "background"} | (declared["labels"] or {})
+    unions = scored_regions(declared["asked"] if regions is None else regions)
+    known = {0: "background"} | (declared["labels"] or {}) | {each.label: name for name, each in unions.items()}
     names = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
+    score = partial(score_case, labels=names, ignore=ignore, tolerance_mm=tolerance_mm, regions=tuple(unions.values()))
     gallery = Gallery(n_cases=len(pairs), labels=names, ignore=ignore)
 
     def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
@@ -63,7 +74,7 @@ def evaluate(
             (true, guess) = map(read_file, pair[1], hashes[pair[0]])
             maps = true.labels, guess.labels
             gallery.add(case, None, *maps, true.affine)
-            return score_case(case, *maps, names, true.spacing_mm, ignore=ignore, tolerance_mm=tolerance_mm)
+            return score(case, *maps, spacing_mm=true.spacing_mm)
 
     with ThreadPoolExecutor(THREADS) as pool:
         by_case = progress(pool.map(scored, pairs.items()), "scoring", len(pairs))

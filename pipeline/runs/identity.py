@@ -34,6 +34,8 @@ def model_digest(model: TrainedModel) -> str:
     found = hashlib.sha256(repr(([each.model_dump() for each in model.recipe.postprocessing], steps)).encode())
     for each in members:
         found.update(repr((each.grid, each.patch_size, each.label_values, each.overlap, each.ranges)).encode())
+        if each.regions:
+            found.update(repr(each.regions).encode())
         for name, weights in each.network.state_dict().items():
             found.update(f" {name} {weights.dtype} {tuple(weights.shape)} ".encode())
             found.update(_bytes_of(weights))

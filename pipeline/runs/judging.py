@@ -93,7 +93,7 @@ def _misfits(settings: Settings, task: Task, hardware: Hardware) -> list[str]:
     data = settings.data
     axes = settings.augmentation.flip_axes
     # Input and output of the windows that are predicted together, in float32: only a part of what prediction needs.
-    least = 4 * Predictor.windows * (len(task.channels) + len(task.labels)) * math.prod(data.patch_size)
+    least = 4 * Predictor.windows * (len(task.channels) + len(task.outputs)) * math.prod(data.patch_size)
     if hardware.memory_bytes is not None and MUCH * least > hardware.memory_bytes:
         return [f"patches of {data.patch_size} take over {size(MUCH * least)}, of {size(hardware.memory_bytes)}"]
     lengths = {len(data.spacing_mm), len(data.patch_size), data.dimensions}
@@ -178,7 +178,7 @@ def refuse_declared_patch(path: Path, network: nn.Module, settings: Settings, ta
         raise
     except (RuntimeError, ValueError) as error:
         raise _foreign(path, f"it cannot take patches of {patch}: {_first_line(error)}") from None
-    if tuple(output.shape) != (1, len(task.labels), *patch):
+    if tuple(output.shape) != (1, len(task.outputs), *patch):
         raise _foreign(path, f"its output for patches of {patch} is {tuple(output.shape[1:])}")
 
 

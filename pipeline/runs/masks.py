@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.files import WriteError
 from pipeline.memory import memory_for
 from pipeline.metrics.calibration import Expectation
+from pipeline.metrics.region_calibration import RegionExpectation
 from pipeline.planning.limits import size
 from pipeline.plugins import PLUGIN_FAILED, blamed
 from pipeline.prediction.maps import Maps
@@ -114,11 +115,12 @@ class Masks:
         images = read_images(self.targets[path], self.facts[str(path)])
         predictor = self.model.predictor
         with memory_for(str(images[0].path), "to predict it", None, "crop the scan, or predict it elsewhere"):
-            expectation = Expectation(predictor.label_values) if self.expected else None
+            expectation = self._expectation() if self.expected else None
             maps = self._maps(images[0].shape) if self.beside.maps else None
             mask = predictor.segment(images, expectation, maps)
             if self.beside.labels:
-                mask = _with(mask, self.labels)
+                task = self.model.task
+                mask = _with(mask, [value for label in self.labels for value in task.values_of(label)])
             return self.place.save(
                 path.name,
                 self.makings[path],
@@ -126,6 +128,11 @@ class Masks:
                 self.beside.folders(self.labels),
                 None if expectation is None else expectation.dice(),
             )
+
+    def _expectation(self) -> Expectation | RegionExpectation:
+        if self.model.task.regions:
+            return RegionExpectation(self.model.task.regions)
+        return Expectation(self.model.predictor.label_values)
 
     def _named(self, path: Path, error: UserError) -> list[Problem]:
         """Return what went wrong with one scan; of what fails in a plugin it is said with which scan it does."""
@@ -139,12 +146,14 @@ class Masks:
 
     def _maps(self, shape: tuple[int, int, int]) -> Maps:
         asked = self.beside
+        task = self.model.task
         return Maps(
-            self.model.predictor.label_values,
+            task.outputs if task.regions else self.model.predictor.label_values,
             shape,
             self.place.folder,
             probabilities=asked.probabilities,
             entropy=asked.entropy,
+            regions=bool(task.regions),
         )
 
     def _write(self, stage: Path, name: str, mask: NDArray[Any], like: Scan, maps: Maps | None) -> None:
@@ -156,7 +165,8 @@ class Masks:
             maps.write_entropy(stage / ENTROPY / name, like)
         if self.beside.split_labels:
             for label, folder in self.beside.split(self.labels).items():
-                nifti.save_labels(stage / folder / name, (mask == label).view(np.uint8), like)
+                inside = np.isin(mask, self.model.task.values_of(label))
+                nifti.save_labels(stage / folder / name, inside.view(np.uint8), like)
 
     def _tell_memory(self, left: Sequence[Path]) -> None:
         """Say what the largest scan takes, where that is much."""

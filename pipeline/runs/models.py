@@ -19,7 +19,6 @@ from pipeline.runs.parts_of_run import chosen_steps, load_parts
 from pipeline.runs.predictors import predictor_of_run
 from pipeline.runs.stored import FOLDS, read_about, read_written_of
 from pipeline.terminal import note
-from pipeline.types import Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Checkpoint, Which
     from pipeline.engines.postprocessing import LabelStep
     from pipeline.planning.settings import Settings
+    from pipeline.types import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel
     precision = recipe.precision if native else choose_precision(hardware)
     settings = settled(checkpoint.path, recipe.model_copy(update={"device": hardware.device, "precision": precision}))
     load_parts(run, settings)
-    task = Task(about.task.labels, tuple(about.task.channels))
+    task = about.task.as_task()
     weights = checkpoint.state.get("average", checkpoint.state.get("network"))
     refuse_declared(checkpoint.path, settings, task, weights, hardware)
     network = build.build_network(settings, task)

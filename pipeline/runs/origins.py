@@ -17,7 +17,6 @@ from pipeline.runs.model_files import read_model_file
 from pipeline.runs.stored import FOLDS, INDEX, SPLIT, read_about, read_own, read_written_of
 from pipeline.runs.transfer import axes_of, shared_labels, transfer
 from pipeline.terminal import note
-from pipeline.types import Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
     from pipeline.runs.setup import Setup
     from pipeline.runs.transfer import Transfer
+    from pipeline.types import Task
 
 # What the plan of a training chooses anew, and a reader may take for the model's.
 OWN_CHOICES = ("orientation", "spacing_mm", "patch_size", "normalization")
@@ -148,7 +148,7 @@ def _read_member(
         message = f"was trained in {settings.data.dimensions}-D, and the recipe is in {dimensions}-D"
         remedy = f"give data.dimensions={settings.data.dimensions}, or leave start out"
         raise _refused(path, "mixed-dimensions", message, remedy)
-    task = Task(about.task.labels, tuple(about.task.channels))
+    task = about.task.as_task()
     weights = checkpoint.state.get("average", checkpoint.state.get("network"))
     refuse_declared(path, settings, task, weights, find_hardware("cpu"))
     return settings, task, cast("dict[str, Tensor]", weights)
@@ -226,10 +226,10 @@ def _told(origin: Origin, taken: Transfer, setup: Setup) -> Iterator[str]:
     count = len(taken.whole) + len(taken.partly) + len(taken.new)
     yield f"{len(taken.whole)} of {count} weights are those of {origin.path.name}, {len(taken.partly)} partly"
     shared = shared_labels(setup.task, origin.task)
-    names = list(setup.task.labels.values())
-    if set(shared.items()) != {(n, n) for n in range(len(origin.task.labels))} or len(shared) < len(names):
+    names, theirs = ([task.labels[value] for value in task.outputs] for task in (setup.task, origin.task))
+    if set(shared.items()) != {(n, n) for n in range(len(theirs))} or len(shared) < len(names):
         new = [name for n, name in enumerate(names) if n not in shared]
-        gone = [name for n, name in enumerate(origin.task.labels.values()) if n not in shared.values()]
+        gone = [name for n, name in enumerate(theirs) if n not in shared.values()]
         yield f"labels kept: {_listed([names[n] for n in shared])}; new: {_listed(new)}; left: {_listed(gone)}"
     if setup.task.channels != origin.task.channels:
         told = [", ".join(channels) for channels in (setup.task.channels, origin.task.channels)]

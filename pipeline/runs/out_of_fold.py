@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Which
     from pipeline.metrics.calibration import Expectation
+    from pipeline.metrics.region_calibration import RegionExpectation
     from pipeline.nifti.volume import Scan
     from pipeline.prediction.predictor import Segmenter
 
@@ -53,7 +54,9 @@ class OutOfFold:
         """Where the networks lie."""
         return next(iter(self.by_images.values())).device
 
-    def segment(self, scans: Sequence[Scan], expectation: Expectation | None = None) -> NDArray[np.integer[Any]]:
+    def segment(
+        self, scans: Sequence[Scan], expectation: Expectation | RegionExpectation | None = None
+    ) -> NDArray[np.integer[Any]]:
         """Segment one of the scans, given by its images, as its predictor does."""
         return self.by_images[tuple(scan.path for scan in scans)].segment(scans, expectation)
 

@@ -9,11 +9,15 @@ from pipeline.data.inspection import examine_pair
 from pipeline.data.layouts import scans_in
 from pipeline.data.layouts.dataset import BadEntryError, read_labels
 from pipeline.data.layouts.lists import read_json
+from pipeline.data.layouts.painting import UnpaintableError, in_order, painted_labels
 from pipeline.errors import Names, Problem, UserError, nearest
 from pipeline.memory import memory_for
+from pipeline.strict_yaml import read_yaml
 from pipeline.terminal import progress
+from pipeline.types import Region
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
@@ -69,7 +73,7 @@ def declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
     """Read the labels that a ``dataset.json`` of the Decathlon or of nnU-Net declares.
 
     Returns:
-        ``labels``, ``ignore`` and ``regions``, as :func:`read_labels`; None, None and ``{}`` without such a file.
+        ``labels``, ``ignore``, ``regions`` and ``asked``, as :func:`read_labels`; nothing without such a file.
 
     Raises:
         UserError: The file is damaged.
@@ -80,7 +84,56 @@ def declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
         return read_labels(None)
     try:
         content = read_json(listing)
-        return read_labels(content.get("labels"), content.get("ignore"))
+        return read_labels(content.get("labels"), content.get("ignore"), content.get("regions_class_order"))
     except BadEntryError as error:
         code, message, remedy = error.args
         raise UserError("Nothing was evaluated.", [Problem(f"{listing}: labels", code, message, remedy)]) from None
+
+
+def scored_regions(regions: Mapping[str, Sequence[int]]) -> dict[str, Region]:
+    """Return regions by their names, each with the label that its scores stand under.
+
+    Args:
+        regions: The label values of each.
+
+    Raises:
+        UserError: Background is in one, or one has no value that those behind it do not have, or several.
+    """
+    wrong = [name for name, values in regions.items() if not values or min(values) < 1]
+    if wrong:
+        message = "has no values, or one below 1"
+        problems = [
+            Problem(f"region {name}", "bad-regions", message, "give the labels that it unites") for name in wrong
+        ]
+        raise UserError("Nothing was evaluated.", problems)
+    values_of = {name: tuple(dict.fromkeys(values)) for name, values in regions.items()}
+    try:
+        painted = painted_labels(in_order(values_of))
+    except UnpaintableError as error:
+        raise UserError(
+            "Nothing was evaluated.", [Problem(f"region {error.name}", "bad-regions", *error.args)]
+        ) from None
+    return {name: Region(label, values_of[name]) for name, label in painted.items()}
+
+
+def read_regions(pairs: Sequence[str]) -> dict[str, list[int]] | None:
+    """Read regions from ``NAME=VALUES`` with one value or a YAML list; None for none.
+
+    Raises:
+        UserError: One is no name with whole numbers.
+
+    >>> read_regions(["core=[1, 4]", "enhancing=4"])
+    {'core': [1, 4], 'enhancing': [4]}
+    """
+    found: dict[str, list[int]] = {}
+    problems = []
+    for pair in pairs:
+        name, _, text = pair.rpartition("=")
+        told = read_yaml(text, pair)
+        values = told if isinstance(told, list) else [told]
+        if not name or not all(type(value) is int for value in values):
+            problems.append(Problem(f"--region {pair}", "bad-regions", "is no NAME=VALUES", "write core=[1,4]"))
+        found[name] = values
+    if problems:
+        raise UserError("Nothing was evaluated.", problems)
+    return found or None

@@ -63,6 +63,7 @@ def build_predictor(settings: Settings, task: Task, network: torch.nn.Module) ->
         ranges=build_ranges(settings),
         mirrors=settings.augmentation.flip_axes if settings.predict_mirrored else (),
         postprocessing=build_postprocessing(settings, task),
+        regions=task.regions,
         tell=note,
     )
 

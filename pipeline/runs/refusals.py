@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.errors import Problem, UserError
+from pipeline.losses.regions import RegionLoss
 from pipeline.memory import is_out_of_memory, memory_problem
 from pipeline.plugins import told_of_plugin
 from pipeline.recipe import BATCHES
@@ -59,30 +60,38 @@ def _mixes(layer: torch.nn.Module) -> bool:
     return isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)
 
 
-def refuse_losses(settings: Settings, objective: Objective, classes: int, channels: int) -> None:
+def refuse_losses(settings: Settings, objective: Objective, task: Task) -> None:
     """Try each of our losses on a small batch of zeros: options may not fit the dimensions, or give no single number.
 
     Args:
         settings: The settings, with the size of patches.
         objective: The terms.
-        classes: Number of classes.
-        channels: Number of image channels.
+        task: The labels or regions, and the channels.
 
     Raises:
-        UserError: A loss fails, or gives something else than a single number.
+        UserError: A loss fails, gives something else than a single number, or judges what is not made of regions.
     """
     size = [min(side, 8) for side in settings.data.patch_size]
-    image = torch.zeros(1, channels, *size)
+    image = torch.zeros(1, len(task.channels), *size)
     label = torch.zeros(1, 1, *size, dtype=torch.long)
-    logits = torch.zeros(1, classes, *size)
+    logits = torch.zeros(1, 1 if task.regions else len(task.labels), *size)
     examples = {"image": image, "label": label, "mask": label == 0, "logits": logits}
     examples |= {"teacher": logits, "reconstruction": image}
     problems = []
     for n, term in enumerate(objective.terms):
-        if not type(term.loss).__module__.startswith("pipeline."):
+        if task.regions and "reconstruction" in term.needs:
+            message = (
+                f"{term.name} looks at what a network makes of segments that exclude each other, and regions do not"
+            )
+            problems.append(
+                Problem(f"objective.{n}.loss", "bad-component", message, "leave it out, or give regions=null")
+            )
+            continue
+        loss = term.loss.losses[0] if isinstance(term.loss, RegionLoss) else term.loss
+        if not type(loss).__module__.startswith("pipeline."):
             continue
         try:
-            value = term.loss(*(examples[name] for name in (term.loss.judges, *term.loss.against)))
+            value = loss(*(examples[name] for name in (loss.judges, *loss.against)))
             message = "gives a number a case, and a total is one number: use mean or sum"
             if value.ndim == 0:
                 message = ""
@@ -102,7 +111,7 @@ def refuse_patch(network: torch.nn.Module, settings: Settings, task: Task) -> No
         UserError: The network cannot take the patch, its output has another shape, or memory runs out.
     """
     size = tuple(settings.data.patch_size)
-    expected = (1, len(task.labels), *size)
+    expected = (1, len(task.outputs), *size)
     try:
         with torch.no_grad():
             output = network.eval()(torch.zeros(1, len(task.channels), *size, device=settings.device))

@@ -94,7 +94,7 @@ def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
         UserError: The checkpoint is of another task, or what it holds does not fit the network and its optimizer.
     """
     where = str(checkpoint.path)
-    if read_about(checkpoint).task.model_dump() != task_state(task):
+    if task_state(read_about(checkpoint).task.as_task()) != task_state(task):
         message = "was trained on other labels or channels"
         remedy = "bring the dataset back as it was"
         raise UserError("Nothing was resumed.", [Problem(where, "task-changed", message, remedy)])

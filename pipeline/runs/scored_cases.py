@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.data.checked import changed_files
 from pipeline.data.codes import is_warning
 from pipeline.data.layouts import LAYOUTS, Dataset, open_dataset
+from pipeline.data.regions import with_regions
 from pipeline.data.relabelling import relabel
 from pipeline.errors import Problem, UserError
 from pipeline.runs.checkpoint_facts import facts_of
@@ -58,6 +59,7 @@ def own_dataset(run: Path, part: str) -> tuple[Dataset, dict[str, CaseFacts]]:
     dataset = open_dataset(told.dataset, told.root, told.layout.name, told.layout.options)
     if told.labels:
         dataset = relabel(dataset, told.labels)
+    dataset = with_regions(dataset, told.regions)
     wanted = read_own(run, SPLIT)[part]
     missing = [name for name in wanted if name not in {case.id for case in dataset.cases}]
     if missing:
@@ -99,10 +101,13 @@ def other_cases(source: Path, task: Task, open_as: OpenAs, chosen: Chosen | None
         UserError: It has no labelled case, cannot be opened, or lacks a name of ``chosen``.
     """
     dataset = open_dataset(source, *open_as)
-    if chosen:
-        dataset = relabel(dataset, chosen, to_train=False)
+    if chosen or task.regions:
+        if chosen:
+            dataset = relabel(dataset, chosen, to_train=False)
+        regions = {task.labels[region.label]: region.values for region in task.regions}
+        dataset = with_regions(dataset, regions, to_train=False)
         if problems := [problem for problem in dataset.problems if not is_warning(problem)]:
-            raise UserError(f"{source} has not the labels that the run has chosen.", problems)
+            raise UserError(f"{source} has not the labels that the run was trained on.", problems)
     held_out = tuple(case for case in dataset.cases if case.role == "validation")
     cases = held_out or tuple(case for case in dataset.cases if case.label)
     if not cases:

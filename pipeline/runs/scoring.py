@@ -211,7 +211,7 @@ def score(
 
     mine = shared.of(cases) if shared else cases
     evaluator = SegmentationEvaluator(
-        predictor, mine, facts, truth.labels, truth.ignore, tolerance_mm, show, overlap_only, metrics
+        predictor, mine, facts, truth.labels, truth.ignore, tolerance_mm, show, overlap_only, metrics, truth.regions
     )
     if mine:
         evaluator.run()

@@ -29,7 +29,7 @@ MATCHED = (
 
 def labels_of(index: Index) -> Task:
     """Return the labels and channels of a dataset as a task."""
-    return Task(index.labels, index.channels, index.ignore)
+    return Task(index.labels, index.channels, index.ignore, index.dataset.targets)
 
 
 def task_of(recipe: Recipe, index: Index) -> Task:

@@ -10,6 +10,7 @@ from pipeline.data.appearance import FEWEST_KNOWN, unlike
 from pipeline.data.check import copies
 from pipeline.data.layouts import read_dataset
 from pipeline.data.listed_splits import pool_by_file, split_by_file
+from pipeline.data.regions import with_regions
 from pipeline.data.relabelling import relabel
 from pipeline.data.splits import Split, all_cases, split_cases, without_validation
 from pipeline.errors import Problem, UserError
@@ -32,6 +33,8 @@ def check_dataset_of(recipe: Recipe, known: Mapping[str, CaseFacts] | None = Non
     dataset = read_dataset(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options)
     if recipe.labels:
         dataset = relabel(dataset, recipe.labels)
+    if recipe.segments is None:
+        dataset = with_regions(dataset, recipe.regions)
     return check_dataset(_without_notes_on_split(recipe, dataset), known, shared)
 
 

@@ -20,6 +20,7 @@ from pipeline.files import regular
 from pipeline.outputs import Output
 from pipeline.recipe import Recipe
 from pipeline.strict_yaml import read_yaml
+from pipeline.types import Region, Task
 
 if TYPE_CHECKING:
     from pipeline.checkpoints import Checkpoint
@@ -34,6 +35,7 @@ PLUGINS = "plugins.json"
 FOLDS = "folds.json"
 POSTPROCESSING = "postprocessing.json"
 # Keys that runs of earlier versions lack, with what those versions did.
+EARLIER = {"regions": None}
 EARLIER_DATA = {"units": 1, "unlike": "keep"}
 OUT_OF_FOLD = "out-of-fold"
 ATLASES = "atlases.pt"
@@ -138,11 +140,30 @@ class StoredPlugins(Stored):
     plugins: Annotated[list[StoredPlugin], Field(max_length=100)]
 
 
+class StoredRegion(Stored):
+    """A region, as :class:`pipeline.types.Region`."""
+
+    label: Annotated[int, Field(ge=1, le=MAX_LABEL)]
+    values: Annotated[list[Annotated[int, Field(ge=1, le=MAX_LABEL)]], Field(min_length=1, max_length=MAX_LABELS)]
+
+
 class StoredTask(Stored):
     """The labels and channels of a network, as :class:`pipeline.types.Task`."""
 
     labels: Annotated[dict[Annotated[int, Field(ge=0, le=MAX_LABEL)], str], Field(min_length=2, max_length=MAX_LABELS)]
     channels: Annotated[list[str], Field(min_length=1, max_length=1000)]
+    regions: list[StoredRegion] = []
+
+    @model_validator(mode="after")
+    def _has_regions_of_labels(self) -> StoredTask:
+        if self.regions and [0, *sorted(region.label for region in self.regions)] != sorted(self.labels):
+            raise ValueError("expected a region for each label")
+        return self
+
+    def as_task(self) -> Task:
+        """Return it as what a network was trained to do, without a value to ignore."""
+        regions = tuple(Region(region.label, tuple(region.values)) for region in self.regions)
+        return Task(self.labels, tuple(self.channels), regions=regions)
 
 
 class StoredAbout(Stored):
@@ -252,6 +273,7 @@ def _read_written(run: Path) -> tuple[Recipe, Decisions]:
 
 
 def _validated(raw: dict[str, Any]) -> tuple[Recipe, Decisions]:
+    raw = EARLIER | raw
     if isinstance(raw.get("data"), dict):
         raw = raw | {"data": EARLIER_DATA | raw["data"]}
     asked, decided = split(raw)

@@ -62,7 +62,7 @@ def axes_of(settings: Settings, task: Task) -> dict[str, Axes]:
         settings: Of the network; of an ensemble, those of one member are returned.
         task: Its labels and channels.
     """
-    labels = len(task.labels)
+    labels = len(task.outputs)
     channels = len(task.channels)
     own = _shapes(settings, labels, channels)
     more_labels = _shapes(settings, labels + 1, channels)
@@ -88,13 +88,15 @@ def _unlike(shape: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
 def shared_labels(task: Task, model: Task) -> Shared:
     """Return the classes that a model has under the same name; background is background whatever it is called.
 
-    A name that stands for several labels stands for none.
+    A name that stands for several labels stands for none. Regions and classes share nothing.
 
     >>> from pipeline.types import Task
     >>> shared_labels(Task({0: "background", 1: "liver", 2: "tumour"}, ()), Task({0: "air", 4: "tumour"}, ()))
     {0: 0, 2: 1}
     """
-    return _by_name(*([0 if value == 0 else name for value, name in each.labels.items()] for each in (task, model)))
+    if bool(task.regions) != bool(model.regions):
+        return {}
+    return _by_name(*([0 if value == 0 else each.labels[value] for value in each.outputs] for each in (task, model)))
 
 
 def shared_channels(task: Task, model: Task) -> Shared:
@@ -127,7 +129,7 @@ def transfer(
     """
     labels = shared_labels(*tasks)
     channels = shared_channels(*tasks)
-    counts = (len(tasks[1].labels), len(tasks[1].channels))
+    counts = (len(tasks[1].outputs), len(tasks[1].channels))
     found: dict[str, list[str]] = {"whole": [], "partly": [], "new": []}
     told = set[int]()
     weights = {}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.nifti.volume import Scan
+    from pipeline.types import Task
 
 
 class Volume(NamedTuple):
@@ -34,20 +35,25 @@ class Volume(NamedTuple):
     volume_ml: float
 
 
-def volumes_in(mask: Scan, labels: Mapping[int, str]) -> list[Volume]:
+def volumes_in(mask: Scan, labels: Mapping[int, str], task: Task | None = None) -> list[Volume]:
     """Return how large each label of a mask is, in their order; one that is not there has 0 voxels.
 
     Args:
         mask: As it was read.
         labels: Values and names, without background.
+        task: Whose regions, if it has any, the labels stand for; None for labels that exclude each other.
     """
-    counts = dict.fromkeys(labels, 0)
+    counts: dict[int, int] = {}
     for plane in np.moveaxis(mask.labels, -1, 0):
         for label, count in zip(*np.unique(plane, return_counts=True), strict=True):
-            if int(label) in counts:
-                counts[int(label)] += int(count)
+            counts[int(label)] = counts.get(int(label), 0) + int(count)
     one = voxel_ml(mask.spacing_mm)
-    return [Volume(mask.path.name, label, labels[label], count, count * one) for label, count in counts.items()]
+    volumes = []
+    for label, name in labels.items():
+        values = task.values_of(label) if task else (label,)
+        voxels = sum(counts.get(value, 0) for value in values)
+        volumes.append(Volume(mask.path.name, label, name, voxels, voxels * one))
+    return volumes
 
 
 def write_volumes(path: Path, volumes: Iterable[Volume]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.data.layouts import read_dataset
+from pipeline.data.layouts.painting import asked_labels
 from pipeline.data.splits import split_cases
 from pipeline.errors import Problem, UserError
 
@@ -66,7 +67,7 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
     if dataset.labels:
         labels = {name: value for value, name in dataset.labels.items()}
     told = {"labels": labels, "channel_names": dataset.channels, "ignore": dataset.ignore}
-    return {key: value for key, value in told.items() if value is not None}
+    return {key: value for key, value in told.items() if value is not None} | asked_labels(dataset.asked)
 
 
 def _entry(case: Case, label: Path | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.bounds import MAX_LABEL, LabelValue
+from pipeline.data.layouts.painting import UnpaintableError, painted_labels
 from pipeline.data.layouts.patterns import REMEDY, BadPatternError, first_groups
 from pipeline.errors import Problem, UserError, shown
 from pipeline.files import LONGEST_NAME
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.data.relabelling import Relabelling
-    from pipeline.types import Case
+    from pipeline.types import Case, Region
 
 LAYOUTS = Registry("layout", "ways in which a dataset may lie on disk")
 
@@ -43,6 +44,9 @@ class Dataset:
         labels: Label values and their names, background included, or None where nothing declares them.
         ignore: The label value of voxels that nobody has annotated; None where there is none.
         regions: Names of structures that are unions of labels, and the values of each.
+        asked: Regions that the dataset asks a network to be trained on, as nnU-Net's ``regions_class_order`` does, and
+            the values of each, in the order of painting; those of a single value are among them.
+        targets: Regions that are trained and scored; empty where labels are.
         problems: Problems and warnings about the list or the folders; ``cases`` are those that could be read.
         left_out: Files that an option leaves out, and that are not reported as unused.
         names_patients: Whether the dataset names the patient of every case.
@@ -56,6 +60,8 @@ class Dataset:
     labels: Mapping[int, str] | None = None
     ignore: int | None = None
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    asked: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    targets: tuple[Region, ...] = ()
     problems: tuple[Problem, ...] = ()
     left_out: frozenset[Path] = frozenset()
     names_patients: bool = False
@@ -190,21 +196,23 @@ def _could_be_a_file(name: str) -> bool:
     return b"\0" not in encoded and len(encoded) < LONGEST_PATH and max(map(len, encoded.split(b"/"))) <= LONGEST_NAME
 
 
-def read_labels(named: Any, ignore: Any = None) -> dict[str, Any]:
+def read_labels(named: Any, ignore: Any = None, order: Any = None) -> dict[str, Any]:
     """Read label values and names: the Decathlon's ``{"1": "liver"}`` or nnU-Net's ``{"liver": 1}`` and regions.
 
-    A region is a name with several values, ``{"tumour": [1, 2], "core": 2}``: a union, which a network of exclusive
-    classes learns as its parts. A value is named after the smallest region that holds it.
+    A region is a name with several values, ``{"tumour": [1, 2], "core": 2}``: a union. With an order in which label
+    maps are painted, regions are asked for; without one, a network of exclusive classes learns their parts. A value is
+    named after the smallest region that holds it.
 
     Args:
         named: What the dataset gives; None or ``{}`` declares nothing.
         ignore: The value of voxels that nobody has annotated; a label of the name ``ignore`` says the same.
+        order: nnU-Net's ``regions_class_order``: the value that label maps have for each region; None for none.
 
     Returns:
-        ``labels``, ``ignore`` and ``regions`` of a :class:`Dataset`.
+        ``labels``, ``ignore``, ``regions`` and ``asked`` of a :class:`Dataset`.
 
     Raises:
-        BadEntryError: It is neither, one value has two names, or a value is out of range.
+        BadEntryError: It is neither, one value has two names or is out of range, or the order is of other regions.
 
     >>> read_labels({"background": 0, "tumour": [1, 2], "core": 2, "ignore": 3})["labels"]
     {0: 'background', 1: 'tumour', 2: 'core'}
@@ -213,7 +221,7 @@ def read_labels(named: Any, ignore: Any = None) -> dict[str, Any]:
         remedy = f"give a whole number from {-MAX_LABEL} to {MAX_LABEL}"
         raise BadEntryError("bad-labels", f"has the ignore value {shown(ignore)}", remedy)
     if named is None or named == {}:
-        return {"labels": None, "ignore": ignore, "regions": {}}
+        return {"labels": None, "ignore": ignore, "regions": {}, "asked": {}}
     try:
         groups = _groups(named)
     except (AttributeError, TypeError, ValueError):
@@ -234,7 +242,26 @@ def read_labels(named: Any, ignore: Any = None) -> dict[str, Any]:
     many = len(set(singles)) < len(singles) or len(ignored) > 1 or len(names) > MAX_CLASSES
     if many or min(names) < 0 or max(map(abs, (*names, *ignored))) > MAX_LABEL:
         raise BadEntryError("bad-labels", f"is {shown(named)}", LABELS_REMEDY)
-    return {"labels": names, "ignore": ignored[0] if ignored else None, "regions": regions}
+    return {
+        "labels": names,
+        "ignore": ignored[0] if ignored else None,
+        "regions": regions,
+        "asked": _asked(groups, order) if regions and order is not None else {},
+    }
+
+
+def _asked(groups: Mapping[str, tuple[int, ...]], order: Any) -> dict[str, tuple[int, ...]]:
+    """Return the regions that an order of painting speaks of, which must be all that is no background."""
+    asked = {name: values for name, values in groups.items() if values != (0,)}
+    try:
+        painted = painted_labels(asked)
+    except UnpaintableError as error:
+        raise BadEntryError("bad-labels", f"{shown(error.name)} {error.args[0]}", error.args[1]) from None
+    if order != list(painted.values()):
+        told = f"{list(painted.values())} for {', '.join(painted)}"
+        message = f"has regions_class_order {shown(order)}, and the labels that tell its regions apart are {told}"
+        raise BadEntryError("bad-labels", message, "correct one of them; a region in another one stands behind it")
+    return asked
 
 
 def _groups(named: Any) -> dict[str, tuple[int, ...]]:

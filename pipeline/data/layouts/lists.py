@@ -12,7 +12,17 @@ from pipeline.data.codes import is_warning
 from pipeline.data.layouts.channels import NumberedFiles
 from pipeline.data.layouts.dataset import LAYOUTS, BadEntryError, Dataset, Layout, no_dataset, read_labels, repeats
 from pipeline.data.layouts.records import Folds, Keys, is_scan_name, make_case, read_files, read_role
-from pipeline.data.layouts.synonyms import ABOUT, MOST_UNKNOWN, SECTIONS, TAKE_OUT, meaning, names_masks, simple, slip
+from pipeline.data.layouts.synonyms import (
+    ABOUT,
+    DECLARED,
+    MOST_UNKNOWN,
+    SECTIONS,
+    TAKE_OUT,
+    meaning,
+    names_masks,
+    simple,
+    slip,
+)
 from pipeline.errors import Problem
 
 if TYPE_CHECKING:
@@ -219,7 +229,7 @@ def read_about(content: Mapping[str, Any], source: Path) -> tuple[dict[str, Any]
         source: Its file.
 
     Returns:
-        ``labels``, ``ignore``, ``regions`` and ``channels`` of a :class:`Dataset`, and problems and warnings.
+        ``labels``, ``ignore``, ``regions``, ``asked`` and ``channels`` of a :class:`Dataset`; problems and warnings.
     """
     where = str(source)
     problems: list[Problem] = []
@@ -239,10 +249,10 @@ def read_about(content: Mapping[str, Any], source: Path) -> tuple[dict[str, Any]
         problems.append(Problem(where, "unknown-key", message, TAKE_OUT))
     else:
         problems += [_unknown(key, content[key], where) for key in unknown]
-    told = {what: content[keys[what]] for what in ("labels", "ignore", "channel_names") if what in keys}
+    told = {what: content[keys[what]] for what in DECLARED if what in keys}
     declared: dict[str, Any] = {}
     try:
-        declared = read_labels(told.get("labels"), told.get("ignore"))
+        declared = read_labels(told.get("labels"), told.get("ignore"), told.get("regions_class_order"))
     except BadEntryError as error:
         problems.append(Problem(f"{source} labels", *error.args))
     try:

@@ -65,13 +65,16 @@ ABOUT = _words(
     {
         "labels": "labelnames classes classnames",
         "ignore": "ignorelabel ignoreindex ignorevalue",
+        "regions_class_order": "regionsclassorder",
         "channel_names": "channels modality modalities",
         "about": "name description reference references citation licence license release relase version date created "
         "author authors contact comment comments note notes url doi homepage source dataset datasetname task "
         "tensorimagesize numtraining numtrain numtest numtesting numvalidation numval numunlabeled numunlabelled "
-        "fileending overwriteimagereaderwriter regionsclassorder imagereaderwriter convertedby",
+        "fileending overwriteimagereaderwriter imagereaderwriter convertedby",
     }
 )
+# Those of them that are read.
+DECLARED = ("labels", "ignore", "regions_class_order", "channel_names")
 UNLABELLED = ("unlabeled", "unlabelled")
 ROLES: dict[str, Role] = {
     **{role: role for role in get_args(Role)},

@@ -33,7 +33,8 @@ class Source(ABC):
     ``provides`` names its values. ``needs`` names the values that it uses, as far as not every batch has them: those of
     other sources, and the views ``plain_image``, with the scan's own intensities, and ``other_image``, with intensities
     changed by other random numbers; in both each voxel is where it is in ``image``. ``other_streams`` names the streams
-    that it uses beside its own.
+    that it uses beside its own. ``regions`` is set by the program: whether the channels of logits are regions, each
+    with a sigmoid of its own. Labels that are predicted then have a channel a region.
 
     Args:
         student: The network that is trained.
@@ -44,6 +45,7 @@ class Source(ABC):
     provides: tuple[str, ...]
     needs: tuple[str, ...] = ()
     other_streams: tuple[str, ...] = ()
+    regions: bool = False
 
     def __init__(self, student: nn.Module, new_network: Callable[[int], nn.Module] | None = None) -> None:
         self.student: Any = student

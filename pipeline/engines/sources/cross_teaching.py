@@ -8,7 +8,7 @@ import torch
 
 from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.engines.sources.base import SOURCES, Source
-from pipeline.engines.sources.mean_teacher import confident_labels
+from pipeline.engines.sources.mean_teacher import confident_labels, confident_regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 
     from pipeline.engines.values import StreamValues
 
+# The least probability whose logit counts.
+LEAST = 1e-6
+
 
 @SOURCES.register("cross_teaching")
 class CrossTeaching(Source):
     """The labels that the other members of an ensemble predict for the member whose turn it is.
 
     It provides ``peer_label`` ``[B, 1, …]``: the likeliest class by the mean of the others' probabilities, predicted on
-    the scan's own intensities; -1 outside the scan and where that mean is below ``confidence``. It has no gradient. The
-    members differ in their first weights and in the batches they see.
+    the scan's own intensities; -1 outside the scan and where that mean is below ``confidence``. Of regions it has a
+    channel each: 1 inside and 0 outside. It has no gradient. The members differ in their first weights and in the
+    batches they see.
 
     Chen et al., cross pseudo supervision, CVPR 2021, arXiv 2106.01226; Luo et al., cross-teaching, MIDL 2022,
     arXiv 2112.04894, where both networks are updated in every step.
@@ -61,7 +65,11 @@ class CrossTeaching(Source):
         count = len(self.student.members)
         others = [self.student.members[(self.student.turn + n) % count].eval() for n in range(1, count)]
         image = known["plain_image"]
-        mean = torch.stack([other(image).float().softmax(dim=1) for other in others]).mean(dim=0)
+        each = [other(image).float() for other in others]
         for other in others:
             other.train()
+        if self.regions:
+            logits = torch.stack([one.sigmoid() for one in each]).mean(dim=0).logit(eps=LEAST)
+            return {"peer_label": confident_regions(logits, known["mask"], self.confidence)}
+        mean = torch.stack([one.softmax(dim=1) for one in each]).mean(dim=0)
         return {"peer_label": confident_labels(mean.log(), known["mask"], self.confidence)}

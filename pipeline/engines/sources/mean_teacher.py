@@ -28,7 +28,8 @@ class MeanTeacher(Source):
 
     It provides ``teacher``: logits ``[B, K, …]``, and ``pseudo_label``: the likeliest class ``[B, 1, …]``, -1 outside
     the scan and where its probability is below ``confidence``, so that losses leave such voxels out. Neither has a
-    gradient. For an ensemble, the teacher averages all members and predicts as an ensemble.
+    gradient. Of regions, it has a channel each: 1 inside and 0 outside. For an ensemble, the teacher averages all
+    members and predicts as an ensemble.
 
     Tarvainen & Valpola, NeurIPS 2017, arXiv 1703.01780; the threshold as in FixMatch, Sohn et al., NeurIPS 2020,
     arXiv 2001.07685.
@@ -66,7 +67,8 @@ class MeanTeacher(Source):
     def __call__(self, known: StreamValues) -> dict[str, Any]:
         """Return the teacher's logits of the batch, and its labels where it is confident."""
         logits = self.teacher(known["plain_image"])
-        return {"teacher": logits, "pseudo_label": confident_labels(logits, known["mask"], self.confidence)}
+        confident = confident_regions if self.regions else confident_labels
+        return {"teacher": logits, "pseudo_label": confident(logits, known["mask"], self.confidence)}
 
     @torch.no_grad()
     def after_update(self, step: int) -> None:
@@ -97,3 +99,14 @@ def confident_labels(logits: Tensor, mask: Tensor, confidence: float) -> Tensor:
     """
     most, label = logits.float().softmax(dim=1).max(dim=1, keepdim=True)
     return label.masked_fill(~mask | (most < confidence), -1)
+
+
+def confident_regions(logits: Tensor, mask: Tensor, confidence: float) -> Tensor:
+    """Return where each region is, ``[B, R, …]``, -1 outside the mask and where that is less sure than a threshold.
+
+    >>> logits = torch.tensor([[2.0, 0.1, -3.0]]).view(1, 1, 1, 3)
+    >>> confident_regions(logits, torch.ones(1, 1, 1, 3, dtype=torch.bool), 0.8).tolist()
+    [[[[1, -1, 0]]]]
+    """
+    inside = logits.float().sigmoid()
+    return (logits >= 0).long().masked_fill(~mask | (torch.maximum(inside, 1 - inside) < confidence), -1)

@@ -93,6 +93,7 @@ class Decided(MapTransform):
         keys: Of logits.
         image_key: Of the image that they were made of.
         label_values: Of the K classes, in their order.
+        painted: Where the K channels are regions, the label of each: a voxel has that of the last one that it is in.
         networks: M. Of several, the mean of the probabilities decides.
         postprocessing: Steps and their options, one after the other.
     """
@@ -102,12 +103,14 @@ class Decided(MapTransform):
         keys: KeysCollection,
         image_key: Hashable,
         label_values: Sequence[int],
+        painted: Sequence[int] = (),
         networks: int = 1,
         postprocessing: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__(keys)
         self.image_key = image_key
         self.label_values = tuple(label_values)
+        self.painted = tuple(painted)
         self.networks = networks
         self.postprocessing = tuple(postprocessing)
 
@@ -118,12 +121,24 @@ class Decided(MapTransform):
             logits = result[key]
             voxel_ml = float(np.prod(np.linalg.norm(np.asarray(logits.affine)[:3, :3], axis=0))) / 1000
             each = torch.as_tensor(np.asarray(logits.cpu())).reshape(self.networks, -1, *logits.shape[1:])
-            decided = each[0] if self.networks == 1 else each.softmax(dim=1).mean(dim=0)
-            names = np.array(self.label_values, np.min_scalar_type(max(self.label_values)))
-            labels = names[decided.argmax(dim=0).numpy()]
+            labels = self._painted(each) if self.painted else self._likeliest(each)
             for step in self.postprocessing:
                 import_module("scripts.postprocessing").change(labels, step["step"], step["options"], voxel_ml)
             decided_map = type(logits)(torch.from_numpy(labels.astype(np.int32))[None], meta=logits.meta)
             decided_map.affine = torch.as_tensor(result[self.image_key].meta[OWN_AFFINE]).reshape(4, 4)
             result[key] = decided_map
         return result
+
+    def _likeliest(self, each: torch.Tensor) -> Any:
+        """Return the label of the largest logit, or of several networks the largest mean probability."""
+        decided = each[0] if self.networks == 1 else each.softmax(dim=1).mean(dim=0)
+        names = np.array(self.label_values, np.min_scalar_type(max(self.label_values)))
+        return names[decided.argmax(dim=0).numpy()]
+
+    def _painted(self, each: torch.Tensor) -> Any:
+        """Return the label of the last region whose probability, or mean probability, is a half or more; else 0."""
+        inside = each[0] >= 0 if self.networks == 1 else each.sigmoid().mean(dim=0) >= 0.5
+        labels = np.zeros(inside.shape[1:], np.min_scalar_type(max(self.label_values)))
+        for mask, label in zip(inside.numpy(), self.painted, strict=True):
+            labels[mask] = label
+        return labels

@@ -1,0 +1,102 @@
+"""Train on regions of a dataset, unions of its labels that may lie in each other, in the place of its labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from pipeline.data.layouts.painting import UnpaintableError, in_order, painted_labels
+from pipeline.data.relabelling import Relabelling
+from pipeline.errors import Problem, nearest
+from pipeline.types import Region
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.data.layouts import Dataset
+
+# Regions of a recipe: those that the dataset asks for, none, or names with the values or names of labels.
+Regions: TypeAlias = "Mapping[str, Sequence[int | str]] | Literal['auto'] | None"
+CODE = "bad-regions"
+
+
+def with_regions(dataset: Dataset, chosen: Regions, *, to_train: bool = True) -> Dataset:
+    """Return a dataset of which regions are trained and scored.
+
+    Masks stay as they are, but for labels of no region, which become background.
+
+    Args:
+        dataset: The dataset.
+        chosen: For each region the values or names of its labels, in the order of painting as :func:`in_order` mends
+            it; ``auto`` for those that the dataset asks for, None for labels that exclude each other.
+        to_train: Whether the dataset is to be trained on; only then it must have every value.
+
+    Returns:
+        The dataset, with the mistakes in ``chosen`` among its problems.
+    """
+    regions = dataset.asked if chosen == "auto" else chosen
+    if not regions:
+        return dataset
+    values, problems = _values_of(dataset, regions, to_train=to_train)
+    if not problems:
+        try:
+            return _as_regions(dataset, values, painted_labels(in_order(values)))
+        except UnpaintableError as error:
+            problems = [Problem(f"regions.{error.name}", CODE, *error.args)]
+    return replace(dataset, problems=(*dataset.problems, *problems))
+
+
+def _values_of(
+    dataset: Dataset, chosen: Mapping[str, Sequence[int | str]], *, to_train: bool
+) -> tuple[dict[str, tuple[int, ...]], list[Problem]]:
+    """Return the values of each region, each once, and the mistakes."""
+    names = {name: value for value, name in (dataset.labels or {}).items()}
+    problems: list[Problem] = []
+    found: dict[str, tuple[int, ...]] = {}
+    for region, parts in chosen.items():
+        where = f"regions.{region}"
+        if region in ("background", "ignore"):
+            problems.append(
+                Problem(where, CODE, "cannot be a region", "leave it out: what is in no region is background")
+            )
+        values = []
+        for part in parts:
+            value = names.get(part) if isinstance(part, str) else part
+            if value is None:
+                message = f"has {part!r}, which is no label of the dataset"
+                problems.append(Problem(where, CODE, message, nearest(str(part), names) or "give values"))
+            elif value == 0 or value == dataset.ignore:
+                problems.append(Problem(where, CODE, f"has {part!r}, which is no structure", "leave it out"))
+            elif to_train and dataset.labels is not None and value not in dataset.labels:
+                there = ", ".join(f"{value} {label}" for value, label in dataset.labels.items() if value)
+                message = f"has {value}, and the dataset has {there}"
+                problems.append(Problem(where, CODE, message, "correct or leave out the value"))
+            else:
+                values.append(value)
+        found[region] = tuple(dict.fromkeys(values))
+    return found, problems
+
+
+def _as_regions(dataset: Dataset, values: Mapping[str, tuple[int, ...]], painted: Mapping[str, int]) -> Dataset:
+    before = dataset.relabelling
+    made_of: dict[str, tuple[int, ...]] = {name: (label,) for name, label in painted.items()}
+    if before is not None:  # The labels are chosen ones already, each made of the file's own.
+        own = dict(zip(before.new_values, before.made_of.values(), strict=True))
+        made_of = {name: own[label] for name, label in painted.items()}
+    stored = before or dataset
+    relabelling = Relabelling(
+        labels=stored.labels,
+        ignore=stored.ignore,
+        made_of=made_of,
+        new_values=tuple(painted.values()),
+        key="regions",
+    )
+    return replace(
+        dataset,
+        cases=tuple(replace(case, relabelled=relabelling.pairs) for case in dataset.cases),
+        labels=relabelling.new_labels,
+        ignore=relabelling.new_ignore,
+        regions=dict(values),
+        targets=tuple(Region(label, values[name]) for name, label in painted.items()),
+        relabelling=relabelling,
+    )
