@@ -482,7 +482,7 @@ DATASETS = {
     "no label in the list": (LISTS, 66, edit(lambda c: c["training"][0].pop("label") and None), ("missing-label",)),
     "misspelt label": (LISTS, 66, entry(label="labelsTr/cO.nii.gz"), ("missing-file",)),
     "misspelt image": (LISTS, 66, entry(image="imagesTr/cO.nii.gz"), ("missing-file",)),
-    "an .img in the list": (LISTS, 26, entry(image="imagesTr/c0.img"), ("unsupported-file",)),
+    "an .img in the list": (LISTS, 26, entry(image="imagesTr/c0.img"), ("missing-file",)),
     "scan twice": (LISTS, 67, edit(lambda c: c["training"].append(c["training"][0])), ("scan-twice",)),
     "image as label": (LISTS, 61, entry(label="imagesTr/c0.nii.gz"), ("label-is-image",)),
     "id twice": (LISTS, 65, entry(id="c1"), ("id-twice",)),

@@ -23,16 +23,16 @@ def judge(found):
 
 
 def test_altered_file_is_read_or_refused_and_nothing_is_replaced(world, tmp_path):
-    found = alterations.run(world, range(100), tmp_path)
+    found = alterations.run(world, range(60), tmp_path)
     judge(found)
-    assert len({item.file for item in found}) > 15
-    assert sum(item.outcome == "refused" for item in found) > 20
+    assert len({item.file for item in found}) > 12
+    assert sum(item.outcome == "refused" for item in found) > 12
 
 
 CHECKPOINTS = [(kind, file) for kind, files in FILES.items() for file in files if file.endswith(".pt")]
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [30, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_altered_checkpoint_is_read_or_refused(world, tmp_path, count):
     @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(st.sampled_from(CHECKPOINTS), st.randoms(use_true_random=False))

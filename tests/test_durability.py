@@ -118,7 +118,7 @@ def processes_of(group):
     return [line for line in found.splitlines() if " Z" not in line]
 
 
-@pytest.mark.parametrize("everyone", [False, True])
+@pytest.mark.parametrize("everyone", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_command_with_workers_that_is_asked_to_end_saves_and_leaves_no_process(dataset, tmp_path, everyone):
     recipe = write_recipe(tmp_path, dataset, max_steps=100_000, validate_every=100_000)
     words = ["train", recipe, "data.workers=2", "--output", tmp_path / "run"]

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from runs_fixtures import TINY, command_runner, fewmask, make_phantom
 
-from pipeline import api, runs
+from pipeline import api, api_training, runs
 from pipeline.data.layouts import LAYOUTS
 from pipeline.engines.postprocessing import POSTPROCESSING
 from pipeline.engines.sources import SOURCES
@@ -101,7 +101,7 @@ def written(tmp_path, dataset, text, **changes):
 
 def problem_of(tmp_path, recipe):
     with pytest.raises(UserError) as raised:
-        api.train(recipe, tmp_path / "run", settings={"max_steps": 2})
+        api_training.train(recipe, tmp_path / "run", settings={"max_steps": 2})
     (problem,) = raised.value.problems
     return problem, raised.value
 
@@ -151,7 +151,7 @@ def test_what_our_own_code_raises_stays_what_it_is(tmp_path, dataset, monkeypatc
 
     monkeypatch.setattr(runs, "train", ours)
     with pytest.raises(KeyError, match="ours"):
-        api.train(recipe, tmp_path / "run")
+        api_training.train(recipe, tmp_path / "run")
 
 
 def test_memory_that_a_plugin_has_no_more_of_is_no_mistake_of_it(tmp_path, dataset):
@@ -206,7 +206,7 @@ def test_network_of_a_plugin_that_fails_in_prediction_is_named(tmp_path, dataset
     body = "return self.layer(image) if self.training or image.shape[-1] == 16 or not fail else {}[0]"
     text = NETWORK.replace("{body}", body).replace("class Net", "fail = False\n\nclass Net")
     plugin, recipe = written(tmp_path, dataset, text, **SUPERVISED, network="theirs")
-    api.train(recipe, tmp_path / "run", settings={"max_steps": 2})
+    api_training.train(recipe, tmp_path / "run", settings={"max_steps": 2})
     (module,) = [module for module in sys.modules.values() if getattr(module, "__file__", None) == str(plugin)]
     scan = next((dataset / "imagesTs").iterdir())
     model = load(tmp_path / "run")
@@ -239,7 +239,7 @@ class Theirs(PostprocessingStep):
 
 def test_a_plugin_that_fails_on_one_scan_of_a_prediction_costs_that_scan_alone(tmp_path, dataset, monkeypatch, capsys):
     plugin, recipe = written(tmp_path, dataset, STEP, **SUPERVISED, postprocessing=[{"step": "theirs"}])
-    api.train(recipe, tmp_path / "run", settings={"max_steps": 1})
+    api_training.train(recipe, tmp_path / "run", settings={"max_steps": 1})
     (module,) = [module for module in sys.modules.values() if getattr(module, "__file__", None) == str(plugin)]
     whole = next((dataset / "imagesTs").iterdir())
     image = nib.load(whole)

@@ -433,7 +433,7 @@ def test_windows_together_are_as_many_as_there_is_memory_for(make_scan, monkeypa
     sweep = predictor.sweep([scan])
     where = (sweep.placement, sweep.windows, 1)
     one = replace(predictor, windows=1).footprint(scan.header.forms, 1).windows
-    for free, together in ((None, 4), (1, 1), (4 * one, 2), (7 * one, 3), (1 << 60, 4)):
+    for free, together in ((1, 1), (4 * one, 2), (7 * one, 3), (1 << 60, 4)):
         monkeypatch.setattr("pipeline.prediction.predictor.free_bytes", lambda _, free=free: free)
         assert predictor.together(*where) == together
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Regions of a recipe: those that the dataset asks for, none, or names with the values or names of labels.
 Regions: TypeAlias = "Mapping[str, Sequence[int | str]] | Literal['auto'] | None"
+# Of the recipe.
+KEY = "regions"
 CODE = "bad-regions"
 
 
@@ -42,7 +44,7 @@ def with_regions(dataset: Dataset, chosen: Regions, *, to_train: bool = True) ->
         message = (
             f"need every class in every mask, and not every one is annotated in {len(partly)}, such as {partly[0]}"
         )
-        problems.append(Problem("regions", CODE, message, "give null, or leave these cases out"))
+        problems.append(Problem(KEY, CODE, message, "give null, or leave these cases out"))
     if not problems:
         try:
             return _as_regions(dataset, values, painted_labels(in_order(values)))
@@ -94,7 +96,7 @@ def _as_regions(dataset: Dataset, values: Mapping[str, tuple[int, ...]], painted
         ignore=stored.ignore,
         made_of=made_of,
         new_values=tuple(painted.values()),
-        key="regions",
+        key=KEY,
     )
     return replace(
         dataset,

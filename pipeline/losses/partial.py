@@ -36,7 +36,7 @@ def merged(values: Tensor, annotated: Tensor, *, softmax: bool = True) -> Tensor
         ValueError: The shapes do not fit, or there is one channel alone.
 
     >>> p = torch.tensor([[0.25, 0.5, 0.25]]).view(1, 3, 1, 1)
-    >>> merged(p.log(), torch.tensor([[True, False, True]])).softmax(dim=1).flatten().tolist()
+    >>> merged(p, torch.tensor([[True, False, True]]), softmax=False).flatten().tolist()
     [0.75, 0.0, 0.25]
     """
     wide = widen(values)

@@ -80,8 +80,10 @@ class Training:
             with shield(), threads_kept():
                 use_threads(self.step.course.threads_after(self.progress.done))
                 if from_first(self._validation_is_due):
+                    best = self.progress.best
                     self._validate(self.progress.done)
-                    self.progress.saved = 0  # So that the checkpoint is saved again, with the new best score.
+                    if self.progress.best != best:  # The checkpoint is saved again, with the new best score.
+                        self.progress.saved = 0
                 self._save("last", self.progress.done)
                 if self.progress.done < self.step.course.last:
                     trainer.run()
