@@ -12,9 +12,12 @@ from pipeline.bounds import refuse_no_text
 from pipeline.console import explained, tell_stop
 from pipeline.errors import ElsewhereError, UserError
 from pipeline.interruption import Stopped, stoppable
+from pipeline.memory import refuse_tight_limit
 from pipeline.plugins import blamed
 from pipeline.terminal import complain, fail, flush
 
+# The commands that load PyTorch.
+COMPUTING = {"plan", "train", "join", "study", "validate", "predict", "evaluate", "compare", "export"}
 # They register their commands, in the order of the help.
 for name in ("datasets", "training", "results", "machine"):
     import_module(f"pipeline.commands.{name}")
@@ -29,6 +32,8 @@ def main() -> None:
     os.environ.pop("MPLBACKEND", None)
     try:
         refuse_no_text(sys.argv[1:])
+        if {*sys.argv[1:2]} & COMPUTING and "--help" not in sys.argv:
+            refuse_tight_limit()
         with stoppable(), blamed():
             run_command(sys.argv[1:])
     except Stopped as stop:
