@@ -83,6 +83,15 @@ def _free(folder: Path) -> int:
         return 0
 
 
+def first_missing(path: Path) -> tuple[Path, str]:
+    """Return the deepest folder of a path that is there, and the name in it that is not."""
+    place = path.parent
+    name = path.name
+    while not place.is_dir() and place != place.parent:
+        place, name = place.parent, place.name
+    return place, name
+
+
 def path_hint(path: Path, remedy: str = "check the path") -> str:
     """Return what to do about a path that leads nowhere: the nearest name beside it, or a remedy where none is near.
 
@@ -90,10 +99,7 @@ def path_hint(path: Path, remedy: str = "check the path") -> str:
         path: What was given, a file or a folder that is not there.
         remedy: What to do where nothing is called alike.
     """
-    place = path.parent
-    name = path.name
-    while not place.is_dir() and place != place.parent:
-        place, name = place.parent, place.name  # the first folder of the path that there is not
+    place, name = first_missing(path)
     near = None
     with suppress(OSError):
         names = [entry.name for entry in islice(os.scandir(place), MOST_NAMES) if not entry.name.startswith(".")]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from isal.isal_zlib import decompressobj, error
 
 from pipeline.errors import Names, Problem, UserError
+from pipeline.files import first_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,10 +140,7 @@ def _whereabouts(path: Path) -> str:
     """Return what to do about a missing file: where a link leads, or the nearest name of a file or folder."""
     if link := next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None):
         return _behind(link, path)
-    place = path.parent
-    name = path.name
-    while not place.is_dir() and place != place.parent:
-        place, name = place.parent, place.name  # the first folder of the path that there is not
+    place, name = first_missing(path)
     near = None
     with suppress(OSError):
         of_scans = place == path.parent and path.name.lower().endswith(SUFFIXES)

@@ -14,11 +14,12 @@ from pipeline.reports.page import FAILURES, OUTCOMES, WORDS
 from pipeline.reports.summary import HEADLINES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pipeline.reports.columns import Metric
     from pipeline.reports.comparison import Comparison, Difference
+    from pipeline.reports.groups import GroupComparison
     from pipeline.reports.page import Origin
     from pipeline.types import CaseResult
 
@@ -60,7 +61,7 @@ def write_comparison(
             "comparison": comparison,
             "verdict": list(_verdict(comparison)),
             "steps": list(_steps(comparison)),
-            "rows": list(_rows(comparison, metrics)),
+            "rows": list(rows_of(comparison, metrics, _row)),
             "metrics": metrics,
             "figures": figures,
             "training": (),
@@ -115,16 +116,18 @@ def _steps(comparison: Comparison) -> Iterator[Step]:
         yield Step(words, command="fewmask train RECIPE dataset=DATASET --seeds 5 --output RUNS")
 
 
-def _rows(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
-    """Yield a row of text for each class and metric, all classes together first."""
-    groups = []
+def rows_of(
+    comparison: Comparison | GroupComparison, metrics: Sequence[Metric], row: Callable[..., dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Yield a row of text for each class and metric that has a difference, all classes together first."""
+    groups: list[tuple[str, Mapping[str, Any]]] = []
     if len(comparison.classes) > 1:
         groups = [("all classes", comparison.means)]
     groups += [(found.name, found.metrics) for found in comparison.classes]
     for name, differences in groups:
         for metric in metrics:
             if (found := differences[metric.key]).difference is not None:
-                yield _row(name, metric, found, found.difference)
+                yield row(name, metric, found, found.difference)
 
 
 def _row(name: str, metric: Metric, found: Difference, difference: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.reports.cards import Card, Link, Step
 from pipeline.reports.columns import classes_in, with_tolerance
 from pipeline.reports.comparison import ALPHA, EQUAL, chance_of
-from pipeline.reports.comparison_page import SHOWN, VERDICTS, better_side, columns_of
+from pipeline.reports.comparison_page import SHOWN, VERDICTS, better_side, columns_of, rows_of
 from pipeline.reports.crossed import FEWEST_CROSSED
 from pipeline.reports.figures import figures_of_groups, write_figures
 from pipeline.reports.html import as_json, write_page
@@ -58,7 +58,7 @@ def write_groups(folder: Path, comparison: GroupComparison, a: Group, b: Group, 
             "comparison": comparison,
             "verdict": list(_verdict(comparison, means)),
             "steps": list(_steps(comparison)),
-            "rows": list(_rows(comparison, metrics)),
+            "rows": list(rows_of(comparison, metrics, _row)),
             "metrics": metrics,
             "figures": figures,
             "training": (),
@@ -152,18 +152,6 @@ def _steps(comparison: GroupComparison) -> Iterator[Step]:
     yield Step("See where B lost most, or gained least: the table begins there.", Link("table"))
     if comparison.verdict == "not_shown":
         yield Step("That none is shown does not say that they are equal: the interval says how large it may be.")
-
-
-def _rows(comparison: GroupComparison, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
-    """Yield a row of text for each class and metric, all classes together first."""
-    groups = []
-    if len(comparison.classes) > 1:
-        groups = [("all classes", comparison.means)]
-    groups += [(found.name, found.metrics) for found in comparison.classes]
-    for name, differences in groups:
-        for metric in metrics:
-            if (found := differences[metric.key]).difference is not None:
-                yield _row(name, metric, found, found.difference)
 
 
 def _row(name: str, metric: Metric, found: GroupDifference, difference: float) -> dict[str, Any]:

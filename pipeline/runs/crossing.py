@@ -8,7 +8,6 @@ from pipeline.bounds import seconds_of
 from pipeline.files import locked
 from pipeline.runs.out_of_fold import score_out_of_fold
 from pipeline.runs.run_scores import validate
-from pipeline.runs.splitting import pool_of
 from pipeline.runs.stored import FOLDS, SPLIT, read_own
 from pipeline.strict_json import write_json
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.data.index import Index
+    from pipeline.data.splits import Split
     from pipeline.decisions import Decisions
     from pipeline.recipe import Recipe
     from pipeline.runs.folder import RunFolder
@@ -43,9 +43,11 @@ def recipe_of_fold(recipe: Recipe, run: Path, fold: tuple[int, int], together: i
     return recipe.model_copy(update=changed)
 
 
-def write_folds(folder: RunFolder, recipe: Recipe, index: Index, folds: int, decided: Decisions) -> None:
-    """Write what makes a folder that of a cross-validation."""
-    folder.write_facts(pool_of(recipe, index, folds).as_dict(), index.as_rows(), recipe.plugins)
+def write_folds(
+    folder: RunFolder, recipe: Recipe, index: Index, everything: Split, folds: int, decided: Decisions
+) -> None:
+    """Write what makes a folder that of a cross-validation; ``everything`` is what all folds together train on."""
+    folder.write_facts(everything.as_dict(), index.as_rows(), recipe.plugins)
     write_json(folder.path / FOLDS, {"folds": folds})
     folder.write_config(recipe, decided)  # Last, as in any run.
 

@@ -110,7 +110,7 @@ def _begin(
         if folder.holds_run:
             resuming.refuse_changes(run, recipe, decided, allow_change)
             resuming.refuse_other_scans(run, index, everything)
-        write_folds(folder, recipe, index, folds, decided)
+        write_folds(folder, recipe, index, everything, folds, decided)
     return index, decided
 
 

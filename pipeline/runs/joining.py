@@ -14,7 +14,7 @@ from pipeline.runs.crossing import score_folds, write_folds
 from pipeline.runs.folder import CACHE, STOP, RunFolder
 from pipeline.runs.models import fold_folder
 from pipeline.runs.resuming import differing_keys, other_scans
-from pipeline.runs.splitting import check_dataset_of
+from pipeline.runs.splitting import check_dataset_of, pool_of
 from pipeline.runs.stored import SUMMARY, read_config, read_decisions, read_index
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.runs.scoring import Scores
 
 # What a fold's run need not take along.
-LEFT = (CACHE, STOP, LOCK, "tensorboard", f"{PARTIAL}*")
+LEFT = (CACHE, STOP, LOCK, "tensorboard", "wandb", f"{PARTIAL}*")
 # Keys in which folds may differ: the fold itself, and what each chose for the machine that it was trained on.
 OWN = ("data.fold", "device", "time_budget", "network.memory_format", "data.resident")
 
@@ -54,6 +54,7 @@ def join(folds: Sequence[Path], run: Path) -> list[Scores]:
     first, recipe = next(iter(recipes.items()))
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"fold": None})})
     index = check_dataset_of(recipe, read_index(first))
+    everything = pool_of(recipe, index, len(recipes))
     run.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=PARTIAL, dir=run.parent) as temporary:
         folder = RunFolder(Path(temporary) / run.name)
@@ -62,7 +63,7 @@ def join(folds: Sequence[Path], run: Path) -> list[Scores]:
             number, _ = its_own.data.fold or (0, 0)
             shutil.copytree(place, fold_folder(folder.path, number), ignore=shutil.ignore_patterns(*LEFT))
         folder.take()
-        write_folds(folder, recipe, index, len(recipes), NONE.begun_with(read_decisions(first).taken))
+        write_folds(folder, recipe, index, everything, len(recipes), NONE.begun_with(read_decisions(first).taken))
         folder.path.replace(run)
     return score_folds(run)
 
