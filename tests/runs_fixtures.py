@@ -2,8 +2,6 @@
 
 import hashlib
 import itertools
-import os
-import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,17 +109,6 @@ def assert_same_run(one, other):
 
 def with_mortal(path):
     return {"plugins": [str(path)], "objective": [{"loss": "mortal"}, *TINY["objective"][1:]]}
-
-
-def fewmask(*words, **environment):
-    """Run the command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, ROOT / "run.py", *map(str, words)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        timeout=120,
-    )
 
 
 def files_in(folder):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from runs_fixtures import digest, fewmask, make_phantom, plug_pulled_at, state_of, train
+from commands import fewmask
+from runs_fixtures import digest, make_phantom, plug_pulled_at, state_of, train
 
 from pipeline import runs
 from pipeline.data.layouts import read_dataset

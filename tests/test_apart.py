@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 import yaml
-from runs_fixtures import fewmask, make_phantom, state_of, write_recipe
+from commands import fewmask
+from runs_fixtures import make_phantom, state_of, write_recipe
 
 import fewmask as api
 from pipeline import runs

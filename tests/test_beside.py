@@ -7,7 +7,7 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
-from runs_fixtures import fewmask as command
+from commands import fewmask as command
 from runs_fixtures import files_in, make_phantom, train
 
 import fewmask

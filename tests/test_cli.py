@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs_fixtures import ROOT, TINY, command_runner, fewmask, files_in, make_phantom, train, write_recipe
+from commands import fewmask
+from runs_fixtures import ROOT, TINY, command_runner, files_in, make_phantom, train, write_recipe
 
 from pipeline import __version__, runs
 from pipeline.commands import training

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from runs_fixtures import fewmask
+from commands import fewmask
 from scipy import stats
 
 from pipeline.errors import UserError

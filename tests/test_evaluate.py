@@ -4,7 +4,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from runs_fixtures import fewmask
+from commands import fewmask
 
 from pipeline import runs
 from pipeline.errors import UserError

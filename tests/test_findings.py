@@ -10,9 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from commands import fewmask
 from damage import FILES, PACKED, WHOLE, mask, save, volume, write_json, write_sound
 from rich.console import Console
-from runs_fixtures import fewmask, make_phantom, train
+from runs_fixtures import make_phantom, train
 
 from pipeline import runs
 from pipeline.data import examining

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from runs_fixtures import fewmask, make_phantom, state_of, train, write_recipe
+from commands import fewmask
+from runs_fixtures import make_phantom, state_of, train, write_recipe
 
 from pipeline import runs
 from pipeline.data.check import copies

@@ -10,10 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from commands import fewmask
 from damage import AFFINE, DATASETS, FILES, LAYOUTS, NAMES, PACKED, SHAPE, WHOLE, save, write_sound
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from runs_fixtures import fewmask
 
 from pipeline import nifti, runs
 from pipeline.data.codes import CODES, is_warning

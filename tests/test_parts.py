@@ -8,16 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs_fixtures import (
-    TINY,
-    assert_same_run,
-    fewmask,
-    make_phantom,
-    plug_pulled_at,
-    state_of,
-    train,
-    write_recipe,
-)
+from commands import fewmask
+from runs_fixtures import TINY, assert_same_run, make_phantom, plug_pulled_at, state_of, train, write_recipe
 
 from pipeline import config, runs
 from pipeline.engines.optimizers import OPTIMIZERS

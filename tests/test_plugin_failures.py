@@ -5,7 +5,8 @@ import sys
 import nibabel as nib
 import pytest
 import yaml
-from runs_fixtures import TINY, command_runner, fewmask, make_phantom
+from commands import fewmask
+from runs_fixtures import TINY, command_runner, make_phantom
 
 from pipeline import api, api_training, runs
 from pipeline.data.layouts import LAYOUTS

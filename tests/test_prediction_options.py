@@ -1,10 +1,8 @@
 """Which scans are predicted, where, and with or without mirror images."""
 
-import subprocess
-import sys
-
 import pytest
-from runs_fixtures import ROOT, make_phantom, train
+from commands import fewmask
+from runs_fixtures import make_phantom, train
 
 from pipeline import runs
 from pipeline.errors import UserError
@@ -71,6 +69,6 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(run, d
         "--mirror",
         "off",
     ]
-    done = subprocess.run([sys.executable, ROOT / "run.py", *map(str, words)], capture_output=True, text=True)
+    done = fewmask(*words)
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "masks").exists()

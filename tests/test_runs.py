@@ -16,18 +16,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import fewmask
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
-from runs_fixtures import (
-    TINY,
-    assert_same_run,
-    fewmask,
-    files_in,
-    make_phantom,
-    state_of,
-    train,
-    with_mortal,
-    write_recipe,
-)
+from runs_fixtures import TINY, assert_same_run, files_in, make_phantom, state_of, train, with_mortal, write_recipe
 from scipy.spatial.transform import Rotation
 
 from pipeline import nifti, runs

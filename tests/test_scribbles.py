@@ -6,7 +6,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from runs_fixtures import digest, fewmask, files_in, make_phantom, state_of, train
+from commands import fewmask
+from runs_fixtures import digest, files_in, make_phantom, state_of, train
 
 from pipeline.data.annotation import FIRST_CLASS, OUTSIDE, UNANNOTATED, class_locations, with_background
 from pipeline.data.cache import Cache

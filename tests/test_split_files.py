@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from commands import fewmask
 from monai.auto3dseg.utils import datafold_read
-from runs_fixtures import fewmask, make_phantom, train, write_recipe
+from runs_fixtures import make_phantom, train, write_recipe
 
 from pipeline import runs
 from pipeline.data.layouts import Dataset, read_dataset

@@ -8,7 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from runs_fixtures import fewmask, make_phantom, state_of, train, write_recipe
+from commands import fewmask
+from runs_fixtures import make_phantom, state_of, train, write_recipe
 
 from pipeline import runs
 from pipeline.engines.steps import TrainingStep

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import untidy
-from runs_fixtures import fewmask, train
+from commands import fewmask
+from runs_fixtures import train
 from untidy import inputs, look_at, scan, silence
 
 from pipeline import runs

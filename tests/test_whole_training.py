@@ -4,7 +4,8 @@ import json
 
 import pytest
 import yaml
-from runs_fixtures import fewmask, make_phantom, state_of, train, write_recipe
+from commands import fewmask
+from runs_fixtures import make_phantom, state_of, train, write_recipe
 
 from pipeline import runs
 from pipeline.data.layouts import Dataset
