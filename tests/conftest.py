@@ -12,6 +12,7 @@ import torch
 
 from pipeline.engines import steps
 from pipeline.engines.step_output import PendingOutput
+from pipeline.reports import figures
 
 # The tensors of the tests are tiny, and several test processes share the cores.
 torch.set_num_threads(1)
@@ -55,6 +56,14 @@ def no_plugin_is_known(tmp_path_factory):
     """What plugins a user has named is kept where that user's own list is not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def figures_are_small():
+    """Hundreds of trainings draw their figures, and a large PNG takes six times as long as a small one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "ZOOM", 1)
         yield
 
 

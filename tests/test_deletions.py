@@ -15,7 +15,7 @@ def judge(world, found, before):
 
 def test_no_command_deletes_or_replaces_what_is_not_its_own(world, tmp_path):
     before = contents(world.base)
-    found = deletions.run(world, range(60), tmp_path)
+    found = deletions.run(world, range(40), tmp_path)
     judge(world, found, before)
     assert {outcome for _, outcome, _ in found} == {"done", "refused"}
 

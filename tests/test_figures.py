@@ -46,7 +46,8 @@ def figures(names=("a", "b", "c"), labels=("organ", "nodule")):
     ]
 
 
-def test_each_figure_is_a_png_and_an_svg(tmp_path):
+def test_each_figure_is_a_png_and_an_svg(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.reports.figures.ZOOM", 3)
     write_figures(tmp_path, figures())
     names = {"dice", "hd95_mm", "size", "reliability", "validation", "loss"}
     assert names < {*QUESTIONS, *OTHER_FIGURES}

@@ -62,9 +62,10 @@ def kill_one(*words, parent=False):
     ("folds", "parent", "trouble"),
     [
         (2, False, "exit code -9"),
-        pytest.param(5, True, "a job that was", marks=pytest.mark.slow),
+        (5, True, "a job that was"),
     ],
 )
+@pytest.mark.slow
 def test_a_fold_that_dies_is_repeated_and_all_end_as_in_one_process(tmp_path, folds, parent, trouble):
     dataset = make_phantom(tmp_path / "phantom", labelled=folds + 1)
     recipe = write_recipe(tmp_path, dataset, objective=[{"loss": "dice"}], max_steps=2)

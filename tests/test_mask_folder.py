@@ -227,7 +227,7 @@ def test_what_failed_once_is_made_by_the_next_call(run, scans, expected, predict
 
 @pytest.mark.skipif(not POSSIBLE, reason="needs Linux on x86-64, to kill a child at each of its system calls")
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("every", [30, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [45, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_call_a_folder_holds_whole_masks_and_the_second_call_finishes(
     run, other_run, scans, expected, tmp_path, overwrite, every
 ):

@@ -21,11 +21,14 @@ from pipeline.runs.planning import prepare
 # The estimate is within this factor of what is measured, either way; where features are computed again, it is too high.
 FACTOR, FACTOR_AGAIN = 1.6, 1.75
 
+DEEP = {"channels": [16, 32, 64, 128], "deep_supervision": False}
 CASES = [
-    ["dynunet", {"channels": [16, 32, 64, 128], "deep_supervision": False}, [40, 56, 40], 4, "float32", False],
-    ["dynunet", {"channels": [16, 32, 64, 128], "deep_supervision": False}, [40, 56, 40], 8, "float32", True],
-    ["unet", {"channels": [16, 32, 64, 128]}, [48, 48, 48], 4, "bfloat16", False],
+    ["dynunet", DEEP, [40, 56, 40], 4, "float32", False],
     ["unet", {"channels": [16, 32, 64, 128]}, [48, 48, 48], 8, "float32", True],
+]
+LONG_CASES = [
+    ["dynunet", DEEP, [40, 56, 40], 8, "float32", True],
+    ["unet", {"channels": [16, 32, 64, 128]}, [48, 48, 48], 4, "bfloat16", False],
     ["dynunet", {"channels": [16, 32, 64, 128]}, [256, 256], 6, "bfloat16", False],
 ]
 
@@ -63,7 +66,11 @@ def measure(case, answers):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{len(case[2])}d-{case[4]}{'-again' * case[5]}")
+@pytest.mark.parametrize(
+    "case",
+    [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in LONG_CASES)],
+    ids=lambda case: f"{case[0]}-{len(case[2])}d-{case[4]}{'-again' * case[5]}",
+)
 def test_estimate_is_near_what_a_step_takes(case):
     # A fork would take the memory that this process has freed before it asked for more.
     context = multiprocessing.get_context("spawn")

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to 
 
 @pytest.mark.parametrize("kind", ["recipe", "line"])
 def test_vile_values_break_no_promise(tmp_path, kind):
-    judge(vile.run(tmp_path, vile.commands_of(kind, 150, seed=1)))
+    judge(vile.run(tmp_path, vile.commands_of(kind, 100, seed=1)))
 
 
 @pytest.mark.slow

@@ -159,7 +159,7 @@ def _stroke(region: Mask, rng: Generator) -> Mask:
 
 def _costs(piece: Mask, depth: NDArray[np.float64], rng: Generator) -> Any:
     """Return the cost of each step between neighbouring voxels of a piece, as a sparse matrix."""
-    numbers = np.full(np.array(piece.shape) + 2, -1)
+    numbers = np.full(np.array(piece.shape) + 2, -1, np.int32)  # Before 1.14, SciPy follows no other indices.
     numbers[1:-1, 1:-1][piece] = np.arange(len(depth))
     dear = (1 + UNSTEADY * rng.random(len(depth))) / depth**2
     inner = numbers[1:-1, 1:-1]
