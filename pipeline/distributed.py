@@ -25,7 +25,7 @@ import ignite.distributed as idist
 import torch
 import torch.distributed as dist
 
-from pipeline.errors import ElsewhereError, Problem, UserError
+from pipeline.errors import ElsewhereError, Problem, UserError, first_line
 from pipeline.interruption import Stopped, asked, shield
 from pipeline.memory import is_out_of_memory
 from pipeline.plugins import blamed
@@ -138,7 +138,7 @@ def _connected() -> _Group:
         idist.initialize("gloo", timeout=START)
         everyone = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError, dist.DistError) as error:
-        message = f"{launched()} processes were started, and do not find each other: {str(error).splitlines()[0]}"
+        message = f"{launched()} processes were started, and do not find each other: {first_line(error)}"
         remedy = "start them with torchrun or srun, as docs/distributed.md says"
         raise UserError("Nothing was started.", [Problem("processes", "not-connected", message, remedy)]) from None
     return _Group(cpu=everyone, store=dist.distributed_c10d._get_default_store())
@@ -333,7 +333,7 @@ def _silent(group: _Group) -> list[int]:
 def _lost(silent: list[int], error: RuntimeError) -> UserError:
     told = f"process {', '.join(map(str, silent))} of {size()} (counted from 0) has ended without a word"
     if not silent:
-        told = f"the connection between the {size()} processes failed: {str(error).splitlines()[0]}"
+        told = f"the connection between the {size()} processes failed: {first_line(error)}"
     remedy = "see whether memory ran out there; `train` goes on with --resume, on any number of processes"
     alive = [number for number in range(size()) if number not in silent]
     problem = Problem("processes", "process-lost", told, remedy)

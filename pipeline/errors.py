@@ -217,3 +217,12 @@ def joined(before: str, message: str) -> str:
     if message.rpartition(", not")[0] in told.split(", or "):
         return message
     return f"{told}, or {message}"
+
+
+def first_line(error: Exception) -> str:
+    r"""Return the first line of an error's message, or the name of its class.
+
+    >>> first_line(ValueError("no such server\nat line 3")), first_line(TimeoutError())
+    ('no such server', 'TimeoutError')
+    """
+    return str(error).strip().partition("\n")[0] or type(error).__name__

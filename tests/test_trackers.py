@@ -1,27 +1,32 @@
 """What trackers of experiments are told, read back with their own readers."""
 
+import signal
 import socket
 
 import pytest
 from ignite.engine import Engine
-from runs_fixtures import files_in, make_phantom, write_recipe
+from runs_fixtures import TINY, files_in, make_phantom, write_recipe
 
 from pipeline import runs
 from pipeline.engines import trackers
 from pipeline.engines.step_output import StepOutput
 from pipeline.engines.trackers import STRIDE, Tracker
 from pipeline.errors import UserError
+from pipeline.interruption import Stopped
 from pipeline.reports.files import read_cases_csv
 from pipeline.reports.summary import summarise
+from pipeline.runs import records
+from pipeline.runs.setup import Setup
 
 
-def train(recipe, run):
-    runs.train(runs.read_recipe(recipe), run)
+def train(recipe, run, resume=False):
+    runs.train(runs.read_recipe(recipe), run, resume=resume)
 
 
 def run(tracker, steps):
     engine = Engine(lambda engine, batch: StepOutput(engine.state.iteration, {"loss": float(batch), "dice": 0.5}))
     tracker.attach(engine)
+    tracker.begin(engine)
     engine.run(range(steps))
 
 
@@ -110,7 +115,8 @@ def in_mlflow(run, expected):
     experiment = client.get_experiment_by_name("fewmask")
     (found,) = client.search_runs([experiment.experiment_id])
     assert (found.info.run_name, found.info.status, found.info.user_id) == ("tracked", "FINISHED", "unknown")
-    assert found.data.tags == {"mlflow.runName": "tracked"}
+    assert {*found.data.tags} == {"mlflow.runName", trackers.TAG}
+    assert found.data.tags["mlflow.runName"] == "tracked"
     assert found.data.params["max_steps"] == "4"
     assert not any(str(run.parents[1]) in value for value in found.data.params.values())
     for name, value in expected.items():
@@ -134,3 +140,54 @@ def test_without_trackers_nothing_of_them_is_written(tmp_path):
     train(write_recipe(tmp_path, make_phantom(tmp_path / "data"), max_steps=1), tmp_path / "runs" / "run")
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"run"}
     assert not {"tensorboard", "wandb"} & {path.name for path in (tmp_path / "runs" / "run").iterdir()}
+
+
+def opened(folder, goes_on, changed="1"):
+    tracker = trackers.MLflow(f"sqlite:///{folder / 'mlflow.db'}", "heart", "of this folder", {"lr": changed}, goes_on)
+    tracker.begin(Engine(lambda *_: None))
+    tracker.tell({"loss": 0.5}, 1)
+    return tracker.handler.cur_run.info.run_id
+
+
+def test_mlflow_goes_on_in_a_folders_own_run_and_in_no_other_of_its_name(tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    first = opened(tmp_path, goes_on=False)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    place = client.get_run(first).info.experiment_id
+    client.create_run(place, run_name="heart", tags={trackers.TAG: "of another"})
+    assert opened(tmp_path, goes_on=True, changed="2") == first
+    second = opened(tmp_path, goes_on=False)
+    assert second != first
+    assert client.get_run(first).info.status == "KILLED"
+    assert len(client.search_runs([place])) == 3
+
+
+def raise_stopped(*_, **how):
+    raise Stopped(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("validation", "stopped"), [("none", False), ("held_out", False), ("held_out", True)])
+def test_a_tracker_is_closed_however_a_training_ends(tmp_path, monkeypatch, validation, stopped):
+    told = []
+
+    class Told(Deaf):
+        def start(self, engine):
+            told.append("start")
+
+        def tell(self, numbers, step):
+            told.append(step)
+
+        def close(self, files):
+            told.append("close")
+
+    monkeypatch.setattr(records, "_trackers", lambda *_: [Told()])
+    dataset = make_phantom(tmp_path / "data")
+    data = TINY["data"] | {"validation": validation}
+    recipe = write_recipe(tmp_path, dataset, objective=[{"loss": "dice"}], max_steps=2, data=data)
+    if stopped:  # When every step is done, and the last is not yet validated.
+        with monkeypatch.context() as patch, pytest.raises(Stopped):
+            patch.setattr(Setup, "score", raise_stopped)
+            train(recipe, tmp_path / "run")
+        told.clear()
+    train(recipe, tmp_path / "run", resume=stopped)
+    assert (told[0], told[-1], told.count("close")) == ("start", "close", 1)

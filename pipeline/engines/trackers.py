@@ -1,7 +1,7 @@
 """Trackers of experiments that a training tells its curves to: TensorBoard, MLflow and Weights & Biases.
 
-Each is its own library, through the handlers that MONAI and Ignite have for it. None is told the name of the machine,
-of its user or of a folder. One that fails during a training is told no more, and the training goes on.
+Each is its own library, through the handlers that MONAI and Ignite have for it. Paths, the machine and its user are
+not sent; a run is called after its folder. A tracker that fails is told no more, and the training goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ignite.engine import Engine, Events
 
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, first_line
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ EXPERIMENT = "fewmask"
 # Steps between two that a database or a server is told of; a curve needs no more, and each may take milliseconds.
 STRIDE = 10
 DICE = "validation/dice"
+TAG = "fewmask.folder"
 
 
 class Tracker(ABC):
@@ -48,22 +49,23 @@ class Tracker(ABC):
         self.listens = False
 
     def attach(self, engine: Engine) -> None:
-        """Follow a training."""
-        engine.add_event_handler(Events.STARTED, self._begin)
+        """Follow the steps of a training."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._follow)
+
+    def begin(self, engine: Engine) -> None:
+        """Open the tracker's run; nothing is told before."""
+        self.listens = True
+        self._safely(self.start, engine)
 
     def validated(self, step: int, dice: float) -> None:
         """Tell of a validation."""
         self._safely(self.tell, {DICE: dice}, step)
 
     def ended(self, scores: Mapping[str, float], step: int, files: Sequence[Path]) -> None:
-        """Tell of the scores of the last weights, hand over pictures and report, and close."""
-        self._safely(self.tell, scores, step)
+        """Tell of the scores of the last weights, if there are any, hand over pictures and report, and close."""
+        if scores:
+            self._safely(self.tell, scores, step)
         self._safely(self.close, files)
-
-    def _begin(self, engine: Engine) -> None:
-        self.listens = True
-        self._safely(self.start, engine)
 
     def _follow(self, engine: Engine) -> None:
         self._safely(self.step, engine)
@@ -75,8 +77,7 @@ class Tracker(ABC):
             act(*given)
         except Exception as error:  # Of whatever kind: each library and each server has its own.
             self.listens = False
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            note(f"{self.name}: {reason}; it is told no more, and the training goes on")
+            note(f"{self.name}: {first_line(error)}; it is told no more, and the training goes on")
 
     def step(self, engine: Engine) -> None:
         """Tell of the loss and its terms."""
@@ -143,15 +144,21 @@ class MLflow(Tracker):
 
     Args:
         address: Of the server, or ``sqlite:///FILE``; ``MLFLOW_TRACKING_URI`` goes before it.
-        run: Its name; one of this name that has not ended is gone on with.
+        run: Its name.
+        folder: What tells the run's folder from others, and does not say where it is.
         parameters: Of the training.
+        goes_on: Whether the training goes on, in the run that it has begun. One that begins ends a run that an earlier
+            training in this folder has left open.
     """
 
     name = "MLflow"
     module = "mlflow"
 
-    def __init__(self, address: str, run: str, parameters: Mapping[str, str]) -> None:
+    def __init__(self, address: str, run: str, folder: str, parameters: Mapping[str, str], goes_on: bool) -> None:
         super().__init__()
+        self.run = run
+        self.folder = folder
+        self.goes_on = goes_on
         # A server that is not there should cost seconds, and nobody else is to hear of this.
         for variable, value in (("MAX_RETRIES", "2"), ("TIMEOUT", "10")):
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{variable}", value)
@@ -163,10 +170,10 @@ class MLflow(Tracker):
 
         try:
             self.handler = MLFlowHandler(
-                tracking_uri=address, experiment_name=EXPERIMENT, run_name=run, experiment_param=dict(parameters)
+                tracking_uri=address, experiment_name=EXPERIMENT, experiment_param=dict(parameters)
             )
         except Exception as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise UserError(
                 "The run cannot be logged.",
                 [Problem("mlflow", "no-tracker", f"is {address}: {reason}", "give http://HOST:PORT or sqlite:///FILE")],
@@ -174,7 +181,20 @@ class MLflow(Tracker):
 
     def start(self, engine: Engine) -> None:
         """Open the run."""
-        self.handler.start(engine)
+        handler = self.handler  # On its own it would go on with any run of the same name that has not ended.
+        handler._set_experiment()
+        place = handler.experiment.experiment_id
+        mine = f"tags.`{TAG}` = '{self.folder}' and attributes.status = 'RUNNING'"
+        left = [*handler.client.search_runs([place], mine)]
+        if self.goes_on and left:
+            handler.cur_run = left[0]
+        else:
+            for run in left:
+                handler.client.set_terminated(run.info.run_id, "KILLED")
+            handler.cur_run = handler.client.create_run(place, run_name=self.run, tags={TAG: self.folder})
+        # What is logged can't be changed; a training may go on with other values.
+        handler._delete_exist_param_in_dict(handler.experiment_param)
+        handler.start(engine)
 
     def tell(self, numbers: Mapping[str, float], step: int) -> None:
         """Log metrics, in one request."""

@@ -13,13 +13,13 @@ from pipeline.engines.optimizers import OPTIMIZERS
 from pipeline.engines.schedules import SCHEDULES, Schedule
 from pipeline.engines.sources import SOURCES
 from pipeline.engines.steps import TrainingStep
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, first_line
 from pipeline.memory import is_out_of_memory
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.pacing.course import Course
 from pipeline.runs.objectives import build_objective
 from pipeline.runs.predictors import precision_of
-from pipeline.runs.refusals import first_line, refuse_losses, refuse_mixing, refuse_parts, refuse_patch, told
+from pipeline.runs.refusals import refuse_losses, refuse_mixing, refuse_parts, refuse_patch, told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

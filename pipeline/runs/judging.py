@@ -16,7 +16,7 @@ from torch.nn.modules import module
 from torch.overrides import TorchFunctionMode
 
 from pipeline.engines.postprocessing import POSTPROCESSING
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, first_line
 from pipeline.networks import NETWORKS
 from pipeline.planning.limits import size
 from pipeline.planning.settings import settle
@@ -53,7 +53,7 @@ def settled(path: Path, recipe: Recipe) -> Settings:
     try:
         return settle(recipe)
     except ValueError as error:
-        raise _foreign(path, _first_line(error)) from None
+        raise _foreign(path, first_line(error)) from None
 
 
 def refuse_declared(path: Path, settings: Settings, task: Task, weights: object, hardware: Hardware) -> None:
@@ -83,7 +83,7 @@ def refuse_declared(path: Path, settings: Settings, task: Task, weights: object,
             messages = _found_wrong(settings, task, cast("dict[str, Tensor]", weights))
         except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, OverflowError) as error:
             if NETWORKS[name].__module__.startswith("pipeline."):
-                messages = [f"{name} cannot be made of it: {_first_line(error)}"]
+                messages = [f"{name} cannot be made of it: {first_line(error)}"]
     if messages:
         raise _foreign(path, messages[0])
 
@@ -177,13 +177,9 @@ def refuse_declared_patch(path: Path, network: nn.Module, settings: Settings, ta
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError) as error:
-        raise _foreign(path, f"it cannot take patches of {patch}: {_first_line(error)}") from None
+        raise _foreign(path, f"it cannot take patches of {patch}: {first_line(error)}") from None
     if tuple(output.shape) != (1, len(task.outputs), *patch):
         raise _foreign(path, f"its output for patches of {patch} is {tuple(output.shape[1:])}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _foreign(path: Path, message: str) -> UserError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, first_line
 from pipeline.losses.regions import RegionLoss
 from pipeline.memory import is_out_of_memory, memory_problem
 from pipeline.plugins import told_of_plugin
@@ -155,8 +155,3 @@ def told(error: Exception, settings: Settings, what: str) -> Exception:
     remedy = "lower data.batch_size or data.patch_size; a run that has begun goes on only with its own"
     problem = memory_problem("data.batch_size", what, error, None, remedy)
     return UserError("The recipe does not fit the device.", [problem])
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the name of its class."""
-    return str(error).partition("\n")[0] or type(error).__name__

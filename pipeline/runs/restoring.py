@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.distributed import from_first, is_first
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, first_line
 from pipeline.memory import is_out_of_memory
 from pipeline.runs.checkpoint_facts import task_state
 from pipeline.runs.origins import begin_with_model
@@ -109,7 +109,7 @@ def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
-        message = f"does not fit the recipe's network or optimizer: {(str(error) or 'it is empty').splitlines()[0]}"
+        message = f"does not fit the recipe's network or optimizer: {first_line(error)}"
         remedy = "give the run's own network and optimizer, or start a new run"
         raise UserError("Nothing was resumed.", [Problem(where, "other-network", message, remedy)]) from None
 

@@ -117,7 +117,8 @@ def _held(folder: RunFolder) -> Iterator[None]:
 def _train_to_end(
     folder: RunFolder, training: Training, setup: Setup, budget: Budget | None, start: Checkpoint | None
 ) -> Scores | None:
-    if not from_first(lambda: training.is_done):
+    goes_on = not from_first(lambda: training.is_done)
+    if goes_on:
         try:
             training.run_to_end()
         except WorkerDiedError as error:
@@ -130,13 +131,17 @@ def _train_to_end(
             training.run_to_end()
     if not is_first():
         return None
+    scores = _scores_of_last(folder, training, setup)
+    if goes_on:
+        training.records.ended(training.progress.done, scores)
+    return scores
+
+
+def _scores_of_last(folder: RunFolder, training: Training, setup: Setup) -> Scores | None:
+    """Write the scores of the last weights; None without a validation case."""
     if training.scored is None:
-        if setup.split.validation:
-            return validate_run(folder.path)
-        return None
+        return validate_run(folder.path) if setup.split.validation else None
     notes = notes_on(setup.recipe, "last") + setup.decided.notes
     if setup.jury:
         notes += (setup.jury.note,)
-    scores = write_scores(folder.path, folder.path, training.scored, "last", training.progress.done, notes)
-    training.records.ended(training.progress.done, scores)
-    return scores
+    return write_scores(folder.path, folder.path, training.scored, "last", training.progress.done, notes)

@@ -76,6 +76,8 @@ class Training:
             UserError: The training diverged, or memory ran out.
         """
         trainer = self._build()
+        if is_first():
+            self.records.begun(trainer)
         try:
             with shield(), threads_kept():
                 use_threads(self.step.course.threads_after(self.progress.done))
@@ -106,7 +108,7 @@ class Training:
         if is_first():
             self.history = History(self.folder.history(self.step.objective.names, done))
             self.validations = self.folder.validations(done)
-            self.records = Records(self.setup)
+            self.records = Records(self.setup, goes_on=done > 0)
         return SegmentationTrainer(
             step=self.step,
             loader=self.setup.loader(done),

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, first_line
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _executor(folder: Path, cluster: str, options: dict[str, Any]) -> Any:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(**DEFAULTS | options)
     except (RuntimeError, ValueError, NameError, TypeError) as error:
-        problem = Problem("--launcher", "no-cluster", str(error).splitlines()[0], "give another, or other options")
+        problem = Problem("--launcher", "no-cluster", first_line(error), "give another, or other options")
         raise UserError("Nothing was started.", [problem]) from None
     return executor
 
