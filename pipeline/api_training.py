@@ -156,8 +156,14 @@ def train_seeds(
 
     with calling(verbose=verbose):
         request = _request(source, settings, None, seeds)
-        how: dict[str, Any] = {"resume": resume, "decided": request.decided, "shard": read_shard(shard)}
-        return train_seeds(request.recipe, to_write(Path(output)), seeds, **how)
+        return train_seeds(
+            request.recipe,
+            to_write(Path(output)),
+            seeds,
+            resume=resume,
+            decided=request.decided,
+            shard=read_shard(shard),
+        )
 
 
 def join(folds: Sequence[AnyPath], output: AnyPath, *, verbose: bool = False) -> list[Scores]:
@@ -182,10 +188,11 @@ def _request(
     source: Source, settings: Mapping[str, Any] | None, folds: int | None = None, seeds: int | None = None
 ) -> Request:
     from pipeline import config
-    from pipeline.runs.requests import parse_request
+    from pipeline.runs.requests import parse_request, refuse_several
 
     overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items()]
     if not isinstance(source, Recipe | Mapping):
         return runs.read_request(Path(source), overrides, folds, seeds)
+    refuse_several(folds, seeds)
     raw = source.model_dump(mode="json") if isinstance(source, Recipe) else json.loads(json.dumps(source, default=str))
     return parse_request(config.override(raw, overrides), "recipe")

@@ -92,7 +92,7 @@ def _mapping_in(path: Path) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, code: str, message: str, remedy: str) -> UserError:
-    return UserError("The recipe cannot be read.", [Problem(str(path), code, message, remedy)])
+    return UserError("The file cannot be read.", [Problem(str(path), code, message, remedy)])
 
 
 def _placed(raw: dict[str, Any], folder: Path) -> dict[str, Any]:

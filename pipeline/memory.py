@@ -31,7 +31,7 @@ OUT_OF_MEMORY = (
 # The address space that the libraries take when they are loaded, with one thread and without CUDA.
 LIBRARIES_BYTES = 1_000_000_000
 ASKED = re.compile(r"allocate (\d+) bytes|allocate ([\d.]+ [KMGTPE]iB)")
-LIMITED = "close other programs, or raise the limit if there is one (`ulimit -v`)"
+LIMITED = "close other programs, or raise the limit if there is one (`ulimit -v`; on threads `ulimit -u`)"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

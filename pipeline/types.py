@@ -48,8 +48,7 @@ class Region:
     """A structure that is a union of labels, and may lie in another one or overlap with it.
 
     Attributes:
-        label: The one of its values that no region painted after it has: label maps have it where the region is, and
-            none of those is.
+        label: The value that label maps show for this region: its only value that no region painted after it has.
         values: The label values of its mask.
     """
 

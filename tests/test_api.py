@@ -205,3 +205,10 @@ def test_every_block_of_the_page_runs(dataset, tmp_path, monkeypatch):
     test = doctest.DocTestParser().get_doctest(blocks, {}, page.name, str(page), 0)
     assert doctest.DocTestRunner().run(test).failed == 0
     assert len(test.examples) > 15
+
+
+@pytest.mark.parametrize("train", [fewmask.cross_validate, fewmask.train_seeds])
+def test_several_trainings_are_refused_in_one_of_several_processes(tmp_path, monkeypatch, train):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(fewmask.UserError, match="2 processes were started for one training"):
+        train({"objective": [{"loss": "dice"}]}, tmp_path / "run", 2)

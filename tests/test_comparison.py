@@ -153,9 +153,11 @@ def test_scores_survive_their_file(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "case,dice\na,0.5\n", "\0"])
 def test_a_table_that_is_none_is_refused(tmp_path, text):
-    (tmp_path / "cases.csv").write_text(text + "x")
+    (tmp_path / "two").mkdir()
+    for folder in (tmp_path, tmp_path / "two"):
+        (folder / "cases.csv").write_text(text + "x")
     with pytest.raises(UserError, match=r"bad-scores|no-cases"):
-        compare(tmp_path, tmp_path, tmp_path / "out")
+        compare(tmp_path, tmp_path / "two", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -191,7 +193,14 @@ def test_command_writes_what_it_says(tmp_path):
     assert np.mean(change) == pytest.approx(content["means"]["dice"]["difference"])
 
 
+def test_one_training_is_not_compared_with_itself(tmp_path):
+    (tmp_path / "one").mkdir()
+    write_cases_csv(tmp_path / "one" / "cases.csv", sides(np.random.default_rng(5))[0])
+    with pytest.raises(UserError, match="named-twice"):
+        compare(tmp_path / "one", tmp_path / "one", tmp_path / "out")
+
+
 def test_command_refuses_a_folder_without_scores(tmp_path):
-    done = fewmask("compare", tmp_path, tmp_path, "--output", tmp_path / "out")
+    done = fewmask("compare", tmp_path / "one", tmp_path / "two", "--output", tmp_path / "out")
     assert (done.returncode, done.stdout) == (2, "")
     assert "no-scores" in done.stderr

@@ -121,6 +121,9 @@ def test_a_cluster_or_an_option_that_is_not_there_is_refused(tmp_path, cluster, 
 def test_a_launcher_is_for_folds_and_seeds(tmp_path):
     done = fewmask("train", "supervised", "dataset=none", "--launcher", "local", "--output", tmp_path / "run")
     assert (done.returncode, "add --folds or" in done.stderr) == (2, True)
+    words = ["--folds", "2", "--shard", "1/2", "--launcher", "local", "--output", tmp_path / "run"]
+    done = fewmask("train", "supervised", "dataset=none", *words)
+    assert (done.returncode, "goes not with --launcher" in done.stderr) == (2, True)
 
 
 def test_a_job_whose_time_is_over_stops_its_command_and_is_queued_again():

@@ -88,10 +88,18 @@ def test_regions_are_unions_of_chosen_labels_and_what_is_in_none_is_background(t
     assert set(some.facts["case_00"].label_voxels) == {0, 1, 4}
 
 
+def test_other_scans_whose_labels_were_numbered_anew_may_lack_a_value(tmp_path):
+    about = PLAIN | {"labels": {"background": 1, "edema": 2, "active": 3}, "ignore": 0}
+    dataset = read_dataset(write_nested(tmp_path / "data", about=about))
+    dataset = with_regions(dataset, {"whole": (1, 2, 4), "core": (1, 4), "enhancing": (4,)}, to_train=False)
+    assert dataset.relabelling.made_of["enhancing"] == ()
+    assert not [problem for problem in dataset.problems if problem.code == "bad-regions"]
+
+
 @pytest.mark.parametrize(
     ("regions", "words"),
     [
-        ({"core": (1, 4), "necrosis": (1,), "enhancing": (4,)}, "has no value that a later region does not have too"),
+        ({"core": (1, 4), "necrosis": (1,), "enhancing": (4,)}, "every value of it belongs to a region painted later"),
         ({"whole": (1, 2, 4), "enhancing": (4,)}, "1, 2, which no later region tells apart"),
         ({"whole": (1, 2, 4), "core": (1, "lump"), "enhancing": (4,)}, "'lump', which is no label"),
         ({"whole": (2, 3)}, "has 3, and the dataset has 1 necrosis"),

@@ -27,6 +27,7 @@ STAGES = {
 }
 # What hands a recipe on, writes it down, or is the recipe.
 BESIDE = (
+    "commands.training",
     "runs.starting",
     "runs.leading",
     "runs.timing",

@@ -417,6 +417,18 @@ def test_validate_on_another_dataset_writes_beside_the_runs_own_numbers(trained,
     assert {path: content for path, content in files_in(trained).items() if where not in path.parents} == before
 
 
+def test_datasets_of_one_name_have_folders_of_their_own(trained, tmp_path):
+    folders = []
+    for place in ("a", "b", "a"):
+        source = tmp_path / place / "test"
+        if not source.exists():
+            source.parent.mkdir()
+            make_phantom(source, labelled=1, unlabelled=0, seed=ord(place))
+        folders.append(runs.validate(trained, source).folder.name)
+    assert folders == ["test", "test-2", "test"]
+    assert runs.validate(trained, tmp_path / "b" / "test", "best").folder.name == "test-best"
+
+
 def test_validate_on_another_dataset_takes_how_it_lies_on_disk(trained, tmp_path):
     other = make_phantom(tmp_path / "other", labelled=2, unlabelled=0, seed=1)
     listing = json.loads((other / "dataset.json").read_text())

@@ -83,6 +83,8 @@ def test_resumed_nothing_is_trained_again_and_a_seed_more_trains_alone(done, pla
     results = train_seeds(recipe_of(place), done, 4, resume=True)
     assert trained == [("seed-6", 6)]
     assert [row.seed for row in results] == [3, 4, 5]
+    moved = write_recipe(place, place / "elsewhere", **PLAIN, tensorboard=True)  # Neither makes another training.
+    assert [row.seed for row in train_seeds(runs.read_recipe(moved), done, 3, resume=True)] == [3, 4, 5]
 
 
 @pytest.mark.slow
@@ -96,7 +98,7 @@ def test_a_killed_one_goes_on_and_ends_as_if_it_had_not_been(done, place, tmp_pa
 def test_folders_with_other_trainings_are_refused(done, place, tmp_path):
     with pytest.raises(UserError, match="holds trainings of several seeds"):
         train_seeds(recipe_of(place), done, 3)
-    with pytest.raises(UserError, match="holds trainings in which max_steps is another"):
+    with pytest.raises(UserError, match="holds trainings that differ in max_steps"):
         train_seeds(recipe_of(place, "max_steps=3"), done, 3, resume=True)
     with pytest.raises(UserError, match="this folder holds a run"):
         train_seeds(recipe_of(place), done / "seed-3", 2, resume=True)

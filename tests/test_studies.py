@@ -66,6 +66,15 @@ def test_cells_of_one_draw_come_together_so_that_pairs_are_whole_early(place):
     assert len(names) == len(set(names)) == 2 * 2 * (2 * 2) + 2
 
 
+def test_a_study_is_the_same_from_whatever_folder_it_is_named(place, monkeypatch):
+    path = write_study(place)
+    read = []
+    for folder in (place, place.parent):
+        monkeypatch.chdir(folder)
+        read.append(read_study(path.relative_to(folder)))
+    assert read[0] == read[1] == read_study(path)
+
+
 def test_places_in_the_path_of_a_dataset_name_the_list_of_a_draw(tmp_path, place):
     study = read_study(write_study(place, dataset="lists/a_{labelled:03}_{draw}.json"))
     assert study.list_of(7, 2) == place / "lists/a_007_2.json"
@@ -168,7 +177,7 @@ def test_once_done_nothing_is_trained_again_and_a_draw_more_trains_alone(done, p
 def test_a_study_whose_method_has_changed_is_refused_in_the_same_folder(done, place):
     output, _ = done
     other = [{"name": "control", "recipe": "cut.yaml"}, {"name": "cut", "recipe": "cut.yaml"}]
-    with pytest.raises(UserError, match="holds a study in which control is another"):
+    with pytest.raises(UserError, match="holds a study that differs in control"):
         run_study(read_study(write_study(place, methods=other)), output)
 
 

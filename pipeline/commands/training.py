@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -22,8 +22,9 @@ from pipeline.terminal import give, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.recipe import Recipe
+    from pipeline.runs.requests import Request
     from pipeline.runs.scoring import Scores
+    from pipeline.shards import Shard
 
 TimeBudget = Annotated[
     str | None, tyro.conf.arg(help="How long the whole command may take: 90s, 20min, 1h30m, 1.5d.", metavar="TIME")
@@ -121,7 +122,7 @@ def train(
 
     refuse_outside("--folds", folds, 2, 1000)
     refuse_outside("--seeds", seeds, 2, 1000)
-    share = read_shard(shard)
+    share = _share(shard, launcher)
     if folds is None and seeds is None:
         given = {"--shard": share != WHOLE, "--launcher": launcher is not None}
         _refuse(given, "is for folds or seeds", "add --folds or --seeds")
@@ -131,26 +132,56 @@ def train(
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
         overrides = ("max_steps=auto", *overrides, f"time_budget={time_budget}")
-    how: dict[str, Any] = {"resume": resume or launcher is not None, "started": STARTED}
+    resume = resume or launcher is not None
     with joined():
         request = runs.read_request(source, overrides, folds, seeds)
-        how["decided"] = request.decided
         if launcher is not None:
             _launch(run, folds or seeds or 0, launcher, launcher_option, ("--resume",))
         if seeds is not None:
-            _train_seeds(request.recipe, run, seeds, shard=share, **how)
-            return
-        if launcher is not None:
+            _train_seeds(request, run, seeds, share, resume=resume)
+        elif launcher is not None:
             give({"run": run})
             say(f"Wrote {run / 'out-of-fold' / 'report.html'}, of all folds.")
-            return
-        how["allow_change"] = allow_change
-        if folds is None:
-            found = [runs.train(request.recipe, run, start=request.start, **how)]
         else:
-            found = [*runs.cross_validate(request.recipe, run, folds, shard=share, **how)]
-        if is_first():
-            _show(found, run, all_masks=request.recipe.data.validation == "none")
+            found = _trained(request, run, folds, share, resume=resume, allow_change=allow_change)
+            if is_first():
+                _show(found, run, all_masks=request.recipe.data.validation == "none")
+
+
+def _trained(
+    request: Request, run: Path, folds: int | None, share: Shard, *, resume: bool, allow_change: Sequence[str]
+) -> Sequence[Scores | None]:
+    """Train a run, or its folds."""
+    from pipeline import runs
+
+    if folds is not None:
+        return runs.cross_validate(
+            request.recipe,
+            run,
+            folds,
+            resume=resume,
+            allow_change=allow_change,
+            started=STARTED,
+            decided=request.decided,
+            shard=share,
+        )
+    scores = runs.train(
+        request.recipe,
+        run,
+        resume=resume,
+        allow_change=allow_change,
+        started=STARTED,
+        start=request.start,
+        decided=request.decided,
+    )
+    return [scores]
+
+
+def _share(shard: str, launcher: str | None) -> Shard:
+    """Read the share of this call; a launcher makes the shares itself."""
+    share = read_shard(shard)
+    _refuse({"--shard": launcher is not None and share != WHOLE}, "goes not with --launcher", "leave one out")
+    return share
 
 
 def _refuse(given: dict[str, bool], message: str, remedy: str) -> None:
@@ -184,10 +215,12 @@ def _show(found: Sequence[Scores | None], run: Path, *, all_masks: bool = False)
     say(f"Next: fewmask predict {place} SCANS --output MASKS, or fewmask export {place} --output {place}.fewmask")
 
 
-def _train_seeds(recipe: Recipe, output: Path, count: int, **how: Any) -> None:
+def _train_seeds(request: Request, output: Path, count: int, share: Shard, *, resume: bool) -> None:
     from pipeline.studies.seeds import train_seeds
 
-    results = train_seeds(recipe, output, count, **how)
+    results = train_seeds(
+        request.recipe, output, count, resume=resume, started=STARTED, decided=request.decided, shard=share
+    )
     give({"folder": output, "seeds": list(map(asdict, results))})
     if results:
         show_seeds(results, output)
@@ -242,7 +275,7 @@ def study(
     from pipeline.studies.running import run_study
 
     asked = read_study(grid)
-    share = read_shard(shard)
+    share = _share(shard, launcher)
     if launcher is not None:
         _launch(to_write(output), len([*asked.cells()]), launcher, launcher_option)
     results = run_study(asked, to_write(output), share)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Regions of a recipe: those that the dataset asks for, none, or names with the values or names of labels.
 Regions: TypeAlias = "Mapping[str, Sequence[int | str]] | Literal['auto'] | None"
-# Of the recipe.
+# The key of the recipe.
 KEY = "regions"
 CODE = "bad-regions"
 
@@ -41,9 +41,7 @@ def with_regions(dataset: Dataset, chosen: Regions, *, to_train: bool = True) ->
         return dataset
     values, problems = _values_of(dataset, regions, to_train=to_train)
     if partly := [case.id for case in dataset.cases if case.annotated is not None]:
-        message = (
-            f"need every class in every mask, and not every one is annotated in {len(partly)}, such as {partly[0]}"
-        )
+        message = f"need every class annotated in every mask; {len(partly)} cases lack one, such as {partly[0]}"
         problems.append(Problem(KEY, CODE, message, "give null, or leave these cases out"))
     if not problems:
         try:
@@ -89,7 +87,7 @@ def _as_regions(dataset: Dataset, values: Mapping[str, tuple[int, ...]], painted
     made_of: dict[str, tuple[int, ...]] = {name: (label,) for name, label in painted.items()}
     if before is not None:  # The labels are chosen ones already, each made of the file's own.
         own = dict(zip(before.new_values, before.made_of.values(), strict=True))
-        made_of = {name: own[label] for name, label in painted.items()}
+        made_of = {name: own.get(label, ()) for name, label in painted.items()}
     stored = before or dataset
     relabelling = Relabelling(
         labels=stored.labels,

@@ -12,7 +12,7 @@ import torch
 from pipeline.data.annotation import decode
 from pipeline.engines.sources import own_sources
 from pipeline.engines.step_output import PendingOutput, StepOutput
-from pipeline.engines.units import UnitPass, seed_of
+from pipeline.engines.units import UnitPass, added, cut, seed_of
 from pipeline.engines.values import StreamValues
 from pipeline.interruption import window
 from pipeline.losses.objective import nothing_learnt
@@ -161,7 +161,8 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         # Before the first update nothing lasting has changed, so a signal may end even a step that takes minutes.
         with window() if turn == 0 else nullcontext(), _buffers_kept(self.trained):
-            for n, part in enumerate(_parted(batches, self.accumulate)):
+            for n in range(self.accumulate):
+                part = cut(batches, n, self.accumulate)
                 if self.units == 1:
                     total, found = self.losses(objective, part, progress)
                 else:
@@ -178,7 +179,7 @@ class TrainingStep:
                 if self.units == 1:
                     scaled.backward()  # type: ignore[no-untyped-call]
                 else:
-                    summed = _added(summed, in_units.backward(scaled))
+                    summed = added(summed, in_units.backward(scaled))
         for n, gradient in summed.items():
             weights[n].grad = gradient
         self.scaler.unscale_(self.optimizer)
@@ -259,25 +260,6 @@ def _buffers_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
         for buffer, value in before:
             buffer.copy_(value)
         raise
-
-
-def _added(sum_so_far: Gradients, gradients: Gradients) -> Gradients:
-    """Add the gradients of one more part of a batch."""
-    return {
-        n: sum_so_far[n] + gradients[n] if n in sum_so_far and n in gradients else {**sum_so_far, **gradients}[n]
-        for n in sum_so_far.keys() | gradients.keys()
-    }
-
-
-def _parted(batches: dict[str, Batch], parts: int) -> Iterator[dict[str, Batch]]:
-    """Yield batches divided into so many equal parts; their sizes are multiples of it."""
-    for n in range(parts):
-        yield {
-            kind: {
-                key: values[n * len(values) // parts : (n + 1) * len(values) // parts] for key, values in batch.items()
-            }
-            for kind, batch in batches.items()
-        }
 
 
 def _prepare(batch: Batch, device: torch.device) -> Batch:

@@ -2,9 +2,9 @@
 
 The values that terms look at are computed unit by unit, each by one process, and then come together in all of them. So
 every process computes the objective of the whole batch: whatever a loss counts or pools over a batch is known before
-the backward pass. That goes as far as these values; from there each process goes on with its own units. The gradients
-of the units are added up along one binary tree, by whichever process. So the sum, and with it the weights, depend on
-the number of units, and not on the number of processes.
+the backward pass. What all share of that pass stops at these values; from there each process goes back through its own
+units. The gradients of the units are added up along one binary tree, by whichever process. So the sum, and with it the
+weights, depend on the number of units, and not on the number of processes.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class UnitPass:
         names: list[tuple[str, str, int | None]] = []
         for place, unit in enumerate(mine):
             self._seed(1 + unit)
-            streams = self.load(_cut(batches, place, len(mine)))
+            streams = self.load(cut(batches, place, len(mine)))
             found = [(kind, name, streams[kind][name]) for kind, name in needed]
             names = [(kind, name, len(value) if isinstance(value, tuple) else None) for kind, name, value in found]
             self._values.append(_flat([value for *_, value in found]))
@@ -124,7 +124,7 @@ class UnitPass:
         if last - first == 1:
             return self._gradients_of(first - start)
         middle = (first + last) // 2
-        return _sum(self._summed(first, middle, start), self._summed(middle, last, start))
+        return added(self._summed(first, middle, start), self._summed(middle, last, start))
 
     def _gradients_of(self, place: int) -> Gradients:
         """Go back from the values of one of this process's units to the weights, and let go of the values."""
@@ -168,7 +168,7 @@ def branches(first: int, last: int, start: int, stop: int) -> list[tuple[int, in
     return [*branches(first, middle, start, stop), *branches(middle, last, start, stop)]
 
 
-def _cut(batches: Mapping[str, Batch], place: int, count: int) -> dict[str, Batch]:
+def cut(batches: Mapping[str, Batch], place: int, count: int) -> dict[str, Batch]:
     """Return one of ``count`` equal parts of the batch of each stream."""
     return {
         kind: {
@@ -234,8 +234,8 @@ def _bytes(shape: tuple[int, ...], kind: torch.dtype) -> int:
     return int(np.prod(shape, dtype=np.int64)) * kind.itemsize
 
 
-def _sum(one: Gradients, other: Gradients) -> Gradients:
-    """Add gradients, in place where both have one."""
+def added(one: Gradients, other: Gradients) -> Gradients:
+    """Return the sum of gradients, in place of the first where both have one."""
     both = sorted(one.keys() & other.keys())
     if both:
         torch._foreach_add_([one[n] for n in both], [other[n] for n in both])

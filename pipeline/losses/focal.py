@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import torch
 from pydantic import Field
 
 from pipeline.bounds import LabelValue
 from pipeline.losses.base import LOSSES, LabelLoss, Reduction
+from pipeline.losses.untraced import untraced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +56,7 @@ class FocalLoss(LabelLoss):
             raise ValueError(f"gamma is {gamma}; expected 0, or 1 or more")
         self.gamma = gamma
 
+    @untraced
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss.
 
@@ -66,13 +67,6 @@ class FocalLoss(LabelLoss):
         Raises:
             ValueError: A shape, type or label does not fit.
         """
-        # PyTorch's compiler cannot trace all of MONAI's, and calls it as it is.
-        if torch.compiler.is_compiling():
-            loss: Tensor = torch.compiler.disable(self._compute)(logits, labels)  # type: ignore[no-untyped-call]
-            return loss
-        return self._compute(logits, labels)
-
-    def _compute(self, logits: Tensor, labels: Tensor) -> Tensor:
         from monai.losses.focal_loss import softmax_focal_loss
 
         y = self.one_hot(labels, like=logits)

@@ -11,6 +11,7 @@ from pydantic import Field
 from pipeline.bounds import Millimetres, Scale, Steps
 from pipeline.losses.base import LOSSES, ImageLoss, Reduction, require_positive
 from pipeline.losses.ncut_pairs import choose_pair_sums, draw_offsets, half_window
+from pipeline.losses.untraced import untraced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +111,7 @@ class NCutLoss(ImageLoss):
         self.offsets = offsets
         self.normalize = normalize
 
+    @untraced
     def forward(self, logits: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the loss.
 
@@ -121,13 +123,6 @@ class NCutLoss(ImageLoss):
         Raises:
             ValueError: A shape does not fit.
         """
-        # PyTorch's compiler cannot trace the kernels, and calls this as it is.
-        if torch.compiler.is_compiling():
-            loss: Tensor = torch.compiler.disable(self._compute)(logits, image, mask)  # type: ignore[no-untyped-call]
-            return loss
-        return self._compute(logits, image, mask)
-
-    def _compute(self, logits: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:
         p, image, inside = self.read(logits, image, mask)
         counted = inside.flatten(1).any(dim=1)
         if not p.numel():

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from pipeline.bounds import LabelValue, Scale
 from pipeline.losses.base import LOSSES, LabelLoss, Reduction, require_positive
+from pipeline.losses.untraced import untraced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +41,7 @@ class MonaiLoss(LabelLoss):
 
     monai: Any
 
+    @untraced
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss.
 
@@ -50,13 +52,6 @@ class MonaiLoss(LabelLoss):
         Raises:
             ValueError: A shape, type or label does not fit.
         """
-        # PyTorch's compiler cannot trace all of MONAI's, and calls them as they are.
-        if torch.compiler.is_compiling():
-            loss: Tensor = torch.compiler.disable(self._compute)(logits, labels)  # type: ignore[no-untyped-call]
-            return loss
-        return self._compute(logits, labels)
-
-    def _compute(self, logits: Tensor, labels: Tensor) -> Tensor:
         y = self.one_hot(labels, like=logits)
         annotated = y.any(dim=1, keepdim=True)
         p = self.probabilities(logits).where(annotated, 0)

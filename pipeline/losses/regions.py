@@ -1,4 +1,4 @@
-"""Any loss for regions: each is a question of its own, of one logit and two classes."""
+"""Any loss applied to each region: a binary problem of its own, with one logit."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.pacing.course import Course
 from pipeline.runs.objectives import build_objective
 from pipeline.runs.predictors import precision_of
-from pipeline.runs.refusals import refuse_losses, refuse_mixing, refuse_parts, refuse_patch, told
+from pipeline.runs.refusals import memory_error_of, refuse_losses, refuse_mixing, refuse_parts, refuse_patch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ def build_network(settings: Settings, task: Task) -> torch.nn.Module:
         network = make_network(settings, task)
     except (ValueError, TypeError, RuntimeError, IndexError, AssertionError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise told(error, settings, "to build the network") from None
+            raise memory_error_of(error, settings, "to build the network") from None
         remedy = "`fewmask components` lists every network and its options"
         problem = Problem("network.options", "bad-network", f"{name} refuses them: {first_line(error)}", remedy)
         raise UserError("The network cannot be built.", [problem]) from error

@@ -42,9 +42,9 @@ def compare(a: Path | Sequence[Path], b: Path | Sequence[Path], output: Path) ->
     sides = [[place for folder in side for place in trainings_in(folder) or [folder]] for side in named]
     made = Output(output, "compare")
     made.refuse_foreign(FILES)
+    _refuse_twice(sides)
     if all(len(side) == 1 for side in sides):
         return _compare_two(sides[0][0], sides[1][0], made)
-    _refuse_twice(sides)
     names = _names_of(*(side[0].resolve() for side in named))
     groups = [_group(name, side) for name, side in zip(names, sides, strict=True)]
     tolerance_mm = _tolerance_of([place for side in sides for place in side])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
@@ -81,13 +81,12 @@ def cross_validate(
         raise UserError("Nothing was started.", [problem])
     _refuse_folders(run, resume, folds, allow_change)
     index, decided = _begin(recipe, run, folds, resume, allow_change, decided)
-    how: dict[str, Any] = {"resume": True, "allow_change": allow_change, "decided": decided, "started": started}
     together = ceil(folds / shard.count)  # They are trained one after the other, and divide the time.
     for fold in shard.of(range(1, folds + 1)):
         note(f"fold {fold} of {folds}")
         its_own = recipe_of_fold(recipe, run, (fold, folds), together)
-        _train_fold(its_own, fold_folder(run, fold), index, **how)
-        how["started"] = None  # The time that the command took to begin is the first one's.
+        _train_fold(its_own, fold_folder(run, fold), index, allow_change, started, decided)
+        started = None  # The time that the command took to begin is the first one's.
     places = [fold_folder(run, fold) for fold in range(1, folds + 1)]
     if missing := [place.name for place in places if not (place / SUMMARY).is_file() or is_held(place)]:
         note(f"{', '.join(missing)}: not trained yet; the call that ends last scores all")
@@ -114,13 +113,20 @@ def _begin(
     return index, decided
 
 
-def _train_fold(recipe: Recipe, place: Path, index: Index, **how: Any) -> None:
+def _train_fold(
+    recipe: Recipe,
+    place: Path,
+    index: Index,
+    allow_change: Sequence[str],
+    started: float | None,
+    decided: Decisions,
+) -> None:
     """Train one fold, unless another process is training it."""
     place.mkdir(exist_ok=True)
     try:
         with locked(place):
             write_own(place, INDEX, index.as_rows())  # So that the files are not read again.
-        train(recipe, place, **how)
+        train(recipe, place, resume=True, allow_change=allow_change, started=started, decided=decided)
     except UserError as error:
         if [problem.code for problem in error.problems] != [HELD]:
             raise

@@ -7,13 +7,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from pipeline.config import written
 from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
 from pipeline.files import LOCK, PARTIAL
 from pipeline.runs.crossing import score_folds, write_folds
 from pipeline.runs.folder import CACHE, STOP, RunFolder
 from pipeline.runs.models import fold_folder
-from pipeline.runs.resuming import differing_keys, other_scans
+from pipeline.runs.resuming import differing_keys, flat, other_scans
 from pipeline.runs.splitting import check_dataset_of, pool_of
 from pipeline.runs.stored import SUMMARY, read_config, read_decisions, read_index
 
@@ -32,8 +33,8 @@ OWN = ("data.fold", "device", "time_budget", "network.memory_format", "data.resi
 def join(folds: Sequence[Path], run: Path) -> list[Scores]:
     """Copy runs that were each trained with another fold of one recipe into a cross-validation, and score that.
 
-    The folder is what ``train --folds`` makes of the recipe with ``postprocessing: []``. By itself a fold that is
-    trained apart decides on its post-processing by the masks that it is trained on, and keeps it here.
+    The folder is that of ``train --folds`` with ``postprocessing: []``: each fold keeps the post-processing that it
+    chose by its own training masks.
 
     Args:
         folds: The folders of the runs, in any order.
@@ -95,7 +96,7 @@ def _unlike(recipes: dict[Path, Recipe]) -> list[Problem]:
     remedy = f"train it as {first} was"
     problems = []
     for place, other in recipes.items():
-        if keys := differing_keys(recipe, other, OWN):
+        if keys := differing_keys(flat(written(recipe)), flat(written(other)), OWN):
             problems.append(Problem(str(place), "changed", f"has another {', '.join(keys)}", remedy))
         if cases := other_scans(scans, read_index(place)):
             problems.append(Problem(str(place), "scans-changed", f"has other scans, such as {cases[0]}", remedy))

@@ -108,7 +108,7 @@ def read_origin(path: Path, network: str, dimensions: int | None) -> Origin:
     held = [_read_member(member, network, dimensions) for member in members]
     settings, task, _ = held[0]
     file = members[0].path
-    # Looked at before it is hashed, as everything is that a message could be about.
+    # Only once it is known to be sound, so that an unsound file is named as such.
     sha256 = _hash_of(file)
     networks = chain.from_iterable(_parted(weights, each.network.members) for each, _, weights in held)
     return Origin(

@@ -121,7 +121,7 @@ def refuse_patch(network: torch.nn.Module, settings: Settings, task: Task) -> No
             raise ValueError(f"of one patch it makes {what}, and should make {expected}")
     except (RuntimeError, ValueError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise told(error, settings, "to try the network once") from None
+            raise memory_error_of(error, settings, "to try the network once") from None
         if (failed := told_of_plugin(error)) is not None:
             raise failed from error
         message = f"{settings.network.name} cannot take {size}: {first_line(error)}"
@@ -137,10 +137,10 @@ def memory_for_step(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        raise told(error, settings, "for a step") from error.__cause__
+        raise memory_error_of(error, settings, "for a step") from error.__cause__
 
 
-def told(error: Exception, settings: Settings, what: str) -> Exception:
+def memory_error_of(error: Exception, settings: Settings, what: str) -> Exception:
     """Return a ``UserError`` that says what to make smaller if memory ran out; any other error itself.
 
     Args:

@@ -19,7 +19,7 @@ from pipeline.runs.stored import read_written_of
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from pipeline.decisions import Decisions
     from pipeline.recipe import Recipe
@@ -74,8 +74,7 @@ def read_request(
             cross-validation, nor several trainings can start, nor a network with another model's weights; or several
             processes were started for more than one training.
     """
-    if launched() > 1:
-        _refuse_several_trainings({"--folds": folds, "--seeds": seeds})
+    refuse_several(folds, seeds)
     request = _read(source, overrides)
     told = {
         "time_budget": request.recipe.time_budget,
@@ -93,7 +92,14 @@ def read_request(
     return request
 
 
-def _refuse_several_trainings(asked: Mapping[str, int | None]) -> None:
+def refuse_several(folds: int | None, seeds: int | None) -> None:
+    """Refuse folds or seeds in one of several processes, which were started for one training.
+
+    Raises:
+        UserError: As it says.
+    """
+    if launched() == 1:
+        return
     apart = {
         "--folds": "train folds apart, each with data.fold=[N, FOLDS] and an --output of its own",
         "--seeds": "train seeds apart, each with seed=N and an --output of its own",
@@ -101,7 +107,7 @@ def _refuse_several_trainings(asked: Mapping[str, int | None]) -> None:
     message = f"makes one training after the other, and {launched()} processes were started for one training"
     problems = [
         Problem(key, "not-shared", message, f"{apart[key]}, or start one process")
-        for key, count in asked.items()
+        for key, count in {"--folds": folds, "--seeds": seeds}.items()
         if count is not None
     ]
     if problems:

@@ -81,7 +81,7 @@ def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Seque
             f"the run has {old.get(key)!r}, you gave {new.get(key)!r}",
             f"give the run's value, or start a new run, or let it change from here on: --allow-change {key}",
         )
-        for key in _differing(old, new, allowed)
+        for key in differing_keys(old, new, allowed)
     ]
     if not any(_covers(name, "plugins") for name in allowed):
         problems += _changed_plugins(run, recipe)
@@ -89,18 +89,13 @@ def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Seque
         raise UserError(f"{run} holds another run; nothing was resumed.", problems)
 
 
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequence[str]) -> list[str]:
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequence[str] = ()) -> list[str]:
     """Return the keys of two flat recipes that differ, but for those that are harmless or allowed to."""
     return [
         key
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not any(_covers(name, key) for name in (*HARMLESS, *allowed))
     ]
-
-
-def differing_keys(one: Recipe, other: Recipe, allowed: Sequence[str]) -> list[str]:
-    """Return the keys by which two recipes are different trainings, but for some keys or sections."""
-    return _differing(flat(config.written(one)), flat(config.written(other)), allowed)
 
 
 def _changed_plugins(run: Path, recipe: Recipe) -> list[Problem]:
@@ -144,8 +139,8 @@ def decisions_of(run: Path, recipe: Recipe, given: Decisions) -> Decisions:
         given: The decisions that came with the recipe.
 
     Returns:
-        The run's own decisions for a recipe with a time budget. Otherwise those given; if they have no corrections, and
-        the run without a budget was asked to end early, its corrections are kept.
+        The run's own decisions for a recipe with a time budget. Otherwise those given, with the corrections of a run
+        without a budget that was asked to end early, if none are given.
     """
     own = read_decisions(run)
     if recipe.time_budget is not None:

@@ -1,9 +1,9 @@
-"""Find the cases to score a run on: its own, or those of another dataset that it was not trained on."""
+"""Find the cases to score a run on, its own or those of another dataset, and the folder of their scores."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from pipeline.data.checked import changed_files
@@ -14,11 +14,12 @@ from pipeline.data.relabelling import relabel
 from pipeline.errors import Problem, UserError
 from pipeline.runs.checkpoint_facts import facts_of
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.stored import SPLIT, read_config, read_own
+from pipeline.runs.stored import SPLIT, SUMMARY, read_config, read_own
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pipeline.checkpoints import Which
     from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
     from pipeline.data.relabelling import Chosen
@@ -116,3 +117,25 @@ def other_cases(source: Path, task: Task, open_as: OpenAs, chosen: Chosen | None
         problem = Problem(str(source), "no-labels", "has no labelled case to validate on", "name a dataset with labels")
         raise UserError("There is nothing to validate on.", [problem])
     return replace(dataset, cases=cases, channels=dataset.channels or task.channels)
+
+
+def folder_of_scores(run: Path, source: Path | None, which: Which) -> Path:
+    """Return where scores go: of the run's own cases, or of another dataset, each of those in a folder of its own."""
+    if source is None:
+        if which == "best":
+            return run / "validation" / "best"
+        return run
+    place = source.resolve()
+    scores = run.with_name(f"{run.stem}-validation") if run.is_file() else run / "validation"
+    name = f"{place.parent.name}-{place.stem}" if place.is_file() else place.name
+    if which == "best" or name == "best":  # The run's own cases, by its best checkpoint, are in `validation/best`.
+        name = f"{name}-{which}"
+    numbered = (scores / f"{name}-{number}" for number in count(2))
+    return next(folder for folder in chain([scores / name], numbered) if not _is_of_another(folder, place))
+
+
+def _is_of_another(folder: Path, dataset: Path) -> bool:
+    """Tell whether a folder has the scores of another dataset of the same name."""
+    if not (folder / SUMMARY).is_file():
+        return False
+    return read_own(folder, SUMMARY)["dataset"] not in (None, str(dataset))

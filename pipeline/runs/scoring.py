@@ -17,7 +17,7 @@ from pipeline.runs.folder import SCORES, RunFolder
 from pipeline.runs.models import load_model
 from pipeline.runs.parts_of_run import load_metrics
 from pipeline.runs.reporting import add_case, curves_of, report_run
-from pipeline.runs.scored_cases import other_cases, own_cases, unseen_cases
+from pipeline.runs.scored_cases import folder_of_scores, other_cases, own_cases, unseen_cases
 from pipeline.runs.segments import MATCHED, describe, labels_of, match
 from pipeline.strict_json import write_json
 
@@ -105,7 +105,7 @@ def validate_run(
     Raises:
         UserError: The checkpoint or the dataset cannot be used, or there is nothing to validate on.
     """
-    folder = _folder_of_scores(run, source, which)
+    folder = folder_of_scores(run, source, which)
     RunFolder(folder).output.refuse_foreign(SCORES)
     alone = run.is_file()
     curves_of(run)  # Before anything is computed that could not be reported.
@@ -137,17 +137,7 @@ def validate_run(
         pictures=True,
         metrics=metrics,
     )
-    return write_scores(folder, run, scored, which, model.step, notes)
-
-
-def _folder_of_scores(run: Path, source: Path | None, which: Which) -> Path:
-    if source is None:
-        if which == "best":
-            return run / "validation" / "best"
-        return run
-    place = source.resolve()
-    scores = run.with_name(f"{run.stem}-validation") if run.is_file() else run / "validation"
-    return scores / (f"{place.parent.name}-{place.stem}" if place.is_file() else place.name)
+    return write_scores(folder, run, scored, which, model.step, notes, source)
 
 
 def _notes_on_others(left_out: int, *, known: bool) -> tuple[str, ...]:
@@ -239,15 +229,23 @@ def _notes_on_masks(cases: Sequence[Case], facts: Mapping[str, CaseFacts], ignor
 
 
 def write_scores(
-    folder: Path, run: Path, scored: Scored, which: Which, step: int, notes: tuple[str, ...] = ()
+    folder: Path,
+    run: Path,
+    scored: Scored,
+    which: Which,
+    step: int,
+    notes: tuple[str, ...] = (),
+    source: Path | None = None,
 ) -> Scores:
-    """Write ``cases.csv``, ``summary.json`` and ``report.html`` of a run into a folder."""
+    """Write ``cases.csv``, ``summary.json`` and ``report.html`` of a run, or of its scores on another dataset."""
     notes += scored.notes
     if scored.matching:
         notes += (MATCHED,)
     summary = summarise(scored.results)
     about: dict[str, Any] = {"checkpoint": which, "step": step, "notes": list(notes), "version": __version__}
     about |= {"tolerance_mm": scored.tolerance_mm, "calibration": scored.calibration}
+    if source is not None:
+        about["dataset"] = str(source.resolve())
     facts = {"Checkpoint": f"{which}, step {step}"}
     with RunFolder(folder).output.writing(SCORES) as stage:
         write_cases_csv(stage / "cases.csv", scored.results)

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from pipeline import __version__, config, strict_json
 from pipeline.bounds import MAX_LABEL
-from pipeline.data.index import rows_of
 from pipeline.data.inspection import CaseFacts
 from pipeline.data.layouts.dataset import MAX_CLASSES
 from pipeline.decisions import Decisions, converted, split
@@ -125,6 +124,7 @@ class StoredSummary(Stored):
     model_config = {**STRICT, "extra": "ignore"}
 
     tolerance_mm: float | None = None
+    dataset: str | None = None
 
 
 class StoredPlugin(Stored):
@@ -202,8 +202,6 @@ def read_own(run: Path, name: str) -> Any:
     Raises:
         UserError: The file is missing, was changed after it was written, or is not one that this version writes.
     """
-    if name == INDEX:
-        return rows_of(read_index(run).values())
     path = run / name
     try:
         content = SCHEMAS[name].model_validate(strict_json.read_json(path)).model_dump()

@@ -20,7 +20,7 @@ from pipeline.pacing.timekeeper import Timekeeper
 from pipeline.reports.summary import summarise
 from pipeline.runs.checkpoint_facts import about_training
 from pipeline.runs.records import Records
-from pipeline.runs.refusals import told
+from pipeline.runs.refusals import memory_error_of
 from pipeline.runs.unpredicted import note_on_unpredicted
 from pipeline.terminal import note
 
@@ -98,7 +98,7 @@ class Training:
             raise
         except (RuntimeError, MemoryError) as error:
             what = f"for step {self.progress.done + 1}"
-            raise told(error, self.setup.recipe, what) from error.__cause__
+            raise memory_error_of(error, self.setup.recipe, what) from error.__cause__
         finally:
             self.bar.bar.close()
 

@@ -37,10 +37,10 @@ class Transfer:
 
     Attributes:
         weights: All of them, by name.
-        whole: The names of those that are another network's; here and below a weight of several names has its first.
-        partly: Of those that are so for some labels.
-        new: Of those that stay as they were drawn.
-        left: Of the other network's that have no place.
+        whole: The names of those taken whole. Here and below, a weight that layers share is named once.
+        partly: The names of those taken for some labels.
+        new: The names of those that stay as they were drawn.
+        left: The names of the other network's that fit nowhere.
     """
 
     weights: dict[str, Tensor]

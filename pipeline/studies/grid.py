@@ -134,9 +134,10 @@ def read_study(path: Path) -> Study:
         UserError: The file has mistakes, with all of them; or a recipe is missing.
     """
     study = config.read_section(Study, path)
+    folder = path.resolve().parent
     shipped = config.shipped()
     methods = [
-        method if method.recipe in shipped else method.model_copy(update={"recipe": str(path.parent / method.recipe)})
+        method if method.recipe in shipped else method.model_copy(update={"recipe": str(folder / method.recipe)})
         for method in study.methods
     ]
     problems = [
@@ -146,4 +147,4 @@ def read_study(path: Path) -> Study:
     ]
     if problems:
         raise UserError(f"The study {path} cannot begin.", problems)
-    return study.model_copy(update={"dataset": str(path.parent / study.dataset), "methods": tuple(methods)})
+    return study.model_copy(update={"dataset": str((folder / study.dataset).resolve()), "methods": tuple(methods)})

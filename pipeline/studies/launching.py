@@ -47,7 +47,7 @@ class Share:
 
 
 def _end_of(child: subprocess.Popen[bytes]) -> int:
-    """Wait as a signal handler may do too; Popen.wait would wait there for the wait that the signal has interrupted."""
+    """Wait by polling: a signal handler that interrupted this wait would wait for ever on the lock of `Popen.wait`."""
     while (code := child.poll()) is None:
         time.sleep(POLL_S)
     return code

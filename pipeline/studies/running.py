@@ -98,7 +98,7 @@ def train_one(
         decided: As for :func:`train`.
 
     Returns:
-        None if it succeeds, or if another process is running it.
+        The problems; none if it succeeded, or if another process is running it.
     """
     began = time.monotonic()
     try:
@@ -174,6 +174,6 @@ def _refuse_other(study: Study, output: Path) -> None:
     changed = [method.name for method in study.methods if methods.get(method.name, method) != method]
     changed += [key for key in ("dataset", "settings") if getattr(there, key) != getattr(study, key)]
     if changed:
-        message = f"holds a study in which {', '.join(changed)} is another"
+        message = f"holds a study that differs in {', '.join(changed)}"
         problem = Problem(str(output), "study-differs", message, "name another --output")
         raise UserError("Nothing was started.", [problem])

@@ -13,6 +13,7 @@ from pipeline.files import atomic_write, locked
 from pipeline.outputs import Output
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.planning import absolute
+from pipeline.runs.resuming import differing_keys, flat
 from pipeline.runs.stored import SUMMARY
 from pipeline.shards import WHOLE
 from pipeline.studies.results import TIMES
@@ -115,12 +116,10 @@ def _other_recipe(recipe: Recipe, output: Path) -> list[Problem]:
     """Return the problem that the trainings that are there have another recipe; none if there are none."""
     if not (output / RECIPE).is_file():
         return []
-    there = read(output / RECIPE)
-    asked = written(recipe)
-    changed = sorted(key for key in there.keys() | asked.keys() if there.get(key) != asked.get(key))
+    changed = differing_keys(flat(read(output / RECIPE)), flat(written(recipe)))
     if not changed:
         return []
-    message = f"holds trainings in which {', '.join(changed)} is another"
+    message = f"holds trainings that differ in {', '.join(changed)}"
     return [Problem(str(output), "recipe-differs", message, "name another --output")]
 
 

@@ -40,13 +40,12 @@ def painted_labels(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         later = {value for other in names[place:] for value in regions[other]}
         own = [value for value in regions[name] if value not in later]
         if not own:
-            message = "has no value that a later region does not have too, so that no voxel of a mask would say it"
-            raise UnpaintableError(
-                name, message, "leave it out, or one of those; a region in another one comes behind it"
-            )
+            message = "would be invisible in a mask: every value of it belongs to a region painted later"
+            remedy = "leave out one of them, or list a region inside another after it"
+            raise UnpaintableError(name, message, remedy)
         if len(own) > 1:
             message = f"has {', '.join(map(str, own))}, which no later region tells apart in a mask"
-            remedy = "add a region of one of them behind it, or make one label of them under labels"
+            remedy = "list a region of one of them after it, or make one label of them under labels"
             raise UnpaintableError(name, message, remedy)
         painted[name] = own[0]
     return painted

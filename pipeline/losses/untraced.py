@@ -1,0 +1,26 @@
+"""Losses that PyTorch's compiler cannot trace."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def untraced(forward: Callable[P, R]) -> Callable[P, R]:
+    """Let a compiled program call a function as it is, and go on compiled after it."""
+    plain: Callable[P, R] = torch.compiler.disable(forward)  # type: ignore[no-untyped-call]
+
+    @wraps(forward)
+    def call(*values: P.args, **named: P.kwargs) -> R:
+        # Without the compiler its wrapper would only take time.
+        return plain(*values, **named) if torch.compiler.is_compiling() else forward(*values, **named)
+
+    return call
