@@ -246,11 +246,11 @@ class Trial:
     """A training whose steps take as long as is told of its memory format and width."""
 
     def __init__(self, recipe, seconds):
-        self.recipe, self.seconds = recipe, seconds
+        self.settings, self.seconds = recipe, seconds
         self.timed = []
 
     def step_s(self, *_):
-        network = self.recipe.network
+        network = self.settings.network
         key = (network.memory_format, network.options["channels"][0])
         self.timed.append(key)
         return self.seconds[key]
@@ -270,9 +270,9 @@ def chosen_recipe(tmp_path, seconds, budget_s, channels="auto", memory_format="a
     threads, first_s = timing.time_threads(first, budget(budget_s)[0])
     assert threads == 1
     found, step_s = timing.choose(first, first_s, plan, budget(budget_s)[0], make)
-    network = found.recipe.network
+    network = found.settings.network
     assert step_s == seconds[network.memory_format, network.options["channels"][0]]
-    return found.recipe, first.timed
+    return found.settings, first.timed
 
 
 def chosen(*args, **kwargs):
@@ -367,14 +367,14 @@ class Machine:
     """A training on a machine on which a step takes time by its voxels, and scans and validations theirs."""
 
     def __init__(self, recipe, clock, voxel_s=0.0, scan_s=0.0, case_s=0.0, made=None):
-        self.recipe, self.clock, self.case_s = recipe, clock, case_s
+        self.settings, self.clock, self.case_s = recipe, clock, case_s
         self.voxel_s, self.scan_s, self.made = voxel_s, scan_s, [] if made is None else made
         self.is_prepared = False
         self.made.append(self)
 
     @property
     def one_s(self):
-        data = self.recipe.data
+        data = self.settings.data
         return self.voxel_s * data.batch_size * torch.Size(data.patch_size).numel()
 
     def prepare(self, so_far=lambda *_: None):
@@ -396,7 +396,7 @@ class Machine:
         return Pace(step_s, 20 * self.case_s, 30 * self.case_s)
 
     def decide(self, recipe, decided):
-        self.recipe, self.decided = recipe, decided
+        self.settings, self.decided = recipe, decided
 
 
 def fitted(tmp_path, seconds, spent=5.0, **machine):
@@ -427,11 +427,11 @@ def test_what_is_too_slow_is_made_smaller_until_many_steps_fit(tmp_path):
     voxel_s = 1.0 / (plan.batch_size * torch.Size(plan.patch_size).numel())
     for seconds, smaller in ((600, False), (200, True), (60, True)):
         found, _, _ = fitted(tmp_path, seconds, voxel_s=voxel_s)
-        data = found.recipe.data
+        data = found.settings.data
         assert (data.patch_size != plan.patch_size or data.batch_size < plan.batch_size) == smaller
-        assert found.recipe.max_steps >= 200
+        assert found.settings.max_steps >= 200
         # The levels of the network fit the patch.
-        strides = found.recipe.network.options["strides"]
+        strides = found.settings.network.options["strides"]
         shrunk = [torch.Size(along).numel() for along in zip(*strides, strict=True)]
         assert all(side % factor == 0 for side, factor in zip(data.patch_size, shrunk, strict=True))
 
@@ -482,7 +482,7 @@ def test_a_validation_is_timed_for_so_long_at_most(dataset, tmp_path, monkeypatc
     monkeypatch.setattr(setup, "score", score)
     prepared = planning.prepare(runs.read_recipe(write_recipe(tmp_path, dataset, data=TINY["data"] | {"fold": [1, 2]})))
     folder = RunFolder(tmp_path / "run")
-    whole = setup.Setup(folder=folder, recipe=prepared.plan.recipe, index=prepared.index, split=prepared.split)
+    whole = setup.Setup(folder=folder, settings=prepared.plan.recipe, index=prepared.index, split=prepared.split)
     assert len(whole.split.validation) == 2
     pace = whole.pace(1.0)
     assert seen == [(1, True), (2, True), (2, False)]
@@ -495,7 +495,7 @@ def test_a_validation_is_timed_for_so_long_at_most(dataset, tmp_path, monkeypatc
 
 def test_what_was_made_smaller_for_the_time_is_so_in_a_resumed_run(dataset, tmp_path, monkeypatch):
     def step_s(self, *_):
-        return 60.0 * self.recipe.data.batch_size
+        return 60.0 * self.settings.data.batch_size
 
     monkeypatch.setattr("pipeline.runs.setup.Setup.step_s", step_s)
     monkeypatch.setattr("pipeline.runs.setup.Setup.pace", lambda *_: Pace(1.0))
@@ -645,7 +645,7 @@ def test_a_run_with_a_budget_that_is_stopped_goes_on_as_it_was(dataset, scripted
 def test_what_was_chosen_by_timing_stays_however_fast_the_machine_is_later(dataset, tmp_path, monkeypatch):
     def machine(last_s):
         def step_s(self, *_):
-            return last_s if self.recipe.network.memory_format == "channels_last" else 1.0
+            return last_s if self.settings.network.memory_format == "channels_last" else 1.0
 
         monkeypatch.setattr("pipeline.runs.setup.Setup.step_s", step_s)
 

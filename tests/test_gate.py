@@ -58,7 +58,7 @@ def model(monkeypatch):
         precision=torch.float32,
     )
     recipe = Recipe.model_validate_json(json.dumps(raw))
-    made = TrainedModel(recipe=recipe, task=task, predictor=predictor, step=1)
+    made = TrainedModel(settings=recipe, task=task, predictor=predictor, step=1)
     monkeypatch.setattr(prediction, "load_model", lambda *_: made)
     return made
 

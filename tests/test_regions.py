@@ -102,7 +102,7 @@ def test_other_scans_whose_labels_were_numbered_anew_may_lack_a_value(tmp_path):
         ({"core": (1, 4), "necrosis": (1,), "enhancing": (4,)}, "every value of it belongs to a region painted later"),
         ({"whole": (1, 2, 4), "enhancing": (4,)}, "1, 2, which no later region tells apart"),
         ({"whole": (1, 2, 4), "core": (1, "lump"), "enhancing": (4,)}, "'lump', which is no label"),
-        ({"whole": (2, 3)}, "has 3, and the dataset has 1 necrosis"),
+        ({"whole": (2, 3)}, "has 3, and the dataset declares 1 necrosis"),
         ({"whole": (0, 2)}, "is no structure"),
         ({"background": (2,)}, "cannot be a region"),
     ],

@@ -58,7 +58,7 @@ def has_recipe(frame):
     given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
     return any(
         isinstance(value, Recipe)
-        or isinstance(getattr(value, "recipe", None), Recipe)
+        or any(isinstance(getattr(value, name, None), Recipe) for name in ("recipe", "settings"))
         or (isinstance(value, dict) and "objective" in value)
         for value in given
     )

@@ -162,7 +162,7 @@ def test_resumed_run_on_resident_scans_does_without_the_workers_that_it_is_given
     run = train(tmp_path, dataset, "stopped", "data.workers=2", resume=True, **changes)
     assert asked == [0]
     assert (run / "history.csv").read_bytes() == (uninterrupted / "history.csv").read_bytes()
-    assert models.load_model(run, "last").recipe.data.workers == 0
+    assert models.load_model(run, "last").settings.data.workers == 0
 
 
 @pytest.mark.usefixtures("late")
@@ -919,7 +919,7 @@ def test_model_is_used_in_float32_where_its_precision_is_not_at_home(dataset, tm
     for native, expected in ((True, "bfloat16"), (False, "float32")):
         hardware = Hardware(device="cpu", bfloat16=native, cores=1)
         monkeypatch.setattr(models, "find_hardware", lambda _, found=hardware: found)
-        assert models.load_model(run, "last").recipe.precision == expected
+        assert models.load_model(run, "last").settings.precision == expected
 
 
 def same(first, second):

@@ -218,7 +218,7 @@ class Timed:
     """A training whose steps take as long as is told of its threads, and that notes what was timed."""
 
     def __init__(self, seconds, device="cpu"):
-        self.recipe, self.seconds, self.seen = SimpleNamespace(device=device), seconds, []
+        self.settings, self.seconds, self.seen = SimpleNamespace(device=device), seconds, []
 
     def step_s(self, warm, timed, at_most_s=inf):
         self.seen.append((torch.get_num_threads(), warm + timed, at_most_s))

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pipeline.data.layouts.painting import UnpaintableError, in_order, painted_labels
-from pipeline.data.relabelling import Relabelling
-from pipeline.errors import Problem, nearest
+from pipeline.data.relabelling import Relabelling, values_of
+from pipeline.errors import Problem
 from pipeline.types import Region
 
 if TYPE_CHECKING:
@@ -55,29 +55,13 @@ def _values_of(
     dataset: Dataset, chosen: Mapping[str, Sequence[int | str]], *, to_train: bool
 ) -> tuple[dict[str, tuple[int, ...]], list[Problem]]:
     """Return the values of each region, each once, and the mistakes."""
-    names = {name: value for value, name in (dataset.labels or {}).items()}
     problems: list[Problem] = []
     found: dict[str, tuple[int, ...]] = {}
     for region, parts in chosen.items():
-        where = f"regions.{region}"
+        values, mistakes = values_of(dataset, parts, to_train=to_train)
         if region in ("background", "ignore"):
-            problems.append(
-                Problem(where, CODE, "cannot be a region", "leave it out: what is in no region is background")
-            )
-        values = []
-        for part in parts:
-            value = names.get(part) if isinstance(part, str) else part
-            if value is None:
-                message = f"has {part!r}, which is no label of the dataset"
-                problems.append(Problem(where, CODE, message, nearest(str(part), names) or "give values"))
-            elif value == 0 or value == dataset.ignore:
-                problems.append(Problem(where, CODE, f"has {part!r}, which is no structure", "leave it out"))
-            elif to_train and dataset.labels is not None and value not in dataset.labels:
-                there = ", ".join(f"{value} {label}" for value, label in dataset.labels.items() if value)
-                message = f"has {value}, and the dataset has {there}"
-                problems.append(Problem(where, CODE, message, "correct or leave out the value"))
-            else:
-                values.append(value)
+            mistakes.append(("cannot be a region", "leave it out: what is in no region is background"))
+        problems += [Problem(f"regions.{region}", CODE, *mistake) for mistake in mistakes]
         found[region] = tuple(dict.fromkeys(values))
     return found, problems
 

@@ -124,36 +124,19 @@ def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Datas
         The dataset, with the mistakes in ``chosen`` among its problems.
     """
     dataset = as_in_the_files(dataset)
-    values = {name: value for value, name in (dataset.labels or {}).items()}
     problems: list[Problem] = []
     first: dict[int, str] = {}
     made_of: dict[str, tuple[int, ...]] = {}
-
-    def refuse(name: str, message: str, remedy: str) -> None:
-        problems.append(Problem(f"labels.{name}", CODE, message, remedy))
-
     for name, parts in chosen.items():
+        found, mistakes = values_of(dataset, parts, to_train=to_train)
         if name in (BACKGROUND, "ignore"):
-            refuse(
-                name, "cannot be chosen", "leave it out: what is not named is background, what is to be ignored stays"
-            )
-        found = []
-        for part in parts:
-            value = values.get(part) if isinstance(part, str) else part
-            if value is None:
-                refuse(
-                    name, f"has {part!r}, which is no label of the dataset", nearest(str(part), values) or "give values"
-                )
-            elif value == 0 or value == dataset.ignore:
-                refuse(name, f"has {part!r}, which is no structure", "leave it out")
-            elif value in first:
-                refuse(name, f"has {value}, which {first[value]} has too", "give each value to one label")
-            elif to_train and dataset.labels is not None and value not in dataset.labels:
-                there = ", ".join(f"{value} {label}" for value, label in dataset.labels.items() if value)
-                refuse(name, f"has {value}, and the dataset declares {there}", "correct or leave out the value")
-            else:
-                first[value] = name
-                found.append(value)
+            remedy = "leave it out: what is not named is background, what is to be ignored stays"
+            mistakes.append(("cannot be chosen", remedy))
+        for value in found:
+            if value in first:
+                mistakes.append((f"has {value}, which {first[value]} has too", "give each value to one label"))
+            first[value] = name
+        problems += [Problem(f"labels.{name}", CODE, *mistake) for mistake in mistakes]
         made_of[name] = tuple(found)
     new_values = tuple(range(1, len(made_of) + 1))
     relabelling = Relabelling(labels=dataset.labels, ignore=dataset.ignore, made_of=made_of, new_values=new_values)
@@ -168,6 +151,35 @@ def relabel(dataset: Dataset, chosen: Chosen, *, to_train: bool = True) -> Datas
         relabelling=relabelling,
         problems=(*dataset.problems, *problems),
     )
+
+
+def values_of(
+    dataset: Dataset, parts: Sequence[int | str], *, to_train: bool
+) -> tuple[list[int], list[tuple[str, str]]]:
+    """Return the values of labels that are given by value or name, and message and remedy of each that is none.
+
+    Args:
+        dataset: The dataset.
+        parts: Values and names.
+        to_train: Whether the dataset is to be trained on; only then it must have every value.
+    """
+    labels = dataset.labels or {}
+    names = {name: value for value, name in labels.items()}
+    found: list[int] = []
+    mistakes: list[tuple[str, str]] = []
+    for part in parts:
+        value = names.get(part) if isinstance(part, str) else part
+        if value is None:
+            remedy = nearest(str(part), names) or "give values"
+            mistakes.append((f"has {part!r}, which is no label of the dataset", remedy))
+        elif value == 0 or value == dataset.ignore:
+            mistakes.append((f"has {part!r}, which is no structure", "leave it out"))
+        elif to_train and labels and value not in labels:
+            there = ", ".join(f"{value} {label}" for value, label in labels.items() if value)
+            mistakes.append((f"has {value}, and the dataset declares {there}", "correct or leave out the value"))
+        else:
+            found.append(value)
+    return found, mistakes
 
 
 def with_background(dataset: Dataset) -> Dataset:

@@ -136,7 +136,7 @@ def _write_weights(folder: Path, content: Content, definitions: list[dict[str, A
         network.load_state_dict({name: weights[name].clone() for name in network.state_dict()})
         windows, expected = tried(predictor, len(content.model.task.channels))
         with torch.no_grad():
-            refuse_other_output(content.model.recipe.network.name, network(windows), expected)
+            refuse_other_output(content.model.settings.network.name, network(windows), expected)
         made.append(network)
     whole = made[0] if len(made) == 1 else Together(made)
     with (folder / "models" / "model.pt").open("wb") as stream:  # An open file has no name that torch would write down.
@@ -145,5 +145,5 @@ def _write_weights(folder: Path, content: Content, definitions: list[dict[str, A
 
 def _write_programs(folder: Path, content: Content, told: dict[str, Any]) -> None:
     for each, predictor in zip(told["networks"], content.predictors, strict=True):
-        program = trace(predictor, len(content.model.task.channels), content.model.recipe.network.name)
+        program = trace(predictor, len(content.model.task.channels), content.model.settings.network.name)
         (folder / each["file"]).write_bytes(as_bytes(program))

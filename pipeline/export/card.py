@@ -139,13 +139,13 @@ def _values(values: Sequence[int]) -> str:
 
 
 def _about(model: TrainedModel) -> str:
-    data = model.recipe.data
+    data = model.settings.data
     predictor = model.predictor
     networks = predictor.predictors if isinstance(predictor, Ensemble) else (predictor,)
     weights = sum(parameter.numel() for parameter in networks[0].network.parameters())
     several = f", the mean of {len(networks)} networks" if len(networks) > 1 else ""
     rows = [
-        f"Network: {model.recipe.network.name}{several}; {weights:,} weights each",
+        f"Network: {model.settings.network.name}{several}; {weights:,} weights each",
         f"Channels, in this order: {', '.join(map(_plain, model.task.channels))}",
         f"Intensities: {', '.join(way.scheme for way in data.normalization)}",
         f"Grid: {data.orientation}, voxels of {_lengths(data.spacing_mm)} mm; masks are on the scan's own grid",

@@ -62,7 +62,7 @@ def read_content(run: Path, which: Which = "last", plugins: Sequence[Path] = ())
         UserError: As :func:`load_model`.
     """
     model = load_model(run, which, plugins, "cpu")
-    if model.recipe.atlases.weight > 0:
+    if model.settings.atlases.weight > 0:
         message = "has atlases, which are scans of patients, and no export holds any"
         remedy = "train the recipe with atlases.weight=0, which gives the same network and its own figures"
         raise UserError("Nothing was exported.", [Problem(str(run), "atlases", message, remedy)])

@@ -49,7 +49,7 @@ def write_graphs(path: Path, content: Content) -> None:
     told = describe(content, names)
     with new_folder(path) as folder:
         for name, predictor in zip(names, content.predictors, strict=True):
-            graph = graph_of(predictor, len(content.model.task.channels), content.model.recipe.network.name)
+            graph = graph_of(predictor, len(content.model.task.channels), content.model.settings.network.name)
             (folder / name).write_bytes(graph)
         write_json(folder / DESCRIPTION, told)
         (folder / RUNNER).write_bytes(Path(runner.__file__).read_bytes())

@@ -29,7 +29,7 @@ def write_programs(path: Path, content: Content) -> None:
     told = describe(content, names)
     with new_folder(path) as folder:
         for name, predictor in zip(names, content.predictors, strict=True):
-            program = trace(predictor, len(content.model.task.channels), content.model.recipe.network.name)
+            program = trace(predictor, len(content.model.task.channels), content.model.settings.network.name)
             (folder / name).write_bytes(as_bytes(program))
         write_json(folder / DESCRIPTION, told)
         (folder / CARD).write_text(content.card, encoding="utf-8")

@@ -58,7 +58,7 @@ def annotate_next(run: Path, which: Which, model: TrainedModel) -> AnnotateNext:
     their values are not those of the labels that they were scored against.
     """
     places = (run, run / OUT_OF_FOLD) if which == "last" else (run / "validation" / which,)
-    scores = [place / "cases.csv" for place in places if model.recipe.segments is None]
+    scores = [place / "cases.csv" for place in places if model.settings.segments is None]
     rows = next((read_cases_csv(path) for path in scores if path.exists()), ())
     names = {label: name for label, name in model.task.labels.items() if label != 0}
     pairs: dict[int, list[tuple[float, float]]] = {label: [] for label in names}

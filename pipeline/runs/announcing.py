@@ -36,7 +36,7 @@ def announce(training: Training, choices: Sequence[Choice]) -> None:
     budget = training.clock.budget
     if is_verbose():
         show(plan_table(choices))
-    recipe = setup.recipe
+    recipe = setup.settings
     threads = ""
     if recipe.device == "cpu":
         threads = f", threads: {setup.step.course.threads_after(done) or torch.get_num_threads()}"
@@ -51,7 +51,7 @@ def announce(training: Training, choices: Sequence[Choice]) -> None:
 def _time(setup: Setup, done: int, seconds: float | None) -> str:
     if seconds is not None:
         return f"the time budget ends in {in_words(seconds)}"
-    if setup.recipe.max_steps - done > FORECAST_AFTER:
+    if setup.settings.max_steps - done > FORECAST_AFTER:
         return f"step {done + FORECAST_AFTER} tells how long"
     return "too few to tell how long"
 

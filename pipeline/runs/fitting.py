@@ -30,11 +30,11 @@ def misfits(where: str, facts: CaseFacts, model: TrainedModel) -> list[Problem]:
         facts: What the check found of it.
         model: The model.
     """
-    spacing = build_grid(model.recipe).spacing_mm
+    spacing = build_grid(model.settings).spacing_mm
     problems = []
     if facts.channels != len(model.task.channels):
         problems.append(_channel_problem(where, facts.channels, model.task))
-    if facts.flat and model.recipe.data.dimensions == 3:
+    if facts.flat and model.settings.data.dimensions == 3:
         message = "is a 2-D image, and the model was trained on volumes"
         remedy = "give volumes"
         problems.append(Problem(where, "mixed-dimensions", message, remedy))

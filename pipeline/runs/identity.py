@@ -31,7 +31,7 @@ def model_digest(model: TrainedModel) -> str:
     predictor = model.predictor
     members = predictor.predictors if isinstance(predictor, Ensemble) else (predictor,)
     steps = [step for step in predictor.postprocessing if isinstance(step, LabelStep)]
-    found = hashlib.sha256(repr(([each.model_dump() for each in model.recipe.postprocessing], steps)).encode())
+    found = hashlib.sha256(repr(([each.model_dump() for each in model.settings.postprocessing], steps)).encode())
     for each in members:
         found.update(repr((each.grid, each.patch_size, each.label_values, each.overlap, each.ranges)).encode())
         if each.regions:

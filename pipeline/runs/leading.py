@@ -34,14 +34,14 @@ def keep_to_time_together(first: Setup, plan: Plan, given: Decisions, began: flo
         UserError: As :func:`keep_to_time`.
     """
     if size() == 1:
-        return keep_to_time(first, plan, given, began, lambda other: replace(first, recipe=other))
+        return keep_to_time(first, plan, given, began, lambda other: replace(first, settings=other))
     if not is_first():
         with threads_kept():
             return _follow(first), None
     leader, budget = keep_to_time(
-        _Leader(first), plan, given, began, lambda other: _Leader(replace(first, recipe=other))
+        _Leader(first), plan, given, began, lambda other: _Leader(replace(first, settings=other))
     )
-    agree(("go", leader.recipe, leader.setup.decided))
+    agree(("go", leader.settings, leader.setup.decided))
     return leader.setup, budget
 
 
@@ -56,34 +56,34 @@ class _Leader:
         return self.setup.folder
 
     @property
-    def recipe(self) -> Settings:
-        return self.setup.recipe
+    def settings(self) -> Settings:
+        return self.setup.settings
 
     def prepare(self, so_far: Callable[[int, int], None] = lambda *_: None) -> object:
-        agree(("prepare", self.recipe))
+        agree(("prepare", self.settings))
         return self.setup.prepare(so_far)
 
     def step_s(self, warm: int = WARM_STEPS, timed: int = TIMED_STEPS, at_most_s: float = inf) -> float:
-        agree(("step", self.recipe, torch.get_num_threads(), warm, timed))
+        agree(("step", self.settings, torch.get_num_threads(), warm, timed))
         return self.setup.step_s(warm, timed, at_most_s)
 
     def pace(self, step_s: float, at_most_s: float = inf) -> Pace:
-        return self.setup.pace(step_s, at_most_s, lambda quick, few: agree(("score", self.recipe, quick, few)))
+        return self.setup.pace(step_s, at_most_s, lambda quick, few: agree(("score", self.settings, quick, few)))
 
-    def decide(self, recipe: Settings, decided: Decisions) -> None:
-        self.setup.decide(recipe, decided)
+    def decide(self, settings: Settings, decided: Decisions) -> None:
+        self.setup.decide(settings, decided)
 
 
 def _follow(setup: Setup) -> Setup:
     """Do what the first process says until it has decided, and return the training to run."""
     while True:
         order: tuple[Any, ...] = agree()[0]
-        what, recipe, *how = order
-        recipe = recipe.model_copy(update={"device": own_device(recipe.device)})
-        if recipe != setup.recipe:
-            setup = replace(setup, recipe=recipe)
+        what, settings, *how = order
+        settings = settings.model_copy(update={"device": own_device(settings.device)})
+        if settings != setup.settings:
+            setup = replace(setup, settings=settings)
         if what == "go":
-            setup.decide(recipe, how[0])
+            setup.decide(settings, how[0])
             return setup
         if what == "prepare":
             setup.prepare()

@@ -37,14 +37,14 @@ class TrainedModel:
     """A trained network, or several, ready to predict.
 
     Attributes:
-        recipe: The settings that it was trained by, with the device and precision of this machine.
+        settings: What it was trained by, with the device and precision of this machine.
         task: Its labels and channels.
         predictor: Turns scans into label maps.
         step: The step of its checkpoint; the least one of several.
         notes: Notes for reports.
     """
 
-    recipe: Settings
+    settings: Settings
     task: Task
     predictor: Predictor | Ensemble
     step: int
@@ -144,4 +144,4 @@ def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel
     refuse_declared_patch(checkpoint.path, network, settings, task)
     predictor, notes = predictor_of_run(run, settings, task, network)
     notes += decided.notes
-    return TrainedModel(recipe=settings, task=task, predictor=predictor, step=about.step, notes=notes)
+    return TrainedModel(settings=settings, task=task, predictor=predictor, step=about.step, notes=notes)

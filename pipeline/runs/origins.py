@@ -183,7 +183,7 @@ def begin_with_model(setup: Setup) -> None:
     Raises:
         UserError: As :func:`read_origin`; or nothing of it fits, or it has changed since it was first read.
     """
-    settings = setup.recipe
+    settings = setup.settings
     origin = read_origin(cast("Path", settings.start), settings.network.name, settings.data.dimensions)
     known = setup.decided.taken
     if known is not None and known.sha256 != origin.sha256:
@@ -238,7 +238,7 @@ def _told(origin: Origin, taken: Transfer, setup: Setup) -> Iterator[str]:
         if found:
             yield f"{what}: {_listed(found)}"
     for key in OWN_CHOICES:
-        own, was = (getattr(each.data, key) for each in (setup.recipe, origin.settings))
+        own, was = (getattr(each.data, key) for each in (setup.settings, origin.settings))
         if own != was:
             yield f"data.{key} is {_plain(own)}, the model's was {_plain(was)}"
 

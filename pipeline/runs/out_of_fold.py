@@ -90,13 +90,13 @@ def score_out_of_fold(
         tolerance_mm=tolerance_mm,
         pictures=True,
         watch=trial.add,
-        metrics=load_metrics(run, models[0].recipe),
+        metrics=load_metrics(run, models[0].settings),
     )
     step = min(model.step for model in models)
     notes = (
         f"Out of fold: each case was segmented by the one of {len(models)} networks that was not trained on its "
         "patient.",
-        *notes_on(models[0].recipe, which),
+        *notes_on(models[0].settings, which),
         *dict.fromkeys(note for model in models for note in model.notes),
     )
     if which == "best":

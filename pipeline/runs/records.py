@@ -41,7 +41,7 @@ class Records:
     """
 
     def __init__(self, setup: Setup, *, goes_on: bool) -> None:
-        self.every = setup.recipe.validate_every
+        self.every = setup.settings.validate_every
         self.folder = setup.folder.path
         self.picture = TrainingPicture(self.folder, validated=bool(setup.split.validation))
         self.trackers: list[Tracker] = [*_trackers(setup, goes_on)]
@@ -74,7 +74,7 @@ class Records:
 
 
 def _trackers(setup: Setup, goes_on: bool) -> Iterator[Tracker]:
-    recipe = setup.recipe
+    recipe = setup.settings
     run = setup.folder.path.resolve()
     name = run.name
     if re.match(r"fold-|seed-|\d+-draw", name):  # One of several, in a folder that says of what.

@@ -68,11 +68,11 @@ def take_up(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str] 
         if is_own:  # A checkpoint of another run is neither the last nor the best of this one.
             progress.best = found.state["best"]
             progress.saved = progress.done if found.path.name.startswith("last-") else 0
-    elif setup.recipe.start is not None:
+    elif setup.settings.start is not None:
         begin_with_model(setup)
     if is_first():
-        folder.write_facts(setup.split.as_dict(), setup.index.as_rows(), setup.recipe.plugins)
-        folder.write_config(setup.recipe, setup.decided)  # Last, since a folder with a config.yaml is a run.
+        folder.write_facts(setup.split.as_dict(), setup.index.as_rows(), setup.settings.plugins)
+        folder.write_config(setup.settings, setup.decided)  # Last, since a folder with a config.yaml is a run.
     return progress
 
 
@@ -81,7 +81,7 @@ def _newest(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str])
     folder = setup.folder
     if folder.holds_run:
         setup.decided = setup.decided.begun_with(read_decisions(folder.path).taken)
-        refuse_changes(folder.path, setup.recipe, setup.decided, allow_change)
+        refuse_changes(folder.path, setup.settings, setup.decided, allow_change)
         refuse_other_scans(folder.path, setup.index, setup.split)
     checkpoint = folder.newest_checkpoint()
     return checkpoint or start, checkpoint is not None

@@ -110,11 +110,11 @@ def validate_run(
     alone = run.is_file()
     curves_of(run)  # Before anything is computed that could not be reported.
     model = load_model(run, which, plugins)
-    metrics = load_metrics(run, model.recipe)
+    metrics = load_metrics(run, model.settings)
     dataset, known = (
-        own_cases(run) if source is None else (other_cases(source, model.task, open_as, model.recipe.labels), {})
+        own_cases(run) if source is None else (other_cases(source, model.task, open_as, model.settings.labels), {})
     )
-    segments = model.recipe.segments is not None
+    segments = model.settings.segments is not None
     # Segments have names of their own: what they are scored against, the dataset says.
     index = check_dataset(dataset if segments else replace(dataset, labels=model.task.labels), to_train=False)
     refuse_misfits(index, model)
@@ -122,7 +122,7 @@ def validate_run(
     facts: Mapping[str, CaseFacts] = known
     if source is None:
         cases = dataset.cases
-        notes = (*notes_on(model.recipe, which), *model.notes)
+        notes = (*notes_on(model.settings, which), *model.notes)
     else:
         facts = index.facts
         cases = index.dataset.cases if alone else unseen_cases(run, index)

@@ -49,7 +49,7 @@ class Setup:
 
     Attributes:
         folder: The run's folder.
-        recipe: The settings of the run.
+        settings: Of the run, with nothing open.
         index: The checked dataset.
         split: The cases that are trained on and held out.
         decided: The decisions that were made so far.
@@ -57,7 +57,7 @@ class Setup:
     """
 
     folder: RunFolder
-    recipe: Settings
+    settings: Settings
     index: Index
     split: Split
     decided: Decisions = NONE
@@ -65,21 +65,21 @@ class Setup:
     _batches: StepBatches | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.task = task_of(self.recipe, self.index)
-        build_postprocessing(self.recipe, self.task)  # So that a mistake in it is found before the first step.
-        self.step = build.build_step(self.recipe, self.task)
-        self.step.course = build.build_course(self.recipe, self.decided)
+        self.task = task_of(self.settings, self.index)
+        build_postprocessing(self.settings, self.task)  # So that a mistake in it is found before the first step.
+        self.step = build.build_step(self.settings, self.task)
+        self.step.course = build.build_course(self.settings, self.decided)
 
-    def decide(self, recipe: Settings, decided: Decisions) -> None:
+    def decide(self, settings: Settings, decided: Decisions) -> None:
         """Use settings with another number of steps, and other decisions, from here on."""
-        self.recipe = recipe
+        self.settings = settings
         self.decided = decided.begun_with(decided.taken or self.decided.taken)
-        self.step.course = build.build_course(recipe, self.decided)
+        self.step.course = build.build_course(settings, self.decided)
 
     def begin_with(self, weights: Mapping[str, Tensor]) -> None:
         """Let the network, and what sources and averages copy of it, begin with some weights; by name, all of them."""
-        self.step = build.build_step(self.recipe, self.task, weights)
-        self.step.course = build.build_course(self.recipe, self.decided)
+        self.step = build.build_step(self.settings, self.task, weights)
+        self.step.course = build.build_course(self.settings, self.decided)
 
     def note_decisions(self) -> Decisions:
         """Copy the decisions from the course, in which the clock makes them, and return them."""
@@ -95,9 +95,9 @@ class Setup:
             so_far: Called after each case with the number prepared and the number of all.
         """
         if self.cache is None:
-            self.cache = build_cache(self.recipe, self.index, self.folder.cache_of(self.recipe))
+            self.cache = build_cache(self.settings, self.index, self.folder.cache_of(self.settings))
             cases = self.split.labelled
-            if "unlabelled" in self.recipe.kinds:
+            if "unlabelled" in self.settings.kinds:
                 cases += self.split.unlabelled
             if not is_first():
                 agree()  # So that the first process has prepared them.
@@ -109,23 +109,23 @@ class Setup:
                 what = f"{self.cache.folder} cannot hold all prepared scans ({failure.strerror}): the others are "
                 note(f"{what}prepared whenever they are needed. Make room, or name another folder: data.cache=DIR")
         if self._batches is None:
-            self._batches = build_batches(self.recipe, self.split, self.cache)
+            self._batches = build_batches(self.settings, self.split, self.cache)
         return self._batches
 
     @cached_property
     def jury(self) -> Jury | None:
         """The atlases that vote beside the network, written into the run first; None if the recipe has none."""
-        if self.recipe.atlases.weight == 0:
+        if self.settings.atlases.weight == 0:
             return None
         self.prepare()
         from_first(self._write_atlases)
-        return read_atlases(self.folder.path, self.recipe, self.task)
+        return read_atlases(self.folder.path, self.settings, self.task)
 
     def _write_atlases(self) -> None:
         assert self.cache is not None
         if not (self.folder.path / ATLASES).exists():
             classes = len(self.task.labels)
-            write_atlases(self.folder.path, self.recipe, self.split.atlases, self.cache, classes)
+            write_atlases(self.folder.path, self.settings, self.split.atlases, self.cache, classes)
 
     def loader(self, done: int = 0) -> StepLoader:
         """Return a loader of the batches of all steps after those that are done, without end.
@@ -133,12 +133,12 @@ class Setup:
         It has no end because the number of steps may be corrected when workers, which are ahead, have reached it.
         """
         batches = self.prepare()
-        resident = self.recipe.data.resident
-        workers = self.recipe.data.workers
+        resident = self.settings.data.resident
+        workers = self.settings.data.workers
         if done < self.step.course.last and not fits_shared_memory(batches, done, workers):
             note("/dev/shm is too full for workers; batches are prepared without them, which gives the same result")
             workers = 0
-        return StepLoader(batches, count(done), workers, pin_memory=self.recipe.device != "cpu" and not resident)
+        return StepLoader(batches, count(done), workers, pin_memory=self.settings.device != "cpu" and not resident)
 
     def score(self, *, quick: bool, at_most: int | None = None) -> Scored:
         """Predict and score the validation cases with the present weights; several processes share the cases.
@@ -147,16 +147,16 @@ class Setup:
             quick: Measure overlap alone, without atlases and pictures.
             at_most: The number of cases to score; None for all.
         """
-        network = build_predictor(self.recipe, self.task, self.step.validated)
+        network = build_predictor(self.settings, self.task, self.step.validated)
         return score(
             network if quick or self.jury is None else self.jury.beside(network),
             self.split.validation[:at_most],
             self.index.facts,
             labels_of(self.index),
-            matched=self.recipe.segments is not None,
+            matched=self.settings.segments is not None,
             pictures=not quick,
             overlap_only=quick,
-            metrics=build_metrics(self.recipe),
+            metrics=build_metrics(self.settings),
             shared=SharedCases(),
         )
 
@@ -169,7 +169,7 @@ class Setup:
             at_most_s: Seconds after which no further step begins.
         """
         self.prepare()
-        with memory_for_step(self.recipe):
+        with memory_for_step(self.settings):
             return time_steps(self.step, self.loader, warm, timed, at_most_s)
 
     def pace(

@@ -80,7 +80,7 @@ def train(
         settings = to_begin_with(plan.recipe)
         first = Setup(
             folder=folder,
-            recipe=settings.model_copy(update={"device": own_device(settings.device)}),
+            settings=settings.model_copy(update={"device": own_device(settings.device)}),
             index=prepared.index,
             split=prepared.split,
             decided=given,
@@ -141,7 +141,7 @@ def _scores_of_last(folder: RunFolder, training: Training, setup: Setup) -> Scor
     """Write the scores of the last weights; None without a validation case."""
     if training.scored is None:
         return validate_run(folder.path) if setup.split.validation else None
-    notes = notes_on(setup.recipe, "last") + setup.decided.notes
+    notes = notes_on(setup.settings, "last") + setup.decided.notes
     if setup.jury:
         notes += (setup.jury.note,)
     return write_scores(folder.path, folder.path, training.scored, "last", training.progress.done, notes)

@@ -68,7 +68,7 @@ class Timed(Protocol):
         ...
 
     @property
-    def recipe(self) -> Settings:
+    def settings(self) -> Settings:
         """The settings."""
         ...
 
@@ -84,7 +84,7 @@ class Timed(Protocol):
         """Time a validation, and return the pace with the seconds of a step."""
         ...
 
-    def decide(self, recipe: Settings, decided: Decisions) -> None:
+    def decide(self, settings: Settings, decided: Decisions) -> None:
         """Use settings with another number of steps, and other decisions, from here on."""
         ...
 
@@ -194,17 +194,17 @@ def _fit(training: T, plan: Plan, budget: Budget, make: Callable[[Settings], T])
     if threads == budget.trials.most:  # Otherwise fewer threads still, which were not timed, are tried first.
         budget.trials.step_s = step_s
     budget.trials.rest = REST
-    decided = Decisions(threads=((0, threads),)).on(training.recipe.device)
+    decided = Decisions(threads=((0, threads),)).on(training.settings.device)
     known = {"max_steps": steps, "validate_every": every, "time_budget": None}
-    training.decide(training.recipe.model_copy(update=known), decided)
-    note(f"{about}: {steps} steps, a validation every {every}{_choices(training.recipe, decided)}")
+    training.decide(training.settings.model_copy(update=known), decided)
+    note(f"{about}: {steps} steps, a validation every {every}{_choices(training.settings, decided)}")
     return training
 
 
-def _choices(recipe: Settings, decided: Decisions) -> str:
+def _choices(settings: Settings, decided: Decisions) -> str:
     """Return what was chosen by timing as text."""
-    channels = recipe.network.options.get("channels")
-    members = recipe.network.members
+    channels = settings.network.options.get("channels")
+    members = settings.network.members
     width = ""
     if channels:
         width = f", {channels[0]} features at full resolution"
@@ -212,7 +212,7 @@ def _choices(recipe: Settings, decided: Decisions) -> str:
     if members != 1:
         turns = f", {members} networks in turn"
     threads = "".join(f", threads: {threads}" for _, threads in decided.threads)
-    return f"{turns}{width}, {recipe.network.memory_format.replace('_', ' ')} memory{threads}"
+    return f"{turns}{width}, {settings.network.memory_format.replace('_', ' ')} memory{threads}"
 
 
 def lighten(training: T, step_s: float, plan: Plan, budget: Budget, make: Callable[[Settings], T]) -> tuple[T, float]:
@@ -224,7 +224,7 @@ def lighten(training: T, step_s: float, plan: Plan, budget: Budget, make: Callab
     if step_s <= enough_s or not plan.lighter:
         return training, step_s
     fitting = (other for other, share in plan.lighter if share * step_s <= enough_s)
-    lighter = make(_like(next(fitting, plan.lighter[-1][0]), training.recipe))
+    lighter = make(_like(next(fitting, plan.lighter[-1][0]), training.settings))
     return lighter, lighter.step_s(TRIAL_WARM, TRIAL_TIMED, budget.timing_left_s / 3)
 
 
@@ -242,7 +242,7 @@ def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callabl
         The training to run, and the seconds of a step of it.
     """
     if plan.recipe.network.memory_format == "auto" and _is_worth_a_trial(step_s, budget):
-        other = make(_with(training.recipe, memory_format="channels_last"))
+        other = make(_with(training.settings, memory_format="channels_last"))
         other_s = other.step_s(TRIAL_WARM, TRIAL_TIMED, budget.timing_left_s / 3)
         if other_s <= FASTER * step_s:
             training = other
@@ -253,7 +253,7 @@ def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callabl
     wide_s = TIMES_LONGER * step_s
     wide_steps = enough * wide_members
     if plan.wider and budget.left_s >= wide_steps * wide_s / 2 and _is_worth_a_trial(wide_s, budget):
-        wide = make(_with(training.recipe, options=plan.wider.network.options))
+        wide = make(_with(training.settings, options=plan.wider.network.options))
         wide_s = wide.step_s(TRIAL_WARM, TRIAL_TIMED, budget.timing_left_s / 3)
         if budget.left_s >= wide_steps * wide_s:
             training = wide
@@ -261,7 +261,7 @@ def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callabl
     if given == "auto":
         members = min(plan.most_members, int(budget.left_s / (enough * step_s)))
         if members > 1:
-            training = make(_with(training.recipe, members=members))
+            training = make(_with(training.settings, members=members))
     return training, step_s
 
 
@@ -274,7 +274,7 @@ def time_threads(training: Timed, budget: Budget) -> tuple[int, float]:
     fewer_s = inf
     warm = WARM_STEPS
     each_s = budget.timing_left_s / 3
-    if training.recipe.device == "cpu" and most > 1:
+    if training.settings.device == "cpu" and most > 1:
         with threads_kept():
             use_threads(most // 2)
             fewer_s = training.step_s(FEWER_WARM, FEWER_TIMED, each_s)

@@ -53,7 +53,7 @@ class Training:
             course=self.step.course,
             budget=budget,
             stop=self.folder.stop_file,
-            patience=setup.recipe.patience,
+            patience=setup.settings.patience,
             step_s=lambda: self.wait.step_s,
             say=note,
             decided=self._write_decisions,
@@ -98,7 +98,7 @@ class Training:
             raise
         except (RuntimeError, MemoryError) as error:
             what = f"for step {self.progress.done + 1}"
-            raise memory_error_of(error, self.setup.recipe, what) from error.__cause__
+            raise memory_error_of(error, self.setup.settings, what) from error.__cause__
         finally:
             self.bar.bar.close()
 
@@ -114,7 +114,7 @@ class Training:
             loader=self.setup.loader(done),
             course=self.step.course,
             epoch_length=batches.epoch_length,
-            device=torch.device(self.setup.recipe.device),
+            device=torch.device(self.setup.settings.device),
             handlers=self._handlers(),
             done=done,
         )
@@ -125,13 +125,13 @@ class Training:
         follow = [EveryNSteps(1, self._follow)] if size() > 1 else []
         validate = []
         if self.setup.split.validation:  # Before a checkpoint of the same step, which then knows the best score.
-            validate.append(EveryNSteps(self.setup.recipe.validate_every, self._validate))
+            validate.append(EveryNSteps(self.setup.settings.validate_every, self._validate))
         if is_first():
             return [count, self.clock, *follow, self.history, self.wait, self.bar, *validate, *self._records()]
         return [count, *follow, *validate]
 
     def _records(self) -> list[Any]:
-        every = self.setup.recipe.checkpoint_every
+        every = self.setup.settings.checkpoint_every
         records = [*self.records.handlers(), EveryNSteps(every, lambda step: self._save("last", step))]
         if self.clock.budget is None:
             records.append(Forecast(self.step.course.last, lambda: self.wait.step_s))
@@ -149,7 +149,7 @@ class Training:
     def _write_decisions(self) -> None:
         self.bar.total = self.step.course.last
         self._write_budget()  # Before the decisions, which may follow from giving up the budget.
-        self.folder.write_config(self.setup.recipe, self.setup.note_decisions())
+        self.folder.write_config(self.setup.settings, self.setup.note_decisions())
 
     def _write_budget(self) -> None:
         if self.clock.budget:
@@ -158,7 +158,7 @@ class Training:
     def _validation_is_due(self) -> bool:
         """Tell whether the last step should have been validated, but a signal came before that."""
         done = self.progress.done
-        is_its_turn = done % self.setup.recipe.validate_every == 0 or done == self.step.course.last
+        is_its_turn = done % self.setup.settings.validate_every == 0 or done == self.step.course.last
         return bool(self.setup.split.validation) and done > 0 and is_its_turn and not self.folder.is_validated(done)
 
     def _validate(self, step: int) -> None:
@@ -175,7 +175,7 @@ class Training:
         self.bar.report(step, mean)
         self.records.validated(step, mean)
         is_earliest = not self.folder.validation_dice()
-        if is_earliest and self.setup.recipe.segments is None and (warning := note_on_unpredicted(scored.results)):
+        if is_earliest and self.setup.settings.segments is None and (warning := note_on_unpredicted(scored.results)):
             note(warning)
         best = self.progress.best
         if mean is not None and math.isfinite(mean) and (best is None or mean > best):
@@ -190,7 +190,7 @@ class Training:
         self.history.append(self.step.settle())
         self.history.log.flush()
         self.validations.flush()
-        about = about_training(self.setup.recipe, self.setup.decided, self.setup.task)
+        about = about_training(self.setup.settings, self.setup.decided, self.setup.task)
         self.folder.save(which, about | {"step": step, "best": self.progress.best} | self.step.state_dict())
         if which == "last":
             self.progress.saved = step
