@@ -25,6 +25,7 @@ import ignite.distributed as idist
 import torch
 import torch.distributed as dist
 
+from pipeline.attempts import meeting_place
 from pipeline.errors import ElsewhereError, Problem, UserError, first_line
 from pipeline.interruption import Stopped, asked, shield
 from pipeline.memory import is_out_of_memory
@@ -116,7 +117,8 @@ def joined() -> Iterator[None]:
         yield
         return
     _group = _connected()
-    threading.Thread(target=_beat, args=(_group,), daemon=True).start()
+    heart = threading.Thread(target=_beat, args=(_group,), daemon=True)
+    heart.start()
     try:
         with blamed(), nullcontext() if is_first() else listening(lambda _: None):
             yield
@@ -129,13 +131,14 @@ def joined() -> Iterator[None]:
     finally:
         _group.done.set()
         _group = None
+        heart.join(SILENT_S)  # The end of a program breaks off a thread within PyTorch, and PyTorch then aborts.
         with suppress(RuntimeError, ValueError):
             idist.finalize()
 
 
 def _connected() -> _Group:
     try:
-        idist.initialize("gloo", timeout=START)
+        idist.initialize("gloo", timeout=START, init_method=meeting_place())
         everyone = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError, dist.DistError) as error:
         message = f"{launched()} processes were started, and do not find each other: {first_line(error)}"

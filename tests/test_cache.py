@@ -299,7 +299,7 @@ def test_only_entries_that_nothing_has_used_for_so_long_are_deleted(cache):
     old, fresh, partial = (
         cache.folder / name for name in (*sorted(written(cache))[:2], f".partial-0a0b0c0d.{'0' * 32}.npz")
     )
-    other, found = cache.folder / "notes.txt", cache.folder / f"facts-{'0' * 32}.json"
+    other, found = cache.folder / "notes.txt", cache.folder / f"facts-{'0' * 32}-2-of-3.json"
     for path in (partial, other):
         path.write_text("mine")
     write_json(found, rows_of(cache.index.facts.values()))

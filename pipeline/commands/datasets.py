@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -14,7 +14,11 @@ from pipeline.bounds import refuse_outside
 from pipeline.console import show_findings
 from pipeline.errors import Problem, UserError
 from pipeline.files import path_hint, to_write
+from pipeline.shards import WHOLE, read_shard
 from pipeline.terminal import complain, give, progress, say
+
+if TYPE_CHECKING:
+    from pipeline.data.check import Check
 
 
 @command
@@ -32,6 +36,13 @@ def check(
     output: Annotated[
         Path | None, destination("Folder for check.json, and for the copy that --fix makes; by default no file.")
     ] = None,
+    cache: Annotated[
+        Path | None,
+        tyro.conf.arg(help="Folder that keeps what is found: files that have not changed are not read again."),
+    ] = None,
+    shard: Annotated[
+        str, tyro.conf.arg(help="Only every N-th case from the I-th on; array/N in a job array.", metavar="I/N")
+    ] = "1/1",
     plugins: Plugins = (),
 ) -> None:
     """Look at every file of a dataset and report everything that is wrong with it.
@@ -40,30 +51,42 @@ def check(
     """
     from pipeline.config import read_options
     from pipeline.plugins import load_plugins
-    from pipeline.runs import REPORT, examine, report_of
+    from pipeline.runs import examine, report_name, report_of
 
     load_plugins(plugins)
     options = read_options(layout_options)
-    look, log = examine(output and to_write(output), dataset, root, layout, options, fixes, strict=strict)
+    share = read_shard(shard)
+    place = output and to_write(output)
+    look, log = examine(place, dataset, root, layout, options, fixes, strict=strict, cache=cache, shard=share)
     for line in log:
         say(f"{line.fix}: {line.file}: {line.done}")
     if fixes and output:
         say(f"Wrote the repaired copy {output / 'dataset.json'} and {output / 'repairs.json'}.")
         dataset = output
     give(report_of(look))
-    show_findings(look.problems, look.warnings, dataset)
-    if look.problems:
-        places = len({problem.where for problem in look.problems})
-        more = f"see {output / REPORT}" if output else "--output DIR writes them to check.json"
-        complain(f"error: {dataset}: {len(look.problems)} problem(s) in {places} place(s); {more}")
-        sys.exit(2)
-    for name, value in look.index().describe():
-        say(f"{name:>12}  {value}")
-    if output:
-        say(f"Wrote {output / REPORT}.")
+    _show_check(look, dataset, report_name(share), output)
+    if share != WHOLE:
+        looked = f"Looked at {len(look)} of {len(look.dataset.cases)} cases, each by itself"
+        say(f"{looked}; a check without --shard compares all with each other.")
+        return
     asked = [] if layout == "auto" or fixes else [f"layout={layout}"]
     asked += [] if fixes else [f"layout.options.{option}" for option in layout_options]
     say(" ".join(["Next: fewmask train", *map(quote, [str(dataset), *asked])]))
+
+
+def _show_check(look: Check, dataset: Path, report: str, output: Path | None) -> None:
+    """Print what a check has found, and end the command with code 2 if there are problems."""
+    show_findings(look.problems, look.warnings, dataset)
+    if look.problems:
+        places = len({problem.where for problem in look.problems})
+        more = f"see {output / report}" if output else f"--output DIR writes them to {report}"
+        complain(f"error: {dataset}: {len(look.problems)} problem(s) in {places} place(s); {more}")
+        sys.exit(2)
+    if look.shard == WHOLE:
+        for name, value in look.index().describe():
+            say(f"{name:>12}  {value}")
+    if output:
+        say(f"Wrote {output / report}.")
 
 
 @command

@@ -50,6 +50,8 @@ VERSION = 4
 LIBRARIES = {module.__name__: str(module.__version__) for module in (monai, nib, np, torch)}
 PARTS = (IMAGE, ANNOTATION, "locations")
 LOCK = "lock"
+# Names of entries, of what checks and shares of checks have found, and of either before it is whole.
+OURS = re.compile(r"(\.partial-[0-9a-f]{8}\.)?([0-9a-f]{32}\.npz|facts-[0-9a-f]{32}(-\d+-of-\d+)?\.json)")
 DAY_S = 24 * 3600
 
 
@@ -227,7 +229,7 @@ def prune(folder: Path, unused_days: float) -> tuple[int, int]:
     oldest = time.time() - unused_days * DAY_S
     count = size = 0
     for path in folder.iterdir():
-        kind = re.fullmatch(r"(\.partial-[0-9a-f]{8}\.)?([0-9a-f]{32}\.npz|facts-[0-9a-f]{32}\.json)", path.name)
+        kind = OURS.fullmatch(path.name)
         if not kind or path.is_symlink() or not path.is_file():
             continue
         if (about := path.stat()).st_atime <= (time.time() - DAY_S if kind[1] else oldest) and _is_ours(path):

@@ -19,9 +19,10 @@ from pipeline.data.inspection import CaseFacts, Declared
 from pipeline.data.packed import Packed
 from pipeline.data.stamps import case_files, stamps
 from pipeline.errors import Problem, UserError
+from pipeline.shards import WHOLE, Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -63,6 +64,7 @@ class Check:
         strict: Count warnings as problems.
         known: Facts of an earlier check, by case: files that have not changed since are not read again.
         to_train: Whether the dataset is to be trained on; only then classes without masks are reported.
+        shard: The share of the cases to look at. Only a look at all of them compares cases with each other.
         seen: What was found of all cases that could be read: cases are compared whatever else is wrong with them.
         sound: The ids of the cases without a problem.
         problems: What keeps the dataset from being used.
@@ -73,16 +75,17 @@ class Check:
     strict: bool = False
     known: Mapping[str, CaseFacts] = field(default_factory=dict)
     to_train: bool = True
+    shard: Shard = field(default=WHOLE, kw_only=True)
     seen: Packed[CaseFacts] = field(default_factory=Packed, init=False)
     sound: list[str] = field(default_factory=list, init=False)
     problems: list[Problem] = field(default_factory=list, init=False)
     warnings: list[Problem] = field(default_factory=list, init=False)
 
     def __len__(self) -> int:
-        return len(self.dataset.cases)
+        return len(self.shard.of(self.dataset.cases))
 
     def __iter__(self) -> Iterator[str]:
-        cases = self.dataset.cases
+        cases = self.shard.of(self.dataset.cases)
         found: list[Problem] = [*self.dataset.problems, *self._zero_ignored()]
         self.seen = Packed()
         self.sound = []
@@ -93,7 +96,9 @@ class Check:
                 if all(map(is_warning, problems)):
                     self.sound.append(case.id)
             yield case.id
-        found += self._across_cases()
+        found += self._at_cases(self._unannotated_labels())
+        if self.shard == WHOLE:
+            found += self._across_cases()
         self.problems = [problem for problem in found if self.strict or not is_warning(problem)]
         self.warnings = [problem for problem in found if not self.strict and is_warning(problem)]
 
@@ -158,14 +163,17 @@ class Check:
         """Find what only a comparison of cases shows."""
         if not self.seen:
             return []
-        images = {case.id: str(case.images[0]) for case in self.dataset.cases}
         found = [*self._channel_counts(), *self._dimensions(), *self._voxel_sizes(), *self._lengths()]
-        found += [*self._rare_labels(), *self._unannotated_labels()]
-        problems = [Problem(images[name], code, text, remedy, case=name) for name, code, text, remedy in found]
+        problems = self._at_cases([*found, *self._rare_labels()])
         drawn = all(case.role != "validation" for case in self.dataset.cases)
         problems += copies(self.dataset.cases, self.seen, drawn=drawn)
         problems += [*self._chosen_labels(), *self._looks_unannotated()]
         return problems + self._classes({problem.case for problem in problems if problem.code == "rare-label"})
+
+    def _at_cases(self, found: Iterable[tuple[str, str, str, str]]) -> list[Problem]:
+        """Return findings, each a case's id, a code, a message and a remedy, as problems of the cases' first images."""
+        images = {case.id: str(case.images[0]) for case in self.dataset.cases}
+        return [Problem(images[name], code, text, remedy, case=name) for name, code, text, remedy in found]
 
     def _chosen_labels(self) -> list[Problem]:
         """Compare the labels that are chosen with those in the masks, once every mask is known."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.memory import refuse_tight_limit
 
 if TYPE_CHECKING:
-    from pipeline.runs.checking import REPORT, check, examine, report_of
+    from pipeline.runs.checking import check, examine, report_name, report_of
     from pipeline.runs.comparing import compare
     from pipeline.runs.components import REGISTRIES
     from pipeline.runs.evaluating import evaluate
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REGISTRIES",
-    "REPORT",
     "check",
     "compare",
     "cross_validate",
@@ -37,6 +36,7 @@ __all__ = [
     "predict",
     "read_recipe",
     "read_request",
+    "report_name",
     "report_of",
     "simulate_labels",
     "train",
@@ -45,8 +45,8 @@ __all__ = [
 
 HOMES = {
     "REGISTRIES": "components",
-    "REPORT": "checking",
     "examine": "checking",
+    "report_name": "checking",
     "report_of": "checking",
     "check": "checking",
     "compare": "comparing",

@@ -1,4 +1,4 @@
-"""Check datasets, write ``check.json``, and repair copies."""
+"""Check datasets or shares of them, write reports, and repair copies."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from pipeline.data.check import Check, read_facts
 from pipeline.data.index import Index, count_codes, rows_of
 from pipeline.data.layouts import Dataset, read_dataset
 from pipeline.data.repairs import Repair, log_rows, refuse_unknown, repair_dataset
+from pipeline.errors import Problem, UserError
 from pipeline.files import regular
 from pipeline.outputs import Output
+from pipeline.shards import WHOLE, Shard
 from pipeline.strict_json import write_json
 from pipeline.terminal import note, progress
 
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.data.inspection import CaseFacts
-    from pipeline.errors import Problem
-
-REPORT = "check.json"
 
 
 def check(
@@ -70,38 +69,34 @@ def check_dataset(
     Raises:
         UserError: There are problems; with those of all files.
     """
-    kept = {}
-    if cache:
-        kept = _kept_facts(cache / _facts_name(dataset))
-    look = survey(dataset, known=kept | dict(known or {}), to_train=to_train)
-    index = look.index()
+    index = survey(dataset, known=known, cache=cache, to_train=to_train).index()
     tell_warnings(index.warnings)
-    if cache and not known:  # Only facts of cases without warnings are kept, and the caller's may have had some.
-        _keep_facts(look, kept, cache / _facts_name(dataset))
     return index
 
 
 def _facts_name(dataset: Dataset) -> str:
-    """Return the file name of the facts of a check, a hash of all that they depend on beside the cases' files."""
+    """Return what names of files with facts begin with: a hash of all that facts depend on beside the cases' files."""
     labels = dataset.labels and sorted(dataset.labels.items())
     about: list[Any] = [__version__, str(dataset.source.resolve()), labels, dataset.ignore, dataset.channels]
     if dataset.relabelling is not None:
         about.append(dataset.relabelling.pairs)
-    return f"facts-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]}.json"
+    return f"facts-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]}"
 
 
-def _kept_facts(path: Path) -> dict[str, CaseFacts]:
-    try:
-        return read_facts(regular(path))
-    except OSError:
-        return {}
+def _kept_facts(cache: Path, dataset: Dataset) -> dict[str, CaseFacts]:
+    """Return what earlier checks, of all cases or of shares of them, have kept."""
+    kept: dict[str, CaseFacts] = {}
+    for path in sorted(cache.glob(f"{_facts_name(dataset)}*.json")):
+        with suppress(OSError):
+            kept |= read_facts(regular(path))
+    return kept
 
 
 def _keep_facts(look: Check, kept: Mapping[str, CaseFacts], path: Path) -> None:
     """Write the facts of cases without problems and warnings; if that fails, the next check reads the files again."""
     blamed = {problem.case for problem in look.findings}
     facts = {name: look.seen[name] for name in look.sound if name not in blamed}
-    if facts == kept:
+    if facts.items() <= kept.items():
         return
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,31 +112,38 @@ def examine(
     fixes: Sequence[str] = (),
     *,
     strict: bool = False,
+    cache: Path | None = None,
+    shard: Shard = WHOLE,
 ) -> tuple[Check, list[Repair]]:
-    """Check a dataset and write ``check.json``; with repairs, write a repaired copy first and check that.
+    """Check a dataset and write its report; with repairs, write a repaired copy first and check that.
 
     Args:
-        folder: For ``check.json`` and the copy; None writes nothing.
+        folder: For the report, named by :func:`report_name`, and the copy; None writes nothing.
         source: The dataset.
         root: As for :func:`check`.
         layout: As for :func:`check`.
         options: As for :func:`check`.
         fixes: Names of repairs; none makes no copy.
         strict: Whether warnings count as problems.
+        cache: As for :func:`check`.
+        shard: The share of the cases to look at.
 
     Returns:
         The finished check, of the copy if there is one, and the log of the repairs.
 
     Raises:
-        UserError: The dataset cannot be opened, a file is in the way, nothing can be repaired, or there is no folder
-            for the copy.
+        UserError: The dataset cannot be opened, a file is in the way, nothing can be repaired, or a copy is asked for
+            of a share or without a folder.
     """
     if fixes:
         refuse_unknown(fixes, folder)
+        _refuse_share(shard)
+    if folder is not None:
+        report_in(folder).refuse_foreign([report_name(shard)])
+    dataset = read_dataset(source, root, layout, options)
+    look = survey(dataset, strict=strict, cache=cache, shard=shard)
     if folder is None:
-        return survey(read_dataset(source, root, layout, options), strict=strict), []
-    report_in(folder).refuse_foreign([REPORT])
-    look = survey(read_dataset(source, root, layout, options), strict=strict)
+        return look, []
     log: list[Repair] = []
     if fixes:
         look, log = repair(look, fixes, folder)
@@ -149,18 +151,52 @@ def examine(
     return look, log
 
 
+def _refuse_share(shard: Shard) -> None:
+    if shard != WHOLE:
+        remedy = "leave --shard out: a copy is made of the whole dataset"
+        problem = Problem("--shard", "one-shard", "looks at one share, and --fix makes a copy", remedy)
+        raise UserError("Nothing was checked.", [problem])
+
+
 def survey(
-    dataset: Dataset, *, strict: bool = False, known: Mapping[str, CaseFacts] | None = None, to_train: bool = True
+    dataset: Dataset,
+    *,
+    strict: bool = False,
+    known: Mapping[str, CaseFacts] | None = None,
+    cache: Path | None = None,
+    to_train: bool = True,
+    shard: Shard = WHOLE,
 ) -> Check:
-    """Read every file of a dataset and return the finished check, with or without problems."""
-    look = Check(dataset, strict, known or {}, to_train)
+    """Read every file of a dataset and return the finished check, with or without problems.
+
+    Args:
+        dataset: The dataset.
+        strict: Whether warnings count as problems.
+        known: As for :func:`check`.
+        cache: As for :func:`check`.
+        to_train: As for :func:`check_dataset`.
+        shard: The share of the cases to look at.
+    """
+    kept = _kept_facts(cache, dataset) if cache else {}
+    look = Check(dataset, strict, kept | dict(known or {}), to_train, shard=shard)
     for _ in progress(look, "checking", len(look)):
         pass
+    if cache and not known:  # Only facts of cases without warnings are kept, and the caller's may have had some.
+        _keep_facts(look, kept, cache / f"{_facts_name(dataset)}{_part(shard)}.json")
     return look
 
 
+def _part(shard: Shard) -> str:
+    return "" if shard == WHOLE else f"-{shard.place}-of-{shard.count}"
+
+
+def report_name(shard: Shard = WHOLE) -> str:
+    """Return the name of the report: ``check.json``, or ``check-2-of-3.json`` of a share."""
+    return f"check{_part(shard)}.json"
+
+
 def write_report(look: Check, folder: Path) -> Path:
-    """Write ``check.json``.
+    """Write what a check has found.
 
     Args:
         look: A finished check.
@@ -172,9 +208,10 @@ def write_report(look: Check, folder: Path) -> Path:
     Raises:
         UserError: A file of its name is there that no check has written.
     """
-    with report_in(folder).writing([REPORT]) as stage:
-        write_json(stage / REPORT, report_of(look))
-    return folder / REPORT
+    name = report_name(look.shard)
+    with report_in(folder).writing([name]) as stage:
+        write_json(stage / name, report_of(look))
+    return folder / name
 
 
 def report_of(look: Check) -> dict[str, Any]:
@@ -184,6 +221,7 @@ def report_of(look: Check) -> dict[str, Any]:
         "version": __version__,
         "dataset": str(dataset.source),
         "layout": dataset.layout,
+        "shard": f"{look.shard.place}/{look.shard.count}",
         "sound": not look.problems,
         "counts": dict(Counter(problem.code for problem in look.findings)),
         "problems": [problem.as_row() for problem in look.problems],
