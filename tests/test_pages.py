@@ -1,7 +1,6 @@
 """The pages: their commands are those of the parser, their code is code, and what they promise happens."""
 
 import doctest
-import functools
 import json
 import os
 import re
@@ -16,14 +15,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import tyro
 import yaml
-from pages import PAGES, SHELL, blocks_of, commands_of, made_small, pieces, run_page
+from pages import PAGES, SHELL, blocks_of, commands_of, made_small, pieces, run_page, understood
 from runs_fixtures import ROOT, command_runner, make_phantom, train
 
 import fewmask
 from pipeline import cli, runs
-from pipeline.arguments import COMMANDS, overrides_first
 
 DOCS = ROOT / "docs"
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
@@ -41,16 +38,6 @@ RECIPES = {path.stem for path in ROOT.glob("configs/*.yaml")}
 @pytest.fixture
 def run(monkeypatch, capsys):
     return command_runner(monkeypatch, capsys)
-
-
-def understood(words):
-    """The arguments that a command's function would get; nothing is done."""
-
-    @functools.wraps(COMMANDS[words[0]])
-    def arguments(*given, **named):
-        return [*given], named
-
-    return tyro.cli(arguments, args=overrides_first(words)[1:])
 
 
 def test_there_are_commands_in_the_pages():
