@@ -211,6 +211,7 @@ def test_blocks_of_a_page_run(name, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for key, value in (("ID", "1"), ("MIN", "0"), ("STEP", "1")):
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{key}", value)
+    monkeypatch.setattr(commands, "LIMIT_S", 900)
     PLACES[name]()
     run_page(ROOT / name, quick, most=SMALLER.get(name), but=NOT_RUN.get(name, ()))
 
