@@ -343,7 +343,7 @@ def _choice_problems(path: str, key: str, registry: Registry, choice: dict[str, 
         return []
     if registry.name == "network":  # `auto` leaves an option to the plan, or to the network.
         options = {key: value for key, value in options.items() if value != "auto"}
-    remedy = f"`fewmask components` lists every {registry.name} and its options"
+    remedy = f"`fewmask components` lists every {registry.name} and its options; files under `plugins` register others"
     return [
         Problem(f"{path}.options.{option}" if option else f"{path}.{key}", "bad-component", message, remedy)
         for option, message in registry.problems(name, options)

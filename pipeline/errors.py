@@ -201,8 +201,11 @@ def plain(message: str) -> str:
     ('expected greater than 0', 'expected one letter')
     >>> plain("Tuple should have at least 2 items after validation, not 0"), plain("String should match pattern '^a$'")
     ('expected at least 2 items', 'expected another form')
+    >>> plain("Input should be a valid array"), plain("Input should be a valid string")
+    ('expected a list, as in [a, b]', 'expected text')
     """
     message = message.replace("Input should be", "expected").replace("Value error, ", "")
+    message = message.replace("a valid array", "a list, as in [a, b]").replace("a valid string", "text")
     message = COUNT.sub(r"expected \1", message)
     return PATTERN.sub("expected another form", message)
 
@@ -210,8 +213,8 @@ def plain(message: str) -> str:
 def joined(before: str, message: str) -> str:
     """Join two messages about a value that may be of several kinds, and is of none of them.
 
-    >>> joined("expected 'auto', not 5", "expected a valid array, not 5")
-    "expected 'auto', or expected a valid array, not 5"
+    >>> joined("expected 'auto', not 5", "expected a valid integer, not 5")
+    "expected 'auto', or expected a valid integer, not 5"
     """
     told = before.rpartition(", not")[0]
     if message.rpartition(", not")[0] in told.split(", or "):

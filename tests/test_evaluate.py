@@ -36,6 +36,18 @@ def rows_of(folder):
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.parametrize(
+    ("there", "remedy"),
+    [("case_7", "predict its scan, or name the folder"), ("case_0_pred", "did you mean 'case_0_pred'?")],
+)
+def test_a_missing_mask_is_not_taken_for_one_of_another_number(folders, tmp_path, there, remedy):
+    predictions, labels = folders
+    (predictions / "case_0.nii").rename(predictions / f"{there}.nii")
+    with pytest.raises(UserError) as raised:
+        runs.evaluate(predictions, labels, tmp_path / "scores")
+    assert [problem.remedy.startswith(remedy) for problem in raised.value.problems] == [True]
+
+
 def test_a_folder_of_nnunet_is_scored_with_its_names_and_without_what_it_ignores(folders, tmp_path):
     summary = runs.evaluate(*folders, tmp_path / "scores")
     rows = rows_of(tmp_path / "scores")

@@ -290,8 +290,11 @@ def test_a_table_that_gives_no_folds_is_refused(tmp_path, rows, message):
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     for name in ("s.json", "s.csv"):
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(UserError, match=r"there is no such file.*\n.*nnUNet_preprocessed/DATASET"):
             split_by_file(FOUR, tmp_path / name)
+    (tmp_path / "splits_final.json").write_text("[]")
+    with pytest.raises(UserError, match=r"did you mean '.*splits_final.json'"):
+        split_by_file(FOUR, tmp_path / "split_final.json")
 
 
 # Whole runs

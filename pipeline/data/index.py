@@ -64,6 +64,9 @@ class Index:
             ("patients", str(len({case.patient for case in cases}))),
             ("labels", ", ".join(f"{value} {name}" for value, name in self.labels.items())),
         ]
+        if self.dataset.labels is None and len(self.labels) > 1:
+            first = list(self.labels)[1]
+            rows.append(("names", f"none given: layout.options.labels={{liver: {first}, …}}, or a dataset.json"))
         if regions:
             rows.append(("regions", ", ".join(regions)))
         if self.ignore is not None:

@@ -316,7 +316,7 @@ def _image_problems(scan: nifti.Scan, labelled: bool, channels: int | None) -> l
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(voxels.size - np.isfinite(voxels).sum())
         message = f"has {bad} voxel(s) that are NaN or infinite"
-        remedy = "use --fix fill-nonfinite, or leave it out"
+        remedy = "fill them, as check --fix fill-nonfinite does, or leave it out"
         problems.append(Problem(where, "not-finite", message, remedy))
     elif low == high:
         code = "constant-image" if labelled else "constant-scan"

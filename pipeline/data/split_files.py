@@ -13,6 +13,7 @@ from pipeline.data.layouts.records import Keys, as_fold, in_order, read_text
 from pipeline.data.layouts.synonyms import KEYS, meaning, simple
 from pipeline.data.layouts.tables import read_table
 from pipeline.errors import Problem, UserError
+from pipeline.files import path_hint
 from pipeline.nifti.container import stem
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ FOLD = "fold"
 OWN = {"labelled", "unlabelled", "validation"}
 NNUNET = {"train", "val"}
 FORMATS = (
-    "give a run's split.json, nnU-Net's splits_final.json, a MONAI list whose entries have a fold, or a .csv or .tsv "
-    "with a column for the case or the patient and one for the fold"
+    "give a run's split.json, nnU-Net's splits_final.json (it lies in nnUNet_preprocessed/DATASET), a MONAI list whose "
+    "entries have a fold, or a .csv or .tsv with a column for the case or the patient and one for the fold"
 )
 
 
@@ -60,6 +61,8 @@ def read_folds(path: Path, dataset: Dataset, column: str = FOLD) -> dict[str, Si
     Raises:
         UserError: The file cannot be read, or is none of these.
     """
+    if not path.exists():
+        raise bad_split(path, "there is no such file", path_hint(path, FORMATS))
     if path.suffix.lower() in (".csv", ".tsv"):
         header, rows = read_table(path)
         _refuse_without_column(path, header, column)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from pipeline import nifti
@@ -10,7 +11,7 @@ from pipeline.data.layouts import scans_in
 from pipeline.data.layouts.dataset import BadEntryError, read_labels
 from pipeline.data.layouts.lists import read_json
 from pipeline.data.layouts.painting import UnpaintableError, in_order, painted_labels
-from pipeline.errors import Names, Problem, UserError, nearest
+from pipeline.errors import Names, Problem, UserError
 from pipeline.memory import memory_for
 from pipeline.strict_yaml import read_yaml
 from pipeline.terminal import progress
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+DIGITS = re.compile(r"\d+")
 TOO_LARGE = "crop the masks, or leave them out"
 
 
@@ -41,13 +43,13 @@ def checked_pairs(
         UserError: A prediction is missing or a file is unsound; with the problems of all cases.
     """
     truth, predicted = ({nifti.stem(path): path for path in scans_in(folder)} for folder in (labels, predictions))
-    known = Names(predicted)
+    known = Names(predicted.keys() - truth.keys())
     problems = [
         Problem(
             str(path),
             "no-prediction",
             f"has no counterpart in {predictions}",
-            nearest(name, known) if predicted else "predict it",
+            _called_alike(name, known),
         )
         for name, path in truth.items()
         if name not in predicted
@@ -67,6 +69,14 @@ def checked_pairs(
     if problems:
         raise UserError("Nothing was evaluated.", problems)
     return pairs, values, hashes
+
+
+def _called_alike(name: str, predicted: Names) -> str:
+    """Return what to do about a mask that is missing; another number makes another case, and no slip of the pen."""
+    near = predicted.nearest(name)
+    if near is None or DIGITS.sub("", near) == DIGITS.sub("", name):
+        return "predict its scan, or name the folder that holds its prediction"
+    return f"did you mean {near!r}?"
 
 
 def declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
