@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from pipeline.studies.spreads import SeedResult
 
 # A recipe by name or path, a dataset, a checkpoint, or a recipe itself.
-Source: TypeAlias = AnyPath | Recipe | Mapping[str, Any]
+RecipeLike: TypeAlias = AnyPath | Recipe | Mapping[str, Any]
 
 
-def plan(source: Source, *, settings: Mapping[str, Any] | None = None, verbose: bool = False) -> Plan:
+def plan(source: RecipeLike, *, settings: Mapping[str, Any] | None = None, verbose: bool = False) -> Plan:
     """Choose every setting of a training from the data and the machine; nothing is written.
 
     Args:
@@ -45,7 +45,7 @@ def plan(source: Source, *, settings: Mapping[str, Any] | None = None, verbose: 
 
 
 def train(
-    source: Source,
+    source: RecipeLike,
     output: AnyPath,
     *,
     settings: Mapping[str, Any] | None = None,
@@ -83,7 +83,7 @@ def train(
 
 
 def cross_validate(
-    source: Source,
+    source: RecipeLike,
     output: AnyPath,
     folds: int,
     *,
@@ -126,7 +126,7 @@ def cross_validate(
 
 
 def train_seeds(
-    source: Source,
+    source: RecipeLike,
     output: AnyPath,
     seeds: int,
     *,
@@ -185,7 +185,7 @@ def join(folds: Sequence[AnyPath], output: AnyPath, *, verbose: bool = False) ->
 
 
 def _request(
-    source: Source, settings: Mapping[str, Any] | None, folds: int | None = None, seeds: int | None = None
+    source: RecipeLike, settings: Mapping[str, Any] | None, folds: int | None = None, seeds: int | None = None
 ) -> Request:
     from pipeline import config
     from pipeline.runs.requests import parse_request, refuse_several

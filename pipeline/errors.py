@@ -176,10 +176,19 @@ def nearest(name: str, choices: Iterable[str] | Names) -> str:
     close = (choices if isinstance(choices, Names) else Names(known)).nearest(name)
     if close is not None:
         return f"did you mean {close!r}?"
-    rest = ""
-    if len(known) > LISTED:
-        rest = f" and {len(known) - LISTED} more"
-    return f"choose one of: {', '.join(known[:LISTED])}{rest}"
+    return f"choose one of: {listed(known, LISTED)}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Return names as a message lists them: the first of them, and how many more there are.
+
+    >>> listed(["a", "b", "c"], 2), listed(["a"], 2)
+    ('a, b and 1 more', 'a')
+    """
+    more = ""
+    if len(names) > most:
+        more = f" and {len(names) - most} more"
+    return ", ".join(names[:most]) + more
 
 
 def shown(value: object, most: int = 80) -> str:

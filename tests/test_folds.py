@@ -22,7 +22,7 @@ from pipeline.nifti.volume import load
 from pipeline.outputs import Output, digest_of
 from pipeline.runs.checking import check
 from pipeline.runs.choosing import Trial
-from pipeline.runs.crossing import recipe_of_fold
+from pipeline.runs.cross_validation import recipe_of_fold
 from pipeline.runs.models import load_folds, load_model
 from pipeline.types import Case, Task
 

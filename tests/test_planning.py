@@ -13,7 +13,7 @@ from pipeline import config, runs
 from pipeline.data.loaders import AHEAD
 from pipeline.errors import UserError
 from pipeline.planning import devices, doctor
-from pipeline.planning.doctor import examine
+from pipeline.planning.doctor import diagnose
 from pipeline.planning.plan import make_plan, prepared_bytes
 from pipeline.runs.components import COMPONENTS
 from pipeline.strict_yaml import read_yaml, write_yaml
@@ -195,7 +195,7 @@ def planned(hardware=CPU, **data):
 
 def test_enough_of_everything_needs_no_remedy(tmp_path):
     machine = runs.planning.find_hardware("cpu")
-    findings = examine(machine, tmp_path, make_plan(recipe(), MANY, machine), MANY)
+    findings = diagnose(machine, tmp_path, make_plan(recipe(), MANY, machine), MANY)
     assert [found.remedy for found in findings] == [""] * len(findings)
     assert "about" in finding(findings, "memory").needs
 
@@ -206,18 +206,18 @@ def test_each_shortage_has_its_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
     machine = runs.planning.find_hardware("cpu")
     chosen = make_plan(recipe(data={"workers": 2}), MANY, machine)
-    short = {found.what: found.remedy for found in examine(machine, tmp_path, chosen, MANY) if found.remedy}
+    short = {found.what: found.remedy for found in diagnose(machine, tmp_path, chosen, MANY) if found.remedy}
     assert set(short) == {"memory", "disk", "shared memory"}
     assert "data.cache=off" in short["disk"]
     without = make_plan(recipe(data={"workers": 0, "cache": "off"}), MANY, machine)
-    assert [found.what for found in examine(machine, tmp_path, without, MANY) if found.remedy] == ["memory"]
+    assert [found.what for found in diagnose(machine, tmp_path, without, MANY) if found.remedy] == ["memory"]
 
 
 @pytest.mark.parametrize(("on", "samples"), [(("labelled",), 2), (("labelled", "unlabelled"), 5)])
 def test_shared_memory_is_that_of_the_batches_that_workers_hold_ready(on, samples, tmp_path):
     data = {"workers": 2, "batch_size": 2, "unlabelled_batch_size": 3, "patch_size": (32, 32, 32)}
     machine = runs.planning.find_hardware("cpu")
-    findings = examine(machine, tmp_path, make_plan(recipe(on, data=data), MANY, machine), MANY)
+    findings = diagnose(machine, tmp_path, make_plan(recipe(on, data=data), MANY, machine), MANY)
     batch = np.zeros((samples, 32, 32, 32), np.float32).nbytes + np.zeros((samples, 32, 32, 32), np.uint8).nbytes
     assert f"about {doctor.size(2 * AHEAD * batch)} for" in finding(findings, "shared memory").needs
 

@@ -22,7 +22,7 @@ STAGES = {
         "runs.segments",
         "runs.announcing",
         "runs.training",
-        "runs.records",
+        "runs.tracking",
     ),
 }
 # What hands a recipe on, writes it down, or is the recipe.

@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.runs.comparing import trainings_in
 from pipeline.studies import running
 from pipeline.studies.seeds import train_seeds
-from pipeline.studies.spreads import gather
+from pipeline.studies.spreads import gather_seeds
 
 PLAIN = {"objective": [{"loss": "dice"}], "max_steps": 2, "validate_every": 2}
 
@@ -73,7 +73,7 @@ def test_mean_and_spread_are_those_of_the_summaries_in_the_terminal_and_the_tabl
     for entry in summary["classes"]:
         assert float(rows[1][f"dice of {entry['name']}"]) == pytest.approx(entry["metrics"]["dice"]["mean"])
         assert by_class[entry["name"]]["min"] <= entry["metrics"]["dice"]["mean"] <= by_class[entry["name"]]["max"]
-    show_seeds(gather(done, range(3, 6)), done)
+    show_seeds(gather_seeds(done, range(3, 6)), done)
     assert f"{mean(dice):.3f} ± {stdev(dice):.3f}" in capsys.readouterr().out
 
 

@@ -16,7 +16,7 @@ from pipeline.files import locked
 from pipeline.reports.crossed import crossed_interval
 from pipeline.studies.grid import read_study
 from pipeline.studies.lists import draw_lists
-from pipeline.studies.results import Gain, place_of, table_of
+from pipeline.studies.results import Gain, folder_of_cell, table_of
 from pipeline.studies.running import run_study
 
 SUPERVISED = {"objective": [{"loss": "dice"}]}
@@ -194,7 +194,7 @@ def test_a_killed_study_goes_on_and_ends_as_one_that_was_not(done, place, tmp_pa
 def test_a_training_that_another_process_has_is_left_to_it(place, tmp_path):
     study = read_study(write_study(place, draws=[0]))
     cell = next(study.cells())
-    held = place_of(tmp_path / "out", cell)
+    held = folder_of_cell(tmp_path / "out", cell)
     held.mkdir(parents=True)
     begun = multiprocessing.Event()
     over = multiprocessing.Event()

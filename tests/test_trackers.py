@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.interruption import Stopped
 from pipeline.reports.files import read_cases_csv
 from pipeline.reports.summary import summarise
-from pipeline.runs import records
+from pipeline.runs import tracking
 from pipeline.runs.setup import Setup
 
 
@@ -180,7 +180,7 @@ def test_a_tracker_is_closed_however_a_training_ends(tmp_path, monkeypatch, vali
         def close(self, files):
             told.append("close")
 
-    monkeypatch.setattr(records, "_trackers", lambda *_: [Told()])
+    monkeypatch.setattr(tracking, "_trackers", lambda *_: [Told()])
     dataset = make_phantom(tmp_path / "data")
     data = TINY["data"] | {"validation": validation}
     recipe = write_recipe(tmp_path, dataset, objective=[{"loss": "dice"}], max_steps=2, data=data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.data.splits import Split, all_cases
-from pipeline.errors import Problem
+from pipeline.errors import Problem, listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -95,8 +95,4 @@ def _unseen(value: int, name: str, trained_on: Sequence[Case], tested: Sequence[
 
 
 def _named(cases: Iterable[Case]) -> str:
-    names = [case.id for case in cases]
-    more = ""
-    if len(names) > NAMED:
-        more = f" and {len(names) - NAMED} more"
-    return ", ".join(names[:NAMED]) + more
+    return listed([case.id for case in cases], NAMED)

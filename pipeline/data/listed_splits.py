@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.split_files import FOLD, Sides, bad_split, read_folds
 from pipeline.data.splits import Split
-from pipeline.errors import Problem, UserError, nearest
+from pipeline.errors import Problem, UserError, listed, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from pipeline.data.layouts import Dataset
@@ -75,7 +75,7 @@ def pool_by_file(dataset: Dataset, path: Path, folds: int, column: str = FOLD) -
     problems = [problem for name, sides in found.items() for problem in _problems(path, dataset, name, sides)]
     counts = {case.id: sum(case.id in sides.validation for sides in found.values()) for case in dataset.cases}
     if twice := [name for name, count in counts.items() if count > 1]:
-        message = f"lets {_listed(twice)} validate in several folds, and each case is scored out of fold once"
+        message = f"lets {listed(twice, NAMED)} validate in several folds, and each case is scored out of fold once"
         problems.append(Problem(str(path), "split-both-sides", message, "train single folds: data.split_fold=FOLD"))
     if problems:
         raise UserError("The dataset cannot be split as the file says.", list(dict.fromkeys(problems)))
@@ -84,7 +84,7 @@ def pool_by_file(dataset: Dataset, path: Path, folds: int, column: str = FOLD) -
     own = [case for case in dataset.cases if case.role == "validation" and case.id not in named]
     tested = {case.patient for case in own}
     if leaked := [case.id for case in pool.labelled if case.patient in tested]:
-        message = f"trains on {_listed(leaked)}, of patients in the dataset's own validation list"
+        message = f"trains on {listed(leaked, NAMED)}, of patients in the dataset's own validation list"
         raise UserError(
             "The dataset cannot be split as the file says.",
             [Problem(str(path), "split-both-sides", message, "name their other cases too, or none of them")],
@@ -140,10 +140,10 @@ def _problems(path: Path, dataset: Dataset, name: str, sides: Sides, *, with_lab
     def report(code: str, what: str, found: Iterable[str], remedy: str) -> None:
         names = sorted(found)
         if names:
-            problems.append(Problem(str(path), code, f"{fold}{what} {_listed(names)}", remedy))
+            problems.append(Problem(str(path), code, f"{fold}{what} {listed(names, NAMED)}", remedy))
 
     strange = (sides.train | sides.validation) - cases.keys()
-    hint = f"the dataset's cases are called {_listed(sorted(usable)[:2])}; correct the names, or take them out"
+    hint = f"the dataset's cases are called {listed(sorted(usable)[:2], NAMED)}; correct the names, or take them out"
     report("split-unknown", "names what is no case of the dataset:", strange, hint)
     tested = (sides.train | sides.validation) & (cases.keys() - usable)
     report("split-unknown", "names cases of the dataset's test set:", tested, "take them out")
@@ -163,9 +163,3 @@ def _problems(path: Path, dataset: Dataset, name: str, sides: Sides, *, with_lab
         message = f"{fold}names no case with a mask to train on"
         problems.append(Problem(str(path), "split-missing", message, "name one"))
     return problems
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return names as text, the first of them where there are many."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

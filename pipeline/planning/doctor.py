@@ -46,7 +46,7 @@ class Finding:
     remedy: str = ""
 
 
-def examine(hardware: Hardware, folder: Path, plan: Plan | None = None, index: Index | None = None) -> list[Finding]:
+def diagnose(hardware: Hardware, folder: Path, plan: Plan | None = None, index: Index | None = None) -> list[Finding]:
     """Look at the machine.
 
     Args:

@@ -56,23 +56,28 @@ def decide(
     least = 0.5 if averaged else 0.0
     labels = np.empty(first.scans[0].shape, names.dtype)
     planes = np.moveaxis(labels, first.slab, 0)
+    told = expectation is not None or maps is not None
     together = zip(*(each.planes() for each in sweeps), strict=True)
     for number, parts in zip(first.numbers, together, strict=True):
         flat = np.empty(planes[number].size, names.dtype)
         truth = expectation.true_plane(first.slab, number) if expectation else None
         for part in blocks(flat.size, first.predictor.outputs):
             logits = [each.logits(plane.flatten(1)[:, part]) for each, plane in zip(sweeps, parts, strict=True)]
-            probabilities = _mean(logits, weights, regions=bool(painted)) if averaged or expectation or maps else None
-            decisive = logits[0] if probabilities is None or not averaged else probabilities
+            p = logits[0]
+            if averaged or told:
+                p = _mean(logits, weights, regions=bool(painted))
+            decisive = p if averaged else logits[0]
             codes = paint(decisive >= least, painted) if painted else decisive.max(dim=0).indices
             _refuse_nan(logits, first)
             flat[part] = names[codes.cpu().numpy()]
-            p = probabilities.cpu().numpy() if probabilities is not None and (expectation or maps) else None
-            if maps is not None and p is not None:
-                maps.add(p, (first.slab, number, part))
-            if expectation is None or p is None:
+            if not told:
                 continue
-            shares = expectation.shares(p)
+            probabilities = p.cpu().numpy()
+            if maps is not None:
+                maps.add(probabilities, (first.slab, number, part))
+            if expectation is None:
+                continue
+            shares = expectation.shares(probabilities)
             if spool is not None:
                 spool.add(shares, flat[part], (first.slab, number, part))
             else:

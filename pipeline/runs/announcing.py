@@ -8,6 +8,7 @@ import torch
 
 from pipeline.durations import in_words
 from pipeline.engines.handlers import FORECAST_AFTER
+from pipeline.errors import listed
 from pipeline.reports.plans import plan_table
 from pipeline.terminal import is_verbose, note, show
 
@@ -60,7 +61,6 @@ def _held_out(setup: Setup) -> str:
     cases = setup.split.validation
     if not cases:
         return "no case: nothing tells how well it does"
-    names = ", ".join(case.id for case in cases[:NAMED])
-    more = f" and {len(cases) - NAMED} more" if len(cases) > NAMED else ""
+    names = listed([case.id for case in cases], NAMED)
     of = len(cases) + len(setup.split.labelled)
-    return f"{len(cases)} of {of} cases with masks: {names}{more}"
+    return f"{len(cases)} of {of} cases with masks: {names}"

@@ -35,7 +35,7 @@ LEAST_AGREEMENT = 0.75
 
 
 @dataclass(frozen=True)
-class Jury:
+class AtlasVote:
     """The atlases of a run, and whether they may vote.
 
     Attributes:
@@ -85,7 +85,7 @@ def write_atlases(run: Path, settings: Settings, cases: Sequence[Case], cache: C
         torch.save(state, stage / ATLASES)
 
 
-def read_atlases(run: Path, settings: Settings, task: Task) -> Jury:
+def read_atlases(run: Path, settings: Settings, task: Task) -> AtlasVote:
     """Read the atlases of a run.
 
     Raises:
@@ -106,7 +106,7 @@ def read_atlases(run: Path, settings: Settings, task: Task) -> Jury:
     if not isinstance(agreement, float) or not 0 <= agreement <= 1:
         raise _damaged(path, "does not hold how well its scans agree")
     atlases = _atlases(images, annotations, len(task.labels), torch.device(settings.device))
-    return Jury(atlases, settings.atlases.weight, agreement)
+    return AtlasVote(atlases, settings.atlases.weight, agreement)
 
 
 def _atlases(images: Sequence[Tensor], annotations: Sequence[Tensor], classes: int, device: torch.device) -> Atlases:

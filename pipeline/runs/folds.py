@@ -17,7 +17,7 @@ from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
 from pipeline.files import HELD, is_held, locked
 from pipeline.runs import resuming
-from pipeline.runs.crossing import recipe_of_fold, score_folds, write_folds
+from pipeline.runs.cross_validation import recipe_of_fold, score_folds, write_folds
 from pipeline.runs.folder import SCORES, RunFolder, write_own
 from pipeline.runs.models import fold_folder
 from pipeline.runs.planning import absolute

@@ -11,7 +11,7 @@ from pipeline.config import written
 from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
 from pipeline.files import LOCK, PARTIAL
-from pipeline.runs.crossing import score_folds, write_folds
+from pipeline.runs.cross_validation import score_folds, write_folds
 from pipeline.runs.folder import CACHE, STOP, RunFolder
 from pipeline.runs.models import fold_folder
 from pipeline.runs.resuming import differing_keys, flat, other_scans

@@ -12,8 +12,8 @@ from pipeline.planning.plan import choose_precision
 from pipeline.plugins import load_plugins
 from pipeline.prediction.predictor import Ensemble, Predictor
 from pipeline.runs import build
+from pipeline.runs.declared import refuse_declared, refuse_declared_patch, settled
 from pipeline.runs.folder import count_folds
-from pipeline.runs.judging import refuse_declared, refuse_declared_patch, settled
 from pipeline.runs.model_files import read_model_file
 from pipeline.runs.parts_of_run import chosen_steps, load_parts
 from pipeline.runs.predictors import predictor_of_run

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.checkpoints import newest_checkpoint
 from pipeline.decisions import Taken
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, listed
 from pipeline.planning.devices import find_hardware
 from pipeline.runs.checkpoint_facts import facts_of
-from pipeline.runs.judging import refuse_declared, settled
+from pipeline.runs.declared import refuse_declared, settled
 from pipeline.runs.model_files import read_model_file
 from pipeline.runs.stored import FOLDS, INDEX, SPLIT, read_about, read_own, read_written_of
 from pipeline.runs.transfer import axes_of, shared_labels, transfer
@@ -244,10 +244,7 @@ def _told(origin: Origin, taken: Transfer, setup: Setup) -> Iterator[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = ""
-    if len(names) > LISTED:
-        more = f" and {len(names) - LISTED} more"
-    return f"{', '.join(names[:LISTED])}{more}" if names else "none"
+    return listed(names, LISTED) if names else "none"
 
 
 def _plain(value: Any) -> str:

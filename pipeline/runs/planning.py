@@ -12,7 +12,7 @@ from pipeline.data.packed import Packed
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write
 from pipeline.planning.devices import find_hardware
-from pipeline.planning.doctor import Finding, examine
+from pipeline.planning.doctor import Finding, diagnose
 from pipeline.planning.limits import refuse_atlases, refuse_step, size
 from pipeline.planning.plan import Choice, Plan, make_plan
 from pipeline.runs.origins import like_its_model
@@ -139,7 +139,7 @@ def plan(recipe: Recipe, output: Path, *, doctor: bool = False) -> tuple[Plan, l
     Args:
         recipe: The recipe.
         output: The file to write, which is a recipe itself.
-        doctor: Whether to examine the machine too.
+        doctor: Whether to diagnose the machine too.
 
     Returns:
         The plan, and with ``doctor`` the findings about the machine.
@@ -158,7 +158,7 @@ def plan(recipe: Recipe, output: Path, *, doctor: bool = False) -> tuple[Plan, l
     hardware = find_hardware(recipe.device)
     findings = []
     if doctor:
-        findings = examine(hardware, output.parent, chosen, prepared.visible)
+        findings = diagnose(hardware, output.parent, chosen, prepared.visible)
     return chosen, findings
 
 
@@ -183,4 +183,4 @@ def memory_choice(chosen: Plan) -> Choice:
 
 def look_at_machine(device: str = "auto", folder: Path = Path()) -> list[Finding]:
     """Return the findings about the machine, without a plan to compare them with."""
-    return examine(find_hardware(device), folder)
+    return diagnose(find_hardware(device), folder)

@@ -88,8 +88,8 @@ def predictor_of_run(
         return predictor, ()
     if run.is_file():
         return predictor, ("The atlases of its run are not in the file: the network predicts alone.",)
-    jury = read_atlases(run, settings, task)
-    return jury.beside(predictor), (jury.note,)
+    vote = read_atlases(run, settings, task)
+    return vote.beside(predictor), (vote.note,)
 
 
 def precision_of(settings: Settings) -> torch.dtype:

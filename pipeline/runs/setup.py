@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
     from pipeline.data.index import Index
     from pipeline.data.splits import Split
     from pipeline.planning.settings import Settings
-    from pipeline.runs.atlases import Jury
+    from pipeline.prediction.predictor import Segmenter
+    from pipeline.runs.atlases import AtlasVote
     from pipeline.runs.folder import RunFolder
 
 # Seconds that are reserved for writing the report; on two cores of an Intel Xeon it takes 1 s, for 1 case or for 40.
@@ -54,6 +54,7 @@ class Setup:
         split: The cases that are trained on and held out.
         decided: The decisions that were made so far.
         cache: The prepared scans; None until they are prepared.
+        vote: The atlases that vote beside the network; None until they are prepared, and if there are none.
     """
 
     folder: RunFolder
@@ -62,6 +63,7 @@ class Setup:
     split: Split
     decided: Decisions = NONE
     cache: Cache | None = None
+    vote: AtlasVote | None = field(default=None, init=False)
     _batches: StepBatches | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -112,14 +114,12 @@ class Setup:
             self._batches = build_batches(self.settings, self.split, self.cache)
         return self._batches
 
-    @cached_property
-    def jury(self) -> Jury | None:
-        """The atlases that vote beside the network, written into the run first; None if the recipe has none."""
-        if self.settings.atlases.weight == 0:
-            return None
-        self.prepare()
-        from_first(self._write_atlases)
-        return read_atlases(self.folder.path, self.settings, self.task)
+    def prepare_vote(self) -> None:
+        """Write the atlases that vote beside the network into the run, and read them, if the recipe has some."""
+        if self.vote is None and self.settings.atlases.weight > 0:
+            self.prepare()
+            from_first(self._write_atlases)
+            self.vote = read_atlases(self.folder.path, self.settings, self.task)
 
     def _write_atlases(self) -> None:
         assert self.cache is not None
@@ -148,8 +148,13 @@ class Setup:
             at_most: The number of cases to score; None for all.
         """
         network = build_predictor(self.settings, self.task, self.step.validated)
+        predictor: Segmenter = network
+        if not quick:
+            self.prepare_vote()
+            if self.vote is not None:
+                predictor = self.vote.beside(network)
         return score(
-            network if quick or self.jury is None else self.jury.beside(network),
+            predictor,
             self.split.validation[:at_most],
             self.index.facts,
             labels_of(self.index),

@@ -133,7 +133,7 @@ def _train_to_end(
         return None
     scores = _scores_of_last(folder, training, setup)
     if goes_on:
-        training.records.ended(training.progress.done, scores)
+        training.tracking.ended(training.progress.done, scores)
     return scores
 
 
@@ -142,6 +142,6 @@ def _scores_of_last(folder: RunFolder, training: Training, setup: Setup) -> Scor
     if training.scored is None:
         return validate_run(folder.path) if setup.split.validation else None
     notes = notes_on(setup.settings, "last") + setup.decided.notes
-    if setup.jury:
-        notes += (setup.jury.note,)
+    if setup.vote:
+        notes += (setup.vote.note,)
     return write_scores(folder.path, folder.path, training.scored, "last", training.progress.done, notes)

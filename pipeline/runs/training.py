@@ -19,8 +19,8 @@ from pipeline.pacing.threads import threads_kept, use_threads
 from pipeline.pacing.timekeeper import Timekeeper
 from pipeline.reports.summary import summarise
 from pipeline.runs.checkpoint_facts import about_training
-from pipeline.runs.records import Records
 from pipeline.runs.refusals import memory_error_of
+from pipeline.runs.tracking import Tracking
 from pipeline.runs.unpredicted import note_on_unpredicted
 from pipeline.terminal import note
 
@@ -77,7 +77,7 @@ class Training:
         """
         trainer = self._build()
         if is_first():
-            self.records.begun(trainer)
+            self.tracking.begun(trainer)
         try:
             with shield(), threads_kept():
                 use_threads(self.step.course.threads_after(self.progress.done))
@@ -108,7 +108,7 @@ class Training:
         if is_first():
             self.history = History(self.folder.history(self.step.objective.names, done))
             self.validations = self.folder.validations(done)
-            self.records = Records(self.setup, goes_on=done > 0)
+            self.tracking = Tracking(self.setup, goes_on=done > 0)
         return SegmentationTrainer(
             step=self.step,
             loader=self.setup.loader(done),
@@ -132,7 +132,7 @@ class Training:
 
     def _records(self) -> list[Any]:
         every = self.setup.settings.checkpoint_every
-        records = [*self.records.handlers(), EveryNSteps(every, lambda step: self._save("last", step))]
+        records = [*self.tracking.handlers(), EveryNSteps(every, lambda step: self._save("last", step))]
         if self.clock.budget is None:
             records.append(Forecast(self.step.course.last, lambda: self.wait.step_s))
         return records
@@ -173,7 +173,7 @@ class Training:
         """Log a validation, keep the best weights, and let the clock decide."""
         mean = summarise(scored.results).mean_dice
         self.bar.report(step, mean)
-        self.records.validated(step, mean)
+        self.tracking.validated(step, mean)
         is_earliest = not self.folder.validation_dice()
         if is_earliest and self.setup.settings.segments is None and (warning := note_on_unpredicted(scored.results)):
             note(warning)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.errors import listed
 from pipeline.reports.intervals import plural
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ def note_on_unpredicted(results: Sequence[CaseResult]) -> str | None:
     missed = [name for name in missed if not any(row.voxels_predicted for row in results if row.name == name)]
     if not missed:
         return None
-    told = ", ".join(missed[:NAMED])
-    if len(missed) > NAMED:
-        told += f" and {len(missed) - NAMED} more"
+    told = listed(missed, NAMED)
     cases = len({row.case for row in results})
     return (
         f"warning: predicted in none of {plural(cases, 'validation case')} so far: {told}. Small classes come late; if "

@@ -78,10 +78,10 @@ def launch(words: Sequence[str], shares: int, folder: Path, cluster: str, option
         time.sleep(POLL_S)
         for place, job in [(place, job) for place, job in jobs.items() if job.done()]:
             del jobs[place]
-            trouble = _trouble(job)
-            if not trouble:
+            code, trouble = _end_of_job(job)
+            if code == 0:
                 note(f"{place}/{shares} is done")
-            elif attempts[place] < ATTEMPTS and trouble != f"exit code {MISTAKE}":
+            elif attempts[place] < ATTEMPTS and code != MISTAKE:
                 jobs[place] = executor.submit(calls[place])
                 attempts[place] += 1
                 note(f"{place}/{shares}: {trouble}; once more, as job {jobs[place].job_id}")
@@ -108,14 +108,14 @@ def _executor(folder: Path, cluster: str, options: dict[str, Any]) -> Any:
     return executor
 
 
-def _trouble(job: Any) -> str:
-    """Return in words what has ended a job; nothing if all is well."""
+def _end_of_job(job: Any) -> tuple[int | None, str]:
+    """Return the exit code of a job's command, None if the job itself has failed, and in words what ended it."""
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
     try:
         code = job.result()
     except UncompletedJobError:
-        return f"a job that was {job.state.lower()}"
+        return None, f"a job that was {job.state.lower()}"
     except FailedJobError as error:
-        return str(error).strip().splitlines()[-1]
-    return f"exit code {code}" if code else ""
+        return None, str(error).strip().rpartition("\n")[2] or "an error without a message"
+    return code, f"exit code {code}"

@@ -93,23 +93,23 @@ class Results:
     gains: tuple[Gain, ...]
 
 
-def place_of(output: Path, cell: Cell) -> Path:
+def folder_of_cell(output: Path, cell: Cell) -> Path:
     """Return the folder of a training."""
     return output / RUNS / cell.name
 
 
 def is_done(output: Path, cell: Cell) -> bool:
     """Tell whether a training was validated at its end."""
-    return (place_of(output, cell) / SUMMARY).is_file()
+    return (folder_of_cell(output, cell) / SUMMARY).is_file()
 
 
-def gather(study: Study, output: Path) -> Results:
+def gather_cells(study: Study, output: Path) -> Results:
     """Read the scores of all trainings that are done, and compare each method with the control.
 
     Raises:
         UserError: A file of scores is damaged.
     """
-    dice = {cell: _dice_of_patients(place_of(output, cell)) for cell in study.cells() if is_done(output, cell)}
+    dice = {cell: _dice_of_patients(folder_of_cell(output, cell)) for cell in study.cells() if is_done(output, cell)}
     minutes = minutes_of(output)
     trainings = {
         cell: TrainingResult(**asdict(cell), dice=fmean(of.values()), minutes=minutes.get(cell.name, 0.0))

@@ -22,7 +22,7 @@ from pipeline.strict_json import write_json
 from pipeline.strict_yaml import write_yaml
 from pipeline.studies.grid import Study
 from pipeline.studies.lists import draw_lists
-from pipeline.studies.results import RESULTS, TIMES, Results, gather, is_done, place_of, write_results
+from pipeline.studies.results import RESULTS, TIMES, Results, folder_of_cell, gather_cells, is_done, write_results
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def run_study(study: Study, output: Path, shard: Shard = WHOLE) -> Results:
         if is_done(output, cell):
             continue
         note(f"{number} of {len(recipes)}: {cell.name}")
-        failed += train_one(recipe, place_of(output, cell), output, cell.name)
-        write_results(gather(study, output), folder)
-    results = gather(study, output)
+        failed += train_one(recipe, folder_of_cell(output, cell), output, cell.name)
+        write_results(gather_cells(study, output), folder)
+    results = gather_cells(study, output)
     write_results(results, folder)
     if failed:
         raise UserError(f"{len(failed)} of {len(recipes)} trainings failed; the others are done.", failed)

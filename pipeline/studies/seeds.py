@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.bounds import seconds_of
 from pipeline.config import dump, read, written
 from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write, locked
 from pipeline.outputs import Output
+from pipeline.runs.cross_validation import recipe_of_part
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.planning import absolute
 from pipeline.runs.resuming import differing_keys, flat
@@ -18,7 +18,7 @@ from pipeline.runs.stored import SUMMARY
 from pipeline.shards import WHOLE
 from pipeline.studies.results import TIMES
 from pipeline.studies.running import train_one
-from pipeline.studies.spreads import TABLES, SeedResult, gather, place_of, write_spreads
+from pipeline.studies.spreads import TABLES, SeedResult, folder_of_seed, gather_seeds, write_spreads
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
@@ -77,17 +77,17 @@ def train_seeds(
             partial.write_text(dump(recipe), encoding="utf-8")
     together = ceil(count / shard.count)  # They are trained one after the other, and divide the time.
     for number, seed in shard.of([*enumerate(seeds, 1)]):
-        place = place_of(output, seed)
+        place = folder_of_seed(output, seed)
         if (place / SUMMARY).is_file():
             continue
         note(f"training {number} of {count}: seed {seed}")
         its_own = _recipe_of(recipe, output, seed, together)
         begun = started if number == shard.place else None
         failed += train_one(its_own, place, output, f"seed-{seed}", started=begun, decided=decided)
-        write_spreads(gather(output, seeds), folder)
+        write_spreads(gather_seeds(output, seeds), folder)
     if failed:
         raise UserError(f"{len(failed)} of {count} trainings failed; the others are done.", failed)
-    return gather(output, seeds)
+    return gather_seeds(output, seeds)
 
 
 def _refuse(recipe: Recipe, output: Path, count: int, *, resume: bool) -> None:
@@ -124,14 +124,8 @@ def _other_recipe(recipe: Recipe, output: Path) -> list[Problem]:
 
 
 def _recipe_of(recipe: Recipe, output: Path, seed: int, together: int) -> Recipe:
-    data = recipe.data
-    # Each validates on the cases that the recipe's own seed draws.
-    split_seed = recipe.seed if data.split_seed is None and data.split is None else data.split_seed
-    cache = output.resolve() / "cache" if data.cache == "run" else data.cache
-    changed: dict[str, Any] = {
-        "seed": seed,
-        "data": data.model_copy(update={"split_seed": split_seed, "cache": cache}),
-    }
-    if recipe.time_budget is not None:
-        changed["time_budget"] = f"{SEEDS_SHARE * seconds_of(recipe.time_budget) / together:.1f}s"
-    return recipe.model_copy(update=changed)
+    part = recipe_of_part(recipe, output, SEEDS_SHARE / together)
+    data = part.data
+    if data.split_seed is None and data.split is None:  # Each validates on the cases that the recipe's own seed draws.
+        data = data.model_copy(update={"split_seed": recipe.seed})
+    return part.model_copy(update={"seed": seed, "data": data})

@@ -58,12 +58,12 @@ class Spread:
     max: float
 
 
-def place_of(output: Path, seed: int) -> Path:
+def folder_of_seed(output: Path, seed: int) -> Path:
     """Return the folder of the training with a seed."""
     return output / f"seed-{seed}"
 
 
-def gather(output: Path, seeds: Sequence[int]) -> list[SeedResult]:
+def gather_seeds(output: Path, seeds: Sequence[int]) -> list[SeedResult]:
     """Read the scores of the trainings that are done.
 
     Raises:
@@ -72,7 +72,7 @@ def gather(output: Path, seeds: Sequence[int]) -> list[SeedResult]:
     minutes = minutes_of(output)
     results = []
     for seed in seeds:
-        place = place_of(output, seed)
+        place = folder_of_seed(output, seed)
         if (place / SUMMARY).is_file():
             summary = summarise(read_cases_csv(place / "cases.csv"))
             classes = {row.name: row.dice.mean for row in summary.classes}

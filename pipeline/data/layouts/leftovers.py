@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.data.layouts.folders import subfolders
 from pipeline.data.layouts.names import bare_mask
 from pipeline.data.layouts.synonyms import holds_images, names_masks, part_of
-from pipeline.errors import Problem
+from pipeline.errors import Problem, listed
 from pipeline.nifti.container import SUFFIXES, is_nifti, is_other_scan, stem
 
 if TYPE_CHECKING:
@@ -124,11 +124,8 @@ def _by_place(paths: Sequence[Path], base: Path) -> dict[Path, list[Path]]:
 
 
 def _finding(place: Path, paths: Sequence[Path], dataset: Dataset, base: Path) -> Problem:
-    names = ", ".join(str(path.relative_to(place)) for path in paths[:NAMED])
-    more = ""
-    if len(paths) > NAMED:
-        more = f" and {len(paths) - NAMED} more"
-    message = f"holds {len(paths)} file(s) that no case uses: {names}{more}"
+    names = listed([str(path.relative_to(place)) for path in paths], NAMED)
+    message = f"holds {len(paths)} file(s) that no case uses: {names}"
     ids = {case.id for case in dataset.cases}
     masks = names_masks(place.name) or any(stem(path) in ids or bare_mask(stem(path)) in ids for path in paths)
     if not any(path.name.lower().endswith(SUFFIXES) for path in paths):

@@ -16,7 +16,7 @@ from pipeline.data.layouts.patients import shared_stems
 from pipeline.data.layouts.spare_lists import listing_here, naming_cases
 from pipeline.data.layouts.synonyms import names_masks
 from pipeline.data.relabelling import with_background
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, listed
 from pipeline.files import path_hint
 from pipeline.nifti.container import is_nifti, stem
 
@@ -98,10 +98,7 @@ def _detect(source: Path) -> str:
     if seen:
         found = [f"{name} ({what})" for name, what in seen.items()]
         if lists:
-            more = ""
-            if len(lists) > LISTS:
-                more = f" and {len(lists) - LISTS} more"
-            found.append(f"what is listed in {', '.join(path.name for path in lists[:LISTS])}{more}")
+            found.append(f"what is listed in {listed([path.name for path in lists], LISTS)}")
         message = f"could be {' or '.join(found)}"
         remedy = f"say which: --layout {next(iter(seen))}, or layout=NAME"
         if lists:

@@ -29,7 +29,7 @@ PLACES = ("dataset", "root", "start", "plugins", "layout", "mlflow", "data.cache
 LONGEST = 500
 
 
-class Records:
+class Tracking:
     """Draws and tells of one training, in the first of its processes.
 
     Args:

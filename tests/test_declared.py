@@ -19,7 +19,7 @@ from pipeline.networks import NETWORKS
 from pipeline.planning.devices import find_hardware
 from pipeline.planning.hardware import Hardware
 from pipeline.runs import build
-from pipeline.runs.judging import refuse_declared, refuse_declared_patch
+from pipeline.runs.declared import refuse_declared, refuse_declared_patch
 from pipeline.runs.models import load_model
 from pipeline.runs.stored import read_about, read_recipe_of
 from pipeline.types import Task
@@ -109,10 +109,10 @@ def test_patch_that_the_network_cannot_take_is_refused(network, patch):
         refuse_declared_patch("x.pt", made, recipe.model_copy(update={"data": data}), TASK)
 
 
-def test_judging_makes_no_weight_and_does_not_compile():
+def test_declared_makes_no_weight_and_does_not_compile():
     """PyTorch would load its compiler to fill weights without data, which takes seconds and makes a folder in /tmp."""
     code = (
-        "import sys, torch, test_judging as here\n"
+        "import sys, torch, test_declared as here\n"
         "for name in here.SMALL:\n"
         "    recipe = here.recipe_of(name)\n"
         "    here.judge(recipe, here.build.make_network(recipe, here.TASK).state_dict())\n"

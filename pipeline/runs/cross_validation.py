@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.bounds import seconds_of
 from pipeline.files import locked
+from pipeline.runs.folder import CACHE
 from pipeline.runs.out_of_fold import score_out_of_fold
 from pipeline.runs.run_scores import validate
 from pipeline.runs.stored import FOLDS, SPLIT, read_own
@@ -34,12 +35,26 @@ def recipe_of_fold(recipe: Recipe, run: Path, fold: tuple[int, int], together: i
         fold: Number and count.
         together: How many folds divide a time budget.
     """
-    place = run.resolve() / "cache" if recipe.data.cache == "run" else recipe.data.cache
-    changed: dict[str, Any] = {"data": recipe.data.model_copy(update={"fold": fold, "cache": place})}
+    recipe = recipe_of_part(recipe, run, FOLDS_SHARE / together)
+    changed: dict[str, Any] = {"data": recipe.data.model_copy(update={"fold": fold})}
     if recipe.postprocessing == "auto":
         changed["postprocessing"] = ()  # It is chosen by the masks of all folds, from what it does to their scores.
+    return recipe.model_copy(update=changed)
+
+
+def recipe_of_part(recipe: Recipe, folder: Path, share: float) -> Recipe:
+    """Return the recipe of one of several trainings below a folder, which share a cache there and a time budget.
+
+    Args:
+        recipe: Of all of them.
+        folder: The folder.
+        share: Of the time budget.
+    """
+    changed: dict[str, Any] = {}
+    if recipe.data.cache == "run":
+        changed["data"] = recipe.data.model_copy(update={"cache": folder.resolve() / CACHE})
     if recipe.time_budget is not None:
-        changed["time_budget"] = f"{FOLDS_SHARE * seconds_of(recipe.time_budget) / together:.1f}s"
+        changed["time_budget"] = f"{share * seconds_of(recipe.time_budget):.1f}s"
     return recipe.model_copy(update=changed)
 
 
