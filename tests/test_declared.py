@@ -109,7 +109,7 @@ def test_patch_that_the_network_cannot_take_is_refused(network, patch):
         refuse_declared_patch("x.pt", made, recipe.model_copy(update={"data": data}), TASK)
 
 
-def test_declared_makes_no_weight_and_does_not_compile():
+def test_declarations_are_judged_without_weights_and_without_the_compiler():
     """PyTorch would load its compiler to fill weights without data, which takes seconds and makes a folder in /tmp."""
     code = (
         "import sys, torch, test_declared as here\n"

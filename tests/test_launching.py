@@ -137,11 +137,12 @@ def test_a_job_whose_time_is_over_stops_its_command_and_is_queued_again():
 CLUSTER = (ROOT / "docs" / "howto" / "cluster.md").read_text(encoding="utf-8")
 
 
-def test_script_for_slurm_is_sound_to_its_linter():
-    (script,) = re.findall(r"```bash\n(#!.*?)```", CLUSTER, re.DOTALL)
+def test_scripts_for_slurm_are_sound_to_their_linter():
+    scripts = re.findall(r"```bash\n(#!.*?)```", CLUSTER, re.DOTALL)
     linter = Path(sys.executable).with_name("shellcheck")  # which an environment that nobody activated has not on PATH
-    assert "#SBATCH --array=1-5" in script
-    for text, sound in ((script, True), (script.replace("srun", "cd $HERE; srun"), False)):
+    assert len(scripts) > 1
+    assert all("#SBATCH --array=" in script for script in scripts)
+    for text, sound in (*((script, True) for script in scripts), (scripts[0].replace("srun", "cd $HERE; srun"), False)):
         done = subprocess.run([linter, "-"], input=text, capture_output=True, text=True)
         assert (done.returncode == 0) == sound, done.stdout
 

@@ -16,11 +16,12 @@ R = TypeVar("R")
 
 def untraced(forward: Callable[P, R]) -> Callable[P, R]:
     """Let a compiled program call a function as it is, and go on compiled after it."""
-    plain: Callable[P, R] = torch.compiler.disable(forward)  # type: ignore[no-untyped-call]
 
     @wraps(forward)
     def call(*values: P.args, **named: P.kwargs) -> R:
-        # Without the compiler its wrapper would only take time.
-        return plain(*values, **named) if torch.compiler.is_compiling() else forward(*values, **named)
+        if torch.compiler.is_compiling():  # Elsewhere its wrapper would load the compiler, which takes seconds.
+            plain: Callable[P, R] = torch.compiler.disable(forward)  # type: ignore[no-untyped-call]
+            return plain(*values, **named)
+        return forward(*values, **named)
 
     return call

@@ -63,9 +63,7 @@ def decide(
         truth = expectation.true_plane(first.slab, number) if expectation else None
         for part in blocks(flat.size, first.predictor.outputs):
             logits = [each.logits(plane.flatten(1)[:, part]) for each, plane in zip(sweeps, parts, strict=True)]
-            p = logits[0]
-            if averaged or told:
-                p = _mean(logits, weights, regions=bool(painted))
+            p = _mean(logits, weights, regions=bool(painted)) if averaged or told else logits[0]
             decisive = p if averaged else logits[0]
             codes = paint(decisive >= least, painted) if painted else decisive.max(dim=0).indices
             _refuse_nan(logits, first)
