@@ -7,8 +7,9 @@
 Each process has one thread. For each network it measures, in milliseconds of a step: the whole batch at once in one
 process (as `fewmask train` without a launcher has it), its units one after the other in one process, its units shared
 by two processes, and PyTorch's DistributedDataParallel with the same network, samples and losses. Of the two processes
-it measures apart what they exchange: values, gradients and messages, and how long each waits in that. On a machine
-that does other work, only `processor` compares: the least processor time of the first process in a step.
+it measures apart what they exchange: values, gradients and messages, and how long each waits in that. The sum's share
+of a step, and what two processes gain, stand below. On a machine that does other work, only `processor` compares: the
+least processor time of the first process in a step.
 """
 
 from __future__ import annotations
@@ -212,6 +213,21 @@ def launch(processes: int, name: str, quick: bool, steps: int, output: Path) -> 
         raise SystemExit(f"{name} failed with {processes} processes")
 
 
+def shares_of(found: dict[str, Any]) -> dict[str, float]:
+    """Return the share of a step that the sum takes, and the efficiency of two processes, by processor and by clock."""
+    alone, both = found["1 processes"]["1 units"], found["2 processes"]
+    shares = {}
+    for clock, key in (("processor", "processor_ms"), ("clock", "step_ms")):
+        shares[f"sum of the gradients, share of a step by {clock}"] = (
+            both["sum of the gradients alone"][key] / both["2 units"][key]
+        )
+        shares[f"efficiency of two processes by {clock}"] = alone[key] / (2 * both["2 units"][key])
+        shares[f"efficiency of DistributedDataParallel by {clock}"] = alone[key] / (
+            2 * both["DistributedDataParallel"][key]
+        )
+    return shares
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
@@ -237,6 +253,9 @@ def main() -> None:
             for what, numbers in found.items():
                 more = "".join(f", {key.removesuffix('_ms')} {number:.0f} ms" for key, number in numbers.items())
                 print(f"  {processes}, {what}{more}")
+        results[name]["shares"] = shares_of(results[name])
+        for what, share in results[name]["shares"].items():
+            print(f"  {what}: {share:.1%}")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 

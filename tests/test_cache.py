@@ -291,6 +291,18 @@ def test_a_crop_reads_only_its_own_pages(tmp_path, make_scan):
     assert resident < 0.25 * entry.stat().st_size
 
 
+def test_what_others_have_verified_is_not_read_and_what_is_missing_is_made(cache, monkeypatch):
+    fill(cache)
+    cases = cache.index.dataset.cases
+    gone, *rest = written(cache)
+    (cache.folder / gone).unlink()
+    read, is_sound = [], cache_module._is_sound
+    monkeypatch.setattr(cache_module, "_is_sound", lambda path: read.append(path.name) or is_sound(path))
+    assert list(cache.fill(cases, verified=True)) == [case.id for case in cases]
+    assert {*read} == {gone}
+    assert sorted(written(cache)) == sorted([gone, *rest])
+
+
 # Pruning
 
 

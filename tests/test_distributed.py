@@ -1,6 +1,7 @@
 """Several processes that make one training: the same weights as one, and one end for all."""
 
 import signal
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,8 @@ from runs_fixtures import TINY, assert_same_run, digest, make_phantom, state_of,
 from torch import nn
 
 from pipeline import runs
+from pipeline.data import cache as cache_module
+from pipeline.data.cache import Cache
 from pipeline.distributed import agree, from_first, joined, launched, rank, size
 from pipeline.engines.units import branches, own_slots
 from pipeline.errors import UserError
@@ -127,6 +130,35 @@ def test_two_processes_train_and_validate_as_one_does(tmp_path, dataset):
     assert (tmp_path / "two" / "report.html").exists()
     assert "trained to step" in both[0].told
     assert both[1].told == ""
+
+
+def prepare_noting(*words):
+    """Run the command, and say on standard error which scans this process prepares and which entries it verifies."""
+    prepare, is_sound = Cache._prepare, cache_module._is_sound
+
+    def noted(cache, case):
+        print("prepares", case.id, file=sys.stderr, flush=True)
+        return prepare(cache, case)
+
+    def verified(path):
+        print("verifies", path.name, file=sys.stderr, flush=True)
+        return is_sound(path)
+
+    Cache._prepare, cache_module._is_sound = noted, verified
+    ranks.command(*words)
+
+
+@pytest.mark.slow
+def test_each_scan_is_prepared_or_verified_by_one_process(tmp_path, dataset):
+    recipe = recipe_of(tmp_path, dataset)
+    for run, act in (("first", "prepares"), ("second", "verifies")):  # The second finds all of them prepared.
+        given = words(recipe, tmp_path / run, f"data.cache={tmp_path / 'cache'}")
+        both = ranks.start(2, prepare_noting, tmp_path, *given)
+        assert ranks.wait_for(*both, seconds=240) == [0, 0], both[0].told + both[1].told
+        names = [[line for line in rank.told.splitlines() if line.startswith(act)] for rank in both]
+        entries = [*(tmp_path / "cache").glob("*.npz")]
+        assert (len({*names[0], *names[1]}), {*map(len, names)}) == (len(entries), {len(entries) // 2})
+        assert len(entries) == 6
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import time
 import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile
 
@@ -34,8 +35,7 @@ from pipeline.files import PARTIAL, atomic_write, byte_locked, sweep
 from pipeline.memory import memory_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO
 
     from numpy.typing import NDArray
@@ -131,20 +131,25 @@ class Cache:
     failure: OSError | None = field(default=None, init=False)
     _entries: Packed[_Entry] = field(default_factory=Packed, init=False, repr=False)
 
-    def fill(self, cases: Sequence[Case]) -> Iterator[str]:
+    def fill(self, cases: Sequence[Case], *, verified: bool = False) -> Iterator[str]:
         """Verify or make the entry of every case, and yield each case's id once that is done.
 
         A damaged entry is made anew. Entries that another process is at work on come last. After a failed write, such
         as on a full disk, nothing more is written: see ``failure``.
+
+        Args:
+            cases: The cases.
+            verified: Whether other processes have verified just now what is there, so that only missing entries count.
         """
+        is_there = Path.is_file if verified else _is_sound
         busy = []
         for case in cases:
-            if self._provide(case, wait=False):
+            if self._provide(case, is_there, wait=False):
                 yield case.id
             else:
                 busy.append(case)
         for case in busy:
-            self._provide(case, wait=True)
+            self._provide(case, is_there, wait=True)
             yield case.id
 
     def get(self, case: Case) -> dict[str, NDArray[Any]]:
@@ -156,12 +161,12 @@ class Cache:
                 return self._entries[case.id].arrays()
         return self._prepare(case)
 
-    def _provide(self, case: Case, wait: bool) -> bool:
+    def _provide(self, case: Case, is_there: Callable[[Path], bool], wait: bool) -> bool:
         """Make sure that a case's entry is there; False if another process is making it and ``wait`` is off."""
         if self.folder is None or self.failure:
             return True
         path = self.folder / self._name(case)
-        if _is_sound(path):
+        if is_there(path):
             return True
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

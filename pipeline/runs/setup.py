@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.loaders import StepBatches, StepLoader, fits_shared_memory
 from pipeline.decisions import NONE, Decisions
-from pipeline.distributed import agree, from_first, is_first
+from pipeline.distributed import agree, from_first, rank, size
 from pipeline.pacing.budget import WARM_STEPS, Pace
 from pipeline.runs import build
 from pipeline.runs.atlases import read_atlases, write_atlases
@@ -94,19 +94,20 @@ class Setup:
         """Prepare every case that is trained on, once, and return the batches of all steps.
 
         Args:
-            so_far: Called after each case with the number prepared and the number of all.
+            so_far: Called after each case of this process's share with the number prepared and the number of all.
         """
         if self.cache is None:
             self.cache = build_cache(self.settings, self.index, self.folder.cache_of(self.settings))
             cases = self.split.labelled
             if "unlabelled" in self.settings.kinds:
                 cases += self.split.unlabelled
-            if not is_first():
-                agree()  # So that the first process has prepared them.
-            for done, _ in enumerate(progress(self.cache.fill(cases), "preparing", len(cases)), 1):
-                so_far(done, len(cases))
-            if is_first():
+            own = cases[rank() :: size()]
+            for done, _ in enumerate(progress(self.cache.fill(own), "preparing", len(own)), 1):
+                so_far(done, len(own))
+            if size() > 1:
                 agree()
+                # What is missing now lies where the others cannot write, such as on a disk of this machine.
+                list(self.cache.fill(cases, verified=True))
             if (failure := self.cache.failure) is not None:
                 what = f"{self.cache.folder} cannot hold all prepared scans ({failure.strerror}): the others are "
                 note(f"{what}prepared whenever they are needed. Make room, or name another folder: data.cache=DIR")
