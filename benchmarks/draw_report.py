@@ -1,6 +1,6 @@
 """Photograph a report for the documentation, in the light theme and 1200 pixels wide.
 
-    make demo && python benchmarks/draw_report.py demo/run docs/report.png
+    make demo && python benchmarks/draw_report.py demo/run docs/report.png --height 1120
 
 Needs Playwright and Chromium (CHROMIUM names it where it is not on the path). Only of phantoms: a report holds scans.
 """
