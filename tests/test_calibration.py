@@ -178,7 +178,7 @@ def test_annotate_next_learns_from_the_cases_that_were_scored(tmp_path, place, w
     (tmp_path / place).mkdir(parents=True, exist_ok=True)
     write_cases_csv(tmp_path / place / "cases.csv", rows)
     task = Task({0: "background", 1: "organ"}, ("MR",))
-    model = SimpleNamespace(task=task, recipe=SimpleNamespace(segments=segments))
+    model = SimpleNamespace(task=task, settings=SimpleNamespace(segments=segments))
     ranking = annotate_next(tmp_path, which, model)
     ranking.add(tmp_path / "b.nii", tmp_path / "masks" / "b.nii", {1: 0.9})
     assert ranking.rows[0]["dice_predicted"] == pytest.approx(found)
@@ -206,3 +206,10 @@ def test_summary_says_how_far_the_expected_dice_goes_with_the_found(tmp_path):
     assert agreement.spearman > 0.95
     assert agreement.reasons == {}
     assert json.dumps(summarise(rows[:5]).as_dict()["expected_dice"]["reasons"]).count("fewer") == 2
+
+
+def test_a_label_without_any_probability_has_an_expected_dice_of_0():
+    expectation = Expectation(label_values=(0, 1, 2), reliability=None, truth=None, ignore=None)
+    p = np.array([[1, 0.5], [0, 0.5], [0, 0]], np.float32)
+    expectation.add(expectation.shares(p), np.array([0, 1]))
+    assert expectation.dice()[2] == 0

@@ -171,6 +171,11 @@ def test_a_table_has_channels_patients_and_roles(tmp_path):
     }
 
 
+def test_a_line_of_a_table_is_counted_as_an_editor_does(tmp_path):
+    (tmp_path / "cases.csv").write_text("image,role\n\na.nii,trian\n")
+    assert only_problem(tmp_path / "cases.csv").where.endswith("cases.csv line 3")
+
+
 @pytest.mark.parametrize(
     ("text", "code", "hint"),
     [

@@ -14,12 +14,14 @@ from commands import fewmask
 from damage import AFFINE, DATASETS, FILES, LAYOUTS, NAMES, PACKED, SHAPE, WHOLE, save, write_sound
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from isal.isal_zlib import decompressobj
 
 from pipeline import nifti, runs
 from pipeline.data.codes import CODES, is_warning
 from pipeline.data.layouts import read_dataset
 from pipeline.data.transforms import Grid
 from pipeline.errors import UserError
+from pipeline.nifti import container
 from pipeline.prediction.predictor import Predictor
 from pipeline.recipe import Recipe
 from pipeline.runs import checking, prediction
@@ -397,3 +399,30 @@ def test_no_header_gets_past_with_a_senseless_grid(tmp_path_factory, kind, field
     folder = tmp_path_factory.getbasetemp() / "fuzz"
     folder.mkdir(exist_ok=True)
     fuzz_once(folder / ("a.nii.gz" if packed else "a.nii"), kind, fields, bytes_, packed)
+
+
+@pytest.mark.parametrize("side", [1, 300, 400_000])
+def test_members_are_unpacked_as_gzip_does_and_each_byte_is_looked_at_about_once(tmp_path, monkeypatch, side):
+    body = random.Random(0).randbytes(1000).ljust(1_000_000, b"\0")
+    members = min(3000, len(body) // side)
+    packed = b"".join(gzip.compress(body[n * side : (n + 1) * side], 1) for n in range(members))
+    expected = gzip.decompress(packed)
+    given = []
+
+    class Counting:
+        def __init__(self, **how):
+            self.decoder = decompressobj(**how)
+
+        def decompress(self, data, most):
+            given.append(len(data))
+            return self.decoder.decompress(data, most)
+
+        def __getattr__(self, name):
+            return getattr(self.decoder, name)
+
+    monkeypatch.setattr(container, "decompressobj", Counting)
+    for size in (len(expected), len(expected) // 2):
+        given.clear()
+        found, _ = container._unpack(tmp_path / "a.nii.gz", packed, size)
+        assert found == expected[:size]
+        assert sum(given) <= 3 * len(packed) + 1024 * members

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from test_groups_page import NAMES, groups
 
 from pipeline.commands import results as commands
 from pipeline.errors import UserError
@@ -16,6 +17,7 @@ from pipeline.reports.comparison import compare_results
 from pipeline.reports.crossed import crossed_interval
 from pipeline.reports.files import write_cases_csv
 from pipeline.reports.groups import Group, compare_groups
+from pipeline.reports.groups_page import _typical
 from pipeline.reports.html import coded
 from pipeline.reports.pairs import holm
 from pipeline.runs import compare
@@ -255,3 +257,10 @@ def test_two_runs_are_told_that_they_are_two_trainings_and_masks_that_they_are_m
     found = compare(one / "seed-0", two / "seed-0", tmp_path / "out")
     assert found.scope.startswith("This is about these two trainings: another seed of either may turn it.")
     assert str(coded(found.scope)) in (tmp_path / "out/report.html").read_text()
+
+
+def test_the_structure_that_was_missed_is_named_whatever_the_order_of_the_rows():
+    a = groups()[0]
+    a = replace(a, trainings=[a.trainings[0], a.trainings[1][::-1], a.trainings[2]])
+    rows = _typical(a, {(n, label): {"dice": (0.5, 0.5)} for n in NAMES for label in (1, 2)}, 0)
+    assert [(row.case, row.label) for row in rows if row.outcome == "missed"] == [(NAMES[0], 2)]

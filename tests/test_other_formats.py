@@ -1,6 +1,7 @@
 """Scans in NRRD, MetaImage and DICOM: the grid and voxels that SimpleITK gives them, and what is refused."""
 
 import locale
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from runs_fixtures import command_runner, make_phantom, train
 
 from pipeline import nifti, runs
 from pipeline.data.layouts import open_dataset
+from pipeline.data.stamps import stamps
 from pipeline.errors import UserError
 from pipeline.nifti import itk_files
 from pipeline.runs.checking import check_dataset
@@ -304,3 +306,25 @@ def test_a_list_names_the_folder_of_a_series(tmp_path):
     (tmp_path / "scans.csv").write_text("image\nseries\n")
     index = check_dataset(open_dataset(tmp_path / "scans.csv"), to_train=False)
     assert index.facts["series"].shape == image.GetSize()
+
+
+def test_voxels_beside_a_header_and_slices_in_a_folder_are_stamped_with_it(tmp_path):
+    rng = np.random.default_rng(3)
+    sitk.WriteImage(draw_image(rng, "int16"), str(tmp_path / "a.mhd"))
+    write_series(tmp_path / "series", series_image(1))
+    for scan, part in ((tmp_path / "a.mhd", tmp_path / "a.raw"), (tmp_path / "series", None)):
+        part = part or sorted(scan.iterdir())[-1]
+        before = stamps([scan])
+        assert stamps([scan]) == before
+        assert before[0][0] >= part.stat().st_size
+        os.utime(part, ns=(1, 1))
+        assert stamps([scan]) != before
+    assert stamps([tmp_path / "none.mhd"]) == ((),)
+
+
+def test_a_folder_of_scans_may_have_notes_but_no_scans_of_another_kind(tmp_path):
+    sitk.WriteImage(draw_image(np.random.default_rng(4), "int16"), str(tmp_path / "a.nrrd"))
+    (tmp_path / "notes.txt").write_text("of the scanner")
+    assert nifti.itk_files_in(tmp_path) == [tmp_path / "a.nrrd"]
+    (tmp_path / "b.nii.gz").write_bytes(b"")
+    assert nifti.itk_files_in(tmp_path) == []

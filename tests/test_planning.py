@@ -259,3 +259,27 @@ def test_tiny_recipe_of_the_other_tests_is_still_its_own_plan(dataset, tmp_path)
     chosen = make_plan(made, MANY, CPU).recipe
     assert chosen.network.options["channels"] == TINY["network"]["options"]["channels"]
     assert make_plan(made, MANY, GPU).recipe.data.patch_size == (16, 16, 16)
+
+
+@pytest.mark.parametrize("kind", ["", "memory"])
+def test_memory_of_a_job_is_the_least_of_its_control_groups_without_what_is_cached(tmp_path, kind):
+    limit, used, cached = devices.FILES[kind]
+    (tmp_path / "groups").write_text(f"3:cpu:/other\n4:{kind}:/slurm/job_7\n")
+    job = tmp_path / "fs" / kind / "slurm" / "job_7"
+    job.mkdir(parents=True)
+    for group, bytes_ in ((job, "4000"), (job.parent, "max"), (job.parents[1], "9000")):
+        (group / limit).write_text(f"{bytes_}\n")
+        (group / used).write_text("3000\n")
+    (job / "memory.stat").write_text(f"anon 5\n{cached} 1000\n")
+    found = [*devices.group_limits(tmp_path / "groups", tmp_path / "fs")]
+    assert found == [(4000, 2000), (9000, 3000)]
+    assert [*devices.group_limits(tmp_path / "none", tmp_path / "fs")] == []
+
+
+@pytest.mark.parametrize(("own", "cores"), [("", 2), ("8", 8), ("4", 2)])
+def test_cores_are_shared_by_processes_unless_slurm_gave_each_its_own(monkeypatch, own, cores):
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(devices.distributed, "size", lambda: 4)
+    monkeypatch.setattr(devices.idist, "get_nproc_per_node", lambda: 4)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", own)
+    assert devices._cores() == cores

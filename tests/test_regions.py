@@ -329,6 +329,8 @@ def test_evaluate_scores_unions_that_are_named_or_that_dataset_json_asks_for(tmp
         code, _, told = run(*words[:-1], tmp_path / "bad", "--region", bad)
         assert (code, "bad-regions" in told, (tmp_path / "bad").exists()) == (2, True, False), bad
     assert read_regions(()) is None
+    with pytest.raises(UserError, match="names core again"):
+        read_regions(["core=1", "core=2"])
 
 
 # Whole runs

@@ -70,7 +70,11 @@ def check(
         say(f"{looked}; a check without --shard compares all with each other.")
         return
     asked = [] if layout == "auto" or fixes else [f"layout={layout}"]
-    asked += [] if fixes else [f"layout.options.{option}" for option in layout_options]
+    if not fixes:
+        asked += [f"layout.options.{option}" for option in layout_options]
+        asked += [f"root={root}"] if root else []
+    if plugins:
+        asked.append(f"plugins=[{', '.join(map(str, plugins))}]")
     say(" ".join(["Next: fewmask train", *map(quote, [str(dataset), *asked])]))
 
 

@@ -206,8 +206,9 @@ class Check:
         masks = [facts.label_voxels for facts in self.seen.values() if facts.label_voxels]
         if self.dataset.labels is not None or self.dataset.ignore is not None or not masks:
             return
-        value = max(value for voxels in masks for value in voxels)
-        filled = sum(2 * voxels.get(value, 0) > sum(voxels.values()) for voxels in masks)
+        values = {value for voxels in masks for value in voxels}
+        votes = {value: sum(2 * voxels.get(value, 0) > sum(voxels.values()) for voxels in masks) for value in values}
+        value, filled = max(votes.items(), key=lambda item: item[::-1])
         if value and 2 * filled > len(masks) and any(voxels.keys() - {0, value} for voxels in masks):
             message = f"has {value} in most voxels of {filled} of {len(masks)} masks, as where nobody has annotated"
             remedy = f"if it is that: --layout-option ignore={value}, for train layout.options.ignore={value}"

@@ -66,7 +66,7 @@ def read_folds(path: Path, dataset: Dataset, column: str = FOLD) -> dict[str, Si
     if path.suffix.lower() in (".csv", ".tsv"):
         header, rows = read_table(path)
         _refuse_without_column(path, header, column)
-        return _by_value(path, dataset, ((f"line {n}", row) for n, row in enumerate(rows, start=2)), column)
+        return _by_value(path, dataset, ((f"line {n}", row) for n, row in rows.items()), column)
     try:
         content = strict_json.read_json(path)
     except OSError as error:

@@ -144,14 +144,14 @@ def _draw_patients(
     to_train: int,
     holders: Sequence[set[str]],
 ) -> set[str]:
-    """Draw the patients to hold out, at least one; one that is the last with some class is kept if that is possible.
+    """Draw the patients to hold out, at least one. Where possible, the last patient with some class is not held out.
 
     Args:
         dataset: For messages.
         labelled: The cases with a mask.
         fraction: Share of the patients to hold out.
         seed: Of the draw.
-        to_train: So many patients are not held out.
+        to_train: How many patients must be left to train on.
         holders: The patients that have each class.
     """
     patients = sorted({case.patient for case in labelled})

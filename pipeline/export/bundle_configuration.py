@@ -100,6 +100,7 @@ def _inferer(seen: dict[str, Any]) -> dict[str, Any]:
 
 
 def _postprocessing(told: dict[str, Any]) -> list[dict[str, Any]]:
+    written = "int16" if max(map(int, told["labels"])) < 1 << 15 else "int32"
     return [
         {
             "_target_": "Invertd",
@@ -125,7 +126,7 @@ def _postprocessing(told: dict[str, Any]) -> list[dict[str, Any]]:
             "output_postfix": "",
             "separate_folder": False,
             "resample": False,
-            "output_dtype": "$numpy.int16",
+            "output_dtype": f"$numpy.{written}",
             "print_log": False,
         },
     ]

@@ -181,7 +181,7 @@ class Expectation(Truth):
 
     def dice(self) -> dict[int, float]:
         """Return the expected Dice of each foreground label, by its value."""
-        expected = 2 * self._inside / (self._soft + self._hard)
+        expected = 2 * self._inside / np.maximum(self._soft + self._hard, np.finfo(np.float64).tiny)
         return {int(value): float(expected[n]) for n, value in enumerate(self.values) if value != 0}
 
 

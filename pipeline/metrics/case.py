@@ -58,7 +58,8 @@ def score_case(
         labels: The name of each value. Background is 0, listed or not, and is not scored.
         spacing_mm: Size of a voxel along each axis.
         patient: The patient; by default the case's id.
-        ignore: Voxels with this value in the truth count as background in both maps; in the prediction, in that one.
+        ignore: Where the truth has this value, the voxel counts as background in both maps. Where the prediction alone
+            has it, as background in the prediction.
         tolerance_mm: Distance up to which surfaces agree in the surface Dice.
         overlap_only: Leave out surfaces, lesions and further metrics, which take most of the time. Distances are then
             None, and numbers of lesions 0.

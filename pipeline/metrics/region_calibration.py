@@ -44,7 +44,7 @@ class RegionExpectation(Truth):
         self._soft, self._hard, self._inside = np.zeros((3, len(self.regions)))
 
     def shares(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the probability of each region, ``[regions, N]``, which those of the network's channels are."""
+        """Return the probabilities ``[regions, N]`` as they are: each channel of the network is a region."""
         return probabilities
 
     def add(self, shares: NDArray[np.float32], labels: Labels, truth: Labels | None = None) -> None:

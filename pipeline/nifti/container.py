@@ -39,6 +39,7 @@ MAX_BYTES = 1 << 32
 # So many packed bytes hold any header; and the unpacked bytes of the longest header.
 PACKED_HEAD = 1 << 17
 HEAD = 540
+PIECE = 1 << 10
 BLOCK = 1 << 20
 # Zeros behind the voxels, as tools that write whole blocks leave them.
 MAX_PADDING = 1 << 20
@@ -206,21 +207,12 @@ def _unpack(path: Path, raw: bytes, size: int) -> tuple[bytes, bool]:
     parts: list[bytes] = []
     missing = size
     padding = 0
-    rest = raw
-    while rest.startswith(GZIP_MAGIC):
-        member = decompressobj(wbits=GZIP)
-        part = b""
-        pending = rest
-        if missing:
-            part = _inflate(path, member, rest, missing)
-            pending = member.unconsumed_tail
-        while not member.eof:
-            block = _inflate(path, member, pending, BLOCK)
-            pending = member.unconsumed_tail
-            if not block and not member.eof:
-                raise _cut(path)
-            # A decoder may hold back what it was asked for: what is still missing comes first.
-            part, block = part + block[: missing - len(part)], block[max(0, missing - len(part)) :]
+    start = 0
+    while raw.startswith(GZIP_MAGIC, start):
+        member = _Member(path, raw, start)
+        part = member.read(missing)
+        while not member.is_at_end:
+            block = member.read(BLOCK)
             padding += len(block)
             _padding(path, block)
             if padding > MAX_PADDING:
@@ -228,10 +220,50 @@ def _unpack(path: Path, raw: bytes, size: int) -> tuple[bytes, bool]:
                 raise fault(path, "trailing-bytes", message, BY_ITS_TOOL)
         missing -= len(part)
         parts.append(part)
-        rest = member.unused_data
-    if rest.strip(b"\0"):
+        start = member.end
+    if raw[start:].strip(b"\0"):
         raise fault(path, "corrupt-gzip", "has data behind the gzip stream", AGAIN)
-    return parts[0] if len(parts) == 1 else b"".join(parts), padding > 0 or bool(rest)
+    return parts[0] if len(parts) == 1 else b"".join(parts), padding > 0 or start < len(raw)
+
+
+class _Member:
+    """One member of a gzip file, unpacked step by step.
+
+    The first one, which is all of most files, is given to the decoder as a whole. A later one is given in pieces, each
+    twice as long as the one before: the decoder copies what it was given beyond a member's end, and a file may have a
+    million members.
+    """
+
+    def __init__(self, path: Path, raw: bytes, start: int) -> None:
+        self.path = path
+        self.raw = raw
+        self.given = start
+        self.piece = PIECE if start else len(raw)
+        self.decoder = decompressobj(wbits=GZIP)
+
+    def read(self, most: int) -> bytes:
+        """Return the next bytes, fewer than ``most`` only at the end."""
+        blocks = []
+        while most and not self.is_at_end:
+            packed = self.decoder.unconsumed_tail or self.raw[self.given : self.given + self.piece]
+            if not self.decoder.unconsumed_tail:
+                self.given += len(packed)
+                self.piece *= 2
+            block = _inflate(self.path, self.decoder, packed, most)
+            if not block and not packed and not self.is_at_end:
+                raise _cut(self.path)
+            blocks.append(block)
+            most -= len(block)
+        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+
+    @property
+    def is_at_end(self) -> bool:
+        return bool(self.decoder.eof)
+
+    @property
+    def end(self) -> int:
+        """Where the next member begins, once this one is at its end."""
+        return self.given - len(self.decoder.unused_data)
 
 
 def _inflate(path: Path, member: Any, data: bytes, most: int) -> bytes:

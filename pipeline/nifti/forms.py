@@ -1,6 +1,7 @@
 """Where a NIfTI header places its voxels: qform, sform and voxel size, and how exactly float32 can say it.
 
-The rules are those of the NIfTI C library, which ITK reads with; nibabel's differ from them by rounding alone.
+qform and sform are read as by the NIfTI C library, with which ITK reads. Where both codes are 0, the grid is nibabel's:
+centred on the origin, with the first axis to the left.
 """
 
 from __future__ import annotations

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.nifti.container import AGAIN, BY_ITS_TOOL, DEFLATE_MAX_RATIO, ITK_SUFFIXES, MAX_BYTES, fault
+from pipeline.errors import UserError
+from pipeline.nifti.container import (
+    AGAIN,
+    BY_ITS_TOOL,
+    DEFLATE_MAX_RATIO,
+    ITK_SUFFIXES,
+    MAX_BYTES,
+    fault,
+    is_nifti,
+    is_other_scan,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,7 +33,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.errors import UserError
 
 # A header of text ends within so many bytes.
 MAX_HEADER = 1 << 20
@@ -176,6 +185,17 @@ def _judge_nrrd(path: Path, head: bytes) -> int:
     return promised
 
 
+def voxel_file(path: Path) -> Path | None:
+    """Return the other file that an ``.mhd`` has its voxels in; None for any other file, and for one without."""
+    if not path.name.lower().endswith(".mhd"):
+        return None
+    try:
+        data = _fields(path, _head(path).decode("latin-1").split("\n"), "=", stop="elementdatafile")["elementdatafile"]
+    except (UserError, KeyError):
+        return None
+    return path.parent / data if PLAIN_NAME.fullmatch(data) and (path.parent / data).is_file() else None
+
+
 def _judge_meta(path: Path, head: bytes) -> int:
     fields = _fields(path, head.decode("latin-1").split("\n"), "=", stop="elementdatafile")
     data = fields.get("elementdatafile")
@@ -250,6 +270,5 @@ def itk_files_in(place: Path) -> list[Path]:
     if not place.is_dir():
         return [place] if is_itk_file(place) else []
     files = sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
-    found = [path for path in files if is_itk_file(path)]
-    own = {path.with_suffix(ending) for path in found for ending in (".raw", ".zraw")}  # The voxels of an .mhd.
-    return found if all(path in own for path in files if path not in found) else []
+    scans = [path for path in files if is_nifti(path) or is_other_scan(path)]
+    return scans if all(map(is_itk_file, scans)) else []

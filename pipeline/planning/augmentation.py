@@ -44,6 +44,8 @@ def choose_flips(labels: Iterable[str], orientation: str) -> tuple[int, ...]:
 
     >>> choose_flips(["background", "liver"], "RAS"), choose_flips(["left kidney"], "RAS")
     ((0,), ())
+    >>> choose_flips(["vertebrae_L1"], "RAS")  # A lumbar vertebra
+    (0,)
     """
     names = list(labels)
     if _sided(names) or _are_nameless(names):
@@ -53,7 +55,7 @@ def choose_flips(labels: Iterable[str], orientation: str) -> tuple[int, ...]:
 
 def _sided(names: Iterable[str]) -> list[str]:
     """Return the names with a word for left or right."""
-    found = {name: {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)} for name in names}
+    found = {name: {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+(?![0-9])", name)} for name in names}
     return [name for name, words in found.items() if words & {"left", "right", "l", "r", "lt", "rt", "lh", "rh"}]
 
 

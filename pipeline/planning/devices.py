@@ -6,6 +6,7 @@ import os
 import time
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ignite.distributed as idist
 import psutil
@@ -16,6 +17,15 @@ from pipeline.errors import Problem, UserError
 from pipeline.memory import address_space_left
 from pipeline.planning.hardware import Hardware
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Of control groups of both versions, by what the kernel calls them: limit and use of memory, and the line of
+# `memory.stat` with what is only cached.
+FILES = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 # Of the convolutions that are timed: samples, features, voxels along a side. All of them take a tenth of a second.
 SAMPLES = 2
 FEATURES = 16
@@ -47,7 +57,7 @@ def find_hardware(name: str) -> Hardware:
     return Hardware(
         device=str(device),
         bfloat16=native,
-        cores=max(1, _cores() // idist.get_nproc_per_node()) if distributed.size() > 1 else _cores(),
+        cores=_cores(),
         memory_bytes=_memory_bytes(device),
         float32_is_faster=slow,
         machine_bytes=machine,
@@ -56,18 +66,24 @@ def find_hardware(name: str) -> Hardware:
 
 
 def _cores() -> int:
-    """Return the cores that this process may use, which a container or a batch system may have limited."""
+    """Return the cores that this process may use, which a container or a batch system may have limited.
+
+    Several processes on one machine share them evenly, unless Slurm has given each its own.
+    """
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    own = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if distributed.size() == 1 or (own.isdecimal() and cores <= int(own)):
+        return cores
+    return max(1, cores // int(idist.get_nproc_per_node()))
 
 
 def _memory_bytes(device: torch.device) -> int:
-    """Return the memory of a CUDA device or of the machine, or what a container or `ulimit -v` leaves of that."""
+    """Return the memory of a CUDA device or of the machine, or what a container, job or `ulimit -v` allows of that."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    container = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-    limits = [address_space_left(), *map(_number, container)]
+    limits = [address_space_left(), *(limit for limit, _ in group_limits())]
     return min([int(psutil.virtual_memory().total), *(limit for limit in limits if limit is not None)])
 
 
@@ -102,19 +118,54 @@ def time_convolution(precision: torch.dtype) -> float:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the bytes that other programs, a container and `ulimit -v` leave of a device's memory."""
+    """Return the bytes that other programs, a container or job and `ulimit -v` leave of a device's memory."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    machine = int(psutil.virtual_memory().available)
-    limit, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    container = machine if limit is None or used is None else max(0, limit - used)
-    left = address_space_left()
-    return min(machine, container, machine if left is None else left)
+    left = [address_space_left(), *(max(0, limit - used) for limit, used in group_limits())]
+    return min([int(psutil.virtual_memory().available), *(each for each in left if each is not None)])
 
 
-def _number(path: str) -> int | None:
+def group_limits(
+    groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> Iterator[tuple[int, int]]:
+    """Yield limit and use of memory, in bytes, of this process's control group and of each above it that has a limit.
+
+    A container's own group is at the root; a batch job's is below it. Cached files, which the kernel gives up where
+    memory is short, are not counted as used.
+
+    Args:
+        groups: The file in which the kernel says which groups the process is in.
+        root: The folder of all groups.
+    """
+    try:
+        lines = [line.split(":", 2) for line in groups.read_text().splitlines()]
+    except OSError:
+        return
+    for _, kind, path in lines:
+        if kind not in FILES:
+            continue
+        limits, uses, cached = FILES[kind]
+        top = root / kind
+        own = top / path.strip("/")
+        for group in (own, *own.parents[: len(own.parts) - len(top.parts)]):
+            limit = _number(group / limits)
+            used = _number(group / uses)
+            if limit is not None and used is not None:
+                yield limit, max(0, used - _numbers_in(group / "memory.stat").get(cached, 0))
+
+
+def _number(path: Path) -> int | None:
     """Return the number in a file of the kernel's; None where it has a word in its place, or is not there."""
     try:
-        return int(Path(path).read_text())
+        return int(path.read_text())
     except (OSError, ValueError):
         return None
+
+
+def _numbers_in(path: Path) -> dict[str, int]:
+    """Return the numbers of a file of the kernel's by their names; nothing if it is not there."""
+    try:
+        rows = (line.split() for line in path.read_text().splitlines())
+        return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdecimal()}
+    except OSError:
+        return {}

@@ -14,7 +14,7 @@ class Hardware:
         bfloat16: Whether it multiplies bfloat16 natively.
         cores: Processor cores for preparing batches.
         memory_bytes: Of the device, or of the machine for the CPU; None where it is not known.
-        float32_is_faster: Whether it does without bfloat16 faster although it has it, as was measured.
+        float32_is_faster: Whether float32 was timed to be faster than the device's own bfloat16.
         machine_bytes: Memory of the machine that the device is in; None where it is not known.
         processes: Processes that train together.
     """

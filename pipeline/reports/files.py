@@ -48,7 +48,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, ob
 
 
 def read_cases_csv(path: Path) -> list[CaseResult]:
-    """Read what :func:`write_cases_csv` wrote, or what a spreadsheet saved of it.
+    """Read what :func:`write_cases_csv` wrote, or a spreadsheet saved of it with commas and decimal points.
 
     Raises:
         UserError: The file cannot be read, or is not such a table.

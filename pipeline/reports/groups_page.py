@@ -95,9 +95,10 @@ def _mean(values: Any) -> float | None:
 def _typical(group: Group, means: Means, side: int) -> list[CaseResult]:
     """Return a row for each class of each case with the mean Dice, failed where any training has failed."""
     rows = []
-    for number, first in enumerate(group.trainings[0]):
-        failed = [results[number].outcome for results in group.trainings if results[number].outcome in FAILURES]
-        outcome = failed[0] if failed else first.outcome
+    sides = [side_of(results) for results in group.trainings]
+    for first in group.trainings[0]:
+        outcomes = [side[first.case, first.label].outcome for side in sides]
+        outcome = next((each for each in outcomes if each in FAILURES), first.outcome)
         rows.append(replace(first, dice=means[first.case, first.label]["dice"][side], outcome=outcome))
     return rows
 
@@ -189,11 +190,12 @@ def _page_data(a: Group, b: Group, means: Means, places: Mapping[str, int], show
     order = {label: n for n, (label, _) in enumerate(classes)}
     failed = [_failed(group) for group in (a, b)]
     metrics = [metric for metric in shown if any(pair[metric.key][0] is not None for pair in means.values())]
-    counts = [
-        {"key": f"failed{side}", "title": f"Failures {side}", "better": "lower", "decimals": 0, "note": note}
-        for side, group in (("A", a), ("B", b))
-        for note in (f"trainings of {plural(len(group.trainings), 'training')} that missed or invented it",)
-    ]
+    counts = []
+    for side, group in (("A", a), ("B", b)):
+        note = f"how many of {plural(len(group.trainings), 'training')} missed or invented it"
+        counts.append(
+            {"key": f"failed{side}", "title": f"Failures {side}", "better": "lower", "decimals": 0, "note": note}
+        )
     rows = []
     for (case, label), pair in means.items():
         times = [failures.get((case, label), 0) for failures in failed]

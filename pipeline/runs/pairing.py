@@ -143,6 +143,8 @@ def read_regions(pairs: Sequence[str]) -> dict[str, list[int]] | None:
         values = told if isinstance(told, list) else [told]
         if not name or not all(type(value) is int for value in values):
             problems.append(Problem(f"--region {pair}", "bad-regions", "is no NAME=VALUES", "write core=[1,4]"))
+        elif name in found:
+            problems.append(Problem(f"--region {pair}", "bad-regions", f"names {name} again", "give each region once"))
         found[name] = values
     if problems:
         raise UserError("Nothing was evaluated.", problems)

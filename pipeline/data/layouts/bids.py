@@ -314,7 +314,7 @@ def _participants(source: Path, subjects: set[str]) -> list[Problem]:
     header, rows = read_table(table)
     if "participant_id" not in header:
         return [Problem(str(table), "bad-table", "has no column participant_id", "add it, or take the file away")]
-    known = Names(row["participant_id"] for row in rows)
+    known = Names(row["participant_id"] for row in rows.values())
     remedy = "write a table with the columns image, label and this one, where it is to count"
     unused = [
         Problem(str(table), "unknown-key", f"has a column {name!r}, which is not read here", remedy)

@@ -46,7 +46,7 @@ COUNTS = {
     **{"numvalidation": "validation", "numval": "validation"},
     **{"numunlabeled": "unlabeled", "numunlabelled": "unlabeled"},
 }
-FORMAT = "see the README for the format"
+FORMAT = "docs/datasets.md has the format"
 ENTRY = 'write {"image": PATH, "label": PATH}'
 
 

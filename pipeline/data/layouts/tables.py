@@ -55,7 +55,7 @@ class Table(Layout):
         problems: list[Problem] = []
         patients = 0
         annotated: dict[str, tuple[int | str, ...]] = {}
-        for number, row in enumerate(rows, start=2):
+        for number, row in rows.items():
             fields = keys.fields(row)
             try:
                 case = _read_row(fields, base)
@@ -87,14 +87,14 @@ class Table(Layout):
         )
 
 
-def read_table(source: Path) -> tuple[list[str], list[dict[str, str]]]:
+def read_table(source: Path) -> tuple[list[str], dict[int, dict[str, str]]]:
     """Read a CSV or TSV file whose columns all have different names.
 
     A CSV file whose first line has semicolons and no comma is separated by semicolons, as spreadsheets write it in many
     countries.
 
     Returns:
-        The columns, and one mapping of column to text for each row that is not empty.
+        The columns, and by line the mapping of column to text of each row that is not empty.
 
     Raises:
         UserError: The file cannot be read, is empty, or has a column twice; or a row has another number of fields.
@@ -117,7 +117,8 @@ def read_table(source: Path) -> tuple[list[str], list[dict[str, str]]]:
         if row and len(row) != len(header):
             message = f"line {number} has {len(row)} fields, and there are {len(header)} columns"
             raise no_dataset(source, "bad-table", message, "put fields that hold a separator in quotes")
-    return header, [dict(zip(header, (field.strip() for field in row), strict=True)) for row in rows[1:] if row]
+    lines = enumerate(rows[1:], start=2)
+    return header, {n: dict(zip(header, (field.strip() for field in row), strict=True)) for n, row in lines if row}
 
 
 def _separator(source: Path, text: str) -> str:
