@@ -9,7 +9,7 @@ import pytest
 from commands import fewmask
 from runs_fixtures import digest, files_in, make_phantom, state_of, train
 
-from pipeline.data.annotation import FIRST_CLASS, OUTSIDE, UNANNOTATED, class_locations, with_background
+from pipeline.data.annotation import FIRST_CLASS, OUTSIDE, UNANNOTATED, class_locations, far_is_background
 from pipeline.data.cache import Cache
 from pipeline.data.layouts import read_dataset
 from pipeline.data.patches import cut_patches
@@ -302,13 +302,13 @@ def test_voxels_far_from_every_structure_count_as_background():
     annotation[0, 0, 2, 1] = FIRST_CLASS + 1
     annotation[0, 1, 2, 1] = FIRST_CLASS
     annotation[0, 8, 4] = OUTSIDE
-    found = with_background(annotation, (2.0, 2.0, 10.0), 9.0)
+    found = far_is_background(annotation, (2.0, 2.0, 10.0), 9.0)
     x, y, z = np.meshgrid(*map(np.arange, (9, 5, 3)), indexing="ij")
     distance = np.sqrt((2 * x) ** 2 + (2 * (y - 2)) ** 2 + (10 * (z - 1)) ** 2)
     expected = np.where((distance > 9) & (annotation[0] == UNANNOTATED), FIRST_CLASS, annotation[0])
     np.testing.assert_array_equal(found[0], expected)
     nothing = np.full((1, 3, 3, 3), UNANNOTATED, np.uint8)
-    assert with_background(nothing, (1.0, 1.0, 1.0), 1.0) is nothing
+    assert far_is_background(nothing, (1.0, 1.0, 1.0), 1.0) is nothing
 
 
 def test_far_background_is_prepared_apart_and_changes_no_whole_mask(scribbled, phantom, tmp_path):
@@ -332,7 +332,7 @@ def test_no_real_heart_is_farther_than_40_mm_from_its_scribbles():
         scribble = nib.load(ACDC / case["label"])
         values = np.asarray(scribble.dataobj)
         codes = np.where(values == 4, UNANNOTATED, values + FIRST_CLASS).astype(np.uint8)[None]
-        found = with_background(codes, scribble.header.get_zooms(), 40.0)[0]
+        found = far_is_background(codes, scribble.header.get_zooms(), 40.0)[0]
         truth = np.asarray(nib.load(ACDC / case["label"].replace("scribbles", "labels")).dataobj)
         changed = found != codes[0]
         assert changed.mean() > 0.5

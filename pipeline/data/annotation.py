@@ -79,7 +79,7 @@ def decode(annotation: Tensor) -> tuple[Tensor, Tensor]:
     return (annotation.long() - FIRST_CLASS).clamp_(min=-1), annotation != OUTSIDE
 
 
-def with_background(annotation: NDArray[Any], spacing_mm: Sequence[float], beyond_mm: float) -> NDArray[Any]:
+def far_is_background(annotation: NDArray[Any], spacing_mm: Sequence[float], beyond_mm: float) -> NDArray[Any]:
     """Make background of voxels that are not annotated, and far from every voxel of a structure.
 
     Without a voxel of a structure nothing changes.

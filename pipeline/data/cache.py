@@ -27,7 +27,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from pipeline.data.annotation import ANNOTATION, IMAGE, class_locations, with_background
+from pipeline.data.annotation import ANNOTATION, IMAGE, class_locations, far_is_background
 from pipeline.data.checked import read_case
 from pipeline.data.packed import Packed
 from pipeline.data.transforms import Grid, case_transforms
@@ -195,7 +195,7 @@ class Cache:
             prepared = case_transforms(self.grid, values, self.ranges, self.index.ignore)(scans)
             image, annotation = (np.ascontiguousarray(prepared[key].numpy()) for key in (IMAGE, ANNOTATION))
             if self.background_mm is not None:
-                annotation = with_background(annotation, prepared[IMAGE].pixdim.tolist(), self.background_mm)
+                annotation = far_is_background(annotation, prepared[IMAGE].pixdim.tolist(), self.background_mm)
         return dict(zip(PARTS, (image, annotation, class_locations(annotation, len(values))), strict=True))
 
     def _needed(self, case: Case) -> int:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MOST_DOTS = 4000
 # Points that a curve is drawn with: about two a pixel of half a chart.
 POINTS = 240
-FAILED = ("missed", "false_positive")
+FAILURES = ("missed", "false_positive")
 # Quartiles of fewer cases say less than the cases themselves.
 LEAST_BOX = 5
 # Where the plot begins below a vertical axis' title.
@@ -52,8 +52,8 @@ def distribution(results: Sequence[CaseResult], metric: Metric, places: Mapping[
         places: The index of each case in the page's list.
     """
     numbers = [(result, value) for result in results if (value := value_of(result, metric)) is not None]
-    sound = [value for result, value in numbers if result.outcome not in FAILED]
-    failures = any(result.outcome in FAILED for result, _ in numbers)
+    sound = [value for result, value in numbers if result.outcome not in FAILURES]
+    failures = any(result.outcome in FAILURES for result, _ in numbers)
     left = metric.better == "higher"
     start = LEFT + 44 * (failures and left)
     end = RIGHT - 44 * (failures and not left)
@@ -85,7 +85,7 @@ def _row(
 ) -> Markup:
     """Draw one class: its name and mean, the box, the dots."""
     middle = top + 37
-    sound = sorted(value for result, value in group if result.outcome not in FAILED)
+    sound = sorted(value for result, value in group if result.outcome not in FAILURES)
     mean = fmean(value for _, value in group)
     parts = [
         text(LEFT, top + 13, shorten(name), "name"),
@@ -103,7 +103,7 @@ def _row(
         ]
     taken: dict[int, int] = {}
     for result, value in sorted(group, key=lambda pair: pair[1])[:MOST_DOTS]:
-        failed = result.outcome in FAILED
+        failed = result.outcome in FAILURES
         across = aside if failed else x(value)
         slot = round(across / 5)
         n = taken[slot] = taken.get(slot, -1) + 1
@@ -140,7 +140,7 @@ def scatter(
             result.case,
             f"{result.name}, {y_metric.shown(value)}",
             places,
-            result.outcome in FAILED,
+            result.outcome in FAILURES,
             order[result.label],
         )
         for result, size, value in points[:MOST_DOTS]

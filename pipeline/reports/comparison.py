@@ -30,7 +30,7 @@ invention would cost nothing.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -45,7 +45,7 @@ from pipeline.reports.intervals import (
     plural,
     too_few,
 )
-from pipeline.reports.pairs import holm, refuse_unequal, side_of, tables_of
+from pipeline.reports.pairs import corrected, refuse_unequal, side_of, tables_of
 from pipeline.reports.summary import HEADLINES
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def compare_results(
         {metric: _difference(x[:, [n]], y[:, [n]], patients) for metric, (x, y) in tables.items()}
         for n in range(len(labels))
     ]
-    means, *by_class = _corrected([{key: _difference(x, y, patients) for key, (x, y) in tables.items()}, *by_class])
+    means, *by_class = corrected([{key: _difference(x, y, patients) for key, (x, y) in tables.items()}, *by_class])
     change = {case: float(value) for case, value in zip(cases, _row_means(*tables["dice"]), strict=True)}
     wilcoxon = signed_rank(means_of_patients(list(change.values()), patients))
     verdict = _verdict(means["dice"], wilcoxon)
@@ -194,7 +194,7 @@ def compare_results(
 
 def paired_rows(a: Sequence[CaseResult], b: Sequence[CaseResult]) -> list[dict[str, Any]]:
     """Return a flat row for each class of each case, with every metric of both sides."""
-    second = {(row.case, row.label): row for row in b}
+    second = side_of(b)
     rows = []
     for one in a:
         two = second[one.case, one.label]
@@ -237,18 +237,6 @@ def _difference(a: Numbers, b: Numbers, patients: Sequence[str]) -> Difference:
         p_holm=None,
         reasons=reasons | test.reasons | {"p_holm": test.reasons.get("p_value", PRIMARY)},
     )
-
-
-def _corrected(groups: Sequence[dict[str, Difference]]) -> list[dict[str, Difference]]:
-    """Correct the tests of all metrics and classes, the means over classes first; the mean Dice is tested as it is."""
-    rest = [(n, key) for n, group in enumerate(groups) for key in group if (n, key) != (0, "dice")]
-    corrected = holm([groups[n][key].p_value for n, key in rest])
-    found = [dict(group) for group in groups]
-    for (n, key), p_holm in zip(rest, corrected, strict=True):
-        if p_holm is not None:
-            reasons = {name: why for name, why in found[n][key].reasons.items() if name != "p_holm"}
-            found[n][key] = replace(found[n][key], p_holm=p_holm, reasons=reasons)
-    return found
 
 
 def _row_means(a: Numbers, b: Numbers) -> Numbers:

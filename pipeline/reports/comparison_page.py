@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.reports.cards import Card, Link, Step
+from pipeline.reports.charts import FAILURES
 from pipeline.reports.columns import METRICS, classes_in, with_tolerance
 from pipeline.reports.comparison import ALPHA, TRAININGS, chance_of, is_apart
 from pipeline.reports.figures import figures_of_comparison, write_figures
 from pipeline.reports.html import as_json, write_page
 from pipeline.reports.intervals import TOO_FEW, plural
-from pipeline.reports.page import FAILURES, OUTCOMES, WORDS
+from pipeline.reports.page import OUTCOMES, WORDS
+from pipeline.reports.pairs import side_of
 from pipeline.reports.summary import HEADLINES
 
 if TYPE_CHECKING:
@@ -165,7 +167,7 @@ def _page_data(
     a: Sequence[CaseResult], b: Sequence[CaseResult], places: dict[str, int], shown: Sequence[Metric]
 ) -> dict[str, Any]:
     """Return what the page's script reads, as :func:`pipeline.reports.page.page_data` does."""
-    second = {(row.case, row.label): row for row in b}
+    second = side_of(b)
     pairs = [(one, second[one.case, one.label]) for one in a]
     classes = classes_in(a)
     order = {label: n for n, (label, _) in enumerate(classes)}

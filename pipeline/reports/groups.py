@@ -34,7 +34,7 @@ trainings is in both parts, so that the interval is rather too wide than too nar
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -42,7 +42,7 @@ import numpy as np
 from pipeline.reports.comparison import ALPHA, PRIMARY
 from pipeline.reports.crossed import FEWEST_CROSSED
 from pipeline.reports.intervals import FEWEST, LEVEL, means_of_patients, plural
-from pipeline.reports.pairs import holm, refuse_unequal, side_of, tables_of
+from pipeline.reports.pairs import corrected, refuse_unequal, side_of, tables_of
 from pipeline.reports.summary import HEADLINES
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def compare_groups(a: Group, b: Group) -> GroupComparison:
         }
 
     by_class = [all_of(slice(n, n + 1)) for n in range(len(labels))]
-    means, *by_class = _corrected([all_of(slice(None)), *by_class])
+    means, *by_class = corrected([all_of(slice(None)), *by_class])
     verdict = _verdict(a, b, means["dice"])
     return GroupComparison(
         a=a.name,
@@ -245,17 +245,6 @@ def _tested(a: Numbers, b: Numbers, *, paired: bool) -> tuple[Interval | None, f
     error = total**0.5
     half = float(t.ppf((1 + LEVEL) / 2, freedom)) * error
     return (difference - half, difference + half), float(2 * t.sf(abs(difference) / error, freedom)), ""
-
-
-def _corrected(groups: Sequence[dict[str, GroupDifference]]) -> list[dict[str, GroupDifference]]:
-    """Correct the tests of all metrics and classes, the means over classes first; the mean Dice is tested as it is."""
-    rest = [(n, key) for n, group in enumerate(groups) for key in group if (n, key) != (0, "dice")]
-    found = [dict(group) for group in groups]
-    for (n, key), p_holm in zip(rest, holm([groups[n][key].p_value for n, key in rest]), strict=True):
-        if p_holm is not None:
-            reasons = {name: why for name, why in found[n][key].reasons.items() if name != "p_holm"}
-            found[n][key] = replace(found[n][key], p_holm=p_holm, reasons=reasons)
-    return found
 
 
 def _verdict(a: Group, b: Group, dice: GroupDifference) -> Verdict:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.reports.cards import Card, Link, Step
+from pipeline.reports.charts import FAILURES
 from pipeline.reports.columns import classes_in, with_tolerance
 from pipeline.reports.comparison import ALPHA, EQUAL, chance_of
 from pipeline.reports.comparison_page import SHOWN, VERDICTS, better_side, columns_of, rows_of
@@ -16,7 +17,7 @@ from pipeline.reports.crossed import FEWEST_CROSSED
 from pipeline.reports.figures import figures_of_groups, write_figures
 from pipeline.reports.html import as_json, write_page
 from pipeline.reports.intervals import FEWEST, TOO_FEW, plural
-from pipeline.reports.page import FAILURES, WORDS
+from pipeline.reports.page import WORDS
 from pipeline.reports.pairs import side_of, tables_of
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pipeline.reports.cards import FAILED, Card, Link, Step
+from pipeline.reports.charts import FAILURES
 from pipeline.reports.columns import (
     SURFACE_DICE,
     classes_in,
@@ -72,7 +73,6 @@ OUTCOMES = {
     "false_positive": "invented",
     "not_annotated": "not annotated",
 }
-FAILURES = ("missed", "false_positive")
 
 
 def write_report(

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from pipeline.reports.axes import LEFT, RIGHT, Scale, legend, line, scale_around, shorten, svg, text, x_axis, y_axis
-from pipeline.reports.charts import FAILED, MOST_DOTS, TOP, dot
+from pipeline.reports.charts import FAILURES, MOST_DOTS, TOP, dot
 from pipeline.reports.columns import classes_in
 from pipeline.reports.intervals import TOO_FEW, plural
+from pipeline.reports.pairs import side_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ def paired(a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str
         b: Those of the second side, for the same cases and classes.
         places: The index of each case in the page's list.
     """
-    second = {(row.case, row.label): row for row in b}
+    second = side_of(b)
     pairs = [(one, two) for one in a if _has_pair(one, two := second[one.case, one.label])]
     classes = classes_in(a)
     order = {label: n for n, (label, _) in enumerate(classes)}
@@ -50,7 +51,7 @@ def paired(a: Sequence[CaseResult], b: Sequence[CaseResult], places: Mapping[str
             one.case,
             f"{one.name}, {_dice(one):.3f} to {_dice(two):.3f}",
             places,
-            one.outcome in FAILED or two.outcome in FAILED,
+            one.outcome in FAILURES or two.outcome in FAILURES,
             order[one.label],
         )
         for one, two in pairs[:MOST_DOTS]

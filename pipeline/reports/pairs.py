@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pipeline.reports.intervals import Numbers
     from pipeline.types import CaseResult
 
     Side: TypeAlias = dict[tuple[str, int], CaseResult]
+
+
+class Tested(Protocol):
+    """A difference with the p-value of its test, and why it has none."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def p_value(self) -> float | None:
+        """None where nothing was tested."""
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Of what is None, by name."""
+
+
+T = TypeVar("T", bound=Tested)
 
 # The best value of a metric, which is 1 for all others.
 BEST = {"hd95_mm": 0.0, "assd_mm": 0.0}
@@ -80,6 +98,17 @@ def tables_of(sides: Sequence[Side], cases: Sequence[str], labels: Sequence[int]
             if any(value is not None for value in values):
                 tables[:, row, column] = [best if value is None else value for value in values]
     return tables
+
+
+def corrected(groups: Sequence[dict[str, T]]) -> list[dict[str, T]]:
+    """Correct the tests of all metrics and classes, the means over classes first; the mean Dice is tested as it is."""
+    rest = [(n, key) for n, group in enumerate(groups) for key in group if (n, key) != (0, "dice")]
+    found = [dict(group) for group in groups]
+    for (n, key), p_holm in zip(rest, holm([groups[n][key].p_value for n, key in rest]), strict=True):
+        if p_holm is not None:
+            reasons = {name: why for name, why in found[n][key].reasons.items() if name != "p_holm"}
+            found[n][key] = replace(found[n][key], p_holm=p_holm, reasons=reasons)
+    return found
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
