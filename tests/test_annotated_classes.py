@@ -228,7 +228,7 @@ def test_atlases_need_a_scan_of_which_every_class_is_annotated(tmp_path, phantom
 def test_regions_need_every_class_in_every_mask(tmp_path, phantom):
     path = listed(tmp_path, phantom, {2: ["organ"]})
     regions = {"whole": [1, 2], "nodule": [2]}
-    with pytest.raises(UserError, match="not every one is annotated in 1, such as phantom_002") as raised:
+    with pytest.raises(UserError, match="not so in 1, such as phantom_002") as raised:
         train(tmp_path, path, "run", regions=regions, objective=[{"loss": "dice"}])
     assert [(problem.where, problem.code) for problem in raised.value.problems] == [("regions", "bad-regions")]
 

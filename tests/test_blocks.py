@@ -47,12 +47,15 @@ NOT_RUN = {
     },
     "docs/distributed.md": {
         "srun": "needs Slurm; tests/test_distributed.py starts the processes itself",
+        "torchrun --nproc_per_node 4 --max-restarts": "tests/test_restarts.py kills a process of it",
         "#!/bin/bash": "needs Slurm",
     },
     "docs/howto/cluster.md": {
         "timeout": "its own test in tests/test_pages.py sends the signal",
         "fewmask train supervised dataset=/data/scans": "needs Slurm; tests/test_launching.py has --launcher local",
-        "#!/bin/bash": "needs Slurm; tests/test_launching.py has it read by shellcheck",
+        "#!/bin/bash\n#SBATCH --array=1-5": "needs Slurm; tests/test_launching.py has it read by shellcheck",
+        "#!/bin/bash\n#SBATCH --array=1-20": "the same",
+        "fewmask check /data/scans": "comes after the jobs; tests/test_check_shards.py checks shares, then the whole",
     },
     "docs/howto/seeds.md": {"cat": "its own test in tests/test_pages.py makes its trainings small"},
     "docs/howto/service.md": {
@@ -186,6 +189,16 @@ PLACES = {
 }
 
 
+@pytest.fixture
+def own_registries():
+    """What a page's plugins register is forgotten after the test."""
+    before = [(registry.components, dict(registry.components)) for registry in runs.REGISTRIES]
+    yield
+    for components, kept in before:
+        components.clear()
+        components.update(kept)
+
+
 def test_every_block_is_run_or_said_why_not():
     blocks = {name_of(path): [b.text for b in blocks_of(path) if b.language in (*SHELL, "python")] for path in PAGES}
     assert {name for name, texts in blocks.items() if texts} == PLACES.keys() | ELSEWHERE.keys()
@@ -217,7 +230,7 @@ def test_blocks_of_a_page_run(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("path", "text"), [pytest.param(*given, id=name) for name, *given in of_language("yaml")])
-def test_recipe_of_a_page_is_read(path, text, tmp_path):
+def test_recipe_of_a_page_is_read(path, text, tmp_path, own_registries):
     told = yaml.safe_load(text)
     if "apiVersion" in told:  # tests/test_launching.py has the manifest judged by its schema.
         (container,) = told["spec"]["template"]["spec"]["containers"]

@@ -117,7 +117,7 @@ def test_every_metric_equals_its_definition_on_random_pairs_with_empty_masks(ign
             assert all(getattr(result, name) is None for name in expected if name not in known)
             outcomes[result.outcome] += 1
     assert sum(outcomes.values()) == 600
-    assert min(outcomes[name] for name in ("scored", "absent", "missed", "false_positive")) > 40
+    assert min(outcomes[name] for name in ("scored", "absent", "missed", "false_positive")) > 20
 
 
 def random_bodies(rng, flat=False, ignore=None):

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def test_a_metric_is_a_column_of_the_scores_and_of_the_report(place):
     before = (run / "cases.csv").read_bytes()
     runs.validate(run)
     assert (run / "cases.csv").read_bytes() == before
-    comparison = runs.compare(run, run, place / "comparison")
+    comparison = runs.compare(run, shutil.copytree(run, place / "copy"), place / "comparison")
     assert comparison.n_cases == len({row["case"] for row in rows})
 
 

@@ -36,7 +36,7 @@ class TestEveryRecipe:
         assert "dataset=PATH" in str(raised.value)
 
     def test_names_its_usage(self, path):
-        assert f"fewmask train configs/{path.name} dataset=PATH" in path.read_text()
+        assert f"fewmask train {path.stem} dataset=PATH" in path.read_text()
 
     def test_states_what_a_reader_wants_to_see(self, path):
         raw = config.read(path)

@@ -468,7 +468,7 @@ def test_what_was_ticked_and_noted_is_kept_and_exported(open_page, failing, tmp_
     assert page.locator("#table .mark").first.get_attribute("title") == 'looked at: =too "small", says Ann'
     page.reload()
     wait_for(page, "state.volume !== null")
-    assert page.locator("#seen").is_checked()
+    page.locator("#seen:checked").wait_for()
     with page.expect_download() as waited:
         page.locator("#save-notes").click()
     waited.value.save_as(tmp_path / "notes.csv")

@@ -41,7 +41,7 @@ def with_regions(dataset: Dataset, chosen: Regions, *, to_train: bool = True) ->
         return dataset
     values, problems = _values_of(dataset, regions, to_train=to_train)
     if partly := [case.id for case in dataset.cases if case.annotated is not None]:
-        message = f"need every class annotated in every mask; {len(partly)} cases lack one, such as {partly[0]}"
+        message = f"need every class annotated in every mask; not so in {len(partly)}, such as {partly[0]}"
         problems.append(Problem(KEY, CODE, message, "give null, or leave these cases out"))
     if not problems:
         try:

@@ -38,6 +38,7 @@ class FocalLoss(LabelLoss):
     Raises:
         ValueError: ``gamma`` is neither 0 nor 1 or more, or ``reduction`` is unknown.
 
+    >>> import torch
     >>> p = torch.tensor([[[[0.5, 0.9]]]])
     >>> round(FocalLoss(softmax=False)(p, torch.tensor([[[1, 1]]])).item(), 4)  # (0.25 log 2 + 0.01 log 10/9) / 4
     0.0436

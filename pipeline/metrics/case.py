@@ -58,8 +58,7 @@ def score_case(
         labels: The name of each value. Background is 0, listed or not, and is not scored.
         spacing_mm: Size of a voxel along each axis.
         patient: The patient; by default the case's id.
-        ignore: Where the truth has this value, the voxel counts as background in both maps. Where the prediction alone
-            has it, as background in the prediction.
+        ignore: Where the truth has this value, both maps count as background; where the prediction alone has it, only it.
         tolerance_mm: Distance up to which surfaces agree in the surface Dice.
         overlap_only: Leave out surfaces, lesions and further metrics, which take most of the time. Distances are then
             None, and numbers of lesions 0.

@@ -140,10 +140,11 @@ def read_study(path: Path) -> Study:
         method if method.recipe in shipped else method.model_copy(update={"recipe": str(folder / method.recipe)})
         for method in study.methods
     ]
+    named = [path.parent / method.recipe for method in study.methods if method.recipe not in shipped]
     problems = [
-        Problem(recipe, "no-such-recipe", "is neither a recipe's name nor a file", path_hint(Path(recipe)))
-        for recipe in (method.recipe for method in methods)
-        if recipe not in shipped and not Path(recipe).is_file()
+        Problem(str(recipe), "no-such-recipe", "is neither a recipe's name nor a file", path_hint(recipe))
+        for recipe in named
+        if not recipe.is_file()
     ]
     if problems:
         raise UserError(f"The study {path} cannot begin.", problems)
