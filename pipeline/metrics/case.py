@@ -58,7 +58,7 @@ def score_case(
         labels: The name of each value. Background is 0, listed or not, and is not scored.
         spacing_mm: Size of a voxel along each axis.
         patient: The patient; by default the case's id.
-        ignore: Where the truth has this value, both maps count as background; where the prediction alone has it, only it.
+        ignore: Where the truth has this value, both maps count as background; where the prediction alone does, it does.
         tolerance_mm: Distance up to which surfaces agree in the surface Dice.
         overlap_only: Leave out surfaces, lesions and further metrics, which take most of the time. Distances are then
             None, and numbers of lesions 0.
