@@ -75,7 +75,7 @@ def _content(path: Path) -> Any:
     try:
         if path.suffix.lower() == ".json":
             return strict_json.read_json(path)
-        return read_table(path)[1]
+        return [*read_table(path)[1].values()]
     except (OSError, ValueError, UserError):
         return None
 
