@@ -301,6 +301,17 @@ def test_check_says_how_to_train_on_what_it_was_told_of_the_layout(run, dataset,
     assert runs.read_recipe(tmp_path, told[2:]).layout.options["images"] == "my scans"
 
 
+def test_check_says_how_to_train_on_a_list_whose_files_are_elsewhere(run, dataset, tmp_path):
+    shutil.copy(dataset / "dataset.json", tmp_path / "list.json")
+    (tmp_path / "part.py").write_text("")
+    told = ["--root", dataset, "--layout", "datalist", "--plugin", tmp_path / "part.py"]
+    code, out, _ = run("check", tmp_path / "list.json", *told)
+    assert code == 0
+    words = shlex.split(out.splitlines()[-1].removeprefix("Next: fewmask train "))
+    recipe = runs.read_recipe(Path(words[0]), words[1:])
+    assert (recipe.root, [path.name for path in recipe.plugins]) == (dataset, ["part.py"])
+
+
 def test_dataset_behind_a_recipe_is_told_how_to_be_named(run, dataset):
     assert f"write dataset={dataset}" in error_of(run("train", "supervised", dataset))
     assert "write key=value" in error_of(run("train", "supervised", "nothing"))

@@ -28,7 +28,7 @@ from pipeline.data.phantom import write_phantom
 from pipeline.data.transforms import Grid
 from pipeline.engines.postprocessing import POSTPROCESSING, name_of, postprocess
 from pipeline.errors import UserError
-from pipeline.export import onnx_graph, runner
+from pipeline.export import bundle_configuration, onnx_graph, runner
 from pipeline.export.bundle import write_bundle
 from pipeline.export.bundle_scripts.networks import Program
 from pipeline.export.content import read_content
@@ -593,3 +593,10 @@ def test_networks_that_see_scans_in_different_ways_make_no_bundle(crossed, tmp_p
     with pytest.raises(UserError, match="mirrored_axes: differs between the networks"):
         write_bundle(tmp_path / "out", replace(content, model=replace(content.model, predictor=ensemble)))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("largest", "written"), [(2, "int16"), (40_000, "int32")])
+def test_a_bundle_writes_labels_in_a_type_that_holds_them(largest, written):
+    told = {"labels": {"0": "background", str(largest): "organ"}, "networks": [0], "postprocessing": []}
+    save = bundle_configuration._postprocessing(told)[-1]
+    assert save["output_dtype"] == f"$numpy.{written}"
