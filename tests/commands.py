@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 120
 CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -35,6 +37,7 @@ def _run(words, environment, folder, texts):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # The server loaded PyTorch with its own number.
     sys.argv = ["fewmask", *words]
     try:
         runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
