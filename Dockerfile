@@ -1,4 +1,4 @@
-# make wheel && docker build --tag fewmask . && docker run --rm --volume "$PWD:/work" fewmask check DATASET
+# make wheel && docker build --tag fewmask . && docker run --rm --volume "$PWD:/data" fewmask check DATASET
 # PyTorch's wheels for Linux bring CUDA along: with a GPU, add --gpus all --shm-size 2g.
 FROM python:3.12-slim-bookworm
 
@@ -11,6 +11,6 @@ RUN pip install --no-cache-dir --constraint /tmp/fewmask/constraints.txt /tmp/fe
 # What is written belongs to this user: --user "$(id -u):$(id -g)" makes it yours.
 USER 1000
 ENV MPLCONFIGDIR=/tmp/matplotlib
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["fewmask"]
 CMD ["--help"]

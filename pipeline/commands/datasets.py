@@ -56,8 +56,8 @@ def check(
     load_plugins(plugins)
     options = read_options(layout_options)
     share = read_shard(shard)
-    place = output and to_write(output)
-    look, log = examine(place, dataset, root, layout, options, fixes, strict=strict, cache=cache, shard=share)
+    target = output and to_write(output)
+    look, log = examine(target, dataset, root, layout, options, fixes, strict=strict, cache=cache, shard=share)
     for line in log:
         say(f"{line.fix}: {line.file}: {line.done}")
     if fixes and output:
