@@ -215,7 +215,7 @@ def hold(folder, begun, over):
         over.wait(60)
 
 
-def test_failed_trainings_are_told_after_all_others_are_done(place, tmp_path, monkeypatch):
+def test_failed_trainings_are_told_at_once_and_after_all_others_are_done(place, tmp_path, monkeypatch, capsys):
     from pipeline.studies import running
 
     real = running.train
@@ -229,6 +229,8 @@ def test_failed_trainings_are_told_after_all_others_are_done(place, tmp_path, mo
     with pytest.raises(UserError, match=r"2 of 4 trainings failed") as caught:
         run_study(read_study(write_study(place)), tmp_path / "out")
     assert "diverged" in str(caught.value)
+    told = capsys.readouterr().err
+    assert told.index("cut/002-draw0-seed0 failed: The training diverged.") < told.index("3 of 4")
     assert len(list((tmp_path / "out/runs/control").iterdir())) == 2
 
 

@@ -107,7 +107,10 @@ def train_one(
         train(recipe, place, resume=True, started=started, decided=decided)
     except UserError as error:
         told = error.problems or [Problem("training", "failed", str(error), "mend it, and repeat the command")]
-        return [replace(problem, where=f"{name}: {problem.where}") for problem in told if problem.code != HELD]
+        found = [replace(problem, where=f"{name}: {problem.where}") for problem in told if problem.code != HELD]
+        if found:  # All are listed in the end, which may be days away.
+            note(f"{name} failed: {found[0].message}")
+        return found
     except BaseException:
         _write_time(output, name, began)
         raise
