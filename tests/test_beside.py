@@ -219,5 +219,6 @@ def test_colours_are_those_of_the_report_and_begin_anew():
 
 
 def test_folders_of_labels_have_names_that_every_disk_takes(tmp_path):
-    folders = Beside(split_labels=True).folders({label: name for label, name in HOSTILE.items() if label})
-    assert folders == ("1-left-lung-lower", "5", "9-été-2", "12-a-b-c")
+    files = Beside(split_labels=True).files_with("a.nii", {label: name for label, name in HOSTILE.items() if label})
+    folders = [file.removesuffix("/a.nii") for file in files]
+    assert folders == ["1-left-lung-lower", "5", "9-été-2", "12-a-b-c"]

@@ -78,6 +78,23 @@ def read_series(folder: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
             colour or of another grid, or its slices are missing, unevenly spaced or displaced by a tilted gantry.
     """
     sitk = simple_itk(folder)
+    slices, step = _looked_through(sitk, folder)
+    first = slices[0]
+    affine = np.eye(4)
+    affine[:3, :3] = LPS_TO_RAS @ np.column_stack([first.axes * first.spacing[:2], step])
+    affine[:3, 3] = LPS_TO_RAS @ first.origin
+    planes = [_voxels(sitk, each) for each in slices]
+    return np.concatenate(planes, axis=2), affine
+
+
+def series_files(folder: Path) -> list[Path]:
+    """Return the files of a series, in the order of its voxels' last axis; errors as of :func:`read_series`."""
+    slices, _ = _looked_through(simple_itk(folder), folder)
+    return [each.path for each in slices]
+
+
+def _looked_through(sitk: Any, folder: Path) -> tuple[list[_Slice], NDArray[np.float64]]:
+    """Return the slices of a series in their order along the body, and the step from one to the next in mm."""
     files = _files(folder)
     for path in files:
         if path.suffix.lower() == ".dcm" and not _is_dicom(path):
@@ -88,13 +105,7 @@ def read_series(folder: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     _refuse_unlike(folder, slices)
     if sum(each.bytes for each in slices) > MAX_BYTES:
         raise fault(folder, "too-large", f"takes over {MAX_BYTES / 2**30:g} GiB", "crop the series")
-    slices, step = _placed(folder, slices)
-    first = slices[0]
-    affine = np.eye(4)
-    affine[:3, :3] = LPS_TO_RAS @ np.column_stack([first.axes * first.spacing[:2], step])
-    affine[:3, 3] = LPS_TO_RAS @ first.origin
-    planes = [_voxels(sitk, each) for each in slices]
-    return np.concatenate(planes, axis=2), affine
+    return _placed(folder, slices)
 
 
 def _look(sitk: Any, path: Path) -> _Slice:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PROBABILITIES = "probabilities"
 ENTROPY = "entropy"
+DICOM_SEG = "dicom-seg"
 VOLUMES = "volumes.csv"
 REPORT = "report.html"
 # A folder's name holds so many letters of a label's.
@@ -31,6 +32,7 @@ class Beside:
         entropy: How much in doubt each voxel is, 0 to 1, in entropy/.
         labels: Names or values of the labels that masks hold, the others becoming background; none is all.
         split_labels: A mask of each label alone, in VALUE-NAME/.
+        dicom_seg: A DICOM segmentation of each scan, in dicom-seg/; all scans are folders of DICOM series.
         volumes: How large each structure is, in volumes.csv.
         label_tables: Names and colours of labels: labels.json, and the same for ITK-SNAP and 3D Slicer.
         report: A page to look at, the least sure masks first: report.html, and volumes.csv.
@@ -40,6 +42,7 @@ class Beside:
     entropy: bool = False
     labels: tuple[str, ...] = ()
     split_labels: bool = False
+    dicom_seg: bool = False
     volumes: bool = False
     label_tables: bool = False
     report: bool = False
@@ -60,14 +63,17 @@ class Beside:
         own = {f"--{name.replace('_', '-')}": getattr(self, name) for name in names}
         return [option for option, asked in (dict(more) | own).items() if asked]
 
-    def folders(self, labels: Mapping[int, str]) -> tuple[str, ...]:
-        """Return the folders that hold one file a mask.
+    def files_with(self, mask: str, labels: Mapping[int, str]) -> tuple[str, ...]:
+        """Return the files that there is one of for each mask, each in a folder of its own.
 
         Args:
+            mask: The mask's name.
             labels: As :func:`chosen_labels` returns them.
         """
-        maps = [name for name, asked in ((PROBABILITIES, self.probabilities), (ENTROPY, self.entropy)) if asked]
-        return (*maps, *(self.split(labels).values() if self.split_labels else ()))
+        folders = [name for name, asked in ((PROBABILITIES, self.probabilities), (ENTROPY, self.entropy)) if asked]
+        folders += self.split(labels).values() if self.split_labels else ()
+        files = [f"{folder}/{mask}" for folder in folders]
+        return (*files, segmentation_of(mask)) if self.dicom_seg else tuple(files)
 
     def split(self, labels: Mapping[int, str]) -> dict[int, str]:
         """Return the folder of each label's own masks.
@@ -79,6 +85,15 @@ class Beside:
 
 
 NOTHING_ELSE = Beside()
+
+
+def segmentation_of(mask: str) -> str:
+    """Return the file of a mask's DICOM segmentation.
+
+    >>> segmentation_of("series.nii.gz")
+    'dicom-seg/series.dcm'
+    """
+    return f"{DICOM_SEG}/{mask.removesuffix('.nii.gz')}.dcm"
 
 
 def chosen_labels(wanted: Sequence[str], task: Task) -> dict[int, str]:

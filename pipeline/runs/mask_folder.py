@@ -71,6 +71,10 @@ class Making:
     mirrored: bool
     labels: tuple[int, ...]
 
+    def told(self) -> dict[str, str]:
+        """Return what a file may tell of the model and its settings."""
+        return {"model": self.model, "mirrored": str(self.mirrored), "labels": " ".join(map(str, self.labels))}
+
     def mask(self, files: dict[str, str], dice_expected: Mapping[int, float] | None) -> StoredMask:
         """Return what the record tells of a mask that was made of this."""
         return StoredMask(
@@ -140,13 +144,13 @@ class MaskFolder:
             raise UserError("Nothing was predicted.", [problem]) from None
 
     def finished(
-        self, wanted: Mapping[str, Making], beside: Sequence[str], *, expected: bool
+        self, wanted: Mapping[str, Making], beside: Callable[[str], Sequence[str]], *, expected: bool
     ) -> tuple[dict[str, StoredMask], list[Problem]]:
         """Return those of the masks that are there already, as they would be made now, and those made otherwise.
 
         Args:
             wanted: What the mask of each name is to be made of; none of them is foreign.
-            beside: Folders of what else is to be there, under each mask's name.
+            beside: Returns the files that are to be there beside a mask.
             expected: Whether the expected Dice is asked for.
 
         Raises:
@@ -164,7 +168,7 @@ class MaskFolder:
                 problems.append(Problem(str(path), "not-recorded", f"is not what {RECORD} tells of", AGAIN))
             elif different := making.differences(mask):
                 problems.append(Problem(str(path), "made-otherwise", f"was made {' and '.join(different)}", AGAIN))
-            elif self._is_whole(mask, [name, *(f"{place}/{name}" for place in beside)], expected=expected):
+            elif self._is_whole(mask, [name, *beside(name)], expected=expected):
                 found[name] = mask
         return found, problems
 
@@ -187,17 +191,17 @@ class MaskFolder:
             name: Of the mask.
             making: What it is made of.
             write: Writes all the files below a folder.
-            beside: As for :meth:`finished`.
+            beside: The files that are written beside it.
             dice_expected: Of each label.
 
         Raises:
             UserError: A file is in the way.
             WriteError: The disk is full or fails.
         """
-        files = [name, *(f"{place}/{name}" for place in beside)]
+        files = [name, *beside]
         with self.listing.writing([RECORD, *files]) as stage:
-            for place in beside:
-                (stage / place).mkdir()
+            for file in beside:
+                (stage / file).parent.mkdir(exist_ok=True)
             write(stage)
             mask = making.mask({file: digest_of(stage / file) for file in files}, dice_expected)
             masks = self.read() | {name: mask}  # Anew, since another process may write here too.
@@ -242,7 +246,7 @@ class MaskFile:
         return target_of(cases, self.path)
 
     def finished(
-        self, wanted: Mapping[str, Making], beside: Sequence[str], *, expected: bool
+        self, wanted: Mapping[str, Making], beside: Callable[[str], Sequence[str]], *, expected: bool
     ) -> tuple[dict[str, StoredMask], list[Problem]]:
         """Return that no mask is there; one that is was refused."""
         return {}, []

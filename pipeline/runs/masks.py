@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import nifti
 from pipeline.data.checked import read_images
 from pipeline.errors import UserError
 from pipeline.files import WriteError
 from pipeline.memory import memory_for
 from pipeline.metrics.calibration import Expectation
 from pipeline.metrics.region_calibration import RegionExpectation
+from pipeline.nifti.dicom_segmentation import refuse_unsuited
 from pipeline.planning.limits import size
 from pipeline.plugins import PLUGIN_FAILED, blamed
 from pipeline.prediction.maps import Maps
-from pipeline.runs.beside import ENTROPY, PROBABILITIES, Beside
 from pipeline.runs.identity import model_digest, scan_digest
+from pipeline.runs.mask_files import MaskFiles
 from pipeline.runs.mask_folder import Making, MaskFolder
 from pipeline.terminal import note, progress
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.inspection import CaseFacts
     from pipeline.errors import Problem
-    from pipeline.nifti.volume import Scan
+    from pipeline.runs.beside import Beside
     from pipeline.runs.mask_folder import MaskFile, StoredMask
     from pipeline.runs.models import TrainedModel
     from pipeline.types import Case
@@ -78,13 +78,14 @@ class Masks:
         """Return those that are there already, and what of the others is there and was made otherwise.
 
         Raises:
-            UserError: What is to be written beside a mask is there, and is not ours.
+            UserError: What is to be written beside a mask is there, and is not ours; or cannot be written of a scan.
         """
+        if self.beside.dicom_seg:
+            refuse_unsuited(self.targets[path].images[0] for path in self.makings)
         wanted = {path.name: making for path, making in self.makings.items()}
-        folders = self.beside.folders(self.labels)
         if isinstance(self.place, MaskFolder):
-            self.place.listing.refuse_foreign(f"{folder}/{name}" for folder in folders for name in wanted)
-        found, problems = self.place.finished(wanted, folders, expected=self.expected)
+            self.place.listing.refuse_foreign(file for name in wanted for file in self._files.beside_mask(name))
+        found, problems = self.place.finished(wanted, self._files.beside_mask, expected=self.expected)
         return {path: found[path.name] for path in self.makings if path.name in found}, problems
 
     def make(self, there: Mapping[Path, StoredMask], problems: list[Problem]) -> dict[Path, StoredMask]:
@@ -124,8 +125,8 @@ class Masks:
             return self.place.save(
                 path.name,
                 self.makings[path],
-                lambda stage: self._write(stage, path.name, mask, images[0], maps),
-                self.beside.folders(self.labels),
+                lambda stage: self._files.write(stage / path.name, mask, images[0], maps, self.makings[path].told()),
+                self._files.beside_mask(path.name),
                 None if expectation is None else expectation.dice(),
             )
 
@@ -156,17 +157,9 @@ class Masks:
             regions=bool(task.regions),
         )
 
-    def _write(self, stage: Path, name: str, mask: NDArray[Any], like: Scan, maps: Maps | None) -> None:
-        """Write a mask and what belongs to it below a folder."""
-        nifti.save_labels(stage / name, mask, like)
-        if maps is not None and maps.probabilities:
-            maps.write_probabilities(stage / PROBABILITIES / name, like)
-        if maps is not None and maps.entropy:
-            maps.write_entropy(stage / ENTROPY / name, like)
-        if self.beside.split_labels:
-            for label, folder in self.beside.split(self.labels).items():
-                inside = np.isin(mask, self.model.task.values_of(label))
-                nifti.save_labels(stage / folder / name, inside.view(np.uint8), like)
+    @cached_property
+    def _files(self) -> MaskFiles:
+        return MaskFiles(beside=self.beside, task=self.model.task, labels=self.labels)
 
     def _tell_memory(self, left: Sequence[Path]) -> None:
         """Say what the largest scan takes, where that is much."""
