@@ -82,14 +82,16 @@ def write_segmentation(
     import pydicom
     from pydicom.uid import generate_uid
 
+    descriptions = [_description(n, each, made_of) for n, each in enumerate(segments, 1)]
+    planes = _planes(labels, segments)
     try:
         images = [pydicom.dcmread(file, stop_before_pixels=True) for file in series_files(series)]
         about = [images[0].SeriesInstanceUID, *map(str, made_of.items())]
         found = hd.seg.Segmentation(
             source_images=images,
-            pixel_array=_planes(labels, segments),
+            pixel_array=planes,
             segmentation_type="BINARY",
-            segment_descriptions=[_description(n, each, made_of) for n, each in enumerate(segments, 1)],
+            segment_descriptions=descriptions,
             series_instance_uid=generate_uid(entropy_srcs=[*about, "series"]),
             series_number=SERIES_NUMBER,
             sop_instance_uid=generate_uid(entropy_srcs=[*about, "file"]),
