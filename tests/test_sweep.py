@@ -351,6 +351,64 @@ def test_a_scan_stored_in_another_order_is_predicted_to_the_bit(make_scan, code)
         np.testing.assert_array_equal(predictor([make_scan("b.nii", *turned(voxels, affine, code))]), expected)
 
 
+# Air
+
+
+def air_around(make_scan, air, shape=(45, 40, 37)):
+    """A scan that is one value outside a box of noise, as many windows are then."""
+    voxels = np.full(shape, air, np.float32)
+    voxels[20:31, 22:33, 20:34] = np.random.default_rng(0).gamma(2, 50, size=(11, 11, 14))
+    return load(make_scan("scan.nii", voxels, np.eye(4)))
+
+
+@pytest.mark.parametrize("name", ["dynunet", "unet", "wnet"])
+@pytest.mark.parametrize("patch", [(16, 16, 16), (16, 16)])
+@pytest.mark.parametrize("scale", [None, IntensityRange(low=-50, high=150, mean=40, std=30)])
+def test_windows_of_air_go_through_the_network_once_and_change_no_label(make_scan, name, patch, scale):
+    predictor = Predictor(
+        network=small(name, len(patch), 5),
+        grid=Grid("RAS", (0.0, 0.0, 0.0)),
+        patch_size=patch,
+        label_values=tuple(range(5)),
+        precision=torch.float32,
+        mirrors=(0,),
+        ranges=() if scale is None else (scale,),
+    )
+    scan = air_around(make_scan, 0 if scale is None else -1000)
+    places = len(predictor.sweep([scan]).windows)
+    expected = plain(predictor).segment([scan])
+    seen = []
+    predictor.network.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    predictor.trial(1)
+    seen.clear()
+    labels = predictor.segment([scan])
+    assert sum(seen) < 0.7 * 2 * places
+    np.testing.assert_allclose(predictor.logits([scan]), expected.logits, atol=1e-5 * np.abs(expected.logits).max())
+    differ = labels != expected.labels
+    ordered = np.sort(expected.logits, axis=0)
+    assert ((ordered[-1] - ordered[-2])[differ] < 1e-5).all()
+
+
+@pytest.mark.parametrize("windows", [1, 2, 3, 7])
+def test_another_constant_than_air_is_asked_about_too(make_scan, windows):
+    voxels = np.zeros((40, 24, 24), np.float32)
+    voxels[16:] = 7
+    voxels[5, 5, 5] = 900
+    scan = load(make_scan("scan.nii", voxels, np.eye(4)))
+    predictor = Predictor(
+        network=Hungry(99, None),
+        grid=Grid("RAS", (0.0, 0.0, 0.0)),
+        patch_size=(8, 8, 8),
+        label_values=tuple(range(7)),
+        precision=torch.float32,
+        windows=windows,
+    )
+    found = predictor.logits([scan])
+    image = network_image([scan], predictor.grid)
+    expected = predictor.network(image[None])[0].detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 # Memory
 
 

@@ -38,7 +38,7 @@ class Footprint:
         image: The image on the network's grid.
         labels: The label map.
         rings: The planes that are still open, of every network.
-        windows: Windows of one call, and what the network makes of them on the way.
+        windows: Windows of one call, what the network makes of them on the way, and its output to one of air.
         planes: Planes that are being resampled, and the classes of a block of voxels.
         maps: Probabilities of one label, or the entropy, of the whole scan, and what is made of a block for them.
     """
@@ -76,7 +76,7 @@ def footprint(
         image    4 C V
         labels   b V'
         rings    4 M (F + 1) p A
-        windows  n P (4 C + 4 (M + 1) F + v)
+        windows  n P (4 C + 4 (M + 1) F + v) + 4 M F P
         planes   4 M F (A + 4 A') + 24 B
         maps     m V' + 9 B, where m is 1 or 2, else 0
 
@@ -104,9 +104,10 @@ def footprint(
         image=FLOAT * channels * math.prod(placement.shape),
         labels=label_bytes * math.prod(placement.native),
         rings=FLOAT * networks * (features + 1) * windows.patch[windows.slab] * plane,
-        # Each network keeps the outputs of its last call, and one of them is at work.
+        # Each network keeps the outputs of its last call, and one to a window of air; one of them is at work.
         windows=round(
-            together * math.prod(windows.patch) * (FLOAT * (channels + (networks + 1) * features) + voxel_bytes)
+            math.prod(windows.patch)
+            * (together * (FLOAT * (channels + (networks + 1) * features) + voxel_bytes) + FLOAT * networks * features)
         ),
         planes=FLOAT * networks * features * (plane + (PLANES - 1) * native) + BLOCK_MAPS * FLOAT * numbers,
         maps=(maps * math.prod(placement.native) + MAP_BYTES * numbers) if maps else 0,

@@ -15,7 +15,7 @@ from pipeline.prediction.placement import place
 from pipeline.prediction.resampling import in_plane, samples
 from pipeline.prediction.stitching import Ring
 from pipeline.prediction.trial import evaluating
-from pipeline.prediction.windows import lay_windows
+from pipeline.prediction.windows import lay_windows, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.prediction.placement import Placement
     from pipeline.prediction.predictor import Predictor
     from pipeline.prediction.trial import Trial
-    from pipeline.prediction.windows import Triple, Windows
+    from pipeline.prediction.windows import Triple, Values, Windows
 
 HOST = torch.device("cpu")
 
@@ -147,10 +147,11 @@ class Sweep:
     def _outputs(self, places: Sequence[Triple], ring: Ring) -> Iterator[tuple[Triple, Tensor]]:
         """Yield each window's place and what the network says of it, ``[F, X, Y, Z]``."""
         together = self.predictor.together(self.placement, self.windows, len(self.image))
+        flat: dict[Values, Tensor] = {}
         done = 0
         while done < len(places):
             some = places[done : done + together]
-            outputs = self._tried(some, last_resort=together == 1 and ring.device == HOST)
+            outputs = self._tried(some, flat, last_resort=together == 1 and ring.device == HOST)
             if outputs is None and together > 1:
                 together //= 2
                 self.predictor.tell(f"memory ran out; from now on {together} window(s) at a time")
@@ -162,14 +163,33 @@ class Sweep:
                 done += len(some)
             del outputs
 
-    def _tried(self, places: Sequence[Triple], *, last_resort: bool) -> Tensor | None:
+    def _tried(self, places: Sequence[Triple], flat: dict[Values, Tensor], *, last_resort: bool) -> list[Tensor] | None:
         """Return the network's outputs to windows, or None where memory ran out and something can be done."""
         try:
-            return self._mean(self.windows.cut(self.image, places).to(self.predictor.device))
+            return self._answers(self.windows.cut(self.image, places), flat)
         except (RuntimeError, MemoryError) as error:
             if last_resort or not is_out_of_memory(error):
                 raise
             return None
+
+    def _answers(self, windows: Tensor, flat: dict[Values, Tensor]) -> list[Tensor]:
+        """Return the outputs to windows; to all those of one value, as in air, the network answers once.
+
+        Args:
+            windows: ``[N, C, X, Y, Z]``.
+            flat: The output to the first window that was one value all over, by its value in each channel.
+        """
+        values = [value_of(window) for window in windows]
+        known = [value in flat for value in values]
+        asked = [number for number, there in enumerate(known) if not there]
+        outputs = iter(self._mean(windows[asked].to(self.predictor.device)) if asked else ())
+        found = []
+        for value, there in zip(values, known, strict=True):
+            output = flat[value] if there and value is not None else next(outputs)
+            if value is not None and not flat:
+                flat[value] = output.clone()
+            found.append(output)
+        return found
 
     def _mean(self, windows: Tensor) -> Tensor:
         """Return the mean of the outputs to windows and to all their mirror images, one after the other, float32."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Triple = tuple[int, int, int]
+    Values = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,17 @@ class Windows:
             there = tuple(slice(max(0, low), min(high, length)) for low, high, length in spans)
             window[(slice(None), *inside)] = image[(slice(None), *there)]
         return windows
+
+
+def value_of(window: Tensor) -> Values | None:
+    """Return the value that a window ``[C, …]`` has in all voxels of each channel; None where they differ.
+
+    >>> value_of(torch.zeros(1, 2, 2)), value_of(torch.arange(4.0)[None])
+    ((0.0,), None)
+    """
+    first = window.flatten(1)[:, 0]
+    same = (window.flatten(1) == first[:, None]).all()
+    return tuple(first.tolist()) if same else None
 
 
 def lay_windows(shape: Triple, patch: Sequence[int], overlap: float, slab: int | None = None) -> Windows:
