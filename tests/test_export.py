@@ -539,6 +539,18 @@ def test_metadata_has_what_monais_schema_of_2024_07_25_requires(bundle):
     assert "pipeline" not in "".join(path.read_text() for path in (bundle / "scripts").glob("*.py"))
 
 
+def test_entries_beside_an_image_are_left_alone_as_monai_label_needs_it(bundle, odd_scans, monkeypatch):
+    """Its `image_path` has a name that MONAI's Spacingd takes for one of the image's headers."""
+    monkeypatch.syspath_prepend(bundle)
+    prepare = ConfigParser(json.loads((bundle / "configs" / "inference.json").read_text())).get_parsed_content(
+        "preprocessing"
+    )
+    path = str(odd_scans[0])
+    found = prepare({"image": path, "image_path": path})
+    assert found["image_path"] == path
+    torch.testing.assert_close(found["image"], prepare({"image": path})["image"])
+
+
 def assert_tells_nobody_of(bundle, dataset):
     names = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
     assert names - {name for name in names if "__pycache__" in name} == {

@@ -76,7 +76,7 @@ def _preprocessing(seen: dict[str, Any]) -> list[dict[str, Any]]:
         {"_target_": "scripts.transforms.Aligned", "keys": IMAGE},
         {"_target_": "Orientationd", "keys": IMAGE, "axcodes": seen["orientation"], "labels": None},
         {
-            "_target_": "Spacingd",
+            "_target_": "scripts.transforms.Spaced",
             "keys": IMAGE,
             "pixdim": seen["spacing_mm"],
             "mode": "bilinear",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Spacingd
 
 # Under this name an image keeps the affine of its file.
 OWN_AFFINE = "own_affine"
@@ -30,6 +30,18 @@ class Aligned(MapTransform):
             image.meta[OWN_AFFINE] = image.affine.clone()
             image.affine = torch.from_numpy(aligned(image.affine.numpy()))
         return result
+
+
+class Spaced(Spacingd):
+    """MONAI's own, without the entries beside an image: it takes all whose names begin with the image's for its headers.
+
+    MONAI Label has a path there.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        """Return a case with its images resampled."""
+        images = {key: data[key] for key in self.key_iterator(dict(data))}
+        return dict(data) | super().__call__(images, lazy)
 
 
 def aligned(affine: Any) -> Any:
