@@ -33,7 +33,7 @@ class Aligned(MapTransform):
 
 
 class Spaced(Spacingd):
-    """MONAI's own, without the entries beside an image: it takes all whose names begin with the image's for its headers.
+    """MONAI's own, which takes all entries whose names begin with an image's for its headers, without these.
 
     MONAI Label has a path there.
     """
