@@ -1,6 +1,9 @@
 """Regions, unions of labels that lie in each other or overlap: read, trained, predicted, scored and passed on."""
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,6 +18,7 @@ from monai.losses import TverskyLoss as MonaiTversky
 from monai.metrics import DiceMetric
 from nested import NNUNET, PLAIN, REGIONS, draw, write_nested
 from runs_fixtures import TINY, assert_same_run, command_runner, plug_pulled_at, state_of, train, write_recipe
+from test_export import run_bundle
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 import fewmask
@@ -534,7 +538,7 @@ def test_reconstructions_and_segments_are_refused_with_regions(folder, dataset):
         train(folder, dataset, "segments", segments=3, regions=REGIONS, objective=[{"loss": "ncut", "on": "all"}])
 
 
-def test_folds_score_every_case_by_region_and_predict_together(folder, dataset, scan):
+def test_folds_score_every_case_by_region_and_predict_together_also_once_exported(folder, dataset, scan, tmp_path):
     place = folder / "folds"
     recipe = runs.read_recipe(write_recipe(folder, dataset, objective=SUPERVISED, data=DATA, max_steps=2))
     runs.cross_validate(recipe, place, 2)
@@ -550,6 +554,28 @@ def test_folds_score_every_case_by_region_and_predict_together(folder, dataset, 
     for inside, region in zip(p >= 0.5, TARGETS, strict=True):
         painted[inside] = region.label
     assert (own == painted).mean() > 0.9999
+    assert_exports_paint(place, scan, own, tmp_path)
+
+
+def test_exported_graphs_and_bundles_paint_as_predict_does(run, scan, tmp_path):
+    own = load_model(run, "last").predictor.segment([load(scan)])
+    assert len(np.unique(own)) > 1
+    assert_exports_paint(run, scan, own, tmp_path)
+
+
+def assert_exports_paint(run, scan, own, folder):
+    """The real programs of both exports, each started as its user starts it, write the mask that predict does."""
+    write_export(run, folder / "onnx", "onnx")
+    words = [sys.executable, folder / "onnx" / "predict.py", scan, "--output", folder / "onnx-masks"]
+    subprocess.run(list(map(str, words)), check=True, cwd=folder)
+    write_export(run, folder / "bundle", "bundle")
+    (folder / "scans").mkdir()
+    shutil.copy(scan, folder / "scans")
+    run_bundle(folder / "bundle", folder / "scans", folder / "bundle-masks")
+    for place in ("onnx-masks", "bundle-masks"):
+        mask = nib.load(folder / place / scan.name)
+        np.testing.assert_array_equal(mask.affine, nib.load(scan).affine)
+        assert (np.asarray(mask.dataobj) == own).mean() > 0.9999
 
 
 @pytest.mark.slow
