@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # Of a training without a time budget; on a CPU more where a step has few voxels.
 DEFAULT_STEPS = 1200
-DEFAULT_STEPS_SMALL = 3000
+DEFAULT_STEPS_SMALL = 8000
 SMALL_STEP = 100_000
 DEFAULT_STEPS_CUDA = 12_000
 # Of a GPU's memory, for prepared scans beside a step.
