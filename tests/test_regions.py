@@ -554,13 +554,8 @@ def test_folds_score_every_case_by_region_and_predict_together_also_once_exporte
     for inside, region in zip(p >= 0.5, TARGETS, strict=True):
         painted[inside] = region.label
     assert (own == painted).mean() > 0.9999
-    assert_exports_paint(place, scan, own, tmp_path)
-
-
-def test_exported_graphs_and_bundles_paint_as_predict_does(run, scan, tmp_path):
-    own = load_model(run, "last").predictor.segment([load(scan)])
     assert len(np.unique(own)) > 1
-    assert_exports_paint(run, scan, own, tmp_path)
+    assert_exports_paint(place, scan, own, tmp_path)
 
 
 def assert_exports_paint(run, scan, own, folder):
