@@ -14,8 +14,9 @@ from pipeline import runs
 from pipeline.data import cache as cache_module
 from pipeline.data.cache import Cache
 from pipeline.distributed import agree, from_first, joined, launched, rank, size
-from pipeline.engines.units import branches, own_slots
+from pipeline.engines.units import UnitPass, branches, own_slots
 from pipeline.errors import UserError
+from pipeline.networks import to_channels_last
 from pipeline.runs.refusals import refuse_mixing
 
 MORTAL = [{"loss": "mortal"}, {"loss": "balanced_ce"}]
@@ -101,6 +102,35 @@ def test_number_of_processes_is_the_launchers(monkeypatch, variables, count):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert launched() == count
+
+
+class Judge:
+    """An objective of the logits of labelled scans."""
+
+    def needed(self, batches, progress):
+        return [("labelled", "logits")]
+
+    def __call__(self, streams, progress):
+        self.judged = streams["labelled"]["logits"]
+        return self.judged.square().mean(), {}
+
+
+def test_values_and_gradients_have_the_layout_of_what_another_process_sends():
+    """Sums, of a loss or of a gradient's norm, follow the order of the memory, and it changed their last bits."""
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 3, 3))
+    to_channels_last(network)
+    in_units = UnitPass(
+        units=2,
+        parameters=list(network.parameters()),
+        device=torch.device("cpu"),
+        seeds=(1,),
+        load=lambda batches: {"labelled": {"logits": network(batches["labelled"]["image"])}},
+    )
+    judge = Judge()
+    total, _ = in_units.forward(judge, {"labelled": {"image": torch.randn(4, 2, 9, 9)}}, 0.5)
+    assert not network(torch.randn(4, 2, 9, 9)).is_contiguous()
+    assert judge.judged.is_contiguous()
+    assert all(gradient.is_contiguous() for gradient in in_units.backward(total).values())
 
 
 def test_units_that_do_not_divide_a_batch_are_refused(tmp_path, dataset):

@@ -138,7 +138,8 @@ class UnitPass:
                 judged.append(value)
                 slopes.append(leaf.grad[unit * len(value) : (unit + 1) * len(value)])
         torch.autograd.backward(judged, slopes)
-        found = {n: each.grad for n, each in enumerate(self.parameters) if each.grad is not None}
+        # In one layout, as what another process sends: sums over a tensor follow the order of its memory.
+        found = {n: each.grad.contiguous() for n, each in enumerate(self.parameters) if each.grad is not None}
         for parameter in self.parameters:
             parameter.grad = None
         return found
@@ -203,7 +204,7 @@ def _brought_together(
     every = [[value.detach() for value in unit] for unit in values]
     if distributed.size() > 1:
         every = _exchanged(every, kinds, units, device)
-    joined = [torch.cat([unit[n] for unit in every]) for n in range(len(kinds))]
+    joined = [torch.cat([unit[n] for unit in every]).contiguous() for n in range(len(kinds))]
     return [each.requires_grad_(learns) for each, (*_, learns) in zip(joined, kinds, strict=True)]
 
 
