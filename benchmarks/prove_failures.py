@@ -137,7 +137,10 @@ class Layout:
         victim = 0 if kind in ("full disk", "stop file") else rng.randrange(processes)
         units = rng.choice([2, 3, 4])
         share = rng.choice([0.15, 0.3, 0.45])
-        return cls(number, kind, processes, units, share, victim, rng.randint(2, STEPS - 2), rng.choice([1, 2, 3]))
+        step = rng.randint(2, STEPS - 2)
+        if kind == "dead worker":  # One that has made the last batch is missed by nobody.
+            step = min(step, STEPS - 5)
+        return cls(number, kind, processes, units, share, victim, step, rng.choice([1, 2, 3]))
 
     @property
     def victims(self) -> range:

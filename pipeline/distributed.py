@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import os
 import pickle
-import threading
-import time
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +25,7 @@ import torch.distributed as dist
 
 from pipeline.attempts import meeting_place
 from pipeline.errors import ElsewhereError, Problem, UserError, first_line
+from pipeline.heartbeats import Heartbeats
 from pipeline.interruption import Stopped, asked, shield
 from pipeline.memory import is_out_of_memory
 from pipeline.plugins import blamed
@@ -44,9 +43,6 @@ START = timedelta(minutes=10)
 PATIENCE = timedelta(hours=12)
 # A process that fails waits so long for the others to hear why, and then leaves them alone.
 LEAVE = timedelta(seconds=15)
-# Seconds between two heartbeats, and seconds without one after which a process is taken for gone.
-BEAT_S = 0.25
-SILENT_S = 2.0
 # Bytes of a message that are sent at once; what is longer takes a second round.
 HEAD = 4096
 LENGTH = 8
@@ -62,17 +58,15 @@ class _Group:
 
     Attributes:
         cpu: The group through which messages go, whatever the device is, and tensors on the CPU.
-        store: Where heartbeats are counted.
+        hearts: By which it is found out who is gone.
         cuda: The group through which tensors on CUDA devices go; None before the first.
         is_over: Whether the processes have told each other that they end; then nothing is exchanged any more.
-        done: Set to end the heartbeat.
     """
 
     cpu: Any
-    store: Any
+    hearts: Heartbeats
     cuda: Any = None
     is_over: bool = False
-    done: threading.Event = field(default_factory=threading.Event)
 
 
 _group: _Group | None = None
@@ -117,8 +111,8 @@ def joined() -> Iterator[None]:
         yield
         return
     _group = _connected()
-    heart = threading.Thread(target=_beat, args=(_group,), daemon=True)
-    heart.start()
+    hearts = _group.hearts
+    hearts.start()
     try:
         with blamed(), nullcontext() if is_first() else listening(lambda _: None):
             yield
@@ -129,9 +123,8 @@ def joined() -> Iterator[None]:
             raise
         raise failed from error
     finally:
-        _group.done.set()
         _group = None
-        heart.join(SILENT_S)  # The end of a program breaks off a thread within PyTorch, and PyTorch then aborts.
+        hearts.stop()
         with suppress(RuntimeError, ValueError):
             idist.finalize()
 
@@ -144,18 +137,8 @@ def _connected() -> _Group:
         message = f"{launched()} processes were started, and do not find each other: {first_line(error)}"
         remedy = "start them with torchrun or srun, as docs/distributed.md says"
         raise UserError("Nothing was started.", [Problem("processes", "not-connected", message, remedy)]) from None
-    return _Group(cpu=everyone, store=dist.distributed_c10d._get_default_store())
-
-
-def _beat(group: _Group) -> None:
-    name = _beats_of(idist.get_rank())
-    with suppress(RuntimeError):  # The store is gone with the process that held it.
-        while not group.done.wait(BEAT_S):
-            group.store.add(name, 1)
-
-
-def _beats_of(number: int) -> str:
-    return f"fewmask/beats/{number}"
+    store = dist.distributed_c10d._get_default_store()
+    return _Group(cpu=everyone, hearts=Heartbeats(store=store, number=idist.get_rank(), count=idist.get_world_size()))
 
 
 def agree(payload: Any = None) -> list[Any]:
@@ -318,19 +301,7 @@ def exchanging() -> Iterator[None]:
             if _group.is_over:
                 raise
             _group.is_over = True
-            raise _lost(_silent(_group), error) from None
-
-
-def _silent(group: _Group) -> list[int]:
-    """Return the processes whose hearts do not beat; the first alone if it has taken the store with it."""
-    others = [number for number in range(size()) if number != rank()]
-    try:
-        before = [group.store.add(_beats_of(number), 0) for number in others]
-        time.sleep(SILENT_S)
-        after = [group.store.add(_beats_of(number), 0) for number in others]
-    except RuntimeError:
-        return [0]
-    return [number for number, then, now in zip(others, before, after, strict=True) if then == now]
+            raise _lost(_group.hearts.silent(), error) from None
 
 
 def _lost(silent: list[int], error: RuntimeError) -> UserError:

@@ -26,7 +26,7 @@ LAYERS = (
     },
     {"nifti"},
     {"data"},
-    {"distributed", "attempts"},
+    {"distributed", "attempts", "heartbeats"},
     {"planning", "atlases", "networks", "losses", "metrics", "pacing"},
     {"engines", "prediction", "archives", "checkpoints"},
     {"runs"},

@@ -81,6 +81,8 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     wider = plan.wider and absolute(plan.wider)
     lighter = tuple((absolute(other), share) for other, share in plan.lighter)
     plan = replace(plan, recipe=absolute(plan.recipe), wider=wider, lighter=lighter)
+    if "unlabelled" not in recipe.kinds:  # No more than their grids was looked at.
+        split = replace(split, unlabelled=())
     return Prepared(index, split, visible, plan)
 
 

@@ -41,7 +41,8 @@ class Spaced(Spacingd):
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
         """Return a case with its images resampled."""
         images = {key: data[key] for key in self.key_iterator(dict(data))}
-        return dict(data) | super().__call__(images, lazy)
+        resampled: dict[Hashable, Any] = super().__call__(images, lazy)
+        return dict(data) | resampled
 
 
 def aligned(affine: Any) -> Any:
