@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-NETWORKS = Registry("network", "image in, logits out", given=frozenset({"spatial_dims", "in_channels", "out_channels"}))
+NETWORKS = Registry(
+    name="network", description="image in, logits out", given=frozenset({"spatial_dims", "in_channels", "out_channels"})
+)
 # MONAI's blocks of one or more convolutions; :func:`recompute_blocks` keeps their inputs alone.
 BLOCKS = (UnetUpBlock, UnetBasicBlock, UnetResBlock, ResBlock, ResidualUnit, Convolution)
 # By the number of axes, batch and channels included.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Registry:
     """A store of components that refuses duplicates and checks options before it builds.
 
@@ -31,6 +31,7 @@ class Registry:
         description: One line for the list of components.
         given: Parameters that the program supplies, so that a recipe cannot set them.
         taken: Names that no component may have.
+        base: The class that every component is derived from; None where any callable will do.
         components: The registered classes and functions, by name.
     """
 
@@ -38,6 +39,7 @@ class Registry:
     description: str
     given: frozenset[str] = frozenset()
     taken: frozenset[str] = frozenset()
+    base: type | None = None
     components: dict[str, Any] = field(default_factory=dict, init=False)
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -45,6 +47,7 @@ class Registry:
 
         Raises:
             ValueError: The name is taken, or is no lower-case identifier.
+            TypeError: The component is not derived from the base, or lacks a method, or one takes other arguments.
         """
 
         def add(component: T) -> T:
@@ -52,6 +55,8 @@ class Registry:
                 raise ValueError(f"{self.name} {name!r}: there is one of that name already; choose another")
             if not (name.isidentifier() and name.islower()):
                 raise ValueError(f"{self.name} {name!r}: a name has lower-case letters, digits and _")
+            if self.base is not None and (lack := _lack_of(component, self.base)):
+                raise TypeError(f"{self.name} {name!r} {lack}")
             self.components[name] = component
             return component
 
@@ -147,6 +152,33 @@ class Components:
     schedules: Registry
     metrics: Registry
     postprocessing: Registry
+
+
+def _lack_of(component: Any, base: type) -> str:
+    """Say what a component lacks of what its base asks for; nothing, if it has all.
+
+    The methods are those that the base marks as abstract, with their arguments, and those of its ``called_with``.
+    """
+    if not (inspect.isclass(component) and issubclass(component, base)):
+        return f"is no class derived from {base.__name__}"
+    abstract = [
+        (name, tuple(inspect.signature(method).parameters)[1:])
+        for parent in component.__mro__
+        for name, method in vars(parent).items()
+        if getattr(method, "__isabstractmethod__", False) and inspect.isfunction(method)
+    ]
+    wanted = dict(abstract)
+    wanted |= getattr(component, "called_with", {})
+    for name, arguments in wanted.items():
+        method = getattr(component, name)
+        called = f"{name}({', '.join(('self', *arguments))})"
+        if getattr(method, "__isabstractmethod__", False) or method is getattr(base, name, None):
+            return f"has no {called}"
+        try:
+            inspect.signature(method).bind(None, *arguments)
+        except TypeError:
+            return f"is called as {called}, and has {name}{inspect.signature(method)}"
+    return ""
 
 
 def _type_of(parameter: inspect.Parameter, component: Any) -> Any:

@@ -1,3 +1,4 @@
+import re
 import sys
 from pathlib import Path
 
@@ -141,3 +142,38 @@ def test_plugin_that_failed_runs_again_once_it_is_mended(write):
 def test_what_is_no_python_file_is_refused(write, tmp_path, name, message):
     write("1 / 0", "notes.txt")
     assert problem_of(tmp_path / name) == message
+
+
+HEADS = {
+    "loss": "from pipeline.losses import LOSSES, LabelLoss\n\n\n@LOSSES.register('mine')\nclass Mine(LabelLoss):\n",
+    "plain": "from pipeline.losses import LOSSES\n\n\n@LOSSES.register('mine')\nclass Mine:\n",
+    "metric": (
+        "from pipeline.metrics.registered import METRICS, CaseMetric\n\n\n"
+        "@METRICS.register('mine')\nclass Mine(CaseMetric):\n"
+    ),
+    "augmentation": (
+        "from pipeline.data.augmentation import AUGMENTATIONS, IntensityAugmentation\n\n\n"
+        "@AUGMENTATIONS.register('mine')\nclass Mine(IntensityAugmentation):\n"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "words"),
+    [
+        ("loss", "pass", "loss 'mine' has no forward(self, logits, label)"),
+        ("loss", "def forward(self, logits): ...", "called as forward(self, logits, label), and has forward(self, log"),
+        ("plain", "def forward(self, logits, labels): ...", "loss 'mine' is no class derived from SegmentationLoss"),
+        ("metric", "pass", "metric 'mine' has no __call__(self, truth, prediction, spacing_mm)"),
+        ("metric", "def __call__(self, truth): ...", "called as __call__(self, truth, prediction, spacing_mm)"),
+        ("augmentation", "def apply(self, image, drawn): ...", "augmentation 'mine' has no draw(self, rng, patch)"),
+    ],
+)
+def test_a_part_that_lacks_something_is_refused_with_its_file_and_line(write, kind, body, words):
+    path = write(f"{HEADS[kind]}    {body}\n")
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        load_plugins([path])
+    (problem,) = caught.value.problems
+    assert problem.where == str(path)
+    assert problem.message.startswith("line 4: TypeError")
+    assert not any("mine" in registry for registry in (LOSSES, COMPONENTS.metrics, COMPONENTS.augmentations))

@@ -22,7 +22,7 @@ def make_tank(size: int = 1, **rest):
 
 @pytest.fixture
 def registry():
-    store = Registry("machine", "things that run")
+    store = Registry(name="machine", description="things that run")
     store.register("pump")(make_pump)
     store.register("tank")(make_tank)
     return store
@@ -97,7 +97,7 @@ def test_collected_keywords_are_no_options(registry):
 
 
 def test_what_the_program_gives_is_no_option():
-    store = Registry("machine", "things that run", given=frozenset({"size"}))
+    store = Registry(name="machine", description="things that run", given=frozenset({"size"}))
     store.register("pump")(make_pump)
     assert list(store.options("pump")) == ["depth", "mode", "rows"]
     assert [option for option, _ in store.problems("pump", {"size": 3})] == ["size"]
@@ -105,10 +105,10 @@ def test_what_the_program_gives_is_no_option():
 
 
 def test_component_that_needs_the_program_is_not_built_to_be_judged():
-    store = Registry("machine", "things that run", given=frozenset({"size"}))
+    store = Registry(name="machine", description="things that run", given=frozenset({"size"}))
     store.register("pump")(lambda size, depth=1.0: pytest.fail("was built"))
     assert store.problems("pump", {"depth": 2.0}) == []
 
 
 def test_stores_do_not_share_components():
-    assert Registry("a", "").components is not Registry("b", "").components
+    assert Registry(name="a", description="").components is not Registry(name="b", description="").components

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 # Each is called with ``parameters``, all weights that are trained; ``learning_rate``, the peak one, which the schedule
 # replaces before every step; and ``weight_decay``.
 OPTIMIZERS = Registry(
-    "optimizer", "What updates the weights.", frozenset({"parameters", "learning_rate", "weight_decay"})
+    name="optimizer",
+    description="What updates the weights.",
+    given=frozenset({"parameters", "learning_rate", "weight_decay"}),
 )
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     Mask = NDArray[np.bool_]
 
-POSTPROCESSING = Registry("step", "Post-processing of predicted label maps.")
-
 
 class PostprocessingStep(ABC):
     """One change to label maps. Its options in a recipe are the arguments of its constructor."""
@@ -46,6 +44,9 @@ class PostprocessingStep(ABC):
             labels: The model's labels.
         """
         return labels
+
+
+POSTPROCESSING = Registry(name="step", description="Post-processing of predicted label maps.", base=PostprocessingStep)
 
 
 @dataclass(frozen=True)

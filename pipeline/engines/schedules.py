@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipeline.registry import Registry
 
-SCHEDULES = Registry("schedule", "How the learning rate changes after the warm-up.")
+SCHEDULES = Registry(name="schedule", description="How the learning rate changes after the warm-up.")
 
 Power = Annotated[float, Field(gt=0, le=100)]
 

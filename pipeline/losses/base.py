@@ -15,8 +15,6 @@ from pipeline.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOSSES = Registry("loss", "Terms of an objective: logits in, one number out.")
-
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 # A network's output: one tensor, or under deep supervision one for each level, the finest first.
 Prediction: TypeAlias = "Tensor | tuple[Tensor, ...]"
@@ -49,6 +47,7 @@ class SegmentationLoss(_Loss):
     judges: ClassVar[str] = "logits"
     against: ClassVar[tuple[str, ...]]
     takes_annotated: ClassVar[bool] = False
+    called_with: ClassVar[dict[str, tuple[str, ...]]]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -56,6 +55,7 @@ class SegmentationLoss(_Loss):
         if not isinstance(against, tuple) or not all(map(_is_name, (cls.judges, *against))):
             message = f"{cls.__name__} judges {cls.judges!r} against {against!r}; expected a name and a tuple of names"
             raise TypeError(message)
+        cls.called_with = {"forward": (cls.judges, *against, *["annotated"] * cls.takes_annotated)}
 
     def __init__(self, *, softmax: bool = True, reduction: Reduction = "mean") -> None:
         if reduction not in get_args(Reduction):
@@ -136,6 +136,9 @@ class SegmentationLoss(_Loss):
         if self.reduction == "sum":
             return kept.sum()
         return kept.sum() / counted.sum().clamp(min=1)
+
+
+LOSSES = Registry(name="loss", description="Terms of an objective: logits in, one number out.", base=SegmentationLoss)
 
 
 class LabelLoss(SegmentationLoss):
@@ -330,9 +333,7 @@ def _whole(labels: Tensor) -> Tensor:
 
 def levels_of(prediction: Prediction) -> tuple[Tensor, ...]:
     """Return the levels of a prediction, the finest first; one without deep supervision."""
-    if isinstance(prediction, tuple):
-        return prediction
-    return (prediction,)
+    return prediction if isinstance(prediction, tuple) else (prediction,)
 
 
 def _shrunk(labels: Tensor, level: Tensor) -> Tensor:

@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 
     from pipeline.metrics.surface import Mask, Spacing
 
-METRICS = Registry(
-    "metric",
-    "Further columns of the scores, one number of a class in a case.",
-    taken=frozenset(field.name for field in fields(CaseResult)),
-)
-
 
 class CaseMetric(ABC):
     """One number of one class in one case. Its options in a recipe are the arguments of its constructor.
@@ -43,6 +37,14 @@ class CaseMetric(ABC):
             prediction: The same box of the prediction.
             spacing_mm: Size of a voxel along each axis.
         """
+
+
+METRICS = Registry(
+    name="metric",
+    description="Further columns of the scores, one number of a class in a case.",
+    taken=frozenset(field.name for field in fields(CaseResult)),
+    base=CaseMetric,
+)
 
 
 @METRICS.register("centre_distance_mm")

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-AUGMENTATIONS = Registry("augmentation", "Random changes of training samples.")
-
 
 @dataclass(frozen=True)
 class Patch:
@@ -48,6 +46,9 @@ class Augmentation(ABC):
         All random numbers come from ``rng``, which is seeded for each sample, so that a batch is the same whichever
         process makes it.
         """
+
+
+AUGMENTATIONS = Registry(name="augmentation", description="Random changes of training samples.", base=Augmentation)
 
 
 class IntensityAugmentation(Augmentation):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.data.relabelling import Relabelling
     from pipeline.types import Case, Region
 
-LAYOUTS = Registry("layout", "ways in which a dataset may lie on disk")
+LAYOUTS = Registry(name="layout", description="ways in which a dataset may lie on disk")
 
 # An annotation is one byte a voxel, and two of its values are not classes.
 MAX_CLASSES = 250

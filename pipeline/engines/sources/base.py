@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 # What the program gives to the constructor of every source.
 GIVEN = frozenset({"student", "new_network"})
-SOURCES = Registry(
-    "source", "What an objective can judge and compare with, beside image, mask, label and logits.", GIVEN
-)
 
 
 class Source(ABC):
@@ -80,6 +77,14 @@ class Source(ABC):
         """Restore what :meth:`state_dict` returned."""
         if self.network is not None:
             self.network.load_state_dict(state["network"])
+
+
+SOURCES = Registry(
+    name="source",
+    description="What an objective can judge and compare with, beside image, mask, label and logits.",
+    given=GIVEN,
+    base=Source,
+)
 
 
 class Student(Source):
