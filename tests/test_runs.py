@@ -417,6 +417,21 @@ def test_validate_on_another_dataset_writes_beside_the_runs_own_numbers(trained,
     assert {path: content for path, content in files_in(trained).items() if where not in path.parents} == before
 
 
+def test_scans_that_no_term_looked_at_are_scored_once_they_have_masks(folder, dataset, trained, tmp_path):
+    (scan, *_) = (dataset / "imagesTs").iterdir()
+    for place in ("images", "labels"):
+        (tmp_path / "later" / place).mkdir(parents=True)
+    shutil.copy(scan, tmp_path / "later" / "images")
+    mask = np.zeros(nib.load(scan).shape, np.uint8)
+    mask[2:6, 2:6, 2:6] = 1
+    nib.save(nib.Nifti1Image(mask, nib.load(scan).affine), tmp_path / "later" / "labels" / scan.name)
+    alone = train(folder, dataset, "masks_alone", objective=SUPERVISED, max_steps=1)
+    assert json.loads((alone / "split.json").read_text())["unlabelled"] == []
+    assert runs.validate(alone, tmp_path / "later").summary.n_cases == 1
+    with pytest.raises(UserError, match="all-seen"):
+        runs.validate(trained, tmp_path / "later")
+
+
 def test_datasets_of_one_name_have_folders_of_their_own(trained, tmp_path):
     folders = []
     for place in ("a", "b", "a"):
