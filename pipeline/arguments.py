@@ -30,7 +30,9 @@ Mirror = Annotated[
 Checkpoint = Annotated[Literal["last", "best"], tyro.conf.arg(help="Which checkpoint of the run to use.")]
 Plugins = Annotated[
     tyro.conf.UseAppendAction[tuple[Path, ...]],
-    tyro.conf.arg(name="plugin", help="Python file that registers the run's network, where it is not one of ours."),
+    tyro.conf.arg(
+        name="plugin", help="Python file that registers parts of the run which are not ours, such as its network."
+    ),
 ]
 TrainedModel = tyro.conf.Positional[
     Annotated[Path, tyro.conf.arg(name="RUN", help="A run's folder, a model file or a checkpoint.", metavar="RUN")]

@@ -336,7 +336,11 @@ def test_labels_and_channels_are_named_where_nothing_declares_them(tmp_path, mak
     index = run_check(tmp_path / "list.json").index()
     assert index.labels == {0: "background", 5: "label 5", 300: "label 300"}
     assert index.channels == ("channel 0", "channel 1")
-    assert ("names", "none given: layout.options.labels={liver: 5, …}, or a dataset.json") in index.describe()
+    assert (
+        "names",
+        "none: write a dataset.json, or give 'layout.options.labels={liver: 5, …}' to train (here --layout-option "
+        "'labels=…')",
+    ) in index.describe()
 
 
 def test_a_sound_dataset_is_described_in_a_few_lines(dataset_folder):

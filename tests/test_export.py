@@ -358,6 +358,24 @@ def test_programs_are_opened_by_pytorch_alone_and_give_the_networks_numbers(cros
     assert_tells_nobody(tmp_path / "out", dataset)
 
 
+@pytest.mark.parametrize(
+    "content", [None, "folder", b"no scan", b"\x1f\x8b broken", "cut"], ids=["none", "folder", "text", "gzip", "cut"]
+)
+def test_runner_names_a_scan_that_cannot_be_read_in_one_line(odd_scans, tmp_path, content):
+    path = tmp_path / "scan.nii.gz"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(odd_scans[0].read_bytes()[:2000] if content == "cut" else content)
+    with pytest.raises(SystemExit, match="scan.nii.gz: cannot be read: ."):
+        runner.read(path)
+
+
+def test_an_unknown_format_is_refused_with_the_nearest(crossed, tmp_path):
+    with pytest.raises(UserError, match="onnx"):
+        write_export(crossed, tmp_path / "out", "onx")
+
+
 def test_description_tells_what_the_predictor_does(crossed, tmp_path):
     told = describe(read_content(crossed), ["a", "b"])
     predictor = load_model(crossed, "last").predictor

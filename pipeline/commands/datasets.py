@@ -75,6 +75,9 @@ def check(
         asked += [f"root={root}"] if root else []
     if plugins:
         asked.append(f"plugins=[{', '.join(map(str, plugins))}]")
+    if look.dataset.layout == "scans":  # A folder of scans alone has nothing to train on.
+        say(f"Next: fewmask predict RUN {quote(str(dataset))} --output MASKS")
+        return
     say(" ".join(["Next: fewmask train", *map(quote, [str(dataset), *asked])]))
 
 

@@ -66,7 +66,10 @@ class Index:
         ]
         if self.dataset.labels is None and len(self.labels) > 1:
             first = list(self.labels)[1]
-            rows.append(("names", f"none given: layout.options.labels={{liver: {first}, …}}, or a dataset.json"))
+            given = f"'layout.options.labels={{liver: {first}, …}}'"
+            rows.append(
+                ("names", f"none: write a dataset.json, or give {given} to train (here --layout-option 'labels=…')")
+            )
         if regions:
             rows.append(("regions", ", ".join(regions)))
         if self.ignore is not None:

@@ -9,6 +9,7 @@ It reads ``model.json``, which lies beside it, and the networks named there. Eac
 import argparse
 import json
 import sys
+import zlib
 from collections.abc import Sequence
 from itertools import combinations, product
 from pathlib import Path
@@ -89,8 +90,11 @@ def nearest_axes(affine: NDArray[np.float64]) -> list[tuple[int, int]]:
 
 def read(path: Path) -> tuple[Any, Voxels]:
     """Return a scan and its values, ``[C, X, Y, Z]``."""
-    image: Any = nib.load(path)
-    stored = np.asanyarray(image.dataobj.get_unscaled())
+    try:
+        image: Any = nib.load(path)
+        stored = np.asanyarray(image.dataobj.get_unscaled())
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        sys.exit(f"error: {path}: cannot be read: {error}")
     slope, inter = (float(number) for number in (image.dataobj.slope, image.dataobj.inter))
     values = stored.astype(np.float32) if (slope, inter) == (1, 0) else (stored * slope + inter).astype(np.float32)
     if not np.isfinite(values).all():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.errors import Problem, UserError, nearest
 from pipeline.export.bundle import write_bundle
 from pipeline.export.content import read_content
 from pipeline.export.destination import refuse_present
@@ -40,7 +41,10 @@ def write_export(
         plugins: As for :func:`load_model`.
 
     Raises:
-        UserError: The model cannot be read, or not be written in this format, or something has the name.
+        UserError: There is no such format, the model cannot be read or not be written in it, or something has the name.
     """
+    if format not in WRITERS:
+        problem = Problem("format", "no-format", f"is {format!r}", nearest(format, WRITERS))
+        raise UserError("Nothing was exported.", [problem])
     refuse_present(output)
     WRITERS[format](output, read_content(run, which, plugins))
