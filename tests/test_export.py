@@ -367,7 +367,7 @@ def test_runner_names_a_scan_that_cannot_be_read_in_one_line(odd_scans, tmp_path
         path.mkdir()
     elif content is not None:
         path.write_bytes(odd_scans[0].read_bytes()[:2000] if content == "cut" else content)
-    with pytest.raises(SystemExit, match="scan.nii.gz: cannot be read: ."):
+    with pytest.raises(SystemExit, match=r"scan\.nii\.gz: cannot be read: ."):
         runner.read(path)
 
 
