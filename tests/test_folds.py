@@ -56,6 +56,12 @@ def read(path):
     return json.loads(path.read_text())
 
 
+def test_a_cross_validation_is_compared_by_its_scores_out_of_fold(crossed, tmp_path):
+    shutil.copytree(crossed / "out-of-fold", tmp_path / "other")
+    found = runs.compare(crossed, tmp_path / "other", tmp_path / "compared")
+    assert (found.n_cases, found.changed) == (5, [])
+
+
 # The parts
 
 

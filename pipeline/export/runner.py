@@ -17,6 +17,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 Voxels = NDArray[np.float32]
@@ -93,7 +94,7 @@ def read(path: Path) -> tuple[Any, Voxels]:
     try:
         image: Any = nib.load(path)
         stored = np.asanyarray(image.dataobj.get_unscaled())
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
         sys.exit(f"error: {path}: cannot be read: {error}")
     slope, inter = (float(number) for number in (image.dataobj.slope, image.dataobj.inter))
     values = stored.astype(np.float32) if (slope, inter) == (1, 0) else (stored * slope + inter).astype(np.float32)

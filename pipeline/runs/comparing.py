@@ -13,7 +13,7 @@ from pipeline.reports.figures import REPORT_FILES
 from pipeline.reports.files import read_cases_csv, write_csv
 from pipeline.reports.groups import Group, GroupComparison, compare_groups, group_rows
 from pipeline.runs.reporting import report_comparison, report_groups
-from pipeline.runs.stored import CONFIG, SUMMARY, read_config, read_own
+from pipeline.runs.stored import CONFIG, OUT_OF_FOLD, SUMMARY, read_config, read_own
 from pipeline.strict_json import write_json
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def compare(a: Path | Sequence[Path], b: Path | Sequence[Path], output: Path) ->
     """Pair sets of scores by case; write ``report.html``, ``compare.json`` and ``compare.csv``.
 
     Args:
-        a: A folder with a ``cases.csv``: a run, one of its validations, or the output of an evaluation; or several; or
-            a folder of trainings with several seeds, which stands for all of them.
+        a: A folder with a ``cases.csv``: a run, one of its validations, or the output of an evaluation; or that of a
+            cross-validation; or several; or a folder of trainings with several seeds, which stands for all of them.
         b: The other side, likewise.
         output: Where the files go; made where it is not there.
 
@@ -39,7 +39,7 @@ def compare(a: Path | Sequence[Path], b: Path | Sequence[Path], output: Path) ->
             cases, classes or masks.
     """
     named = [[side] if isinstance(side, Path) else list(side) for side in (a, b)]
-    sides = [[place for folder in side for place in trainings_in(folder) or [folder]] for side in named]
+    sides = [[place for folder in side for place in trainings_in(folder) or [_scored(folder)]] for side in named]
     made = Output(output, "compare")
     made.refuse_foreign(FILES)
     _refuse_twice(sides)
@@ -61,6 +61,11 @@ def trainings_in(folder: Path) -> list[Path]:
     """Return the scored trainings of a folder of seeds, by rising seed; none if it is no such folder."""
     found = [path for path in folder.glob("seed-*") if path.name[5:].isdecimal() and (path / "cases.csv").is_file()]
     return sorted(found, key=lambda path: int(path.name[5:]))
+
+
+def _scored(folder: Path) -> Path:
+    """Return where a folder's scores lie: those of a cross-validation are out of fold."""
+    return next((place for place in (folder, folder / OUT_OF_FOLD) if (place / "cases.csv").is_file()), folder)
 
 
 def _compare_two(a: Path, b: Path, made: Output) -> Comparison:
