@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 PREFIX = "fewmask_plugin_"
 # The code of a plugin's exception.
 PLUGIN_FAILED = "plugin-failed"
+# The hash of the content of each plugin that this process has run, by the name of its module.
+_loaded: dict[str, str] = {}
 
 
 class Plugin(TypedDict):
@@ -57,6 +59,8 @@ def remember(paths: Sequence[Path]) -> list[Plugin]:
 def load_remembered(plugins: Sequence[Plugin]) -> None:
     """Run the plugins that a run remembers, if they are unchanged and the user has named them before.
 
+    One that the user has named to this process is taken as it is.
+
     Raises:
         UserError: A file is gone, was changed, or was never named by this user on this machine.
     """
@@ -69,6 +73,9 @@ def load_remembered(plugins: Sequence[Plugin]) -> None:
             content = path.read_bytes()
         if content is not None and _digest(content) == plugin["sha256"] in trusted:
             _load(path, content)
+            continue
+        name = _module_of(path)
+        if content is not None and name in sys.modules and _loaded.get(name) == _digest(content):
             continue
         why = "you have not named it here before"
         if content is None:
@@ -117,7 +124,7 @@ def told_of_plugin(error: Exception) -> UserError | None:
 
 
 def _load(path: Path, content: bytes) -> None:
-    name = f"{PREFIX}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    name = _module_of(path)
     if name in sys.modules:
         return
     loader = SourceFileLoader(name, str(path))
@@ -137,7 +144,12 @@ def _load(path: Path, content: bytes) -> None:
             last = frames[-1].lineno
         line = error.lineno if isinstance(error, SyntaxError) else last
         raise _unusable(path, f"line {line}: {type(error).__name__}: {error}", "correct the plugin") from error
+    _loaded[name] = _digest(content)
     _trust(_digest(content))
+
+
+def _module_of(path: Path) -> str:
+    return f"{PREFIX}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
 
 
 def _read(path: Path) -> bytes:

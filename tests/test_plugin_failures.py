@@ -199,7 +199,7 @@ def test_source_that_does_not_provide_what_it_says_is_refused(tmp_path, dataset,
 def test_network_that_makes_something_else_of_a_patch_is_refused(tmp_path, dataset, body):
     _, recipe = written(tmp_path, dataset, NETWORK.replace("{body}", body), **SUPERVISED, network="theirs")
     problem, _ = problem_of(tmp_path, recipe)
-    assert problem.code == "bad-patch"
+    assert (problem.where, problem.code) == ("network.name", "bad-network")
     assert "and should make (1, 3, 16, 16, 16)" in problem.message
 
 

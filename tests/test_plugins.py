@@ -7,7 +7,7 @@ import pytest
 from pipeline import config
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
-from pipeline.plugins import load_plugins
+from pipeline.plugins import load_plugins, load_remembered, remember
 from pipeline.runs.components import COMPONENTS
 
 FOCAL = '''"""A loss of a user."""
@@ -142,6 +142,28 @@ def test_plugin_that_failed_runs_again_once_it_is_mended(write):
 def test_what_is_no_python_file_is_refused(write, tmp_path, name, message):
     write("1 / 0", "notes.txt")
     assert problem_of(tmp_path / name) == message
+
+
+def test_one_of_two_plugins_that_was_changed_is_named_alone(write):
+    plugins = [write(FOCAL), write("KNOWN = 1\n", "other.py")]
+    load_plugins(plugins)
+    run = remember(plugins)
+    write("KNOWN = 2\n", "other.py")
+    forget(plugins)
+    with pytest.raises(UserError, match="was changed since"):
+        load_remembered(run)
+    forget(plugins)
+    load_plugins(plugins[1:])
+    load_remembered(run)
+    assert "users_focal" in LOSSES
+
+
+def forget(plugins):
+    """As in another process."""
+    for name in [name for name in sys.modules if name.startswith("fewmask_plugin_")]:
+        if getattr(sys.modules[name], "__file__", None) in map(str, plugins):
+            del sys.modules[name]
+    LOSSES.components.pop("users_focal", None)
 
 
 HEADS = {

@@ -24,6 +24,7 @@ from pipeline.data.patches import cut_patches
 from pipeline.errors import Problem, UserError
 from pipeline.interruption import handler_kept, window
 from pipeline.memory import is_out_of_memory, memory_problem
+from pipeline.plugins import told_of_plugin
 from pipeline.types import OTHER_VIEW
 
 if TYPE_CHECKING:
@@ -203,6 +204,8 @@ class _Guarded(Dataset[Any]):
                 problem = memory_problem("data.batch_size", what, error, None, remedy)
                 return _Failure("There is too little memory.", (problem,))
             origin = error.__cause__ or error  # MONAI's own says only which transform failed, where there is no cache.
+            if isinstance(origin, Exception) and (told := told_of_plugin(origin)):
+                return _Failure(told.summary, told.problems)
             cases = ", ".join(sorted(set(self.batches.ids(step))))
             place = traceback.extract_tb(origin.__traceback__)[-1]
             message = f"{type(origin).__name__}: {origin} ({place.filename}, line {place.lineno})"

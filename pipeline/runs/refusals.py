@@ -10,6 +10,7 @@ import torch
 from pipeline.errors import Problem, UserError, first_line
 from pipeline.losses.regions import RegionLoss
 from pipeline.memory import is_out_of_memory, memory_problem
+from pipeline.networks import NETWORKS
 from pipeline.plugins import told_of_plugin
 from pipeline.recipe import BATCHES
 
@@ -124,11 +125,13 @@ def refuse_patch(network: torch.nn.Module, settings: Settings, task: Task) -> No
             raise memory_error_of(error, settings, "to try the network once") from None
         if (failed := told_of_plugin(error)) is not None:
             raise failed from error
-        message = f"{settings.network.name} cannot take {size}: {first_line(error)}"
+        name = settings.network.name
         remedy = "use multiples of 2 to the power of the number of levels less 1, at least twice that"
-        raise UserError(
-            "The recipe does not fit its network.", [Problem("data.patch_size", "bad-patch", message, remedy)]
-        ) from None
+        problem = Problem("data.patch_size", "bad-patch", f"{name} cannot take {size}: {first_line(error)}", remedy)
+        if not NETWORKS[name].__module__.startswith("pipeline."):
+            remedy = "correct the plugin: logits have a channel a class, and as many voxels as the image"
+            problem = Problem("network.name", "bad-network", f"{name}: {first_line(error)}", remedy)
+        raise UserError("The recipe does not fit its network.", [problem]) from None
 
 
 @contextmanager
