@@ -1,5 +1,7 @@
 """Images of any grid, and series of DICOM files."""
 
+import locale
+
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
@@ -41,7 +43,9 @@ def write_series(folder, image, skip=(), tilt_mm=0.0, **tags):
             plane.SetMetaData(key, value)
         # Names are in no order of the slices.
         writer.SetFileName(str(folder / f"{n * 7 % 11:02d}-{n}.dcm"))
+        before = locale.setlocale(locale.LC_ALL)
         writer.Execute(plane)
+        locale.setlocale(locale.LC_ALL, before)  # GDCM sets that of the whole process when it writes.
     return folder
 
 

@@ -130,7 +130,7 @@ def test_members_that_a_time_budget_chose_stay_when_the_run_goes_on_or_is_repeat
     monkeypatch.setattr("pipeline.runs.setup.Setup.pace", lambda *_: Pace(1.0))
     monkeypatch.setattr(Budget, "fit", lambda *_: (6, 3))
     monkeypatch.setattr(Budget, "corrected", lambda *_: None)
-    recipe = write_recipe(tmp_path, dataset, **of("auto", max_steps="auto", time_budget="2h"))
+    recipe = write_recipe(tmp_path, dataset, **of("auto", max_steps="auto", time_budget="6h"))
     run = tmp_path / "run"
     runs.train(runs.read_recipe(recipe), run)
     assert yaml.safe_load((run / "config.yaml").read_text())["network"]["members"] == 3

@@ -1,6 +1,5 @@
 """Scans in NRRD, MetaImage and DICOM: the grid and voxels that SimpleITK gives them, and what is refused."""
 
-import locale
 import os
 import shutil
 from pathlib import Path
@@ -129,14 +128,6 @@ def test_without_the_library_it_is_named(tmp_path, monkeypatch):
 
 
 # DICOM
-
-
-@pytest.fixture(autouse=True)
-def same_locale():
-    """GDCM sets the locale of the whole process when it writes."""
-    before = locale.setlocale(locale.LC_ALL)
-    yield
-    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.mark.parametrize("seed", range(8))

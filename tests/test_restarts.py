@@ -61,7 +61,7 @@ class SlowStore:
 
 def join_and_leave():
     with distributed.joined():
-        distributed._group.store = SlowStore(distributed._group.store)
+        distributed._group.hearts.store = SlowStore(distributed._group.hearts.store)
         time.sleep(0.5)
     sys.exit(sum(thread.daemon for thread in threading.enumerate()))
 

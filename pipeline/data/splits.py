@@ -215,7 +215,7 @@ def _spread(order: list[str], folds: int, holders: Sequence[set[str]]) -> None:
 
 def _too_few(dataset: Dataset, message: str) -> UserError:
     remedy = "label one more scan, or give a list with training and validation"
-    if all(case.role == "test" for case in dataset.cases):
+    if {case.role for case in dataset.cases} == {"test"}:
         remedy = (
             "a folder of scans alone is one to predict: put them into a folder images/, and name the folder above it"
         )

@@ -118,8 +118,7 @@ def interpolated(voxels: Labels, axis: int, places: NDArray[Any]) -> Labels:
     shape = [1] * voxels.ndim
     shape[axis] = -1
     after = np.take(voxels, np.minimum(low + 1, last), axis=axis)
-    between: Labels = before + (after - before) * weight.reshape(shape)
-    return between
+    return np.asarray(before + (after - before) * weight.reshape(shape))
 
 
 def axes_turned(grid: Grid, first: int = 0) -> tuple[int, ...]:
@@ -148,16 +147,14 @@ def normalized(channel: Voxels, way: dict[str, Any]) -> Voxels:
     """Normalise a channel on the network's grid."""
     if way["scheme"] == "ct":
         clipped = np.clip(channel, np.float32(way["low"]), np.float32(way["high"]))
-        scaled: Voxels = (clipped - np.float32(way["mean"])) / np.float32(way["std"])
-        return scaled
+        return np.asarray((clipped - np.float32(way["mean"])) / np.float32(way["std"]))
     wide = channel.astype(np.float64)
     inside = wide[wide != 0]
     if inside.size < 2 or inside.min() == inside.max():
         inside = wide
     if inside.min() == inside.max():
         return np.zeros_like(channel)
-    standardized: Voxels = ((wide - inside.mean()) / inside.std(ddof=1)).astype(np.float32)
-    return standardized
+    return np.asarray((wide - inside.mean()) / inside.std(ddof=1), np.float32)
 
 
 def starts(length: int, side: int, overlap: float) -> list[int]:
@@ -210,8 +207,7 @@ def slide(session: Any, image: Voxels, told: dict[str, Any]) -> Voxels:
             sums[(slice(None), *box)] += output.reshape(-1, *patch) * weights
             total[box] += weights
     sums /= total
-    stitched: Voxels = sums[(slice(None), *box_at([before for before, _ in margins], shape))]
-    return stitched
+    return np.asarray(sums[(slice(None), *box_at([before for before, _ in margins], shape))])
 
 
 def box_at(place: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
@@ -311,8 +307,7 @@ def change(labels: Labels, step: str, options: dict[str, Any], voxel_ml: float) 
 def outside(mask: Mask) -> Mask:
     """Return what of a box lies outside of a mask and of all that it encloses."""
     numbers = components(np.pad(~mask, 1, constant_values=True), full=False)
-    found: Mask = (numbers == numbers.flat[0])[(slice(1, -1),) * mask.ndim]
-    return found
+    return np.asarray((numbers == numbers.flat[0])[(slice(1, -1),) * mask.ndim])
 
 
 def write(path: Path, image: Any, labels: Labels) -> None:
