@@ -361,9 +361,14 @@ def air_around(make_scan, air, shape=(45, 40, 37)):
     return load(make_scan("scan.nii", voxels, np.eye(4)))
 
 
-@pytest.mark.parametrize("name", ["dynunet", "unet", "wnet"])
-@pytest.mark.parametrize("patch", [(16, 16, 16), (16, 16)])
-@pytest.mark.parametrize("scale", [None, IntensityRange(low=-50, high=150, mean=40, std=30)])
+@pytest.mark.parametrize(
+    ("name", "patch", "scale"),
+    [
+        ("dynunet", (16, 16, 16), None),
+        ("wnet", (16, 16), None),
+        ("unet", (16, 16, 16), IntensityRange(low=-50, high=150, mean=40, std=30)),
+    ],
+)
 def test_windows_of_air_go_through_the_network_once_and_change_no_label(make_scan, name, patch, scale):
     predictor = Predictor(
         network=small(name, len(patch), 5),
