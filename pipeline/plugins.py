@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 PREFIX = "fewmask_plugin_"
 # The code of a plugin's exception.
 PLUGIN_FAILED = "plugin-failed"
-# The hash of the content of each plugin that this process has run, by the name of its module.
-_loaded: dict[str, str] = {}
+# Under this name a plugin's module keeps the hash of its content.
+SHA256 = "__sha256__"
 
 
 class Plugin(TypedDict):
@@ -74,8 +74,7 @@ def load_remembered(plugins: Sequence[Plugin]) -> None:
         if content is not None and _digest(content) == plugin["sha256"] in trusted:
             _load(path, content)
             continue
-        name = _module_of(path)
-        if content is not None and name in sys.modules and _loaded.get(name) == _digest(content):
+        if content is not None and _digest(content) == getattr(sys.modules.get(_module_of(path)), SHA256, None):
             continue
         why = "you have not named it here before"
         if content is None:
@@ -144,7 +143,7 @@ def _load(path: Path, content: bytes) -> None:
             last = frames[-1].lineno
         line = error.lineno if isinstance(error, SyntaxError) else last
         raise _unusable(path, f"line {line}: {type(error).__name__}: {error}", "correct the plugin") from error
-    _loaded[name] = _digest(content)
+    setattr(module, SHA256, _digest(content))
     _trust(_digest(content))
 
 

@@ -161,15 +161,13 @@ def _lack_of(component: Any, base: type) -> str:
     """
     if not (inspect.isclass(component) and issubclass(component, base)):
         return f"is no class derived from {base.__name__}"
-    abstract = [
-        (name, tuple(inspect.signature(method).parameters)[1:])
+    abstract = {
+        name: tuple(inspect.signature(method).parameters)[1:]
         for parent in component.__mro__
         for name, method in vars(parent).items()
         if getattr(method, "__isabstractmethod__", False) and inspect.isfunction(method)
-    ]
-    wanted = dict(abstract)
-    wanted |= getattr(component, "called_with", {})
-    for name, arguments in wanted.items():
+    }
+    for name, arguments in (abstract | getattr(component, "called_with", {})).items():
         method = getattr(component, name)
         called = f"{name}({', '.join(('self', *arguments))})"
         if getattr(method, "__isabstractmethod__", False) or method is getattr(base, name, None):

@@ -312,6 +312,15 @@ def test_check_says_how_to_train_on_a_list_whose_files_are_elsewhere(run, datase
     assert (recipe.root, [path.name for path in recipe.plugins]) == (dataset, ["part.py"])
 
 
+def test_a_folder_of_scans_alone_is_told_to_be_one_to_predict(run, dataset):
+    code, out, _ = run("check", dataset / "imagesTs")
+    assert code == 0
+    assert out.splitlines()[-1] == f"Next: fewmask predict RUN {dataset / 'imagesTs'} --output MASKS"
+    assert "images/, and name the one above it" in error_of(
+        run("train", "unsupervised", f"dataset={dataset / 'imagesTs'}")
+    )
+
+
 def test_dataset_behind_a_recipe_is_told_how_to_be_named(run, dataset):
     assert f"write dataset={dataset}" in error_of(run("train", "supervised", dataset))
     assert "write key=value" in error_of(run("train", "supervised", "nothing"))

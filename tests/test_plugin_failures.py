@@ -9,6 +9,7 @@ from commands import fewmask
 from runs_fixtures import TINY, command_runner, make_phantom
 
 from pipeline import api, api_training, runs
+from pipeline.data.augmentation import AUGMENTATIONS
 from pipeline.data.layouts import LAYOUTS
 from pipeline.engines.postprocessing import POSTPROCESSING
 from pipeline.engines.sources import SOURCES
@@ -54,6 +55,7 @@ class Theirs(Source):
         {body}
 '''
 LAYOUT = '''from pipeline.data.layouts import LAYOUTS
+from pipeline.data.augmentation import AUGMENTATIONS
 from pipeline.data.layouts.dataset import Layout
 
 @LAYOUTS.register("theirs")
@@ -67,6 +69,18 @@ class Theirs(Layout):
     def read(self, source, root):
         {body}
 '''
+AUGMENTATION = '''
+from pipeline.data.augmentation import AUGMENTATIONS, IntensityAugmentation
+@AUGMENTATIONS.register("theirs")
+class Theirs(IntensityAugmentation):
+    """Theirs."""
+
+    def draw(self, rng, patch):
+        return 1
+
+    def apply(self, image, drawn):
+        raise IndexError("no such stripe")
+'''
 SUPERVISED = {"objective": [{"loss": "dice"}]}
 OF_THEIRS = {"objective": [{"loss": "dice"}, {"loss": "theirs", "weight": 0.5}]}
 FROM_SOURCE = {"sources": [{"source": "theirs"}], "objective": [{"loss": "dice", "judges": "theirs"}]}
@@ -79,7 +93,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def nothing_stays_registered():
-    registries = (LOSSES, NETWORKS, SOURCES, LAYOUTS, POSTPROCESSING)
+    registries = (LOSSES, NETWORKS, SOURCES, LAYOUTS, POSTPROCESSING, AUGMENTATIONS)
     before = [dict(registry.components) for registry in registries]
     modules = set(sys.modules)
     yield
@@ -133,6 +147,15 @@ def test_what_a_plugin_raises_names_its_line_and_is_chained(tmp_path, dataset, t
     assert not isinstance(cause, UserError)
     assert f"{type(cause).__name__}: {str(cause).splitlines()[0]}" in problem.message
     assert "\n" not in problem.message
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_augmentation_that_fails_is_named_and_not_the_scans(tmp_path, dataset, workers):
+    how = {"augmentation": TINY.get("augmentation", {}) | {"more": [{"augmentation": "theirs"}]}}
+    plugin, recipe = written(tmp_path, dataset, AUGMENTATION, data=TINY["data"] | {"workers": workers}, **how)
+    problem, _ = problem_of(tmp_path, recipe)
+    assert (problem.where, problem.code) == (str(plugin), "plugin-failed")
+    assert problem.message == "line 11, in Theirs.apply: IndexError: no such stripe"
 
 
 def test_command_says_it_in_one_message_without_a_traceback(tmp_path, dataset):

@@ -10,7 +10,8 @@ import pytest
 import ranks
 from runs_fixtures import TINY, digest, make_phantom, state_of, write_recipe
 
-from pipeline import attempts, distributed, runs
+from pipeline import attempts, distributed, heartbeats, runs
+from pipeline.heartbeats import LOOKED, Heartbeats
 
 # A loss that kills its process in the fifth step of the first attempt; one of two processes, as a variable says.
 KILLER = '''
@@ -69,6 +70,30 @@ def join_and_leave():
 def test_no_thread_is_within_pytorch_when_a_process_ends(tmp_path):
     both = ranks.start(2, join_and_leave, tmp_path)
     assert ranks.wait_for(*both) == [0, 0], both[0].told + both[1].told
+
+
+class Counts:
+    """A store in which the last of four hearts does not beat, and of the others one looks late."""
+
+    def __init__(self):
+        self.counts = {}
+        self.asked = 0
+
+    def add(self, key, amount):
+        self.counts[key] = self.counts.get(key, 0) + amount
+        if key == LOOKED:
+            self.asked += 1
+            return self.counts[key] + 1 + (self.asked > 3)
+        return self.counts[key] + (0 if key.endswith("/3") else time.monotonic())
+
+
+def test_the_first_process_stays_with_the_store_until_all_that_are_left_have_looked(monkeypatch):
+    monkeypatch.setattr(heartbeats, "SILENT_S", 0.05)
+    monkeypatch.setattr(heartbeats, "BEAT_S", 0.01)
+    for number, asked in ((0, 4), (1, 1)):
+        store = Counts()
+        assert Heartbeats(store=store, number=number, count=4).silent() == [3]
+        assert store.asked == asked
 
 
 @pytest.fixture(scope="module")

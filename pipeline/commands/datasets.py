@@ -69,15 +69,15 @@ def check(
         looked = f"Looked at {len(look)} of {len(look.dataset.cases)} cases, each by itself"
         say(f"{looked}; a check without --shard compares all with each other.")
         return
+    if look.dataset.layout == "scans":  # A folder of scans alone has nothing to train on.
+        say(f"Next: fewmask predict RUN {quote(str(dataset))} --output MASKS")
+        return
     asked = [] if layout == "auto" or fixes else [f"layout={layout}"]
     if not fixes:
         asked += [f"layout.options.{option}" for option in layout_options]
         asked += [f"root={root}"] if root else []
     if plugins:
         asked.append(f"plugins=[{', '.join(map(str, plugins))}]")
-    if look.dataset.layout == "scans":  # A folder of scans alone has nothing to train on.
-        say(f"Next: fewmask predict RUN {quote(str(dataset))} --output MASKS")
-        return
     say(" ".join(["Next: fewmask train", *map(quote, [str(dataset), *asked])]))
 
 
