@@ -359,14 +359,18 @@ def test_programs_are_opened_by_pytorch_alone_and_give_the_networks_numbers(cros
 
 
 @pytest.mark.parametrize(
-    "content", [None, "folder", b"no scan", b"\x1f\x8b broken", "cut"], ids=["none", "folder", "text", "gzip", "cut"]
+    "content",
+    [None, "folder", b"no scan", b"\x1f\x8b broken", "cut", "bent"],
+    ids=["none", "folder", "text", "gzip", "cut", "bent"],
 )
 def test_runner_names_a_scan_that_cannot_be_read_in_one_line(odd_scans, tmp_path, content):
     path = tmp_path / "scan.nii.gz"
     if content == "folder":
         path.mkdir()
     elif content is not None:
-        path.write_bytes(odd_scans[0].read_bytes()[:2000] if content == "cut" else content)
+        whole = odd_scans[0].read_bytes()
+        bent = whole[:5000] + bytes([255] * 2000) + whole[7000:]
+        path.write_bytes({"cut": whole[:2000], "bent": bent}.get(content, content))
     with pytest.raises(SystemExit, match=r"scan\.nii\.gz: cannot be read: ."):
         runner.read(path)
 
