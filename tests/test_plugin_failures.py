@@ -55,7 +55,6 @@ class Theirs(Source):
         {body}
 '''
 LAYOUT = '''from pipeline.data.layouts import LAYOUTS
-from pipeline.data.augmentation import AUGMENTATIONS
 from pipeline.data.layouts.dataset import Layout
 
 @LAYOUTS.register("theirs")
