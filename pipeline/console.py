@@ -74,15 +74,11 @@ def show_seeds(results: Sequence[SeedResult], folder: Path) -> None:
 
 
 def show_findings(problems: Sequence[Problem], warnings: Sequence[Problem], dataset: Path) -> None:
-    """Print the findings of a check, one in a row, and how often each code occurs; nothing if there are none."""
-    from pipeline.reports.findings import counts_table, findings_table
+    """Print the findings of a check by their codes; nothing if there are none."""
+    from pipeline.reports.findings import findings_text
 
     if problems or warnings:
-        width = 200
-        if OUT.is_terminal:
-            width = OUT.width
-        show(findings_table([*problems, *warnings], dataset if dataset.is_dir() else dataset.parent), width=width)
-        show(counts_table(problems, warnings))
+        say(findings_text(problems, warnings, dataset if dataset.is_dir() else dataset.parent))
 
 
 def show_plan(choices: Sequence[Setting]) -> None:

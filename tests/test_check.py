@@ -253,13 +253,24 @@ def test_what_declares_the_channels_says_how_many_there_are(tmp_path, make_scan)
     assert (problem.code, problem.message) == ("channel-count", "has 1 channel(s), expected are 2")
 
 
+def test_a_list_whose_paths_begin_elsewhere_is_told_of_root(tmp_path, make_scan):
+    make_scan("elsewhere/a.nii", np.zeros(SHAPE, np.float32) + np.indices(SHAPE)[0])
+    (tmp_path / "list.json").write_text(json.dumps({"unlabeled": ["a.nii", "b.nii"]}))
+    problems = run_check(tmp_path / "list.json").problems
+    assert [problem.code for problem in problems] == ["missing-file", "missing-file", "nothing-there"]
+    assert "--root FOLDER" in problems[-1].remedy
+    make_scan("a.nii", np.zeros(SHAPE, np.float32) + np.indices(SHAPE)[0])
+    assert [problem.code for problem in run_check(tmp_path / "list.json").problems] == ["missing-file"]
+
+
 def test_a_value_of_one_mask_alone_is_worth_a_warning(tmp_path, make_scan):
     rng = np.random.default_rng(0)
     for name in "abcde":
         make_scan(f"images/{name}.nii", rng.normal(size=SHAPE).astype(np.float32))
         make_scan(f"labels/{name}.nii", (np.indices(SHAPE)[0] > 3) * np.uint8(7 if name == "d" else 1))
     check = run_check(tmp_path)
-    assert [(w.code, w.case, "label 7" in w.message) for w in check.warnings] == [("rare-label", "d", True)]
+    assert [(w.code, w.case, w.message[:15]) for w in check.warnings] == [("rare-label", "d", "has the label 7")]
+    assert check.warnings[0].where == str(tmp_path / "labels" / "d.nii")
     assert check.problems == []
     (tmp_path / "images" / "a.nii").unlink()
     (tmp_path / "labels" / "a.nii").unlink()

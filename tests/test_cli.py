@@ -443,7 +443,7 @@ def test_negative_value_of_a_key_is_no_option(run, dataset, tmp_path):
 def test_mistakes_of_a_recipe_are_one_message(run, dataset, tmp_path):
     recipe = write_recipe(tmp_path, dataset, sead=1, objective=[{"loss": "balanced_cee"}])
     err = error_of(run("train", recipe, "max_steps=many", "--output", tmp_path / "run"))
-    assert "has 3 mistakes" in err
+    assert "with max_steps=many has 3 mistakes" in err
     assert "sead: there is no such key" in err
     assert "did you mean 'seed'?" in err
     assert "max_steps: expected 'auto', or expected a valid integer, not 'many'" in err

@@ -87,6 +87,21 @@ def test_a_mask_that_predicts_the_ignored_value_predicts_nothing_there(folders, 
     assert [row.missed for row in summary.classes] == [3, 3]
 
 
+def test_what_is_left_out_and_what_nothing_names_is_told(folders, make_scan, capsys):
+    predictions, labels = folders
+    runs.evaluate(predictions, labels, labels.parent / "scores")
+    assert "have no true mask" not in (said := capsys.readouterr().err)
+    assert "does not name" not in said
+    made = np.zeros((9, 10, 11), np.uint8)
+    made[4] = 9
+    for place in ("fold_0/extra.nii", "fold_0/case_1.nii"):
+        make_scan(place, made, AFFINE)
+    runs.evaluate(predictions, labels, labels.parent / "scores")
+    said = capsys.readouterr().err
+    assert "1 of 4 predictions have no true mask, and are left out: extra" in said
+    assert "masks hold values that dataset.json does not name, and they are scored too: 9" in said
+
+
 def test_tolerance_is_in_mm_and_told(folders, tmp_path):
     done = [
         fewmask("evaluate", *folders, "--output", tmp_path / str(tolerance), "--tolerance-mm", tolerance)

@@ -1,10 +1,10 @@
 """What a check leaves behind: the table, check.json, the index of a run, and what is noticed later."""
 
-import io
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +12,6 @@ import pytest
 import torch
 from commands import fewmask
 from damage import FILES, PACKED, WHOLE, mask, save, volume, write_json, write_sound
-from rich.console import Console
 from runs_fixtures import make_phantom, train
 
 from pipeline import runs
@@ -22,30 +21,36 @@ from pipeline.data.layouts import read_dataset
 from pipeline.data.transforms import Annotated
 from pipeline.errors import Problem, UserError
 from pipeline.metrics.case import score_case
-from pipeline.reports.findings import MAX_ROWS, counts_table, findings_table
+from pipeline.reports.findings import MOST, findings_text
 from pipeline.runs.checking import check, survey, write_report
 
 
-def printed(table):
-    console = Console(width=160, file=io.StringIO())
-    console.print(table)
-    return console.file.getvalue()
-
-
-def test_rows_of_one_code_are_cut_short_and_counted(tmp_path):
+def test_findings_of_one_code_stand_together_and_are_cut_short(tmp_path):
     many = [
-        Problem(f"{tmp_path}/a/{n}.nii", "padding", "has [red]zeros", "none", case=f"c{n}") for n in range(MAX_ROWS + 3)
+        Problem(f"{tmp_path}/a/{n}.nii", "padding", "has [red]zeros", "none", case=f"c{n}") for n in range(MOST + 3)
     ]
-    text = printed(findings_table([*many, Problem("x", "sheared", "is odd", "turn it", case="z")], tmp_path))
-    assert "a/9.nii" in text
-    assert "a/10.nii" not in text
-    assert "and 3 more of these" in text
-    assert "[red]zeros" in text
-    assert str(tmp_path) not in text
-    assert "turn it" in text
-    counts = printed(counts_table(many, many[:2]))
-    assert "13" in counts
-    assert counts.split()[-1] == "2"
+    other = Problem("z.nii", "sheared", "is odd", "turn it", case="z")
+    lines = findings_text([many[0], other, *many[1:]], [Problem("d", "unknown-key", "has a key", "drop it")], tmp_path)
+    assert lines.splitlines() == [
+        "unknown-key: 1 warning",
+        "  d: has a key",
+        "    remedy: drop it",
+        "padding: 13 problems",
+        *(f"  c{n}, a/{n}.nii: has [red]zeros" for n in range(MOST)),
+        "    remedy: none",
+        "  and 3 more",
+        "sheared: 1 problem",
+        "  z.nii: is odd",
+        "    remedy: turn it",
+    ]
+
+
+def test_findings_with_other_remedies_have_each_its_own():
+    found = [Problem(f"{n}.nii", "missing-file", "is gone", f"remedy {n // 2}") for n in range(3)]
+    assert findings_text(found, [], Path("data")).splitlines()[1:] == [
+        *("  0.nii: is gone", "  1.nii: is gone", "    remedy: remedy 0"),
+        *("  2.nii: is gone", "    remedy: remedy 1"),
+    ]
 
 
 def test_check_json_holds_problems_warnings_and_the_sound_cases(tmp_path):

@@ -96,7 +96,7 @@ class Check:
                 if all(map(is_warning, problems)):
                     self.sound.append(case.id)
             yield case.id
-        found += self._at_cases(self._unannotated_labels())
+        found += [*self._at_masks(self._unannotated_labels()), *self._elsewhere(found)]
         if self.shard == WHOLE:
             found += self._across_cases()
         self.problems = [problem for problem in found if self.strict or not is_warning(problem)]
@@ -164,16 +164,21 @@ class Check:
         if not self.seen:
             return []
         found = [*self._channel_counts(), *self._dimensions(), *self._voxel_sizes(), *self._lengths()]
-        problems = self._at_cases([*found, *self._rare_labels()])
+        problems = self._at_images(found) + self._at_masks(self._rare_labels())
         drawn = all(case.role != "validation" for case in self.dataset.cases)
         problems += copies(self.dataset.cases, self.seen, drawn=drawn)
         problems += [*self._chosen_labels(), *self._looks_unannotated()]
         return problems + self._classes({problem.case for problem in problems if problem.code == "rare-label"})
 
-    def _at_cases(self, found: Iterable[tuple[str, str, str, str]]) -> list[Problem]:
+    def _at_images(self, found: Iterable[tuple[str, str, str, str]]) -> list[Problem]:
         """Return findings, each a case's id, a code, a message and a remedy, as problems of the cases' first images."""
         images = {case.id: str(case.images[0]) for case in self.dataset.cases}
-        return [Problem(images[name], code, text, remedy, case=name) for name, code, text, remedy in found]
+        return [Problem(images[name], *about, case=name) for name, *about in found]
+
+    def _at_masks(self, found: Iterable[tuple[str, str, str, str]]) -> list[Problem]:
+        """Return findings as :meth:`_at_images` does, as problems of the cases' masks."""
+        masks = {case.id: str(case.label) for case in self.dataset.cases}
+        return [Problem(masks[name], *about, case=name) for name, *about in found]
 
     def _chosen_labels(self) -> list[Problem]:
         """Compare the labels that are chosen with those in the masks, once every mask is known."""
@@ -193,6 +198,14 @@ class Check:
         said = {value for name in rare for value in classes[name] if once[value] == 1}
         labels = {value: name for value, name in self._labels().items() if value not in said}
         return dataset_warnings(self.dataset, labels, classes)
+
+    def _elsewhere(self, found: Iterable[Problem]) -> Iterator[Problem]:
+        """Point at the folder that a list's paths begin at, where no scan that it names is there."""
+        missing = {problem.where for problem in found if problem.code == "missing-file"}
+        first = {str(case.images[0]) for case in self.dataset.cases}
+        if self.dataset.source.is_file() and first and first <= missing:
+            remedy = "if its paths begin in another folder: --root FOLDER, for train root=FOLDER"
+            yield Problem(str(self.dataset.source), "nothing-there", "names no scan that is there", remedy)
 
     def _zero_ignored(self) -> Iterator[Problem]:
         """Refuse masks in which 0 is no background, where nothing says what is."""

@@ -70,6 +70,7 @@ CODES: dict[str, Code] = {
     "id-twice": Code("Two cases have one id."),
     "name-twice": Code("Two files differ in their suffix alone, or two predictions would have one name."),
     "scan-leaks": Code("Two files hold the same voxels, so that one scan could be trained on and tested."),
+    "nothing-there": Code("No scan that a list names is there."),
     # The file.
     "missing-file": Code("There is no such file."),
     "not-a-file": Code("The path is a folder, a pipe or a device."),

@@ -1,54 +1,47 @@
-"""The findings of a check, as tables for the terminal."""
+"""The findings of a check, as text for the terminal."""
 
 from __future__ import annotations
 
-from collections import Counter
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from pipeline.reports.tables import plain
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from pipeline.errors import Problem
 
-# The most rows with the same code: a mistake in every file is understood from a few of them.
-MAX_ROWS = 10
+# The most findings with the same code that are shown: a mistake in every file is understood from a few of them.
+MOST = 10
 
 
-def findings_table(problems: Sequence[Problem], base: Path) -> Table:
-    """Return a table of problems: case, file, code, what was found and what to do.
+def findings_text(problems: Sequence[Problem], warnings: Sequence[Problem], base: Path) -> str:
+    """Return findings by their codes, warnings first: each with its file, what was found and what to do.
 
     Args:
-        problems: In the order of the rows; of more than ten with one code only the first ten are shown.
+        problems: Of more than ten with one code only the first ten are shown.
+        warnings: As for problems.
         base: The dataset's folder, to which paths are shown relative.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("case", "file", "code", "problem", "remedy"):
-        table.add_column(name, overflow="fold", ratio=2 if name in ("problem", "remedy") else 1)
-    shown: Counter[str] = Counter()
-    for problem in problems:
-        shown[problem.code] += 1
-        if shown[problem.code] <= MAX_ROWS:
-            where = problem.where.removeprefix(f"{base}/").removeprefix(f"{base.resolve()}/")
-            table.add_row(*map(plain, (problem.case, where, problem.code, problem.message, problem.remedy)))
-    for code, count in shown.items():
-        if count > MAX_ROWS:
-            table.add_row("", "", code, f"… and {count - MAX_ROWS} more of these", "")
-    return table
+    return "\n".join([*_lines(warnings, "warning", base), *_lines(problems, "problem", base)])
 
 
-def counts_table(problems: Sequence[Problem], warnings: Sequence[Problem]) -> Table:
-    """Return a table with the numbers of problems and warnings of each code."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("code")
-    table.add_column("problems", justify="right")
-    table.add_column("warnings", justify="right")
-    counts = [Counter(problem.code for problem in side) for side in (problems, warnings)]
-    for code in counts[0] | counts[1]:
-        table.add_row(code, *(str(side[code] or "") for side in counts))
-    return table
+def _lines(findings: Sequence[Problem], kind: str, base: Path) -> Iterator[str]:
+    by_code: dict[str, list[Problem]] = {}
+    for finding in findings:
+        by_code.setdefault(finding.code, []).append(finding)
+    for code, alike in by_code.items():
+        yield f"{code}: {len(alike)} {kind}{'s' * (len(alike) > 1)}"
+        for remedy, group in groupby(alike[:MOST], key=lambda finding: finding.remedy):
+            yield from (f"  {_place(finding, base)}: {finding.message}" for finding in group)
+            yield f"    remedy: {remedy}"
+        if len(alike) > MOST:
+            yield f"  and {len(alike) - MOST} more"
+
+
+def _place(finding: Problem, base: Path) -> str:
+    """Return the file of a finding, and its case where the file's name does not tell."""
+    where = finding.where.removeprefix(f"{base}/").removeprefix(f"{base.resolve()}/")
+    if finding.case in where:
+        return where
+    return f"{finding.case}, {where}"

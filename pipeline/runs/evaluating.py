@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline import __version__
 from pipeline.data.checked import read_file
 from pipeline.data.examining import THREADS
+from pipeline.errors import listed
 from pipeline.memory import memory_for
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 from pipeline.outputs import Output
@@ -19,7 +20,7 @@ from pipeline.runs.folder import SCORES
 from pipeline.runs.pairing import TOO_LARGE, checked_pairs, declared_labels, scored_regions
 from pipeline.runs.reporting import report_masks
 from pipeline.strict_json import write_json
-from pipeline.terminal import progress
+from pipeline.terminal import note, progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,6 +66,9 @@ def evaluate(
     unions = scored_regions(declared["asked"] if regions is None else regions)
     known = {0: "background"} | (declared["labels"] or {}) | {each.label: name for name, each in unions.items()}
     names = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
+    if declared["labels"] and (unnamed := sorted(values - known.keys() - {ignore})):
+        told = listed([*map(str, unnamed)], 4)
+        note(f"masks hold values that dataset.json does not name, and they are scored too: {told}")
     score = partial(score_case, labels=names, ignore=ignore, tolerance_mm=tolerance_mm, regions=tuple(unions.values()))
     gallery = Gallery(n_cases=len(pairs), labels=names, ignore=ignore)
 

@@ -11,10 +11,10 @@ from pipeline.data.layouts import scans_in
 from pipeline.data.layouts.dataset import BadEntryError, read_labels
 from pipeline.data.layouts.lists import read_json
 from pipeline.data.layouts.painting import UnpaintableError, in_order, painted_labels
-from pipeline.errors import Names, Problem, UserError
+from pipeline.errors import Names, Problem, UserError, listed
 from pipeline.memory import memory_for
 from pipeline.strict_yaml import read_yaml
-from pipeline.terminal import progress
+from pipeline.terminal import note, progress
 from pipeline.types import Region
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def checked_pairs(
 
     Returns:
         By case, the paths of the true and the predicted mask; all label values in them; by case, the hashes of both.
+        Predictions without a true mask are left out, which is noted on the terminal.
 
     Raises:
         UserError: A prediction is missing or a file is unsound; with the problems of all cases.
@@ -68,6 +69,8 @@ def checked_pairs(
         )
     if problems:
         raise UserError("Nothing was evaluated.", problems)
+    if surplus := known.sorted:
+        note(f"{len(surplus)} of {len(predicted)} predictions have no true mask, and are left out: {listed(surplus, 4)}")
     return pairs, values, hashes
 
 

@@ -117,11 +117,16 @@ def refuse_several(folds: int | None, seeds: int | None) -> None:
 def _read(source: Path, overrides: Sequence[str]) -> Request:
     if source.suffix == CHECKPOINT:
         start = Checkpoint(source, load_checkpoint(source))
-        return replace(parse_request(_of_checkpoint(start, overrides), str(source)), start=start)
+        return replace(parse_request(_of_checkpoint(start, overrides), _called(source, overrides)), start=start)
     path = config.find(source)
     if path is not None:
-        return parse_request(config.read(path, overrides), str(path))
+        return parse_request(config.read(path, overrides), _called(path, overrides))
     return Request(_recipe_for(source, overrides))
+
+
+def _called(recipe: Path | str, overrides: Sequence[str]) -> str:
+    """Return what to call a recipe in messages: a mistake in it may be one of the command line."""
+    return " with ".join([str(recipe), *filter(None, [" ".join(overrides)])])
 
 
 def parse_request(raw: dict[str, Any], source: str) -> Request:
@@ -139,7 +144,7 @@ def parse_request(raw: dict[str, Any], source: str) -> Request:
 
 def _recipe_for(source: Path, overrides: Sequence[str]) -> Recipe:
     """Return the shipped recipe that suits a dataset, and note its name on the terminal."""
-    recipe = _parse(_for(source, "semisupervised", overrides), str(source))
+    recipe = _parse(_for(source, "semisupervised", overrides), _called("semisupervised", overrides))
     dataset = read_dataset(source, recipe.root, recipe.layout.name, recipe.layout.options)
     training = [case for case in dataset.cases if case.role in (None, "training")]
     bare = sum(case.label is None for case in training)
@@ -149,7 +154,7 @@ def _recipe_for(source: Path, overrides: Sequence[str]) -> Recipe:
     if bare == len(training):
         name = "unsupervised"
     note(f"{source}: {len(training) - bare} scans with masks and {bare} without, so the recipe is {name!r}")
-    return _parse(_for(source, name, overrides), str(source))
+    return _parse(_for(source, name, overrides), _called(name, overrides))
 
 
 def _of_checkpoint(start: Checkpoint, overrides: Sequence[str]) -> dict[str, Any]:
