@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline import runs
 from pipeline.api import AnyPath, calling
+from pipeline.errors import Problem, UserError, shown
 from pipeline.files import to_write
 from pipeline.recipe import Recipe
 from pipeline.shards import read_shard
@@ -190,9 +191,14 @@ def _request(
     from pipeline import config
     from pipeline.runs.requests import parse_request, refuse_several
 
+    if not isinstance(settings, Mapping | None):
+        remedy = 'give a mapping by dotted key, such as {"max_steps": 1000}'
+        raise UserError(
+            "The settings cannot be read.", [Problem("settings", "bad-override", f"is {shown(settings)}", remedy)]
+        )
     overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items()]
     if not isinstance(source, Recipe | Mapping):
         return runs.read_request(Path(source), overrides, folds, seeds)
     refuse_several(folds, seeds)
     raw = source.model_dump(mode="json") if isinstance(source, Recipe) else json.loads(json.dumps(source, default=str))
-    return parse_request(config.override(raw, overrides), "recipe")
+    return parse_request(config.override(raw, overrides), "given")

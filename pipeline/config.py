@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
+from pipeline.choices import component_problems, spelt_out
 from pipeline.decisions import DECIDED, NONE, Decisions, converted, split
 from pipeline.errors import Problem, UserError, joined, nearest, plain, shown
 from pipeline.files import path_hint
@@ -17,9 +18,9 @@ from pipeline.sections import Section
 from pipeline.strict_yaml import read_yaml, write_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from pipeline.registry import Components, Registry
+    from pipeline.registry import Components
 
 S = TypeVar("S", bound=Section)
 
@@ -183,6 +184,7 @@ def parse(raw: Mapping[str, Any], source: str, components: Components) -> Recipe
         UserError: With one problem for each mistake: its dotted path, what was expected, the nearest name. Mistakes in
             the decisions, which :func:`parse_decisions` returns, are among them.
     """
+    raw = spelt_out(raw)
     problems = component_problems(raw, components)
     asked, decided = split(raw)
     try:
@@ -292,59 +294,3 @@ def _section_of(annotation: Any) -> type[Section] | None:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     return next((section for inner in get_args(annotation) if (section := _section_of(inner))), None)
-
-
-def component_problems(raw: Mapping[str, Any], components: Components) -> list[Problem]:
-    """Find what is wrong with names and options of components, wherever a raw recipe has the right shape for it."""
-    return [
-        problem
-        for path, key, registry, choice in _choices(raw, components)
-        for problem in _choice_problems(path, key, registry, choice)
-    ]
-
-
-def _choices(raw: Mapping[str, Any], components: Components) -> Iterator[tuple[str, str, Registry, Any]]:
-    """Yield each choice of a raw recipe: its dotted path, the key of its name, its registry, and what is written."""
-    augmentation = raw.get("augmentation")
-    listed = {
-        "objective": (components.losses, raw.get("objective")),
-        "sources": (components.sources, raw.get("sources")),
-        "augmentation.more": (components.augmentations, _inside(augmentation, "more")),
-        "metrics": (components.metrics, raw.get("metrics")),
-        "postprocessing": (components.postprocessing, raw.get("postprocessing")),
-    }
-    for path, (registry, items) in listed.items():
-        for index, item in enumerate(items if isinstance(items, list) else []):
-            if isinstance(item, dict):
-                yield f"{path}.{index}", registry.name, registry, item
-    optimizer = raw.get("optimizer")
-    named = {
-        "network": (components.networks, raw.get("network"), "unet"),
-        "optimizer": (components.optimizers, optimizer, "adamw"),
-        "optimizer.schedule": (components.schedules, _inside(optimizer, "schedule"), "poly"),
-    }
-    for path, (registry, choice, default) in named.items():
-        if isinstance(choice, str):
-            yield path, "name", registry, {"name": choice}
-        elif isinstance(choice, dict):
-            yield path, "name", registry, {"name": default} | choice
-
-
-def _inside(section: Any, key: str) -> Any:
-    if isinstance(section, dict):
-        return section.get(key)
-    return None
-
-
-def _choice_problems(path: str, key: str, registry: Registry, choice: dict[str, Any]) -> list[Problem]:
-    name = choice.get(key)
-    options = choice.get("options", {})
-    if not isinstance(name, str) or not isinstance(options, dict):
-        return []
-    if registry.name == "network":  # `auto` leaves an option to the plan, or to the network.
-        options = {key: value for key, value in options.items() if value != "auto"}
-    remedy = f"`fewmask components` lists every {registry.name} and its options; files under `plugins` register others"
-    return [
-        Problem(f"{path}.options.{option}" if option else f"{path}.{key}", "bad-component", message, remedy)
-        for option, message in registry.problems(name, options)
-    ]

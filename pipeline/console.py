@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from pipeline.memory import LIMITED, is_out_of_memory
-from pipeline.terminal import CLOSED_PIPE, OUT, complain, flush, say, show
+from pipeline.terminal import CLOSED_PIPE, complain, flush, say, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

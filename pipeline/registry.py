@@ -121,6 +121,8 @@ class Registry:
                 option = str(e["loc"][0])
                 before = found.get(str(e["loc"][0]))
                 message = f"{plain(e['msg'])}, not {shown(e['input'])}"
+                if e["type"] == "missing":
+                    message = "is not given"
                 found[option] = joined(before, message) if before else message
             return unknown + list(found.items())
         return unknown or self._refusal(name, options)

@@ -395,7 +395,7 @@ def test_mistake_says_what_was_expected_and_what_was_given(mistakes, path, messa
         ("network.options={3: 4}", "network.options.3"),
         ("objective=[]", "objective"),
         ("objective=dice", "objective"),
-        ("objective.0=dice", "objective.0"),
+        ("objective.0=4", "objective.0"),
         ("objective.0.ramp=2", "objective.0.ramp"),
         ("objective.0.loss=3", "objective.0.loss"),
         ("objective.0.on=unlabelled", "objective.0.on"),
@@ -406,6 +406,29 @@ def test_mistake_says_what_was_expected_and_what_was_given(mistakes, path, messa
 )
 def test_one_wrong_value_is_one_problem_at_its_place(mistakes, override, path):
     assert list(mistakes(MINIMAL, override)) == [path]
+
+
+def test_a_name_stands_for_a_choice_without_options_wherever_one_is_chosen(load):
+    names = ["metrics=[centre_distance_mm]", "objective=[dice]", "sources=[mean_teacher]"]
+    recipe = load(MINIMAL, *names, "optimizer=sgd", "optimizer.schedule=constant", "network=segresnet")
+    assert [recipe.metrics[0].metric, recipe.objective[0].loss] == ["centre_distance_mm", "dice"]
+    assert recipe.sources[0].source == "mean_teacher"
+    assert [recipe.network.name, recipe.optimizer.name, recipe.optimizer.schedule.name] == [
+        "segresnet",
+        "sgd",
+        "constant",
+    ]
+
+
+def test_an_option_that_is_needed_is_asked_for(mistakes):
+    assert mistakes(MINIMAL, "postprocessing=[fill_holes]")["postprocessing.0.options.label"].message == "is not given"
+
+
+def test_a_name_that_stands_alone_is_looked_up(mistakes):
+    found = mistakes(MINIMAL, "metrics=[centre_distance]", "objective=[dise, 4]")
+    assert "did you mean 'centre_distance_mm'?" in found["metrics.0.metric"].message
+    assert "did you mean 'dice'?" in found["objective.0.loss"].message
+    assert found["objective.1"].message == "expected an object, not 4"
 
 
 def test_objective_that_weighs_nothing_is_refused(mistakes):

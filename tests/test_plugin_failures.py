@@ -15,6 +15,7 @@ from pipeline.engines.postprocessing import POSTPROCESSING
 from pipeline.engines.sources import SOURCES
 from pipeline.errors import UserError
 from pipeline.losses import LOSSES
+from pipeline.metrics.registered import METRICS
 from pipeline.model import load
 from pipeline.networks import NETWORKS
 
@@ -78,7 +79,16 @@ class Theirs(IntensityAugmentation):
         return 1
 
     def apply(self, image, drawn):
-        raise IndexError("no such stripe")
+        {body}
+'''
+METRIC = '''
+from pipeline.metrics.registered import METRICS, CaseMetric
+@METRICS.register("theirs")
+class Theirs(CaseMetric):
+    """Theirs."""
+
+    def __call__(self, truth, prediction, spacing_mm):
+        {body}
 '''
 SUPERVISED = {"objective": [{"loss": "dice"}]}
 OF_THEIRS = {"objective": [{"loss": "dice"}, {"loss": "theirs", "weight": 0.5}]}
@@ -92,7 +102,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def nothing_stays_registered():
-    registries = (LOSSES, NETWORKS, SOURCES, LAYOUTS, POSTPROCESSING, AUGMENTATIONS)
+    registries = (LOSSES, NETWORKS, SOURCES, LAYOUTS, POSTPROCESSING, AUGMENTATIONS, METRICS)
     before = [dict(registry.components) for registry in registries]
     modules = set(sys.modules)
     yield
@@ -151,10 +161,36 @@ def test_what_a_plugin_raises_names_its_line_and_is_chained(tmp_path, dataset, t
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_augmentation_that_fails_is_named_and_not_the_scans(tmp_path, dataset, workers):
     how = {"augmentation": TINY.get("augmentation", {}) | {"more": [{"augmentation": "theirs"}]}}
-    plugin, recipe = written(tmp_path, dataset, AUGMENTATION, data=TINY["data"] | {"workers": workers}, **how)
+    text = AUGMENTATION.replace("{body}", "raise IndexError('no such stripe')")
+    plugin, recipe = written(tmp_path, dataset, text, data=TINY["data"] | {"workers": workers}, **how)
     problem, _ = problem_of(tmp_path, recipe)
     assert (problem.where, problem.code) == (str(plugin), "plugin-failed")
     assert problem.message == "line 11, in Theirs.apply: IndexError: no such stripe"
+
+
+def test_an_augmentation_that_returns_what_nobody_uses_is_refused(tmp_path, dataset):
+    how = {"augmentation": TINY.get("augmentation", {}) | {"more": ["theirs"]}}
+    _, recipe = written(tmp_path, dataset, AUGMENTATION.replace("{body}", "return image + 1"), **how)
+    problem, _ = problem_of(tmp_path, recipe)
+    assert (problem.where, problem.code) == ("Theirs", "bad-plugin")
+    assert problem.message == "its apply returned Tensor"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ("return truth.missing", "plugin-failed", "line 8, in Theirs.__call__: AttributeError: "),
+        ("return 1 / int(prediction.sum())", "plugin-failed", "line 8, in Theirs.__call__: ZeroDivisionError"),
+        ("return float('nan')", "bad-plugin", "returned nan for the case made to try it"),
+        ("return 'much'", "bad-plugin", "returned 'much' for the case made to try it"),
+    ],
+)
+def test_a_metric_that_fails_is_found_before_the_first_step(tmp_path, dataset, body, code, message):
+    _, recipe = written(tmp_path, dataset, METRIC.replace("{body}", body), metrics=["theirs"])
+    problem, _ = problem_of(tmp_path, recipe)
+    assert problem.code == code
+    assert problem.message.startswith(message)
+    assert not list((tmp_path / "run").glob("checkpoints/*.pt"))
 
 
 def test_command_says_it_in_one_message_without_a_traceback(tmp_path, dataset):

@@ -67,7 +67,7 @@ def test_sound_options_have_no_problem(registry, options):
 @pytest.mark.parametrize(
     ("options", "option", "message"),
     [
-        ({}, "size", "Field required"),
+        ({}, "size", "is not given"),
         ({"size": "3"}, "size", "expected a valid integer, not '3'"),
         ({"size": True}, "size", "expected a valid integer, not True"),
         ({"size": 3, "depth": "2"}, "depth", "expected a valid number, not '2'"),

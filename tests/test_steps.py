@@ -10,7 +10,7 @@ from pipeline.engines.averaging import WeightAverage
 from pipeline.engines.schedules import Schedule
 from pipeline.engines.steps import TrainingStep
 from pipeline.errors import UserError
-from pipeline.losses import LabelLoss, NCutLoss, ReconstructionLoss
+from pipeline.losses import LOSSES, LabelLoss, NCutLoss, ReconstructionLoss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.objective import Objective, Term
 from pipeline.networks import NETWORKS
@@ -181,6 +181,14 @@ def test_loss_that_is_nan_names_the_cases_and_leaves_the_weights_as_they_were():
     assert "case_3, case_7" in problem.message
     assert same(before, weights(step))
     assert torch.equal(optimizer[0]["exp_avg"], step.optimizer.state_dict()["state"][0]["exp_avg"])
+
+
+def test_a_loss_that_alone_is_nan_is_to_be_looked_at_before_the_learning_rate():
+    terms = [Term(name="bad", loss=NanAt(1), on="labelled"), Term(name="dice", loss=LOSSES["dice"](), on="labelled")]
+    with pytest.raises(UserError) as raised:
+        make_step(terms=terms)(at(1), {"labelled": make_batch()})
+    remedy = raised.value.problems[0].remedy
+    assert remedy.startswith("look at bad, since the other terms are finite; or lower optimizer.learning_rate")
 
 
 class RootOfZero(LabelLoss):

@@ -105,10 +105,15 @@ class PendingOutput:
         return output
 
     def _diverged(self, what: str, output: StepOutput) -> UserError:
-        terms = ", ".join(f"{name} {value:g}" for name, value in output.items() if name != "loss")
+        values = {name: value for name, value in output.items() if name != "loss"}
+        terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
         message = f"{what} not finite at step {self.step} ({terms}); cases of this step: {', '.join(self.cases)}"
         wider = ", or use precision=float32"
         if self.precision == torch.float32:
             wider = ""
-        remedy = f"lower optimizer.learning_rate{wider}; the last checkpoint is kept"
+        lower = f"lower optimizer.learning_rate{wider}"
+        odd = [name for name, value in values.items() if not math.isfinite(value)]
+        if odd and len(odd) < len(values):
+            lower = f"look at {', '.join(odd)}, since the other terms are finite; or {lower}"
+        remedy = f"{lower}; the last checkpoint is kept"
         return UserError("Training stopped.", [Problem("objective", "diverged", message, remedy)])

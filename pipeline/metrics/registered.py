@@ -65,6 +65,18 @@ class CentreDistance(CaseMetric):
         return float(np.linalg.norm(centres[0] - centres[1]))
 
 
+def try_metrics(metrics: Mapping[str, CaseMetric]) -> None:
+    """Measure two small masks, and an empty one, so that a faulty metric is found before a training and not after it.
+
+    Raises:
+        UserError: As :func:`measure`.
+    """
+    truth, prediction, nothing = np.zeros((3, 4, 4, 4), bool)
+    truth[:3, 1:, 1:] = prediction[1:, 1:, :3] = True
+    for masks in ((truth, prediction), (truth, nothing)):
+        measure(metrics, "made to try it", masks, (1.0, 1.0, 2.0))
+
+
 def measure(
     metrics: Mapping[str, CaseMetric], case: str, masks: tuple[Mask, Mask], spacing_mm: Spacing
 ) -> dict[str, float | None]:

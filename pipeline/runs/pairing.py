@@ -70,7 +70,8 @@ def checked_pairs(
     if problems:
         raise UserError("Nothing was evaluated.", problems)
     if surplus := known.sorted:
-        note(f"{len(surplus)} of {len(predicted)} predictions have no true mask, and are left out: {listed(surplus, 4)}")
+        left = f"{len(surplus)} of {len(predicted)} predictions have no true mask, and are left out"
+        note(f"{left}: {listed(surplus, 4)}")
     return pairs, values, hashes
 
 

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import Problem, UserError
 from pipeline.registry import Registry
 
 if TYPE_CHECKING:
@@ -98,11 +99,28 @@ class AugmentationChain:
         """Apply what moves voxels to ``image`` ``[B, C, …]`` and ``annotation`` ``[B, 1, …]``, in place."""
         for n, step in enumerate(self.steps):
             if isinstance(step, SpatialAugmentation):
-                step.apply(image, annotation, [changes[n] for changes in drawn])
+                refuse_result(step, step.apply(image, annotation, [changes[n] for changes in drawn]))
 
     def recolour(self, image: Tensor, drawn: Sequence[tuple[Any, ...]]) -> None:
         """Apply what changes intensities to ``image`` ``[B, C, …]``, in place."""
         for sample, changes in zip(image, drawn, strict=True):
             for step, change in zip(self.steps, changes, strict=True):
                 if isinstance(step, IntensityAugmentation) and change is not None:
-                    step.apply(sample, change)
+                    refuse_result(step, step.apply(sample, change))
+
+
+def refuse_result(step: Augmentation, result: object) -> None:
+    """Refuse what ``apply`` of an augmentation returns, since only what it changes in place is used.
+
+    Raises:
+        UserError: It is not None.
+    """
+    if result is not None:
+        name = type(step).__name__
+        problem = Problem(
+            name,
+            "bad-plugin",
+            f"its apply returned {type(result).__name__}",
+            "change the image in place, such as by image.copy_(changed), and return nothing",
+        )
+        raise UserError("The augmentation changes nothing.", [problem])
