@@ -199,6 +199,7 @@ def export(
     output: AnyPath,
     *,
     format: Format = "model",
+    card: AnyPath | None = None,
     checkpoint: Which = "last",
     plugins: Sequence[AnyPath] = (),
 ) -> None:
@@ -207,7 +208,8 @@ def export(
     Args:
         run: A run's folder, that of a cross-validation, a model file, or a checkpoint.
         output: The file or folder to write, which must not be there.
-        format: ``model``, ``torch``, ``onnx`` or ``bundle``.
+        format: ``model``, ``torch``, ``onnx``, ``bundle`` or ``card``, the model card alone.
+        card: The model card to pass on, filled in; by default it is written anew.
         checkpoint: ``last`` or ``best``.
         plugins: As for :func:`validate`.
 
@@ -217,7 +219,7 @@ def export(
     from pipeline.export.writing import write_export
 
     with calling(verbose=False):
-        write_export(Path(run), Path(output), format, checkpoint, list(map(Path, plugins)))
+        write_export(Path(run), Path(output), format, checkpoint, list(map(Path, plugins)), card=_path(card))
 
 
 @contextmanager

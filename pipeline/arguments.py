@@ -13,7 +13,7 @@ import tyro
 from pipeline import __version__
 from pipeline.bounds import DEVICE
 from pipeline.errors import Problem, UserError, nearest
-from pipeline.terminal import Manner, give, say, speaking
+from pipeline.terminal import Manner, complain, give, say, speaking
 
 ABOUT = """Few masks, many scans: from a folder of NIfTI volumes to a segmenter.
 
@@ -48,7 +48,8 @@ LayoutOptions = Annotated[
 ]
 Root = Annotated[Path | None, tyro.conf.arg(help="Folder that the paths in a list are relative to.", metavar="DIR")]
 
-# Options of `train` and `plan` that are followed by a value.
+# The commands that take keys of a recipe, and those of their options that are followed by a value.
+WITH_KEYS = {"train", "plan"}
 VALUED = (
     "--time-budget",
     "--folds",
@@ -110,7 +111,27 @@ def _run(words: list[str]) -> Any:
         problem = Problem(words[0], "no-such-command", "is no command", nearest(words[0], COMMANDS))
         raise UserError("Nothing was done.", [problem])
     # The options of this command alone: reading those of all commands takes time.
-    return tyro.cli(COMMANDS[words[0]], prog=f"fewmask {words[0]}", args=overrides_first(words)[1:])
+    try:
+        return tyro.cli(COMMANDS[words[0]], prog=f"fewmask {words[0]}", args=overrides_first(words)[1:])
+    except SystemExit as end:
+        if end.code and words[0] in WITH_KEYS and (keys := _keys_among(words)):
+            complain(f"A key of the recipe is no option; it is given as {' '.join(f'{key}=VALUE' for key in keys)}")
+        raise
+
+
+def _keys_among(words: Sequence[str]) -> list[str]:
+    """Return the keys of a recipe that stand as options in a line.
+
+    >>> _keys_among(["train", "--max-steps", "5", "--plugin=a.py", "--data.spacing-mm=3", "--output", "run"])
+    ['max_steps', 'plugins', 'data.spacing_mm']
+    """
+    from pipeline.recipe import Recipe
+
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    keys = [option[2:].replace("-", "_") for option in options if option not in VALUED]
+    known = {name: name for name in Recipe.model_fields} | {"plugin": "plugins"}
+    parts = [key.partition(".") for key in keys]
+    return [f"{known[first]}{dot}{rest}" for first, dot, rest in parts if first in known]
 
 
 def overrides_first(arguments: list[str]) -> list[str]:
@@ -119,7 +140,7 @@ def overrides_first(arguments: list[str]) -> list[str]:
     >>> overrides_first(["train", "--output", "a=b", "seed=1", "r.yaml"])
     ['train', 'r.yaml', 'seed=1', '--output', 'a=b']
     """
-    if arguments[:1] not in (["train"], ["plan"]):
+    if not {*arguments[:1]} & WITH_KEYS:
         return arguments
     pairs = list(pairwise(arguments))
     options = [word for before, word in pairs if word.startswith("-") or before in VALUED]

@@ -33,6 +33,9 @@ class Model:
 
     _trained: TrainedModel
 
+    def __repr__(self) -> str:
+        return f"Model(labels={self.labels}, channels={self.channels})"
+
     @property
     def labels(self) -> dict[int, str]:
         """The name of each label value; 0 is the background."""

@@ -253,6 +253,21 @@ def test_what_declares_the_channels_says_how_many_there_are(tmp_path, make_scan)
     assert (problem.code, problem.message) == ("channel-count", "has 1 channel(s), expected are 2")
 
 
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (np.uint8([0, 1, 2]), ["looks-like-mask"]),
+        (np.float32([-1, 0, 6]), ["looks-like-mask"]),
+        (np.float32([0, 0.5, 1]), []),
+        (np.int16([-32768, 0, 32767]), []),
+        (np.uint8([0, 8]), []),
+    ],
+)
+def test_a_scan_of_few_whole_numbers_looks_like_a_mask(tmp_path, make_scan, values, found):
+    make_scan("images/a.nii", np.resize(values, SHAPE))
+    assert [warning.code for warning in run_check(tmp_path / "images").warnings] == found
+
+
 def test_a_list_whose_paths_begin_elsewhere_is_told_of_root(tmp_path, make_scan):
     make_scan("elsewhere/a.nii", np.zeros(SHAPE, np.float32) + np.indices(SHAPE)[0])
     (tmp_path / "list.json").write_text(json.dumps({"unlabeled": ["a.nii", "b.nii"]}))

@@ -99,7 +99,7 @@ def test_what_is_left_out_and_what_nothing_names_is_told(folders, make_scan, cap
     runs.evaluate(predictions, labels, labels.parent / "scores")
     said = capsys.readouterr().err
     assert "1 of 4 predictions have no true mask, and are left out: extra" in said
-    assert "masks hold values that dataset.json does not name, and they are scored too: 9" in said
+    assert "dataset.json does not name all values of the masks: 9 scored too" in said
 
 
 def test_tolerance_is_in_mm_and_told(folders, tmp_path):

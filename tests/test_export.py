@@ -171,6 +171,39 @@ def test_exported_file_can_be_exported_again_and_keeps_its_card(model, tmp_path)
     assert (tmp_path / "again.fewmask").read_bytes() == model.read_bytes()
 
 
+def test_a_card_is_written_alone_and_taken_back_filled_in(run, model, tmp_path):
+    card = tmp_path / "new" / "card.md"
+    write_export(run, card, "card")
+    assert card.read_text() == read_content(run).card
+    card.write_text(card.read_text().replace("_to be filled in_", "CC-BY-4.0, café"))
+    write_export(run, tmp_path / "a.fewmask", "model", card=card)
+    assert read_model_file(tmp_path / "a.fewmask").card == card.read_text()
+    write_export(model, tmp_path / "torch", "torch", card=card)
+    assert (tmp_path / "torch" / "README.md").read_text() == card.read_text()
+    write_export(tmp_path / "a.fewmask", tmp_path / "again.md", "card")
+    assert (tmp_path / "again.md").read_text() == card.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no such file"),
+        (b" \n", "holds no text in UTF-8"),
+        (b"caf\xe9", "holds no text in UTF-8"),
+        (bytes(2_000_000), "is larger than 1 MB"),
+    ],
+)
+def test_what_is_no_card_is_refused_before_anything_is_written(run, tmp_path, content, message):
+    card = tmp_path / "card.md"
+    if content is not None:
+        card.write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        write_export(run, tmp_path / "a.fewmask", "model", card=card)
+    (problem,) = raised.value.problems
+    assert (problem.where, problem.code, problem.message) == (str(card), "bad-card", message)
+    assert not (tmp_path / "a.fewmask").exists()
+
+
 def test_model_file_tells_of_nobody(run, crossed, model, dataset, tmp_path):
     write_export(crossed, tmp_path / "crossed.fewmask")
     assert_tells_nobody(model, dataset)

@@ -172,7 +172,7 @@ def test_an_augmentation_that_returns_what_nobody_uses_is_refused(tmp_path, data
     how = {"augmentation": TINY.get("augmentation", {}) | {"more": ["theirs"]}}
     _, recipe = written(tmp_path, dataset, AUGMENTATION.replace("{body}", "return image + 1"), **how)
     problem, _ = problem_of(tmp_path, recipe)
-    assert (problem.where, problem.code) == ("Theirs", "bad-plugin")
+    assert (problem.where, problem.code) == ("Theirs", "plugin-failed")
     assert problem.message == "its apply returned Tensor"
 
 

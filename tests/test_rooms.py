@@ -10,7 +10,7 @@ from pipeline.recipe import Recipe
 
 # In the order of docs/architecture.md.
 STAGES = {
-    "read": ("cli", "runs.requests", "config", "decisions", "needs", "plugins"),
+    "read": ("cli", "runs.requests", "config", "choices", "decisions", "needs", "plugins"),
     "plan": ("runs.origins", "runs.planning", "runs.splitting", "planning"),
     "run": (
         "runs.setup",

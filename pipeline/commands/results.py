@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003 - tyro reads the annotations
+from shlex import quote
 from typing import Annotated, Literal
 
 import tyro
@@ -32,7 +33,8 @@ from pipeline.terminal import give, say
 
 FORMATS = (
     "model: one file that predict takes in place of a run; torch: a folder with programs of torch.export; onnx: one "
-    "with ONNX graphs and a script that predicts with NumPy, nibabel and onnxruntime alone; bundle: a MONAI bundle."
+    "with ONNX graphs and a script that predicts with NumPy, nibabel and onnxruntime alone; bundle: a MONAI bundle; "
+    "card: the model card alone, to fill in."
 )
 
 
@@ -187,8 +189,11 @@ def compare(
 def export(
     run: TrainedModel,
     *,
-    format: Annotated[Literal["model", "torch", "onnx", "bundle"], tyro.conf.arg(help=FORMATS)] = "model",
+    format: Annotated[Literal["model", "torch", "onnx", "bundle", "card"], tyro.conf.arg(help=FORMATS)] = "model",
     output: Annotated[Path, destination("What to write, which must not be there: FILE.fewmask, or a folder.", "PATH")],
+    card: Annotated[
+        Path | None, tyro.conf.arg(help="The model card, filled in; by default it is written anew.", metavar="FILE")
+    ] = None,
     checkpoint: Checkpoint = "last",
     plugins: Plugins = (),
 ) -> None:
@@ -198,6 +203,11 @@ def export(
     """
     from pipeline.export.writing import write_export
 
-    write_export(run, output, format, checkpoint, plugins)
+    write_export(run, output, format, checkpoint, plugins, card=card)
     give({"output": output, "format": format})
-    say(f"Wrote {output}. Fill in what its model card leaves open before you pass it on.")
+    if card is not None:
+        say(f"Wrote {output}.")
+    elif format == "card":
+        say(f"Wrote {output}. Fill in what it leaves open, and pass it on by --card {quote(str(output))}.")
+    else:
+        say(f"Wrote {output}. Its model card leaves open what only you know: --format card writes it, --card takes it.")

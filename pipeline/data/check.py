@@ -81,6 +81,9 @@ class Check:
     problems: list[Problem] = field(default_factory=list, init=False)
     warnings: list[Problem] = field(default_factory=list, init=False)
 
+    def __repr__(self) -> str:
+        return f"Check(cases={len(self)}, problems={len(self.problems)}, warnings={len(self.warnings)})"
+
     def __len__(self) -> int:
         return len(self.shard.of(self.dataset.cases))
 

@@ -55,6 +55,7 @@ CODES: dict[str, Code] = {
     "unused-files": Code("Files that are or could be scans or masks are there, and no case uses them.", warning=True),
     "unused-list": Code("A list or table names the cases, and is not read.", warning=True),
     "mask-as-image": Code("A folder of images holds what is named like their masks."),
+    "looks-like-mask": Code("A scan holds a few whole numbers alone.", warning=True),
     "mask-among-scans": Code("Some of the scans are named like masks.", warning=True),
     "shared-stems": Code("Ids look like several scans of one patient, and nothing says whose they are.", warning=True),
     "class-unseen": Code("A class has no voxel in any mask that is trained on.", warning=True),

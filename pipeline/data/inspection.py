@@ -34,6 +34,8 @@ Row: TypeAlias = tuple[float, float, float, float]
 
 # Networks compute in float32. A scan of integers of which float32 distinguishes fewer levels than this is refused.
 LEAST_LEVELS = 16
+# A scan whose values are whole numbers within a range below this is probably a mask.
+FEW_VALUES = 8
 # The farthest that a voxel may lie from the origin: beyond it, places in a scan are lost in rounding.
 FARTHEST_MM = 1e9
 
@@ -325,6 +327,9 @@ def _image_problems(scan: nifti.Scan, labelled: bool, channels: int | None) -> l
     elif voxels.dtype.kind in "iu" and (levels := _levels_in_float32(int(low), int(high))) < LEAST_LEVELS:
         message = f"has values from {low} to {high}, of which float32 tells {levels} apart"
         problems.append(Problem(where, "lost-precision", message, "subtract what all voxels have in common"))
+    elif float(high) - float(low) < FEW_VALUES and not np.mod(voxels, 1).any():
+        message = f"holds whole numbers from {low:g} to {high:g} alone, as a mask does"
+        problems.append(Problem(where, "looks-like-mask", message, "name the scan itself, if this is its mask"))
     return problems
 
 

@@ -60,7 +60,7 @@ def _fraction_problems(where: str, voxels: NDArray[Any]) -> list[Problem]:
         return []
     message = f"has labels that are no integers, such as {voxels.flat[int(away.argmax())]:.6g}"
     if away.max() <= ROUNDING:
-        return [Problem(where, "label-rounding", message, "use --fix round-labels, which rounds by at most 0.001")]
+        return [Problem(where, "label-rounding", message, "use check --fix round-labels: by at most 0.001")]
     remedy = "save the mask with nearest-neighbour interpolation, as integers"
     return [Problem(where, "label-not-integer", message, remedy)]
 

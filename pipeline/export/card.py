@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import __version__, strict_json
 from pipeline.errors import Problem, UserError
+from pipeline.export.destination import refuse_present
+from pipeline.files import atomic_write, path_hint
 from pipeline.prediction.predictor import Ensemble
 from pipeline.runs.stored import FOLDS, OUT_OF_FOLD, SPLIT, SUMMARY, read_index, read_own
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.runs.models import TrainedModel
 
 FILL_IN = "_to be filled in_"
+# Bytes; a model file holds no larger one.
+MOST_CARD = 1_000_000
 # What is known of every model of ours, whatever it was trained on.
 USE = """## Intended use
 
@@ -230,3 +234,39 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _plain(name: str) -> str:
     """Return a name with what Markdown would take for marks escaped, on one line."""
     return re.sub(r"([\\`*_|\[\]<>#])", r"\\\1", " ".join(name.split()))
+
+
+def write_card(path: Path, card: str) -> None:
+    """Write a model card as a file, to be filled in.
+
+    Raises:
+        UserError: Something has the name.
+        WriteError: The disk is full or fails.
+    """
+    refuse_present(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_text(card, encoding="utf-8")
+
+
+def read_card(path: Path) -> str:
+    """Read a model card that somebody has filled in.
+
+    Raises:
+        UserError: There is no such file, or it is empty, no text, or too large for a card.
+    """
+    if not path.is_file():
+        raise _bad_card(path, "there is no such file", path_hint(path))
+    if path.stat().st_size > MOST_CARD:
+        raise _bad_card(path, f"is larger than {MOST_CARD / 1e6:g} MB", "a model card is a page of Markdown")
+    try:
+        card = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        card = ""
+    if not card.strip():
+        raise _bad_card(path, "holds no text in UTF-8", "name a model card, as --format card writes it")
+    return card
+
+
+def _bad_card(path: Path, message: str, remedy: str) -> UserError:
+    return UserError("Nothing was exported.", [Problem(str(path), "bad-card", message, remedy)])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.export.bundle import write_bundle
+from pipeline.export.card import read_card, write_card
 from pipeline.export.content import read_content
 from pipeline.export.destination import refuse_present
 from pipeline.export.model_file import write_model_file
@@ -19,17 +21,24 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.export.content import Content
 
-Format = Literal["model", "torch", "onnx", "bundle"]
+Format = Literal["model", "torch", "onnx", "bundle", "card"]
 WRITERS: dict[Format, Callable[[Path, Content], None]] = {
     "model": write_model_file,
     "torch": write_programs,
     "onnx": write_graphs,
     "bundle": write_bundle,
+    "card": lambda path, content: write_card(path, content.card),
 }
 
 
 def write_export(
-    run: Path, output: Path, format: Format = "model", which: Which = "last", plugins: Sequence[Path] = ()
+    run: Path,
+    output: Path,
+    format: Format = "model",
+    which: Which = "last",
+    plugins: Sequence[Path] = (),
+    *,
+    card: Path | None = None,
 ) -> None:
     """Export what predicts.
 
@@ -39,12 +48,16 @@ def write_export(
         format: What to write.
         which: ``last`` or ``best``.
         plugins: As for :func:`load_model`.
+        card: The model card that is passed on, filled in; by default it is written anew, or is that of the model file.
 
     Raises:
-        UserError: There is no such format, the model cannot be read or not be written in it, or something has the name.
+        UserError: There is no such format, the model or the card cannot be read, the model cannot be written in that
+            format, or something has the name.
     """
     if format not in WRITERS:
         problem = Problem("format", "no-format", f"is {format!r}", nearest(format, WRITERS))
         raise UserError("Nothing was exported.", [problem])
     refuse_present(output)
-    WRITERS[format](output, read_content(run, which, plugins))
+    filled = None if card is None else read_card(card)
+    content = read_content(run, which, plugins)
+    WRITERS[format](output, content if filled is None else replace(content, card=filled))

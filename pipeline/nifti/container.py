@@ -119,7 +119,7 @@ def read_container(path: Path, promised: Callable[[bytes], int]) -> Container:
 
 
 def _read_bytes(path: Path) -> bytes:
-    if not path.name.lower().endswith(SUFFIXES) and path.exists():
+    if not path.name.lower().endswith(SUFFIXES) and path.exists() and not path.is_dir():
         raise fault(path, "unsupported-file", "is no .nii or .nii.gz file", "convert it to NIfTI, for example by ITK")
     try:
         # Before it is opened, since opening a pipe waits for somebody to write.

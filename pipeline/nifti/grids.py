@@ -111,7 +111,7 @@ def _form_problems(scan: Scan) -> list[Problem]:
     if distance is None:
         return []
     message = f"has a qform and an sform up to {distance:.3g} voxels apart"
-    remedy = "find out which is right, and use --fix use-sform or --fix use-qform"
+    remedy = "find out which is right, and use check --fix use-sform, or use-qform"
     return [Problem(str(scan.path), "forms-differ", message, remedy)]
 
 
@@ -130,7 +130,7 @@ def grid_problems(image: Scan, other: Scan, kind: str) -> list[Problem]:
     name = image.path.name
     if renamed := _renamed(image, other):
         message = f"has the grid of {name} with its axes in another order or direction: {renamed}"
-        remedy = "use --fix reorient to reorder the voxels, or --fix copy-affine if only the affine is wrong"
+        remedy = "use check --fix reorient to reorder the voxels, or copy-affine if only the affine is wrong"
         return [Problem(where, "axes-differ", message, remedy)]
     if other.shape != image.shape:
         message = f"has shape {other.shape}, {name} has {image.shape}"
@@ -139,7 +139,7 @@ def grid_problems(image: Scan, other: Scan, kind: str) -> list[Problem]:
     distance = distance_between(image.header.forms, other.header.forms)
     if distance is not None:
         message = f"lies up to {distance:.3g} voxels away from {name}: their affines differ"
-        remedy = f"resample the {kind} to that grid, or use --fix copy-affine if only the affine is wrong"
+        remedy = f"resample the {kind} to that grid, or use check --fix copy-affine if only the affine is wrong"
         return [Problem(where, "affines-differ", message, remedy)]
     return _form_problems(other)
 

@@ -75,13 +75,13 @@ class Plan:
         usual_steps: Of each network, where neither recipe nor time budget say how many.
     """
 
-    recipe: PlannedRecipe
-    choices: tuple[Choice, ...]
+    recipe: PlannedRecipe = field(repr=False)
+    choices: tuple[Choice, ...] = field(repr=False)
     shape: tuple[int, ...]
     memory_bytes: int | None
     least_bytes: int | None = None
-    wider: PlannedRecipe | None = None
-    lighter: tuple[tuple[PlannedRecipe, float], ...] = ()
+    wider: PlannedRecipe | None = field(default=None, repr=False)
+    lighter: tuple[tuple[PlannedRecipe, float], ...] = field(default=(), repr=False)
     most_members: int = 1
     usual_steps: int = DEFAULT_STEPS
 

@@ -132,6 +132,9 @@ class Comparison:
     equal: list[str]
     changed: list[Change]
 
+    def __repr__(self) -> str:
+        return f"Comparison({self.conclusion!r})"
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain dictionaries and lists, for a JSON file."""
         return asdict(self)

@@ -111,6 +111,9 @@ class GroupComparison:
     means: dict[str, GroupDifference]
     classes: list[ClassGroupDifference]
 
+    def __repr__(self) -> str:
+        return f"GroupComparison({self.conclusion!r})"
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain dictionaries and lists, for a JSON file."""
         return asdict(self)

@@ -158,6 +158,10 @@ class Summary:
     cases_left_out: list[str]
     reasons: dict[str, str]
 
+    def __repr__(self) -> str:
+        dice = "none" if self.mean_dice is None else f"{self.mean_dice:.3f}"
+        return f"Summary(cases={self.n_cases}, patients={self.n_patients}, mean_dice={dice})"
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain dictionaries and lists, for a JSON file."""
         return asdict(self)

@@ -67,8 +67,7 @@ def evaluate(
     known = {0: "background"} | (declared["labels"] or {}) | {each.label: name for name, each in unions.items()}
     names = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
     if declared["labels"] and (unnamed := sorted(values - known.keys() - {ignore})):
-        told = listed([*map(str, unnamed)], 4)
-        note(f"masks hold values that dataset.json does not name, and they are scored too: {told}")
+        note(f"dataset.json does not name all values of the masks: {listed([*map(str, unnamed)], 4)} scored too")
     score = partial(score_case, labels=names, ignore=ignore, tolerance_mm=tolerance_mm, regions=tuple(unions.values()))
     gallery = Gallery(n_cases=len(pairs), labels=names, ignore=ignore)
 

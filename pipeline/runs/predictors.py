@@ -9,7 +9,7 @@ import torch
 
 from pipeline.engines.postprocessing import POSTPROCESSING, LabelStep
 from pipeline.errors import Problem, UserError
-from pipeline.metrics.registered import METRICS
+from pipeline.metrics.registered import METRICS, try_metrics
 from pipeline.prediction.predictor import Predictor
 from pipeline.runs.atlases import read_atlases
 from pipeline.runs.batches import build_grid, build_ranges
@@ -27,11 +27,16 @@ if TYPE_CHECKING:
 
 
 def build_metrics(settings: Settings) -> dict[str, CaseMetric]:
-    """Build the further columns of the scores by their names; one that stands twice gets a number behind its name."""
+    """Build the further columns of the scores by their names; one that stands twice gets a number behind its name.
+
+    Raises:
+        UserError: One of them measures no number.
+    """
     metrics = {}
     seen: Counter[str] = Counter()
     for choice in settings.metrics:
         metrics[numbered(choice.metric, seen)] = METRICS.build(choice.metric, choice.options)
+    try_metrics(metrics)
     return metrics
 
 

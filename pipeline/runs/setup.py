@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from pipeline.data.loaders import StepBatches, StepLoader, fits_shared_memory
 from pipeline.decisions import NONE, Decisions
 from pipeline.distributed import agree, from_first, rank, size
-from pipeline.metrics.registered import try_metrics
 from pipeline.pacing.budget import WARM_STEPS, Pace
 from pipeline.runs import build
 from pipeline.runs.atlases import read_atlases, write_atlases
@@ -71,7 +70,7 @@ class Setup:
         self.task = task_of(self.settings, self.index)
         # So that a mistake in what comes last is found before the first step.
         build_postprocessing(self.settings, self.task)
-        try_metrics(build_metrics(self.settings))
+        build_metrics(self.settings)
         self.step = build.build_step(self.settings, self.task)
         self.step.course = build.build_course(self.settings, self.decided)
 

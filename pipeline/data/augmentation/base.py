@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Problem, UserError
+from pipeline.plugins import PLUGIN_FAILED
 from pipeline.registry import Registry
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def refuse_result(step: Augmentation, result: object) -> None:
         name = type(step).__name__
         problem = Problem(
             name,
-            "bad-plugin",
+            PLUGIN_FAILED,
             f"its apply returned {type(result).__name__}",
             "change the image in place, such as by image.copy_(changed), and return nothing",
         )
