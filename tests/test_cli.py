@@ -221,11 +221,12 @@ def test_json_of_a_training_and_what_follows(run, dataset, tmp_path):
     assert code == 0
     assert json.loads(out)["scores"][0]["mean_dice"] == json.loads((place / "summary.json").read_text())["mean_dice"]
     assert "held out" in err
+    shutil.copytree(place, tmp_path / "other")
     found = documents(
         run,
         ["validate", place],
         ["predict", place, dataset / "imagesTs", "-o", tmp_path / "masks"],
-        ["compare", place, place, "-o", tmp_path / "compared"],
+        ["compare", place, tmp_path / "other", "-o", tmp_path / "compared"],
         ["export", place, "-o", tmp_path / "one.fewmask"],
         ["plan", recipe, "-o", tmp_path / "plan.yaml"],
         ["prune", place / "cache"],

@@ -165,6 +165,13 @@ def test_commands_plan_and_train_from_a_dataset(run, dataset, tmp_path, monkeypa
     assert (tmp_path / "runs" / dataset.name / "summary.json").exists()
 
 
+def test_command_writes_a_plan_only_where_it_is_asked_for(run, dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("plan", dataset, *SMALL)
+    assert (code, "data.patch_size" in out) == (0, True), err
+    assert not list(tmp_path.iterdir())
+
+
 def test_command_without_a_source_needs_doctor(run):
     code, _, err = run("plan")
     assert code == 2

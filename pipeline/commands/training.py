@@ -58,7 +58,9 @@ def plan(
     ] = None,
     overrides: Overrides = (),
     *,
-    output: Annotated[Path, destination("The file to write; train takes it as it is.", "FILE")] = Path("plan.yaml"),
+    output: Annotated[
+        Path | None, destination("A file for the plan, which train takes as it is; by default none.", "FILE")
+    ] = None,
     doctor: Annotated[bool, tyro.conf.arg(help="Say what the machine has, and what will be short.")] = False,
 ) -> None:
     """Choose every setting of a training from the data and the machine, and say why.
@@ -75,9 +77,8 @@ def plan(
         give({"machine": list(map(asdict, found))})
         show_machine(found)
         return
-    chosen, findings = runs.plan(
-        runs.read_recipe(source, overrides), to_write(output.parent) / output.name, doctor=doctor
-    )
+    target = output and to_write(output.parent) / output.name
+    chosen, findings = runs.plan(runs.read_recipe(source, overrides), target, doctor=doctor)
     give(
         {
             "plan": output,
@@ -90,7 +91,8 @@ def plan(
     show_plan([*chosen.choices, runs.memory_choice(chosen)])
     if doctor:
         show_machine(findings)
-    say(f"Wrote {output}: fewmask train {output}")
+    if output is not None:
+        say(f"Wrote {output}: fewmask train {quote(str(output))}")
 
 
 @command

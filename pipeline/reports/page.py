@@ -253,5 +253,6 @@ def steps(summary: Summary, ranked: Mapping[str, float | None], origin: Origin) 
         words = "Score every patient with a mask, so that there are enough to say how sure it is:"
         found.append(Step(words, command="fewmask train DATASET --folds 5"))
     if origin.command:
-        found.append(Step("Predict other scans, and look at the least sure masks first:", command=origin.command))
+        words = "Predict other scans, and look at the least sure masks first; RUN is what this page reports on:"
+        found.append(Step(words, command=origin.command))
     return found

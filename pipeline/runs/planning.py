@@ -135,12 +135,12 @@ def absolute(recipe: R) -> R:
     return recipe.model_copy(update=places)
 
 
-def plan(recipe: Recipe, output: Path, *, doctor: bool = False) -> tuple[Plan, list[Finding]]:
-    """Plan a training and write the plan: one recipe without any ``auto``, the reasons beside each choice.
+def plan(recipe: Recipe, output: Path | None = None, *, doctor: bool = False) -> tuple[Plan, list[Finding]]:
+    """Plan a training, and write the plan: one recipe without any ``auto``, the reasons beside each choice.
 
     Args:
         recipe: The recipe.
-        output: The file to write, which is a recipe itself.
+        output: The file to write, which is a recipe itself; None writes nothing.
         doctor: Whether to diagnose the machine too.
 
     Returns:
@@ -149,19 +149,26 @@ def plan(recipe: Recipe, output: Path, *, doctor: bool = False) -> tuple[Plan, l
     Raises:
         UserError: The file is there already, the dataset has problems, or the recipe does not fit it.
     """
-    _refuse_present(output)
+    if output is not None:
+        _refuse_present(output)
     prepared = prepare(like_its_model(recipe))
     chosen = prepared.plan
+    folder = Path()
+    if output is not None:
+        folder = output.parent
+        _write(chosen, output)
+    findings = []
+    if doctor:
+        findings = diagnose(find_hardware(recipe.device), folder, chosen, prepared.visible)
+    return chosen, findings
+
+
+def _write(chosen: Plan, output: Path) -> None:
     reasons = {choice.key: choice.reason for choice in chosen.choices}
     output.parent.mkdir(parents=True, exist_ok=True)
     _refuse_present(output)  # It may have come since.
     with atomic_write(output) as temporary:
         temporary.write_text(_heading(chosen) + config.dump(chosen.recipe, reasons), encoding="utf-8")
-    hardware = find_hardware(recipe.device)
-    findings = []
-    if doctor:
-        findings = diagnose(hardware, output.parent, chosen, prepared.visible)
-    return chosen, findings
 
 
 def _refuse_present(output: Path) -> None:

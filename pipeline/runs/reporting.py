@@ -78,7 +78,7 @@ def report_run(
         facts={**facts, **own, **_versions()},
         notes=notes,
         config=told,
-        command=f"fewmask predict {shlex.quote(run.resolve().name)} SCANS --output MASKS --report",
+        command="fewmask predict RUN SCANS --output MASKS --report",
         history=history,
         validation=validation,
         tolerance_mm=tolerance_mm,
