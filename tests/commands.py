@@ -7,9 +7,12 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
+
+from pipeline.commands import training
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 120
@@ -38,6 +41,7 @@ def _run(words, environment, folder, texts):
     os.environ.update(environment)
     os.chdir(folder)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # The server loaded PyTorch with its own number.
+    training.STARTED = time.monotonic()  # The server imported it, perhaps long ago.
     sys.argv = ["fewmask", *words]
     try:
         runpy.run_path(str(ROOT / "run.py"), run_name="__main__")

@@ -69,6 +69,8 @@ def _run(told, log, act, given):
 def command(*words):
     """Run the command line with these words."""
     from pipeline import cli
+    from pipeline.commands import training
 
+    training.STARTED = time.monotonic()  # The server imported it, perhaps long ago.
     sys.argv = ["fewmask", *words]
     cli.main()
