@@ -232,7 +232,8 @@ def save_model(row: Row, folder: Path) -> Path:
     from pipeline.types import Task
 
     data = {"dimensions": 3, "orientation": "RAS", "spacing_mm": row.target_mm, "patch_size": row.patch}
-    data |= {"normalization": ({"scheme": "zscore"},), "accumulate": 1, "workers": 0, "resident": False}
+    data |= {"normalization": ({"scheme": "zscore"},), "accumulate": 1, "units": 1, "workers": 0}
+    data |= {"resident": False, "batch_size": 1, "unlabelled_batch_size": 1}
     flips = {"flip_axes": row.mirrors, "rotation_degrees": 0.0, "scaling": 0.0, "elastic_mm": 0.0}
     network = {"name": "segresnet", "options": SEGRESNET, "members": 1, "recompute": False}
     settings = Settings.model_validate(
@@ -241,10 +242,12 @@ def save_model(row: Row, folder: Path) -> Path:
             "device": "cpu",
             "max_steps": 1,
             "precision": "float32",
-            "data": data | {"batch_size": 1, "unlabelled_batch_size": 1},
+            "data": data,
             "network": network | {"memory_format": "contiguous"},
             "augmentation": flips,
             "objective": ({"loss": "dice"},),
+            "regions": None,
+            "postprocessing": (),
         }
     )
     torch.manual_seed(0)

@@ -132,7 +132,7 @@ def save_ours(
         "patch_size": tuple(reversed(configuration["patch_size"])),
         "normalization": ({"scheme": "zscore"},),
     }
-    data |= {"accumulate": 1, "workers": 0, "resident": False, "batch_size": 1, "unlabelled_batch_size": 1}
+    data |= {"accumulate": 1, "units": 1, "workers": 0, "resident": False, "batch_size": 1, "unlabelled_batch_size": 1}
     settings = Settings.model_validate(
         {
             "dataset": Path(),
@@ -144,6 +144,8 @@ def save_ours(
             "network": {"name": "nnunets", "members": 1, "recompute": False, "memory_format": "contiguous"},
             "augmentation": {"flip_axes": (0, 1, 2), "rotation_degrees": 0.0, "scaling": 0.0, "elastic_mm": 0.0},
             "objective": ({"loss": "dice"},),
+            "regions": None,
+            "postprocessing": (),
         }
     )
     labels = {value: name for name, value in told["labels"].items()}
