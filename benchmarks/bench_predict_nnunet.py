@@ -12,6 +12,7 @@ nnU-Net plans for cases of the dataset; its network gets drawn weights, which ta
 Both commands run from the start of the interpreter to the last mask, in turn: nnU-Net's predict_from_modelfolder with
 its default numbers of processes, and ``fewmask predict``, in float32 as nnU-Net and, where the processor has it, in the
 bfloat16 that a training here would choose. Both overlap windows by half. Mirrored means all eight images in both.
+Seconds are of the clock; beside them stand those of the processor, of all processes, which other programs change less.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -201,22 +203,24 @@ def has_bfloat16() -> bool:
 def measure(
     row: str, models: dict[str, Path], scans: Path, folder: Path, times: int, *, mirrored: bool
 ) -> dict[str, Any]:
-    """Run the commands in turn; return the median seconds of each, and how many times ours is faster."""
+    """Run the commands in turn; return the medians of each, in seconds, and how many times ours is faster."""
     ways = ["nnunet", "float32", *(["bfloat16"] if has_bfloat16() else [])]
-    spent: dict[str, list[float]] = {way: [] for way in ways}
+    spent: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for number in range(times):
         for way in ways[:: 1 if number % 2 == 0 else -1]:
             masks = folder / f"{row}-{mirrored}-{way}-{number}"
-            began = time.perf_counter()
+            began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run(
                 command_of(way, models, scans, masks, mirrored=mirrored), check=True, capture_output=True, cwd=folder
             )
-            spent[way].append(time.perf_counter() - began)
+            seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent[way].append((seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
             count = len(list(masks.glob("*.nii.gz")))
             assert count == len(list((scans / "ours").iterdir())), f"{way} wrote {count} masks"
-    seconds = {way: statistics.median(each) for way, each in spent.items()}
-    found: dict[str, Any] = {"row": row, "mirrored": mirrored, "times": times, "seconds": seconds}
-    found["times_faster"] = {way: seconds["nnunet"] / seconds[way] for way in ways[1:]}
+    found: dict[str, Any] = {"row": row, "mirrored": mirrored, "times": times}
+    for n, what in enumerate(("seconds", "processor_s")):
+        found[what] = {way: round(statistics.median(each[n] for each in runs), 1) for way, runs in spent.items()}
+        found[f"times_less_{what}"] = {way: round(found[what]["nnunet"] / found[what][way], 2) for way in ways[1:]}
     return found
 
 
