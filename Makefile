@@ -18,15 +18,16 @@ demo: .venv/installed
 	   "  demo/run/checkpoints/      the last and the best weights" \
 	   "  demo/masks/                a mask for every scan that had none"
 
+# A module stays in one process, which prepares what its tests share once.
 test: lint
-	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -n auto --dist loadscope -m "not slow"
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow
 
 # In an environment of its own, whose old libraries warn of what has changed in newer ones.
 test-lowest: .venv-lowest/installed
-	.venv-lowest/bin/pytest -n auto -m "not slow" -W ignore::DeprecationWarning
+	.venv-lowest/bin/pytest -n auto --dist loadscope -m "not slow" -W ignore::DeprecationWarning
 
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

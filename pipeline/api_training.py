@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from pipeline import runs
 from pipeline.api import AnyPath, calling
 from pipeline.errors import Problem, UserError, shown
@@ -196,9 +198,15 @@ def _request(
         raise UserError(
             "The settings cannot be read.", [Problem("settings", "bad-override", f"is {shown(settings)}", remedy)]
         )
-    overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items()]
+    overrides = [f"{key}={json.dumps(value, default=_plain)}" for key, value in (settings or {}).items()]
     if not isinstance(source, Recipe | Mapping):
         return runs.read_request(Path(source), overrides, folds, seeds)
     refuse_several(folds, seeds)
-    raw = source.model_dump(mode="json") if isinstance(source, Recipe) else json.loads(json.dumps(source, default=str))
+    given = source.model_dump(mode="json") if isinstance(source, Recipe) else source
+    raw = json.loads(json.dumps(given, default=_plain))
     return parse_request(config.override(raw, overrides), "given")
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers and arrays of NumPy as Python's own, and anything else, such as a path, as text."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)

@@ -62,6 +62,24 @@ VALUED = (
     "--allow-change",
 )
 
+# Options that people bring from nnU-Net, and what they are here.
+ELSEWHERE = {
+    "--fold": "data.split_fold=N of data.split=splits_final.json, or data.fold=[N,5]",
+    "-f": "data.split_fold=N when training; a run's own folder when predicting",
+    "-d": "dataset=FOLDER when training",
+    "-i": "nothing: predict RUN SCANS --output MASKS",
+    "-c": "data.dimensions=2 or 3",
+    "--c": "--resume",
+    "-p": "a recipe's own keys",
+    "-tr": "a recipe, such as nnunet",
+    "-chk": "--checkpoint best",
+    "-device": "--device when predicting, device=NAME when training",
+    "--disable_tta": "--mirror off",
+    "--npz": "--probabilities",
+    "--save_probabilities": "--probabilities",
+    "--epochs": "max_steps=N",
+}
+
 Command = TypeVar("Command", bound=Callable[..., None])
 COMMANDS: dict[str, Callable[..., None]] = {}
 
@@ -116,6 +134,10 @@ def _run(words: list[str]) -> Any:
     except SystemExit as end:
         if end.code and words[0] in WITH_KEYS and (keys := _keys_among(words)):
             complain(f"A key of the recipe is no option; it is given as {' '.join(f'{key}=VALUE' for key in keys)}")
+        for word in {*words} & ELSEWHERE.keys() if end.code else ():
+            complain(f"{word} is an option of nnU-Net's; here it is {ELSEWHERE[word]} (docs/coming-from.md)")
+        if end.code and ("--folds", "all") in pairwise(words):
+            complain("--folds takes a number; data.validation=none trains on every mask")
         raise
 
 

@@ -149,7 +149,13 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             # A shorthand such as `network: unet` makes way for the mapping that the override speaks of.
             place[part] = {"name": place[part]} if isinstance(place.get(part), str) else {}
         place = place[_key_in(place, part, override)]
-    place[_key_in(place, last, override)] = read_yaml(text, override)
+    value = read_yaml(text, override)
+    # Such as `labels=liver:[1`, which a shell makes of a mapping without quotes. A pattern of a layout may have it too.
+    unpaired = any(text.count(left) != text.count(right) for left, right in ("{}", "[]"))
+    if isinstance(value, str) and unpaired and parents[:1] != ["layout"]:
+        quoted = "quote it, so that the shell leaves it whole: 'labels={liver: [1, 2]}'"
+        raise _bad_override(override, "has a bracket without its other half", quoted)
+    place[_key_in(place, last, override)] = value
 
 
 def _key_in(place: Any, part: str, override: str) -> str | int:

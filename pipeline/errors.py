@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import groupby
 from os.path import commonprefix
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,11 @@ class UserError(Exception):
         return {"error": self.summary, "problems": [problem.as_row() for problem in self.problems]}
 
     def __str__(self) -> str:
-        return printable("\n".join([self.summary, *(f"  - {problem}" for problem in self.problems)]))
+        lines = [self.summary]
+        for remedy, alike in groupby(self.problems, key=lambda problem: problem.remedy):
+            lines += [f"  - {problem.where}: {problem.message} [{problem.code}]" for problem in alike]
+            lines.append(f"    remedy: {remedy}")
+        return printable("\n".join(lines))
 
 
 class ElsewhereError(UserError):

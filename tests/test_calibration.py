@@ -162,6 +162,18 @@ def test_annotate_next_ranks_the_worst_first_and_names_the_weakest_structure(tmp
     assert float(rows[0]["dice_predicted"]) == pytest.approx(0.15)
 
 
+def test_scans_with_one_predicted_dice_keep_the_order_of_what_the_network_expects(tmp_path):
+    flat = fit_dice_curve([0.1 * n for n in range(10)], [0.4] * 10)
+    ranking = AnnotateNext({1: "organ"}, {1: flat})
+    for name, dice in (("a", 0.8), ("b", 0.3), ("c", 0.5)):
+        ranking.add(tmp_path / f"{name}.nii", tmp_path / "masks" / f"{name}.nii", {1: dice})
+    ranking.write(tmp_path / "annotate_next.csv")
+    with (tmp_path / "annotate_next.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["mask"] for row in rows] == ["b.nii", "c.nii", "a.nii"]
+    assert [float(row["dice_predicted"]) for row in rows] == pytest.approx([0.4] * 3)
+
+
 @pytest.mark.parametrize(
     ("place", "which", "segments", "found"),
     [
@@ -172,7 +184,7 @@ def test_annotate_next_ranks_the_worst_first_and_names_the_weakest_structure(tmp
         (".", "last", 3, 0.9),
     ],
 )
-def test_annotate_next_learns_from_the_cases_that_were_scored(tmp_path, place, which, segments, found):
+def test_annotate_next_learns_from_the_cases_that_were_scored(tmp_path, capsys, place, which, segments, found):
     told = {"voxels_truth": 1, "voxels_predicted": 1, "dice": 0.5, "dice_expected": 0.9}
     rows = [CaseResult(case=f"a{n}", label=1, name="organ", outcome="scored", **told) for n in range(10)]
     (tmp_path / place).mkdir(parents=True, exist_ok=True)
@@ -182,6 +194,7 @@ def test_annotate_next_learns_from_the_cases_that_were_scored(tmp_path, place, w
     ranking = annotate_next(tmp_path, which, model)
     ranking.add(tmp_path / "b.nii", tmp_path / "masks" / "b.nii", {1: 0.9})
     assert ranking.rows[0]["dice_predicted"] == pytest.approx(found)
+    assert ("too few scores to learn from" in capsys.readouterr().err) == (found == 0.9)
 
 
 def test_summary_says_how_far_the_expected_dice_goes_with_the_found(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from pipeline.data.check import Check
 from pipeline.data.codes import CODES
 from pipeline.data.inspection import Declared, examine_case, examine_pair
-from pipeline.data.layouts import open_dataset
+from pipeline.data.layouts import open_dataset, read_dataset
 from pipeline.errors import UserError
 from pipeline.nifti.grids import corner_distances
 from pipeline.types import Case
@@ -266,6 +266,18 @@ def test_what_declares_the_channels_says_how_many_there_are(tmp_path, make_scan)
 def test_a_scan_of_few_whole_numbers_looks_like_a_mask(tmp_path, make_scan, values, found):
     make_scan("images/a.nii", np.resize(values, SHAPE))
     assert [warning.code for warning in run_check(tmp_path / "images").warnings] == found
+
+
+@pytest.mark.parametrize("layout", ["auto", "folder"])
+def test_a_dataset_json_that_is_no_json_is_reported_whatever_the_layout(tmp_path, make_scan, layout):
+    for place in ("images", "labels"):
+        make_scan(f"{place}/a.nii", np.ones(SHAPE, np.uint8))
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "organ": 1,}}')
+    with pytest.raises(UserError) as raised:
+        read_dataset(tmp_path, layout=layout)
+    (problem,) = raised.value.problems
+    assert (problem.where, problem.code) == (str(tmp_path / "dataset.json"), "bad-json")
+    assert "no comma before a closing bracket" in problem.remedy
 
 
 def test_a_list_whose_paths_begin_elsewhere_is_told_of_root(tmp_path, make_scan):

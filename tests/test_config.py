@@ -420,6 +420,12 @@ def test_a_name_stands_for_a_choice_without_options_wherever_one_is_chosen(load)
     ]
 
 
+def test_a_mapping_that_the_shell_has_split_is_to_be_quoted(load):
+    with pytest.raises(UserError, match="quote it, so that the shell leaves it whole"):
+        load(MINIMAL, "labels=liver:[1", "labels=2]")
+    load(MINIMAL, "layout=folder", "layout.options.patient=s-[0-9")
+
+
 def test_an_option_that_is_needed_is_asked_for(mistakes):
     assert mistakes(MINIMAL, "postprocessing=[fill_holes]")["postprocessing.0.options.label"].message == "is not given"
 

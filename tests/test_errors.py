@@ -9,7 +9,7 @@ from pipeline.data.check import Check
 from pipeline.data.layouts.dataset import Dataset
 from pipeline.data.layouts.folders import Folder
 from pipeline.data.layouts.nnunet import NnUNet
-from pipeline.errors import FEW, LISTED, Names, nearest, shown
+from pipeline.errors import FEW, LISTED, Names, Problem, UserError, nearest, shown
 from pipeline.types import Case
 
 MANY = [f"case_{n:05d}_0000.nii.gz" for n in range(3000)]
@@ -88,3 +88,11 @@ def test_a_folder_of_which_no_name_fits_compares_a_name_with_few(tmp_path, compa
     problems = layout().read(tmp_path, None).problems
     assert len(problems) >= count
     assert len(compared) <= 4 * len(problems)
+
+
+def test_a_remedy_of_several_problems_stands_once():
+    problems = [Problem(f"{n}.nii", "odd", "is odd", "turn it" if n < 2 else "leave it") for n in range(3)]
+    assert str(UserError("Nothing was done.", problems)).splitlines() == [
+        *("Nothing was done.", "  - 0.nii: is odd [odd]", "  - 1.nii: is odd [odd]", "    remedy: turn it"),
+        *("  - 2.nii: is odd [odd]", "    remedy: leave it"),
+    ]

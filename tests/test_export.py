@@ -173,10 +173,10 @@ def test_exported_file_can_be_exported_again_and_keeps_its_card(model, tmp_path)
 
 def test_a_card_is_written_alone_and_taken_back_filled_in(run, model, tmp_path):
     card = tmp_path / "new" / "card.md"
-    write_export(run, card, "card")
+    assert write_export(run, card, "card") == card.read_text().count("_to be filled in_") > 5
     assert card.read_text() == read_content(run).card
     card.write_text(card.read_text().replace("_to be filled in_", "CC-BY-4.0, café"))
-    write_export(run, tmp_path / "a.fewmask", "model", card=card)
+    assert write_export(run, tmp_path / "a.fewmask", "model", card=card) == 0
     assert read_model_file(tmp_path / "a.fewmask").card == card.read_text()
     write_export(model, tmp_path / "torch", "torch", card=card)
     assert (tmp_path / "torch" / "README.md").read_text() == card.read_text()
@@ -191,11 +191,14 @@ def test_a_card_is_written_alone_and_taken_back_filled_in(run, model, tmp_path):
         (b" \n", "holds no text in UTF-8"),
         (b"caf\xe9", "holds no text in UTF-8"),
         (bytes(2_000_000), "is larger than 1 MB"),
+        ("folder", "is a folder"),
     ],
 )
 def test_what_is_no_card_is_refused_before_anything_is_written(run, tmp_path, content, message):
     card = tmp_path / "card.md"
-    if content is not None:
+    if content == "folder":
+        card.mkdir()
+    elif content is not None:
         card.write_bytes(content)
     with pytest.raises(UserError) as raised:
         write_export(run, tmp_path / "a.fewmask", "model", card=card)

@@ -211,17 +211,13 @@ def test_doctests_of_a_guide(name, organ, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_service_gives_a_mask_or_a_reason(organ, tmp_path):
     (code,) = [block.text for block in blocks_of(DOCS / "howto" / "service.md") if block.language == "python"]
-    (tmp_path / "serve.py").write_text(
-        code.replace("HTTPServer((", "server = HTTPServer((").replace(
-            ").serve_forever()", ")\nprint(server.server_port, flush=True)\nserver.serve_forever()"
-        )
-    )
+    (tmp_path / "serve.py").write_text(code)
     words = [sys.executable, tmp_path / "serve.py", organ, "0"]
     about = os.environ | {"PYTHONPATH": str(ROOT)}
     scan = organ.parent / "scans" / "imagesTs" / "phantom_004.nii.gz"
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=about) as service:
         try:
-            address = f"http://127.0.0.1:{int(service.stdout.readline())}"
+            address = service.stdout.readline().removeprefix("listening on ").strip()
             with urllib.request.urlopen(address, scan.read_bytes(), timeout=60) as answer:
                 (tmp_path / "mask.nii.gz").write_bytes(answer.read())
             with pytest.raises(urllib.error.HTTPError) as refused:
@@ -229,6 +225,10 @@ def test_service_gives_a_mask_or_a_reason(organ, tmp_path):
             assert refused.value.code == 400
             reason = refused.value.read()
             assert (reason.startswith(b"truncated-gzip: "), b"/" in reason) == (True, False)
+            parts = urllib.request.Request(address, iter([scan.read_bytes()]), {"Transfer-Encoding": "chunked"})
+            with pytest.raises(urllib.error.HTTPError) as unmeasured:
+                urllib.request.urlopen(parts, timeout=60)
+            assert unmeasured.value.code == 411
             with urllib.request.urlopen(address, gzip.decompress(scan.read_bytes()), timeout=60) as answer:
                 (tmp_path / "again.nii.gz").write_bytes(answer.read())
         finally:

@@ -246,6 +246,14 @@ def test_objective_of_which_no_weight_takes_part_is_refused(tmp_path, dataset):
     assert problem.message.startswith("dice: nothing that is judged")
 
 
+def test_a_loss_that_leaves_its_base_unmade_is_named(tmp_path, dataset):
+    text = LOSS.format(body="return logits.mean()") + "\n    def __init__(self):\n        self.most = 3\n"
+    plugin, recipe = written(tmp_path, dataset, text, **OF_THEIRS)
+    problem, _ = problem_of(tmp_path, recipe)
+    assert (problem.where, problem.code) == ("objective.1.loss", "plugin-failed")
+    assert problem.message == f"{plugin}: Theirs.__init__ does not call super().__init__()"
+
+
 @pytest.mark.parametrize("body", ["return None", "return {}", "return known['logits']"])
 def test_source_that_does_not_provide_what_it_says_is_refused(tmp_path, dataset, body):
     _, recipe = written(tmp_path, dataset, SOURCE.replace("{body}", body), **FROM_SOURCE)

@@ -329,9 +329,14 @@ def test_evaluate_scores_unions_that_are_named_or_that_dataset_json_asks_for(tmp
     assert code == 0
     for name in ("cases.csv", "summary.json"):
         assert (tmp_path / "named" / name).read_bytes() == (tmp_path / "asked" / name).read_bytes()
-    for bad in ("whole", "whole=[1,x]", "core=[1,4]", "whole=[0,1]"):
+    for bad in ("whole", "whole=[1,x]", "whole=[0,1]"):
         code, _, told = run(*words[:-1], tmp_path / "bad", "--region", bad)
         assert (code, "bad-regions" in told, (tmp_path / "bad").exists()) == (2, True, False), bad
+    alone = evaluate(tmp_path / "masks", source / "labelsTr", tmp_path / "alone", regions={"core": (1, 4)})
+    of_core = [next(each for each in found.classes if each.name == "core") for found in (alone, asked)]
+    assert of_core[0].metrics == of_core[1].metrics
+    with pytest.raises(UserError, match="would be invisible"):
+        evaluate(tmp_path / "masks", source / "labelsTr", tmp_path / "twice", regions={"a": (1, 4), "b": (1, 4)})
     assert read_regions(()) is None
     with pytest.raises(UserError, match="names core again"):
         read_regions(["core=1", "core=2"])

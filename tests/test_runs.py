@@ -740,14 +740,14 @@ def test_validation_tells_whether_the_networks_probabilities_can_be_trusted(trai
     assert summary["tolerance_mm"] == 1.0
 
 
-def test_scans_are_ranked_by_their_predicted_dice_where_asked_for(trained, dataset, tmp_path):
+def test_scans_are_ranked_by_their_expected_dice_where_asked_for(trained, dataset, tmp_path):
     runs.predict(trained, [dataset / "imagesTs"], tmp_path / "ranked", rank=True)
     runs.predict(trained, [dataset / "imagesTs"], tmp_path / "plain")
     with (tmp_path / "ranked" / "annotate_next.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    predicted = [float(row["dice_predicted"]) for row in rows]
+    expected = [float(row["dice_expected"]) for row in rows]
     assert [row["rank"] for row in rows] == ["1", "2"]
-    assert predicted == sorted(predicted)
+    assert expected == sorted(expected)
     assert not (tmp_path / "plain" / "annotate_next.csv").exists()
     plain, ranked = (
         [path.read_bytes() for path in sorted((tmp_path / name).glob("*.gz"))] for name in ("plain", "ranked")

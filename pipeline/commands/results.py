@@ -73,7 +73,7 @@ def predict(
     *,
     output: Annotated[Path, destination("Folder for the masks, named as the scans; or FILE.nii.gz, of one scan.")],
     overwrite: Annotated[bool, tyro.conf.arg(help="Make masks anew that were made otherwise.")] = False,
-    annotate_next: Annotated[bool, tyro.conf.arg(help="Also rank scans by predicted Dice: annotate_next.csv.")] = False,
+    annotate_next: Annotated[bool, tyro.conf.arg(help="Also rank scans by expected Dice: annotate_next.csv.")] = False,
     beside: tyro.conf.OmitArgPrefixes[Beside] = NOTHING_ELSE,
     unlabelled: Annotated[bool, tyro.conf.arg(help="Only scans that have no mask.")] = False,
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID", help="Only these cases.")] = (),
@@ -96,6 +96,9 @@ def predict(
     from pipeline.config import read_options
 
     refuse_device(device)
+    if not scans:
+        problem = Problem("SCAN", "no-scans", "is not given", "name scans, folders of scans, or a dataset")
+        raise UserError("Nothing was predicted.", [problem])
     open_as = (root, layout, read_options(layout_options))
     masks = runs.predict(
         run,
@@ -203,11 +206,12 @@ def export(
     """
     from pipeline.export.writing import write_export
 
-    write_export(run, output, format, checkpoint, plugins, card=card)
-    give({"output": output, "format": format})
-    if card is not None:
+    left = write_export(run, output, format, checkpoint, plugins, card=card)
+    give({"output": output, "format": format, "to_fill_in": left})
+    if left == 0:
         say(f"Wrote {output}.")
     elif format == "card":
-        say(f"Wrote {output}. Fill in what it leaves open, and pass it on by --card {quote(str(output))}.")
+        say(f"Wrote {output}, with {left} fields to fill in; then pass it on by --card {quote(str(output))}.")
     else:
-        say(f"Wrote {output}. Its model card leaves open what only you know: --format card writes it, --card takes it.")
+        fields = f"{left} fields that only you can fill in"
+        say(f"Wrote {output}. Its model card has {fields}: --format card writes it, --card FILE takes it.")

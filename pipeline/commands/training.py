@@ -13,7 +13,7 @@ import tyro
 
 from pipeline.arguments import Overrides, command, destination, place, without
 from pipeline.bounds import refuse_outside
-from pipeline.console import show_components, show_machine, show_plan, show_scores, show_seeds
+from pipeline.console import show_machine, show_plan, show_scores, show_seeds
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.shards import WHOLE, read_shard
@@ -245,18 +245,6 @@ def join(
     from pipeline import runs
 
     _show(runs.join(folds, to_write(output)), output)
-
-
-@command
-def components() -> None:
-    """List what a recipe can name: losses, networks, optimizers, metrics and the like, and their options.
-
-    Example: fewmask components
-    """
-    from pipeline.runs import REGISTRIES
-
-    give({registry.name: registry.as_dict() for registry in REGISTRIES})
-    show_components(REGISTRIES)
 
 
 @command

@@ -67,7 +67,8 @@ def write_bundle(path: Path, content: Content) -> None:
             definitions = []
             _write_programs(folder, content, told)
         write_json(folder / "configs" / "inference.json", inference_of(told, [each for each in definitions if each]))
-        write_json(folder / "configs" / "metadata.json", metadata_of(told, content.card.strip().splitlines()[0].strip("# ")))
+        title = content.card.strip().splitlines()[0].strip("# ")
+        write_json(folder / "configs" / "metadata.json", metadata_of(told, title))
         (folder / "docs" / "README.md").write_text(content.card, encoding="utf-8")
         sources = Path(bundle_scripts.__file__).parent
         for name in SCRIPTS:

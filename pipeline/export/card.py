@@ -17,7 +17,8 @@ from pipeline.errors import Problem, UserError
 from pipeline.export.destination import refuse_present
 from pipeline.files import atomic_write, path_hint
 from pipeline.prediction.predictor import Ensemble
-from pipeline.runs.stored import FOLDS, OUT_OF_FOLD, SPLIT, SUMMARY, read_index, read_own
+from pipeline.runs.folder import read_split
+from pipeline.runs.stored import FOLDS, OUT_OF_FOLD, SUMMARY, read_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -112,7 +113,7 @@ def card_of_run(run: Path, model: TrainedModel, which: Which) -> str:
     Raises:
         UserError: A file of the run is gone or damaged.
     """
-    data = _data(read_own(run, SPLIT), read_index(run), cross_validated=(run / FOLDS).exists())
+    data = _data(read_split(run), read_index(run), cross_validated=(run / FOLDS).exists())
     return _card(model, data, _metrics(run, which))
 
 
@@ -255,6 +256,8 @@ def read_card(path: Path) -> str:
     Raises:
         UserError: There is no such file, or it is empty, no text, or too large for a card.
     """
+    if path.is_dir():
+        raise _bad_card(path, "is a folder", "name the card itself, a file")
     if not path.is_file():
         raise _bad_card(path, "there is no such file", path_hint(path))
     if path.stat().st_size > MOST_CARD:

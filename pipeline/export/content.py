@@ -9,9 +9,9 @@ from pipeline.checkpoints import newest_checkpoint
 from pipeline.errors import Problem, UserError
 from pipeline.export.card import card_of_run, card_without_run
 from pipeline.prediction.predictor import Ensemble
-from pipeline.runs.folder import count_folds
+from pipeline.runs.folder import count_folds, fold_folder
 from pipeline.runs.model_files import read_model_file
-from pipeline.runs.models import fold_folder, load_model
+from pipeline.runs.models import load_model
 from pipeline.runs.parts_of_run import chosen_steps
 from pipeline.terminal import note
 

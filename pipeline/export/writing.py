@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.export.bundle import write_bundle
-from pipeline.export.card import read_card, write_card
+from pipeline.export.card import FILL_IN, read_card, write_card
 from pipeline.export.content import read_content
 from pipeline.export.destination import refuse_present
 from pipeline.export.model_file import write_model_file
@@ -39,8 +39,8 @@ def write_export(
     plugins: Sequence[Path] = (),
     *,
     card: Path | None = None,
-) -> None:
-    """Export what predicts.
+) -> int:
+    """Export what predicts; return how many fields of the model card are left to be filled in.
 
     Args:
         run: A run's folder, that of a cross-validation, a model file, or a checkpoint.
@@ -60,4 +60,7 @@ def write_export(
     refuse_present(output)
     filled = None if card is None else read_card(card)
     content = read_content(run, which, plugins)
-    WRITERS[format](output, content if filled is None else replace(content, card=filled))
+    if filled is not None:
+        content = replace(content, card=filled)
+    WRITERS[format](output, content)
+    return content.card.count(FILL_IN)

@@ -1,4 +1,4 @@
-"""Rank scans without a mask by the Dice that is predicted for them: the worst should be annotated next."""
+"""Rank scans without a mask by the Dice that the network expects of them: the worst should be annotated next."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.metrics.calibration import DiceCurve, fit_dice_curve
 from pipeline.reports.files import read_cases_csv, write_csv
 from pipeline.runs.stored import OUT_OF_FOLD
+from pipeline.terminal import note
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
     from pipeline.runs.models import TrainedModel
 
 ANNOTATE_NEXT = "annotate_next.csv"
-COLUMNS = ("rank", "scan", "mask", "dice_predicted", "weakest", "weakest_dice_predicted")
+COLUMNS = ("rank", "scan", "mask", "dice_expected", "dice_predicted", "weakest", "weakest_dice_predicted")
 
 
 @dataclass
 class AnnotateNext:
-    """A list of scans, ranked by their predicted Dice.
+    """A list of scans, ranked by their expected Dice.
 
     Attributes:
         names: The name of each foreground label.
@@ -41,12 +42,13 @@ class AnnotateNext:
             label: self.curves[label](dice) if label in self.curves else dice for label, dice in expected.items()
         }
         weakest = min(predicted, key=lambda label: predicted[label])
-        values = (None, scan, mask.name, fmean(predicted.values()), self.names[weakest], predicted[weakest])
+        means = (fmean(expected.values()), fmean(predicted.values()))
+        values = (None, scan, mask.name, *means, self.names[weakest], predicted[weakest])
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
 
     def write(self, path: Path) -> None:
-        """Write the list as CSV, the scan with the lowest predicted mean Dice first."""
-        ranked = sorted(self.rows, key=lambda row: (row["dice_predicted"], str(row["scan"])))
+        """Write the list as CSV, the scan with the lowest expected mean Dice first, as in the report of predictions."""
+        ranked = sorted(self.rows, key=lambda row: (row["dice_expected"], str(row["scan"])))
         write_csv(path, COLUMNS, [row | {"rank": n, "scan": str(row["scan"])} for n, row in enumerate(ranked, 1)])
 
 
@@ -65,7 +67,10 @@ def annotate_next(run: Path, which: Which, model: TrainedModel) -> AnnotateNext:
     for row in rows:
         if row.dice_expected is not None and row.dice is not None and row.label in pairs:
             pairs[row.label].append((row.dice_expected, row.dice))
-    return AnnotateNext(names, {label: _curve(known) for label, known in pairs.items()})
+    curves = {label: _curve(known) for label, known in pairs.items()}
+    if not any(len(curve.expected) for curve in curves.values()):
+        note(f"{ANNOTATE_NEXT}: there are too few scores to learn from, so dice_predicted is what the network expects")
+    return AnnotateNext(names, curves)
 
 
 def _curve(pairs: Sequence[tuple[float, float]]) -> DiceCurve:

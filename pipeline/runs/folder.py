@@ -272,3 +272,26 @@ def count_folds(run: Path) -> int:
     if (run / FOLDS).exists():
         return int(read_own(run, FOLDS)["folds"])
     return 0
+
+
+def fold_folder(run: Path, fold: int) -> Path:
+    """Return the folder of a fold, counted from 1, of a cross-validation."""
+    return run / f"fold-{fold}"
+
+
+def read_split(run: Path) -> dict[str, list[str]]:
+    """Return the ids of a run's cases by their part in it, as ``split.json`` has them.
+
+    Of a cross-validation, which scans without masks are left out is decided by each fold: here these are the ones that
+    no fold was trained on.
+
+    Raises:
+        UserError: A file of the run is gone or damaged.
+    """
+    split: dict[str, list[str]] = read_own(run, SPLIT)
+    folds = [fold_folder(run, fold) for fold in range(1, count_folds(run) + 1)]
+    if folds:
+        used = {name for fold in folds for name in read_own(fold, SPLIT)["unlabelled"]}
+        unlabelled = [name for name in split["unlabelled"] if name in used]
+        split |= {"unlabelled": unlabelled, "unlike": [name for name in split["unlabelled"] if name not in used]}
+    return split

@@ -18,8 +18,7 @@ from pipeline.errors import Problem, UserError
 from pipeline.files import HELD, is_held, locked
 from pipeline.runs import resuming
 from pipeline.runs.cross_validation import recipe_of_fold, score_folds, write_folds
-from pipeline.runs.folder import SCORES, RunFolder, write_own
-from pipeline.runs.models import fold_folder
+from pipeline.runs.folder import SCORES, RunFolder, fold_folder, write_own
 from pipeline.runs.planning import absolute
 from pipeline.runs.splitting import check_dataset_of, pool_of
 from pipeline.runs.starting import train

@@ -12,8 +12,7 @@ from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
 from pipeline.files import LOCK, PARTIAL
 from pipeline.runs.cross_validation import score_folds, write_folds
-from pipeline.runs.folder import CACHE, STOP, RunFolder
-from pipeline.runs.models import fold_folder
+from pipeline.runs.folder import CACHE, STOP, RunFolder, fold_folder
 from pipeline.runs.resuming import differing_keys, flat, other_scans
 from pipeline.runs.splitting import check_dataset_of, pool_of
 from pipeline.runs.stored import SUMMARY, read_config, read_decisions, read_index

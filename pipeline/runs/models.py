@@ -13,7 +13,7 @@ from pipeline.plugins import load_plugins
 from pipeline.prediction.predictor import Ensemble, Predictor
 from pipeline.runs import build
 from pipeline.runs.declared import refuse_declared, refuse_declared_patch, settled
-from pipeline.runs.folder import count_folds
+from pipeline.runs.folder import count_folds, fold_folder
 from pipeline.runs.model_files import read_model_file
 from pipeline.runs.parts_of_run import chosen_steps, load_parts
 from pipeline.runs.predictors import predictor_of_run
@@ -120,11 +120,6 @@ def _load_file(path: Path, which: Which, plugins: Sequence[Path], device: str) -
     if len(models) > 1:
         return _together(models, held.chosen)
     return models[0]
-
-
-def fold_folder(run: Path, fold: int) -> Path:
-    """Return the folder of a fold, counted from 1, of a cross-validation."""
-    return run / f"fold-{fold}"
 
 
 def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel:

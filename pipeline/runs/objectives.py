@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from pipeline.errors import Problem, UserError, nearest
 from pipeline.losses import LOSSES
 from pipeline.losses.objective import Objective, Term
 from pipeline.losses.regions import RegionLoss, classes_of_regions
+from pipeline.plugins import PLUGIN_FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +45,7 @@ def build_objective(
         if labels is not None and isinstance(options.get("class_weights"), dict):
             options["class_weights"] = _in_order(options["class_weights"], labels, f"objective.{n}.options")
         loss = LOSSES.build(term.loss, options)
+        _refuse_unready(loss, f"objective.{n}.loss")
         judges = term.judges or loss.judges
         against = term.against or loss.against
         if labels is not None and regions:
@@ -76,6 +79,14 @@ def _of_regions(
             own = options | {"class_weights": [weights[0], weights[values.index(region.label)]]}
         losses.append(LOSSES.build(name, own))
     return RegionLoss(losses, names, classes_of_regions(regions, labels))
+
+
+def _refuse_unready(loss: Any, where: str) -> None:
+    """Refuse a loss whose constructor has not called that of its base, without which PyTorch cannot call it."""
+    if "_modules" not in vars(loss):
+        kind = type(loss)
+        message = f"{inspect.getfile(kind)}: {kind.__name__}.__init__ does not call super().__init__()"
+        raise UserError("A plugin failed.", [Problem(where, PLUGIN_FAILED, message, "correct the plugin")])
 
 
 def _in_order(weights: Mapping[str, float], labels: Mapping[int, str], where: str) -> list[float]:

@@ -12,8 +12,8 @@ from pipeline.engines.postprocessing import (
 from pipeline.errors import Problem, UserError
 from pipeline.metrics.case import TOLERANCE_MM
 from pipeline.runs.choosing import Trial, candidates
-from pipeline.runs.folder import SCORES, count_folds, write_own
-from pipeline.runs.models import fold_folder, load_folds
+from pipeline.runs.folder import SCORES, count_folds, fold_folder, write_own
+from pipeline.runs.models import load_folds
 from pipeline.runs.parts_of_run import load_metrics
 from pipeline.runs.scored_cases import own_dataset
 from pipeline.runs.scoring import Scores, notes_on, score, write_scores

@@ -111,7 +111,7 @@ def scored_regions(regions: Mapping[str, Sequence[int]]) -> dict[str, Region]:
         regions: The label values of each.
 
     Raises:
-        UserError: Background is in one, or one has no value that those behind it do not have, or several.
+        UserError: Background is in one, or one has no value that those behind it do not have.
     """
     wrong = [name for name, values in regions.items() if not values or min(values) < 1]
     if wrong:
@@ -122,7 +122,7 @@ def scored_regions(regions: Mapping[str, Sequence[int]]) -> dict[str, Region]:
         raise UserError("Nothing was evaluated.", problems)
     values_of = {name: tuple(dict.fromkeys(values)) for name, values in regions.items()}
     try:
-        painted = painted_labels(in_order(values_of))
+        painted = painted_labels(in_order(values_of), to_paint=False)
     except UnpaintableError as error:
         raise UserError(
             "Nothing was evaluated.", [Problem(f"region {error.name}", "bad-regions", *error.args)]

@@ -19,8 +19,8 @@ from pipeline.reports.groups_page import write_groups
 from pipeline.reports.page import Origin, write_report
 from pipeline.reports.plots import draw_training
 from pipeline.reports.predictions import write_predictions
-from pipeline.runs.folder import HISTORY, PICTURE, VALIDATION
-from pipeline.runs.stored import INDEX, SPLIT, read_config, read_decisions, read_own
+from pipeline.runs.folder import HISTORY, PICTURE, VALIDATION, read_split
+from pipeline.runs.stored import INDEX, read_config, read_decisions
 from pipeline.strict_yaml import write_yaml
 from pipeline.terminal import note
 
@@ -88,7 +88,7 @@ def report_run(
 
 def _told_by(run: Path) -> tuple[dict[str, str], str]:
     """Return names and values about a run's data, and its recipe as YAML, without paths."""
-    split = read_own(run, SPLIT)
+    split = read_split(run)
     trained_on = f"{len(split['labelled'])} scans with masks, {len(split['unlabelled'])} without"
     told = _without_places(config.written(read_config(run), read_decisions(run)))
     fingerprint = f"sha256 {hashlib.sha256((run / INDEX).read_bytes()).hexdigest()} of {INDEX}"

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # The ending of a checkpoint's name.
 CHECKPOINT = ".pt"
+# Settings of the command line that take more letters than this are counted in messages.
+MOST_TOLD = 60
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,10 @@ def _read(source: Path, overrides: Sequence[str]) -> Request:
 
 def _called(recipe: Path | str, overrides: Sequence[str]) -> str:
     """Return what to call a recipe in messages: a mistake in it may be one of the command line."""
-    return " with ".join([str(recipe), *filter(None, [" ".join(overrides)])])
+    told = " ".join(overrides)
+    if len(told) > MOST_TOLD:
+        told = f"{len(overrides)} settings of its own"
+    return " with ".join([str(recipe), *filter(None, [told])])
 
 
 def parse_request(raw: dict[str, Any], source: str) -> Request:
@@ -144,7 +149,7 @@ def parse_request(raw: dict[str, Any], source: str) -> Request:
 
 def _recipe_for(source: Path, overrides: Sequence[str]) -> Recipe:
     """Return the shipped recipe that suits a dataset, and note its name on the terminal."""
-    recipe = _parse(_for(source, "semisupervised", overrides), _called("semisupervised", overrides))
+    recipe = _parse(_for(source, "semisupervised", overrides), _called(f"for {source}", overrides))
     dataset = read_dataset(source, recipe.root, recipe.layout.name, recipe.layout.options)
     training = [case for case in dataset.cases if case.role in (None, "training")]
     bare = sum(case.label is None for case in training)

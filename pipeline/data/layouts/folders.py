@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.data.layouts.channels import gaps, group, numbers_channels, without_number
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset, say_which
-from pipeline.data.layouts.lists import describes_folders, list_in, read_about, sections_of
+from pipeline.data.layouts.lists import describes_folders, list_in, read_about, read_json, sections_of
 from pipeline.data.layouts.names import (
     bare_mask,
     counted,
@@ -265,10 +265,8 @@ def _more_scans(place: Path | None, known: Iterable[str]) -> tuple[list[Case], l
 
 def _about(source: Path) -> tuple[dict[str, Any], list[Problem]]:
     """Return what a ``dataset.json`` without a list says of the folders beside it."""
-    path, content = list_in(source)
-    if path and content:
-        return read_about(content, path)
-    return {}, []
+    path, _ = list_in(source)
+    return ({}, []) if path is None else read_about(read_json(path), path)
 
 
 def subfolders(source: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from pipeline.data.layouts.annotated import with_annotated
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
 from pipeline.data.layouts.folders import subfolders
 from pipeline.data.layouts.leftovers import leftovers
+from pipeline.data.layouts.lists import read_json
 from pipeline.data.layouts.patients import shared_stems
 from pipeline.data.layouts.spare_lists import listing_here, naming_cases
 from pipeline.data.layouts.synonyms import names_masks
@@ -89,8 +90,11 @@ def _detect(source: Path) -> str:
     """Return the one layout that a source has.
 
     Raises:
-        UserError: It has none, or more than one; the message says by what each was recognised.
+        UserError: It has none, or more than one; the message says by what each was recognised. Or its ``dataset.json``
+            cannot be read.
     """
+    if (about := source / "dataset.json").is_file():
+        read_json(about)  # Whatever the layout is, what is said there counts.
     seen = {name: what for name in LAYOUTS.names if (what := LAYOUTS[name].detect(source))}
     lists = [] if {"decathlon", "datalist"} & seen.keys() else listing_here(source)
     if len(seen) == 1 and not lists:

@@ -22,17 +22,20 @@ def in_order(regions: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...
     return found
 
 
-def painted_labels(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+def painted_labels(regions: Mapping[str, tuple[int, ...]], *, to_paint: bool = True) -> dict[str, int]:
     """Return the label that label maps have for each region: the one value of it that no later region has.
 
     Args:
         regions: The values of each, in the order of painting: a later one is painted over those before it.
+        to_paint: Whether label maps are to be made; of regions that are only scored, one may have several such values.
 
     Raises:
         UnpaintableError: A region has no such value, or several.
 
     >>> painted_labels({"tumour": (1, 2, 4), "core": (1, 4), "enhancing": (4,)})
     {'tumour': 2, 'core': 1, 'enhancing': 4}
+    >>> painted_labels({"whole": (1, 2)}, to_paint=False)
+    {'whole': 1}
     """
     painted = {}
     names = list(regions)
@@ -43,7 +46,7 @@ def painted_labels(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
             message = "would be invisible in a mask: every value of it belongs to a region painted later"
             remedy = "leave out one of them, or list a region inside another after it"
             raise UnpaintableError(name, message, remedy)
-        if len(own) > 1:
+        if len(own) > 1 and to_paint:
             message = f"has {', '.join(map(str, own))}, which no later region tells apart in a mask"
             remedy = "list a region of one of them after it, or make one label of them under labels"
             raise UnpaintableError(name, message, remedy)
