@@ -75,8 +75,11 @@ def plan(dataset: Path, cases: int, folder: Path) -> tuple[dict[str, Any], dict[
     return plans, told
 
 
-def save_models(plans: dict[str, Any], told: dict[str, Any], folder: Path) -> dict[str, Path]:
-    """Write the network for both, from the same weights; return nnU-Net's folder and our checkpoints by precision."""
+def save_models(plans: dict[str, Any], told: dict[str, Any], folder: Path, plugin: Path) -> dict[str, Path]:
+    """Write the network for both, from the same weights, and our plugin.
+
+    Returns nnU-Net's folder, our checkpoints by precision, and the plugin.
+    """
     import torch
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
@@ -101,9 +104,8 @@ def save_models(plans: dict[str, Any], told: dict[str, Any], folder: Path) -> di
         "inference_allowed_mirroring_axes": (0, 1, 2),
     }
     torch.save(state, peer / "fold_all" / "checkpoint_final.pth")
-    plugin = folder / "nnunets.py"
     plugin.write_text(PLUGIN.format(planned=json.dumps(planned)))
-    found = {"nnunet": peer}
+    found = {"nnunet": peer, "plugin": plugin}
     for precision in ("float32", "bfloat16"):
         found[precision] = save_ours(configuration, weights, plugin, folder / precision, precision, told)
     return found
@@ -190,7 +192,7 @@ def command_of(way: str, models: dict[str, Path], scans: Path, masks: Path, *, m
         words = [program, "-i", str(scans / "nnunet"), "-o", str(masks), "-m", str(models["nnunet"])]
         return [*words, "-f", "all", "-device", "cpu", *([] if mirrored else ["--disable_tta"])]
     words = [sys.executable, str(ROOT / "run.py"), "predict", str(models[way]), str(scans / "ours")]
-    plugin = ["--plugin", str(models["nnunet"].parent / "nnunets.py")]
+    plugin = ["--plugin", str(models["plugin"])]
     return [*words, "--output", str(masks), "--quiet", "--mirror", "on" if mirrored else "off", *plugin]
 
 
@@ -225,7 +227,7 @@ def measure(
 
 
 def main() -> None:
-    """Measure both rows, with and without mirror images."""
+    """Measure both rows, the crops with and without mirror images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, help="Task04_Hippocampus")
     parser.add_argument("--cases", type=int, default=10)
@@ -240,11 +242,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         plans, told = plan(given.dataset, 20, folder)
+        plugin = folder / "nnunets.py"
         for row in given.rows:
             (folder / row).mkdir()
-            models = save_models(larger(plans) if row == "scan" else plans, told, folder / row / "models")
+            # Both rows have one network, so that one plugin serves.
+            models = save_models(larger(plans) if row == "scan" else plans, told, folder / row / "models", plugin)
             scans_for(row, given.dataset, given.cases, folder / row / "scans")
-            for mirrored in (False,) if given.quick else (False, True):
+            # Mirror images of a scan of many windows would multiply the network's time, which is the same for both.
+            for mirrored in (False,) if given.quick or row == "scan" else (False, True):
                 scans, work = folder / row / "scans", folder / row
                 results.append(measure(row, models, scans, work, given.times, mirrored=mirrored))
                 print(json.dumps(results[-1]), flush=True)
