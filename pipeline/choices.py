@@ -7,14 +7,14 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Problem
+from pipeline.sections import as_choice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pipeline.registry import Components, Registry
 
-# By the dotted path of a choice, or of a list of choices, the key of the component's name.
-CHOICES = {"layout": "name", "network": "name", "optimizer": "name", "optimizer.schedule": "name"}
+# By the dotted path of a list of choices, the key of a component's name.
 LISTS = {
     "objective": "loss",
     "sources": "source",
@@ -25,16 +25,12 @@ LISTS = {
 
 
 def spelt_out(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a raw recipe in which each name that stands alone for a component is a mapping with that name.
+    """Return a raw recipe in which each name that stands alone in a list of components is a mapping with that name.
 
     >>> spelt_out({"network": "unet", "objective": ["dice"]})
-    {'network': {'name': 'unet'}, 'objective': [{'loss': 'dice'}]}
+    {'network': 'unet', 'objective': [{'loss': 'dice'}]}
     """
     spelt: dict[str, Any] = deepcopy(dict(raw))
-    for path, key in CHOICES.items():
-        place, last = _place(spelt, path)
-        if isinstance(name := place.get(last), str):
-            place[last] = {key: name}
     for path, key in LISTS.items():
         place, last = _place(spelt, path)
         if isinstance(items := place.get(last), list):
@@ -72,7 +68,7 @@ def _choices(raw: Mapping[str, Any], components: Components) -> Iterator[tuple[s
     }
     for path, (registry, default) in named.items():
         place, last = _place(raw, path)
-        yield path, CHOICES[path], registry, {CHOICES[path]: default} | _mapping(place.get(last))
+        yield path, "name", registry, {"name": default} | _mapping(as_choice(place.get(last)))
 
 
 def _place(raw: Mapping[str, Any], path: str) -> tuple[dict[str, Any], str]:

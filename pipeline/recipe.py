@@ -22,6 +22,7 @@ from pipeline.sections import (
     SourceChoice,
     StepChoice,
     TermChoice,
+    as_choice,
 )
 
 # The keys under ``data`` for the number of samples of each stream in a step.
@@ -57,7 +58,7 @@ class Recipe(Section):
 
     dataset: Path = Field(description="a dataset folder or a JSON list; give it as dataset=PATH")
     root: Path | None = Field(default=None, description="the folder that a list's paths are relative to")
-    layout: LayoutChoice = LayoutChoice()
+    layout: Annotated[LayoutChoice, BeforeValidator(as_choice)] = LayoutChoice()
     labels: Annotated[dict[LabelName, Parts], Field(min_length=1, max_length=MOST_LABELS)] | None = Field(
         default=None,
         description="new labels and the values or names that each is made of, such as {tumour: [2, 3], liver: 1}; what "
@@ -116,8 +117,8 @@ class Recipe(Section):
     checkpoint_every: Steps = Field(default=50, description="the number of steps between two checkpoints, 1 or more")
     data: DataChoices = DataChoices()
     augmentation: AugmentationChoices = AugmentationChoices()
-    network: NetworkChoice = NetworkChoice()
-    optimizer: OptimizerChoice = OptimizerChoice()
+    network: Annotated[NetworkChoice, BeforeValidator(as_choice)] = NetworkChoice()
+    optimizer: Annotated[OptimizerChoice, BeforeValidator(as_choice)] = OptimizerChoice()
     objective: Annotated[tuple[TermChoice, ...], Field(min_length=1, max_length=100)] = Field(
         description="a list of terms, each with its loss"
     )

@@ -289,6 +289,13 @@ class LayoutChoice(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="a mapping of the layout's own options")
 
 
+def as_choice(value: Any) -> Any:
+    """Let a name stand for a choice without options."""
+    if isinstance(value, str):
+        return {"name": value}
+    return value
+
+
 class AtlasVote(Section):
     """Labelled scans that are registered to each scan that is predicted, and whose masks vote beside the network."""
 
@@ -318,7 +325,7 @@ class OptimizerChoice(Section):
     clip_norm: Annotated[float, Field(ge=1e-6, le=1e6)] = Field(
         default=12.0, description="the largest norm of the gradient, 1e-6 to 1e6"
     )
-    schedule: ScheduleChoice = ScheduleChoice()
+    schedule: Annotated[ScheduleChoice, BeforeValidator(as_choice)] = ScheduleChoice()
     averaging: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         default=0.02,
         description="the mean age of the averaged weights, as a share of the steps done, below 0.5; 0 averages none",

@@ -304,7 +304,8 @@ def test_no_sound_scan_of_a_large_grid_is_refused(tmp_path, seed):
         scan = by_nibabel(tmp_path / "scan.nii", voxels, affine, (1, 1))
         forms = FORMS[rng.integers(3)]
         mask = by_nibabel(tmp_path / "mask.nii", voxels, affine, forms)
-        assert examine_case(Case(id="a", images=(scan,), label=mask, patient="a"), Declared())[1] == []
+        found = examine_case(Case(id="a", images=(scan,), label=mask, patient="a"), Declared())[1]
+        assert [problem for problem in found if not is_warning(problem)] == []
 
 
 @pytest.mark.parametrize("shape", [(30, 26, 24), (512, 512, 3)])

@@ -152,7 +152,7 @@ def problems_of(**changes):
             "augmentation.more.0.options.sigma",
             "not -1",
         ),
-        ({"augmentation": {"more": [{"augmentation": "noise"}]}}, "augmentation.more.0.options.sigma", "required"),
+        ({"augmentation": {"more": [{"augmentation": "noise"}]}}, "augmentation.more.0.options.sigma", "is not given"),
         ({"optimizer": "sdg"}, "optimizer.name", "'sgd'"),
         ({"optimizer": {"name": "sgd", "options": {"momentum": 2.0}}}, "optimizer.options.momentum", "not 2"),
         ({"optimizer": {"name": "sgd", "options": {"nestrov": True}}}, "optimizer.options.nestrov", "'nesterov'"),

@@ -212,7 +212,7 @@ def test_copies_of_a_dataset_with_zero_to_be_ignored_say_what_their_files_have(s
 def test_zero_to_be_ignored_needs_a_value_for_background(tmp_path):
     (tmp_path / "list.json").write_text(json.dumps({"ignore": 0, "training": [{"image": "a.nii", "label": "b.nii"}]}))
     found = survey(read_dataset(tmp_path / "list.json")).problems
-    assert [p.code for p in found] == ["bad-labels", "missing-file", "missing-file"]
+    assert [p.code for p in found] == ["bad-labels", "missing-file", "missing-file", "nothing-there"]
     assert "no label is called background" in found[0].message
 
 
