@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -132,13 +132,20 @@ def _run(words: list[str]) -> Any:
     try:
         return tyro.cli(COMMANDS[words[0]], prog=f"fewmask {words[0]}", args=overrides_first(words)[1:])
     except SystemExit as end:
-        if end.code and words[0] in WITH_KEYS and (keys := _keys_among(words)):
-            complain(f"A key of the recipe is no option; it is given as {' '.join(f'{key}=VALUE' for key in keys)}")
-        for word in {*words} & ELSEWHERE.keys() if end.code else ():
-            complain(f"{word} is an option of nnU-Net's; here it is {ELSEWHERE[word]} (docs/coming-from.md)")
-        if end.code and ("--folds", "all") in pairwise(words):
-            complain("--folds takes a number; data.validation=none trains on every mask")
+        if end.code:
+            for hint in _hints(words):
+                complain(hint)
         raise
+
+
+def _hints(words: Sequence[str]) -> Iterator[str]:
+    """Yield what a line that could not be read may have meant."""
+    if words[0] in WITH_KEYS and (keys := _keys_among(words)):
+        yield f"A key of the recipe is no option; it is given as {' '.join(f'{key}=VALUE' for key in keys)}"
+    for word in (word for word in words if word in ELSEWHERE):
+        yield f"{word} is an option of nnU-Net's; here it is {ELSEWHERE[word]} (docs/coming-from.md)"
+    if ("--folds", "all") in pairwise(words):
+        yield "--folds takes a number; data.validation=none trains on every mask"
 
 
 def _keys_among(words: Sequence[str]) -> list[str]:

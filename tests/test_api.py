@@ -171,6 +171,23 @@ def test_mistakes_of_a_recipe_are_told(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_settings_are_a_mapping_whose_numbers_may_be_numpys(dataset):
+    recipe = TINY | {"dataset": str(dataset)}
+    plan = fewmask.plan(recipe, settings={"max_steps": np.int64(7), "data.patch_size": np.array([16, 16, 16])})
+    assert (plan.recipe.max_steps, plan.recipe.data.patch_size) == (7, (16, 16, 16))
+    with pytest.raises(fewmask.UserError, match="give a mapping by dotted key"):
+        fewmask.plan(recipe, settings=["max_steps=7"])
+    with pytest.raises(fewmask.UserError, match="The recipe given has 1 mistake"):
+        fewmask.plan(recipe, settings={"max_steps": -7})
+
+
+def test_what_is_returned_is_shown_on_a_line(dataset, run):
+    look, plan = fewmask.check(dataset), fewmask.plan(TINY | {"dataset": str(dataset)})
+    assert repr(look) == "Check(cases=6, problems=0, warnings=0)"
+    assert repr(fewmask.load(run)).startswith("Model(labels={0: 'background', 1: 'organ', 2: 'nodule'}, channels=")
+    assert max(map(len, map(repr, (look, plan, fewmask.load(run), fewmask.validate(run))))) < 300
+
+
 def test_scores_of_a_run_and_of_masks(dataset, run, tmp_path):
     validated = fewmask.validate(run)
     assert validated.summary.as_dict()["n_cases"] == 1

@@ -25,6 +25,7 @@ from pipeline import __version__, runs
 from pipeline.commands import training
 from pipeline.decisions import Decisions
 from pipeline.engines.schedules import Schedule
+from pipeline.losses import LOSSES
 from pipeline.reports.summary import summarise
 from pipeline.runs.scoring import Scores
 
@@ -439,6 +440,40 @@ def test_negative_value_of_a_key_is_no_option(run, dataset, tmp_path):
 
 
 # Mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("train", "x", "--max-steps", "5"), "it is given as max_steps=VALUE"),
+        (("train", "x", "--fold", "0"), "--fold is an option of nnU-Net's; here it is data.split_fold=N"),
+        (("train", "x", "--folds", "all"), "data.validation=none trains on every mask"),
+        (("predict", "x", "y", "-o", "z", "--disable_tta"), "here it is --mirror off"),
+        (("predict", "x", "y"), None),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_told_what_it_may_have_meant(run, words, hint):
+    code, _, err = run(*words)
+    assert code == 2
+    assert (hint or "output") in err
+    assert ("here it is" in err or "given as" in err or "takes a number" in err) == (hint is not None)
+
+
+def test_predict_without_scans_says_what_is_missing(run, tmp_path):
+    assert "SCAN: is not given" in error_of(run("predict", tmp_path, "--output", tmp_path / "masks"))
+
+
+def test_components_of_a_plugin_are_listed(run, tmp_path):
+    plugin = tmp_path / "theirs.py"
+    plugin.write_text(
+        "from pipeline.losses import LOSSES, LabelLoss\n\n@LOSSES.register('listed_here')\nclass Theirs(LabelLoss):\n"
+        '    """Of a plugin."""\n\n    def forward(self, logits, labels):\n        return logits.mean()\n'
+    )
+    assert "listed_here" not in run("components")[1]
+    try:
+        assert "  listed_here: Of a plugin." in run("components", "--plugin", plugin)[1].splitlines()
+    finally:
+        LOSSES.components.pop("listed_here", None)
 
 
 def test_mistakes_of_a_recipe_are_one_message(run, dataset, tmp_path):

@@ -23,6 +23,7 @@ from pipeline.outputs import Output, digest_of
 from pipeline.runs.checking import check
 from pipeline.runs.choosing import Trial
 from pipeline.runs.cross_validation import recipe_of_fold
+from pipeline.runs.folder import read_split
 from pipeline.runs.models import load_folds, load_model
 from pipeline.types import Case, Task
 
@@ -367,3 +368,18 @@ def test_better_of_two_that_drop_components_is_kept_beside_one_that_fills():
 def test_class_that_is_rightly_dropped_counts_as_found():
     nothing = ((0, 0, 0, 0), (1, 0, 0, 0))
     assert list(trial([nothing] * 6, SMALL)) == [SMALL]
+
+
+def test_scans_that_no_fold_was_trained_on_do_not_count_as_trained_on(tmp_path):
+    def write(folder, **parts):
+        folder.mkdir(parents=True, exist_ok=True)
+        split = dict.fromkeys(("labelled", "unlabelled", "validation", "unlike"), ()) | parts
+        (folder / "split.json").write_text(json.dumps(split))
+
+    write(tmp_path, labelled=["a", "b"], unlabelled=["u", "v", "w"])
+    assert read_split(tmp_path)["unlabelled"] == ["u", "v", "w"]
+    (tmp_path / "folds.json").write_text(json.dumps({"folds": 2}))
+    write(tmp_path / "fold-1", labelled=["a"], unlabelled=["u"], validation=["b"], unlike=["v", "w"])
+    write(tmp_path / "fold-2", labelled=["b"], unlabelled=["u", "v"], validation=["a"], unlike=["w"])
+    found = read_split(tmp_path)
+    assert (found["unlabelled"], found["unlike"]) == (["u", "v"], ["w"])

@@ -100,17 +100,17 @@ class AugmentationChain:
         """Apply what moves voxels to ``image`` ``[B, C, …]`` and ``annotation`` ``[B, 1, …]``, in place."""
         for n, step in enumerate(self.steps):
             if isinstance(step, SpatialAugmentation):
-                refuse_result(step, step.apply(image, annotation, [changes[n] for changes in drawn]))
+                _refuse_result(step, step.apply(image, annotation, [changes[n] for changes in drawn]))
 
     def recolour(self, image: Tensor, drawn: Sequence[tuple[Any, ...]]) -> None:
         """Apply what changes intensities to ``image`` ``[B, C, …]``, in place."""
         for sample, changes in zip(image, drawn, strict=True):
             for step, change in zip(self.steps, changes, strict=True):
                 if isinstance(step, IntensityAugmentation) and change is not None:
-                    refuse_result(step, step.apply(sample, change))
+                    _refuse_result(step, step.apply(sample, change))
 
 
-def refuse_result(step: Augmentation, result: object) -> None:
+def _refuse_result(step: Augmentation, result: object) -> None:
     """Refuse what ``apply`` of an augmentation returns, since only what it changes in place is used.
 
     Raises:
