@@ -153,6 +153,7 @@ def evaluate(
     ignore: int | None = None,
     tolerance_mm: float = 1.0,
     regions: Mapping[str, Sequence[int]] | None = None,
+    names: Mapping[int, str] | None = None,
     verbose: bool = False,
 ) -> Summary:
     """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
@@ -164,6 +165,8 @@ def evaluate(
         ignore: Label value of voxels that are not scored.
         tolerance_mm: Distance up to which surfaces agree in the surface Dice.
         regions: Names and values of unions of labels to score; by default those that ``dataset.json`` asks for.
+        names: Of label values; by default those of ``dataset.json``, or of the model by which :func:`predict` has made
+            the masks.
         verbose: As for :func:`train`.
 
     Returns:
@@ -173,7 +176,8 @@ def evaluate(
         UserError: Something is wrong with a mask; nothing is written then.
     """
     with calling(verbose=verbose):
-        return runs.evaluate(Path(predictions), Path(labels), to_write(Path(output)), ignore, tolerance_mm, regions)
+        place = to_write(Path(output))
+        return runs.evaluate(Path(predictions), Path(labels), place, ignore, tolerance_mm, regions, names)
 
 
 def compare(run_a: Several, run_b: Several, output: AnyPath) -> Comparison | GroupComparison:

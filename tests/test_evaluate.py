@@ -5,6 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from commands import fewmask
+from runs_fixtures import command_runner
 
 from pipeline import runs
 from pipeline.errors import UserError
@@ -91,7 +92,7 @@ def test_what_is_left_out_and_what_nothing_names_is_told(folders, make_scan, cap
     predictions, labels = folders
     runs.evaluate(predictions, labels, labels.parent / "scores")
     assert "have no true mask" not in (said := capsys.readouterr().err)
-    assert "does not name" not in said
+    assert "have names" not in said
     made = np.zeros((9, 10, 11), np.uint8)
     made[4] = 9
     for place in ("fold_0/extra.nii", "fold_0/case_1.nii"):
@@ -99,7 +100,21 @@ def test_what_is_left_out_and_what_nothing_names_is_told(folders, make_scan, cap
     runs.evaluate(predictions, labels, labels.parent / "scores")
     said = capsys.readouterr().err
     assert "1 of 4 predictions have no true mask, and are left out: extra" in said
-    assert "dataset.json does not name all values of the masks: 9 scored too" in said
+    assert "not all values of the masks have names: 9 scored too" in said
+
+
+def test_labels_get_the_names_that_are_given(folders, tmp_path, monkeypatch, capsys):
+    run = command_runner(monkeypatch, capsys)
+    line = ["evaluate", *folders, "--ignore", 3, "--output", tmp_path / "named", "--label", "spleen=1"]
+    assert run(*line, "--label", "cyst=2")[0] == 0
+    assert [row["name"] for row in rows_of(tmp_path / "named")][:2] == ["spleen", "cyst"]
+    runs.evaluate(*folders, tmp_path / "python", ignore=3, names={1: "spleen", 2: "cyst"})
+    assert rows_of(tmp_path / "python") == rows_of(tmp_path / "named")
+    for wrong in (["liver"], ["liver=1", "liver=2"], ["liver=1", "spleen=1"], ["liver=[1,2]"], ["liver=[]"]):
+        options = [word for pair in wrong for word in ("--label", pair)]
+        code, _, told = run("evaluate", *folders, "--output", tmp_path / "wrong", *options)
+        assert (code, "bad-labels" in told) == (2, True), wrong
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_tolerance_is_in_mm_and_told(folders, tmp_path):

@@ -72,6 +72,22 @@ def problems_of(raised):
     return [(problem.code, problem.where.rpartition("/")[2]) for problem in raised.value.problems]
 
 
+def test_evaluate_knows_the_names_of_the_model_and_which_folder_was_predicted(folder, dataset, run, tmp_path, capsys):
+    images, labels = dataset / "imagesTr", tmp_path / "labels"
+    labels.mkdir()
+    runs.predict(run, [images], tmp_path / "masks")
+    for path in (dataset / "labelsTr").iterdir():
+        shutil.copy(path, labels)
+    summary = runs.evaluate(tmp_path / "masks", labels, tmp_path / "scores")
+    assert [each.name for each in summary.classes] == ["organ", "nodule"]
+    assert "masks that predict has made" not in capsys.readouterr().err
+    runs.evaluate(labels, tmp_path / "masks", tmp_path / "swapped")
+    assert f"{tmp_path / 'masks'} holds masks that predict has made" in capsys.readouterr().err
+    (tmp_path / "masks" / RECORD).write_text("{")
+    summary = runs.evaluate(tmp_path / "masks", labels, tmp_path / "unnamed")
+    assert [each.name for each in summary.classes] == ["label 1", "label 2"]
+
+
 def test_finished_masks_are_left_and_missing_ones_are_made(run, scans, expected, predicted, tmp_path):
     runs.predict(run, scans[:1], tmp_path / "masks")
     before = (tmp_path / "masks" / scans[0].name).stat()
@@ -160,7 +176,7 @@ def test_masks_that_the_record_does_not_tell_of_are_refused_and_may_be_overwritt
         runs.predict(run, scans, place)
     runs.predict(run, scans, place, overwrite=True)
     assert masks_in(place) == expected
-    assert set(MaskFolder(place).read()) == set(expected)
+    assert set(MaskFolder(place).read().masks) == set(expected)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +307,7 @@ def test_shards_make_the_folder_of_one_call(run, scans, expected, predicted, tmp
         assert [path.name for path in made] == [path.name for path in scans[which - 1 : which]]
     assert sorted(predicted) == sorted(path.name for path in scans)
     assert masks_in(place) == expected
-    assert sorted(MaskFolder(place).read()) == sorted(expected)
+    assert sorted(MaskFolder(place).read().masks) == sorted(expected)
 
 
 @pytest.mark.slow
@@ -302,7 +318,7 @@ def test_tasks_of_an_array_write_into_one_folder_at_the_same_time(run, scans, ex
         tasks = [pool.submit(command, *words, SLURM_ARRAY_TASK_ID=task, SLURM_ARRAY_TASK_MIN="0") for task in "01"]
         assert [task.result().returncode for task in tasks] == [0, 0]
     assert masks_in(place) == expected
-    assert sorted(MaskFolder(place).read()) == sorted(expected)
+    assert sorted(MaskFolder(place).read().masks) == sorted(expected)
 
 
 def test_a_shard_writes_nothing_that_would_tell_of_a_part(run, scans, tmp_path):

@@ -136,6 +136,14 @@ def evaluate(
             metavar="NAME=VALUES",
         ),
     ] = (),
+    names: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(
+            name="label",
+            help="The name of a label, such as liver=1; by default as in dataset.json, or as predict knows them.",
+            metavar="NAME=VALUE",
+        ),
+    ] = (),
     tolerance_mm: Tolerance = 1.0,
 ) -> None:
     """Score masks that any tool has made.
@@ -143,11 +151,12 @@ def evaluate(
     Example: fewmask evaluate masks/ labels/ --output scores/
     """
     from pipeline import runs
-    from pipeline.runs.pairing import read_regions
+    from pipeline.runs.pairing import read_names, read_regions
 
     refuse_outside("--tolerance-mm", tolerance_mm, 0, MOST_MM)
     refuse_outside("--ignore", ignore, -MAX_LABEL, MAX_LABEL)
-    summary = runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm, read_regions(regions))
+    asked = read_regions(regions), read_names(names)
+    summary = runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm, *asked)
     give({"folder": output} | summary.as_dict())
     show_scores(summary, output)
 

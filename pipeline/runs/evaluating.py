@@ -36,6 +36,7 @@ def evaluate(
     ignore: int | None = None,
     tolerance_mm: float = TOLERANCE_MM,
     regions: Mapping[str, Sequence[int]] | None = None,
+    names: Mapping[int, str] | None = None,
 ) -> Summary:
     """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
 
@@ -49,6 +50,8 @@ def evaluate(
         tolerance_mm: Distance up to which surfaces agree in the surface Dice.
         regions: Names and values of unions of labels that are scored in the place of single ones; by default those that
             ``dataset.json`` asks for, and ``{}`` for none.
+        names: Of label values; by default those of ``dataset.json``, or of the model by which our ``predict`` has made
+            the masks.
 
     Returns:
         The summary that was written.
@@ -64,12 +67,13 @@ def evaluate(
         ignore = declared["ignore"]
     pairs, values, hashes = checked_pairs(predictions, labels, ignore)
     unions = scored_regions(declared["asked"] if regions is None else regions)
-    known = {0: "background"} | (declared["labels"] or {}) | {each.label: name for name, each in unions.items()}
-    names = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
-    if declared["labels"] and (unnamed := sorted(values - known.keys() - {ignore})):
-        note(f"dataset.json does not name all values of the masks: {listed([*map(str, unnamed)], 4)} scored too")
-    score = partial(score_case, labels=names, ignore=ignore, tolerance_mm=tolerance_mm, regions=tuple(unions.values()))
-    gallery = Gallery(n_cases=len(pairs), labels=names, ignore=ignore)
+    given = names or declared["labels"] or {}
+    known = {0: "background"} | given | {each.label: name for name, each in unions.items()}
+    called = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
+    if given and (unnamed := sorted(values - known.keys() - {ignore})):
+        note(f"not all values of the masks have names: {listed([*map(str, unnamed)], 4)} scored too")
+    score = partial(score_case, labels=called, ignore=ignore, tolerance_mm=tolerance_mm, regions=tuple(unions.values()))
+    gallery = Gallery(n_cases=len(pairs), labels=called, ignore=ignore)
 
     def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
         with memory_for(str(pair[1][0]), "to score it", None, TOO_LARGE):

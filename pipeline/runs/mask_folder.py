@@ -28,6 +28,7 @@ MAX_RECORD_BYTES = 100_000_000
 AGAIN = "give --overwrite to predict it again, or name another --output"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Label = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
 
 
 class StoredMask(Stored):
@@ -46,7 +47,7 @@ class StoredMask(Stored):
     model: Sha256
     mirrored: bool
     labels: list[int]
-    dice_expected: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], float] | None
+    dice_expected: dict[Label, float] | None
     files: Annotated[dict[str, Sha256], Field(min_length=1)]
 
     @property
@@ -56,20 +57,27 @@ class StoredMask(Stored):
 
 
 class StoredPredictions(Stored):
-    """The record: what each mask of a folder was made of, by its name."""
+    """The record.
+
+    Attributes:
+        format: Of the record.
+        masks: What each mask of the folder was made of, by its name.
+        names: Of the labels that the masks may hold, by value.
+    """
 
     format: Literal[1]
     masks: dict[str, StoredMask]
+    names: dict[Label, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Making:
-    """What a mask is to be made of; fields as of :class:`StoredMask`."""
+    """What a mask is to be made of; fields as of :class:`StoredMask`, but that labels have their names."""
 
     scan: str
     model: str
     mirrored: bool
-    labels: tuple[int, ...]
+    labels: Mapping[int, str]
 
     def told(self) -> dict[str, str]:
         """Return what a file may tell of the model and its settings."""
@@ -92,7 +100,7 @@ class Making:
         found += ["with another checkpoint"] if mask.model != self.model else []
         if mask.mirrored != self.mirrored:
             found.append(f"with{'' if mask.mirrored else 'out'} mirror images")
-        return found + (["with other --labels"] if tuple(mask.labels) != self.labels else [])
+        return found + (["with other --labels"] if mask.labels != [*self.labels] else [])
 
 
 @dataclass(frozen=True)
@@ -126,17 +134,17 @@ class MaskFolder:
         """Map each mask's path to its scan, as :func:`targets_of`; masks that are ours may be there."""
         return targets_of(cases, scans, self.folder, self.listing.foreign)
 
-    def read(self) -> dict[str, StoredMask]:
-        """Read the record; nothing where there is none.
+    def read(self) -> StoredPredictions:
+        """Read the record; one of no masks where there is none.
 
         Raises:
             UserError: It is not what this version writes.
         """
         path = self.folder / RECORD
         if not path.exists():
-            return {}
+            return StoredPredictions(format=1, masks={})
         try:
-            return dict(StoredPredictions.model_validate(read_json(path, MAX_RECORD_BYTES)).masks)
+            return StoredPredictions.model_validate(read_json(path, MAX_RECORD_BYTES))
         except (OSError, ValueError) as error:
             first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             message = f"is no record of masks of this version: {first}"
@@ -156,7 +164,7 @@ class MaskFolder:
         Raises:
             UserError: As :meth:`read`.
         """
-        known = self.read()
+        known = self.read().masks
         found = {}
         problems = []
         for name, making in wanted.items():
@@ -204,8 +212,10 @@ class MaskFolder:
                 (stage / file).parent.mkdir(exist_ok=True)
             write(stage)
             mask = making.mask({file: digest_of(stage / file) for file in files}, dice_expected)
-            masks = self.read() | {name: mask}  # Anew, since another process may write here too.
-            write_json(stage / RECORD, StoredPredictions(format=1, masks=masks).model_dump())
+            known = self.read()  # Anew, since another process may write here too.
+            names = known.names | {str(label): label_name for label, label_name in making.labels.items()}
+            record = StoredPredictions(format=1, masks=known.masks | {name: mask}, names=names)
+            write_json(stage / RECORD, record.model_dump())
         return mask
 
     def clear_up(self) -> None:

@@ -67,9 +67,8 @@ class Masks:
         """What each of them is made of."""
         model = model_digest(self.model)
         mirrored = self.model.predictor.mirrored
-        labels = tuple(self.labels)
         return {
-            path: Making(scan=scan_digest(self.facts[str(path)]), model=model, mirrored=mirrored, labels=labels)
+            path: Making(scan=scan_digest(self.facts[str(path)]), model=model, mirrored=mirrored, labels=self.labels)
             for path in self.targets
             if str(path) in self.facts
         }

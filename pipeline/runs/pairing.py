@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pipeline import nifti
@@ -13,6 +14,7 @@ from pipeline.data.layouts.lists import read_json
 from pipeline.data.layouts.painting import UnpaintableError, in_order, painted_labels
 from pipeline.errors import Names, Problem, UserError, listed
 from pipeline.memory import memory_for
+from pipeline.runs.mask_folder import RECORD, MaskFolder
 from pipeline.strict_yaml import read_yaml
 from pipeline.terminal import note, progress
 from pipeline.types import Region
@@ -72,6 +74,8 @@ def checked_pairs(
     if surplus := known.sorted:
         left = f"{len(surplus)} of {len(predicted)} predictions have no true mask, and are left out"
         note(f"{left}: {listed(surplus, 4)}")
+    if (labels / RECORD).is_file() and not (predictions / RECORD).is_file():
+        note(f"{labels} holds masks that predict has made: masks to be scored come first, true ones second")
     return pairs, values, hashes
 
 
@@ -87,7 +91,8 @@ def declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
     """Read the labels that a ``dataset.json`` of the Decathlon or of nnU-Net declares.
 
     Returns:
-        ``labels``, ``ignore``, ``regions`` and ``asked``, as :func:`read_labels`; nothing without such a file.
+        ``labels``, ``ignore``, ``regions`` and ``asked``, as :func:`read_labels`. Without such a file ``labels`` are
+        those of the model by which our ``predict`` has made the predictions, and the others nothing.
 
     Raises:
         UserError: The file is damaged.
@@ -95,6 +100,9 @@ def declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
     places = (folder / "dataset.json" for folder in (labels, labels.resolve().parent, predictions))
     listing = next((path for path in places if path.is_file()), None)
     if listing is None:
+        with suppress(UserError):  # Of a record that is damaged: scores need no names.
+            names = MaskFolder(predictions).read().names
+            return read_labels(None) | {"labels": {int(value): name for value, name in names.items()} or None}
         return read_labels(None)
     try:
         content = read_json(listing)
@@ -139,6 +147,29 @@ def read_regions(pairs: Sequence[str]) -> dict[str, list[int]] | None:
     >>> read_regions(["core=[1, 4]", "enhancing=4"])
     {'core': [1, 4], 'enhancing': [4]}
     """
+    return _values_by_name(pairs, "--region", "bad-regions", "write core=[1,4]") or None
+
+
+def read_names(pairs: Sequence[str]) -> dict[int, str]:
+    """Read the names of label values from ``NAME=VALUE``.
+
+    Raises:
+        UserError: One is no name with a whole number, or a name or a value is there twice.
+
+    >>> read_names(["liver=1", "tumour=2"])
+    {1: 'liver', 2: 'tumour'}
+    """
+    remedy = "write liver=1, and give each value once"
+    found = _values_by_name(pairs, "--label", "bad-labels", remedy)
+    names = {value: name for name, values in found.items() for value in values}
+    if len(names) < len(found) or any(len(values) != 1 for values in found.values()):
+        problem = Problem("--label", "bad-labels", f"is {' '.join(pairs)}", remedy)
+        raise UserError("Nothing was evaluated.", [problem])
+    return names
+
+
+def _values_by_name(pairs: Sequence[str], option: str, code: str, remedy: str) -> dict[str, list[int]]:
+    """Read what was given of an option, ``NAME=VALUES`` each; its mistakes have a code and a remedy."""
     found: dict[str, list[int]] = {}
     problems = []
     for pair in pairs:
@@ -146,10 +177,10 @@ def read_regions(pairs: Sequence[str]) -> dict[str, list[int]] | None:
         told = read_yaml(text, pair)
         values = told if isinstance(told, list) else [told]
         if not name or not all(type(value) is int for value in values):
-            problems.append(Problem(f"--region {pair}", "bad-regions", "is no NAME=VALUES", "write core=[1,4]"))
+            problems.append(Problem(f"{option} {pair}", code, "is no NAME=VALUES", remedy))
         elif name in found:
-            problems.append(Problem(f"--region {pair}", "bad-regions", f"names {name} again", "give each region once"))
+            problems.append(Problem(f"{option} {pair}", code, f"names {name} again", "give each name once"))
         found[name] = values
     if problems:
         raise UserError("Nothing was evaluated.", problems)
-    return found or None
+    return found
