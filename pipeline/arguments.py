@@ -12,6 +12,7 @@ import tyro
 
 from pipeline import __version__
 from pipeline.bounds import DEVICE
+from pipeline.durations import is_duration
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.terminal import Manner, complain, give, say, speaking
 
@@ -188,6 +189,22 @@ def without(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
         for before, word in pairwise(["", *arguments])
         if not (word.partition("=")[0] in options or before in options)
     ]
+
+
+def as_override(time_budget: str, overrides: Sequence[str]) -> str:
+    """Return ``--time-budget`` as a key of the recipe.
+
+    Raises:
+        UserError: It is no length of time, or stands beside a number of steps.
+    """
+    problem = None
+    if not is_duration(time_budget):
+        problem = Problem("--time-budget", "bad-options", f"is {time_budget!r}", "write 90s, 20min, 1h30m or 1.5d")
+    if any(pair.startswith("max_steps=") for pair in overrides):
+        problem = Problem("--time-budget", "bad-options", "goes not with max_steps=", "leave one out")
+    if problem:
+        raise UserError("Nothing was started.", [problem])
+    return f"time_budget={time_budget}"
 
 
 def refuse_device(name: str) -> None:

@@ -143,10 +143,12 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             raise _bad_override(override, "no key=value", f"to train on it, write dataset={override}")
         raise _bad_override(override, "no key=value")
     *parents, last = key.split(".")
+    # A shorthand such as `network: unet` or `metrics: [centre_distance_mm]` makes way for the mapping that the override
+    # speaks of.
+    raw |= spelt_out(raw)
     place: Any = raw
     for part in parents:
         if isinstance(place, dict) and not isinstance(place.get(part), (dict, list)):
-            # A shorthand such as `network: unet` makes way for the mapping that the override speaks of.
             place[part] = {"name": place[part]} if isinstance(place.get(part), str) else {}
         place = place[_key_in(place, part, override)]
     value = read_yaml(text, override)

@@ -112,11 +112,12 @@ def show_groups(comparison: GroupComparison) -> None:
 
 
 def show_components(registries: Sequence[Registry]) -> None:
-    """Print the components of each registry, one in a line, with their options."""
+    """Print the components of each registry with their options, those without a default by name alone."""
     for registry in registries:
         say(f"\n{registry.name} ({registry.description})")
         for name in registry.names:
-            options = ", ".join(f"{key}={option.default!r}" for key, option in registry.options(name).items())
+            options = registry.options(name).items()
+            told = [key if value.default is value.empty else f"{key}={value.default!r}" for key, value in options]
             say(f"  {name}: {registry.summary(name)}")
-            if options:
-                say(f"      {options}")
+            if told:
+                say(f"      {', '.join(told)}")

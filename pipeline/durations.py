@@ -12,7 +12,18 @@ NAMES = {
 }
 UNITS = {name: unit for unit, names in NAMES.items() for name in names}
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+# As a recipe has it.
+DURATION = r"^[0-9]{1,8}(\.[0-9]{1,8})?[smhd]$"
 PART = re.compile(r"([0-9]{1,8}(?:\.[0-9]{1,8})?) *([a-z]+) *")
+
+
+def is_duration(text: str) -> bool:
+    """Tell whether text is a length of time as people write it.
+
+    >>> is_duration("1h30m"), is_duration("20"), is_duration("1 year")
+    (True, False, False)
+    """
+    return re.search(DURATION, in_one_unit(text)) is not None
 
 
 def in_one_unit(text: str) -> str:

@@ -58,7 +58,7 @@ class Model:
         Args:
             image: The path of a NIfTI file, a nibabel image, or an array ``[X, Y]``, ``[X, Y, Z]`` or
                 ``[X, Y, Z, C]``; a list of these if each channel is a scan of its own.
-            affine: Maps voxel indices to mm, 4x4; required for arrays, ignored for the others.
+            affine: Maps voxel indices to mm, 4x4; required for arrays, refused where a file or image says otherwise.
 
         Returns:
             The label values, on the scan's own grid: the mask that the command ``predict`` writes.
@@ -94,8 +94,10 @@ class Model:
 
         parts = list(image) if isinstance(image, list | tuple) else [image]
         names = ["image"]
-        if len(parts) > 1:
+        if isinstance(image, list | tuple):
             names = [f"channel {n}" for n in range(len(parts))]
+        if not parts:
+            raise _unusable("image", "no-scans", "is an empty list", "give a scan for each channel")
         scans = [_read(part, affine, name) for part, name in zip(parts, names, strict=True)]
         case = Case(id="image", images=tuple(Path(name) for name in names), label=None, patient="")
         scans_by_path = dict(zip(case.images, scans, strict=True))
@@ -125,14 +127,39 @@ def load(run: str | PathLike[str], *, checkpoint: Which = "last", plugins: Seque
 
 
 def _read(image: Any, affine: ArrayLike | None, name: str) -> Scan:
+    """Read one scan, whose name in messages is given for those without a path."""
+    remedy = "give affine=, 4x4, voxel indices to mm"
+    matrix = None
+    if affine is not None:
+        try:
+            matrix = np.asarray(affine, np.float64)
+        except (TypeError, ValueError):
+            raise _unusable("affine", "no-affine", "is no matrix of numbers", remedy) from None
+        if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+            shape = " x ".join(map(str, matrix.shape))
+            raise _unusable("affine", "no-affine", f"is {shape}, or not finite", remedy)
+    if isinstance(image, str | PathLike) or hasattr(image, "dataobj"):
+        scan = _read_file_or_image(image, name)
+        if matrix is not None and not np.allclose(matrix, scan.affine, atol=1e-3):
+            raise _unusable(
+                "affine", "no-affine", f"is not that of {name}", "leave it out: it says itself where it lies"
+            )
+        return scan
+    array = np.asanyarray(image)
+    if array.dtype.kind not in "biuf" or array.ndim < 2:
+        what = type(image).__name__
+        message = f"is {what}, and no scan"
+        raise _unusable(name, "not-nifti", message, "give a path, a nibabel image, or an array of 2 or more axes")
+    if matrix is None:
+        raise _unusable("affine", "no-affine", "is not given, and an array does not say where it lies", remedy)
+    return nifti.scan_of(array, matrix, name)
+
+
+def _read_file_or_image(image: Any, name: str) -> Scan:
     if isinstance(image, str | PathLike):
         return nifti.load(Path(image))
-    if hasattr(image, "dataobj"):
-        return nifti.scan_of(image.dataobj, image.affine, name, image.header)
-    if affine is None or np.shape(affine) != (4, 4):
-        message = "an array does not say where it lies"
-        if affine is not None:
-            message = f"its shape is {np.shape(affine)}"
-        problem = Problem("affine", "no-affine", message, "give affine=, 4x4, voxel indices to mm")
-        raise UserError("The scan cannot be used.", [problem])
-    return nifti.scan_of(image, affine, name)
+    return nifti.scan_of(image.dataobj, image.affine, name, image.header)
+
+
+def _unusable(where: str, code: str, message: str, remedy: str) -> UserError:
+    return UserError("The scan cannot be used.", [Problem(where, code, message, remedy)])

@@ -77,12 +77,14 @@ def load_remembered(plugins: Sequence[Plugin]) -> None:
         if content is not None and _digest(content) == getattr(sys.modules.get(_module_of(path)), SHA256, None):
             continue
         why = "you have not named it here before"
+        remedy = "if you trust it as it is: --plugin FILE"
         if content is None:
             why = "is gone"
+            remedy = "bring it back, or say where it is now: --plugin FILE"
         elif _digest(content) != plugin["sha256"]:
             why = "was changed since"
         message = f"is the run's plugin, and {why}"
-        problems.append(Problem(str(path), "plugin-changed", message, "if you trust it as it is: --plugin FILE"))
+        problems.append(Problem(str(path), "plugin-changed", message, remedy))
     if problems:
         raise UserError("The run needs its plugins.", problems)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from pipeline.bounds import DEVICE, SECONDS, ForegroundValue, Steps, seconds_of
-from pipeline.durations import in_one_unit
+from pipeline.durations import DURATION, in_one_unit
 from pipeline.sections import (
     AtlasVote,
     AugmentationChoices,
@@ -87,9 +87,7 @@ class Recipe(Section):
     max_steps: Auto | Steps = Field(
         default="auto", description="the number of training steps, 1 to 1e9, or auto: what time_budget allows"
     )
-    time_budget: Annotated[
-        Annotated[str, Field(pattern=r"^[0-9]{1,8}(\.[0-9]{1,8})?[smhd]$")] | None, BeforeValidator(_in_one_unit)
-    ] = Field(
+    time_budget: Annotated[Annotated[str, Field(pattern=DURATION)] | None, BeforeValidator(_in_one_unit)] = Field(
         default=None,
         description="how long the whole command may take, such as 90s, 20min, 1h30m or 1.5d, up to a year, or null",
     )

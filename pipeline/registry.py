@@ -104,9 +104,8 @@ class Registry:
         if name not in self:
             return [("", f"no {self.name} is named {name!r}; {nearest(name, self.names)}")]
         known = self.options(name)
-        unknown = [
-            (key, f"{name} has no such option; {nearest(str(key), known)}") for key in options if key not in known
-        ]
+        lack = f"{name} has no such option; {{}}" if known else f"{name} has no options"
+        unknown = [(key, lack.format(nearest(str(key), known))) for key in options if key not in known]
         fields: dict[str, Any] = {
             key: (_type_of(p, self[name]), ... if p.default is p.empty else p.default) for key, p in known.items()
         }
@@ -123,6 +122,8 @@ class Registry:
                 message = f"{plain(e['msg'])}, not {shown(e['input'])}"
                 if e["type"] == "missing":
                     message = "is not given"
+                    if self.given:  # Another name for one of them looks like an option.
+                        message += f", and the program gives {', '.join(sorted(self.given))} alone"
                 found[option] = joined(before, message) if before else message
             return unknown + list(found.items())
         return unknown or self._refusal(name, options)

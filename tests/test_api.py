@@ -139,7 +139,14 @@ def test_what_a_model_cannot_take_is_refused_with_the_reason(run, dataset):
         (array.astype(np.complex64), np.eye(4), None),
         (np.full_like(array, np.nan), np.eye(4), None),
         (array, np.zeros((4, 4)), None),
+        (array, np.full((4, 4), np.nan), "no-affine"),
+        (array, "RAS", "no-affine"),
         (array[0], np.eye(4), "mixed-dimensions"),
+        (dataset / "imagesTr" / "phantom_000.nii.gz", np.eye(4) * 3, "no-affine"),
+        ([], np.eye(4), "no-scans"),
+        ([[1, 2], [3, 4]], np.eye(4), "not-nifti"),
+        (None, None, "not-nifti"),
+        (np.array(["a"]), np.eye(4), "not-nifti"),
         ("nothing.nii.gz", None, "missing-file"),
     ]:
         with pytest.raises(fewmask.UserError) as raised:
@@ -147,6 +154,18 @@ def test_what_a_model_cannot_take_is_refused_with_the_reason(run, dataset):
         codes = [problem.code for problem in raised.value.problems]
         assert code is None or code in codes, codes
         assert all(problem.remedy for problem in raised.value.problems)
+
+
+def test_an_affine_beside_a_file_is_taken_where_it_is_the_files_own(run, dataset):
+    model, path = fewmask.load(run), dataset / "imagesTr" / "phantom_000.nii.gz"
+    expected = model.predict(path)
+    np.testing.assert_array_equal(model.predict(path, nib.load(path).affine), expected)
+    np.testing.assert_array_equal(model.predict([path]), expected)
+
+
+def test_a_folder_that_is_no_run_is_not_loaded(dataset):
+    with pytest.raises(fewmask.UserError, match="so it is no run"):
+        fewmask.load(dataset)
 
 
 def test_a_check_and_a_plan_write_nothing(dataset, run):

@@ -281,9 +281,11 @@ def test_training_says_before_what_it_will_do_and_after_what_to_do_next(run, dat
     again = run("train", recipe, "-o", place, "max_steps=31", "validate_every=15", "--resume", *ALLOWED_STEPS)
     assert "given in the recipe" in again[1]
     assert re.search(r"^\[ +[0-9.]+ s\] steps     31, of which 30 are done, .*; too few to", again[2], re.MULTILINE)
-    # Nothing is left to do: nothing is announced.
     again = run("train", recipe, "-o", place, "max_steps=31", "validate_every=15", "--resume")
     assert "device    " not in again[2]
+    assert f"{place} has done all its 31 steps: nothing is left to train" in again[2]
+    last = run("train", recipe, "-o", tmp_path / "short", "max_steps=2", "validate_every=15")
+    assert "steps     2, a validation at the end; too few to tell how long" in last[2]
 
 
 def test_check_says_how_to_train_on_what_it_was_told_of_the_layout(run, dataset, tmp_path):
@@ -410,9 +412,9 @@ def test_time_is_written_as_people_write_it(run, trains, dataset, tmp_path, writ
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--time-budget", "20"], "time_budget"),
-        (["--time-budget", "1h30"], "time_budget"),
-        (["--time-budget", "20m", "max_steps=7"], "max_steps is given"),
+        (["--time-budget", "20"], "--time-budget: is '20'"),
+        (["--time-budget", "1h30"], "--time-budget: is '1h30'"),
+        (["--time-budget", "20m", "max_steps=7"], "--time-budget: goes not with max_steps="),
         (["time_budget=20m"], "max_steps is given"),
     ],
 )

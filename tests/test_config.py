@@ -257,6 +257,15 @@ def test_shorthand_of_a_network_makes_way_for_its_options(load):
     assert (network.name, network.options) == ("segresnet", {"init_filters": 8})
 
 
+def test_a_name_in_a_list_makes_way_for_its_options(load):
+    overrides = ["objective=[dice, cross_entropy]", "objective.1.weight=0.5", "objective.0.options.smooth=2.0"]
+    terms = load(MINIMAL, *overrides).objective
+    assert [(term.loss, term.weight, term.options) for term in terms] == [
+        ("dice", 1.0, {"smooth": 2.0}),
+        ("cross_entropy", 0.5, {}),
+    ]
+
+
 def test_later_override_wins(load):
     assert load(MINIMAL, "seed=1", "seed=2").seed == 2
 

@@ -8,6 +8,7 @@ import pytest
 from damage import mask, save, volume, write_json, write_sound
 
 from pipeline.data.layouts import LAYOUTS, Dataset, Layout, open_dataset
+from pipeline.data.regions import with_regions
 from pipeline.errors import UserError
 from pipeline.plugins import load_plugins
 from pipeline.runs.checking import check, survey
@@ -65,6 +66,24 @@ def test_regions_are_read_as_their_parts_and_the_ignore_label_as_not_annotated(t
     assert dataset.labels == {0: "background", 1: "whole", 2: "core", 3: "enhancing"}
     assert dataset.regions == {"whole": (1, 2, 3), "core": (2, 3)}
     assert dataset.ignore == 4
+
+
+def test_regions_that_nobody_asks_for_are_told_unless_the_recipe_chooses(tmp_path):
+    folder = nnunet(tmp_path, labels={"background": 0, "whole": [1, 2], "core": 2})
+    touch(folder, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    dataset = open_dataset(folder)
+    assert [problem.code for problem in dataset.problems] == ["regions-not-asked"]
+    assert with_regions(dataset, "auto") == dataset
+    for chosen in (None, {"whole": [1, 2], "core": [2]}):
+        assert not with_regions(dataset, chosen).problems
+
+
+def test_a_number_that_is_none_of_a_channel_is_mended_by_the_masks_name(tmp_path):
+    folder = nnunet(tmp_path)
+    touch(folder, "imagesTr/a_1_0000.nii.gz", "labelsTr/a_1.nii.gz", "imagesTr/a_2_000.nii.gz", "labelsTr/a_2.nii.gz")
+    with pytest.raises(UserError) as raised:
+        open_dataset(folder)
+    assert [problem.remedy for problem in raised.value.problems] == ["rename it to a_2_0000"]
 
 
 def test_every_gap_in_nnunets_folders_is_named_at_once(tmp_path):

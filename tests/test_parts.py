@@ -156,7 +156,7 @@ def problems_of(**changes):
         ({"optimizer": "sdg"}, "optimizer.name", "'sgd'"),
         ({"optimizer": {"name": "sgd", "options": {"momentum": 2.0}}}, "optimizer.options.momentum", "not 2"),
         ({"optimizer": {"name": "sgd", "options": {"nestrov": True}}}, "optimizer.options.nestrov", "'nesterov'"),
-        ({"optimizer": {"options": {"momentum": 0.5}}}, "optimizer.options.momentum", "adamw has no such option"),
+        ({"optimizer": {"options": {"momentum": 0.5}}}, "optimizer.options.momentum", "adamw has no options"),
         ({"optimizer": {"schedule": "polly"}}, "optimizer.schedule.name", "'poly'"),
         (
             {"optimizer": {"schedule": {"options": {"power": 0}}}},

@@ -104,6 +104,14 @@ def test_what_the_program_gives_is_no_option():
     assert store.build("pump", {"depth": 2.0}, size=9) == (9, 2.0, "auto", (1, 2))
 
 
+def test_an_option_nobody_gives_is_told_with_what_the_program_gives():
+    store = Registry(name="machine", description="things that run", given=frozenset({"size", "kind"}))
+    store.register("pump")(lambda extent, size, kind: None)
+    assert store.problems("pump", {}) == [("extent", "is not given, and the program gives kind, size alone")]
+    store.register("tank")(lambda size: None)
+    assert store.problems("tank", {"depth": 1}) == [("depth", "tank has no options")]
+
+
 def test_component_that_needs_the_program_is_not_built_to_be_judged():
     store = Registry(name="machine", description="things that run", given=frozenset({"size"}))
     store.register("pump")(lambda size, depth=1.0: pytest.fail("was built"))

@@ -183,12 +183,21 @@ def test_loss_that_is_nan_names_the_cases_and_leaves_the_weights_as_they_were():
     assert torch.equal(optimizer[0]["exp_avg"], step.optimizer.state_dict()["state"][0]["exp_avg"])
 
 
-def test_a_loss_that_alone_is_nan_is_to_be_looked_at_before_the_learning_rate():
-    terms = [Term(name="bad", loss=NanAt(1), on="labelled"), Term(name="dice", loss=LOSSES["dice"](), on="labelled")]
+@pytest.mark.parametrize("at_step", [1, 2])
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_may_have_made_a_loss_nan_is_to_be_looked_at(at_step, alone):
+    names = ("bad",) if alone else ("bad", "worse")
+    terms = [Term(name=name, loss=NanAt(at_step), on="labelled") for name in names]
+    terms += [Term(name="dice", loss=LOSSES["dice"](), on="labelled")] * alone
+    step = make_step(terms=terms)
+    if at_step == 2:
+        step(at(1), {"labelled": make_batch()})
     with pytest.raises(UserError) as raised:
-        make_step(terms=terms)(at(1), {"labelled": make_batch()})
+        step(at(at_step), {"labelled": make_batch()})
     remedy = raised.value.problems[0].remedy
-    assert remedy.startswith("look at bad, since the other terms are finite; or lower optimizer.learning_rate")
+    assert ("look at bad, since the other terms are finite" in remedy) == alone
+    assert ("since no update came before" in remedy) == (at_step == 1 and not alone)
+    assert ("lower optimizer.learning_rate" in remedy) == (at_step == 2)
 
 
 class RootOfZero(LabelLoss):

@@ -1,6 +1,7 @@
 """Prediction plane by plane: the parts against MONAI's own, and the whole against the plain way to predict."""
 
 import copy
+import weakref
 from dataclasses import replace
 from itertools import permutations, product
 
@@ -28,6 +29,7 @@ from pipeline.prediction.placement import place
 from pipeline.prediction.predictor import Ensemble, Predictor
 from pipeline.prediction.resampling import samples
 from pipeline.prediction.stitching import Ring
+from pipeline.prediction.sweep import Sweep
 from pipeline.prediction.trial import try_network
 from pipeline.prediction.windows import importance, lay_windows
 
@@ -436,12 +438,13 @@ NO_MEMORY = [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), Runtim
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=["python", "cuda", "cpu"])
 def test_windows_are_halved_where_memory_runs_out_and_it_is_said(make_scan, error):
-    scan, values, told = draw_scan(np.random.default_rng(3), make_scan, 40), tuple(range(7)), []
+    scan = load(make_scan("scan.nii", np.random.default_rng(3).gamma(2, 50, (40, 38, 36)).astype(np.float32)))
+    told = []
     predictor = Predictor(
         network=Pointwise(),
         grid=Grid("RAS", (1.3, 0.9, 1.1)),
         patch_size=(8, 12, 16),
-        label_values=values,
+        label_values=tuple(range(7)),
         precision=torch.float32,
     )
     hungry = replace(predictor, network=Hungry(2, error), windows=8, tell=told.append)
@@ -499,6 +502,35 @@ def test_windows_together_are_as_many_as_there_is_memory_for(make_scan, monkeypa
     for free, together in ((1, 1), (4 * one, 2), (7 * one, 3), (1 << 60, 4)):
         monkeypatch.setattr("pipeline.prediction.predictor.free_bytes", lambda _, free=free: free)
         assert predictor.together(*where) == together
+
+
+class Outputs(list):
+    """A list that can be watched."""
+
+
+@pytest.mark.parametrize(("patch", "most"), [((8, 8, 8), 0), ((20, 22), 4)])
+def test_folds_hold_no_outputs_while_others_predict(make_scan, monkeypatch, patch, most):
+    scan = load(make_scan("scan.nii", np.random.default_rng(7).gamma(2, 50, (20, 22, 30)).astype(np.float32)))
+    watched, counts, tried = [], [], Sweep._tried
+
+    def watching(sweep, *arguments, **options):
+        counts.append(sum(len(outputs) for ref in watched if (outputs := ref()) is not None))
+        outputs = Outputs(tried(sweep, *arguments, **options))
+        watched.append(weakref.ref(outputs))
+        return outputs
+
+    monkeypatch.setattr(Sweep, "_tried", watching)
+    one = Predictor(
+        network=Pointwise(),
+        grid=Grid("RAS", (0.0, 0.0, 0.0)),
+        patch_size=patch,
+        label_values=tuple(range(7)),
+        precision=torch.float32,
+        windows=2,
+    )
+    Ensemble((one, replace(one, network=Pointwise()), replace(one, network=Pointwise()))).segment([scan])
+    # Two slices that go together are two planes: each of the two other networks may hold those of a call.
+    assert max(counts) == most
 
 
 def test_members_share_one_image_and_each_file_is_read_once(make_scan, monkeypatch):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from pipeline.arguments import Overrides, command, destination, place, without
+from pipeline.arguments import Overrides, as_override, command, destination, place, without
 from pipeline.bounds import refuse_outside
 from pipeline.console import show_machine, show_plan, show_scores, show_seeds
 from pipeline.errors import Problem, UserError
@@ -133,7 +133,7 @@ def train(
         _refuse(given, "goes not with --seeds", "leave one out")
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
-        overrides = ("max_steps=auto", *overrides, f"time_budget={time_budget}")
+        overrides = ("max_steps=auto", *overrides, as_override(time_budget, overrides))
     resume = resume or launcher is not None
     with joined():
         request = runs.read_request(source, overrides, folds, seeds)

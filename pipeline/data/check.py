@@ -136,10 +136,11 @@ class Check:
             UserError: It has not; with every problem of every file.
         """
         if self.problems:
-            count = len({problem.where for problem in self.problems})
-            raise UserError(
-                f"{self.dataset.source}: {len(self.problems)} problem(s) in {count} place(s).", self.problems
-            )
+            places = {problem.where for problem in self.problems}
+            found = f"{self.dataset.source}: {len(self.problems)} problem(s) in {len(places)} place(s)."
+            if all(place.startswith(("labels.", "regions.")) for place in places):  # Keys of the recipe.
+                found = f"{self.dataset.source} has not what the recipe asks for."
+            raise UserError(found, self.problems)
         return Index(
             dataset=self.dataset,
             facts=self.seen,

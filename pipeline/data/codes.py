@@ -48,6 +48,10 @@ CODES: dict[str, Code] = {
     "count-differs": Code("`numTraining` or `numTest` is not the number of entries or scans.", warning=True),
     "bad-labels": Code("The declared or chosen labels are no values and names, or no mask has them."),
     "bad-regions": Code("The regions are no labels of the dataset, or no mask could tell them apart."),
+    "regions-not-asked": Code(
+        "Labels are regions of several values, and no `regions_class_order` asks for them: their parts are trained.",
+        warning=True,
+    ),
     "bad-pattern": Code("The pattern for patients is no regular expression, does not fit a case, or takes too long."),
     "outside-root": Code("A path leads out of the dataset's folder."),
     "no-cases": Code("The list has no entries."),

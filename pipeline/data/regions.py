@@ -20,6 +20,8 @@ Regions: TypeAlias = "Mapping[str, Sequence[int | str]] | Literal['auto'] | None
 # The key of the recipe.
 KEY = "regions"
 CODE = "bad-regions"
+# Of a dataset whose labels are regions, and of which no order of painting makes targets.
+NOT_ASKED = "regions-not-asked"
 
 
 def with_regions(dataset: Dataset, chosen: Regions, *, to_train: bool = True) -> Dataset:
@@ -36,19 +38,23 @@ def with_regions(dataset: Dataset, chosen: Regions, *, to_train: bool = True) ->
     Returns:
         The dataset, with the mistakes in ``chosen`` among its problems.
     """
-    regions = dataset.asked if chosen == "auto" else chosen
+    regions: Mapping[str, Sequence[int | str]] = dataset.asked
+    if chosen != "auto":
+        regions = chosen or {}
+        problems = tuple(problem for problem in dataset.problems if problem.code != NOT_ASKED)
+        dataset = replace(dataset, problems=problems)
     if not regions:
         return dataset
-    values, problems = _values_of(dataset, regions, to_train=to_train)
+    values, mistakes = _values_of(dataset, regions, to_train=to_train)
     if partly := [case.id for case in dataset.cases if case.annotated is not None]:
         message = f"need every class annotated in every mask; not so in {len(partly)}, such as {partly[0]}"
-        problems.append(Problem(KEY, CODE, message, "give null, or leave these cases out"))
-    if not problems:
+        mistakes.append(Problem(KEY, CODE, message, "give null, or leave these cases out"))
+    if not mistakes:
         try:
             return _as_regions(dataset, values, painted_labels(in_order(values)))
         except UnpaintableError as error:
-            problems = [Problem(f"regions.{error.name}", CODE, *error.args)]
-    return replace(dataset, problems=(*dataset.problems, *problems))
+            mistakes = [Problem(f"regions.{error.name}", CODE, *error.args)]
+    return replace(dataset, problems=(*dataset.problems, *mistakes))
 
 
 def _values_of(

@@ -108,12 +108,15 @@ class PendingOutput:
         values = {name: value for name, value in output.items() if name != "loss"}
         terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
         message = f"{what} not finite at step {self.step} ({terms}); cases of this step: {', '.join(self.cases)}"
-        wider = ", or use precision=float32"
-        if self.precision == torch.float32:
-            wider = ""
-        lower = f"lower optimizer.learning_rate{wider}"
+        ways = []
         odd = [name for name, value in values.items() if not math.isfinite(value)]
         if odd and len(odd) < len(values):
-            lower = f"look at {', '.join(odd)}, since the other terms are finite; or {lower}"
-        remedy = f"{lower}; the last checkpoint is kept"
+            ways.append(f"look at {', '.join(odd)}, since the other terms are finite")
+        elif self.step == 1:
+            ways.append("look at the losses, the network and these cases, since no update came before")
+        if self.step > 1:
+            ways.append("lower optimizer.learning_rate")
+        if self.precision != torch.float32:
+            ways.append("use precision=float32")
+        remedy = f"{'; or '.join(ways)}; the last checkpoint is kept"
         return UserError("Training stopped.", [Problem("objective", "diverged", message, remedy)])

@@ -50,8 +50,7 @@ class Grid:
         self.turned = [nearest[own][1] != sign for own, (_, sign) in zip(self.axes, wanted, strict=True)]
         self.native = [shape[own] for own in self.axes]
         # A length of 28.5 voxels is rounded as it was in training, so its last bits are made in the same way.
-        source = np.zeros((4, 4))
-        source[3, 3] = 1
+        source = np.diag([0.0, 0.0, 0.0, 1.0])
         for axis, (body, sign) in enumerate(wanted):
             own = spacing_of(image)[self.axes[axis]]
             source[body, axis] = own * sign
@@ -333,6 +332,8 @@ def main() -> None:
     here = Path(__file__).resolve().parent
     model = json.loads((here / "model.json").read_text(encoding="utf-8"))
     cases = {arguments.output / scan.name: [scan] for scan in arguments.scans}
+    if folders := [scan for scan in arguments.scans if scan.is_dir()]:
+        sys.exit(f"error: {folders[0]} is a folder; name its scans, such as {folders[0]}/*.nii.gz")
     if arguments.output.name.endswith(SUFFIXES):
         cases = {arguments.output: arguments.scans}
     elif len(cases) < len(arguments.scans):
@@ -341,9 +342,8 @@ def main() -> None:
         sys.exit(f"error: is there already: {', '.join(there)}")
     sessions = [onnxruntime.InferenceSession(here / told["file"]) for told in model["networks"]]
     for mask, scans in cases.items():
-        image, labels = segment(model, sessions, scans)
         mask.parent.mkdir(parents=True, exist_ok=True)
-        write(mask, image, labels)
+        write(mask, *segment(model, sessions, scans))
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def footprint(
         image    4 C V
         labels   b V'
         rings    4 M (F + 1) p A
-        windows  n P (4 C + 4 (M + 1) F + v) + 4 M F P
+        windows  n P (4 C + 4 (H + 1) F + v) + 4 M F P, where H is M if p is 1, else 1
         planes   4 M F (A + 4 A') + 24 B
         maps     m V' + 9 B, where m is 1 or 2, else 0
 
@@ -100,14 +100,16 @@ def footprint(
     native = math.prod(placement.native) // placement.native[windows.slab]
     # A block has at least one voxel, all of its classes.
     numbers = max(BLOCK, classes)
+    # Slices of several planes go together, and each network keeps what it made of those that come later.
+    holders = networks if windows.patch[windows.slab] == 1 else 1
     return Footprint(
         image=FLOAT * channels * math.prod(placement.shape),
         labels=label_bytes * math.prod(placement.native),
         rings=FLOAT * networks * (features + 1) * windows.patch[windows.slab] * plane,
-        # Each network keeps the outputs of its last call, and one to a window of air; one of them is at work.
+        # Each network keeps its output to a window of air; one of them is at work.
         windows=round(
             math.prod(windows.patch)
-            * (together * (FLOAT * (channels + (networks + 1) * features) + voxel_bytes) + FLOAT * networks * features)
+            * (together * (FLOAT * (channels + (holders + 1) * features) + voxel_bytes) + FLOAT * networks * features)
         ),
         planes=FLOAT * networks * features * (plane + (PLANES - 1) * native) + BLOCK_MAPS * FLOAT * numbers,
         maps=(maps * math.prod(placement.native) + MAP_BYTES * numbers) if maps else 0,

@@ -127,13 +127,30 @@ class Sweep:
     def _stitched(self) -> Iterator[Tensor]:
         """Yield the planes of the network's grid, ``[F, A, B]``."""
         windows = self.windows
-        slab = self.windows.slab
+        slab = windows.slab
         places = windows.places()
         ring = self._ring()
-        for place_, output in self._outputs(places, ring):
-            yield from ring.finished(place_[slab])
-            ring.add(place_, output)
-            del output
+        together = self.predictor.together(self.placement, windows, len(self.image))
+        flat: dict[Values, Tensor] = {}
+        done = 0
+        while done < len(places):
+            some = windows.call(places[done : done + together])
+            # Before the network looks at them, so that no output is held while others go on to the same plane.
+            yield from ring.finished(some[0][slab])
+            outputs = self._tried(some, flat, last_resort=len(some) == 1 and ring.device == HOST)
+            if outputs is None and len(some) > 1:
+                together = len(some) // 2
+                self.predictor.tell(f"memory ran out; from now on {together} window(s) at a time")
+            elif outputs is None:
+                ring.move(HOST)
+                self.predictor.tell("memory ran out; from now on slabs are put together on the host")
+            else:
+                for place_, output in zip(some, outputs, strict=True):
+                    yield from ring.finished(place_[slab])
+                    ring.add(place_, output)
+                    del output
+                done += len(some)
+            del outputs
         yield from ring.finished(windows.padded[slab])
 
     def _ring(self) -> Ring:
@@ -143,25 +160,6 @@ class Sweep:
         except torch.OutOfMemoryError:
             self.predictor.tell("the device has no memory for a whole slab, which is put together on the host")
         return Ring(*about, HOST)
-
-    def _outputs(self, places: Sequence[Triple], ring: Ring) -> Iterator[tuple[Triple, Tensor]]:
-        """Yield each window's place and what the network says of it, ``[F, X, Y, Z]``."""
-        together = self.predictor.together(self.placement, self.windows, len(self.image))
-        flat: dict[Values, Tensor] = {}
-        done = 0
-        while done < len(places):
-            some = places[done : done + together]
-            outputs = self._tried(some, flat, last_resort=together == 1 and ring.device == HOST)
-            if outputs is None and together > 1:
-                together //= 2
-                self.predictor.tell(f"memory ran out; from now on {together} window(s) at a time")
-            elif outputs is None:
-                ring.move(HOST)
-                self.predictor.tell("memory ran out; from now on slabs are put together on the host")
-            else:
-                yield from zip(some, outputs, strict=True)
-                done += len(some)
-            del outputs
 
     def _tried(self, places: Sequence[Triple], flat: dict[Values, Tensor], *, last_resort: bool) -> list[Tensor] | None:
         """Return the network's outputs to windows, or None where memory ran out and something can be done."""

@@ -67,6 +67,14 @@ class Windows:
         places = product(*(self.starts[axis] for axis in order))
         return [(place[order.index(0)], place[order.index(1)], place[order.index(2)]) for place in places]
 
+    def call(self, places: Sequence[Triple]) -> list[Triple]:
+        """Return the first of some places whose windows can go through the network together.
+
+        They begin at one plane, so that all are added before a plane is done; those of a single plane may follow later.
+        """
+        first = places[0][self.slab]
+        return [place for place in places if place[self.slab] == first or self.patch[self.slab] == 1]
+
     def cut(self, image: Tensor, places: Sequence[Triple]) -> Tensor:
         """Return windows ``[N, C, …]`` of an image ``[C, X, Y, Z]``; beyond it lies 0."""
         windows = image.new_zeros((len(places), len(image), *self.patch))

@@ -26,11 +26,14 @@ NAMED = 4
 def announce(training: Training, choices: Sequence[Choice]) -> None:
     """Note device, steps, time, held-out cases and folder in four lines; where it is verbose, the whole plan before.
 
+    Of a training that has nothing left to do, note that.
+
     Args:
-        training: The training; one that has nothing left to do is not announced.
+        training: The training.
         choices: The choices of its plan.
     """
     if training.is_done:
+        note(f"{training.setup.folder.path} has done all its {training.progress.done} steps: nothing is left to train")
         return
     setup = training.setup
     done = training.progress.done
@@ -42,9 +45,12 @@ def announce(training: Training, choices: Sequence[Choice]) -> None:
     if recipe.device == "cpu":
         threads = f", threads: {setup.step.course.threads_after(done) or torch.get_num_threads()}"
     begun = f", of which {done} are done" if done else ""
-    steps = f"{recipe.max_steps}{begun}, a validation every {recipe.validate_every}"
+    validations = f"a validation every {recipe.validate_every}"
+    if recipe.validate_every >= recipe.max_steps:
+        validations = "a validation at the end"
     note(f"device    {recipe.device}, {recipe.precision}{threads}")
-    note(f"steps     {steps}; {_time(setup, done, budget.left_s if budget else None)}")
+    time = _time(setup, done, budget.left_s if budget else None)
+    note(f"steps     {recipe.max_steps}{begun}, {validations}; {time}")
     note(f"held out  {_held_out(setup)}")
     note(f"folder    {setup.folder.path}")
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from pipeline import __version__
 from pipeline.data.checked import read_file
 from pipeline.data.examining import THREADS
-from pipeline.errors import listed
 from pipeline.memory import memory_for
 from pipeline.metrics.case import TOLERANCE_MM, score_case
 from pipeline.outputs import Output
@@ -17,10 +16,10 @@ from pipeline.reports.files import write_cases_csv
 from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.folder import SCORES
-from pipeline.runs.pairing import TOO_LARGE, checked_pairs, declared_labels, scored_regions
+from pipeline.runs.pairing import TOO_LARGE, all_names, checked_pairs, declared_labels, scored_regions
 from pipeline.runs.reporting import report_masks
 from pipeline.strict_json import write_json
-from pipeline.terminal import note, progress
+from pipeline.terminal import progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,10 +67,7 @@ def evaluate(
     pairs, values, hashes = checked_pairs(predictions, labels, ignore)
     unions = scored_regions(declared["asked"] if regions is None else regions)
     given = names or declared["labels"] or {}
-    known = {0: "background"} | given | {each.label: name for name, each in unions.items()}
-    called = {value: known.get(value, f"label {value}") for value in sorted(values | known.keys())}
-    if given and (unnamed := sorted(values - known.keys() - {ignore})):
-        note(f"not all values of the masks have names: {listed([*map(str, unnamed)], 4)} scored too")
+    called = all_names(values - {ignore}, {**given, **{each.label: name for name, each in unions.items()}})
     score = partial(score_case, labels=called, ignore=ignore, tolerance_mm=tolerance_mm, regions=tuple(unions.values()))
     gallery = Gallery(n_cases=len(pairs), labels=called, ignore=ignore)
 
@@ -87,9 +83,8 @@ def evaluate(
         by_case = progress(pool.map(scored, pairs.items()), "scoring", len(pairs))
         results = [result for rows in by_case for result in rows]
     summary = summarise(results)
-    about = {"version": __version__, "tolerance_mm": tolerance_mm}
     with made.writing(SCORES) as stage:
         write_cases_csv(stage / "cases.csv", results)
-        write_json(stage / "summary.json", about | summary.as_dict())
+        write_json(stage / "summary.json", {"version": __version__, "tolerance_mm": tolerance_mm} | summary.as_dict())
         report_masks(stage, predictions, labels, results, summary, gallery, tolerance_mm)
     return summary

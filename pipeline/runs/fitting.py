@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def _channel_problem(where: str, count: int, task: Task) -> Problem:
     """Return the problem of a scan with ``count`` channels, which the model does not have."""
     message = f"has {count} channel(s), the model was trained on {len(task.channels)}: {', '.join(task.channels)}"
-    return Problem(where, "channel-count", message, "give scans with the channels of the training")
+    remedy = "give scans with the channels of the training; of an array they are the last axis"
+    return Problem(where, "channel-count", message, remedy)
 
 
 def misfits(where: str, facts: CaseFacts, model: TrainedModel) -> list[Problem]:

@@ -67,7 +67,7 @@ class StoredPredictions(Stored):
 
     format: Literal[1]
     masks: dict[str, StoredMask]
-    names: dict[Label, str] = {}
+    names: dict[Label, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

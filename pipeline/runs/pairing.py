@@ -20,7 +20,7 @@ from pipeline.terminal import note, progress
 from pipeline.types import Region
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
 
@@ -110,6 +110,20 @@ def declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
     except BadEntryError as error:
         code, message, remedy = error.args
         raise UserError("Nothing was evaluated.", [Problem(f"{listing}: labels", code, message, remedy)]) from None
+
+
+def all_names(values: Collection[int], known: Mapping[int, str]) -> dict[int, str]:
+    """Return the name of every label, background included; that some of the values have none is noted.
+
+    Args:
+        values: Of the masks, but for the one to ignore.
+        known: Names, maybe of further labels.
+    """
+    known = {0: "background", **known}
+    unnamed = sorted(set(values) - known.keys())
+    if unnamed and len(known) > 1:
+        note(f"not all values of the masks have names: {listed([*map(str, unnamed)], 4)} scored too")
+    return dict(sorted(({value: f"label {value}" for value in unnamed} | known).items()))
 
 
 def scored_regions(regions: Mapping[str, Sequence[int]]) -> dict[str, Region]:

@@ -32,5 +32,5 @@ def note_on_unpredicted(results: Sequence[CaseResult]) -> str | None:
     return (
         f"warning: predicted in none of {plural(cases, 'validation case')} so far: {told}. Small classes come late; if "
         "that stays so, train longer, centre more patches on foreground (data.foreground_share=0.9), or weigh these "
-        "classes in cross_entropy (class_weights in its options)."
+        "classes in the objective (class_weights of cross_entropy)."
     )

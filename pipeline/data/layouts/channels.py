@@ -67,18 +67,31 @@ def gaps(grouped: Grouped, channels: int | None) -> list[Problem]:
     return problems
 
 
-def without_number(paths: Sequence[Path]) -> list[Problem]:
-    """Return a problem for each file without the number of a channel, where other files have one."""
-    return [
-        Problem(
-            str(path),
-            "missing-channel",
-            "has no channel in its name",
-            f"rename it to {stem(path)}_0000",
-            case=stem(path),
-        )
-        for path in paths
-    ]
+def without_number(paths: Sequence[Path], cases: Collection[str] = ()) -> list[Problem]:
+    """Return a problem for each file without the number of a channel, where other files have one.
+
+    Args:
+        paths: The files.
+        cases: The names of masks, as far as they are known.
+    """
+    problems = []
+    for path in paths:
+        case, number = case_and_number(stem(path), cases)
+        remedy = f"rename it to {case}_{number:04}"
+        problems.append(Problem(str(path), "missing-channel", "has no channel in its name", remedy, case=case))
+    return problems
+
+
+def case_and_number(name: str, cases: Collection[str]) -> tuple[str, int]:
+    """Return the case and the number of a channel that a name without one may have meant.
+
+    >>> case_and_number("a_01_001", ["a_01"]), case_and_number("a_01", ["a_01"])
+    (('a_01', 1), ('a_01', 0))
+    """
+    case, _, number = name.rpartition("_")
+    if case in cases and number.isdecimal() and len(number) < 5:
+        return case, int(number)
+    return name, 0
 
 
 def _remedy(name: str, broken: Names) -> str:

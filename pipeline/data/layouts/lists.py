@@ -265,6 +265,10 @@ def read_about(content: Mapping[str, Any], source: Path) -> tuple[dict[str, Any]
         declared = read_labels(told.get("labels"), told.get("ignore"), told.get("regions_class_order"))
     except BadEntryError as error:
         problems.append(Problem(f"{source} labels", *error.args))
+    if declared.get("regions") and not declared["asked"]:
+        message = f"names regions ({', '.join(declared['regions'])}), and the values that they are made of are trained"
+        remedy = "nothing, if that is meant; else add regions_class_order, or give regions in the recipe"
+        problems.append(Problem(f"{source} labels", "regions-not-asked", message, remedy))
     try:
         declared["channels"] = _read_channels(told.get("channel_names"))
     except BadEntryError as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.data.codes import is_warning
-from pipeline.data.layouts.channels import gaps, group, without_number
+from pipeline.data.layouts.channels import case_and_number, gaps, group, without_number
 from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
 from pipeline.data.layouts.folders import list_scans, unlabelled_folder
 from pipeline.data.layouts.lists import list_in, read_about, read_json
@@ -95,8 +95,8 @@ def _read_side(images: Path, labels: Path | None, role: Role, channels: int | No
     masks = {stem(path): path for path in marks}
     problems += wrong
     grouped, misnamed = group(paths)
-    problems += without_number(misnamed) + gaps(grouped, channels)
-    known = grouped.keys() | {stem(path) for path in misnamed}
+    problems += without_number(misnamed, masks) + gaps(grouped, channels)
+    known = grouped.keys() | {case_and_number(stem(path), masks)[0] for path in misnamed}
     lone = []
     if labels is not None and (labels.is_dir() or role != "test"):
         lone = sorted(grouped.keys() - masks.keys())
