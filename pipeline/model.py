@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pipeline.runs.models import TrainedModel
 
 
+GIVE_AFFINE = "give affine=, 4x4, voxel indices to mm"
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained network, ready to predict; :func:`load` makes it."""
@@ -128,18 +131,9 @@ def load(run: str | PathLike[str], *, checkpoint: Which = "last", plugins: Seque
 
 def _read(image: Any, affine: ArrayLike | None, name: str) -> Scan:
     """Read one scan, whose name in messages is given for those without a path."""
-    remedy = "give affine=, 4x4, voxel indices to mm"
-    matrix = None
-    if affine is not None:
-        try:
-            matrix = np.asarray(affine, np.float64)
-        except (TypeError, ValueError):
-            raise _unusable("affine", "no-affine", "is no matrix of numbers", remedy) from None
-        if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-            shape = " x ".join(map(str, matrix.shape))
-            raise _unusable("affine", "no-affine", f"is {shape}, or not finite", remedy)
+    matrix = None if affine is None else _matrix(affine)
     if isinstance(image, str | PathLike) or hasattr(image, "dataobj"):
-        scan = _read_file_or_image(image, name)
+        scan = _file_or_image(image, name)
         if matrix is not None and not np.allclose(matrix, scan.affine, atol=1e-3):
             raise _unusable(
                 "affine", "no-affine", f"is not that of {name}", "leave it out: it says itself where it lies"
@@ -147,18 +141,29 @@ def _read(image: Any, affine: ArrayLike | None, name: str) -> Scan:
         return scan
     array = np.asanyarray(image)
     if array.dtype.kind not in "biuf" or array.ndim < 2:
-        what = type(image).__name__
-        message = f"is {what}, and no scan"
-        raise _unusable(name, "not-nifti", message, "give a path, a nibabel image, or an array of 2 or more axes")
+        remedy = "give a path, a nibabel image, or an array of 2 or more axes"
+        raise _unusable(name, "not-nifti", f"is {type(image).__name__}, and no scan", remedy)
     if matrix is None:
-        raise _unusable("affine", "no-affine", "is not given, and an array does not say where it lies", remedy)
+        raise _unusable("affine", "no-affine", "is not given, and an array does not say where it lies", GIVE_AFFINE)
     return nifti.scan_of(array, matrix, name)
 
 
-def _read_file_or_image(image: Any, name: str) -> Scan:
+def _file_or_image(image: Any, name: str) -> Scan:
     if isinstance(image, str | PathLike):
         return nifti.load(Path(image))
     return nifti.scan_of(image.dataobj, image.affine, name, image.header)
+
+
+def _matrix(affine: ArrayLike) -> NDArray[np.float64]:
+    try:
+        matrix = np.asarray(affine, np.float64)
+    except (TypeError, ValueError):
+        raise _unusable("affine", "no-affine", "is no matrix of numbers", GIVE_AFFINE) from None
+    if matrix.shape != (4, 4):
+        raise _unusable("affine", "no-affine", f"has shape {matrix.shape}", GIVE_AFFINE)
+    if not np.isfinite(matrix).all():
+        raise _unusable("affine", "no-affine", "is not finite", GIVE_AFFINE)
+    return matrix
 
 
 def _unusable(where: str, code: str, message: str, remedy: str) -> UserError:

@@ -104,8 +104,7 @@ class Registry:
         if name not in self:
             return [("", f"no {self.name} is named {name!r}; {nearest(name, self.names)}")]
         known = self.options(name)
-        lack = f"{name} has no such option; {{}}" if known else f"{name} has no options"
-        unknown = [(key, lack.format(nearest(str(key), known))) for key in options if key not in known]
+        unknown = [(key, _no_option(name, str(key), known)) for key in options if key not in known]
         fields: dict[str, Any] = {
             key: (_type_of(p, self[name]), ... if p.default is p.empty else p.default) for key, p in known.items()
         }
@@ -155,6 +154,12 @@ class Components:
     schedules: Registry
     metrics: Registry
     postprocessing: Registry
+
+
+def _no_option(name: str, option: str, known: Mapping[str, Any]) -> str:
+    if not known:
+        return f"{name} has no options"
+    return f"{name} has no such option; {nearest(option, known)}"
 
 
 def _lack_of(component: Any, base: type) -> str:

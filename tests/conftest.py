@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from registered import parts_restored
 
 from pipeline.engines import steps
 from pipeline.engines.step_output import PendingOutput
@@ -64,6 +65,13 @@ def figures_are_small():
     """Hundreds of trainings draw their figures, and a large PNG takes six times as long as a small one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "ZOOM", 1)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_part_of_a_plugin_stays():
+    """Modules follow each other in one process, and may load plugins with parts of one name."""
+    with parts_restored():
         yield
 
 

@@ -25,7 +25,6 @@ from pipeline import __version__, runs
 from pipeline.commands import training
 from pipeline.decisions import Decisions
 from pipeline.engines.schedules import Schedule
-from pipeline.losses import LOSSES
 from pipeline.reports.summary import summarise
 from pipeline.runs.scoring import Scores
 
@@ -472,10 +471,7 @@ def test_components_of_a_plugin_are_listed(run, tmp_path):
         '    """Of a plugin."""\n\n    def forward(self, logits, labels):\n        return logits.mean()\n'
     )
     assert "listed_here" not in run("components")[1]
-    try:
-        assert "  listed_here: Of a plugin." in run("components", "--plugin", plugin)[1].splitlines()
-    finally:
-        LOSSES.components.pop("listed_here", None)
+    assert "  listed_here: Of a plugin." in run("components", "--plugin", plugin)[1].splitlines()
 
 
 def test_mistakes_of_a_recipe_are_one_message(run, dataset, tmp_path):

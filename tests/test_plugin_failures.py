@@ -6,18 +6,12 @@ import nibabel as nib
 import pytest
 import yaml
 from commands import fewmask
+from registered import parts_restored
 from runs_fixtures import TINY, command_runner, make_phantom
 
 from pipeline import api, api_training, runs
-from pipeline.data.augmentation import AUGMENTATIONS
-from pipeline.data.layouts import LAYOUTS
-from pipeline.engines.postprocessing import POSTPROCESSING
-from pipeline.engines.sources import SOURCES
 from pipeline.errors import UserError
-from pipeline.losses import LOSSES
-from pipeline.metrics.registered import METRICS
 from pipeline.model import load
-from pipeline.networks import NETWORKS
 
 LOSS = '''from pipeline.losses import LOSSES, LabelLoss
 
@@ -102,16 +96,8 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def nothing_stays_registered():
-    registries = (LOSSES, NETWORKS, SOURCES, LAYOUTS, POSTPROCESSING, AUGMENTATIONS, METRICS)
-    before = [dict(registry.components) for registry in registries]
-    modules = set(sys.modules)
-    yield
-    for registry, components in zip(registries, before, strict=True):
-        registry.components.clear()
-        registry.components.update(components)
-    for name in set(sys.modules) - modules:
-        if name.startswith("fewmask_plugin_"):
-            del sys.modules[name]
+    with parts_restored():
+        yield
 
 
 def written(tmp_path, dataset, text, **changes):
