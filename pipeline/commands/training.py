@@ -17,7 +17,7 @@ from pipeline.console import show_machine, show_plan, show_scores, show_seeds
 from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.shards import WHOLE, read_shard
-from pipeline.terminal import give, say
+from pipeline.terminal import give, note, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,6 +134,8 @@ def train(
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
         overrides = ("max_steps=auto", *overrides, as_override(time_budget, overrides))
+    if resume and not run.exists():
+        note(f"{run} is not there, so there is nothing to go on with: a new run begins")
     resume = resume or launcher is not None
     with joined():
         request = runs.read_request(source, overrides, folds, seeds)
