@@ -154,6 +154,7 @@ def evaluate(
     tolerance_mm: float = 1.0,
     regions: Mapping[str, Sequence[int]] | None = None,
     names: Mapping[int, str] | None = None,
+    patient: str | None = None,
     verbose: bool = False,
 ) -> Summary:
     """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
@@ -167,6 +168,7 @@ def evaluate(
         regions: Names and values of unions of labels to score; by default those that ``dataset.json`` asks for.
         names: Of label values; by default those of ``dataset.json``, or of the model by which :func:`predict` has made
             the masks.
+        patient: A pattern, of which the first group in a mask's name is the patient; by default each is one.
         verbose: As for :func:`train`.
 
     Returns:
@@ -177,7 +179,7 @@ def evaluate(
     """
     with calling(verbose=verbose):
         place = to_write(Path(output))
-        return runs.evaluate(Path(predictions), Path(labels), place, ignore, tolerance_mm, regions, names)
+        return runs.evaluate(Path(predictions), Path(labels), place, ignore, tolerance_mm, regions, names, patient)
 
 
 def compare(run_a: Several, run_b: Several, output: AnyPath) -> Comparison | GroupComparison:

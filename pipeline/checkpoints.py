@@ -128,7 +128,7 @@ def newest_checkpoint(run: Path, *kinds: Which) -> Checkpoint:
         message = "there is no such run"
         remedy = path_hint(run, remedy)
     elif not (run / FOLDER).is_dir():
-        message = f"has no {FOLDER}/, so it is no run"
+        message = f"has no {FOLDER}/, so it is no run, or one that was stopped before its first checkpoint"
         remedy = "name the folder that train wrote, a model file or a checkpoint"
     raise UserError("There is nothing to go on from.", [Problem(str(run), "missing-checkpoint", message, remedy)])
 

@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound=Section)
 
 MAX_RECIPE_BYTES = 1_000_000
+# What other programs call keys of a recipe.
+ELSEWHERE = {
+    "lr": "learning_rate",
+    "epochs": "max_steps",
+    "num_epochs": "max_steps",
+    "max_epochs": "max_steps",
+    "fold": "split_fold",
+    "num_workers": "workers",
+    "roi_size": "patch_size",
+}
 
 
 def shipped() -> dict[str, Path]:
@@ -264,7 +274,7 @@ def _schema_problems(error: ValidationError, model: type[Section], prefix: str =
         path = f"{prefix}{place}"
         if item["type"] == "extra_forbidden":
             message = "there is no such key"
-            remedy = nearest(str(item["loc"][-1]), section.model_fields)
+            remedy = _meant(str(item["loc"][-1]), section)
         elif item["type"] == "missing":
             message = "is not given"
             remedy = f"give {description}"
@@ -278,6 +288,17 @@ def _schema_problems(error: ValidationError, model: type[Section], prefix: str =
         found[path] = Problem(path, "bad-recipe", message, remedy)
     # A list that could also be `auto` fails as both; its items say more.
     return [problem for path, problem in found.items() if not any(other.startswith(f"{path}.") for other in found)]
+
+
+def _meant(key: str, section: type[Section]) -> str:
+    """Return which key may have been meant by one that is not in a section."""
+    known = ELSEWHERE.get(key, key)
+    kinds = {name: info.annotation for name, info in Recipe.model_fields.items()}
+    inner = {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
+    places = [f"{name}.{known}" for name, kind in inner.items() if known in kind.model_fields]
+    if section is not Recipe or not (places or key in ELSEWHERE):
+        return nearest(key, section.model_fields)
+    return f"did you mean {' or '.join(places or [known])}?"
 
 
 def _locate(loc: tuple[int | str, ...], model: type[Section], *, is_extra: bool) -> tuple[str, type[Section], str]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+DIGITS = re.compile(r"\d+")
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -182,6 +184,15 @@ def nearest(name: str, choices: Iterable[str] | Names) -> str:
     if close is not None:
         return f"did you mean {close!r}?"
     return f"choose one of: {listed(known, LISTED)}"
+
+
+def is_other_number(name: str, other: str) -> bool:
+    """Tell whether names differ in their numbers alone: another number makes another case, and no slip of the pen.
+
+    >>> is_other_number("case_07", "case_08"), is_other_number("case_7", "cace_7")
+    (True, False)
+    """
+    return DIGITS.sub("", name) == DIGITS.sub("", other)
 
 
 def listed(names: Sequence[str], most: int) -> str:

@@ -112,21 +112,28 @@ class Model:
         return scans
 
 
-def load(run: str | PathLike[str], *, checkpoint: Which = "last", plugins: Sequence[str | PathLike[str]] = ()) -> Model:
+def load(
+    run: str | PathLike[str],
+    *,
+    checkpoint: Which = "last",
+    plugins: Sequence[str | PathLike[str]] = (),
+    device: str = "auto",
+) -> Model:
     """Load a run's network, or those of a cross-validation, to predict from memory.
 
     Args:
         run: The run's folder, a model file or a checkpoint.
         checkpoint: ``last`` or ``best``.
         plugins: As for :func:`pipeline.api.validate`.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        UserError: There is no such checkpoint, or it cannot be used.
+        UserError: There is no such checkpoint or device, or it cannot be used.
     """
     from pipeline.runs.models import load_model
 
     with blamed(), listening(lambda _: None):
-        return Model(load_model(Path(run), checkpoint, list(map(Path, plugins))))
+        return Model(load_model(Path(run), checkpoint, list(map(Path, plugins)), device))
 
 
 def _read(image: Any, affine: ArrayLike | None, name: str) -> Scan:
@@ -142,7 +149,7 @@ def _read(image: Any, affine: ArrayLike | None, name: str) -> Scan:
     array = np.asanyarray(image)
     if array.dtype.kind not in "biuf" or array.ndim < 2:
         remedy = "give a path, a nibabel image, or an array of 2 or more axes"
-        raise _unusable(name, "not-nifti", f"is {type(image).__name__}, and no scan", remedy)
+        raise _unusable(name, "not-nifti", f"is {type(image).__name__} of {array.dtype}, and no scan", remedy)
     if matrix is None:
         raise _unusable("affine", "no-affine", "is not given, and an array does not say where it lies", GIVE_AFFINE)
     return nifti.scan_of(array, matrix, name)

@@ -76,6 +76,8 @@ def load_remembered(plugins: Sequence[Plugin]) -> None:
             continue
         if content is not None and _digest(content) == getattr(sys.modules.get(_module_of(path)), SHA256, None):
             continue
+        if content is None and plugin["sha256"] in _loaded():  # It was moved, and named where it is now.
+            continue
         why = "you have not named it here before"
         remedy = "if you trust it as it is: --plugin FILE"
         if content is None:
@@ -147,6 +149,11 @@ def _load(path: Path, content: bytes) -> None:
         raise _unusable(path, f"line {line}: {type(error).__name__}: {error}", "correct the plugin") from error
     setattr(module, SHA256, _digest(content))
     _trust(_digest(content))
+
+
+def _loaded() -> set[str]:
+    """Return the hashes of the plugins that this process has loaded."""
+    return {getattr(module, SHA256, "") for name, module in sys.modules.items() if name.startswith(PREFIX)}
 
 
 def _module_of(path: Path) -> str:

@@ -168,7 +168,9 @@ def _lack_of(component: Any, base: type) -> str:
     The methods are those that the base marks as abstract, with their arguments, and those of its ``called_with``.
     """
     if not (inspect.isclass(component) and issubclass(component, base)):
-        return f"is no class derived from {base.__name__}"
+        derived: list[type] = base.__subclasses__()
+        kinds = [kind.__name__ for kind in derived if kind.__module__ == base.__module__]
+        return f"is no class derived from {' or '.join(kinds or [base.__name__])}"
     abstract = {
         name: tuple(inspect.signature(method).parameters)[1:]
         for parent in component.__mro__

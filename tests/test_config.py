@@ -266,6 +266,19 @@ def test_a_name_in_a_list_makes_way_for_its_options(load):
     ]
 
 
+def test_keys_of_other_programs_and_of_sections_lead_to_ours(mistakes):
+    keys = ("batch_size", "lr", "num_epochs", "fold", "learning_rate", "seeed")
+    found = mistakes(MINIMAL, *(f"{key}=1" for key in keys))
+    assert {key: found[key].remedy for key in keys} == {
+        "batch_size": "did you mean data.batch_size?",
+        "lr": "did you mean optimizer.learning_rate?",
+        "num_epochs": "did you mean max_steps?",
+        "fold": "did you mean data.split_fold?",
+        "learning_rate": "did you mean optimizer.learning_rate?",
+        "seeed": "did you mean 'seed'?",
+    }
+
+
 def test_later_override_wins(load):
     assert load(MINIMAL, "seed=1", "seed=2").seed == 2
 

@@ -86,6 +86,16 @@ def test_a_number_that_is_none_of_a_channel_is_mended_by_the_masks_name(tmp_path
     assert [problem.remedy for problem in raised.value.problems] == ["rename it to a_2_0000"]
 
 
+def test_a_channel_too_many_is_named_by_its_file_and_numbers_are_no_slips(tmp_path):
+    folder = nnunet(tmp_path, channels=1)
+    touch(folder, "imagesTr/a_01_0000.nii.gz", "imagesTr/a_01_0001.nii.gz", "labelsTr/a_01.nii.gz")
+    touch(folder, "imagesTr/a_02_0000.nii.gz", "imagesTr/a_02_0001.nii.gz", "labelsTr/a_02.nii.gz")
+    with pytest.raises(UserError) as raised:
+        open_dataset(folder)
+    told = [(Path(problem.where).name, problem.remedy) for problem in raised.value.problems]
+    assert told == [(f"a_0{n}_0001.nii.gz", "take it away, or declare it") for n in (1, 2)]
+
+
 def test_every_gap_in_nnunets_folders_is_named_at_once(tmp_path):
     folder = nnunet(tmp_path, channels=2)
     touch(folder, "imagesTr/liver_1_0000.nii.gz", "imagesTr/liver_1_0001.nii.gz", "labelsTr/liver_I.nii.gz")

@@ -117,6 +117,30 @@ def test_labels_get_the_names_that_are_given(folders, tmp_path, monkeypatch, cap
     assert not (tmp_path / "wrong").exists()
 
 
+def test_masks_of_one_patient_count_once(tmp_path, make_scan, monkeypatch, capsys):
+    run = command_runner(monkeypatch, capsys)
+    for name in ("p1_frame01", "p1_frame09", "p2_frame01", "p3_frame01"):
+        for folder in ("truth", "found"):
+            voxels = np.zeros((6, 6, 6), np.uint8)
+            voxels[1 : 3 + (folder == "truth"), 2:5, 2:5] = 1
+            make_scan(f"{folder}/{name}.nii.gz", voxels, AFFINE)
+    line = ["evaluate", tmp_path / "found", tmp_path / "truth", "--output"]
+    code, _, told = run(*line, tmp_path / "alone")
+    assert code == 0
+    assert "each mask counts as a patient of its own; --patient '(.+?)_frame' counts" in told
+    assert {row["patient"] for row in rows_of(tmp_path / "alone")} == {
+        row["case"] for row in rows_of(tmp_path / "alone")
+    }
+    code, _, told = run(*line, tmp_path / "joined", "--patient", "(.+?)_frame")
+    assert (code, "counts as" in told) == (0, False)
+    assert [row["patient"] for row in rows_of(tmp_path / "joined")] == ["p1", "p1", "p2", "p3"]
+    runs.evaluate(tmp_path / "found", tmp_path / "truth", tmp_path / "python", patient="(.+?)_frame")
+    assert rows_of(tmp_path / "python") == rows_of(tmp_path / "joined")
+    for pattern, says in (("(", "is no pattern"), ("(p1)", "(p1) is not in p2_frame01, p3_frame01")):
+        code, _, told = run(*line, tmp_path / "wrong", "--patient", pattern)
+        assert (code, says in told, (tmp_path / "wrong").exists()) == (2, True, False), told
+
+
 def test_tolerance_is_in_mm_and_told(folders, tmp_path):
     done = [
         fewmask("evaluate", *folders, "--output", tmp_path / str(tolerance), "--tolerance-mm", tolerance)

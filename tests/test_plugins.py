@@ -158,6 +158,22 @@ def test_one_of_two_plugins_that_was_changed_is_named_alone(write):
     assert "users_focal" in LOSSES
 
 
+def test_a_plugin_that_was_moved_is_known_by_its_content(write, tmp_path):
+    plugins = [write(FOCAL), write("KNOWN = 1\n", "other.py")]
+    load_plugins(plugins)
+    run = remember(plugins)
+    (tmp_path / "elsewhere").mkdir()
+    moved = plugins[0].rename(tmp_path / "elsewhere" / "moved.py")
+    forget(plugins)
+    with pytest.raises(UserError, match="is gone") as raised:
+        load_remembered(run)
+    assert "say where it is now" in raised.value.problems[0].remedy
+    load_plugins([moved])
+    load_remembered(run)
+    assert "users_focal" in LOSSES
+    forget([moved])
+
+
 def forget(plugins):
     """As in another process."""
     for name in [name for name in sys.modules if name.startswith("fewmask_plugin_")]:
@@ -185,7 +201,7 @@ HEADS = {
     [
         ("loss", "pass", "loss 'mine' has no forward(self, logits, label)"),
         ("loss", "def forward(self, logits): ...", "called as forward(self, logits, label), and has forward(self, log"),
-        ("plain", "def forward(self, logits, labels): ...", "loss 'mine' is no class derived from SegmentationLoss"),
+        ("plain", "def forward(self, logits, labels): ...", "loss 'mine' is no class derived from LabelLoss or ImageLoss"),
         ("metric", "pass", "metric 'mine' has no __call__(self, truth, prediction, spacing_mm)"),
         ("metric", "def __call__(self, truth): ...", "called as __call__(self, truth, prediction, spacing_mm)"),
         ("augmentation", "def apply(self, image, drawn): ...", "augmentation 'mine' has no draw(self, rng, patch)"),

@@ -144,6 +144,14 @@ def evaluate(
             metavar="NAME=VALUE",
         ),
     ] = (),
+    patient: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help="Whose the masks are: the first group of this pattern in their names, such as '(.+)_frame'; by "
+            "default each is of a patient of its own.",
+            metavar="PATTERN",
+        ),
+    ] = None,
     tolerance_mm: Tolerance = 1.0,
 ) -> None:
     """Score masks that any tool has made.
@@ -156,7 +164,7 @@ def evaluate(
     refuse_outside("--tolerance-mm", tolerance_mm, 0, MOST_MM)
     refuse_outside("--ignore", ignore, -MAX_LABEL, MAX_LABEL)
     asked = read_regions(regions), read_names(names)
-    summary = runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm, *asked)
+    summary = runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm, *asked, patient)
     give({"folder": output} | summary.as_dict())
     show_scores(summary, output)
 

@@ -131,6 +131,9 @@ def train(
     if seeds is not None:
         given = {"--folds": folds is not None, "--allow-change": bool(allow_change)}
         _refuse(given, "goes not with --seeds", "leave one out")
+    if resume and output is None and (source / "config.yaml").is_file():  # The run itself.
+        output = source
+        source = source / "config.yaml"
     run = to_write(output or Path("runs") / (source.resolve().name if source.is_dir() else source.stem))
     if time_budget is not None:
         overrides = ("max_steps=auto", *overrides, as_override(time_budget, overrides))

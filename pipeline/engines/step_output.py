@@ -118,5 +118,5 @@ class PendingOutput:
             ways.append("lower optimizer.learning_rate")
         if self.precision != torch.float32:
             ways.append("use precision=float32")
-        remedy = f"{'; or '.join(ways)}; the last checkpoint is kept"
+        remedy = f"{'; or '.join(ways)}; checkpoints saved before are kept"
         return UserError("Training stopped.", [Problem("objective", "diverged", message, remedy)])

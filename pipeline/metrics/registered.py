@@ -33,7 +33,7 @@ class CaseMetric(ABC):
         returned: with None, a missed structure would count as better than a bad one.
 
         Args:
-            truth: ``[X, Y, Z]``, cut to a box that holds all voxels of both masks.
+            truth: ``[X, Y, Z]``, cut to a box that holds all voxels of both masks; read-only, as the other.
             prediction: The same box of the prediction.
             spacing_mm: Size of a voxel along each axis.
         """
@@ -77,6 +77,13 @@ def try_metrics(metrics: Mapping[str, CaseMetric]) -> None:
         measure(metrics, "made to try it", masks, (1.0, 1.0, 2.0))
 
 
+def _read_only(mask: Mask) -> Mask:
+    """Return a mask that no metric can change for those that come after it."""
+    view = mask.view()
+    view.flags.writeable = False
+    return view
+
+
 def measure(
     metrics: Mapping[str, CaseMetric], case: str, masks: tuple[Mask, Mask], spacing_mm: Spacing
 ) -> dict[str, float | None]:
@@ -91,9 +98,10 @@ def measure(
     Raises:
         UserError: A metric returns something else than a finite number or None.
     """
+    truth, prediction = map(_read_only, masks)
     found: dict[str, float | None] = {}
     for name, metric in metrics.items():
-        value = metric(*masks, spacing_mm)
+        value = metric(truth, prediction, spacing_mm)
         if value is not None and not (isinstance(value, (int, float, np.number)) and math.isfinite(value)):
             message = f"returned {value!r} for the case {case}, which is neither a finite number nor None"
             problem = Problem(name, "bad-plugin", message, "correct the metric, or leave it out of `metrics`")

@@ -45,6 +45,8 @@ def build_network(settings: Settings, task: Task) -> torch.nn.Module:
         if is_out_of_memory(error):
             raise memory_error_of(error, settings, "to build the network") from None
         remedy = "`fewmask components` lists every network and its options"
+        if not NETWORKS[name].__module__.startswith("pipeline."):
+            remedy = f"its constructor is called with {', '.join(sorted(NETWORKS.given))}, and with these options"
         problem = Problem("network.options", "bad-network", f"{name} refuses them: {first_line(error)}", remedy)
         raise UserError("The network cannot be built.", [problem]) from error
     return network.to(settings.device)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
@@ -22,7 +23,6 @@ from pipeline.terminal import note, progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from pipeline.data.inspection import CaseFacts
 
@@ -260,7 +260,9 @@ def repair(look: Check, names: Sequence[str], folder: Path) -> tuple[Check, list
 
 
 def tell_warnings(warnings: Sequence[Problem]) -> None:
-    """Count warnings on the terminal, by code."""
+    """Count warnings on the terminal, by code, with the first of each."""
     if warnings:
         text = f"{len(warnings)} warning(s): {count_codes(warnings)}."
         note(f"{text} `fewmask check` shows them; docs/checks.md explains them.")
+        for first in {warning.code: warning for warning in reversed(warnings)}.values():
+            note(f"  {first.code}: {Path(first.where).name} {first.message}")

@@ -16,7 +16,7 @@ from pipeline.reports.files import write_cases_csv
 from pipeline.reports.summary import Summary, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.folder import SCORES
-from pipeline.runs.pairing import TOO_LARGE, all_names, checked_pairs, declared_labels, scored_regions
+from pipeline.runs.pairing import TOO_LARGE, all_names, checked_pairs, declared_labels, patients_of, scored_regions
 from pipeline.runs.reporting import report_masks
 from pipeline.strict_json import write_json
 from pipeline.terminal import progress
@@ -36,21 +36,21 @@ def evaluate(
     tolerance_mm: float = TOLERANCE_MM,
     regions: Mapping[str, Sequence[int]] | None = None,
     names: Mapping[int, str] | None = None,
+    patient: str | None = None,
 ) -> Summary:
     """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
 
     Args:
-        predictions: Folder of masks. Those without a true mask are left out, and so are files that are no masks, such
-            as those that nnU-Net writes.
+        predictions: Folder of masks. Those without a true mask are left out, and so are files that are no masks.
         labels: Folder of true masks; each must have a prediction. A ``dataset.json`` in or above this folder, or in
             that of the predictions, names the labels.
         output: Folder for ``cases.csv``, ``summary.json`` and ``report.html``; made if it is missing.
-        ignore: Voxels with this true value are not scored; by default the one that ``dataset.json`` calls ``ignore``.
+        ignore: Voxels with this true value are not scored; by default those that ``dataset.json`` calls ``ignore``.
         tolerance_mm: Distance up to which surfaces agree in the surface Dice.
         regions: Names and values of unions of labels that are scored in the place of single ones; by default those that
             ``dataset.json`` asks for, and ``{}`` for none.
-        names: Of label values; by default those of ``dataset.json``, or of the model by which our ``predict`` has made
-            the masks.
+        names: Of label values; by default those of ``dataset.json``, or of the model that our ``predict`` has used.
+        patient: A pattern, of which the first group in a mask's name is the patient; by default each is one.
 
     Returns:
         The summary that was written.
@@ -62,9 +62,9 @@ def evaluate(
     made = Output(output, "evaluate")
     made.refuse_foreign(SCORES)
     declared = declared_labels(labels, predictions)
-    if ignore is None:
-        ignore = declared["ignore"]
+    ignore = declared["ignore"] if ignore is None else ignore
     pairs, values, hashes = checked_pairs(predictions, labels, ignore)
+    patients = patients_of(pairs, patient)
     unions = scored_regions(declared["asked"] if regions is None else regions)
     given = names or declared["labels"] or {}
     called = all_names(values - {ignore}, {**given, **{each.label: name for name, each in unions.items()}})
@@ -77,7 +77,7 @@ def evaluate(
             (true, guess) = map(read_file, pair[1], hashes[pair[0]])
             maps = true.labels, guess.labels
             gallery.add(case, None, *maps, true.affine)
-            return score(case, *maps, spacing_mm=true.spacing_mm)
+            return score(case, *maps, spacing_mm=true.spacing_mm, patient=patients[case])
 
     with ThreadPoolExecutor(THREADS) as pool:
         by_case = progress(pool.map(scored, pairs.items()), "scoring", len(pairs))

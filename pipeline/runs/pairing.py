@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,9 @@ from pipeline.data.layouts import scans_in
 from pipeline.data.layouts.dataset import BadEntryError, read_labels
 from pipeline.data.layouts.lists import read_json
 from pipeline.data.layouts.painting import UnpaintableError, in_order, painted_labels
-from pipeline.errors import Names, Problem, UserError, listed
+from pipeline.data.layouts.patients import pattern_of
+from pipeline.data.layouts.patterns import REMEDY, BadPatternError, first_groups
+from pipeline.errors import Names, Problem, UserError, is_other_number, listed
 from pipeline.memory import memory_for
 from pipeline.runs.mask_folder import RECORD, MaskFolder
 from pipeline.strict_yaml import read_yaml
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-DIGITS = re.compile(r"\d+")
 TOO_LARGE = "crop the masks, or leave them out"
 
 
@@ -82,7 +82,7 @@ def checked_pairs(
 def _called_alike(name: str, predicted: Names) -> str:
     """Return what to do about a mask that is missing; another number makes another case, and no slip of the pen."""
     near = predicted.nearest(name)
-    if near is None or DIGITS.sub("", near) == DIGITS.sub("", name):
+    if near is None or is_other_number(name, near):
         return "predict its scan, or name the folder that holds its prediction"
     return f"did you mean {near!r}?"
 
@@ -110,6 +110,29 @@ def declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
     except BadEntryError as error:
         code, message, remedy = error.args
         raise UserError("Nothing was evaluated.", [Problem(f"{listing}: labels", code, message, remedy)]) from None
+
+
+def patients_of(cases: Collection[str], pattern: str | None) -> dict[str, str]:
+    """Return the patient of each case: the first group of a pattern in its name, or else the whole match.
+
+    Without a pattern each case is a patient, and it is noted where names look like several scans of one.
+
+    Raises:
+        UserError: It is no pattern, or is not in a name.
+    """
+    if pattern is None:
+        if likely := pattern_of(cases):
+            note(f"each mask counts as a patient of its own; --patient '{likely}' counts those of one stem as one")
+        return {case: case for case in cases}
+    names = list(cases)
+    try:
+        found = first_groups(pattern, names)
+    except BadPatternError as error:
+        raise UserError("Nothing was evaluated.", [Problem("--patient", "bad-pattern", *error.args)]) from None
+    if missing := [name for name, patient in zip(names, found, strict=True) if not patient]:
+        message = f"{pattern} is not in {listed(missing, 4)}"
+        raise UserError("Nothing was evaluated.", [Problem("--patient", "bad-pattern", message, REMEDY)])
+    return dict(zip(names, map(str, found), strict=True))
 
 
 def all_names(values: Collection[int], known: Mapping[int, str]) -> dict[int, str]:

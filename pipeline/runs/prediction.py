@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from pipeline.errors import IncompleteError, Problem, UserError
 from pipeline.outputs import Output
 from pipeline.runs.annotation import ANNOTATE_NEXT, annotate_next
-from pipeline.runs.beside import NOTHING_ELSE, Beside, chosen_labels
+from pipeline.runs.beside import NOTHING_ELSE, REPORT, VOLUMES, Beside, chosen_labels
 from pipeline.runs.checked_scans import checked_scans
 from pipeline.runs.closing import write_beside
-from pipeline.runs.mask_folder import OWNER, destination
+from pipeline.runs.mask_folder import OWNER, MaskFile, destination
 from pipeline.runs.masks import Masks
 from pipeline.runs.models import load_model
 from pipeline.runs.targets import OpenAs, chosen_cases, scans_of
 from pipeline.shards import WHOLE, Shard
+from pipeline.terminal import note
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoints import Which
     from pipeline.runs.annotation import AnnotateNext
-    from pipeline.runs.mask_folder import MaskFile, MaskFolder, StoredMask
+    from pipeline.runs.mask_folder import MaskFolder, StoredMask
     from pipeline.runs.models import TrainedModel
     from pipeline.types import Case
 
@@ -83,6 +84,7 @@ def predict(
         with Output(place.folder, OWNER).writing(files) as stage:
             _rank(stage, ranking, masks, done)
             write_beside(stage, masks, done, run, which)
+    _tell_older(place, files, done)
     if problems:
         raise IncompleteError(f"{len(done)} of {len(targets)} masks are in {output}.", problems, list(done))
     return list(done)
@@ -132,6 +134,18 @@ def _made(masks: Masks, problems: list[Problem], *, overwrite: bool) -> dict[Pat
         otherwise = []
     found = [*problems, *otherwise]
     raise UserError(f"Nothing was predicted: {len(found)} problem(s).", found)
+
+
+def _tell_older(place: MaskFolder | MaskFile, files: Sequence[str], done: Mapping[Path, StoredMask]) -> None:
+    """Note which tables and pages of an earlier call are older than the masks."""
+    if isinstance(place, MaskFile) or not done:
+        return
+    newest = max(path.stat().st_mtime_ns for path in done)
+    left = [place.folder / name for name in (VOLUMES, REPORT, ANNOTATE_NEXT) if name not in files]
+    older = [path.name for path in left if path.is_file() and path.stat().st_mtime_ns < newest]
+    if older:
+        told = f"{', '.join(older)} in {place.folder}: older than some masks"
+        note(f"{told}; a call that asks for them makes them anew")
 
 
 def _rank(stage: Path, ranking: AnnotateNext | None, masks: Masks, done: Mapping[Path, StoredMask]) -> None:

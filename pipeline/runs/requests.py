@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import config
 from pipeline.archives import load_checkpoint
 from pipeline.checkpoints import Checkpoint
+from pipeline.data.codes import is_warning
 from pipeline.data.layouts import read_dataset
 from pipeline.decisions import NONE
 from pipeline.distributed import launched
@@ -152,6 +153,9 @@ def _recipe_for(source: Path, overrides: Sequence[str]) -> Recipe:
     recipe = _parse(_for(source, "semisupervised", overrides), _called(f"for {source}", overrides))
     dataset = read_dataset(source, recipe.root, recipe.layout.name, recipe.layout.options)
     training = [case for case in dataset.cases if case.role in (None, "training")]
+    problems = [problem for problem in dataset.problems if not is_warning(problem)]
+    if problems and not training:
+        raise UserError(f"{source}: nothing can be trained on.", problems)
     bare = sum(case.label is None for case in training)
     name = "supervised"
     if bare:

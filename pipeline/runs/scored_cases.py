@@ -11,12 +11,14 @@ from pipeline.data.codes import is_warning
 from pipeline.data.layouts import LAYOUTS, Dataset, open_dataset
 from pipeline.data.regions import with_regions
 from pipeline.data.relabelling import relabel
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, listed
 from pipeline.runs.checkpoint_facts import facts_of
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.stored import SPLIT, SUMMARY, read_config, read_own
+from pipeline.terminal import note
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pipeline.checkpoints import Which
@@ -111,12 +113,33 @@ def other_cases(source: Path, task: Task, open_as: OpenAs, chosen: Chosen | None
         dataset = with_regions(dataset, regions, to_train=False)
         if problems := [problem for problem in dataset.problems if not is_warning(problem)]:
             raise UserError(f"{source} has not the labels that the run was trained on.", problems)
+    else:
+        _compare_names(source, dataset.labels or {}, task.labels)
     held_out = tuple(case for case in dataset.cases if case.role == "validation")
     cases = held_out or tuple(case for case in dataset.cases if case.label)
     if not cases:
         problem = Problem(str(source), "no-labels", "has no labelled case to validate on", "name a dataset with labels")
         raise UserError("There is nothing to validate on.", [problem])
     return replace(dataset, cases=cases, channels=dataset.channels or task.channels)
+
+
+def _compare_names(source: Path, labels: Mapping[int, str], known: Mapping[int, str]) -> None:
+    """Refuse a dataset in which another label has the name of one of the run's; note other names.
+
+    Labels are scored by their values.
+    """
+    values = {name: value for value, name in labels.items()}
+    remedy = "correct the name in either, or save the masks with the run's values"
+    moved = {name: value for value, name in known.items() if values.get(name, value) != value}
+    if moved:
+        problems = [
+            Problem(f"{source}: labels", "bad-labels", f"has {name} as {values[name]}, and the run as {value}", remedy)
+            for name, value in moved.items()
+        ]
+        raise UserError(f"{source} has not the labels that the run was trained on.", problems)
+    both = [(value, labels[value], name) for value, name in known.items() if value in labels]
+    if other := [f"{value} is {theirs}, not {own}" for value, theirs, own in both if theirs != own]:
+        note(f"{source} has other names than the run, and labels are scored by their values: {listed(other, 4)}")
 
 
 def folder_of_scores(run: Path, source: Path | None, which: Which) -> Path:

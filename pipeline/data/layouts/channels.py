@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.errors import Names, Problem
+from pipeline.errors import Names, Problem, is_other_number
 from pipeline.nifti.container import is_nifti, stem
 
 if TYPE_CHECKING:
@@ -61,9 +61,14 @@ def gaps(grouped: Grouped, channels: int | None) -> list[Problem]:
         files = grouped[name]
         gone = sorted(due[name] - files.keys())
         spare = sorted(files.keys() - due[name])
-        message = f"has no {', '.join(f'_{n:04d}' for n in gone)}" if gone else f"has a channel {spare[0]} too many"
-        where = str(next(iter(files.values())))
-        problems.append(Problem(where, "missing-channel", message, _remedy(name, names), case=name))
+        where = next(iter(files.values()))
+        message = f"has no {', '.join(f'_{n:04d}' for n in gone)}"
+        remedy = _remedy(name, names)
+        if not gone:
+            where = files[spare[0]]
+            message = f"is a channel too many: {channels} declared"
+            remedy = "take it away, or declare it"
+        problems.append(Problem(str(where), "missing-channel", message, remedy, case=name))
     return problems
 
 
@@ -96,7 +101,7 @@ def case_and_number(name: str, cases: Collection[str]) -> tuple[str, int]:
 
 def _remedy(name: str, broken: Names) -> str:
     near = broken.nearest(name, besides=name)
-    if near is None:
+    if near is None or is_other_number(name, near):
         return "add the file, or correct its name"
     return f"add the file, or correct its name; did you mean {near!r}?"
 

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from pipeline.types import Role
 
 ROLES: dict[str, Role] = {"Tr": "training", "Ts": "test"}
-UNLABELLED = "give it its label, or move it to a folder of its own: --layout-option unlabelled=FOLDER"
+UNLABELLED = (
+    "give it its label, or move it to a folder of its own: --layout-option unlabelled=FOLDER; for train: "
+    "layout.options.unlabelled=FOLDER"
+)
 
 
 @LAYOUTS.register("nnunet")

@@ -37,7 +37,7 @@ def shared_stems(dataset: Dataset) -> list[Problem]:
     cases = {case.id: case for case in dataset.cases}
     pattern = None
     if not dataset.names_patients:
-        pattern = _pattern(cases)
+        pattern = pattern_of(cases)
     if pattern is None:
         return []
     groups: dict[str, list[Case]] = {}
@@ -68,7 +68,7 @@ def _can_part(cases: Sequence[Case], drawn: bool) -> bool:
     return drawn and len(cases) > 1 and any(case.label for case in cases)
 
 
-def _pattern(ids: Iterable[str]) -> str | None:
+def pattern_of(ids: Iterable[str]) -> str | None:
     """Return a pattern whose first group is the stem of an id; None where no stem has several ids."""
     ids = list(ids)
     found = [match for name in ids if (match := MARKER.search(name))]
