@@ -163,6 +163,12 @@ def test_an_affine_beside_a_file_is_taken_where_it_is_the_files_own(run, dataset
     np.testing.assert_array_equal(model.predict([path]), expected)
 
 
+def test_a_model_is_loaded_to_the_device_that_is_named(run):
+    assert fewmask.load(run, device="cpu").labels == fewmask.load(run).labels
+    with pytest.raises(fewmask.UserError):
+        fewmask.load(run, device="cuda:99")
+
+
 def test_a_folder_that_is_no_run_is_not_loaded(dataset):
     with pytest.raises(fewmask.UserError, match="so it is no run"):
         fewmask.load(dataset)

@@ -494,6 +494,8 @@ def test_folder_that_holds_a_run_is_left_alone(run, dataset, tmp_path):
     assert "add --resume" in error_of(run(*words))
     assert files_in(tmp_path / "run") == before
     assert run(*words, "--resume")[0] == 0
+    code, _, err = run("train", tmp_path / "run", "--resume")
+    assert (code, "has done all its 1 steps" in err) == (0, True)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pipeline import runs
 from pipeline.errors import IncompleteError, UserError
 from pipeline.outputs import digest_of
 from pipeline.prediction.predictor import Predictor
+from pipeline.runs.beside import Beside
 from pipeline.runs.mask_folder import RECORD, MaskFolder
 from pipeline.shards import Shard, read_shard
 
@@ -221,6 +222,17 @@ def test_scans_are_ranked_with_those_that_were_there(run, scans, predicted, tmp_
     predicted.clear()
     runs.predict(run, scans[:1], tmp_path / "plain", rank=True)
     assert (predicted, (tmp_path / "plain" / scans[0].name).read_bytes()) == ([scans[0].name], mask)
+
+
+def test_tables_that_are_older_than_masks_are_told(run, other_run, scans, tmp_path, capsys):
+    place = tmp_path / "masks"
+    runs.predict(run, scans[:1], place, rank=True, beside=Beside(volumes=True))
+    runs.predict(run, scans[:1], place)
+    assert "older than some masks" not in capsys.readouterr().err
+    runs.predict(other_run, scans[:1], place, overwrite=True)
+    assert f"volumes.csv, annotate_next.csv in {place}: older than some masks" in capsys.readouterr().err
+    runs.predict(other_run, scans[:1], place, rank=True, beside=Beside(volumes=True))
+    assert "older than some masks" not in capsys.readouterr().err
 
 
 def test_what_failed_once_is_made_by_the_next_call(run, scans, expected, predicted, tmp_path, monkeypatch):

@@ -167,7 +167,11 @@ def test_an_augmentation_that_returns_what_nobody_uses_is_refused(tmp_path, data
     [
         ("return truth.missing", "plugin-failed", "line 8, in Theirs.__call__: AttributeError: "),
         ("return 1 / int(prediction.sum())", "plugin-failed", "line 8, in Theirs.__call__: ZeroDivisionError"),
-        ("prediction &= truth; return 1.0", "plugin-failed", "line 8, in Theirs.__call__: ValueError: output array is read"),
+        (
+            "prediction &= truth; return 1.0",
+            "plugin-failed",
+            "line 8, in Theirs.__call__: ValueError: output array is read",
+        ),
         ("return float('nan')", "bad-plugin", "returned nan for the case made to try it"),
         ("return 'much'", "bad-plugin", "returned 'much' for the case made to try it"),
     ],

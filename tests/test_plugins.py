@@ -201,7 +201,11 @@ HEADS = {
     [
         ("loss", "pass", "loss 'mine' has no forward(self, logits, label)"),
         ("loss", "def forward(self, logits): ...", "called as forward(self, logits, label), and has forward(self, log"),
-        ("plain", "def forward(self, logits, labels): ...", "loss 'mine' is no class derived from LabelLoss or ImageLoss"),
+        (
+            "plain",
+            "def forward(self, logits, labels): ...",
+            "loss 'mine' is no class derived from LabelLoss or ImageLoss",
+        ),
         ("metric", "pass", "metric 'mine' has no __call__(self, truth, prediction, spacing_mm)"),
         ("metric", "def __call__(self, truth): ...", "called as __call__(self, truth, prediction, spacing_mm)"),
         ("augmentation", "def apply(self, image, drawn): ...", "augmentation 'mine' has no draw(self, rng, patch)"),

@@ -456,6 +456,20 @@ def test_validate_on_another_dataset_takes_how_it_lies_on_disk(trained, tmp_path
     assert (summary["n_cases"], [row["label"] for row in summary["classes"]]) == (2, [1])
 
 
+def test_names_of_another_dataset_may_differ_but_not_change_places(trained, tmp_path, capsys):
+    other = make_phantom(tmp_path / "named", labelled=1, unlabelled=0, seed=1)
+    listing = json.loads((other / "dataset.json").read_text())
+    write = (other / "dataset.json").write_text
+    write(json.dumps(listing | {"labels": {"0": "background", "1": "nodule", "2": "organ"}}))
+    with pytest.raises(UserError, match="has organ as 2, and the run as 1") as raised:
+        runs.validate(trained, other)
+    assert len(raised.value.problems) == 2
+    assert not (trained / "validation" / "named").exists()
+    write(json.dumps(listing | {"labels": {"0": "background", "1": "liver", "2": "nodule"}}))
+    assert runs.validate(trained, other).summary.n_cases == 1
+    assert "labels are scored by their values: 1 is liver, not organ" in capsys.readouterr().err
+
+
 def test_how_a_dataset_lies_on_disk_goes_with_a_dataset(trained):
     with pytest.raises(UserError, match="--dataset: is not given, and root says how it lies on disk"):
         runs.validate(trained, open_as=(trained, "auto", {}))
