@@ -235,6 +235,17 @@ def test_tables_that_are_older_than_masks_are_told(run, other_run, scans, tmp_pa
     assert "older than some masks" not in capsys.readouterr().err
 
 
+def test_a_training_that_is_unfinished_is_told(folder, dataset, run, scans, tmp_path, capsys):
+    begun = train(folder, dataset, "begun", max_steps=3, checkpoint_every=1)
+    newest = max((begun / "checkpoints").glob("last-*.pt"))
+    for path in (newest, newest.with_name(f"{newest.name}.sha256")):
+        path.unlink()
+    runs.predict(begun, scans[:1], tmp_path / "masks")
+    assert f"{begun} was trained to step 2 of 3" in capsys.readouterr().err
+    runs.predict(run, scans[:1], tmp_path / "others")
+    assert "was trained to step" not in capsys.readouterr().err
+
+
 def test_what_failed_once_is_made_by_the_next_call(run, scans, expected, predicted, tmp_path, monkeypatch):
     watched = Predictor.segment
 

@@ -118,7 +118,9 @@ def predict(
     )
     give({"output": output, "masks": masks})
     model = run.name if run.is_file() else f"the {checkpoint} checkpoint"
-    say(f"{output} holds {len(masks)} mask(s), made with {model}.")
+    files = [*beside.files(), *(["annotate_next.csv"] if annotate_next else [])]
+    told = f", and {', '.join(files)}" if files else ""
+    say(f"{output} holds {len(masks)} mask(s), made with {model}{told}.")
 
 
 @command

@@ -42,6 +42,7 @@ class TrainedModel:
         predictor: Turns scans into label maps.
         step: The step of its checkpoint; the least one of several.
         notes: Notes for reports.
+        planned: How many steps the training was to have; 0 where several trainings predict together.
     """
 
     settings: Settings
@@ -49,6 +50,7 @@ class TrainedModel:
     predictor: Predictor | Ensemble
     step: int
     notes: tuple[str, ...] = ()
+    planned: int = 0
 
 
 def load_model(run: Path, which: Which, plugins: Sequence[Path] = (), device: str = "auto") -> TrainedModel:
@@ -104,7 +106,7 @@ def _together(models: Sequence[TrainedModel], chosen: Sequence[LabelStep]) -> Tr
     ensemble = Ensemble(networks, (*networks[0].postprocessing, *chosen))
     if isinstance(folds[0], Ensemble):  # Of atlases, those of the first fold vote.
         ensemble = replace(ensemble, atlases=folds[0].atlases, atlas_weight=folds[0].atlas_weight)
-    return replace(models[0], predictor=ensemble, step=min(model.step for model in models))
+    return replace(models[0], predictor=ensemble, step=min(model.step for model in models), planned=0)
 
 
 def _load_file(path: Path, which: Which, plugins: Sequence[Path], device: str) -> TrainedModel:
@@ -139,4 +141,7 @@ def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel
     refuse_declared_patch(checkpoint.path, network, settings, task)
     predictor, notes = predictor_of_run(run, settings, task, network)
     notes += decided.notes
-    return TrainedModel(settings=settings, task=task, predictor=predictor, step=about.step, notes=notes)
+    planned = [steps for _, steps in decided.corrections] or [settings.max_steps]
+    return TrainedModel(
+        settings=settings, task=task, predictor=predictor, step=about.step, notes=notes, planned=planned[-1]
+    )

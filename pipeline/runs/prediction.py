@@ -76,7 +76,7 @@ def predict(
     place.refuse(beside.options({"--annotate-next": rank, "--overwrite": overwrite}), files)
     cases = chosen_cases([case for each in scans for case in scans_of(each, open_as)], only, unlabelled=unlabelled)
     targets = dict(shard.of(list(place.targets(cases, scans).items())))
-    model = _with_mirrors(load_model(run, which, plugins, device), mirror)
+    model = _loaded(run, which, plugins, device, mirror=mirror)
     masks, problems = _masks_of(targets, model, place, beside, expected=rank or beside.report)
     ranking = annotate_next(run, which, model) if rank else None
     done = _made(masks, problems, overwrite=overwrite)
@@ -98,7 +98,10 @@ def _refuse_part(shard: Shard, files: Sequence[str]) -> None:
         raise UserError("Nothing was predicted.", [Problem("--shard", "one-shard", message, remedy)])
 
 
-def _with_mirrors(model: TrainedModel, mirror: bool) -> TrainedModel:
+def _loaded(run: Path, which: Which, plugins: Sequence[Path], device: str, *, mirror: bool) -> TrainedModel:
+    model = load_model(run, which, plugins, device)
+    if which == "last" and model.step < model.planned:
+        note(f"{run} was trained to step {model.step} of {model.planned}")
     return model if mirror else replace(model, predictor=model.predictor.without_mirrors())
 
 
