@@ -1,6 +1,6 @@
 """Segment scans with an exported model. It needs Python 3.11, NumPy, nibabel and onnxruntime, and nothing else.
 
-    python predict.py SCAN... --output MASKS/         a mask for each scan, of its name (without nnU-Net's _0000)
+    python predict.py SCAN... --output MASKS/         a mask for each scan, of the same name
     python predict.py SCAN... --output MASK.nii.gz    the mask of one scan, or of one whose channels are these files
 
 It reads ``model.json``, which lies beside it, and the networks named there. Each mask is on its scan's own grid.
@@ -331,7 +331,7 @@ def main() -> None:
 
     here = Path(__file__).resolve().parent
     model = json.loads((here / "model.json").read_text(encoding="utf-8"))
-    cases = {arguments.output / scan.name.replace("_0000.nii", ".nii"): [scan] for scan in arguments.scans}
+    cases = {arguments.output / scan.name: [scan] for scan in arguments.scans}
     if folders := [scan for scan in arguments.scans if scan.is_dir()]:
         sys.exit(f"error: {folders[0]} is a folder; name its scans, such as {folders[0]}/*.nii.gz")
     if arguments.output.name.endswith(SUFFIXES):
