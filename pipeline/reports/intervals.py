@@ -63,7 +63,8 @@ def too_few(patients: int) -> str:
     >>> too_few(2)
     'too few to say: 2 patients, and an interval needs 6; score more, as `fewmask train --folds 5` does'
     """
-    return f"{TOO_FEW}: {plural(patients, 'patient')}, and an interval needs {FEWEST}; score more, as `fewmask train --folds 5` does"
+    needs = f"{plural(patients, 'patient')}, and an interval needs {FEWEST}"
+    return f"{TOO_FEW}: {needs}; score more, as `fewmask train --folds 5` does"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
