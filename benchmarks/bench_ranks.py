@@ -24,6 +24,7 @@ import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import median
+from tempfile import gettempdir
 from types import SimpleNamespace
 from typing import Any
 
@@ -244,7 +245,7 @@ def main() -> None:
     for name in cases:
         results[name] = {}
         for processes in (1, 2):
-            place = Path(f"{options.json or '/tmp/bench_ranks.json'}.{processes}.part")
+            place = Path(f"{options.json or Path(gettempdir()) / 'bench_ranks.json'}.{processes}.part")
             launch(processes, name, options.quick, steps, place)
             results[name][f"{processes} processes"] = json.loads(place.read_text())
             place.unlink()

@@ -140,9 +140,10 @@ def test_scores_are_those_of_the_segments_once_renamed(run, place, phantom):
         assert row["metrics"]["dice"]["mean"] == pytest.approx(2 * both / size)
 
 
-def test_validation_elsewhere_is_matched_there(run, place):
+def test_validation_elsewhere_is_matched_there(run, place, capsys):
     scores = runs.validate(run, make_phantom(place / "elsewhere", labelled=2, unlabelled=0, seed=9))
     assert scores.summary.n_cases == 2
+    assert "scored by their values" not in capsys.readouterr().err
     assert json.loads((scores.folder / "summary.json").read_text())["matched"] is True
 
 

@@ -148,7 +148,6 @@ class Sweep:
                 for place_, output in zip(some, outputs, strict=True):
                     yield from ring.finished(place_[slab])
                     ring.add(place_, output)
-                    del output
                 done += len(some)
             del outputs
         yield from ring.finished(windows.padded[slab])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
-    from pipeline.data.relabelling import Chosen
+    from pipeline.planning.settings import Settings
     from pipeline.runs.targets import OpenAs
     from pipeline.types import Case, Task
 
@@ -93,19 +93,21 @@ def own_cases(run: Path) -> tuple[Dataset, dict[str, CaseFacts]]:
     return own, facts
 
 
-def other_cases(source: Path, task: Task, open_as: OpenAs, chosen: Chosen | None = None) -> Dataset:
+def other_cases(source: Path, task: Task, open_as: OpenAs, settings: Settings) -> Dataset:
     """Return another dataset, cut to its validation list, or without one to all its labelled cases.
 
     Args:
         source: The dataset.
         task: What the run predicts.
         open_as: Root, layout and options, as for :func:`open_dataset`.
-        chosen: The labels that the run chose among those of its dataset; they are chosen here too.
+        settings: Of the run; the labels that it chose among those of its dataset are chosen here too.
 
     Raises:
-        UserError: It has no labelled case, cannot be opened, or lacks a name of ``chosen``.
+        UserError: It has no labelled case, cannot be opened, lacks a label that the run chose, or has one of the run's
+            names for another value.
     """
     dataset = open_dataset(source, *open_as)
+    chosen = settings.labels
     if chosen or task.regions:
         if chosen:
             dataset = relabel(dataset, chosen, to_train=False)
@@ -113,7 +115,7 @@ def other_cases(source: Path, task: Task, open_as: OpenAs, chosen: Chosen | None
         dataset = with_regions(dataset, regions, to_train=False)
         if problems := [problem for problem in dataset.problems if not is_warning(problem)]:
             raise UserError(f"{source} has not the labels that the run was trained on.", problems)
-    else:
+    elif settings.segments is None:  # Segments are named after what they are matched with.
         _compare_names(source, dataset.labels or {}, task.labels)
     held_out = tuple(case for case in dataset.cases if case.role == "validation")
     cases = held_out or tuple(case for case in dataset.cases if case.label)

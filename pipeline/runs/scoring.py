@@ -112,7 +112,7 @@ def validate_run(
     model = load_model(run, which, plugins)
     metrics = load_metrics(run, model.settings)
     dataset, known = (
-        own_cases(run) if source is None else (other_cases(source, model.task, open_as, model.settings.labels), {})
+        own_cases(run) if source is None else (other_cases(source, model.task, open_as, model.settings), {})
     )
     segments = model.settings.segments is not None
     # Segments have names of their own: what they are scored against, the dataset says.
