@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 if TYPE_CHECKING:
+    import inspect
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,9 +77,15 @@ def components() -> Iterator[str]:
     for registry in (*vars(COMPONENTS).values(), LAYOUTS):
         yield f"\n### {registry.name.capitalize()}\n\n{registry.description}\n\n| Name | | Options |\n|---|---|---|"
         for name in registry.names:
-            options = registry.options(name).items()
-            given = ", ".join(f"`{key}={text(option.default)}`" for key, option in options)
+            given = ", ".join(f"`{option_of(parameter)}`" for parameter in registry.options(name).values())
             yield f"| `{name}` | {cell(registry.summary(name))} | {given} |"
+
+
+def option_of(parameter: inspect.Parameter) -> str:
+    """Return a component's option with its default; one that has to be given has none."""
+    if parameter.default is parameter.empty:
+        return parameter.name
+    return f"{parameter.name}={text(parameter.default)}"
 
 
 def commands() -> Iterator[str]:

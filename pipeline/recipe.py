@@ -128,7 +128,7 @@ class Recipe(Section):
     postprocessing: Auto | Annotated[tuple[StepChoice, ...], Field(max_length=100)] = Field(
         default="auto",
         description="a list of changes to predicted label maps, each with its step, or auto: the largest component "
-        "of every label that is one piece in all masks",
+        "of all labels together, and of every label, that are one piece in all masks",
     )
     alternate: bool = Field(
         default=False, description="true to update the weights for each term in turn, or false for all of them at once"

@@ -130,7 +130,7 @@ class DataChoices(Section):
     background_mm: Millimetres | None = Field(
         default=None,
         description="how many mm from every annotated structure of a mask voxels that nobody annotated count as "
-        "background, 1e-4 to 1e4, or null for nowhere",
+        "background, as those behind strokes of background do, 1e-4 to 1e4, or null for nowhere",
     )
     batch_size: Auto | Samples = Field(default="auto", description="labelled samples a step, 1 to 4096, or auto")
     unlabelled_batch_size: Auto | Samples = Field(default="auto", description="unlabelled samples, the same, or auto")

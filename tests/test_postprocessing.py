@@ -7,6 +7,7 @@ from pipeline.engines.postprocessing import (
     DropSmall,
     FillHoles,
     KeepLargest,
+    KeepLargestForeground,
     PostprocessingStep,
     name_of,
     postprocess,
@@ -29,6 +30,9 @@ def line(*labels):
         (KeepLargest(1), (1, 0, 1, 1, 0, 2), (0, 0, 1, 1, 0, 2)),
         (KeepLargest(1), (1, 0, 1), (1, 0, 0)),  # of equal ones the first
         (KeepLargest(1), (0, 2, 0), (0, 2, 0)),
+        (KeepLargestForeground(), (1, 1, 1, 0, 1, 2, 1, 2, 0, 3), (0, 0, 0, 0, 1, 2, 1, 2, 0, 0)),
+        (KeepLargestForeground(), (1, 0, 2), (1, 0, 0)),  # of equal ones the first
+        (KeepLargestForeground(), (0, 0), (0, 0)),
         (DropSmall(1, 2.0), (1, 0, 1, 1, 0, 2), (0, 0, 1, 1, 0, 2)),
         (DropSmall(1, 2.1), (1, 0, 1, 1, 0, 2), (0, 0, 0, 0, 0, 2)),
         (DropSmall(1, 0.0), (1, 0, 1), (1, 0, 1)),
@@ -60,6 +64,10 @@ def test_hole_is_filled_in_a_volume_and_in_a_slice_but_not_an_opening(flat):
 
 def plainly(labels, step):
     """Over the whole label map, without boxes."""
+    if isinstance(step, KeepLargestForeground):
+        components, _ = label(labels > 0, np.ones((3,) * 3))
+        sizes = np.bincount(components.ravel())[1:]
+        return np.where(components == 1 + sizes.argmax(), labels, 0) if sizes.size else labels
     before = labels == step.label
     if isinstance(step, FillHoles):
         after = binary_fill_holes(before.squeeze()).reshape(before.shape)
@@ -78,7 +86,7 @@ def test_boxes_around_labels_make_no_difference(seed):
     shape = tuple(rng.integers(1, 12, 3)) if seed % 3 else (*rng.integers(4, 12, 2), 1)
     labels = rng.choice([0, 1, 2], size=shape, p=[0.35, 0.6, 0.05] if seed % 2 else [0.7, 0.2, 0.1]).astype(np.uint8)
     value = 1 + seed % 2
-    for step in (FillHoles(value), KeepLargest(value), DropSmall(value, 3.0)):
+    for step in (FillHoles(value), KeepLargest(value), KeepLargestForeground(), DropSmall(value, 3.0)):
         np.testing.assert_array_equal(postprocess(labels, TEN_MM, [step]), plainly(labels, step), str(step))
 
 
@@ -92,10 +100,10 @@ def test_changes_follow_each_other_and_the_type_stays():
 def test_volume_of_a_voxel_and_what_a_change_is_called():
     assert voxel_ml((2.0, 2.0, 5.0)) == pytest.approx(0.02)
     assert str(DropSmall(1, 0.0123)) == "components under 0.0123 ml dropped"
-    assert len({str(step) for step in (FillHoles(1), KeepLargest(1), DropSmall(1, 1.0))}) == 3
+    assert len({str(step) for step in (FillHoles(1), KeepLargest(1), KeepLargestForeground(), DropSmall(1, 1.0))}) == 4
 
 
-@pytest.mark.parametrize("step", [FillHoles(1), KeepLargest(2), DropSmall(3, 1.5)])
+@pytest.mark.parametrize("step", [FillHoles(1), KeepLargest(2), KeepLargestForeground(), DropSmall(3, 1.5)])
 def test_a_step_is_known_by_the_name_that_a_recipe_gives_it(step):
     assert POSTPROCESSING.build(name_of(step), vars(step)) == step
     assert set(step.given_labels((1, 2, 3))) == ({1} if isinstance(step, FillHoles) else set())

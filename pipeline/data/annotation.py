@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import edt
 import numpy as np
 import torch
 from monai.config import KeysCollection  # noqa: TC002 - MONAI resolves annotations of transforms
 from monai.transforms import MapTransform
+from scipy.ndimage import distance_transform_edt
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Mapping, Sequence
@@ -25,6 +25,8 @@ ANNOTATION = "annotation"
 OUTSIDE = 0
 UNANNOTATED = 1
 FIRST_CLASS = 2
+# How many times longer a way is through what it has to cross. Of 60 hearts' whole masks 0.002 % lie behind scribbles so.
+DETOUR = 1.2
 
 
 class Annotated(MapTransform):
@@ -79,21 +81,32 @@ def decode(annotation: Tensor) -> tuple[Tensor, Tensor]:
     return (annotation.long() - FIRST_CLASS).clamp_(min=-1), annotation != OUTSIDE
 
 
-def far_is_background(annotation: NDArray[Any], spacing_mm: Sequence[float], beyond_mm: float) -> NDArray[Any]:
-    """Make background of voxels that are not annotated, and far from every voxel of a structure.
+def implied_background(annotation: NDArray[Any], spacing_mm: Sequence[float], beyond_mm: float) -> NDArray[Any]:
+    """Make background of voxels that are not annotated, and far from every structure or behind a stroke of background.
 
-    Without a voxel of a structure nothing changes.
+    A stroke is annotated background with something that is not annotated halfway to the nearest voxel of a structure; in
+    a region that is annotated whole there is no such voxel. What lies behind it is where the way to the nearest voxel of
+    a structure gets hardly longer through the stroke's nearest voxel, at most by the factor ``DETOUR``. A mask
+    without a voxel of a structure does not change.
 
     Args:
         annotation: An annotation ``[1, X, Y, Z]``.
         spacing_mm: Voxel size along X, Y and Z.
-        beyond_mm: Voxels farther than this count as background.
+        beyond_mm: Voxels farther than this from every structure count as background.
     """
-    structures = annotation[0] > FIRST_CLASS
-    if not structures.any():
+    codes = annotation[0]
+    if not (codes > FIRST_CLASS).any() or not (codes == UNANNOTATED).any():
         return annotation
-    far = edt.edt(np.ascontiguousarray(~structures), anisotropy=[*spacing_mm]) > beyond_mm
-    return np.where(far & (annotation == UNANNOTATED), np.uint8(FIRST_CLASS), annotation)
+    distance, structure = distance_transform_edt(codes <= FIRST_CLASS, spacing_mm, return_indices=True)
+    implied = distance > beyond_mm
+    drawn = np.nonzero(codes == FIRST_CLASS)
+    halfway = (np.stack(drawn) + structure[:, *drawn]) // 2
+    strokes = np.zeros(codes.shape, bool)
+    strokes[drawn] = codes[tuple(halfway)] == UNANNOTATED
+    if strokes.any():
+        from_stroke, stroke = distance_transform_edt(~strokes, spacing_mm, return_indices=True)
+        implied |= from_stroke + distance[tuple(stroke)] <= DETOUR * distance
+    return np.where(implied & (annotation == UNANNOTATED), np.uint8(FIRST_CLASS), annotation)
 
 
 def class_locations(annotation: NDArray[Any], classes: int, most: int = 2000) -> NDArray[np.int64]:

@@ -27,7 +27,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from pipeline.data.annotation import ANNOTATION, IMAGE, class_locations, far_is_background
+from pipeline.data.annotation import ANNOTATION, DETOUR, IMAGE, class_locations, implied_background
 from pipeline.data.checked import read_case
 from pipeline.data.packed import Packed
 from pipeline.data.transforms import Grid, case_transforms
@@ -119,7 +119,8 @@ class Cache:
         index: The checked dataset.
         grid: The grid that cases are brought to.
         ranges: How intensities are normalised, as for :func:`case_transforms`.
-        background_mm: How far from structures voxels that nobody annotated count as background; None for nowhere.
+        background_mm: How far from structures voxels that nobody annotated count as background, as those behind strokes
+            of background do, see :func:`implied_background`; None for nowhere.
         failure: Why entries are missing, once a write has failed. Those cases are prepared whenever they are read.
     """
 
@@ -195,7 +196,7 @@ class Cache:
             prepared = case_transforms(self.grid, values, self.ranges, self.index.ignore)(scans)
             image, annotation = (np.ascontiguousarray(prepared[key].numpy()) for key in (IMAGE, ANNOTATION))
             if self.background_mm is not None:
-                annotation = far_is_background(annotation, prepared[IMAGE].pixdim.tolist(), self.background_mm)
+                annotation = implied_background(annotation, prepared[IMAGE].pixdim.tolist(), self.background_mm)
         return dict(zip(PARTS, (image, annotation, class_locations(annotation, len(values))), strict=True))
 
     def _needed(self, case: Case) -> int:
@@ -215,7 +216,7 @@ class Cache:
             "masked": case.label is not None,
         }
         if self.background_mm is not None:  # Other entries keep the names that they have always had.
-            how["background_mm"] = self.background_mm
+            how["implied_background"] = [self.background_mm, DETOUR]
         # By values, not by files: a scan that is saved anew, with the same values on the same grid, has the same key.
         facts = self.index.facts[case.id]
         content = [*facts.content, json.dumps(facts.affine), json.dumps(how, sort_keys=True)]

@@ -68,8 +68,8 @@ class CaseFacts:
         channels: Number of image channels.
         label_voxels: Number of voxels of each value in the mask; None without a mask.
         stored_voxels: The same of the values in the file, where others are read; else None.
-        largest_pieces: For each label above 0, the share of its voxels that its largest connected component has; empty
-            without a mask, or where it has voxels that nobody has annotated.
+        largest_pieces: For each label above 0, and under 0 for all together, the share of the voxels that their largest
+            connected component has; empty without a mask, or where it has voxels that nobody has annotated.
         annotated: The label values of the classes that are annotated in the mask; None for all.
         appearance: How each channel looks; empty where one is constant, None where that was not described.
         intensities: Statistics of each channel; empty if the case has problems.

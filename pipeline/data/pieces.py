@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def largest_pieces(labels: NDArray[Any], ignore: int | None = None) -> dict[int, float]:
-    """Return for each label above 0 the share of its voxels that its largest connected component has.
+    """Return for each label above 0 the share of its voxels that its largest connected component has; 0 is all together.
 
     Neighbours are the 26 voxels around a voxel; 8 in 2-D.
 
@@ -25,7 +25,7 @@ def largest_pieces(labels: NDArray[Any], ignore: int | None = None) -> dict[int,
         The shares, above 0 and up to 1, by rising label; empty for a mask without labels or with ignored voxels.
 
     >>> largest_pieces(np.array([[[1, 1, 1, 0, 1, 2]]]))
-    {1: 0.75, 2: 1.0}
+    {0: 0.6, 1: 0.75, 2: 1.0}
     """
     if ignore is not None and (labels == ignore).any():
         return {}
@@ -38,8 +38,11 @@ def largest_pieces(labels: NDArray[Any], ignore: int | None = None) -> dict[int,
     sizes = np.bincount(components.ravel())[1:]
     label_of = np.zeros(len(sizes) + 1, structures.dtype)
     label_of[components] = structures
-    found = {}
+    found = {0: _largest_share(np.bincount(cc3d.connected_components(structures > 0, connectivity=26).ravel())[1:])}
     for value in np.unique(label_of[1:]):
-        own = sizes[label_of[1:] == value]
-        found[int(value)] = float(own.max() / own.sum())
+        found[int(value)] = _largest_share(sizes[label_of[1:] == value])
     return found
+
+
+def _largest_share(sizes: NDArray[Any]) -> float:
+    return float(sizes.max() / sizes.sum())

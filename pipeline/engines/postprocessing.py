@@ -111,12 +111,30 @@ class KeepLargest(LabelStep):
 
     def changed(self, mask: Mask, flat: tuple[int, ...], voxel_ml: float) -> Mask:
         """Keep the largest component."""
-        components = connected_components(mask)
-        selected: Mask = components == np.bincount(components[mask]).argmax()
-        return selected
+        return _largest(mask)
 
     def __str__(self) -> str:
         return "the largest component kept"
+
+
+@POSTPROCESSING.register("keep_largest_foreground")
+@dataclass(frozen=True)
+class KeepLargestForeground(PostprocessingStep):
+    """Keeps the largest connected component of all labels together (26 neighbours; 8 in 2-D), the first of equal ones."""
+
+    def __call__(self, labels: NDArray[Any], spacing_mm: Sequence[float]) -> NDArray[Any]:
+        """Make background of all other components."""
+        box = labels[_box_of(labels != 0)]
+        if box.size:
+            box[~_largest(box != 0)] = 0
+        return labels
+
+    def given_labels(self, labels: Sequence[int]) -> Sequence[int]:
+        """Return no label: voxels only become background."""
+        return ()
+
+    def __str__(self) -> str:
+        return "the largest component of all labels together kept"
 
 
 @POSTPROCESSING.register("drop_small")
@@ -183,3 +201,9 @@ def _box_of(mask: Mask) -> tuple[slice, ...]:
         found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
         box.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0))
     return tuple(box)
+
+
+def _largest(mask: Mask) -> Mask:
+    components = connected_components(mask)
+    selected: Mask = components == np.bincount(components[mask]).argmax()
+    return selected

@@ -24,7 +24,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
-from pipeline.engines.postprocessing import DropSmall, FillHoles, KeepLargest, name_of
+from pipeline.engines.postprocessing import DropSmall, FillHoles, KeepLargest, KeepLargestForeground, name_of
 from pipeline.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ DESCRIPTION = "model.json"
 CARD = "README.md"
 FORMAT = 1
 # Post-processing that is known outside of this program.
-KNOWN = (FillHoles, KeepLargest, DropSmall)
+KNOWN = (FillHoles, KeepLargest, KeepLargestForeground, DropSmall)
 
 
 def describe(content: Content, files: Sequence[str]) -> dict[str, Any]:

@@ -282,11 +282,12 @@ def components(mask: Mask, full: bool) -> NDArray[np.int64]:
 
 def change(labels: Labels, step: str, options: dict[str, Any], voxel_ml: float) -> None:
     """Apply one post-processing step to a label map, in place."""
-    found = np.nonzero(labels == options["label"])
+    chosen = labels != 0 if step == "keep_largest_foreground" else labels == options["label"]
+    found = np.nonzero(chosen)
     if not found[0].size:
         return
-    box = labels[tuple(slice(axis.min(), axis.max() + 1) for axis in found)]
-    mask = box == options["label"]
+    place = tuple(slice(axis.min(), axis.max() + 1) for axis in found)
+    box, mask = labels[place], chosen[place]
     if step == "fill_holes":
         flat = tuple(axis for axis in range(3) if labels.shape[axis] == 1)
         filled = ~outside(mask.squeeze(axis=flat)).reshape(mask.shape)
@@ -294,7 +295,7 @@ def change(labels: Labels, step: str, options: dict[str, Any], voxel_ml: float) 
         return
     numbers = components(mask, full=True)
     sizes = np.bincount(numbers[mask])
-    if step == "keep_largest":
+    if step in ("keep_largest", "keep_largest_foreground"):
         kept = numbers == sizes.argmax()
     elif step == "drop_small":
         kept = (sizes * voxel_ml >= options["least_ml"])[numbers]
