@@ -298,7 +298,7 @@ def test_real_scribbles_are_read_as_their_files_say(tmp_path):
 
 
 def by_brute_force(codes, size_mm, beyond_mm, tied=min):
-    """Which voxels are far from a structure of one voxel, or behind strokes of background; of equally near ones, some."""
+    """Make background of what is far from a structure of one voxel, or behind strokes of background."""
     places = np.stack(np.meshgrid(*map(np.arange, codes.shape), indexing="ij"), axis=-1)
     (structure,) = np.argwhere(codes > FIRST_CLASS)
     direct = np.linalg.norm((places - structure) * size_mm, axis=-1)

@@ -25,7 +25,7 @@ ANNOTATION = "annotation"
 OUTSIDE = 0
 UNANNOTATED = 1
 FIRST_CLASS = 2
-# How many times longer a way is through what it has to cross. Of 60 hearts' whole masks 0.002 % lie behind scribbles so.
+# How many times longer a way may be through what it crosses: 0.002 % of 60 hearts lie behind their scribbles so.
 DETOUR = 1.2
 
 
@@ -84,10 +84,9 @@ def decode(annotation: Tensor) -> tuple[Tensor, Tensor]:
 def implied_background(annotation: NDArray[Any], spacing_mm: Sequence[float], beyond_mm: float) -> NDArray[Any]:
     """Make background of voxels that are not annotated, and far from every structure or behind a stroke of background.
 
-    A stroke is annotated background with something that is not annotated halfway to the nearest voxel of a structure; in
-    a region that is annotated whole there is no such voxel. What lies behind it is where the way to the nearest voxel of
-    a structure gets hardly longer through the stroke's nearest voxel, at most by the factor ``DETOUR``. A mask
-    without a voxel of a structure does not change.
+    A stroke is annotated background with something that is not annotated halfway to its nearest structure; a region that
+    is annotated whole has nothing of that kind. Behind a stroke is where the way to the nearest structure gets hardly
+    longer through the stroke's nearest voxel: at most ``DETOUR`` times. A mask without structures does not change.
 
     Args:
         annotation: An annotation ``[1, X, Y, Z]``.

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def largest_pieces(labels: NDArray[Any], ignore: int | None = None) -> dict[int, float]:
-    """Return for each label above 0 the share of its voxels that its largest connected component has; 0 is all together.
+    """Return for each label above 0 the share of its voxels that its largest connected component has.
 
-    Neighbours are the 26 voxels around a voxel; 8 in 2-D.
+    Under 0 is that of all labels together. Neighbours are the 26 voxels around a voxel; 8 in 2-D.
 
     Args:
         labels: ``[X, Y, Z]``, whole numbers.

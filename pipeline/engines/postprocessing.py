@@ -120,7 +120,7 @@ class KeepLargest(LabelStep):
 @POSTPROCESSING.register("keep_largest_foreground")
 @dataclass(frozen=True)
 class KeepLargestForeground(PostprocessingStep):
-    """Keeps the largest connected component of all labels together (26 neighbours; 8 in 2-D), the first of equal ones."""
+    """Keeps the largest connected component of all labels together (26 neighbours; 8 in 2-D)."""
 
     def __call__(self, labels: NDArray[Any], spacing_mm: Sequence[float]) -> NDArray[Any]:
         """Make background of all other components."""

@@ -25,8 +25,8 @@ def choose_postprocessing(
 
     Args:
         labels: Names of the labels that are trained on, by value.
-        pieces: For each training mask, the share of each of its labels that is in the largest component, and under 0 that
-            of all together.
+        pieces: For each training mask, the share of each of its labels that is in the largest component, and under 0
+            that of all together.
     """
     shares = {value: [found[value] for found in pieces if value in found] for value in (0, *labels)}
     kept = [value for value, found in shares.items() if len(found) >= FEWEST_MASKS and min(found) >= ONE_PIECE]
