@@ -84,8 +84,8 @@ def decode(annotation: Tensor) -> tuple[Tensor, Tensor]:
 def implied_background(annotation: NDArray[Any], spacing_mm: Sequence[float], beyond_mm: float) -> NDArray[Any]:
     """Make background of voxels that are not annotated, and far from every structure or behind a stroke of background.
 
-    A stroke is annotated background with something that is not annotated halfway to its nearest structure; a region that
-    is annotated whole has nothing of that kind. Behind a stroke is where the way to the nearest structure gets hardly
+    A stroke is annotated background with something that is not annotated halfway to its nearest structure; no voxel of
+    a region that is annotated whole is of that kind. Behind a stroke is where the way to the nearest structure gets hardly
     longer through the stroke's nearest voxel: at most ``DETOUR`` times. A mask without structures does not change.
 
     Args:
