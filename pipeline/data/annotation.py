@@ -85,8 +85,8 @@ def implied_background(annotation: NDArray[Any], spacing_mm: Sequence[float], be
     """Make background of voxels that are not annotated, and far from every structure or behind a stroke of background.
 
     A stroke is annotated background with something that is not annotated halfway to its nearest structure; no voxel of
-    a region that is annotated whole is of that kind. Behind a stroke is where the way to the nearest structure gets hardly
-    longer through the stroke's nearest voxel: at most ``DETOUR`` times. A mask without structures does not change.
+    a region that is annotated whole is of that kind. Behind a stroke is where the way to the nearest structure gets
+    hardly longer through the stroke's nearest voxel: at most ``DETOUR`` times. Without structures nothing changes.
 
     Args:
         annotation: An annotation ``[1, X, Y, Z]``.
