@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
+from pipeline.collector import resting_collector
 
 if TYPE_CHECKING:
     from pipeline import losses, metrics
@@ -60,9 +61,10 @@ HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in ("losses", "metrics"):
-        return import_module(f"pipeline.{name}")
-    return getattr(import_module(f"pipeline.{HOMES.get(name, 'api')}"), name)
+    with resting_collector():
+        if name in ("losses", "metrics"):
+            return import_module(f"pipeline.{name}")
+        return getattr(import_module(f"pipeline.{HOMES.get(name, 'api')}"), name)
 
 
 def __dir__() -> list[str]:

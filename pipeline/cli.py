@@ -9,6 +9,7 @@ from traceback import format_exc
 
 from pipeline.arguments import run_command
 from pipeline.bounds import refuse_no_text
+from pipeline.collector import import_for_good
 from pipeline.console import explained, tell_stop
 from pipeline.errors import ElsewhereError, UserError
 from pipeline.interruption import Stopped, stoppable
@@ -30,6 +31,7 @@ def main() -> None:
     """
     # Figures are drawn without a screen; a backend that Matplotlib does not know would end the command at its import.
     os.environ.pop("MPLBACKEND", None)
+    import_for_good()
     try:
         refuse_no_text(sys.argv[1:])
         if {*sys.argv[1:2]} & COMPUTING and "--help" not in sys.argv:

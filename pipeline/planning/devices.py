@@ -35,8 +35,12 @@ ROUNDS = 3
 WORTH = 0.9
 
 
-def find_hardware(name: str) -> Hardware:
+def find_hardware(name: str, *, timed: bool = True) -> Hardware:
     """Return the device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, and what it has.
+
+    Args:
+        name: The device.
+        timed: Whether to time a CPU's bfloat16, which takes a tenth of a second, where the precision is still open.
 
     Raises:
         UserError: A CUDA device is asked for that is not there.
@@ -52,7 +56,7 @@ def find_hardware(name: str) -> Hardware:
             [Problem("device", "no-device", message, "use device=auto or device=cpu")],
         )
     native = _has_bfloat16(device)
-    slow = native and device.type == "cpu" and not _bfloat16_pays()
+    slow = timed and native and device.type == "cpu" and not _bfloat16_pays()
     machine = _memory_bytes(torch.device("cpu"))
     return Hardware(
         device=str(device),

@@ -6,6 +6,7 @@ Each is imported when it is first used: a check of a dataset does not need torch
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pipeline.collector import resting_collector
 from pipeline.memory import refuse_tight_limit
 
 if TYPE_CHECKING:
@@ -70,4 +71,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if HOMES[name] != "checking":
         refuse_tight_limit()
-    return getattr(import_module(f"pipeline.runs.{HOMES[name]}"), name)
+    with resting_collector():
+        return getattr(import_module(f"pipeline.runs.{HOMES[name]}"), name)

@@ -127,10 +127,10 @@ def _load_file(path: Path, which: Which, plugins: Sequence[Path], device: str) -
 def _build_model(run: Path, checkpoint: Checkpoint, device: str) -> TrainedModel:
     about = read_about(checkpoint)
     recipe, decided = read_written_of(checkpoint)
-    hardware = find_hardware(device)
+    hardware = find_hardware(device, timed=False)
     # This machine may not have the precision of the training; then one is chosen anew.
     native = recipe.precision in hardware.precisions
-    precision = recipe.precision if native else choose_precision(hardware)
+    precision = recipe.precision if native else choose_precision(find_hardware(device))
     settings = settled(checkpoint.path, recipe.model_copy(update={"device": hardware.device, "precision": precision}))
     load_parts(run, settings)
     task = about.task.as_task()

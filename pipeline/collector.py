@@ -1,0 +1,35 @@
+"""Let the garbage collector rest during imports: of all the objects that a library makes it would free none."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_for_good = False
+
+
+def import_for_good() -> None:
+    """Leave what is imported from now on out of all collections: for a program of its own, which ends with its modules.
+
+    A library would also keep the garbage of the program that imports it.
+    """
+    global _for_good
+    _for_good = True
+
+
+@contextmanager
+def resting_collector() -> Iterator[None]:
+    """Collect nothing in the meantime."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if _for_good:
+            gc.freeze()
+        if was_enabled:
+            gc.enable()
