@@ -947,7 +947,7 @@ def test_model_is_used_in_float32_where_its_precision_is_not_at_home(dataset, tm
     run = train(tmp_path, dataset, "run", "max_steps=1", "precision=bfloat16")
     for native, expected in ((True, "bfloat16"), (False, "float32")):
         hardware = Hardware(device="cpu", bfloat16=native, cores=1)
-        monkeypatch.setattr(models, "find_hardware", lambda _, found=hardware: found)
+        monkeypatch.setattr(models, "find_hardware", lambda _, found=hardware, **_options: found)
         assert models.load_model(run, "last").settings.precision == expected
 
 
