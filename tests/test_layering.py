@@ -11,7 +11,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pipeline"
 LAYERS = (
-    {"errors", "types", "files", "outputs", "logs", "interruption", "durations", "bounds", "memory", "terminal"},
+    {
+        "errors",
+        "types",
+        "files",
+        "outputs",
+        "logs",
+        "interruption",
+        "durations",
+        "bounds",
+        "memory",
+        "terminal",
+        "collector",
+    },
     {
         "registry",
         "sections",

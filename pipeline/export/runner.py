@@ -283,15 +283,14 @@ def components(mask: Mask, full: bool) -> NDArray[np.int64]:
 def change(labels: Labels, step: str, options: dict[str, Any], voxel_ml: float) -> None:
     """Apply one post-processing step to a label map, in place."""
     chosen = labels != 0 if step == "keep_largest_foreground" else labels == options["label"]
-    found = np.nonzero(chosen)
-    if not found[0].size:
+    if not chosen.any():
         return
-    place = tuple(slice(axis.min(), axis.max() + 1) for axis in found)
-    box, mask = labels[place], chosen[place]
+    place = tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(chosen))
+    box = labels[place]
+    mask = chosen[place]
     if step == "fill_holes":
         flat = tuple(axis for axis in range(3) if labels.shape[axis] == 1)
-        filled = ~outside(mask.squeeze(axis=flat)).reshape(mask.shape)
-        box[filled & (box == 0)] = options["label"]
+        box[(box == 0) & ~outside(mask.squeeze(axis=flat)).reshape(mask.shape)] = options["label"]
         return
     numbers = components(mask, full=True)
     sizes = np.bincount(numbers[mask])
