@@ -54,7 +54,7 @@ def comparison_table(comparison: Comparison) -> Table:
     counts = ", ".join(f"{len(getattr(comparison, side))} {side}" for side in ("better", "worse", "equal"))
     table = Table(
         title=plain(f"A {comparison.a}, B {comparison.b}"),
-        caption=f"Dice of {comparison.n_cases} cases with B: {counts}; structures that changed sides: "
+        caption=f"Dice of {comparison.n_cases} case(s) with B: {counts}; structures that changed sides: "
         f"{len(comparison.changed)}",
         box=SIMPLE_HEAD,
     )

@@ -34,7 +34,7 @@ def chosen_cases(cases: list[Case], only: Sequence[str], *, unlabelled: bool) ->
     Raises:
         UserError: An id is that of no case, or no case is left.
     """
-    known = {case.id for case in cases}
+    known = dict.fromkeys(case.id for case in cases)
     if unknown := [name for name in only if name not in known]:
         problems = [Problem(name, "no-case", "is the id of no scan there", nearest(name, known)) for name in unknown]
         raise UserError("Nothing was predicted.", problems)

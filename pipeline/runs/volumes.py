@@ -52,7 +52,8 @@ def volumes_in(mask: Scan, labels: Mapping[int, str], task: Task | None = None) 
     for label, name in labels.items():
         values = task.values_of(label) if task else (label,)
         voxels = sum(counts.get(value, 0) for value in values)
-        volumes.append(Volume(mask.path.name, label, name, voxels, voxels * one))
+        # Without the last digits, in which nothing but rounding stands.
+        volumes.append(Volume(mask.path.name, label, name, voxels, float(f"{voxels * one:.12g}")))
     return volumes
 
 
