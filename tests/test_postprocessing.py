@@ -30,8 +30,9 @@ def line(*labels):
         (KeepLargest(1), (1, 0, 1, 1, 0, 2), (0, 0, 1, 1, 0, 2)),
         (KeepLargest(1), (1, 0, 1), (1, 0, 0)),  # of equal ones the first
         (KeepLargest(1), (0, 2, 0), (0, 2, 0)),
-        (KeepLargestForeground(), (1, 1, 1, 0, 1, 2, 1, 2, 0, 3), (0, 0, 0, 0, 1, 2, 1, 2, 0, 0)),
-        (KeepLargestForeground(), (1, 0, 2), (1, 0, 0)),  # of equal ones the first
+        (KeepLargestForeground(), (1, 1, 1, 0, 1, 2, 1, 2, 0, 2), (0, 0, 0, 0, 1, 2, 1, 2, 0, 0)),
+        (KeepLargestForeground(), (1, 0, 1), (1, 0, 0)),  # of equal ones the first
+        (KeepLargestForeground(), (1, 2, 0, 3, 0, 3), (1, 2, 0, 3, 0, 3)),  # 3 is not in it, and stays
         (KeepLargestForeground(), (0, 0), (0, 0)),
         (DropSmall(1, 2.0), (1, 0, 1, 1, 0, 2), (0, 0, 1, 1, 0, 2)),
         (DropSmall(1, 2.1), (1, 0, 1, 1, 0, 2), (0, 0, 0, 0, 0, 2)),
@@ -67,7 +68,8 @@ def plainly(labels, step):
     if isinstance(step, KeepLargestForeground):
         components, _ = label(labels > 0, np.ones((3,) * 3))
         sizes = np.bincount(components.ravel())[1:]
-        return np.where(components == 1 + sizes.argmax(), labels, 0) if sizes.size else labels
+        largest = components == 1 + sizes.argmax() if sizes.size else components > 0
+        return np.where(~largest & np.isin(labels, labels[largest]), 0, labels)
     before = labels == step.label
     if isinstance(step, FillHoles):
         after = binary_fill_holes(before.squeeze()).reshape(before.shape)

@@ -120,13 +120,17 @@ class KeepLargest(LabelStep):
 @POSTPROCESSING.register("keep_largest_foreground")
 @dataclass(frozen=True)
 class KeepLargestForeground(PostprocessingStep):
-    """Keeps the largest connected component of all labels together (26 neighbours; 8 in 2-D)."""
+    """Keeps the largest connected component of all labels together (26 neighbours; 8 in 2-D).
+
+    A label that is not in it stays as it is: what was found of it may have lost touch with the others.
+    """
 
     def __call__(self, labels: NDArray[Any], spacing_mm: Sequence[float]) -> NDArray[Any]:
-        """Make background of all other components."""
+        """Make background of what lies apart from the largest component and has a label that is in it."""
         box = labels[_box_of(labels != 0)]
         if box.size:
-            box[~_largest(box != 0)] = 0
+            largest = _largest(box != 0)
+            box[~largest & np.isin(box, box[largest])] = 0
         return labels
 
     def given_labels(self, labels: Sequence[int]) -> Sequence[int]:

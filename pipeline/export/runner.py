@@ -293,11 +293,11 @@ def change(labels: Labels, step: str, options: dict[str, Any], voxel_ml: float) 
         box[(box == 0) & ~outside(mask.squeeze(axis=flat)).reshape(mask.shape)] = options["label"]
         return
     numbers = components(mask, full=True)
-    sizes = np.bincount(numbers[mask])
     if step in ("keep_largest", "keep_largest_foreground"):
-        kept = numbers == sizes.argmax()
+        kept = numbers == np.bincount(numbers[mask]).argmax()
+        kept |= ~np.isin(box, box[kept])  # A label that is not in the largest component stays.
     elif step == "drop_small":
-        kept = (sizes * voxel_ml >= options["least_ml"])[numbers]
+        kept = (np.bincount(numbers[mask]) * voxel_ml >= options["least_ml"])[numbers]
     else:
         sys.exit(f"error: model.json names the step {step!r}, which this program does not know")
     box[mask & ~kept] = 0

@@ -20,8 +20,8 @@ def choose_postprocessing(
 ) -> tuple[tuple[StepChoice, ...], str]:
     """Return the steps of the post-processing, and the reason: of what is one piece, the largest is kept.
 
-    All labels together come first: an island that is larger than what was found of its structure is dropped, because it
-    lies apart from the others.
+    All labels together come first: an island may be larger than what was found of its structure, and yet lies apart
+    from the others.
 
     Args:
         labels: Names of the labels that are trained on, by value.
