@@ -143,6 +143,8 @@ def _hints(words: Sequence[str]) -> Iterator[str]:
     """Yield what a line that could not be read may have meant."""
     if words[0] in WITH_KEYS and (keys := _keys_among(words)):
         yield f"A key of the recipe is no option; it is given as {' '.join(f'{key}=VALUE' for key in keys)}"
+    if words[0] in WITH_KEYS and any(word.startswith("--layout-option") for word in words):
+        yield f"--layout-option ignore=255 is layout.options.ignore=255 for {words[0]}"
     for word in (word for word in words if word in ELSEWHERE):
         yield f"{word} is an option of nnU-Net's; here it is {ELSEWHERE[word]} (docs/coming-from.md)"
     if ("--folds", "all") in pairwise(words):

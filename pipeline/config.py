@@ -34,6 +34,7 @@ ELSEWHERE = {
     "fold": "split_fold",
     "num_workers": "workers",
     "roi_size": "patch_size",
+    "ignore": "layout.options.ignore",
 }
 
 
@@ -151,6 +152,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     if not equals or not key:
         if Path(override).exists():
             raise _bad_override(override, "no key=value", f"to train on it, write dataset={override}")
+        if override in shipped():
+            raise _bad_override(override, "no key=value", f"a recipe comes first: {override} dataset=PATH")
         raise _bad_override(override, "no key=value")
     *parents, last = key.split(".")
     # A shorthand such as `network: unet` or `metrics: [centre_distance_mm]` makes way for the mapping that the override

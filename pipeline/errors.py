@@ -187,12 +187,15 @@ def nearest(name: str, choices: Iterable[str] | Names) -> str:
 
 
 def is_other_number(name: str, other: str) -> bool:
-    """Tell whether names differ in their numbers alone: another number makes another case, and no slip of the pen.
+    """Tell whether two names have different numbers: another number makes another case, and no slip of the pen.
 
-    >>> is_other_number("case_07", "case_08"), is_other_number("case_7", "cace_7")
-    (True, False)
+    >>> is_other_number("case_07", "case_08"), is_other_number("case_7 (copy)", "case_8")
+    (True, True)
+    >>> is_other_number("case_7", "cace_7"), is_other_number("case_7", "case_07")
+    (False, False)
     """
-    return DIGITS.sub("", name) == DIGITS.sub("", other)
+    pairs = zip(DIGITS.findall(name), DIGITS.findall(other), strict=False)
+    return any(int(one) != int(another) for one, another in pairs)
 
 
 def listed(names: Sequence[str], most: int) -> str:

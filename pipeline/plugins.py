@@ -146,7 +146,10 @@ def _load(path: Path, content: bytes) -> None:
         if frames:
             last = frames[-1].lineno
         line = error.lineno if isinstance(error, SyntaxError) else last
-        raise _unusable(path, f"line {line}: {type(error).__name__}: {error}", "correct the plugin") from error
+        remedy = "correct the plugin"
+        if isinstance(error, ModuleNotFoundError) and path.with_name(f"{error.name}.py").is_file():
+            remedy = f"a plugin is one file: take in what it needs of {error.name}.py, or install that as a package"
+        raise _unusable(path, f"line {line}: {type(error).__name__}: {error}", remedy) from error
     setattr(module, SHA256, _digest(content))
     _trust(_digest(content))
 

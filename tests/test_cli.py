@@ -450,6 +450,7 @@ def test_negative_value_of_a_key_is_no_option(run, dataset, tmp_path):
         (("train", "x", "--max-steps", "5"), "it is given as max_steps=VALUE"),
         (("train", "x", "--fold", "0"), "--fold is an option of nnU-Net's; here it is data.split_fold=N"),
         (("train", "x", "--folds", "all"), "data.validation=none trains on every mask"),
+        (("train", "x", "--layout-option", "ignore=4"), "is layout.options.ignore=255 for train"),
         (("predict", "x", "y", "-o", "z", "--disable_tta"), "here it is --mirror off"),
         (("predict", "x", "y"), None),
     ],
@@ -458,7 +459,8 @@ def test_a_line_that_cannot_be_read_is_told_what_it_may_have_meant(run, words, h
     code, _, err = run(*words)
     assert code == 2
     assert (hint or "output") in err
-    assert ("here it is" in err or "given as" in err or "takes a number" in err) == (hint is not None)
+    hints = ("here it is", "given as", "takes a number", "layout.options")
+    assert any(words in err for words in hints) == (hint is not None)
 
 
 def test_predict_without_scans_says_what_is_missing(run, tmp_path):

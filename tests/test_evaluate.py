@@ -49,7 +49,7 @@ def test_a_missing_mask_is_not_taken_for_one_of_another_number(folders, tmp_path
     assert [problem.remedy.startswith(remedy) for problem in raised.value.problems] == [True]
 
 
-def test_a_folder_of_nnunet_is_scored_with_its_names_and_without_what_it_ignores(folders, tmp_path):
+def test_a_folder_of_nnunet_is_scored_with_its_names_and_without_what_it_ignores(folders, tmp_path, capsys):
     summary = runs.evaluate(*folders, tmp_path / "scores")
     rows = rows_of(tmp_path / "scores")
     assert [(row["case"], row["name"]) for row in rows[:3]] == [
@@ -58,8 +58,13 @@ def test_a_folder_of_nnunet_is_scored_with_its_names_and_without_what_it_ignores
         ("case_1", "liver"),
     ]
     assert summary.n_cases == 3
+    note = "3 of 3 masks have voxels that nobody annotated, which are not scored: these figures flatter"
+    assert note in capsys.readouterr().err
+    assert json.loads((tmp_path / "scores" / "summary.json").read_text())["notes"][0].startswith(note)
+    assert note in (tmp_path / "scores" / "report.html").read_text()
     # The slabs that nobody annotated hold voxels of the predicted liver; counted, they would be false.
     with_them = runs.evaluate(*folders, tmp_path / "other", ignore=99)
+    assert "nobody annotated" not in capsys.readouterr().err
     assert with_them.classes[0].metrics["precision"].mean < summary.classes[0].metrics["precision"].mean
 
 

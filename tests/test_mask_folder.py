@@ -242,8 +242,22 @@ def test_a_training_that_is_unfinished_is_told(folder, dataset, run, scans, tmp_
         path.unlink()
     runs.predict(begun, scans[:1], tmp_path / "masks")
     assert f"{begun} was trained to step 2 of 3" in capsys.readouterr().err
+    assert "This model was trained to step 2 of 3." in runs.validate(begun).notes
+    assert not any("was trained to" in text for text in runs.validate(run).notes)
     runs.predict(run, scans[:1], tmp_path / "others")
     assert "was trained to step" not in capsys.readouterr().err
+
+
+def test_scans_that_were_trained_on_with_their_masks_are_told(run, dataset, tmp_path, capsys):
+    split = json.loads((run / "split.json").read_text())
+    runs.predict(
+        run, [dataset], tmp_path / "all", only=[*split["labelled"], *split["validation"], *split["unlabelled"]]
+    )
+    number = len(split["labelled"])
+    total = number + len(split["validation"]) + len(split["unlabelled"])
+    assert f"was trained on {number} of these {total} scans, with their masks" in capsys.readouterr().err
+    runs.predict(run, [dataset], tmp_path / "others", only=split["validation"])
+    assert "with their masks" not in capsys.readouterr().err
 
 
 def test_what_failed_once_is_made_by_the_next_call(run, scans, expected, predicted, tmp_path, monkeypatch):

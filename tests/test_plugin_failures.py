@@ -184,6 +184,27 @@ def test_a_metric_that_fails_is_found_before_the_first_step(tmp_path, dataset, b
     assert not list((tmp_path / "run").glob("checkpoints/*.pt"))
 
 
+def test_steps_before_a_metric_fails_on_a_real_case_are_saved(tmp_path, dataset):
+    body = "return 1.0 if truth.shape == (4, 4, 4) else [][0]"
+    plugin, recipe = written(tmp_path, dataset, METRIC.replace("{body}", body), metrics=["theirs"])
+    problem, _ = problem_of(tmp_path, recipe)
+    assert problem.code == "plugin-failed"
+    assert [path.name for path in (tmp_path / "run").glob("checkpoints/last-*.pt")] == ["last-000002.pt"]
+    plugin.write_text(METRIC.replace("{body}", "return 1.0"))
+    words = ("train", recipe, "max_steps=2", "--output", tmp_path / "run", "--resume", "--allow-change", "plugins")
+    ended = fewmask(*words, XDG_STATE_HOME=str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
+def test_a_plugin_that_asks_for_a_file_beside_it_is_told_to_be_one_file(tmp_path, dataset):
+    (tmp_path / "beside_it.py").write_text("GAIN = 2")
+    text = f"from beside_it import GAIN\n{LOSS.format(body='return logits.mean()')}"
+    _, recipe = written(tmp_path, dataset, text, **OF_THEIRS)
+    problem, _ = problem_of(tmp_path, recipe)
+    assert problem.remedy.startswith("a plugin is one file: take in what it needs of beside_it.py")
+
+
 def test_command_says_it_in_one_message_without_a_traceback(tmp_path, dataset):
     plugin, recipe = written(tmp_path, dataset, LOSS.format(body="raise KeyError('w')"), **OF_THEIRS)
     ended = fewmask("train", recipe, "--output", tmp_path / "run", XDG_STATE_HOME=str(tmp_path))

@@ -432,6 +432,17 @@ def test_masks_are_painted_by_the_probabilities_and_what_is_beside_them_is_of_re
     np.testing.assert_array_equal(np.asarray(nib.load(part).dataobj), np.where(np.isin(mask, (1, 4)), mask, 0))
 
 
+def test_masks_of_regions_are_scored_as_regions_without_a_dataset_json_too(run, dataset, tmp_path):
+    runs.predict(run, [dataset / "imagesTr"], tmp_path / "masks")
+    for folder in ("truth", "labelsTr"):
+        shutil.copytree(dataset / "labelsTr", tmp_path / folder)
+    found = evaluate(tmp_path / "masks", tmp_path / "truth", tmp_path / "scores")
+    shutil.copy(dataset / "dataset.json", tmp_path / "labelsTr")
+    asked = evaluate(tmp_path / "masks", tmp_path / "labelsTr", tmp_path / "asked")
+    assert found.as_dict() == asked.as_dict()
+    assert sorted(each.name for each in found.classes) == ["core", "enhancing", "whole"]
+
+
 def test_expected_dice_is_the_same_with_post_processing_that_changes_nothing(run, scan):
     predictor = load_model(run, "last").predictor
     told = []
@@ -578,7 +589,6 @@ def assert_exports_paint(run, scan, own, folder):
         assert (np.asarray(mask.dataobj) == own).mean() > 0.9999
 
 
-@pytest.mark.slow
 def test_nested_structures_are_learnt(folder):
     data = write_nested(folder / "many" / "data", labelled=8)
     how = {

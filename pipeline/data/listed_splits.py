@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.data.split_files import FOLD, Sides, bad_split, read_folds
 from pipeline.data.splits import Split
 from pipeline.errors import Problem, UserError, listed, nearest
+from pipeline.terminal import note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -54,7 +55,13 @@ def split_by_file(
     problems = _problems(path, dataset, name, folds[name], with_labels=with_labels)
     if problems:
         raise UserError("The dataset cannot be split as the file says.", problems)
+    if with_labels and (hidden := _hidden(dataset, folds[name])):
+        note(f"not trained on, since {path} has their cases under unlabelled: the masks of {listed(hidden, NAMED)}")
     return _applied(dataset, folds[name], with_labels=with_labels)
+
+
+def _hidden(dataset: Dataset, sides: Sides) -> list[str]:
+    return [case.id for case in dataset.cases if case.label and case.id in sides.without_mask]
 
 
 def pool_by_file(dataset: Dataset, path: Path, folds: int, column: str = FOLD) -> Split:

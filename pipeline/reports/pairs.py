@@ -35,6 +35,7 @@ class Tested(Protocol):
 T = TypeVar("T", bound=Tested)
 
 # The best value of a metric, which is 1 for all others.
+SAME_CASES = "score both on the same cases: train one of them with data.split=OTHER/split.json"
 BEST = {"hd95_mm": 0.0, "assd_mm": 0.0}
 
 
@@ -51,7 +52,7 @@ def refuse_unequal(first: Side, second: Side, name_a: str, name_b: str) -> None:
     """
     sides = ((first, second, name_a, name_b), (second, first, name_b, name_a))
     problems = [
-        Problem(name, "case-unpaired", f"has {case}, {other} has not", "validate both on the same cases", case=case)
+        Problem(name, "case-unpaired", f"has {case}, {other} has not", SAME_CASES, case=case)
         for here, there, name, other in sides
         for case in sorted({case for case, _ in here} - {case for case, _ in there})
     ]

@@ -18,8 +18,9 @@ from pipeline.reports.volumes import Gallery
 from pipeline.runs.folder import SCORES
 from pipeline.runs.pairing import TOO_LARGE, all_names, checked_pairs, declared_labels, patients_of, scored_regions
 from pipeline.runs.reporting import report_masks
+from pipeline.runs.unpredicted import notes_on_unannotated
 from pipeline.strict_json import write_json
-from pipeline.terminal import progress
+from pipeline.terminal import note, progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,12 +71,14 @@ def evaluate(
     called = all_names(values - {ignore}, {**given, **{each.label: name for name, each in unions.items()}})
     score = partial(score_case, labels=called, ignore=ignore, tolerance_mm=tolerance_mm, regions=tuple(unions.values()))
     gallery = Gallery(n_cases=len(pairs), labels=called, ignore=ignore)
+    partly: dict[str, bool] = {}
 
     def scored(pair: tuple[str, tuple[Path, Path]]) -> list[CaseResult]:
         with memory_for(str(pair[1][0]), "to score it", None, TOO_LARGE):
             case = pair[0]
             (true, guess) = map(read_file, pair[1], hashes[pair[0]])
             maps = true.labels, guess.labels
+            partly[case] = ignore is not None and bool((true.labels == ignore).any())
             gallery.add(case, None, *maps, true.affine)
             return score(case, *maps, spacing_mm=true.spacing_mm, patient=patients[case])
 
@@ -83,8 +86,12 @@ def evaluate(
         by_case = progress(pool.map(scored, pairs.items()), "scoring", len(pairs))
         results = [result for rows in by_case for result in rows]
     summary = summarise(results)
+    notes = notes_on_unannotated([*partly.values()])
+    for text in notes:
+        note(text)
+    about = {"version": __version__, "tolerance_mm": tolerance_mm, "notes": list(notes)}
     with made.writing(SCORES) as stage:
         write_cases_csv(stage / "cases.csv", results)
-        write_json(stage / "summary.json", {"version": __version__, "tolerance_mm": tolerance_mm} | summary.as_dict())
-        report_masks(stage, predictions, labels, results, summary, gallery, tolerance_mm)
+        write_json(stage / "summary.json", about | summary.as_dict())
+        report_masks(stage, predictions, labels, results, summary, gallery, tolerance_mm, notes)
     return summary

@@ -63,21 +63,28 @@ class StoredPredictions(Stored):
         format: Of the record.
         masks: What each mask of the folder was made of, by its name.
         names: Of the labels that the masks may hold, by value.
+        regions: The values that a region consists of, by the label that stands for it; empty for a model of labels.
     """
 
     format: Literal[1]
     masks: dict[str, StoredMask]
     names: dict[Label, str] = Field(default_factory=dict)
+    regions: dict[Label, list[int]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Making:
-    """What a mask is to be made of; fields as of :class:`StoredMask`, but that labels have their names."""
+    """What a mask is to be made of; fields as of :class:`StoredMask`, but that labels have their names.
+
+    Attributes:
+        regions: As of :class:`StoredPredictions`.
+    """
 
     scan: str
     model: str
     mirrored: bool
     labels: Mapping[int, str]
+    regions: Mapping[int, Sequence[int]]
 
     def told(self) -> dict[str, str]:
         """Return what a file may tell of the model and its settings."""
@@ -213,8 +220,12 @@ class MaskFolder:
             write(stage)
             mask = making.mask({file: digest_of(stage / file) for file in files}, dice_expected)
             known = self.read()  # Anew, since another process may write here too.
-            names = known.names | {str(label): label_name for label, label_name in making.labels.items()}
-            record = StoredPredictions(format=1, masks=known.masks | {name: mask}, names=names)
+            record = StoredPredictions(
+                format=1,
+                masks=known.masks | {name: mask},
+                names=known.names | {str(label): label_name for label, label_name in making.labels.items()},
+                regions=known.regions | {str(label): list(values) for label, values in making.regions.items()},
+            )
             write_json(stage / RECORD, record.model_dump())
         return mask
 

@@ -67,8 +67,16 @@ class Masks:
         """What each of them is made of."""
         model = model_digest(self.model)
         mirrored = self.model.predictor.mirrored
+        task = self.model.task
+        regions = {region.label: region.values for region in task.regions if region.label in self.labels}
         return {
-            path: Making(scan=scan_digest(self.facts[str(path)]), model=model, mirrored=mirrored, labels=self.labels)
+            path: Making(
+                scan=scan_digest(self.facts[str(path)]),
+                model=model,
+                mirrored=mirrored,
+                labels=self.labels,
+                regions=regions,
+            )
             for path in self.targets
             if str(path) in self.facts
         }

@@ -52,6 +52,11 @@ class TrainedModel:
     notes: tuple[str, ...] = ()
     planned: int = 0
 
+    @property
+    def unfinished(self) -> str:
+        """That the training is not at its end, in words; "" where it is."""
+        return f"trained to step {self.step} of {self.planned}" if self.step < self.planned else ""
+
 
 def load_model(run: Path, which: Which, plugins: Sequence[Path] = (), device: str = "auto") -> TrainedModel:
     """Build the predictor of a run from one of its checkpoints; of a cross-validation, from those of all folds.

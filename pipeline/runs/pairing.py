@@ -91,8 +91,8 @@ def declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
     """Read the labels that a ``dataset.json`` of the Decathlon or of nnU-Net declares.
 
     Returns:
-        ``labels``, ``ignore``, ``regions`` and ``asked``, as :func:`read_labels`. Without such a file ``labels`` are
-        those of the model by which our ``predict`` has made the predictions, and the others nothing.
+        ``labels``, ``ignore``, ``regions`` and ``asked``, as :func:`read_labels`. Without such a file ``labels`` and
+        ``asked`` are those of the model by which our ``predict`` has made the predictions, and the others nothing.
 
     Raises:
         UserError: The file is damaged.
@@ -101,8 +101,10 @@ def declared_labels(labels: Path, predictions: Path) -> dict[str, Any]:
     listing = next((path for path in places if path.is_file()), None)
     if listing is None:
         with suppress(UserError):  # Of a record that is damaged: scores need no names.
-            names = MaskFolder(predictions).read().names
-            return read_labels(None) | {"labels": {int(value): name for value, name in names.items()} or None}
+            record = MaskFolder(predictions).read()
+            asked = {record.names[label]: values for label, values in record.regions.items()}
+            labels_of = {int(value): name for value, name in record.names.items()}
+            return read_labels(None) | {"labels": labels_of or None, "asked": asked}
         return read_labels(None)
     try:
         content = read_json(listing)

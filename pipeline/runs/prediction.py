@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from pipeline.runs.closing import write_beside
 from pipeline.runs.mask_folder import OWNER, MaskFile, destination
 from pipeline.runs.masks import Masks
 from pipeline.runs.models import load_model
+from pipeline.runs.scored_cases import count_trained_on
 from pipeline.runs.targets import OpenAs, chosen_cases, scans_of
 from pipeline.shards import WHOLE, Shard
 from pipeline.terminal import note
@@ -78,6 +80,7 @@ def predict(
     targets = dict(shard.of(list(place.targets(cases, scans).items())))
     model = _loaded(run, which, plugins, device, mirror=mirror)
     masks, problems = _masks_of(targets, model, place, beside, expected=rank or beside.report)
+    _tell_trained_on(run, masks)
     ranking = annotate_next(run, which, model) if rank else None
     done = _made(masks, problems, overwrite=overwrite)
     if files:
@@ -100,8 +103,8 @@ def _refuse_part(shard: Shard, files: Sequence[str]) -> None:
 
 def _loaded(run: Path, which: Which, plugins: Sequence[Path], device: str, *, mirror: bool) -> TrainedModel:
     model = load_model(run, which, plugins, device)
-    if which == "last" and model.step < model.planned:
-        note(f"{run} was trained to step {model.step} of {model.planned}")
+    if which == "last" and model.unfinished:
+        note(f"{run} was {model.unfinished}")
     return model if mirror else replace(model, predictor=model.predictor.without_mirrors())
 
 
@@ -115,6 +118,16 @@ def _masks_of(
         model=model, targets=targets, facts=facts, place=place, beside=beside, labels=labels, expected=expected
     )
     return masks, problems
+
+
+def _tell_trained_on(run: Path, masks: Masks) -> None:
+    """Note how many of the scans the run was trained on with their masks; a file does not tell which these were."""
+    if not run.is_dir():
+        return
+    with suppress(UserError):  # Of a run's own files that are damaged: weights and scans are sound.
+        if count := count_trained_on(run, masks.facts.values()):
+            what = f"{run} was trained on {count} of these {len(masks.facts)} scans, with their masks"
+            note(f"{what}: scores of what it predicts there flatter")
 
 
 def _made(masks: Masks, problems: list[Problem], *, overwrite: bool) -> dict[Path, StoredMask]:

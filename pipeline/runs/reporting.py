@@ -117,12 +117,14 @@ def report_masks(
     summary: Summary,
     gallery: Gallery | None,
     tolerance_mm: float,
+    notes: Sequence[str],
 ) -> None:
-    """Write ``report.html`` of masks from any tool."""
+    """Write ``report.html`` of masks from any tool, with notes for the reader of the figures."""
     origin = Origin(
         title=f"{predictions.resolve().name} against {labels.resolve().name}",
         facts={"Predictions": predictions.resolve().name, "Labels": labels.resolve().name} | _versions(),
         tolerance_mm=tolerance_mm,
+        notes=notes,
     )
     write_report(folder, results, summary, origin, gallery)
 

@@ -163,6 +163,8 @@ def _recipe_for(source: Path, overrides: Sequence[str]) -> Recipe:
     if bare == len(training):
         name = "unsupervised"
     note(f"{source}: {len(training) - bare} scans with masks and {bare} without, so the recipe is {name!r}")
+    if dataset.ignore is not None and bare < len(training):
+        note(f"voxels of the value {dataset.ignore} are not annotated; for masks of a few strokes there is 'scribbles'")
     return _parse(_for(source, name, overrides), _called(name, overrides))
 
 

@@ -18,7 +18,7 @@ from pipeline.runs.stored import SPLIT, SUMMARY, read_config, read_own
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from pipeline.checkpoints import Which
@@ -35,10 +35,7 @@ def unseen_cases(run: Path, index: Index) -> tuple[Case, ...]:
     Raises:
         UserError: There is none, or the run's index is damaged.
     """
-    split = read_own(run, SPLIT)
-    trained_on = {*split["labelled"], *split["unlabelled"]}
-    known = facts_of(run, trained_on)
-    seen = {key for case in trained_on for keys in known[case].known_by for key in keys}
+    seen = _channels_of(run, "labelled", "unlabelled")
     unseen = tuple(c for c in index.dataset.cases if seen.isdisjoint(chain(*index.facts[c.id].known_by)))
     if not unseen:
         message = "has no labelled case that the run was not trained on"
@@ -47,6 +44,24 @@ def unseen_cases(run: Path, index: Index) -> tuple[Case, ...]:
             "There is nothing to validate on.", [Problem(str(index.dataset.source), "all-seen", message, remedy)]
         )
     return unseen
+
+
+def count_trained_on(run: Path, facts: Iterable[CaseFacts]) -> int:
+    """Return of how many scans a run has seen a channel, together with its mask, in training.
+
+    Raises:
+        UserError: The run's split or index is damaged.
+    """
+    seen = _channels_of(run, "labelled")
+    return sum(not seen.isdisjoint(chain(*found.known_by)) for found in facts)
+
+
+def _channels_of(run: Path, *parts: str) -> set[str]:
+    """Return what the channels of the scans of parts of a run's split are known by."""
+    split = read_own(run, SPLIT)
+    cases = {case for part in parts for case in split[part]}
+    known = facts_of(run, cases)
+    return {key for case in cases for keys in known[case].known_by for key in keys}
 
 
 def own_dataset(run: Path, part: str) -> tuple[Dataset, dict[str, CaseFacts]]:

@@ -19,6 +19,7 @@ from pipeline.runs.parts_of_run import load_metrics
 from pipeline.runs.reporting import add_case, curves_of, report_run
 from pipeline.runs.scored_cases import folder_of_scores, other_cases, own_cases, unseen_cases
 from pipeline.runs.segments import MATCHED, describe, labels_of, match
+from pipeline.runs.unpredicted import notes_on_unannotated
 from pipeline.strict_json import write_json
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ def validate_run(
         facts = index.facts
         cases = index.dataset.cases if alone else unseen_cases(run, index)
         notes = _notes_on_others(len(dataset.cases) - len(cases), known=not alone)
+    if which == "last" and model.unfinished:
+        notes += (f"This model was {model.unfinished}.",)
     scored = score(
         model.predictor,
         cases,
@@ -221,11 +224,7 @@ def score(
 def _notes_on_masks(cases: Sequence[Case], facts: Mapping[str, CaseFacts], ignore: int | None) -> tuple[str, ...]:
     """Return a note if there are masks with voxels that nobody annotated, which no score looks at."""
     counts = [facts[case.id].label_voxels or {} for case in cases]
-    partly = sum(bool(ignore is not None and found.get(ignore)) for found in counts)
-    if not partly:
-        return ()
-    what = f"{partly} of {len(counts)} masks have voxels that nobody annotated, which are not scored"
-    return (f"{what}: these figures flatter, far too much with scribbles. Score whole masks.",)
+    return notes_on_unannotated([bool(ignore is not None and found.get(ignore)) for found in counts])
 
 
 def write_scores(

@@ -163,8 +163,14 @@ class Training:
 
     def _validate(self, step: int) -> None:
         start = time.monotonic()
-        with window():
-            self.scored = self.setup.score(quick=step != self.step.course.last)  # The report shows the last masks.
+        try:
+            with window():
+                self.scored = self.setup.score(quick=step != self.step.course.last)  # The report shows the last masks.
+        except Exception:  # Such as of a plugin's metric: what was trained is kept.
+            self._save("last", step)
+            if is_first():
+                note(f"step {step} is saved, and --resume goes on from it")
+            raise
         if is_first():
             self._take_in(step, self.scored, time.monotonic() - start)
         self._follow(step)

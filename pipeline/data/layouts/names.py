@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from pipeline.data.layouts.synonyms import IMAGE, MASK, names_masks, tokens
-from pipeline.errors import Names
+from pipeline.errors import Names, is_other_number
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -140,7 +140,8 @@ def namesakes(names: Sequence[str], others: Collection[str]) -> dict[str, str]:
     lone = Names(others)
     near = {name: lone.nearest(name) for name in names}
     usual = "rename it after what it belongs to, or take it away"
-    return {name: f"did you mean {other!r}?" if other else usual for name, other in near.items()}
+    meant = {name: other for name, other in near.items() if other and not is_other_number(name, other)}
+    return {name: f"did you mean {meant[name]!r}?" if name in meant else usual for name in names}
 
 
 def counted(found: Mapping[str, int]) -> str:
