@@ -277,7 +277,7 @@ def _schema_problems(error: ValidationError, model: type[Section], prefix: str =
         path = f"{prefix}{place}"
         if item["type"] == "extra_forbidden":
             message = "there is no such key"
-            remedy = _meant(str(item["loc"][-1]), section)
+            remedy = _meant(str(item["loc"][-1]), section, place.rpartition(".")[0])
         elif item["type"] == "missing":
             message = "is not given"
             remedy = f"give {description}"
@@ -293,14 +293,15 @@ def _schema_problems(error: ValidationError, model: type[Section], prefix: str =
     return [problem for path, problem in found.items() if not any(other.startswith(f"{path}.") for other in found)]
 
 
-def _meant(key: str, section: type[Section]) -> str:
-    """Return which key may have been meant by one that is not in a section."""
+def _meant(key: str, section: type[Section], parent: str) -> str:
+    """Return which key may have been meant by one that is not in a section; the section's own key goes before it."""
     known = ELSEWHERE.get(key, key)
     kinds = {name: info.annotation for name, info in Recipe.model_fields.items()}
     inner = {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
     places = [f"{name}.{known}" for name, kind in inner.items() if known in kind.model_fields]
     if section is not Recipe or not (places or key in ELSEWHERE):
-        return nearest(key, section.model_fields)
+        before = f"{parent}." if parent else ""
+        return nearest(f"{before}{key}", [f"{before}{name}" for name in section.model_fields])
     return f"did you mean {' or '.join(places or [known])}?"
 
 

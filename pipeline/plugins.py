@@ -122,7 +122,7 @@ def told_of_plugin(error: Exception) -> UserError | None:
         return None
     code, line = frames[-1]
     what = f"{type(error).__name__}: {error}".partition("\n")[0]
-    message = f"line {line}, in {code.co_qualname}: {what}"
+    message = ", ".join([f"line {line}, in {code.co_qualname}: {what}", *getattr(error, "__notes__", [])])
     return UserError("A plugin failed.", [Problem(code.co_filename, PLUGIN_FAILED, message, "correct the plugin")])
 
 

@@ -189,7 +189,7 @@ def test_a_check_and_a_plan_write_nothing(dataset, run):
 
 
 def test_mistakes_of_a_recipe_are_told(tmp_path):
-    with pytest.raises(fewmask.UserError, match="did you mean 'learning_rate'"):
+    with pytest.raises(fewmask.UserError, match=r"did you mean 'optimizer\.learning_rate'"):
         fewmask.train("supervised", tmp_path, settings={"dataset": "d", "optimizer.learning_rat": 1})
     with pytest.raises(fewmask.UserError, match="objective"):
         fewmask.train({"dataset": "d"}, tmp_path / "run")

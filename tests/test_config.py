@@ -356,8 +356,8 @@ def test_every_mistake_is_reported_at_once_with_its_path(mistakes):
     ("path", "remedy"),
     [
         ("sead", "did you mean 'seed'?"),
-        ("data.patchsize", "did you mean 'patch_size'?"),
-        ("objective.2.wait", "did you mean 'weight'?"),
+        ("data.patchsize", "did you mean 'data.patch_size'?"),
+        ("objective.2.wait", "did you mean 'objective.2.weight'?"),
     ],
 )
 def test_unknown_key_names_the_nearest_of_its_section(mistakes, path, remedy):

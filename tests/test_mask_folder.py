@@ -248,6 +248,11 @@ def test_a_training_that_is_unfinished_is_told(folder, dataset, run, scans, tmp_
     assert "was trained to step" not in capsys.readouterr().err
 
 
+def test_scans_in_the_place_of_a_run_are_told(run, dataset, tmp_path):
+    with pytest.raises(UserError, match=r"is a run's folder(.|\n)*the run comes first"):
+        runs.predict(dataset, [run], tmp_path / "masks")
+
+
 def test_scans_that_were_trained_on_with_their_masks_are_told(run, dataset, tmp_path, capsys):
     split = json.loads((run / "split.json").read_text())
     runs.predict(

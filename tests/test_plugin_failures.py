@@ -189,6 +189,7 @@ def test_steps_before_a_metric_fails_on_a_real_case_are_saved(tmp_path, dataset)
     plugin, recipe = written(tmp_path, dataset, METRIC.replace("{body}", body), metrics=["theirs"])
     problem, _ = problem_of(tmp_path, recipe)
     assert problem.code == "plugin-failed"
+    assert ", in the case " in problem.message
     assert [path.name for path in (tmp_path / "run").glob("checkpoints/last-*.pt")] == ["last-000002.pt"]
     plugin.write_text(METRIC.replace("{body}", "return 1.0"))
     words = ("train", recipe, "max_steps=2", "--output", tmp_path / "run", "--resume", "--allow-change", "plugins")

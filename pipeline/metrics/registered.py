@@ -101,7 +101,11 @@ def measure(
     truth, prediction = map(_read_only, masks)
     found: dict[str, float | None] = {}
     for name, metric in metrics.items():
-        value = metric(truth, prediction, spacing_mm)
+        try:
+            value = metric(truth, prediction, spacing_mm)
+        except Exception as error:
+            error.add_note(f"in the case {case}")
+            raise
         if value is not None and not (isinstance(value, (int, float, np.number)) and math.isfinite(value)):
             message = f"returned {value!r} for the case {case}, which is neither a finite number nor None"
             problem = Problem(name, "bad-plugin", message, "correct the metric, or leave it out of `metrics`")

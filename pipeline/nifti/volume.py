@@ -176,7 +176,8 @@ def scan_of(voxels: ArrayLike, affine: ArrayLike, name: str, header: Any = None)
         with np.errstate(all="ignore"):  # A grid that is none is refused below.
             body = kind(array, np.asarray(affine, np.float64), known, dtype=array.dtype).to_bytes()
     except (ValueError, HeaderDataError) as error:
-        raise fault(Path(name), "not-nifti", f"is nothing that NIfTI can hold: {error}", "convert it first") from None
+        what = str(error).partition(":")[0].partition("\n")[0]
+        raise fault(Path(name), "not-nifti", f"is nothing that NIfTI can hold: {what}", "convert it first") from None
     found = parse_header(Path(name), body[:HEAD])
     return Scan(path=Path(name), sha256=hashlib.sha256(body).hexdigest(), header=found, body=body, notes=found.notes)
 

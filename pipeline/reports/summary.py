@@ -212,6 +212,18 @@ def table_of(
     return values, [_patient_of(group[0]) for group in by_case.values()]
 
 
+def notes_on_unannotated(partly: Sequence[bool]) -> tuple[str, ...]:
+    """Return a note if there are masks with voxels that nobody annotated, which no score looks at.
+
+    Args:
+        partly: Of each mask, whether it has such voxels.
+    """
+    if not any(partly):
+        return ()
+    what = f"{sum(partly)} of {len(partly)} masks have voxels that nobody annotated, which are not scored"
+    return (f"{what}: these figures flatter, far too much with scribbles. Score whole masks.",)
+
+
 def _mean(by_case: dict[str, list[CaseResult]], classes: Sequence[tuple[int, str]], metric: str) -> Mean:
     values, patients = table_of(by_case, classes, metric)
     known = np.isfinite(values).any(axis=1)

@@ -9,7 +9,7 @@ from pipeline import __version__
 from pipeline.engines.evaluator import SegmentationEvaluator, Watch, reliability_of
 from pipeline.metrics.case import TOLERANCE_MM
 from pipeline.reports.files import write_cases_csv
-from pipeline.reports.summary import Summary, summarise
+from pipeline.reports.summary import Summary, notes_on_unannotated, summarise
 from pipeline.reports.volumes import Gallery
 from pipeline.runs.checking import check_dataset
 from pipeline.runs.fitting import refuse_misfits
@@ -19,7 +19,6 @@ from pipeline.runs.parts_of_run import load_metrics
 from pipeline.runs.reporting import add_case, curves_of, report_run
 from pipeline.runs.scored_cases import folder_of_scores, other_cases, own_cases, unseen_cases
 from pipeline.runs.segments import MATCHED, describe, labels_of, match
-from pipeline.runs.unpredicted import notes_on_unannotated
 from pipeline.strict_json import write_json
 
 if TYPE_CHECKING:
@@ -111,7 +110,6 @@ def validate_run(
     alone = run.is_file()
     curves_of(run)  # Before anything is computed that could not be reported.
     model = load_model(run, which, plugins)
-    metrics = load_metrics(run, model.settings)
     dataset, known = (
         own_cases(run) if source is None else (other_cases(source, model.task, open_as, model.settings), {})
     )
@@ -128,8 +126,6 @@ def validate_run(
         facts = index.facts
         cases = index.dataset.cases if alone else unseen_cases(run, index)
         notes = _notes_on_others(len(dataset.cases) - len(cases), known=not alone)
-    if which == "last" and model.unfinished:
-        notes += (f"This model was {model.unfinished}.",)
     scored = score(
         model.predictor,
         cases,
@@ -138,8 +134,9 @@ def validate_run(
         matched=segments,
         tolerance_mm=tolerance_mm,
         pictures=True,
-        metrics=metrics,
+        metrics=load_metrics(run, model.settings),
     )
+    notes += (f"This model was {model.unfinished}.",) if which == "last" and model.unfinished else ()
     return write_scores(folder, run, scored, which, model.step, notes, source)
 
 

@@ -13,6 +13,7 @@ from pipeline.data.layouts.channels import CHANNEL
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.files import LONGEST_WRITTEN
 from pipeline.runs.checking import tell_warnings
+from pipeline.runs.stored import CONFIG, SPLIT
 from pipeline.types import Case
 
 if TYPE_CHECKING:
@@ -148,7 +149,14 @@ def _own_name(case: Case) -> str:
 
 
 def scans_of(place: Path, open_as: OpenAs) -> tuple[Case, ...]:
-    """Return the cases of a folder or a list, or the single case of a scan."""
+    """Return the cases of a folder or a list, or the single case of a scan.
+
+    Raises:
+        UserError: It is a run's folder, or cannot be opened.
+    """
+    if (place / CONFIG).is_file() and (place / SPLIT).is_file():
+        problem = Problem(str(place), "run-as-scans", "is a run's folder", "the run comes first, and then the scans")
+        raise UserError("Nothing was predicted.", [problem])
     if nifti.is_series(place):
         return (_alone(place.resolve().name, place),)
     if found := nifti.itk_files_in(place):

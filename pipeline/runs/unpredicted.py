@@ -1,4 +1,4 @@
-"""Notes on scores: that a class is predicted nowhere, and what to change; that masks are unfinished."""
+"""Tell early that a class is predicted nowhere, and what to change."""
 
 from __future__ import annotations
 
@@ -34,15 +34,3 @@ def note_on_unpredicted(results: Sequence[CaseResult]) -> str | None:
         "that stays so, train longer, centre more patches on foreground (data.foreground_share=0.9), or weigh these "
         "classes in the objective (class_weights of cross_entropy)."
     )
-
-
-def notes_on_unannotated(partly: Sequence[bool]) -> tuple[str, ...]:
-    """Return a note if there are masks with voxels that nobody annotated, which no score looks at.
-
-    Args:
-        partly: Of each mask, whether it has such voxels.
-    """
-    if not any(partly):
-        return ()
-    what = f"{sum(partly)} of {len(partly)} masks have voxels that nobody annotated, which are not scored"
-    return (f"{what}: these figures flatter, far too much with scribbles. Score whole masks.",)
