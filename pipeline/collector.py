@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ _for_good = False
 
 
 def import_for_good() -> None:
-    """Leave what is imported from now on out of all collections: for a program of its own, which ends with its modules.
+    """Leave what is imported next out of all collections: for a program of its own, which ends with its modules.
 
     A library would also keep the garbage of the program that imports it.
     """
@@ -24,12 +25,15 @@ def import_for_good() -> None:
 @contextmanager
 def resting_collector() -> Iterator[None]:
     """Collect nothing in the meantime."""
+    global _for_good
+    known = len(sys.modules)
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if _for_good:
+        if _for_good and len(sys.modules) > known:
             gc.freeze()
+            _for_good = False
         if was_enabled:
             gc.enable()

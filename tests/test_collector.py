@@ -23,6 +23,15 @@ def test_the_collector_rests_and_is_then_as_it_was(enabled):
         gc.enable()
 
 
+def test_what_was_imported_before_is_frozen_once():
+    told = (
+        "from pipeline import collector as c; import gc; c.import_for_good()\n"
+        "def frozen():\n    with c.resting_collector(): import colorsys\n    return gc.get_freeze_count()\n"
+        "first = frozen(); kept = [[n] for n in range(1000)]; print(first > 1000, frozen() == first)"
+    )
+    assert said_of(told) == ["True", "True"]
+
+
 def said_of(program):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return done.stdout.split()
