@@ -28,16 +28,20 @@ def choose_postprocessing(
         pieces: For each training mask, the share of each of its labels that is in the largest component, and under 0
             that of all together.
     """
-    shares = {value: [found[value] for found in pieces if value in found] for value in (0, *labels)}
+    # 0 is background in names, and all labels together in pieces, which a single one is by itself.
+    several = sum(value != 0 for value in labels) > 1
+    named = {0: "all labels together"} if several else {}
+    named |= {value: name for value, name in labels.items() if value}
+    shares = {value: [found[value] for found in pieces if value in found] for value in named}
     kept = [value for value, found in shares.items() if len(found) >= FEWEST_MASKS and min(found) >= ONE_PIECE]
     if not kept:
         return (), f"no label is one piece in all of {FEWEST_MASKS} masks or more"
-    together = kept[0] == 0 and sum(map(bool, labels)) > 1
-    single = [value for value in kept if value]
-    steps = [StepChoice(step="keep_largest", options={"label": value}) for value in single]
-    names = [labels[value] for value in single]
-    if together:
-        steps.insert(0, StepChoice(step="keep_largest_foreground"))
-        names.insert(0, "all labels together")
+    names = " and of ".join(named[value] for value in kept)
     fewest = min(len(shares[value]) for value in kept)
-    return tuple(steps), f"at least {ONE_PIECE:.0%} of {' and of '.join(names)} is one piece in each of {fewest} masks"
+    return tuple(map(_step, kept)), f"at least {ONE_PIECE:.0%} of {names} is one piece in each of {fewest} masks"
+
+
+def _step(label: int) -> StepChoice:
+    if label == 0:
+        return StepChoice(step="keep_largest_foreground")
+    return StepChoice(step="keep_largest", options={"label": label})
