@@ -335,6 +335,13 @@ def test_each_label_without_an_image_names_the_nearest(tmp_path):
     assert "rename it" in second.remedy
 
 
+@pytest.mark.parametrize("lone", ["patient_03", "patient_02 (copy)"])
+def test_a_mask_is_not_taken_for_that_of_another_number(tmp_path, lone):
+    touch(tmp_path / "images", "patient_01.nii.gz", "patient_02.nii.gz")
+    touch(tmp_path / "labels", f"{lone}.nii.gz", "patient_02.nii.gz")
+    assert only_problem(tmp_path).remedy.startswith("rename it")
+
+
 def test_a_folder_without_scans_is_said_so(tmp_path):
     touch(tmp_path / "images", "notes.txt")
     problem = only_problem(tmp_path)

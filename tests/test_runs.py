@@ -27,6 +27,7 @@ from pipeline.engines.schedules import Schedule
 from pipeline.errors import IncompleteError, UserError
 from pipeline.files import WriteError
 from pipeline.outputs import LIST
+from pipeline.planning import devices
 from pipeline.planning.hardware import Hardware
 from pipeline.prediction.predictor import Predictor
 from pipeline.runs import models, reporting, setup
@@ -949,6 +950,13 @@ def test_model_is_used_in_float32_where_its_precision_is_not_at_home(dataset, tm
         hardware = Hardware(device="cpu", bfloat16=native, cores=1)
         monkeypatch.setattr(models, "find_hardware", lambda _, found=hardware, **_options: found)
         assert models.load_model(run, "last").settings.precision == expected
+
+
+def test_a_precision_that_a_run_has_chosen_is_not_timed_to_predict(dataset, tmp_path, monkeypatch):
+    run = train(tmp_path, dataset, "run", "max_steps=1", "precision=float32")
+    monkeypatch.setattr(devices, "_has_bfloat16", lambda _: True)
+    monkeypatch.setattr(devices, "_bfloat16_pays", lambda: pytest.fail("timed"))
+    assert models.load_model(run, "last").settings.precision == "float32"
 
 
 def same(first, second):
