@@ -23,12 +23,18 @@ def test_the_collector_rests_and_is_then_as_it_was(enabled):
         gc.enable()
 
 
-def test_what_was_imported_before_is_frozen_once():
-    told = (
-        "from pipeline import collector as c; import gc; c.import_for_good()\n"
-        "def frozen():\n    with c.resting_collector(): import colorsys\n    return gc.get_freeze_count()\n"
-        "first = frozen(); kept = [[n] for n in range(1000)]; print(first > 1000, frozen() == first)"
-    )
+def test_only_what_is_imported_next_is_left_out_of_collections():
+    told = """
+import gc
+from pipeline import collector
+def frozen_after(name):
+    with collector.resting_collector():
+        __import__(name)
+    return gc.get_freeze_count()
+collector.import_for_good()
+first = frozen_after("colorsys")
+print(first > 1000, frozen_after("wave") == first)
+"""
     assert said_of(told) == ["True", "True"]
 
 

@@ -186,7 +186,7 @@ def test_a_metric_that_fails_is_found_before_the_first_step(tmp_path, dataset, b
 
 def test_steps_before_a_metric_fails_on_a_real_case_are_saved(tmp_path, dataset):
     body = "return 1.0 if truth.shape == (4, 4, 4) else [][0]"
-    plugin, recipe = written(tmp_path, dataset, METRIC.replace("{body}", body), metrics=["theirs"])
+    plugin, recipe = written(tmp_path, dataset, METRIC.replace("{body}", body), metrics=["theirs"], checkpoint_every=50)
     problem, _ = problem_of(tmp_path, recipe)
     assert problem.code == "plugin-failed"
     assert ", in the case " in problem.message
