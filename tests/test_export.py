@@ -536,6 +536,12 @@ def test_runner_postprocesses_as_predict_does(step, shape):
     assert changed
 
 
+def test_runner_keeps_a_label_that_is_not_in_the_largest_component():
+    labels = np.array([1, 2, 2, 0, 2, 0, 3, 0, 3], np.uint8).reshape(-1, 1, 1)
+    runner.change(labels, "keep_largest_foreground", {}, 0.001)
+    assert labels.ravel().tolist() == [1, 2, 2, 0, 0, 0, 3, 0, 3]
+
+
 @pytest.mark.parametrize("codes", ["RAS", "LIP", "SAR"])
 def test_runner_places_a_scan_where_predict_does(codes):
     rng = np.random.default_rng(1)
