@@ -377,3 +377,12 @@ def test_figures_that_are_a_link_are_not_written_through(world, tmp_path, words)
     ended = command(*words.format(run=run, data=world.data, recipe=world.recipe).split())
     refused(ended, str(place))
     assert {path.name: path.read_text() for path in theirs.iterdir()} == {"dice.png": "a user's"}
+
+
+def test_a_run_that_has_made_no_step_is_told(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("seed: 0\n")
+    assert RunFolder(folder).holds_run
+    with pytest.raises(UserError, match=r"holds a run that has made no step(.|\n)*delete it"):
+        RunFolder(folder).refuse(resume=False)

@@ -118,16 +118,17 @@ def test_a_table_may_name_patients_and_any_column_may_be_the_folds(tmp_path):
     }
 
 
-def test_a_runs_own_file_gives_its_very_split_and_masks_that_are_not_trained_on_are_told(tmp_path, capsys):
+def test_a_runs_own_file_gives_its_very_split_and_masks_that_are_new_are_trained_on_and_told(tmp_path, capsys):
     content = {"labelled": ["c0", "c1"], "unlabelled": ["c2", "u"], "validation": ["c3"], "unlike": []}
     split = split_by_file(FOUR, written(tmp_path / "split.json", content))
-    assert split.as_dict() == content
-    assert [case.label for case in split.unlabelled] == [None, None]
-    assert "under unlabelled: the masks of c2" in capsys.readouterr().err
+    assert split.as_dict() == content | {"labelled": ["c0", "c1", "c2"], "unlabelled": ["u"]}
+    assert "split.json does not know: c2" in capsys.readouterr().err
+    bare = split_by_file(FOUR, tmp_path / "split.json", with_labels=False)
+    assert not any(case.label for case in (*bare.labelled, *bare.unlabelled))
     split_by_file(
         FOUR, written(tmp_path / "split.json", content | {"labelled": ["c0", "c1", "c2"], "unlabelled": ["u"]})
     )
-    assert "not trained on" not in capsys.readouterr().err
+    assert "does not know" not in capsys.readouterr().err
 
 
 def test_a_file_counts_instead_of_the_datasets_own_lists(tmp_path):

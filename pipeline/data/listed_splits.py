@@ -55,13 +55,10 @@ def split_by_file(
     problems = _problems(path, dataset, name, folds[name], with_labels=with_labels)
     if problems:
         raise UserError("The dataset cannot be split as the file says.", problems)
-    if with_labels and (hidden := _hidden(dataset, folds[name])):
-        note(f"not trained on, since {path} has their cases under unlabelled: the masks of {listed(hidden, NAMED)}")
+    new = [case.id for case in dataset.cases if case.label and case.id in folds[name].unlabelled]
+    if with_labels and new:
+        note(f"trained on too, with masks that {path} does not know: {listed(new, NAMED)}")
     return _applied(dataset, folds[name], with_labels=with_labels)
-
-
-def _hidden(dataset: Dataset, sides: Sides) -> list[str]:
-    return [case.id for case in dataset.cases if case.label and case.id in sides.without_mask]
 
 
 def pool_by_file(dataset: Dataset, path: Path, folds: int, column: str = FOLD) -> Split:
@@ -108,8 +105,7 @@ def _applied(dataset: Dataset, sides: Sides, *, with_labels: bool) -> Split:
     for case in dataset.cases:
         spare = case.label is None and case.role in (None, "training") and case.patient not in tested
         if case.id in sides.train or spare:
-            bare = not with_labels or case.id in sides.without_mask
-            kept.append(replace(case, label=None) if bare else case)
+            kept.append(case if with_labels else replace(case, label=None))
     return Split(tuple(c for c in kept if c.label), tuple(c for c in kept if not c.label), validation)
 
 
@@ -166,7 +162,7 @@ def _problems(path: Path, dataset: Dataset, name: str, sides: Sides, *, with_lab
     if not sides.validation:
         message = f"{fold}names no case that validates"
         problems.append(Problem(str(path), "split-missing", message, "name one"))
-    if with_labels and not any(cases[c].label for c in (sides.train - sides.without_mask) & usable):
+    if with_labels and not any(cases[c].label for c in sides.train & usable):
         message = f"{fold}names no case with a mask to train on"
         problems.append(Problem(str(path), "split-missing", message, "name one"))
     return problems

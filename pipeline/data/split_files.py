@@ -38,12 +38,12 @@ class Sides:
     Attributes:
         train: Those that are trained on.
         validation: Those that validate.
-        without_mask: Those of ``train`` whose mask, if they have one, is not trained on.
+        unlabelled: Those of ``train`` that had no mask when a run wrote the file.
     """
 
     train: frozenset[str]
     validation: frozenset[str]
-    without_mask: frozenset[str] = frozenset()
+    unlabelled: frozenset[str] = frozenset()
 
 
 def read_folds(path: Path, dataset: Dataset, column: str = FOLD) -> dict[str, Sides]:

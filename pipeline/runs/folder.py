@@ -112,6 +112,9 @@ class RunFolder:
         if not resume:
             message = f"this folder holds {what}"
             remedy = "add --resume to go on with it, or name another --output"
+            if not there and not any(checkpoints_of(self.path, which) for which in KINDS):
+                message = "this folder holds a run that has made no step"
+                remedy = "delete it, or name another --output"
             raise UserError("Nothing was started.", [Problem(str(self.path), "run-exists", message, remedy)])
         if there != folds:
             way = f"give --folds {there}" if there else "leave out --folds"
