@@ -382,7 +382,8 @@ def test_figures_that_are_a_link_are_not_written_through(world, tmp_path, words)
 def test_a_run_that_has_made_no_step_is_told(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.yaml").write_text("seed: 0\n")
+    with RunFolder(folder).output.writing(["config.yaml"]) as stage:
+        (stage / "config.yaml").write_text("seed: 0\n")
     assert RunFolder(folder).holds_run
     with pytest.raises(UserError, match=r"holds a run that has made no step(.|\n)*delete it"):
         RunFolder(folder).refuse(resume=False)
