@@ -61,10 +61,10 @@ def too_few(patients: int) -> str:
     """Return why there is no interval, and what to do.
 
     >>> too_few(2)
-    'too few to say: 2 patients, and an interval needs 6; score more, as `fewmask train --folds 5` does'
+    'too few to say: 2 patients, and an interval needs 6; `fewmask train --folds 5` scores every patient with a mask'
     """
     needs = f"{plural(patients, 'patient')}, and an interval needs {FEWEST}"
-    return f"{TOO_FEW}: {needs}; score more, as `fewmask train --folds 5` does"
+    return f"{TOO_FEW}: {needs}; {MORE_PATIENTS}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
