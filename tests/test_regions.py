@@ -50,6 +50,7 @@ from pipeline.runs.beside import Beside
 from pipeline.runs.checking import check_dataset
 from pipeline.runs.components import COMPONENTS
 from pipeline.runs.evaluating import evaluate
+from pipeline.runs.mask_folder import Making, MaskFolder
 from pipeline.runs.models import load_model
 from pipeline.runs.objectives import build_objective
 from pipeline.runs.pairing import read_regions
@@ -441,6 +442,14 @@ def test_masks_of_regions_are_scored_as_regions_without_a_dataset_json_too(run, 
     asked = evaluate(tmp_path / "masks", tmp_path / "labelsTr", tmp_path / "asked")
     assert found.as_dict() == asked.as_dict()
     assert sorted(each.name for each in found.classes) == ["core", "enhancing", "whole"]
+
+
+def test_a_record_forgets_regions_where_a_label_stands_for_itself(tmp_path):
+    folder = MaskFolder(tmp_path)
+    making = Making(scan="0" * 64, model="1" * 64, mirrored=False, labels={1: "whole", 2: "core"}, regions={1: (1, 2)})
+    for made, regions in ((making, {"1": [1, 2]}), (replace(making, labels={1: "liver"}, regions={}), {})):
+        folder.save("a.nii.gz", made, lambda stage: (stage / "a.nii.gz").write_bytes(b""))
+        assert folder.read().regions == regions
 
 
 def test_expected_dice_is_the_same_with_post_processing_that_changes_nothing(run, scan):

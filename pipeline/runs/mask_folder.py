@@ -220,11 +220,13 @@ class MaskFolder:
             write(stage)
             mask = making.mask({file: digest_of(stage / file) for file in files}, dice_expected)
             known = self.read()  # Anew, since another process may write here too.
+            names = {str(label): label_name for label, label_name in making.labels.items()}
+            others = {label: values for label, values in known.regions.items() if label not in names}
             record = StoredPredictions(
                 format=1,
                 masks=known.masks | {name: mask},
-                names=known.names | {str(label): label_name for label, label_name in making.labels.items()},
-                regions=known.regions | {str(label): list(values) for label, values in making.regions.items()},
+                names=known.names | names,
+                regions=others | {str(label): list(values) for label, values in making.regions.items()},
             )
             write_json(stage / RECORD, record.model_dump())
         return mask
