@@ -293,7 +293,9 @@ def test_check_says_how_to_train_on_what_it_was_told_of_the_layout(run, dataset,
     options = ("--layout-option", "images=my scans", "--layout-option", "ignore=9")
     code, out, _ = run("check", tmp_path, "--layout", "folder", *options)
     assert code == 0
-    told = shlex.split(out.splitlines()[-1].removeprefix("Next: fewmask "))
+    *_, following, strokes = out.splitlines()
+    told = shlex.split(following.removeprefix("Next: fewmask "))
+    assert shlex.split(strokes.partition("fewmask ")[2]) == ["train", "scribbles", f"dataset={tmp_path}", *told[2:]]
     assert told == [
         "train",
         str(tmp_path),

@@ -246,6 +246,15 @@ def test_the_table_says_how_sure_the_mean_is():
     assert "sure" not in shown(results_table(summarise([])))
 
 
+def test_the_table_has_the_means_of_a_users_own_metrics():
+    rows = [
+        replace(result("a", 1, 0.8), more={"reach_mm": 2.0}),
+        replace(result("b", 1, 0.8), more={"reach_mm": 3.0}),
+        replace(result("a", 2, 0.8), more={"reach_mm": None}),
+    ]
+    assert "mean reach_mm: class 1 2.500, class 2 –" in shown(results_table(summarise(rows)))
+
+
 def test_only_what_has_a_range_has_an_interval_of_its_mean():
     rows = [replace(result(str(n), 1, 0.8), hd95_mm=2.0, surface_dice=0.9, volume_difference=0.1) for n in range(8)]
     summary = summarise(rows)

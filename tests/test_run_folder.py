@@ -29,6 +29,14 @@ with output_of(Path(sys.argv[1])).writing(SCORES) as stage:
     sys.stdin.readline()
     write_json(stage / "cases.csv", {})
 """
+HOLD = """
+import sys
+from pathlib import Path
+from pipeline.files import locked
+with locked(Path(sys.argv[1])):
+    print("in", flush=True)
+    sys.stdin.readline()
+"""
 
 
 def resumed(world, run, *words):
@@ -379,11 +387,30 @@ def test_figures_that_are_a_link_are_not_written_through(world, tmp_path, words)
     assert {path.name: path.read_text() for path in theirs.iterdir()} == {"dice.png": "a user's"}
 
 
-def test_a_run_that_has_made_no_step_is_told(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    with RunFolder(folder).output.writing(["config.yaml"]) as stage:
+@pytest.mark.parametrize("folds", [0, 2])
+def test_another_run_may_begin_where_one_ended_before_its_first_step(tmp_path, folds):
+    run = RunFolder(tmp_path)
+    with run.output.writing(["config.yaml", "plugins.json"]) as stage:
         (stage / "config.yaml").write_text("seed: 0\n")
-    assert RunFolder(folder).holds_run
-    with pytest.raises(UserError, match=r"holds a run that has made no step(.|\n)*delete it"):
-        RunFolder(folder).refuse(resume=False)
+        (stage / "plugins.json").write_text("{}\n")
+    run.refuse(resume=False, folds=folds)
+    held = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    held.stdout.readline()
+    with pytest.raises(UserError, match="another process is training"):
+        run.forget_unbegun()
+    assert run.holds_run
+    held.communicate(b"\n")
+    run.forget_unbegun()
+    assert not run.holds_run
+    assert not (tmp_path / "plugins.json").exists()
+
+
+def test_a_run_that_has_made_a_step_is_kept(tmp_path):
+    run = RunFolder(tmp_path)
+    with run.output.writing(["config.yaml"]) as stage:
+        (stage / "config.yaml").write_text("seed: 0\n")
+    run.save("last", {"step": 1})
+    run.forget_unbegun()
+    assert run.holds_run
+    with pytest.raises(UserError, match="add --resume"):
+        run.refuse(resume=False)

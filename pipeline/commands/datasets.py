@@ -18,6 +18,8 @@ from pipeline.shards import WHOLE, read_shard
 from pipeline.terminal import complain, give, progress, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.data.check import Check
 
 
@@ -78,7 +80,15 @@ def check(
         asked += [f"root={root}"] if root else []
     if plugins:
         asked.append(f"plugins=[{', '.join(map(str, plugins))}]")
-    say(" ".join(["Next: fewmask train", *map(quote, [str(dataset), *asked])]))
+    _say_how_to_train(dataset, asked, partial=look.dataset.ignore is not None)
+
+
+def _say_how_to_train(dataset: Path, settings: Sequence[str], *, partial: bool) -> None:
+    """Print the command that trains on a dataset, and if masks are partial that for a few strokes."""
+    say(" ".join(["Next: fewmask train", *map(quote, [str(dataset), *settings])]))
+    if partial:
+        strokes = " ".join(map(quote, [f"dataset={dataset}", *settings]))
+        say(f"Or, if the masks are a few strokes each: fewmask train scribbles {strokes}")
 
 
 def _show_check(look: Check, dataset: Path, report: str, output: Path | None) -> None:

@@ -26,8 +26,9 @@ def results_table(summary: Summary) -> Table:
     """Return a table of a summary: one row for each class, then the mean of their means.
 
     ``absent``, ``missed`` and ``false`` count cases with the class in neither mask, in the true one alone, and in the
-    predicted one alone. A missing number is a dash. The caption has the interval of the mean, and the classes that it
-    leaves out. Names come from users' files, and are shown without markup, emoji codes and control characters.
+    predicted one alone. A missing number is a dash. The caption has the interval of the mean, the classes that it
+    leaves out, and the means of a user's own metrics. Names come from users' files, and are shown without markup, emoji
+    codes and control characters.
     """
     table = Table(
         title=f"Dice over {summary.n_cases} case{'s' * (summary.n_cases != 1)}",
@@ -152,4 +153,7 @@ def _caption(summary: Summary) -> Text:
         lines.append(f"cases in which a class is not annotated, and not scored: {', '.join(unknown)}")
     if summary.classes_left_out:
         lines.append(f"left out of the mean, in no case: {', '.join(summary.classes_left_out)}")
+    for name in dict.fromkeys(name for row in summary.classes for name in row.metrics if name not in DECIMALS):
+        means = (f"{row.name} {number(row.metrics[name].mean)}" for row in summary.classes if name in row.metrics)
+        lines.append(f"mean {name}: {', '.join(means)}")
     return Text("\n").join(map(plain, lines))

@@ -19,7 +19,7 @@ from pipeline.checkpoints import (
 )
 from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
-from pipeline.files import atomic_write, sweep
+from pipeline.files import atomic_write, locked, sweep
 from pipeline.logs import CsvLog, read_curves
 from pipeline.outputs import LIST
 from pipeline.pacing.budget import Budget
@@ -81,6 +81,22 @@ class RunFolder:
         """Whether a run was begun here: its ``config.yaml``, which is written last, exists."""
         return (self.path / CONFIG).exists() and self.output.knows(CONFIG)
 
+    @property
+    def is_unbegun(self) -> bool:
+        """Whether nothing was learnt here: no checkpoint of a run, and no cross-validation."""
+        return not any(checkpoints_of(self.path, which) for which in KINDS) and not count_folds(self.path)
+
+    def forget_unbegun(self) -> None:
+        """Delete recipe and plugins of a run that ended before its first step, so that another can begin here.
+
+        Raises:
+            UserError: It is being trained right now.
+        """
+        if self.holds_run and self.is_unbegun:
+            with locked(self.path):
+                for name in (CONFIG, PLUGINS):
+                    (self.path / name).unlink(missing_ok=True)
+
     def facts(self) -> dict[str, CaseFacts]:
         """Return the facts of the check that the run began with, by the case's id; nothing before that."""
         return read_index(self.path) if (self.path / INDEX).exists() else {}
@@ -93,10 +109,10 @@ class RunFolder:
             folds: Number of folds of the cross-validation that is to be trained; 0 for a single run.
 
         Raises:
-            UserError: It holds a run and ``resume`` is off; another number of folds; checkpoints without their recipe;
-                or files that no run has written here.
+            UserError: It holds a run that has made a step, and ``resume`` is off; another number of folds; checkpoints
+                without their recipe; or files that no run has written here.
         """
-        if self.holds_run:
+        if self.holds_run and (resume or not self.is_unbegun):
             self._refuse_run(resume, folds)
         elif known := [path for which in KINDS for path in checkpoints_of(self.path, which)]:
             self._refuse_remains(known[0])
@@ -112,9 +128,6 @@ class RunFolder:
         if not resume:
             message = f"this folder holds {what}"
             remedy = "add --resume to go on with it, or name another --output"
-            if not there and not any(checkpoints_of(self.path, which) for which in KINDS):
-                message = "this folder holds a run that has made no step"
-                remedy = "delete it, or name another --output"
             raise UserError("Nothing was started.", [Problem(str(self.path), "run-exists", message, remedy)])
         if there != folds:
             way = f"give --folds {there}" if there else "leave out --folds"

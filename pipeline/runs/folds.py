@@ -138,6 +138,8 @@ def _refuse_folders(run: Path, resume: bool, folds: int, allow_change: Sequence[
         raise UserError("Nothing was started.", [Problem("--folds", "too-few", f"is {folds}", "give 2 or more")])
     resuming.refuse_allowing(resume, allow_change)
     RunFolder(run).refuse(resume, folds)
+    if not resume:
+        RunFolder(run).forget_unbegun()
     for place in run.glob("fold-*"):
         RunFolder(place).refuse(resume=True)
     RunFolder(run / OUT_OF_FOLD).output.refuse_foreign(SCORES)

@@ -99,6 +99,8 @@ def _prepare(folder: RunFolder, recipe: Recipe, resume: bool, allow_change: Sequ
     resuming.refuse_allowing(resume, allow_change)
     folder.refuse(resume)
     folder.cache_of(recipe)
+    if not resume:
+        folder.forget_unbegun()
     return prepare(resuming.completed(folder, recipe), folder.facts() if resume else {})
 
 
