@@ -130,6 +130,9 @@ def newest_checkpoint(run: Path, *kinds: Which) -> Checkpoint:
     elif not (run / FOLDER).is_dir():
         message = f"has no {FOLDER}/, so it is no run, or one that was stopped before its first checkpoint"
         remedy = "name the folder that train wrote, a model file or a checkpoint"
+        if runs := sorted(path.parent for path in run.glob(f"*/{FOLDER}")):
+            message = f"is no run, and holds {len(runs)}"
+            remedy = f"name one of them: {runs[0]}"
     raise UserError("There is nothing to go on from.", [Problem(str(run), "missing-checkpoint", message, remedy)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
@@ -71,6 +72,8 @@ def show_seeds(results: Sequence[SeedResult], folder: Path) -> None:
     means = [f"{number(of.mean)} ± {number(of.std)}" if of else number(None) for of in map(found.get, [*names, ""])]
     show(seeds_table(rows, [*names, "all classes"], ["mean ± std", *means]))
     say(f"Wrote {folder / 'seeds.csv'}, seeds.json and a run for each seed; ± is the standard deviation over them.")
+    first = quote(str(folder / f"seed-{results[0].seed}"))
+    say(f"Next: fewmask predict {first} SCANS --output MASKS; each seed is a run of its own")
 
 
 def show_findings(problems: Sequence[Problem], warnings: Sequence[Problem], dataset: Path) -> None:

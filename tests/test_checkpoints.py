@@ -135,6 +135,12 @@ def test_missing_checkpoint_is_named(tmp_path):
     assert problem_of(tmp_path, lambda run: newest_checkpoint(run, "best")) == "missing-checkpoint"
 
 
+def test_a_folder_of_runs_points_at_one_of_them(tmp_path):
+    save_checkpoint(tmp_path / "seed-0", "last", STATE)
+    with pytest.raises(UserError, match="holds 1(.|\n)*name one of them: .*seed-0"):
+        newest_checkpoint(tmp_path, "last")
+
+
 def test_damaged_newest_is_named_and_the_one_before_is_used(tmp_path, saved):
     newest = save_checkpoint(tmp_path, "last", STATE | {"step": 4})
     newest.write_bytes(newest.read_bytes()[:-1])

@@ -123,6 +123,15 @@ def test_summary_of_a_run_is_strict_json_that_says_where_it_comes_from(trained):
     assert [row["name"] for row in summary["classes"]] == ["organ", "nodule"]
 
 
+def test_masks_of_a_young_network_are_said_to_be_cut_to_their_largest_pieces(folder, dataset):
+    steps = [{"step": "keep_largest", "options": {"label": 1}}, {"step": "fill_holes", "options": {"label": 2}}]
+    for name, chosen, told in (("cut", steps, True), ("filled", steps[1:], False), ("whole", [], False)):
+        run = train(folder, dataset, name, max_steps=1, postprocessing=chosen)
+        notes = json.loads((run / "summary.json").read_text())["notes"]
+        assert any("cut to their largest pieces" in note for note in notes) == told
+        assert ("keep_largest label=1, fill_holes label=2" in (run / "report.html").read_text()) == told
+
+
 def test_config_of_a_run_has_no_auto_left_and_makes_the_same_run_again(folder, trained):
     assert "auto" not in (trained / "config.yaml").read_text()
     again = folder / "again"
@@ -593,6 +602,17 @@ def test_prediction_does_not_depend_on_how_the_file_stores_its_axes(trained, sca
     agreement = (apply_orientation(plain, change) == turned).mean()
     assert agreement > 0.999
     assert np.bincount(plain.ravel()).max() < 0.99 * plain.size, "a mask of one label would agree with anything"
+
+
+@pytest.mark.parametrize(("beside", "name"), [("b_0000", "a"), ("a_0007", "a_0000"), ("b", "a_0000")])
+def test_a_lone_scan_loses_the_number_of_a_channel_as_in_its_folder(trained, scan, tmp_path, beside, name):
+    for stem in ("a_0000", beside):
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        (tmp_path / "scans" / f"{stem}.nii.gz").write_bytes(scan.read_bytes())
+    alone = runs.predict(trained, [tmp_path / "scans" / "a_0000.nii.gz"], tmp_path / "alone")
+    assert [path.name for path in alone] == [f"{name}.nii.gz"]
+    together = runs.predict(trained, [tmp_path / "scans"], tmp_path / "together")
+    assert f"{name}.nii.gz" in {path.name for path in together}
 
 
 def test_two_scans_of_one_name_are_refused_before_anything_is_written(trained, scan, tmp_path):

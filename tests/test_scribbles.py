@@ -221,10 +221,19 @@ def test_a_value_that_fills_most_of_the_masks_is_asked_about(scribbled, tmp_path
     (warning,) = (
         found for found in survey(read_dataset(unnamed, Path("/"))).warnings if found.code == "looks-unannotated"
     )
-    assert "3 in most voxels of 4 of 5 masks" in warning.message
+    assert "3 in most voxels of most masks" in warning.message
     assert "ignore=3" in warning.remedy
     said = read_dataset(unnamed, Path("/"), options={"ignore": 3})
     assert survey(said).findings == []
+    told = fewmask("check", unnamed, "--root", "/").stdout.splitlines()[-1]
+    assert told.endswith(f"fewmask train scribbles dataset={unnamed} root=/ layout.options.ignore=3")
+
+
+def test_background_beside_strokes_is_said_to_be_unknown_where_nothing_says_what_is_annotated(
+    phantom, tmp_path, capsys
+):
+    train(tmp_path, phantom, "run", objective=[{"loss": "dice"}], max_steps=1, data={"background_mm": 50})
+    assert "data.background_mm changes nothing" in capsys.readouterr().err
 
 
 def test_the_value_that_fills_them_is_asked_about_though_a_label_is_larger(scribbled, tmp_path):

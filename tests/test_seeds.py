@@ -74,7 +74,9 @@ def test_mean_and_spread_are_those_of_the_summaries_in_the_terminal_and_the_tabl
         assert float(rows[1][f"dice of {entry['name']}"]) == pytest.approx(entry["metrics"]["dice"]["mean"])
         assert by_class[entry["name"]]["min"] <= entry["metrics"]["dice"]["mean"] <= by_class[entry["name"]]["max"]
     show_seeds(gather_seeds(done, range(3, 6)), done)
-    assert f"{mean(dice):.3f} ± {stdev(dice):.3f}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{mean(dice):.3f} ± {stdev(dice):.3f}" in told
+    assert f"Next: fewmask predict {done}/seed-3 SCANS" in told
 
 
 def test_resumed_nothing_is_trained_again_and_a_seed_more_trains_alone(done, place, monkeypatch):

@@ -14,7 +14,7 @@ from untidy import inputs, look_at, scan, silence
 from pipeline import runs
 from pipeline.config import read_options
 from pipeline.data.layouts import read_dataset
-from pipeline.runs.checking import survey
+from pipeline.runs.checking import survey, tell_warnings
 from pipeline.runs.targets import _mask_name
 from pipeline.types import Case
 
@@ -175,6 +175,20 @@ def test_stems_on_both_sides_of_a_list_are_warned_of(tmp_path, second, warned):
     codes = {finding.code for finding in look_at(source).findings}
     # Under training both are on one side, and nothing is drawn beside a validation list.
     assert ("shared-stems" in codes) == warned
+
+
+def test_a_training_tells_the_first_warning_of_each_code_with_its_remedy(tmp_path, capsys):
+    tell_warnings(look_at(untidy.folders(labels="organ")(tmp_path)).findings)
+    said = capsys.readouterr().err
+    assert "unused-files" in said
+    assert "    remedy: " in said
+
+
+def test_a_pattern_that_makes_one_patient_of_all_is_warned_of(tmp_path):
+    untidy.pairs(tmp_path, names=["P010_a", "P021_a", "P032_a"])
+    (finding,) = look_at(tmp_path, options={"patient": r"(P0)"}).findings
+    assert (finding.code, "all of patient 'P0'" in finding.message) == ("one-patient", True)
+    assert look_at(tmp_path, options={"patient": r"(P\d+)"}).findings == []
 
 
 @pytest.mark.parametrize("option", ["labels=organ", "unlabelled=organ"])

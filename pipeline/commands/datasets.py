@@ -80,14 +80,15 @@ def check(
         asked += [f"root={root}"] if root else []
     if plugins:
         asked.append(f"plugins=[{', '.join(map(str, plugins))}]")
-    _say_how_to_train(dataset, asked, partial=look.dataset.ignore is not None)
+    _say_how_to_train(dataset, asked, look)
 
 
-def _say_how_to_train(dataset: Path, settings: Sequence[str], *, partial: bool) -> None:
-    """Print the command that trains on a dataset, and if masks are partial that for a few strokes."""
+def _say_how_to_train(dataset: Path, settings: Sequence[str], look: Check) -> None:
+    """Print the command that trains on a dataset, and if masks are or look partial that for a few strokes."""
     say(" ".join(["Next: fewmask train", *map(quote, [str(dataset), *settings])]))
-    if partial:
-        strokes = " ".join(map(quote, [f"dataset={dataset}", *settings]))
+    ignore = [] if look.unannotated is None else [f"layout.options.ignore={look.unannotated}"]
+    if ignore or look.dataset.ignore is not None:
+        strokes = " ".join(map(quote, [f"dataset={dataset}", *settings, *ignore]))
         say(f"Or, if the masks are a few strokes each: fewmask train scribbles {strokes}")
 
 

@@ -16,6 +16,7 @@ from pipeline.data.codes import is_warning
 from pipeline.data.examining import examine, in_parallel
 from pipeline.data.index import FACTS, Index, rows_of
 from pipeline.data.inspection import CaseFacts, Declared
+from pipeline.data.label_values import filling_value
 from pipeline.data.packed import Packed
 from pipeline.data.stamps import case_files, stamps
 from pipeline.errors import Problem, UserError
@@ -218,16 +219,16 @@ class Check:
             remedy = "declare the value of each, such as labels={background: 1, liver: 2}"
             yield Problem(str(self.dataset.source), "bad-labels", message, remedy)
 
+    @property
+    def unannotated(self) -> int | None:
+        """The value that most of many masks consist of, where nothing says which values there are; None for none."""
+        if self.dataset.labels is not None or self.dataset.ignore is not None:
+            return None
+        return filling_value([facts.label_voxels for facts in self.seen.values() if facts.label_voxels])
+
     def _looks_unannotated(self) -> Iterator[Problem]:
-        """Find a value that most of many masks consist of, where nothing says which values there are."""
-        masks = [facts.label_voxels for facts in self.seen.values() if facts.label_voxels]
-        if self.dataset.labels is not None or self.dataset.ignore is not None or not masks:
-            return
-        values = {value for voxels in masks for value in voxels}
-        votes = {value: sum(2 * voxels.get(value, 0) > sum(voxels.values()) for voxels in masks) for value in values}
-        value, filled = max(votes.items(), key=lambda item: item[::-1])
-        if value and 2 * filled > len(masks) and any(voxels.keys() - {0, value} for voxels in masks):
-            message = f"has {value} in most voxels of {filled} of {len(masks)} masks, as where nobody has annotated"
+        if value := self.unannotated:
+            message = f"has {value} in most voxels of most masks, as where nobody has annotated"
             remedy = f"if it is that: --layout-option ignore={value}, for train layout.options.ignore={value}"
             yield Problem(str(self.dataset.source), "looks-unannotated", message, remedy)
 

@@ -61,6 +61,7 @@ CODES: dict[str, Code] = {
     "mask-as-image": Code("A folder of images holds what is named like their masks."),
     "looks-like-mask": Code("A scan holds a few whole numbers alone.", warning=True),
     "mask-among-scans": Code("Some of the scans are named like masks.", warning=True),
+    "one-patient": Code("All masks are of one patient, and one must be held out to validate on.", warning=True),
     "shared-stems": Code("Ids look like several scans of one patient, and nothing says whose they are.", warning=True),
     "class-unseen": Code("A class has no voxel in any mask that is trained on.", warning=True),
     "class-unvalidated": Code("A class has no voxel in any mask that validates.", warning=True),

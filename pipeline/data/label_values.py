@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from pipeline.data.layouts.dataset import MAX_CLASSES
 from pipeline.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -117,6 +118,24 @@ def label_problems(scan: Scan, counts: Mapping[int, int], declared: Declared, im
     if not any(values):
         return [Problem(where, "empty-mask", "has no foreground", "nothing, if there is nothing to see in the scan")]
     return []
+
+
+def filling_value(masks: Sequence[Mapping[int, int]]) -> int | None:
+    """Return the value that fills most of most masks, beside other labels: it may stand for what nobody annotated.
+
+    Args:
+        masks: The voxels of each value.
+
+    Returns:
+        The value; None if there is none, or it is 0.
+
+    >>> filling_value([{0: 10, 1: 5, 4: 85}, {0: 30, 4: 70}])
+    4
+    """
+    filled = Counter(value for found in masks for value in found if 2 * found[value] > sum(found.values()))
+    value, count = max(filled.items(), key=lambda item: item[::-1], default=(0, 0))
+    has_labels = any(found.keys() - {0, value} for found in masks)
+    return value if value and 2 * count > len(masks) and has_labels else None
 
 
 def _is_fewer_valued(image: Scan, values: int) -> bool:

@@ -214,7 +214,7 @@ def _spread(order: list[str], folds: int, holders: Sequence[set[str]]) -> None:
 
 
 def _too_few(dataset: Dataset, message: str) -> UserError:
-    remedy = "label one more scan, or give a list with training and validation"
+    remedy = "label a scan of one more patient, or give a list with training and validation"
     if {case.role for case in dataset.cases} == {"test"}:
         remedy += "; to train on a folder of scans alone, put them into a folder images/, and name the one above it"
     return UserError("The dataset cannot be split.", [Problem(str(dataset.source), "too-few-labels", message, remedy)])

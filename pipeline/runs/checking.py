@@ -260,9 +260,11 @@ def repair(look: Check, names: Sequence[str], folder: Path) -> tuple[Check, list
 
 
 def tell_warnings(warnings: Sequence[Problem]) -> None:
-    """Count warnings on the terminal, by code, with the first of each."""
+    """Count warnings on the terminal, by code, with the first of each and its remedy."""
     if warnings:
         text = f"{len(warnings)} warning(s): {count_codes(warnings)}."
         note(f"{text} `fewmask check` shows them; docs/checks.md explains them.")
         for first in {warning.code: warning for warning in reversed(warnings)}.values():
             note(f"  {first.code}: {Path(first.where).name} {first.message}")
+            if first.remedy:
+                note(f"    remedy: {first.remedy}")

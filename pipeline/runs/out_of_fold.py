@@ -16,7 +16,7 @@ from pipeline.runs.folder import SCORES, count_folds, fold_folder, write_own
 from pipeline.runs.models import load_folds
 from pipeline.runs.parts_of_run import load_metrics
 from pipeline.runs.scored_cases import own_dataset
-from pipeline.runs.scoring import Scores, notes_on, score, write_scores
+from pipeline.runs.scoring import Scores, notes_on_choices, score, write_scores
 from pipeline.runs.stored import OUT_OF_FOLD, POSTPROCESSING, SPLIT, read_own
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def score_out_of_fold(
     notes = (
         f"Out of fold: each case was segmented by the one of {len(models)} networks that was not trained on its "
         "patient.",
-        *notes_on(models[0].settings, which),
+        *notes_on_choices(models[0].settings, which),
         *dict.fromkeys(note for model in models for note in model.notes),
     )
     if which == "best":

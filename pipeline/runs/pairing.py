@@ -46,6 +46,9 @@ def checked_pairs(
         UserError: A prediction is missing or a file is unsound; with the problems of all cases.
     """
     truth, predicted = ({nifti.stem(path): path for path in scans_in(folder)} for folder in (labels, predictions))
+    for name in truth.keys() - predicted.keys():
+        if numbered := predicted.pop(f"{name}_0000", None):  # The mask of a scan's first channel, as nnU-Net calls it.
+            predicted[name] = numbered
     known = Names(predicted.keys() - truth.keys())
     problems = [
         Problem(

@@ -70,6 +70,9 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
         for problem in (problem for problem in found if problem not in index.warnings):
             note(str(problem))
     _refuse_unfit(recipe, index, split)
+    if recipe.data.background_mm is not None and index.ignore is None:
+        what = "no value says which voxels nobody has annotated: layout.options.ignore=VALUE names it"
+        note(f"data.background_mm changes nothing, since {what}")
     trained_on = [case.id for case in split.labelled + split.unlabelled]
     # Held-out cases choose nothing, not even the size of a patch.
     facts = {name: index.facts[name] if with_labels else index.facts[name].without_mask() for name in trained_on}

@@ -97,6 +97,10 @@ def _told_by(run: Path) -> tuple[dict[str, str], str]:
             f" ({len(split['unlike'])} more, unlike those with masks, were left out: {', '.join(split['unlike'])})"
         )
     own = {"Trained on": trained_on, "Dataset": told["dataset"], "Data fingerprint": fingerprint}
+    if (steps := told["postprocessing"]) not in ("auto", []):
+        own["Post-processing"] = ", ".join(
+            " ".join([step["step"], *(f"{key}={value}" for key, value in step["options"].items())]) for step in steps
+        )
     return own, write_yaml(told)
 
 

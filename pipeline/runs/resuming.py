@@ -217,12 +217,13 @@ def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
     """
     old = read_index(run)
     new = index.facts
+    anew = f"start={run} data.split={run / SPLIT} --output NEW"
     problems = [
         Problem(
             case,
             "scans-changed",
             _what_changed(case, old, new),
-            "bring the dataset back as it was, or start a new run",
+            f"bring the dataset back as it was, or train on from its weights: {anew}",
             case=case,
         )
         for case in other_scans(old, new)

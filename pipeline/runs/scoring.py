@@ -28,13 +28,21 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.data.inspection import CaseFacts
     from pipeline.metrics.registered import CaseMetric
+    from pipeline.planning.settings import Settings
     from pipeline.prediction.predictor import Predictor, Segmenter
     from pipeline.recipe import Recipe
+    from pipeline.runs.models import TrainedModel
     from pipeline.runs.sharing import SharedCases
     from pipeline.runs.targets import OpenAs
     from pipeline.types import Case, CaseResult, Task
 
 
+# Below this mean Dice a network hardly finds the structures yet, and the largest pieces of what it finds may be others.
+YOUNG = 0.5
+PIECES = (
+    "Masks are cut to their largest pieces (`postprocessing` in config.yaml), which at this Dice may be the wrong "
+    "ones: a training with `postprocessing=[]` keeps all."
+)
 NOBODY_KNOWN = "The file does not tell which scans the model was trained on: scores of those flatter."
 
 
@@ -121,7 +129,7 @@ def validate_run(
     facts: Mapping[str, CaseFacts] = known
     if source is None:
         cases = dataset.cases
-        notes = (*notes_on(model.settings, which), *model.notes)
+        notes = (*notes_on_choices(model.settings, which), *model.notes)
     else:
         facts = index.facts
         cases = index.dataset.cases if alone else unseen_cases(run, index)
@@ -136,7 +144,7 @@ def validate_run(
         pictures=True,
         metrics=load_metrics(run, model.settings),
     )
-    notes += (f"This model was {model.unfinished}.",) if which == "last" and model.unfinished else ()
+    notes += _notes_on_end(model, which) + notes_on_pieces(model.settings, scored)
     return write_scores(folder, run, scored, which, model.step, notes, source)
 
 
@@ -149,7 +157,11 @@ def _notes_on_others(left_out: int, *, known: bool) -> tuple[str, ...]:
     return ()
 
 
-def notes_on(recipe: Recipe, which: Which) -> tuple[str, ...]:
+def _notes_on_end(model: TrainedModel, which: Which) -> tuple[str, ...]:
+    return (f"This model was {model.unfinished}.",) if which == "last" and model.unfinished else ()
+
+
+def notes_on_choices(recipe: Recipe, which: Which) -> tuple[str, ...]:
     """Return notes on what was chosen by a run's own validation cases, which makes their scores optimistic."""
     notes = []
     if which == "best":
@@ -157,6 +169,13 @@ def notes_on(recipe: Recipe, which: Which) -> tuple[str, ...]:
     if recipe.patience is not None:
         notes.append("These cases decided when the training ended (`patience`): its figures flatter a little.")
     return tuple(notes)
+
+
+def notes_on_pieces(settings: Settings, scored: Scored) -> tuple[str, ...]:
+    """Return a note where post-processing may have kept the wrong pieces of what a young network finds."""
+    dice = summarise(scored.results).mean_dice
+    cut = any(choice.step.startswith("keep_largest") for choice in settings.postprocessing)
+    return (PIECES,) if cut and dice is not None and dice < YOUNG else ()
 
 
 def score(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import nifti
 from pipeline.data.layouts import open_dataset
-from pipeline.data.layouts.channels import CHANNEL
+from pipeline.data.layouts.channels import CHANNEL, numbers_channels
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.files import LONGEST_WRITTEN
 from pipeline.runs.checking import tell_warnings
@@ -165,7 +166,21 @@ def scans_of(place: Path, open_as: OpenAs) -> tuple[Case, ...]:
         dataset = open_dataset(place, *open_as)
         tell_warnings(dataset.problems)
         return dataset.cases
-    return (_alone(nifti.stem(place), place),)
+    return (_alone(_name_of(place), place),)
+
+
+def _name_of(scan: Path) -> str:
+    """Return a lone scan's name, without the number of a channel where the files of its folder are numbered so."""
+    channel = CHANNEL.fullmatch(nifti.stem(scan))
+    if channel and _has_channels(scan.parent, scan.parent.stat().st_mtime_ns):
+        return channel[1]
+    return nifti.stem(scan)
+
+
+@lru_cache(maxsize=16)
+def _has_channels(folder: Path, _: int) -> bool:
+    """Tell whether a folder's files are numbered by channel; once for all of its scans while it stays as it is."""
+    return numbers_channels([path for path in folder.iterdir() if nifti.is_nifti(path)])
 
 
 def _alone(name: str, scan: Path) -> Case:

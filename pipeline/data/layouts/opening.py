@@ -13,7 +13,7 @@ from pipeline.data.layouts.dataset import LAYOUTS, Dataset, Layout, no_dataset
 from pipeline.data.layouts.folders import subfolders
 from pipeline.data.layouts.leftovers import leftovers
 from pipeline.data.layouts.lists import read_json
-from pipeline.data.layouts.patients import shared_stems
+from pipeline.data.layouts.patients import one_patient, shared_stems
 from pipeline.data.layouts.spare_lists import listing_here, naming_cases
 from pipeline.data.layouts.synonyms import names_masks
 from pipeline.data.relabelling import with_background
@@ -78,7 +78,7 @@ def read_dataset(
         raise UserError("The dataset cannot be opened.", problems)
     reader: Layout = LAYOUTS.build(name, _as_tuples(options or {}))
     dataset = with_background(with_annotated(reader.declare(reader.read(source, root))))
-    found = [*leftovers(dataset), *naming_cases(dataset), *shared_stems(dataset)]
+    found = [*leftovers(dataset), *naming_cases(dataset), *shared_stems(dataset), *one_patient(dataset)]
     return replace(dataset, problems=(*dataset.problems, *found))
 
 

@@ -30,6 +30,7 @@ COUNTED = re.compile(r"^(?P<stem>.*\d)[-_](?P<number>\d+)$")
 SITE = re.compile(r"(?:sites?|cent(?:er|re)|hospital|scanner|fold|batch|part|cohort|dataset|task)[-_]?\d+$", re.I)
 # Numbers behind numbers are taken for scans only if the ids have at least so many different stems.
 STEMS = 3
+WHOSE = "if they are several patients', correct what says so (`patient` of the layout); else data.validation=none"
 
 
 def shared_stems(dataset: Dataset) -> list[Problem]:
@@ -54,8 +55,21 @@ def shared_stems(dataset: Dataset) -> list[Problem]:
         f"has {sum(map(len, parted.values()))} scans whose ids share {len(parted)} stem(s), such as "
         f"{', '.join(case.id for case in first[:3])}, so that one patient could be trained on and tested on"
     )
-    remedy = f"--layout-option patient='{pattern}' keeps each stem together; patient='(.+)' each scan by itself"
+    remedy = (
+        f"--layout-option patient='{pattern}' (for train layout.options.patient='{pattern}') keeps each stem together; "
+        "patient='(.+)' each scan by itself"
+    )
     return [Problem(str(dataset.source), "shared-stems", message, remedy)]
+
+
+def one_patient(dataset: Dataset) -> list[Problem]:
+    """Warn of several scans with masks that all count as one patient's, so that nobody can be held out."""
+    labelled = [case for case in dataset.cases if case.label]
+    drawn = all(case.role in (None, "training") for case in labelled)
+    if not drawn or len(labelled) < 2 or len({case.patient for case in labelled}) > 1:
+        return []
+    message = f"has {len(labelled)} scans with masks, all of patient {labelled[0].patient!r}: nobody can be held out"
+    return [Problem(str(dataset.source), "one-patient", message, WHOSE)]
 
 
 def _can_part(cases: Sequence[Case], drawn: bool) -> bool:
