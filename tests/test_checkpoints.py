@@ -137,7 +137,7 @@ def test_missing_checkpoint_is_named(tmp_path):
 
 def test_a_folder_of_runs_points_at_one_of_them(tmp_path):
     save_checkpoint(tmp_path / "seed-0", "last", STATE)
-    with pytest.raises(UserError, match="holds 1(.|\n)*name one of them: .*seed-0"):
+    with pytest.raises(UserError, match=r"holds 1(.|\n)*name one of them: .*seed-0"):
         newest_checkpoint(tmp_path, "last")
 
 
