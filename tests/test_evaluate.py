@@ -49,11 +49,13 @@ def test_a_missing_mask_is_not_taken_for_one_of_another_number(folders, tmp_path
     assert [problem.remedy.startswith(remedy) for problem in raised.value.problems] == [True]
 
 
-def test_a_mask_named_as_the_first_channel_is_that_of_its_scan(folders, tmp_path):
-    predictions, labels = folders
-    named = runs.evaluate(predictions, labels, tmp_path / "named")
-    (predictions / "case_0.nii").rename(predictions / "case_0_0000.nii")
-    assert runs.evaluate(predictions, labels, tmp_path / "numbered") == named
+@pytest.mark.parametrize(
+    ("place", "old", "new"), [(0, "case_0.nii", "case_0_0000.nii"), (1, "case_1.nii.gz", "case_1_seg.nii.gz")]
+)
+def test_a_mask_is_found_by_the_name_that_nnunet_and_layouts_would_give_it(folders, tmp_path, place, old, new):
+    known = runs.evaluate(*folders, tmp_path / "known")
+    (folders[place] / old).rename(folders[place] / new)
+    assert runs.evaluate(*folders, tmp_path / "again").mean_dice == known.mean_dice
 
 
 def test_a_folder_of_nnunet_is_scored_with_its_names_and_without_what_it_ignores(folders, tmp_path, capsys):

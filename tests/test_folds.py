@@ -131,6 +131,20 @@ def test_out_of_fold_scores_are_those_of_the_folds(crossed):
     assert "Out of fold" in (crossed / "out-of-fold" / "report.html").read_text()
 
 
+def test_with_steps_of_its_own_a_cross_validation_chooses_none(crossed, tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr("pipeline.runs.out_of_fold.candidates", lambda *_: tried.append(1) or [])
+    for given, told in (("auto", True), ("[]", False)):
+        run = shutil.copytree(crossed, tmp_path / f"of {given}")
+        text = (run / "config.yaml").read_text()
+        assert "postprocessing: auto" in text
+        (run / "config.yaml").write_text(text.replace("postprocessing: auto", f"postprocessing: {given}"))
+        notes = runs.validate(run).notes
+        assert any("chosen by these cases" in note for note in notes) == bool(tried) == told
+        assert read(run / "postprocessing.json") == {"steps": []}
+        tried.clear()
+
+
 def test_best_checkpoints_are_scored_apart_and_said_to_flatter(crossed):
     kept = {name: (crossed / name).read_bytes() for name in ("postprocessing.json", "out-of-fold/summary.json")}
     scores = runs.validate(crossed, which="best")

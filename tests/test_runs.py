@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from unittest.mock import Mock
 
 import nibabel as nib
@@ -613,6 +614,13 @@ def test_a_lone_scan_loses_the_number_of_a_channel_as_in_its_folder(trained, sca
     assert [path.name for path in alone] == [f"{name}.nii.gz"]
     together = runs.predict(trained, [tmp_path / "scans"], tmp_path / "together")
     assert f"{name}.nii.gz" in {path.name for path in together}
+
+
+def test_a_setting_in_the_place_of_a_scan_is_refused_before_anything_is_predicted(trained, scan, tmp_path):
+    with pytest.raises(UserError) as raised:
+        runs.predict(trained, [scan, Path("postprocessing=[]")], tmp_path / "masks")
+    assert problems_of(raised) == [("setting-as-scan", "postprocessing=[]")]
+    assert not (tmp_path / "masks").exists()
 
 
 def test_two_scans_of_one_name_are_refused_before_anything_is_written(trained, scan, tmp_path):

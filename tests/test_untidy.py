@@ -1,6 +1,7 @@
 """Nothing that people have in their datasets is dropped in silence."""
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from untidy import inputs, look_at, scan, silence
 from pipeline import runs
 from pipeline.config import read_options
 from pipeline.data.layouts import read_dataset
+from pipeline.data.layouts.patients import pattern_of
 from pipeline.runs.checking import survey, tell_warnings
 from pipeline.runs.targets import _mask_name
 from pipeline.types import Case
@@ -162,6 +164,23 @@ def test_pattern_of_the_remedy_makes_one_patient_of_a_stem(tmp_path, item):
     assert all(name.startswith(patient) for name, patient in stems.items())
     apart = look_at(source, options=read_options(["patient=(.+)"]))
     assert (apart.findings, apart.facts()["patients"]) == ([], len(stems))
+
+
+@pytest.mark.parametrize(
+    ("ids", "stems"),
+    [
+        (["Pat 002-ED cine", "Pat 002-ES cine", "Pat 003-ED cine"], ["Pat 002", "Pat 002", "Pat 003"]),
+        (["P2 visit 1", "P2 visit 2", "P3 visit 1"], ["P2", "P2", "P3"]),
+        (["P2 pre", "P2 post"], ["P2", "P2"]),
+        (["P2-1 T1w", "P2-2 T1w", "P3-1 T1w", "P4-1 T1w"], ["P2", "P2", "P3", "P4"]),
+        (["002 (1)", "002 (2)", "003 (1)", "004 (1)"], ["002", "002", "003", "004"]),
+        (["la_007 MR", "la_008 MR", "la_009 MR"], None),
+        (["case 01", "case 02", "case 03"], None),
+    ],
+)
+def test_spaces_part_the_scans_of_a_patient_too(ids, stems):
+    pattern = pattern_of(ids)
+    assert (pattern and [re.search(pattern, name)[1] for name in ids]) == stems
 
 
 @pytest.mark.parametrize(("second", "warned"), [("training", False), ("validation", True), ("test", True)])

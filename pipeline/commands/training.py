@@ -129,8 +129,9 @@ def train(
         given = {"--shard": share != WHOLE, "--launcher": launcher is not None}
         _refuse(given, "is for folds or seeds", "add --folds or --seeds")
     if seeds is not None:
-        given = {"--folds": folds is not None, "--allow-change": bool(allow_change)}
-        _refuse(given, "goes not with --seeds", "leave one out")
+        another = "leave one out; to repeat folds with other seeds, seed=N data.split_seed=0 and an --output for each N"
+        _refuse({"--folds": folds is not None}, "goes not with --seeds", another)
+        _refuse({"--allow-change": bool(allow_change)}, "goes not with --seeds", "leave one out")
     if resume and output is None and (source / "config.yaml").is_file():  # The run itself.
         output = source
         source = source / "config.yaml"

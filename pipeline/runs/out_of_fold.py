@@ -17,7 +17,7 @@ from pipeline.runs.models import load_folds
 from pipeline.runs.parts_of_run import load_metrics
 from pipeline.runs.scored_cases import own_dataset
 from pipeline.runs.scoring import Scores, notes_on_choices, score, write_scores
-from pipeline.runs.stored import OUT_OF_FOLD, POSTPROCESSING, SPLIT, read_own
+from pipeline.runs.stored import OUT_OF_FOLD, POSTPROCESSING, SPLIT, read_config, read_own
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,7 +80,8 @@ def score_out_of_fold(
     held_out = _fold_of_each(run, set(images))
     predictors = {images[name]: models[fold - 1].predictor for name, fold in held_out.items()}
     cases = tuple(case for case in dataset.cases if case.id in held_out)
-    trial = Trial(truth, tuple(candidates(cases, facts, truth)) if which == "last" else ())
+    chooses = which == "last" and read_config(run).postprocessing == "auto"
+    trial = Trial(truth, tuple(candidates(cases, facts, truth)) if chooses else ())
     scored = score(
         OutOfFold(predictors),
         cases,
@@ -103,8 +104,9 @@ def score_out_of_fold(
         return write_scores(run / "validation" / "best", run, scored, which, step, notes)
     kept = trial.kept()
     write_own(run, POSTPROCESSING, {"steps": [{"step": name_of(step), "options": asdict(step)} for step in kept]})
+    if chooses:
+        notes += ("Post-processing is chosen by these cases and is not in the figures (`postprocessing=[]`: none).",)
     notes += (
-        "Post-processing is chosen by these cases and is not in the figures.",
         *(
             f"Post-processing of predictions: {truth.labels[step.label]}, {step} ({gain})."
             for step, gain in kept.items()

@@ -10,6 +10,7 @@ from pipeline.data.inspection import examine_pair
 from pipeline.data.layouts import scans_in
 from pipeline.data.layouts.dataset import BadEntryError, read_labels
 from pipeline.data.layouts.lists import read_json
+from pipeline.data.layouts.names import pair
 from pipeline.data.layouts.painting import UnpaintableError, in_order, painted_labels
 from pipeline.data.layouts.patients import pattern_of
 from pipeline.data.layouts.patterns import REMEDY, BadPatternError, first_groups
@@ -46,9 +47,7 @@ def checked_pairs(
         UserError: A prediction is missing or a file is unsound; with the problems of all cases.
     """
     truth, predicted = ({nifti.stem(path): path for path in scans_in(folder)} for folder in (labels, predictions))
-    for name in truth.keys() - predicted.keys():
-        if numbered := predicted.pop(f"{name}_0000", None):  # The mask of a scan's first channel, as nnU-Net calls it.
-            predicted[name] = numbered
+    _rename_alike(predicted, truth)
     known = Names(predicted.keys() - truth.keys())
     problems = [
         Problem(
@@ -63,9 +62,9 @@ def checked_pairs(
     pairs = {name: (path, predicted[name]) for name, path in truth.items() if name in predicted}
     values = {0}
     hashes = {}
-    for name, pair in progress(pairs.items(), "checking", len(pairs)):
-        with memory_for(str(pair[0]), "to look at it", None, TOO_LARGE):
-            found, hashes[name], wrong = examine_pair(*pair, ignored)
+    for name, (true, guessed) in progress(pairs.items(), "checking", len(pairs)):
+        with memory_for(str(true), "to look at it", None, TOO_LARGE):
+            found, hashes[name], wrong = examine_pair(true, guessed, ignored)
         values |= found
         problems += wrong
     if not truth:
@@ -80,6 +79,16 @@ def checked_pairs(
     if (labels / RECORD).is_file() and not (predictions / RECORD).is_file():
         note(f"{labels} holds masks that predict has made: masks to be scored come first, true ones second")
     return pairs, values, hashes
+
+
+def _rename_alike(predicted: dict[str, Path], truth: dict[str, Path]) -> None:
+    """Give predictions the names of the true masks that belong to them: ``a_seg`` for ``a``, ``a`` for ``a_0000``."""
+    spare = sorted(predicted.keys() - truth.keys())
+    missing = sorted(truth.keys() - predicted.keys())
+    alike = {name: f"{name}_0000" for name in missing if f"{name}_0000" in spare}
+    alike |= {mask: name for name, mask in pair(spare, missing)[0].items()}
+    for mask, name in alike.items():
+        predicted[mask] = predicted.pop(name)
 
 
 def _called_alike(name: str, predicted: Names) -> str:
@@ -210,18 +219,18 @@ def read_names(pairs: Sequence[str]) -> dict[int, str]:
     return names
 
 
-def _values_by_name(pairs: Sequence[str], option: str, code: str, remedy: str) -> dict[str, list[int]]:
+def _values_by_name(given: Sequence[str], option: str, code: str, remedy: str) -> dict[str, list[int]]:
     """Read what was given of an option, ``NAME=VALUES`` each; its mistakes have a code and a remedy."""
     found: dict[str, list[int]] = {}
     problems = []
-    for pair in pairs:
-        name, _, text = pair.rpartition("=")
-        told = read_yaml(text, pair)
+    for text in given:
+        name, _, numbers = text.rpartition("=")
+        told = read_yaml(numbers, text)
         values = told if isinstance(told, list) else [told]
         if not name or not all(type(value) is int for value in values):
-            problems.append(Problem(f"{option} {pair}", code, "is no NAME=VALUES", remedy))
+            problems.append(Problem(f"{option} {text}", code, "is no NAME=VALUES", remedy))
         elif name in found:
-            problems.append(Problem(f"{option} {pair}", code, f"names {name} again", "give each name once"))
+            problems.append(Problem(f"{option} {text}", code, f"names {name} again", "give each name once"))
         found[name] = values
     if problems:
         raise UserError("Nothing was evaluated.", problems)

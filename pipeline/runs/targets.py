@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 
+# What a setting of a recipe looks like where scans are named: max_steps=3, data.workers=2.
+SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 # Root, layout and options of a dataset.
 OpenAs = tuple[Path | None, str, dict[str, Any]]
 
@@ -157,6 +160,10 @@ def scans_of(place: Path, open_as: OpenAs) -> tuple[Case, ...]:
     """
     if (place / CONFIG).is_file() and (place / SPLIT).is_file():
         problem = Problem(str(place), "run-as-scans", "is a run's folder", "the run comes first, and then the scans")
+        raise UserError("Nothing was predicted.", [problem])
+    if SETTING.match(str(place)) and not place.exists():
+        remedy = "leave it out: a run predicts as it was trained, and `fewmask predict --help` lists what may differ"
+        problem = Problem(str(place), "setting-as-scan", "is a setting, and those are for `train`", remedy)
         raise UserError("Nothing was predicted.", [problem])
     if nifti.is_series(place):
         return (_alone(place.resolve().name, place),)

@@ -23,11 +23,11 @@ ALONE = (
     *("right", "lh", "rh", "ed", "es", "l", "r"),
 )
 MARKER = re.compile(
-    rf"[-_.](?P<word>(?:{'|'.join(NUMBERED)})(?=[-_]?\d)|(?:{'|'.join(ALONE)})(?=\d*(?:[-_.]|$)))", re.I
+    rf"[-_. ](?P<word>(?:{'|'.join(NUMBERED)})(?=[-_ ]?\d)|(?:{'|'.join(ALONE)})(?=\d*(?:[-_. ]|$)))", re.I
 )
-# A number behind a number: 012_03. Numbers of sites stand before those of patients, too.
-COUNTED = re.compile(r"^(?P<stem>.*\d)[-_](?P<number>\d+)$")
-SITE = re.compile(r"(?:sites?|cent(?:er|re)|hospital|scanner|fold|batch|part|cohort|dataset|task)[-_]?\d+$", re.I)
+# A number behind a number: 012_03, 012 (3). Numbers of sites stand before those of patients, too.
+COUNTED = re.compile(r"^(?P<stem>.*\d)(?:[-_ ]\d+| \(\d+\))$")
+SITE = re.compile(r"(?:sites?|cent(?:er|re)|hospital|scanner|fold|batch|part|cohort|dataset|task)[-_ ]?\d+$", re.I)
 # Numbers behind numbers are taken for scans only if the ids have at least so many different stems.
 STEMS = 3
 WHOSE = "if they are several patients', correct what says so (`patient` of the layout); else data.validation=none"
@@ -88,21 +88,31 @@ def pattern_of(ids: Iterable[str]) -> str | None:
     found = [match for name in ids if (match := MARKER.search(name))]
     if found:
         marks = "|".join(dict.fromkeys(re.escape(match["word"].lower()) for match in found))
-        pattern = rf"(?i)^(.+?)(?:[-_.](?:{marks})(?:[-_.]?\d|[-_.]|$).*)?$"
+        pattern = rf"(?i)^(.+?)(?:[-_. ](?:{marks})(?:[-_. ]?\d|[-_. ]|$).*)?$"
         if _is_shared(pattern, ids):
             return _shorter(found[0], pattern, ids)
-    numbers = [match["stem"] for name in ids if (match := COUNTED.match(name)) and not SITE.search(match["stem"])]
-    pattern = r"^(.*\d)[-_]\d+$"
+    ending = _shared_ending(ids)
+    bare = [name.removesuffix(ending) for name in ids]
+    numbers = [match["stem"] for name in bare if (match := COUNTED.match(name)) and not SITE.search(match["stem"])]
+    pattern = rf"^(.*\d)(?:[-_ ]\d+| \(\d+\)){re.escape(ending)}$".replace(r"\ ", " ")
+    if not ending and not any(name.endswith(")") for name in ids):
+        pattern = r"^(.*\d)[-_ ]\d+$"
     whole = len(numbers) == len(ids) and len(set(numbers)) >= STEMS
     if whole and _is_shared(pattern, ids):
         return pattern
     return None
 
 
+def _shared_ending(ids: Sequence[str]) -> str:
+    """Return the word that all ids end in, with what parts it from the rest, such as `` T1w``; "" for none."""
+    ends = {match[0] if (match := re.search(r"[-_. ][A-Za-z][A-Za-z0-9]*$", name)) else "" for name in ids}
+    return ends.pop() if len(ends) == 1 else ""
+
+
 def _shorter(marker: re.Match[str], pattern: str, ids: Sequence[str]) -> str:
     """Return a shorter pattern with the mark of one id alone, if that gives the same stems of all ids."""
     number = r"\d" if len(marker["word"]) == 1 else ""
-    mark = re.escape(marker[0]).replace(r"\-", "-")
+    mark = re.escape(marker[0]).replace(r"\-", "-").replace(r"\ ", " ")
     short = f"(.+?){mark}{number}"
     if _stems(short, ids) == _stems(pattern, ids):
         return short
