@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.data.content import hash_values
 from pipeline.data.layouts.dataset import read_labels
 from pipeline.metrics.case import score_case
 from pipeline.nifti import load
@@ -47,8 +48,8 @@ def main() -> None:
     study = read_study(arguments.study / "study.yaml")
     cells = [cell for cell in study.cells() if cell.labelled != study.goal]
     listed = {cell: json.loads(study.list_of(cell.labelled, cell.draw).read_text("utf-8")) for cell in cells}
-    scans = spare_scans(list(listed.values()))
     root = study.list_of(cells[0].labelled, cells[0].draw).parent
+    scans = spare_scans(list(listed.values()), root)
     names = read_labels(listed[cells[0]]["labels"])["labels"]
     dice: Dice = {}
     rows: list[tuple[Any, ...]] = []
@@ -68,11 +69,22 @@ def main() -> None:
         print(line)
 
 
-def spare_scans(lists: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the entries of the scans without masks in all lists, of patients who have a mask in none."""
-    known = {entry["patient"] for found in lists for entry in found["training"]}
+def spare_scans(lists: list[dict[str, Any]], root: Path) -> list[dict[str, Any]]:
+    """Return the entries of the scans without masks in all lists, of patients who have a mask in none.
+
+    A scan that is stored under another name with a mask is left out: ACDC has one patient twice.
+    """
+    labelled = {entry["id"]: entry for found in lists for entry in found["training"]}
+    known = {entry["patient"] for entry in labelled.values()}
+    seen = {content_of(root, entry) for entry in labelled.values()}
     common = set.intersection(*({entry["id"] for entry in found["unlabeled"]} for found in lists))
-    return [entry for entry in lists[0]["unlabeled"] if entry["id"] in common and entry["patient"] not in known]
+    spare = [entry for entry in lists[0]["unlabeled"] if entry["id"] in common and entry["patient"] not in known]
+    return [entry for entry in spare if content_of(root, entry) not in seen]
+
+
+def content_of(root: Path, entry: dict[str, Any]) -> str:
+    """Return a hash of the voxels of an entry's scan."""
+    return hash_values(load(root / entry["image"]).voxels[0])
 
 
 def scored(
