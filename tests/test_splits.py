@@ -121,7 +121,7 @@ def test_too_few_labels_to_teach_and_to_test_are_an_error(cases, message):
     (problem,) = raised.value.problems
     assert (problem.where, problem.code) == ("data", "too-few-labels")
     assert message in problem.message
-    assert "label one more scan" in problem.remedy
+    assert "label a scan of one more patient" in problem.remedy
 
 
 # Where labels do not teach
