@@ -616,6 +616,13 @@ def test_a_lone_scan_loses_the_number_of_a_channel_as_in_its_folder(trained, sca
     assert f"{name}.nii.gz" in {path.name for path in together}
 
 
+@pytest.mark.parametrize("missing", ["nowhere/a_0000.nii.gz", "site=b/a.nii.gz"])
+def test_a_missing_scan_is_named_whatever_it_is_called(trained, tmp_path, missing):
+    with pytest.raises(UserError) as raised:
+        runs.predict(trained, [Path(missing)], tmp_path / "masks")
+    assert problems_of(raised) == [("missing-file", missing)]
+
+
 def test_a_setting_in_the_place_of_a_scan_is_refused_before_anything_is_predicted(trained, scan, tmp_path):
     with pytest.raises(UserError) as raised:
         runs.predict(trained, [scan, Path("postprocessing=[]")], tmp_path / "masks")

@@ -106,11 +106,8 @@ def score_out_of_fold(
     write_own(run, POSTPROCESSING, {"steps": [{"step": name_of(step), "options": asdict(step)} for step in kept]})
     if chooses:
         notes += ("Post-processing is chosen by these cases and is not in the figures (`postprocessing=[]`: none).",)
-    notes += (
-        *(
-            f"Post-processing of predictions: {truth.labels[step.label]}, {step} ({gain})."
-            for step, gain in kept.items()
-        ),
+    notes += tuple(
+        f"Post-processing of predictions: {truth.labels[step.label]}, {step} ({gain})." for step, gain in kept.items()
     )
     return write_scores(run / OUT_OF_FOLD, run, scored, which, step, notes)
 

@@ -161,7 +161,7 @@ def scans_of(place: Path, open_as: OpenAs) -> tuple[Case, ...]:
     if (place / CONFIG).is_file() and (place / SPLIT).is_file():
         problem = Problem(str(place), "run-as-scans", "is a run's folder", "the run comes first, and then the scans")
         raise UserError("Nothing was predicted.", [problem])
-    if SETTING.match(str(place)) and not place.exists():
+    if SETTING.match(str(place)) and not nifti.is_nifti(place) and not place.exists():
         remedy = "leave it out: a run predicts as it was trained, and `fewmask predict --help` lists what may differ"
         problem = Problem(str(place), "setting-as-scan", "is a setting, and those are for `train`", remedy)
         raise UserError("Nothing was predicted.", [problem])
@@ -179,7 +179,7 @@ def scans_of(place: Path, open_as: OpenAs) -> tuple[Case, ...]:
 def _name_of(scan: Path) -> str:
     """Return a lone scan's name, without the number of a channel where the files of its folder are numbered so."""
     channel = CHANNEL.fullmatch(nifti.stem(scan))
-    if channel and _has_channels(scan.parent, scan.parent.stat().st_mtime_ns):
+    if channel and scan.is_file() and _has_channels(scan.parent, scan.parent.stat().st_mtime_ns):
         return channel[1]
     return nifti.stem(scan)
 
