@@ -130,7 +130,9 @@ def test_masks_of_a_young_network_are_said_to_be_cut_to_their_largest_pieces(fol
         run = train(folder, dataset, name, max_steps=1, postprocessing=chosen)
         notes = json.loads((run / "summary.json").read_text())["notes"]
         assert any("cut to their largest pieces" in note for note in notes) == told
-        assert ("keep_largest label=1, fill_holes label=2" in (run / "report.html").read_text()) == told
+        page = (run / "report.html").read_text()
+        assert ("keep_largest label=1, fill_holes label=2" in page) == told
+        assert ("a training with <code>postprocessing=[]</code> keeps all" in page) == told
 
 
 def test_config_of_a_run_has_no_auto_left_and_makes_the_same_run_again(folder, trained):
