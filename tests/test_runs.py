@@ -135,6 +135,18 @@ def test_masks_of_a_young_network_are_said_to_be_cut_to_their_largest_pieces(fol
         assert ("a training with <code>postprocessing=[]</code> keeps all" in page) == told
 
 
+def test_predict_says_what_is_done_to_its_masks(folder, dataset, trained, tmp_path, capsys):
+    steps = [{"step": "keep_largest_foreground"}, {"step": "fill_holes", "options": {"label": 2}}]
+    run = train(folder, dataset, "steps", max_steps=1, postprocessing=steps)
+    capsys.readouterr()
+    for place in ("masks", "masks"):
+        runs.predict(run, [dataset / "imagesTs"], tmp_path / place)
+    told = capsys.readouterr().err
+    assert told.count("post-processing of the masks: keep_largest_foreground, fill_holes (nodule)\n") == 1
+    runs.predict(trained, [dataset / "imagesTs"], tmp_path / "plain")
+    assert "post-processing" not in capsys.readouterr().err
+
+
 def test_config_of_a_run_has_no_auto_left_and_makes_the_same_run_again(folder, trained):
     assert "auto" not in (trained / "config.yaml").read_text()
     again = folder / "again"
@@ -455,6 +467,27 @@ def test_datasets_of_one_name_have_folders_of_their_own(trained, tmp_path):
         folders.append(runs.validate(trained, source).folder.name)
     assert folders == ["test", "test-2", "test"]
     assert runs.validate(trained, tmp_path / "b" / "test", "best").folder.name == "test-best"
+
+
+def test_validate_takes_whose_the_scans_are_from_the_run(folder, dataset, tmp_path):
+    visits = tmp_path / "visits"
+    for place in ("images", "labels"):
+        (visits / place).mkdir(parents=True)
+    for number, image in enumerate(sorted((dataset / "imagesTr").iterdir())[:4]):
+        name = f"p{number // 2}.{'ab'[number % 2]}.nii.gz"
+        shutil.copy(image, visits / "images" / name)
+        shutil.copy(dataset / "labelsTr" / image.name, visits / "labels" / name)
+    layout = {"options": {"patient": r"(.+)\.[ab]$"}}
+    run = train(folder, visits, "visits", objective=SUPERVISED, max_steps=1, layout=layout)
+    other = make_phantom(tmp_path / "other", labelled=2, unlabelled=0, seed=1)
+    for place in ("imagesTr", "labelsTr"):
+        for letter, path in zip("ab", sorted((other / place).iterdir()), strict=True):
+            path.rename(path.with_name(f"q.{letter}.nii.gz"))
+    (other / "dataset.json").unlink()
+    assert runs.validate(run, other).summary.n_patients == 1
+    for place in ("imagesTr", "labelsTr"):
+        (other / place / "q.b.nii.gz").rename(other / place / "r.nii.gz")
+    assert runs.validate(run, other).summary.n_patients == 2
 
 
 def test_validate_on_another_dataset_takes_how_it_lies_on_disk(trained, tmp_path):
@@ -792,7 +825,7 @@ def test_validation_tells_whether_the_networks_probabilities_can_be_trusted(trai
     assert summary["tolerance_mm"] == 1.0
 
 
-def test_scans_are_ranked_by_their_expected_dice_where_asked_for(trained, dataset, tmp_path):
+def test_scans_are_ranked_by_their_expected_dice_where_asked_for(trained, dataset, tmp_path, capsys):
     runs.predict(trained, [dataset / "imagesTs"], tmp_path / "ranked", rank=True)
     runs.predict(trained, [dataset / "imagesTs"], tmp_path / "plain")
     with (tmp_path / "ranked" / "annotate_next.csv").open(newline="") as stream:
@@ -801,6 +834,12 @@ def test_scans_are_ranked_by_their_expected_dice_where_asked_for(trained, datase
     assert [row["rank"] for row in rows] == ["1", "2"]
     assert expected == sorted(expected)
     assert not (tmp_path / "plain" / "annotate_next.csv").exists()
+    assert "also ranks" not in capsys.readouterr().err
+    runs.predict(trained, [dataset], tmp_path / "all", rank=True)
+    assert (
+        "annotate_next.csv also ranks 4 scan(s) that have a mask; --unlabelled leaves them out"
+        in capsys.readouterr().err
+    )
     plain, ranked = (
         [path.read_bytes() for path in sorted((tmp_path / name).glob("*.gz"))] for name in ("plain", "ranked")
     )

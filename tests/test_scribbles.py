@@ -225,8 +225,10 @@ def test_a_value_that_fills_most_of_the_masks_is_asked_about(scribbled, tmp_path
     assert "ignore=3" in warning.remedy
     said = read_dataset(unnamed, Path("/"), options={"ignore": 3})
     assert survey(said).findings == []
-    told = fewmask("check", unnamed, "--root", "/").stdout.splitlines()[-1]
-    assert told.endswith(f"fewmask train scribbles dataset={unnamed} root=/ layout.options.ignore=3")
+    strokes, whole = fewmask("check", unnamed, "--root", "/").stdout.splitlines()[-2:]
+    ending = f"fewmask train scribbles dataset={unnamed} root=/ layout.options.ignore=3"
+    assert strokes == f"Next, if 3 is what nobody has annotated: {ending}"
+    assert whole == f"Or, if it is a structure: fewmask train {unnamed} root=/"
 
 
 def test_background_beside_strokes_is_said_to_be_unknown_where_nothing_says_what_is_annotated(

@@ -189,6 +189,21 @@ def test_every_problem_of_a_split_is_in_one_message(tmp_path):
     assert {problem.where for problem in error.value.problems} == {str(path)}
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("patient_01.nii", "is patient_01.nii patient_01? correct the names, or take them out"),
+        ("patient_07", "the dataset's cases are called patient_01, patient_02; correct the names, or take them out"),
+    ],
+)
+def test_a_name_of_no_case_is_told_how_it_may_be_meant_unless_its_number_differs(tmp_path, name, remedy):
+    scans = dataset(case("patient_01"), case("patient_02"))
+    path = written(tmp_path / "s.json", [{"train": ["patient_02"], "val": [name]}])
+    with pytest.raises(UserError) as error:
+        split_by_file(scans, path)
+    assert error.value.problems[0].remedy == remedy
+
+
 def test_a_cross_validation_reports_the_problems_of_all_folds(tmp_path):
     folds = [{"train": ["c1", "c2", "c3"], "val": ["x"]}, {"train": ["c0"], "val": ["c1", "c2"]}]
     with pytest.raises(UserError) as error:

@@ -85,11 +85,17 @@ def check(
 
 def _say_how_to_train(dataset: Path, settings: Sequence[str], look: Check) -> None:
     """Print the command that trains on a dataset, and if masks are or look partial that for a few strokes."""
-    say(" ".join(["Next: fewmask train", *map(quote, [str(dataset), *settings])]))
-    ignore = [] if look.unannotated is None else [f"layout.options.ignore={look.unannotated}"]
-    if ignore or look.dataset.ignore is not None:
-        strokes = " ".join(map(quote, [f"dataset={dataset}", *settings, *ignore]))
-        say(f"Or, if the masks are a few strokes each: fewmask train scribbles {strokes}")
+    whole = " ".join(["fewmask train", *map(quote, [str(dataset), *settings])])
+    if look.unannotated is not None:
+        settings = [*settings, f"layout.options.ignore={look.unannotated}"]
+    strokes = " ".join(["fewmask train scribbles", *map(quote, [f"dataset={dataset}", *settings])])
+    if look.unannotated is not None:
+        say(f"Next, if {look.unannotated} is what nobody has annotated: {strokes}")
+        say(f"Or, if it is a structure: {whole}")
+        return
+    say(f"Next: {whole}")
+    if look.dataset.ignore is not None:
+        say(f"Or, if the masks are a few strokes each: {strokes}")
 
 
 def _show_check(look: Check, dataset: Path, report: str, output: Path | None) -> None:

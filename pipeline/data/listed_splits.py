@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.split_files import FOLD, Sides, bad_split, read_folds
 from pipeline.data.splits import Split
-from pipeline.errors import Problem, UserError, listed, nearest
+from pipeline.errors import Names, Problem, UserError, is_other_number, listed, nearest
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from pipeline.data.layouts import Dataset
@@ -96,6 +96,16 @@ def pool_by_file(dataset: Dataset, path: Path, folds: int, column: str = FOLD) -
     return Split(pool.labelled, pool.unlabelled, tuple(own))
 
 
+def _hint(strange: Collection[str], usable: Collection[str]) -> str:
+    """Return how the first name that is no case's may have been meant, or what the cases are called."""
+    known = sorted(usable)
+    first = min(strange, default="")
+    near = Names(known).nearest(first)
+    if near is not None and not is_other_number(first, near):
+        return f"is {first} {near}? correct the names, or take them out"
+    return f"the dataset's cases are called {listed(known[:2], NAMED)}; correct the names, or take them out"
+
+
 def _applied(dataset: Dataset, sides: Sides, *, with_labels: bool) -> Split:
     named = sides.train | sides.validation
     validation = tuple(case for case in dataset.cases if case.id in sides.validation)
@@ -146,8 +156,7 @@ def _problems(path: Path, dataset: Dataset, name: str, sides: Sides, *, with_lab
             problems.append(Problem(str(path), code, f"{fold}{what} {listed(names, NAMED)}", remedy))
 
     strange = (sides.train | sides.validation) - cases.keys()
-    hint = f"the dataset's cases are called {listed(sorted(usable)[:2], NAMED)}; correct the names, or take them out"
-    report("split-unknown", "names what is no case of the dataset:", strange, hint)
+    report("split-unknown", "names what is no case of the dataset:", strange, _hint(strange, usable))
     tested = (sides.train | sides.validation) & (cases.keys() - usable)
     report("split-unknown", "names cases of the dataset's test set:", tested, "take them out")
     both = sides.train & sides.validation

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.data.checked import read_images
+from pipeline.engines.postprocessing import LabelStep, name_of
 from pipeline.errors import UserError
 from pipeline.files import WriteError
 from pipeline.memory import memory_for
@@ -108,6 +109,7 @@ class Masks:
         self.place.folder.mkdir(parents=True, exist_ok=True)
         self.place.clear_up()
         self._tell_memory(left)
+        self._tell_steps(left)
         made = dict(there)
         for path in progress(left, "predicting", len(left)):
             try:
@@ -175,6 +177,16 @@ class Masks:
         takes = [self.model.predictor.footprint(each.forms, each.channels, maps=maps).total for each in facts]
         if max(takes, default=0) >= MUCH_BYTES:
             note(f"the largest scan takes about {size(max(takes))} of memory beside itself and the network")
+
+    def _tell_steps(self, left: Sequence[Path]) -> None:
+        """Say what is done to what the network predicts."""
+        names = self.model.task.labels
+        steps = self.model.predictor.postprocessing
+        told = [
+            f"{name_of(step)} ({names[step.label]})" if isinstance(step, LabelStep) else name_of(step) for step in steps
+        ]
+        if left and told:
+            note(f"post-processing of the masks: {', '.join(told)}")
 
 
 def _with(mask: NDArray[Any], labels: Iterable[int]) -> NDArray[Any]:

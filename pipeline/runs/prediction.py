@@ -82,6 +82,8 @@ def predict(
     masks, problems = _masks_of(targets, model, place, beside, expected=rank or beside.report)
     _tell_trained_on(run, masks)
     ranking = annotate_next(run, which, model) if rank else None
+    if rank and (masked := sum(case.label is not None for case in targets.values())):
+        note(f"{ANNOTATE_NEXT} also ranks {masked} scan(s) that have a mask; --unlabelled leaves them out")
     done = _made(masks, problems, overwrite=overwrite)
     if files:
         with Output(place.folder, OWNER).writing(files) as stage:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.data.checked import changed_files
 from pipeline.data.codes import is_warning
 from pipeline.data.layouts import LAYOUTS, Dataset, open_dataset
+from pipeline.data.layouts.patterns import first_groups
 from pipeline.data.regions import with_regions
 from pipeline.data.relabelling import relabel
 from pipeline.errors import Problem, UserError, listed
@@ -115,13 +116,14 @@ def other_cases(source: Path, task: Task, open_as: OpenAs, settings: Settings) -
         source: The dataset.
         task: What the run predicts.
         open_as: Root, layout and options, as for :func:`open_dataset`.
-        settings: Of the run; the labels that it chose among those of its dataset are chosen here too.
+        settings: Of the run; the labels that it chose among those of its dataset are chosen here too, and its pattern
+            of patients tells whose the scans are, if it is in all their names and nothing else tells.
 
     Raises:
         UserError: It has no labelled case, cannot be opened, lacks a label that the run chose, or has one of the run's
             names for another value.
     """
-    dataset = open_dataset(source, *open_as)
+    dataset = _with_patients(open_dataset(source, *open_as), settings.layout.options.get("patient"))
     chosen = settings.labels
     if chosen or task.regions:
         if chosen:
@@ -138,6 +140,17 @@ def other_cases(source: Path, task: Task, open_as: OpenAs, settings: Settings) -
         problem = Problem(str(source), "no-labels", "has no labelled case to validate on", "name a dataset with labels")
         raise UserError("There is nothing to validate on.", [problem])
     return replace(dataset, cases=cases, channels=dataset.channels or task.channels)
+
+
+def _with_patients(dataset: Dataset, pattern: str | None) -> Dataset:
+    """Return a dataset whose patients a pattern tells, if it is in the names of all cases and nothing else tells."""
+    if pattern is None or dataset.names_patients:
+        return dataset
+    found = first_groups(pattern, [case.id for case in dataset.cases])
+    if None in found:
+        return dataset
+    cases = (replace(case, patient=patient or case.id) for case, patient in zip(dataset.cases, found, strict=True))
+    return replace(dataset, cases=tuple(cases), names_patients=True)
 
 
 def _compare_names(source: Path, labels: Mapping[int, str], known: Mapping[int, str]) -> None:
