@@ -117,112 +117,13 @@ def train_ours(listing: Path, folder: Path, seed: int, budget: str | None, steps
 
 
 def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, steps: int, words: list[str]) -> dict:
-    """Train with MONAI's trainer, and predict through our predictor, which is MONAI's sliding window."""
-    import torch
-    from ignite.engine import Events
-    from in_precision import InPrecision
-    from monai.data import CacheDataset, DataLoader
-    from monai.engines import SupervisedTrainer
-    from monai.losses import DeepSupervisionLoss, DiceCELoss
-    from monai.utils import set_determinism
+    """Train with MONAI's trainer, and predict the validation scans through our predictor, its sliding window."""
+    from with_monai import predict, train
 
-    from pipeline import nifti, runs
-    from pipeline.engines.schedules import Schedule
-    from pipeline.runs import build
-    from pipeline.runs.planning import prepare
-    from pipeline.runs.predictors import build_predictor
-    from pipeline.runs.segments import task_of
-
-    set_determinism(seed)
-    prepared = prepare(runs.read_recipe(Path("supervised"), [f"dataset={listing}", f"seed={seed}", *words]))
-    recipe, task = prepared.plan.recipe, task_of(prepared.plan.recipe, prepared.index)
-    network, device = build.build_network(recipe, task), torch.device(recipe.device)
-    cases = prepared.split.labelled
-    files = [{"image": [str(path) for path in case.images], "label": str(case.label)} for case in cases]
-    data = CacheDataset(files, monai_transforms(recipe), progress=False, num_workers=None)
-    workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
-    loader = DataLoader(data, batch_size=recipe.data.batch_size, shuffle=True, drop_last=True, num_workers=workers)
-    rate, decay = recipe.optimizer.learning_rate, recipe.optimizer.weight_decay
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
-    schedule = Schedule(rate, recipe.optimizer.warmup)
-    kept = {name: value.clone() for name, value in network.state_dict().items()}
-    loss = DeepSupervisionLoss(DiceCELoss(to_onehot_y=True, softmax=True))
-    started, warm = time.perf_counter(), 5
-
-    def trainer(epochs: int) -> SupervisedTrainer:
-        return SupervisedTrainer(
-            device=device,
-            max_epochs=epochs,
-            train_data_loader=loader,
-            network=InPrecision(network, recipe.precision) if device.type == "cpu" else network,
-            optimizer=optimizer,
-            loss_function=loss,
-            amp=device.type == "cuda",
-            decollate=False,
-        )
-
-    if not steps:
-        trial, times = trainer(10**6), []
-        trial.add_event_handler(Events.ITERATION_COMPLETED, lambda: times.append(time.perf_counter()))
-        trial.add_event_handler(Events.ITERATION_COMPLETED(once=warm + 8), lambda: trial.terminate())
-        trial.run()
-        step_s = (times[-1] - times[warm - 1]) / (len(times) - warm)
-        network.load_state_dict(kept)
-        optimizer.state.clear()
-        steps = max(1, int((seconds_of(str(budget)) - (time.perf_counter() - started)) / step_s))
-    engine = trainer(10**6)
-
-    def set_rate() -> None:
-        progress = max(engine.state.iteration - 1, 1) / steps
-        for group in optimizer.param_groups:
-            group["lr"] = schedule(min(1.0, progress))
-
-    engine.add_event_handler(Events.ITERATION_STARTED, set_rate)
-    engine.add_event_handler(Events.ITERATION_COMPLETED(once=steps), lambda: engine.terminate())
-    engine.run()
-    took = time.perf_counter() - started
-    predictor = build_predictor(recipe, task, network)
-    (folder / "masks").mkdir()
-    for scan in sorted((folder.parent / "scans").iterdir()):
-        nifti.save_labels(folder / "masks" / scan.name, predictor([scan]), nifti.load(scan))
-    return {"steps": steps, "took_s": took}
-
-
-def monai_transforms(recipe: Any) -> Any:
-    """Return MONAI's transforms with the plan's patch and the recipe's own augmentation."""
-    import numpy as np
-    from monai import transforms as mt
-
-    keys, strength = ("image", "label"), recipe.augmentation
-    angle, patch = float(np.deg2rad(strength.rotation_degrees)), recipe.data.patch_size
-    return mt.Compose(
-        [
-            mt.LoadImaged(keys),
-            mt.EnsureChannelFirstd(keys),
-            mt.Orientationd(keys, axcodes="RAS", labels=None),
-            mt.Spacingd(keys, pixdim=recipe.data.spacing_mm, mode=("bilinear", "nearest")),
-            mt.NormalizeIntensityd("image", nonzero=True, channel_wise=True),
-            mt.SpatialPadd(keys, patch),
-            mt.EnsureTyped(keys, track_meta=False),
-            mt.FgBgToIndicesd("label"),
-            mt.RandCropByPosNegLabeld(
-                keys, "label", patch, pos=2, neg=1, fg_indices_key="label_fg_indices", bg_indices_key="label_bg_indices"
-            ),
-            mt.SelectItemsd(keys),
-            *(mt.RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in strength.flip_axes),
-            mt.RandAffined(
-                keys,
-                prob=0.5,
-                rotate_range=(angle,) * 3,
-                scale_range=(strength.scaling,) * 3,
-                mode=("bilinear", "nearest"),
-                padding_mode="zeros",
-            ),
-            mt.RandGaussianNoised("image", prob=0.2, std=strength.noise),
-            mt.RandScaleIntensityd("image", strength.brightness, prob=0.3),
-            mt.RandAdjustContrastd("image", prob=0.3, gamma=(1 - strength.gamma, 1 + strength.gamma)),
-        ]
-    )
+    trained = train(["supervised", f"dataset={listing}", f"seed={seed}", *words], seed, budget, steps)
+    scans = {scan.name: [scan] for scan in sorted((folder.parent / "scans").iterdir())}
+    predict(trained, scans, folder / "masks")
+    return {"steps": trained.steps, "took_s": trained.took_s}
 
 
 def train_nnunet(
