@@ -197,7 +197,7 @@ def _fit(training: T, plan: Plan, budget: Budget, make: Callable[[Settings], T])
     decided = Decisions(threads=((0, threads),)).on(training.settings.device)
     known = {"max_steps": steps, "validate_every": every, "time_budget": None}
     training.decide(training.settings.model_copy(update=known), decided)
-    note(f"{about}: {steps} steps, a validation every {every}{_choices(training.settings, decided)}")
+    note(f"{about}: {steps} steps{_choices(training.settings, decided)}")
     return training
 
 
