@@ -74,7 +74,7 @@ class NetworkChoice(Section):
 
 
 class ZScore(Section):
-    """Each scan by the mean and standard deviation of its own voxels that are not 0."""
+    """Each scan by the mean and standard deviation of its voxels inside the body; outside is 0 or another constant."""
 
     scheme: Literal["zscore"]
 

@@ -356,7 +356,10 @@ def odd_scans(folder, dataset):
         ]
     ):
         order = nib.orientations.axcodes2ornt(codes)
-        image = nib.Nifti1Image(np.clip(voxels, 0, 200).astype(dtype), np.diag([2.5, 2.5, 2.5, 1]))
+        values = np.clip(voxels, 0, 200).astype(dtype)
+        if n == 3:  # Surrounded by a constant that is not 0.
+            values = np.pad(values, 5, constant_values=-7)
+        image = nib.Nifti1Image(values, np.diag([2.5, 2.5, 2.5, 1]))
         turned = image.as_reoriented(nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), order))
         affine = turned.affine.copy()
         affine[:3, :3] = affine[:3, :3] / 2.5 * np.array(size)
@@ -622,7 +625,7 @@ def assert_tells_nobody_of(bundle, dataset):
         "configs/metadata.json",
         "docs/README.md",
         "models/model.pt",
-        *(f"scripts/{name}.py" for name in ("__init__", "inference", "networks", "postprocessing", "transforms")),
+        *(f"scripts/{name}.py" for name in ("__init__", "arrays", "inference", "networks", "transforms")),
     }
     for name in names:
         if "__pycache__" not in name:

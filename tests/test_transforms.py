@@ -7,9 +7,11 @@ import torch
 from monai.data import MetaTensor
 
 from pipeline.data.annotation import FIRST_CLASS
-from pipeline.data.normalization import Normalized
+from pipeline.data.normalization import IntensityRange, Normalized
 from pipeline.data.transforms import Grid, case_transforms, scan_transforms
+from pipeline.export import runner
 from pipeline.nifti.volume import load
+from pipeline.prediction.images import network_image
 
 CODES = ["".join(code) for axes in permutations(("RL", "AP", "SI")) for code in product(*axes)]
 RAS = Grid("RAS", (0.0, 0.0, 0.0))
@@ -137,6 +139,37 @@ def test_zeros_move_along_but_do_not_weigh_in():
     result = standardized(torch.cat([torch.zeros(100), body])[None].clone())[0]
     torch.testing.assert_close(result[100:], (body - 2.5) / body.std())
     torch.testing.assert_close(result[:100], torch.full((100,), -2.5 / float(body.std())))
+
+
+def normalized_everywhere(make_scan, voxels):
+    """Return a scan as training, prediction and an ONNX export's program see it, on a coarser grid."""
+    grid = Grid("RAS", (1.7, 1.3, 2.9))
+    scan = load(make_scan("a.nii", voxels.astype(np.float32)))
+    taught = scan_transforms(grid)({"image": [scan]})["image"].as_tensor()
+    resampled = scan_transforms(grid, [IntensityRange(-1e9, 1e9, 0, 1)])({"image": [scan]})["image"].as_tensor()
+    exported = runner.normalized(resampled[0].numpy(), {"scheme": "zscore"})
+    return taught, network_image([scan], grid), torch.from_numpy(exported)[None]
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1, -3.6), (0.1, 1e4), (-1, 255)])
+def test_a_constant_outside_the_body_weighs_in_as_little_as_zeros(make_scan, factor, shift):
+    body = np.random.default_rng(0).uniform(50, 200, (14, 15, 12))
+    padded = np.pad(body, 4)
+    for seen, known in zip(
+        normalized_everywhere(make_scan, factor * padded + shift), normalized_everywhere(make_scan, padded), strict=True
+    ):
+        torch.testing.assert_close(seen * np.sign(factor), known, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["thin", "corner", "middle"])
+def test_what_may_be_part_of_the_body_weighs_in(make_scan, case):
+    body = np.random.default_rng(0).uniform(50, 200, (40, 36, 42))
+    padded = np.pad(body, 1 if case == "thin" else 4, constant_values=100 if case == "middle" else -7)
+    if case == "corner":
+        padded[0, 0, 0] = 50
+    for seen in normalized_everywhere(make_scan, padded):
+        assert float(seen.mean()) == pytest.approx(0, abs=1e-5)
+        assert float(seen.std()) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, -3.5, 0.1])

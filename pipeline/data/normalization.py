@@ -13,6 +13,13 @@ from monai.transforms import MapTransform
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
+# What is outside the body fills at least so much of a scan.
+LEAST_OUTSIDE = 0.25
+# Resampling changes a constant by no more than this part of it.
+ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class IntensityRange:
@@ -36,9 +43,9 @@ class IntensityRange:
 class Normalized(MapTransform):
     """Bring each channel to mean 0 and standard deviation 1, by a range or by its own voxels.
 
-    By its own voxels means over those that are not 0. Exact zeros are what scanners and skull-stripping leave outside
-    the body; they move with the rest but do not weigh in, unless all other voxels are equal. A constant channel
-    becomes 0.
+    By its own voxels means over those inside the body. What scanners and skull-stripping leave outside is exactly 0, or
+    another constant (:func:`find_outside`); it moves with the rest but does not weigh in, unless all other voxels are
+    equal. A constant channel becomes 0.
 
     Args:
         keys: Images ``[C, …]``.
@@ -65,10 +72,39 @@ def _scaled(channel: torch.Tensor, scale: IntensityRange) -> torch.Tensor:
 
 def _standardize(channel: torch.Tensor) -> torch.Tensor:
     # NumPy adds in one order, PyTorch in one that depends on the number of threads: a worker has to get the same bits.
-    wide = channel.numpy().astype(np.float64)
-    inside = wide[wide != 0]
+    voxels = channel.numpy()
+    outside, rounding = find_outside(voxels)
+    wide = voxels.astype(np.float64)
+    inside = wide[np.abs(wide - outside) > rounding]
     if inside.size < 2 or inside.min() == inside.max():  # A mask: its zeros are all the contrast that it has.
         inside = wide
     if inside.min() == inside.max():
         return torch.zeros_like(channel)
     return torch.from_numpy(((wide - inside.mean()) / inside.std(ddof=1)).astype(np.float32))
+
+
+def find_outside(voxels: NDArray[np.float32]) -> tuple[float, float]:
+    """Find the constant that a scan has outside the body, such as what standardising makes of 0.
+
+    It is the value of all corners, if nothing is darker or nothing brighter, and a quarter of the voxels have it.
+
+    Args:
+        voxels: One channel, ``[X, Y, Z]``, finite.
+
+    Returns:
+        The value, and up to which difference others are equal to it; 0 and 0 where there is no such constant.
+
+    >>> padded = np.pad(np.arange(27, dtype=np.float32).reshape(3, 3, 3), 2, constant_values=-7)
+    >>> find_outside(padded)[0], find_outside(padded[2:-2, 2:-2, 2:-2])[0]
+    (-7.0, 0.0)
+    """
+    value = float(voxels.flat[0])
+    rounding = ROUNDING * abs(value)
+    corners = voxels[np.ix_(*((0, -1) for _ in voxels.shape))]
+    if value == 0 or np.abs(corners - value).max() > rounding:
+        return 0.0, 0.0
+    is_end = voxels.min() >= value - rounding or voxels.max() <= value + rounding
+    count = sum(int((np.abs(plane - value) <= rounding).sum()) for plane in voxels)
+    if not is_end or count < LEAST_OUTSIDE * voxels.size:
+        return 0.0, 0.0
+    return value, rounding

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pipeline.export.content import Content
 
 SCRIPTS = ("__init__.py", "inference.py", "networks.py", "transforms.py")
-POSTPROCESSING = '''"""Changes to a predicted label map."""
+# The head of the script that holds what the program of an ONNX export does to arrays, too.
+ARRAYS = '''"""How intensities are normalised, and what is changed in a predicted label map."""
 
 import sys
 from itertools import product
@@ -34,6 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Voxels = NDArray[np.float32]
 Labels = NDArray[Any]
 Mask = NDArray[np.bool_]
 
@@ -73,8 +75,9 @@ def write_bundle(path: Path, content: Content) -> None:
         sources = Path(bundle_scripts.__file__).parent
         for name in SCRIPTS:
             (folder / "scripts" / name).write_bytes((sources / name).read_bytes())
-        functions = [inspect.getsource(each) for each in (runner.components, runner.change, runner.outside)]
-        (folder / "scripts" / "postprocessing.py").write_text(POSTPROCESSING + "\n\n".join(functions), encoding="utf-8")
+        parts = (runner.find_outside, runner.normalized, runner.components, runner.change, runner.enclosing)
+        functions = "\n\n".join(inspect.getsource(each) for each in parts)
+        (folder / "scripts" / "arrays.py").write_text(ARRAYS + functions, encoding="utf-8")
 
 
 def _refuse_unlike(networks: list[dict[str, Any]]) -> None:

@@ -13,8 +13,10 @@
         "mirrored_axes": [0],                          the logits are the mean over all mirror images along these
         "normalization": [{"scheme": "zscore"}]}]}     of each channel, after resampling
 
-A channel with ``zscore`` is brought to mean 0 and standard deviation 1 by its voxels that are not 0; one with ``ct``
-becomes ``(clip(x, low, high) - mean) / std``. With one network the label is that of the largest logit, with several
+A channel with ``zscore`` is brought to mean 0 and standard deviation 1 by its voxels inside the body: outside
+are those that have, but for a millionth, the value of all eight corners, if a quarter of the voxels have it and
+all others are larger or all are smaller; without such a value those that are 0. One with ``ct`` becomes
+``(clip(x, low, high) - mean) / std``. With one network the label is that of the largest logit, with several
 that of the largest mean probability, on the scan's own grid.
 """
 

@@ -142,13 +142,24 @@ def to_scan(logits: Voxels, grid: Grid) -> Voxels:
     return np.ascontiguousarray(turned.transpose(order))
 
 
+def find_outside(channel: Voxels) -> tuple[float, float]:
+    """Return the constant outside the body, and which difference is none: all corners' and a quarter's, an extreme."""
+    value = float(channel.flat[0])
+    rounding = 1e-6 * abs(value)
+    alike = np.abs(channel - value) <= rounding
+    is_end = channel.min() >= value - rounding or channel.max() <= value + rounding
+    found = alike[np.ix_(*((0, -1) for _ in channel.shape))].all() and is_end and alike.mean() >= 0.25
+    return (value, rounding) if found else (0.0, 0.0)
+
+
 def normalized(channel: Voxels, way: dict[str, Any]) -> Voxels:
     """Normalise a channel on the network's grid."""
     if way["scheme"] == "ct":
         clipped = np.clip(channel, np.float32(way["low"]), np.float32(way["high"]))
         return np.asarray((clipped - np.float32(way["mean"])) / np.float32(way["std"]))
+    value, rounding = find_outside(channel)
     wide = channel.astype(np.float64)
-    inside = wide[wide != 0]
+    inside = wide[np.abs(wide - value) > rounding]
     if inside.size < 2 or inside.min() == inside.max():
         inside = wide
     if inside.min() == inside.max():
@@ -215,13 +226,7 @@ def box_at(place: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
 
 
 def segment(model: dict[str, Any], sessions: list[Any], paths: list[Path]) -> tuple[Any, Labels]:
-    """Return a scan and its label map.
-
-    Args:
-        model: The content of ``model.json``.
-        sessions: Each network.
-        paths: One file with all channels, or one a channel.
-    """
+    """Return a scan, of which a path has all channels or each has one, and its label map."""
     read_files = [read(path) for path in paths]
     image = read_files[0][0]
     channels = [channel for _, voxels in read_files for channel in voxels]
@@ -256,12 +261,7 @@ def segment(model: dict[str, Any], sessions: list[Any], paths: list[Path]) -> tu
 
 
 def components(mask: Mask, full: bool) -> NDArray[np.int64]:
-    """Number a mask's components, by the first voxel of each, from 1; 0 outside.
-
-    Args:
-        mask: Of any number of axes.
-        full: Whether voxels that touch at a corner are neighbours, or those alone that share a face.
-    """
+    """Number a mask's components, by the first voxel of each; where `full`, voxels that share a corner touch."""
     numbers = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     steps = [step for step in product((-1, 0, 1), repeat=mask.ndim) if step > (0,) * mask.ndim]
     steps = [step for step in steps if full or sum(map(abs, step)) == 1]
@@ -290,7 +290,7 @@ def change(labels: Labels, step: str, options: dict[str, Any], voxel_ml: float) 
     mask = chosen[place]
     if step == "fill_holes":
         flat = tuple(axis for axis in range(3) if labels.shape[axis] == 1)
-        box[(box == 0) & ~outside(mask.squeeze(axis=flat)).reshape(mask.shape)] = options["label"]
+        box[(box == 0) & ~enclosing(mask.squeeze(axis=flat)).reshape(mask.shape)] = options["label"]
         return
     numbers = components(mask, full=True)
     if step in ("keep_largest", "keep_largest_foreground"):
@@ -303,7 +303,7 @@ def change(labels: Labels, step: str, options: dict[str, Any], voxel_ml: float) 
     box[mask & ~kept] = 0
 
 
-def outside(mask: Mask) -> Mask:
+def enclosing(mask: Mask) -> Mask:
     """Return what of a box lies outside of a mask and of all that it encloses."""
     numbers = components(np.pad(~mask, 1, constant_values=True), full=False)
     return np.asarray((numbers == numbers.flat[0])[(slice(1, -1),) * mask.ndim])

@@ -28,7 +28,7 @@ def choose_normalization(
 
     CT numbers mean the same in every scan, so they are clipped and scaled alike: to the 0.5 and 99.5 percentiles of the
     labelled foreground, less its mean, divided by its standard deviation. Other intensities have a scale of their own
-    in every scan, and are standardised over its nonzero voxels.
+    in every scan, and are standardised over its voxels inside the body.
 
     Args:
         given: ``auto``, or one scheme a channel, whose own numbers stay.
@@ -59,7 +59,7 @@ def normalization_reason(
     schemes = {way.scheme for way in ways}
     reasons = {
         "ct": "CT numbers mean the same in every scan: clipped and scaled by the labelled foreground of all",
-        "zscore": "every scan has its own scale: standardised over its voxels that are not 0",
+        "zscore": "every scan has its own scale: standardised over its voxels inside the body",
     }
     suspects = [
         name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pipeline.data.normalization import find_outside
 from pipeline.prediction.placement import place
 from pipeline.prediction.resampling import in_plane, samples
 
@@ -105,15 +106,15 @@ def _turned(plane: Voxels, placement: Placement) -> NDArray[np.float64]:
 
 def _standardize(voxels: Voxels) -> None:
     """Bring voxels to mean 0 and standard deviation 1, as :class:`~pipeline.data.normalization.Normalized` does."""
-    low, high, mean, deviation = _moments(voxels, inside=True)
+    low, high, mean, deviation = _moments(voxels, find_outside(voxels))
     if low == high:  # A mask: its zeros are all the contrast that it has.
-        low, high, mean, deviation = _moments(voxels, inside=False)
+        low, high, mean, deviation = _moments(voxels, None)
     for plane in voxels:
         plane[...] = 0 if low == high else (plane.astype(np.float64) - mean) / deviation
 
 
-def _moments(voxels: Voxels, *, inside: bool) -> tuple[float, float, float, float]:
-    """Return the least, the largest, the mean and the standard deviation of all voxels, or of those that are not 0.
+def _moments(voxels: Voxels, outside: tuple[float, float] | None) -> tuple[float, float, float, float]:
+    """Return the least, the largest, the mean and the standard deviation of all voxels, or of those inside the body.
 
     Of fewer than two voxels the least and the largest are one.
     """
@@ -121,7 +122,7 @@ def _moments(voxels: Voxels, *, inside: bool) -> tuple[float, float, float, floa
     def planes() -> Iterator[NDArray[np.float64]]:
         for plane in voxels:
             wide = plane.astype(np.float64)
-            chosen = wide[wide != 0] if inside else wide.ravel()
+            chosen = wide.ravel() if outside is None else wide[np.abs(wide - outside[0]) > outside[1]]
             if chosen.size:
                 yield chosen
 

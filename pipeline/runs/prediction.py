@@ -21,7 +21,7 @@ from pipeline.shards import WHOLE, Shard
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from pipeline.checkpoints import Which
@@ -81,9 +81,7 @@ def predict(
     model = _loaded(run, which, plugins, device, mirror=mirror)
     masks, problems = _masks_of(targets, model, place, beside, expected=rank or beside.report)
     _tell_trained_on(run, masks)
-    ranking = annotate_next(run, which, model) if rank else None
-    if rank and (masked := sum(case.label is not None for case in targets.values())):
-        note(f"{ANNOTATE_NEXT} also ranks {masked} scan(s) that have a mask; --unlabelled leaves them out")
+    ranking = _ranking(run, which, model, targets.values()) if rank else None
     done = _made(masks, problems, overwrite=overwrite)
     if files:
         with Output(place.folder, OWNER).writing(files) as stage:
@@ -130,6 +128,13 @@ def _tell_trained_on(run: Path, masks: Masks) -> None:
         if count := count_trained_on(run, masks.facts.values()):
             what = f"{run} was trained on {count} of these {len(masks.facts)} scans, with their masks"
             note(f"{what}: scores of what it predicts there flatter")
+
+
+def _ranking(run: Path, which: Which, model: TrainedModel, cases: Iterable[Case]) -> AnnotateNext:
+    """Return an empty list of what to annotate next, after a note on how many of the scans have a mask already."""
+    if masked := sum(case.label is not None for case in cases):
+        note(f"{ANNOTATE_NEXT} also ranks {masked} scan(s) that have a mask; --unlabelled leaves them out")
+    return annotate_next(run, which, model)
 
 
 def _made(masks: Masks, problems: list[Problem], *, overwrite: bool) -> dict[Path, StoredMask]:

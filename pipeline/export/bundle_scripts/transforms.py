@@ -65,8 +65,8 @@ class Normalized(MapTransform):
 
     Args:
         keys: Of images.
-        normalization: For each channel ``{"scheme": "zscore"}``: mean 0 and standard deviation 1 by its voxels that
-            are not 0; or ``{"scheme": "ct", "low": …, "high": …, "mean": …, "std": …}``.
+        normalization: For each channel ``{"scheme": "zscore"}``: mean 0 and standard deviation 1 by its voxels
+            inside the body; or ``{"scheme": "ct", "low": …, "high": …, "mean": …, "std": …}``.
     """
 
     def __init__(self, keys: KeysCollection, normalization: Sequence[Mapping[str, Any]]) -> None:
@@ -78,25 +78,9 @@ class Normalized(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             for channel, way in zip(result[key], self.normalization, strict=True):
-                channel.copy_(standardized(channel) if way["scheme"] == "zscore" else windowed(channel, way))
+                seen = import_module("scripts.arrays").normalized(np.asarray(channel), way)
+                channel.copy_(torch.from_numpy(seen))
         return result
-
-
-def windowed(channel: torch.Tensor, way: Mapping[str, Any]) -> torch.Tensor:
-    """Return a channel on a calibrated scale, clipped and brought to another mean and deviation."""
-    scaled: torch.Tensor = (channel.clamp(way["low"], way["high"]) - way["mean"]) / way["std"]
-    return scaled
-
-
-def standardized(channel: torch.Tensor) -> torch.Tensor:
-    """Return a channel with mean 0 and standard deviation 1; a constant one becomes 0."""
-    wide = np.asarray(channel).astype(np.float64)
-    inside = wide[wide != 0]
-    if inside.size < 2 or inside.min() == inside.max():
-        inside = wide
-    if inside.min() == inside.max():
-        return torch.zeros_like(channel)
-    return torch.from_numpy(((wide - inside.mean()) / inside.std(ddof=1)).astype(np.float32))
 
 
 class Decided(MapTransform):
@@ -136,7 +120,7 @@ class Decided(MapTransform):
             each = torch.as_tensor(np.asarray(logits.cpu())).reshape(self.networks, -1, *logits.shape[1:])
             labels = self._painted(each) if self.painted else self._likeliest(each)
             for step in self.postprocessing:
-                import_module("scripts.postprocessing").change(labels, step["step"], step["options"], voxel_ml)
+                import_module("scripts.arrays").change(labels, step["step"], step["options"], voxel_ml)
             decided_map = type(logits)(torch.from_numpy(labels.astype(np.int32))[None], meta=logits.meta)
             decided_map.affine = torch.as_tensor(result[self.image_key].meta[OWN_AFFINE]).reshape(4, 4)
             result[key] = decided_map
