@@ -65,7 +65,7 @@ VALUED = (
 
 # Options that people bring from nnU-Net, and what they are here.
 ELSEWHERE = {
-    "--fold": "data.split_fold=N of data.split=splits_final.json, or data.fold=[N,5]",
+    "--fold": "data.split_fold=N of data.split=splits_final.json; or data.fold=[N,5], where the first fold is 1",
     "-f": "data.split_fold=N when training; a run's own folder when predicting",
     "-d": "dataset=FOLDER when training",
     "-i": "nothing: predict RUN SCANS --output MASKS",

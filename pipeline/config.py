@@ -35,6 +35,7 @@ ELSEWHERE = {
     "num_workers": "workers",
     "roi_size": "patch_size",
     "ignore": "layout.options.ignore",
+    "patient": "layout.options.patient",
 }
 
 

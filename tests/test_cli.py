@@ -273,7 +273,7 @@ def test_training_says_before_what_it_will_do_and_after_what_to_do_next(run, dat
     device, steps, held_out, folder = err.splitlines()[:4]
     assert device == "device    cpu, float32, threads: 1"
     assert steps == "steps     30, a validation every 15; step 20 tells how long"
-    assert re.fullmatch(r"held out  1 of 2 cases with masks: phantom_00[01]", held_out)
+    assert re.fullmatch(r"held out  1 of 2 cases with masks \(1 of 2 patients\): phantom_00[01]", held_out)
     assert folder == f"folder    {place}"
     assert re.search(r"^step 20/30  [0-9.e-]+ s a step: about \d+ s to go, and the validations$", err, re.MULTILINE)
     assert out.splitlines()[-1].startswith(f"Next: fewmask predict '{place}' SCANS --output MASKS")

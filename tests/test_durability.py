@@ -17,6 +17,7 @@ from runs_fixtures import (
     ROOT,
     TINY,
     assert_same_run,
+    digest,
     files_in,
     make_phantom,
     state_of,
@@ -37,6 +38,7 @@ from pipeline.losses.objective import Objective, Term
 from pipeline.pacing.course import Course
 from pipeline.plugins import load_plugins
 from pipeline.runs import setup
+from pipeline.runs.models import load_model
 
 BOTH = {"semi-supervised": TINY["objective"], "supervised": [{"loss": "dice"}]}
 
@@ -365,6 +367,21 @@ def test_change_that_is_allowed_by_name_takes_effect_and_every_other_is_refused(
     assert steps_of(run / "history.csv") == [1, 2, 3, 4]
     assert "max_steps: 4" in (run / "config.yaml").read_text()
     runs.train(runs.read_recipe(recipe), run, resume=True)
+
+
+def test_post_processing_of_a_run_that_is_done_changes_without_a_step(dataset, tmp_path):
+    steps = [{"step": "keep_largest", "options": {"label": 1}}]
+    run = train(tmp_path, dataset, "run", max_steps=2, postprocessing=steps)
+    whole = train(tmp_path, dataset, "whole", max_steps=2, postprocessing=[])
+    recipe = runs.read_recipe(write_recipe(tmp_path, dataset, max_steps=2, postprocessing=[]))
+    with pytest.raises(UserError) as raised:
+        runs.train(recipe, run, resume=True)
+    assert {problem.remedy.rpartition(" ")[2] for problem in raised.value.problems} == {"postprocessing"}
+    runs.train(recipe, run, resume=True, allow_change=["postprocessing"])
+    assert load_model(run, "last").predictor.postprocessing == ()
+    assert (run / "cases.csv").read_bytes() == (whole / "cases.csv").read_bytes()
+    assert digest(state_of(run)) == digest(state_of(whole))
+    runs.train(recipe, run, resume=True)
 
 
 def test_section_may_be_allowed_and_a_name_that_is_no_key_is_refused(dataset, tmp_path):

@@ -132,7 +132,18 @@ def test_masks_of_a_young_network_are_said_to_be_cut_to_their_largest_pieces(fol
         assert any("cut to their largest pieces" in note for note in notes) == told
         page = (run / "report.html").read_text()
         assert ("keep_largest label=1, fill_holes label=2" in page) == told
-        assert ("a training with <code>postprocessing=[]</code> keeps all" in page) == told
+        assert ("--allow-change postprocessing</code> keeps all" in page) == told
+
+
+def test_a_last_validation_far_below_an_earlier_one_names_the_best_checkpoint(folder, dataset):
+    run = train(folder, dataset, "falls", max_steps=2, validate_every=1)
+    rows = (run / "validation.csv").read_text().splitlines()
+    for earlier, told in ((0.93, True), (None, False)):
+        scored = Path(shutil.copytree(run, folder / f"falls-{told}"))
+        if earlier:
+            (scored / "validation.csv").write_text("\n".join([rows[0], f"1,{earlier}", rows[2], ""]))
+        notes = runs.validate(scored).notes
+        assert any("At step 1 the validation had Dice 0.930: `--checkpoint best`" in note for note in notes) == told
 
 
 def test_predict_says_what_is_done_to_its_masks(folder, dataset, trained, tmp_path, capsys):

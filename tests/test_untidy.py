@@ -176,9 +176,22 @@ def test_pattern_of_the_remedy_makes_one_patient_of_a_stem(tmp_path, item):
         (["002 (1)", "002 (2)", "003 (1)", "004 (1)"], ["002", "002", "003", "004"]),
         (["la_007 MR", "la_008 MR", "la_009 MR"], None),
         (["case 01", "case 02", "case 03"], None),
+        (
+            ["Herz 002 2024-02-01 Visit 1", "Herz 002 2024-03-01 Visit 2", "Herz 003 2024-02-01"],
+            [*["Herz 002"] * 2, "Herz 003"],
+        ),
+        (["P2_2024-02-01_visit1", "P2_2024-02-01_visit2", "P2_2024-03-01_visit1", "P3_20240201"], [*["P2"] * 3, "P3"]),
+        (["P2_01.02.2024", "P2_01.03.2024", "P3"], ["P2", "P2", "P3"]),
+        (["2024-02-01 P2", "2024-03-01 P2", "2024-03-01 P3"], ["P2", "P2", "P3"]),
+        (["MUE_2024-02-01", "MUE_2024-03-01", "KRA_2024-03-01", "BEL_2024-03-01"], ["MUE", "MUE", "KRA", "BEL"]),
+        (["P2 V1 2024-02-01", "P2 V2 2024-03-01"], ["P2", "P2"]),
+        (["scan_2024-02-01", "scan_2024-02-02"], None),
+        (["north_2024-02-01", "north_2024-02-02", "south_2024-02-01"], None),
+        (["site1_2024-02-01_01", "site1_2024-02-01_02", "site2_2024-02-01_03"], None),
+        (["P_20019901", "P_20019902", "P_20029901"], None),
     ],
 )
-def test_spaces_part_the_scans_of_a_patient_too(ids, stems):
+def test_spaces_and_dates_part_the_scans_of_a_patient_too(ids, stems):
     pattern = pattern_of(ids)
     assert (pattern and [re.search(pattern, name)[1] for name in ids]) == stems
 

@@ -819,6 +819,7 @@ def stem_inputs():
         ("p1_timepoint_1", "p1_timepoint_2", "p2"),
         ("G-001-000", "G-001-001", "G-002-000", "G-003-000"),
         ("p1_left", "p1_right", "p2_left"),
+        ("p1 2024-02-01 Visit 1", "p1 2024-03-01 Visit 2", "p2 2024-02-01 Visit 1"),
     ):
         yield Input(f"stems: {names[0]}", folders(names=names), {"masks": len(names)}, "shared-stems", "patient='")
     for names in (

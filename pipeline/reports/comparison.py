@@ -303,7 +303,7 @@ def _conclusion(verdict: Verdict, dice: Difference, wilcoxon: Wilcoxon, names: t
     median = f"the median patient changes by {dice.median:+.4f} ({interval}; {test}; {plural(patients, 'patient')})"
     more = ""
     if not dice.interval:
-        more = f" {MORE_PATIENTS}."
+        more = f" To say more, {MORE_PATIENTS}."
     return f"{claims[verdict]}: from {a} to {b} {means}, and {median}.{more}"
 
 

@@ -68,5 +68,6 @@ def _held_out(setup: Setup) -> str:
     if not cases:
         return "no case: nothing tells how well it does"
     names = listed([case.id for case in cases], NAMED)
-    of = len(cases) + len(setup.split.labelled)
-    return f"{len(cases)} of {of} cases with masks: {names}"
+    whole = [*cases, *setup.split.labelled]
+    patients = f"{len({case.patient for case in cases})} of {len({case.patient for case in whole})} patients"
+    return f"{len(cases)} of {len(whole)} cases with masks ({patients}): {names}"

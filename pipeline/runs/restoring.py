@@ -37,7 +37,7 @@ class Progress:
     Attributes:
         done: The number of steps done.
         best: The best mean Dice of a validation; None before the first.
-        saved: The step of the newest checkpoint ``last``; 0 before the first.
+        saved: The step of the newest checkpoint ``last``; 0 before the first, or where it has other settings.
     """
 
     done: int = 0
@@ -67,7 +67,8 @@ def take_up(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str] 
         progress.done = found.state["step"]
         if is_own:  # A checkpoint of another run is neither the last nor the best of this one.
             progress.best = found.state["best"]
-            progress.saved = progress.done if found.path.name.startswith("last-") else 0
+            if found.path.name.startswith("last-") and not allow_change:
+                progress.saved = progress.done
     elif setup.settings.start is not None:
         begin_with_model(setup)
     if is_first():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Seque
             key,
             "changed",
             f"the run has {old.get(key)!r}, you gave {new.get(key)!r}",
-            f"give the run's value, or start a new run, or let it change from here on: --allow-change {key}",
+            f"give the run's value, or start a new run, or let it change from here on: --allow-change {_to_allow(key)}",
         )
         for key in differing_keys(old, new, allowed)
     ]
@@ -96,6 +97,15 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequ
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not any(_covers(name, key) for name in (*HARMLESS, *allowed))
     ]
+
+
+def _to_allow(key: str) -> str:
+    """Return what allows a key to change: itself, or of an entry of a list the whole list.
+
+    >>> _to_allow("optimizer.weight_decay"), _to_allow("objective.2.weight")
+    ('optimizer.weight_decay', 'objective')
+    """
+    return re.split(r"\.\d+(?:\.|$)", key)[0]
 
 
 def _changed_plugins(run: Path, recipe: Recipe) -> list[Problem]:

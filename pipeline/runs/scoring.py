@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.prediction.predictor import Predictor, Segmenter
     from pipeline.recipe import Recipe
     from pipeline.runs.models import TrainedModel
+    from pipeline.runs.reporting import Curve
     from pipeline.runs.sharing import SharedCases
     from pipeline.runs.targets import OpenAs
     from pipeline.types import Case, CaseResult, Task
@@ -41,8 +42,11 @@ if TYPE_CHECKING:
 YOUNG = 0.5
 PIECES = (
     "Masks are cut to their largest pieces (`postprocessing` in config.yaml), which at this Dice may be the wrong "
-    "ones: a training with `postprocessing=[]` keeps all."
+    "ones: `fewmask train RUN --resume 'postprocessing=[]' --allow-change postprocessing` keeps all, and trains no "
+    "further."
 )
+# By so much less Dice than at an earlier validation something went wrong.
+FALL = 0.1
 NOBODY_KNOWN = "The file does not tell which scans the model was trained on: scores of those flatter."
 
 
@@ -116,7 +120,7 @@ def validate_run(
     folder = folder_of_scores(run, source, which)
     RunFolder(folder).output.refuse_foreign(SCORES)
     alone = run.is_file()
-    curves_of(run)  # Before anything is computed that could not be reported.
+    validations = curves_of(run)[1]  # Before anything is computed that could not be reported.
     model = load_model(run, which, plugins)
     dataset, known = (
         own_cases(run) if source is None else (other_cases(source, model.task, open_as, model.settings), {})
@@ -144,7 +148,7 @@ def validate_run(
         pictures=True,
         metrics=load_metrics(run, model.settings),
     )
-    notes += _notes_on_end(model, which) + notes_on_pieces(model.settings, scored)
+    notes += _notes_on_end(model, which) + notes_on_low_dice([] if source else validations, model.settings, scored)
     return write_scores(folder, run, scored, which, model.step, notes, source)
 
 
@@ -171,11 +175,21 @@ def notes_on_choices(recipe: Recipe, which: Which) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def notes_on_pieces(settings: Settings, scored: Scored) -> tuple[str, ...]:
-    """Return a note where post-processing may have kept the wrong pieces of what a young network finds."""
+def notes_on_low_dice(validations: Curve, settings: Settings, scored: Scored) -> tuple[str, ...]:
+    """Return notes on a Dice that is low: by pieces that post-processing kept, or far below an earlier validation's."""
     dice = summarise(scored.results).mean_dice
-    cut = any(choice.step.startswith("keep_largest") for choice in settings.postprocessing)
-    return (PIECES,) if cut and dice is not None and dice < YOUNG else ()
+    if dice is None:
+        return ()
+    notes = []
+    if dice < YOUNG and any(choice.step.startswith("keep_largest") for choice in settings.postprocessing):
+        notes.append(PIECES)
+    step, best = max(validations, key=lambda point: point[1], default=(0, 0.0))
+    if best - dice > FALL:
+        notes.append(
+            f"At step {step:g} the validation had Dice {best:.3f}: `--checkpoint best` takes those weights. "
+            "These cases chose them, so that their score flatters."
+        )
+    return tuple(notes)
 
 
 def score(

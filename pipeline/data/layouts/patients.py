@@ -28,6 +28,10 @@ MARKER = re.compile(
 # A number behind a number: 012_03, 012 (3). Numbers of sites stand before those of patients, too.
 COUNTED = re.compile(r"^(?P<stem>.*\d)(?:[-_ ]\d+| \(\d+\))$")
 SITE = re.compile(r"(?:sites?|cent(?:er|re)|hospital|scanner|fold|batch|part|cohort|dataset|task)[-_ ]?\d+$", re.I)
+# A day, year first or last: 2024-02-01, 20240201, 01.02.2024.
+DATE = r"(?:(?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d|[0-3]\d[-_.][01]\d[-_.](?:19|20)\d\d)(?!\d)"
+# Patients with scans of several days: behind the patient, or before.
+DATED = (rf"^(.+?)(?:[-_. ]{DATE}.*)?$", rf"^{DATE}[-_. ]+(.+)$")
 # Numbers behind numbers are taken for scans only if the ids have at least so many different stems.
 STEMS = 3
 WHOSE = "if they are several patients', correct what says so (`patient` of the layout); else data.validation=none"
@@ -85,6 +89,9 @@ def _can_part(cases: Sequence[Case], drawn: bool) -> bool:
 def pattern_of(ids: Iterable[str]) -> str | None:
     """Return a pattern whose first group is the stem of an id; None where no stem has several ids."""
     ids = list(ids)
+    for pattern in DATED:
+        if _tells_patients(pattern, ids):
+            return pattern
     found = [match for name in ids if (match := MARKER.search(name))]
     if found:
         marks = "|".join(dict.fromkeys(re.escape(match["word"].lower()) for match in found))
@@ -101,6 +108,15 @@ def pattern_of(ids: Iterable[str]) -> str | None:
     if whole and _is_shared(pattern, ids):
         return pattern
     return None
+
+
+def _tells_patients(pattern: str, ids: Sequence[str]) -> bool:
+    """Tell whether the stems that a date parts off are patients': they have numbers, or are many, and are no sites."""
+    stems = _stems(pattern, ids)
+    known = {stem for stem in stems if stem is not None}
+    if None in stems or len(known) < 2 or any(map(SITE.search, known)) or not _is_shared(pattern, ids):
+        return False
+    return len(known) >= STEMS or all(any(map(str.isdigit, stem)) for stem in known)
 
 
 def _shared_ending(ids: Sequence[str]) -> str:
