@@ -8,6 +8,7 @@ import torch
 
 from pipeline.decisions import NONE
 from pipeline.engines.averaging import WeightAverage
+from pipeline.engines.convolutions import convolve_soundly
 from pipeline.engines.ensemble import DeepEnsemble
 from pipeline.engines.optimizers import OPTIMIZERS
 from pipeline.engines.schedules import SCHEDULES, Schedule
@@ -68,6 +69,7 @@ def _draw_network(settings: Settings, task: Task) -> torch.nn.Module:
         in_channels=len(task.channels),
         out_channels=len(task.outputs),
     )
+    convolve_soundly(network)
     return network
 
 

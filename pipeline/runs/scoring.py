@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pipeline.prediction.predictor import Predictor, Segmenter
     from pipeline.recipe import Recipe
     from pipeline.runs.models import TrainedModel
-    from pipeline.runs.reporting import Curve
     from pipeline.runs.sharing import SharedCases
     from pipeline.runs.targets import OpenAs
     from pipeline.types import Case, CaseResult, Task
@@ -120,7 +119,7 @@ def validate_run(
     folder = folder_of_scores(run, source, which)
     RunFolder(folder).output.refuse_foreign(SCORES)
     alone = run.is_file()
-    validations = curves_of(run)[1]  # Before anything is computed that could not be reported.
+    curves_of(run)  # Before anything is computed that could not be reported.
     model = load_model(run, which, plugins)
     dataset, known = (
         own_cases(run) if source is None else (other_cases(source, model.task, open_as, model.settings), {})
@@ -148,7 +147,9 @@ def validate_run(
         pictures=True,
         metrics=load_metrics(run, model.settings),
     )
-    notes += _notes_on_end(model, which) + notes_on_low_dice([] if source else validations, model.settings, scored)
+    notes += _notes_on_end(model, which) + notes_on_low_dice(
+        [] if source else RunFolder(run).validation_dice(), model.settings, scored
+    )
     return write_scores(folder, run, scored, which, model.step, notes, source)
 
 
@@ -175,7 +176,7 @@ def notes_on_choices(recipe: Recipe, which: Which) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def notes_on_low_dice(validations: Curve, settings: Settings, scored: Scored) -> tuple[str, ...]:
+def notes_on_low_dice(validations: Sequence[float], settings: Settings, scored: Scored) -> tuple[str, ...]:
     """Return notes on a Dice that is low: by pieces that post-processing kept, or far below an earlier validation's."""
     dice = summarise(scored.results).mean_dice
     if dice is None:
@@ -183,11 +184,11 @@ def notes_on_low_dice(validations: Curve, settings: Settings, scored: Scored) ->
     notes = []
     if dice < YOUNG and any(choice.step.startswith("keep_largest") for choice in settings.postprocessing):
         notes.append(PIECES)
-    step, best = max(validations, key=lambda point: point[1], default=(0, 0.0))
+    best = max(validations, default=0.0)
     if best - dice > FALL:
         notes.append(
-            f"At step {step:g} the validation had Dice {best:.3f}: `--checkpoint best` takes those weights. "
-            "These cases chose them, so that their score flatters."
+            f"An earlier validation had Dice {best:.3f}: `--checkpoint best` takes those weights. These cases chose "
+            "them, so that their score flatters."
         )
     return tuple(notes)
 

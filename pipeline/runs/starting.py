@@ -16,7 +16,6 @@ from pipeline.runs.announcing import announce
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.leading import keep_to_time_together
 from pipeline.runs.planning import prepare
-from pipeline.runs.reporting import curves_of
 from pipeline.runs.restoring import take_up
 from pipeline.runs.scoring import notes_on_choices, notes_on_low_dice, validate_run, write_scores
 from pipeline.runs.setup import Setup
@@ -145,7 +144,7 @@ def _scores_of_last(folder: RunFolder, training: Training, setup: Setup) -> Scor
     if training.scored is None:
         return validate_run(folder.path) if setup.split.validation else None
     notes = notes_on_choices(setup.settings, "last") + setup.decided.notes
-    notes += notes_on_low_dice(curves_of(folder.path)[1], setup.settings, training.scored)
+    notes += notes_on_low_dice(folder.validation_dice(), setup.settings, training.scored)
     if setup.vote:
         notes += (setup.vote.note,)
     return write_scores(folder.path, folder.path, training.scored, "last", training.progress.done, notes)
