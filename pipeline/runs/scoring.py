@@ -129,27 +129,25 @@ def validate_run(
     index = check_dataset(dataset if segments else replace(dataset, labels=model.task.labels), to_train=False)
     refuse_misfits(index, model)
     truth = labels_of(index) if segments else replace(model.task, ignore=index.ignore)
-    facts: Mapping[str, CaseFacts] = known
+    validations: list[float] = []
     if source is None:
         cases = dataset.cases
         notes = (*notes_on_choices(model.settings, which), *model.notes)
+        validations = RunFolder(run).validation_dice()
     else:
-        facts = index.facts
         cases = index.dataset.cases if alone else unseen_cases(run, index)
         notes = _notes_on_others(len(dataset.cases) - len(cases), known=not alone)
     scored = score(
         model.predictor,
         cases,
-        facts,
+        index.facts if source else known,
         truth,
         matched=segments,
         tolerance_mm=tolerance_mm,
         pictures=True,
         metrics=load_metrics(run, model.settings),
     )
-    notes += _notes_on_end(model, which) + notes_on_low_dice(
-        [] if source else RunFolder(run).validation_dice(), model.settings, scored
-    )
+    notes += _notes_on_end(model, which) + notes_on_low_dice(validations, model.settings, scored)
     return write_scores(folder, run, scored, which, model.step, notes, source)
 
 
