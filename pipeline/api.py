@@ -104,6 +104,7 @@ def predict(
     device: str = "auto",
     mirror: bool = True,
     overwrite: bool = False,
+    annotate_next: bool = False,
     beside: Beside = NOTHING_ELSE,
     verbose: bool = False,
 ) -> list[Path]:
@@ -122,6 +123,7 @@ def predict(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         mirror: Whether mirror images are looked at too, where the run was trained for that.
         overwrite: Whether masks that were made of another scan, or otherwise, are made again.
+        annotate_next: Whether to rank the scans by the Dice that the network expects: ``annotate_next.csv``.
         beside: What else is to be written, such as ``Beside(volumes=True)``.
         verbose: As for :func:`train`.
 
@@ -141,6 +143,7 @@ def predict(
             device=device,
             mirror=mirror,
             overwrite=overwrite,
+            rank=annotate_next,
             beside=beside,
         )
 

@@ -213,6 +213,11 @@ def test_what_is_returned_is_shown_on_a_line(dataset, run):
     assert max(map(len, map(repr, (look, plan, fewmask.load(run), fewmask.validate(run))))) < 300
 
 
+def test_scans_are_ranked_for_annotation_where_asked_for(dataset, run, tmp_path):
+    fewmask.predict(run, dataset / "imagesTs", tmp_path / "masks", annotate_next=True)
+    assert (tmp_path / "masks" / "annotate_next.csv").read_text().startswith("rank,scan,mask")
+
+
 def test_scores_of_a_run_and_of_masks(dataset, run, tmp_path):
     validated = fewmask.validate(run)
     assert validated.summary.as_dict()["n_cases"] == 1

@@ -17,7 +17,7 @@ from pipeline.config import read_options
 from pipeline.data.layouts import read_dataset
 from pipeline.data.layouts.patients import pattern_of
 from pipeline.runs.checking import survey, tell_warnings
-from pipeline.runs.targets import _mask_name
+from pipeline.runs.targets import _mask_name, scans_of
 from pipeline.types import Case
 
 INPUTS = inputs()
@@ -183,6 +183,8 @@ def test_pattern_of_the_remedy_makes_one_patient_of_a_stem(tmp_path, item):
         (["P2_2024-02-01_visit1", "P2_2024-02-01_visit2", "P2_2024-03-01_visit1", "P3_20240201"], [*["P2"] * 3, "P3"]),
         (["P2_01.02.2024", "P2_01.03.2024", "P3"], ["P2", "P2", "P3"]),
         (["2024-02-01 P2", "2024-03-01 P2", "2024-03-01 P3"], ["P2", "P2", "P3"]),
+        (["KH17-MR1", "KH17-MR2", "KH18-MR1"], ["KH17", "KH17", "KH18"]),
+        (["KH17_11.01.23", "KH17_20.02.23", "KH18_11.01.23"], ["KH17", "KH17", "KH18"]),
         (["MUE_2024-02-01", "MUE_2024-03-01", "KRA_2024-03-01", "BEL_2024-03-01"], ["MUE", "MUE", "KRA", "BEL"]),
         (["P2 V1 2024-02-01", "P2 V2 2024-03-01"], ["P2", "P2"]),
         (["scan_2024-02-01", "scan_2024-02-02"], None),
@@ -221,6 +223,26 @@ def test_a_pattern_that_makes_one_patient_of_all_is_warned_of(tmp_path):
     (finding,) = look_at(tmp_path, options={"patient": r"(P0)"}).findings
     assert (finding.code, "all of patient 'P0'" in finding.message) == ("one-patient", True)
     assert look_at(tmp_path, options={"patient": r"(P\d+)"}).findings == []
+
+
+def test_masks_of_another_reader_are_not_dropped_without_a_word(tmp_path):
+    untidy.pairs(tmp_path, labels=None, names=("c1", "c2", "c3"))
+    for name in ("c1_seg_MM", "c2_seg_MM", "c1_seg_JD", "c3_seg_JD"):
+        untidy.scan(tmp_path / "labels" / f"{name}.nii.gz", masked=True)
+    (problem,) = look_at(tmp_path).problems
+    assert "has several masks of 1 scan(s), such as c1, and masks end in _seg_JD (2), _seg_MM (2)" in problem.message
+    assert "--layout-option label_suffix=_seg_JD or --layout-option label_suffix=_seg_MM" in problem.remedy
+    chosen = look_at(tmp_path, options={"label_suffix": "_seg_MM"})
+    assert [case.id for case in chosen.dataset.cases if case.label] == ["c1", "c2"]
+    (finding,) = chosen.findings
+    assert (finding.code, "c3_seg_JD" in finding.message, "c1" in finding.message) == ("unused-files", True, False)
+
+
+def test_a_prediction_says_nothing_of_patients_who_could_be_on_both_sides(tmp_path, capsys):
+    untidy.pairs(tmp_path, names=("p1_visit1", "p1_visit2", "p2_visit1"))
+    assert len(scans_of(tmp_path, (None, "auto", {}))) == 3
+    assert "shared-stems" not in capsys.readouterr().err
+    assert [finding.code for finding in look_at(tmp_path).findings] == ["shared-stems"]
 
 
 @pytest.mark.parametrize("option", ["labels=organ", "unlabelled=organ"])
@@ -312,7 +334,7 @@ def test_predict_takes_the_options_of_a_layout(tmp_path):
     (tmp_path / "data").mkdir()
     source = SIDES(tmp_path / "data")
     words = ("predict", tmp_path / "no-run", source, "--output", tmp_path / "masks")
-    assert "label=L or label=R" in fewmask(*words).stderr
+    assert "label=L or --layout-option label=R" in fewmask(*words).stderr
     assert "there is no such run" in fewmask(*words, "--layout-option", "label=L").stderr
 
 

@@ -33,7 +33,8 @@ class CaseMetric(ABC):
         returned: with None, a missed structure would count as better than a bad one.
 
         Args:
-            truth: ``[X, Y, Z]``, cut to a box that holds all voxels of both masks; read-only, as the other.
+            truth: ``[X, Y, Z]``, boolean, read-only as the other, cut to a box that holds all voxels of both masks:
+                background cannot be counted.
             prediction: The same box of the prediction.
             spacing_mm: Size of a voxel along each axis.
         """

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # What a setting of a recipe looks like where scans are named: max_steps=3, data.workers=2.
 SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
+# Warnings that are about who trains and who validates.
+OF_PATIENTS = ("shared-stems", "one-patient")
 # Root, layout and options of a dataset.
 OpenAs = tuple[Path | None, str, dict[str, Any]]
 
@@ -171,7 +173,7 @@ def scans_of(place: Path, open_as: OpenAs) -> tuple[Case, ...]:
         return tuple(_alone(nifti.stem(path), path) for path in found)
     if place.is_dir() or (place.is_file() and not nifti.is_nifti(place)):
         dataset = open_dataset(place, *open_as)
-        tell_warnings(dataset.problems)
+        tell_warnings([problem for problem in dataset.problems if problem.code not in OF_PATIENTS])
         return dataset.cases
     return (_alone(_name_of(place), place),)
 

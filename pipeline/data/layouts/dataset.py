@@ -149,8 +149,8 @@ def no_dataset(source: Path, code: str, message: str, remedy: str) -> UserError:
 
 def say_which(*options: str) -> str:
     """Return the remedy for an ambiguity: options to choose from, as ``check`` and as ``train`` take them."""
-    ways = " or ".join(map(quote, options))
-    return f"say which: --layout-option {ways}; for train: {quote(f'layout.options.{options[0]}')}"
+    ways = " or ".join(f"--layout-option {quote(option)}" for option in options)
+    return f"say which: {ways}; for train: {quote(f'layout.options.{options[0]}')}"
 
 
 def repeats(source: Path, cases: Sequence[Case]) -> list[Problem]:

@@ -98,8 +98,10 @@ class Folder(Layout):
         more, wrong = _more_scans(unlabelled_folder(source, self.unlabelled), scans.keys())
         declared, about = _about(source)
         problems += wrong + about
-        # Masks that were not chosen by their ending.
-        left_out = frozenset([*others, *marks]) - {*masks.values()} if ending else frozenset()
+        left_out = frozenset[Path]()
+        if ending:  # Masks that were not chosen by it are left out, where their scan has one that was.
+            spare = {*others, *marks} - {*masks.values()}
+            left_out = frozenset(path for path in spare if _longest_start(stem(path), scans) in mask_of)
         return Dataset(
             source=source,
             layout="folder",
@@ -230,9 +232,15 @@ def _paired(
     paired = {*mask_of.values()}
     problems = []
     if endings:
-        message = f"has masks whose names end otherwise than their images': {counted(endings)}"
+        counts = {ending: sum(name.endswith(ending) for name in masks) for ending in endings}
+        what = f"has masks whose names end otherwise than their images': {counted(counts)}"
+        owners = Counter(_longest_start(name, scans) for name in masks if name.endswith(tuple(endings)))
+        if several := [name for name, count in owners.items() if name and count > 1]:
+            what = (
+                f"has several masks of {len(several)} scan(s), such as {several[0]}, and masks end in {counted(counts)}"
+            )
         ways = say_which(*(f"label_suffix={ending}" for ending in endings))
-        problems.append(Problem(str(place), "ambiguous-layout", message, ways))
+        problems.append(Problem(str(place), "ambiguous-layout", what, ways))
     asked = tuple(endings)
     lone = [name for name in masks if name not in paired and not (asked and name.endswith(asked))]
     remedies = namesakes(lone, [name for name in scans if name not in mask_of])
@@ -240,6 +248,11 @@ def _paired(
         Problem(str(masks[name]), "label-without-image", "no image has this name", remedies[name]) for name in lone
     ]
     return mask_of, problems
+
+
+def _longest_start(name: str, scans: Iterable[str]) -> str | None:
+    """Return the longest name of a scan that a name begins with; None if there is none."""
+    return max((scan for scan in scans if name.startswith(scan)), key=len, default=None)
 
 
 def _look(marks: list[Path]) -> str:

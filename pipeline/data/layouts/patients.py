@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NUMBERED = (
     *("slice", "slc", "sl", "frame", "fr", "run", "ses", "session", "visit", "timepoint", "tp", "time", "scan", "day"),
     *("week", "month", "year", "phase", "echo", "acq", "rep", "view", "stack", "crop", "patch", "tile", "z", "t", "v"),
+    *("mr", "mri", "ct", "exam", "study", "series"),
 )
 ALONE = (
     *("baseline", "bl", "followup", "follow-up", "fu", "pre", "post", "preop", "postop", "test", "retest", "left"),
@@ -28,8 +29,8 @@ MARKER = re.compile(
 # A number behind a number: 012_03, 012 (3). Numbers of sites stand before those of patients, too.
 COUNTED = re.compile(r"^(?P<stem>.*\d)(?:[-_ ]\d+| \(\d+\))$")
 SITE = re.compile(r"(?:sites?|cent(?:er|re)|hospital|scanner|fold|batch|part|cohort|dataset|task)[-_ ]?\d+$", re.I)
-# A day, year first or last: 2024-02-01, 20240201, 01.02.2024.
-DATE = r"(?:(?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d|[0-3]\d[-_.][01]\d[-_.](?:19|20)\d\d)(?!\d)"
+# A day, year first or last: 2024-02-01, 20240201, 01.02.2024, 01.02.24.
+DATE = r"(?:(?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d|[0-3]\d[-_.][01]\d[-_.](?:19|20)\d\d|[0-3]\d\.[01]\d\.\d\d)(?!\d)"
 # Patients with scans of several days: behind the patient, or before.
 DATED = (rf"^(.+?)(?:[-_. ]{DATE}.*)?$", rf"^{DATE}[-_. ]+(.+)$")
 # Numbers behind numbers are taken for scans only if the ids have at least so many different stems.
@@ -61,7 +62,7 @@ def shared_stems(dataset: Dataset) -> list[Problem]:
     )
     remedy = (
         f"--layout-option patient='{pattern}' (for train layout.options.patient='{pattern}') keeps each stem together; "
-        "patient='(.+)' each scan by itself"
+        "--layout-option patient='(.+)' each scan by itself"
     )
     return [Problem(str(dataset.source), "shared-stems", message, remedy)]
 
