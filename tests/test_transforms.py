@@ -161,12 +161,22 @@ def test_a_constant_outside_the_body_weighs_in_as_little_as_zeros(make_scan, fac
         torch.testing.assert_close(seen * np.sign(factor), known, atol=2e-3, rtol=0)
 
 
+def test_a_constant_that_was_resampled_before_is_one_all_the_same(make_scan):
+    body = np.random.default_rng(0).uniform(50, 200, (14, 15, 12))
+    padded = np.pad(body, 4, constant_values=-3.6).astype(np.float32)
+    padded[::2][padded[::2] < 0] = np.nextafter(np.float32(-3.6), np.float32(0))
+    for seen, known in zip(
+        normalized_everywhere(make_scan, padded), normalized_everywhere(make_scan, np.pad(body + 3.6, 4)), strict=True
+    ):
+        torch.testing.assert_close(seen, known, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("case", ["thin", "corner", "middle"])
 def test_what_may_be_part_of_the_body_weighs_in(make_scan, case):
     body = np.random.default_rng(0).uniform(50, 200, (40, 36, 42))
     padded = np.pad(body, 1 if case == "thin" else 4, constant_values=100 if case == "middle" else -7)
     if case == "corner":
-        padded[0, 0, 0] = 50
+        padded[-1, -1, -1] = 50
     for seen in normalized_everywhere(make_scan, padded):
         assert float(seen.mean()) == pytest.approx(0, abs=1e-5)
         assert float(seen.std()) == pytest.approx(1, abs=1e-5)

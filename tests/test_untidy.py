@@ -188,9 +188,10 @@ def test_pattern_of_the_remedy_makes_one_patient_of_a_stem(tmp_path, item):
         (["MUE_2024-02-01", "MUE_2024-03-01", "KRA_2024-03-01", "BEL_2024-03-01"], ["MUE", "MUE", "KRA", "BEL"]),
         (["P2 V1 2024-02-01", "P2 V2 2024-03-01"], ["P2", "P2"]),
         (["scan_2024-02-01", "scan_2024-02-02"], None),
+        (["heart1_2024-02-01", "heart1_2024-02-02"], None),
         (["north_2024-02-01", "north_2024-02-02", "south_2024-02-01"], None),
         (["site1_2024-02-01_01", "site1_2024-02-01_02", "site2_2024-02-01_03"], None),
-        (["P_20019901", "P_20019902", "P_20029901"], None),
+        (["P1_20019901", "P1_20019902", "P2_20019901"], None),
     ],
 )
 def test_spaces_and_dates_part_the_scans_of_a_patient_too(ids, stems):
