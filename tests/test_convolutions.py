@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+from test_declared import TASK, recipe_of
 from torch import nn
 
-from pipeline.engines.convolutions import convolve_soundly
+from pipeline.engines.convolutions import SoundConv3d, convolve_soundly
+from pipeline.runs import build
 
 
 def gradient(layer, image, answer, precision):
@@ -43,3 +45,10 @@ def test_weights_names_and_answers_stay():
     convolve_soundly(network)
     assert torch.equal(network(image), known)
     assert list(network.state_dict()) == names
+
+
+@pytest.mark.parametrize("name", ["unet", "dynunet", "segresnet"])
+def test_every_convolution_of_a_training_is_one_of_these(name):
+    network = build.make_network(recipe_of(name), TASK)
+    kinds = {type(module) for module in network.modules() if isinstance(module, nn.Conv3d)}
+    assert kinds == {SoundConv3d}
