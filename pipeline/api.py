@@ -67,6 +67,9 @@ def validate(
     run: AnyPath,
     dataset: AnyPath | None = None,
     *,
+    root: AnyPath | None = None,
+    layout: str = "auto",
+    layout_options: Mapping[str, Any] | None = None,
     checkpoint: Which = "last",
     plugins: Sequence[AnyPath] = (),
     tolerance_mm: float = 1.0,
@@ -77,6 +80,9 @@ def validate(
     Args:
         run: The run's folder.
         dataset: A dataset whose labelled cases are scored; by default the run's own validation cases.
+        root: Of that dataset, as for :func:`check`; likewise the next two.
+        layout: How it lies on disk.
+        layout_options: Options of the layout, by name.
         checkpoint: ``last`` or ``best``.
         plugins: Python files that register the run's network, if it does not come with Fewmask.
         tolerance_mm: Distance up to which surfaces agree in the surface Dice.
@@ -89,7 +95,8 @@ def validate(
         UserError: The run or the dataset cannot be used.
     """
     with calling(verbose=verbose):
-        return runs.validate(Path(run), _path(dataset), checkpoint, list(map(Path, plugins)), tolerance_mm)
+        open_as = (_path(root), layout, dict(layout_options or {}))
+        return runs.validate(Path(run), _path(dataset), checkpoint, list(map(Path, plugins)), tolerance_mm, open_as)
 
 
 def predict(
@@ -97,6 +104,9 @@ def predict(
     scans: Several,
     output: AnyPath,
     *,
+    root: AnyPath | None = None,
+    layout: str = "auto",
+    layout_options: Mapping[str, Any] | None = None,
     checkpoint: Which = "last",
     plugins: Sequence[AnyPath] = (),
     only: str | Sequence[str] = (),
@@ -110,19 +120,20 @@ def predict(
 ) -> list[Path]:
     """Write a mask for each scan, on exactly the scan's grid; return the masks' paths.
 
-    Masks that are there already, of the same scan and made as they would be now, are left as they are.
-
     Args:
         run: The run's folder, a model file or a checkpoint.
         scans: A scan, a folder of scans, a dataset, or several of them.
         output: The folder of the masks, which are named as the scans; of one scan it may be its mask's own name.
+        root: Of those of the scans that are datasets, as for :func:`check`; likewise the next two.
+        layout: How they lie on disk.
+        layout_options: Options of the layout, by name.
         checkpoint: ``last`` or ``best``.
         plugins: As for :func:`validate`.
         only: Ids of the scans that are predicted; none is all.
         unlabelled: Leaves out scans that have a mask.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         mirror: Whether mirror images are looked at too, where the run was trained for that.
-        overwrite: Whether masks that were made of another scan, or otherwise, are made again.
+        overwrite: Whether masks of another scan, or made otherwise, are made again; those as they would be now stay.
         annotate_next: Whether to rank the scans by the Dice that the network expects: ``annotate_next.csv``.
         beside: What else is to be written, such as ``Beside(volumes=True)``.
         verbose: As for :func:`train`.
@@ -144,6 +155,7 @@ def predict(
             mirror=mirror,
             overwrite=overwrite,
             rank=annotate_next,
+            open_as=(_path(root), layout, dict(layout_options or {})),
             beside=beside,
         )
 

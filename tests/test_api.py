@@ -213,6 +213,26 @@ def test_what_is_returned_is_shown_on_a_line(dataset, run):
     assert max(map(len, map(repr, (look, plan, fewmask.load(run), fewmask.validate(run))))) < 300
 
 
+def test_datasets_are_opened_as_the_commands_open_them(dataset, run, tmp_path):
+    for place in ("images", "labels", "labels2"):
+        (tmp_path / "data" / place).mkdir(parents=True)
+    for number, image in enumerate(sorted((dataset / "imagesTr").iterdir())[:2]):
+        (tmp_path / "data" / "images" / f"new{number}.nii.gz").write_bytes(image.read_bytes())
+        for place in ("labels", "labels2"):
+            mask = tmp_path / "data" / place / f"new{number}.nii.gz"
+            mask.write_bytes((dataset / "labelsTr" / image.name).read_bytes())
+    options = {"labels": "labels2"}
+    with pytest.raises(fewmask.UserError, match="several folders of masks"):
+        fewmask.predict(run, tmp_path / "data", tmp_path / "masks")
+    masks = fewmask.predict(run, tmp_path / "data", tmp_path / "masks", layout="folder", layout_options=options)
+    assert len(masks) == 2
+    model = tmp_path / "model.fewmask"
+    fewmask.export(run, model)
+    with pytest.raises(fewmask.UserError, match="several folders of masks"):
+        fewmask.validate(model, tmp_path / "data")
+    assert fewmask.validate(model, tmp_path / "data", layout_options=options).summary.n_cases == 2
+
+
 def test_scans_are_ranked_for_annotation_where_asked_for(dataset, run, tmp_path):
     fewmask.predict(run, dataset / "imagesTs", tmp_path / "masks", annotate_next=True)
     assert (tmp_path / "masks" / "annotate_next.csv").read_text().startswith("rank,scan,mask")

@@ -384,6 +384,23 @@ def test_post_processing_of_a_run_that_is_done_changes_without_a_step(dataset, t
     runs.train(recipe, run, resume=True)
 
 
+def test_a_comparison_says_in_what_settings_the_trainings_differ(dataset, tmp_path, capsys):
+    steps = [{"step": "keep_largest", "options": {"label": 1}}]
+    runs_of = {
+        name: train(tmp_path, dataset, name, max_steps=1, postprocessing=chosen)
+        for name, chosen in (("cut", steps), ("whole", []), ("again", []))
+    }
+    capsys.readouterr()
+    runs.compare(runs_of["cut"], runs_of["whole"], tmp_path / "differ")
+    assert "the two trainings differ in postprocessing: " in capsys.readouterr().err
+    page = (tmp_path / "differ" / "report.html").read_text()
+    assert "The recipes differ in" in page
+    assert "All numbers are in compare.csv too" in page
+    runs.compare(runs_of["whole"], runs_of["again"], tmp_path / "alike")
+    assert "differ in" not in capsys.readouterr().err
+    assert "The recipes differ in" not in (tmp_path / "alike" / "report.html").read_text()
+
+
 def test_section_may_be_allowed_and_a_name_that_is_no_key_is_refused(dataset, tmp_path):
     run = train(tmp_path, dataset, "run", "max_steps=2")
     recipe = write_recipe(tmp_path, dataset, max_steps=2, optimizer={"learning_rate": 1e-4})

@@ -6,19 +6,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
-from pipeline.errors import Problem, UserError
+from pipeline.config import written
+from pipeline.errors import Problem, UserError, listed
 from pipeline.outputs import Output
 from pipeline.reports.comparison import MASKS, TRAININGS, Comparison, compare_results, paired_rows
 from pipeline.reports.figures import REPORT_FILES
 from pipeline.reports.files import read_cases_csv, write_csv
 from pipeline.reports.groups import Group, GroupComparison, compare_groups, group_rows
 from pipeline.runs.reporting import report_comparison, report_groups
+from pipeline.runs.resuming import differing_settings, flat
 from pipeline.runs.stored import CONFIG, OUT_OF_FOLD, SUMMARY, read_config, read_own
 from pipeline.strict_json import write_json
+from pipeline.terminal import note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# Settings that one message names.
+NAMED = 8
 FILES = ("compare.csv", "compare.json", *REPORT_FILES)
 
 
@@ -72,19 +77,29 @@ def _compare_two(a: Path, b: Path, made: Output) -> Comparison:
     first, second = (read_cases_csv(folder / "cases.csv") for folder in (a, b))
     names = _names_of(a.resolve(), b.resolve())
     tolerance_mm = _one_tolerance(a, b, names)
-    scope = TRAININGS if _is_of_run(a) and _is_of_run(b) else MASKS
+    scope = TRAININGS if _run_of(a) and _run_of(b) else MASKS
     comparison = compare_results(first, second, *names, scope)
+    differ = _differing(a, b)
+    if differ:
+        note(f"the two trainings differ in {listed(differ, NAMED)}: the comparison does not tell which of it matters")
     rows = paired_rows(first, second)
     with made.writing(FILES) as stage:
         write_csv(stage / "compare.csv", list(rows[0]), rows)
         write_json(stage / "compare.json", {"version": __version__} | comparison.as_dict())
-        report_comparison(stage, comparison, first, second, (a, b), tolerance_mm)
+        report_comparison(stage, comparison, first, second, (a, b), tolerance_mm, differ)
     return comparison
 
 
-def _is_of_run(folder: Path) -> bool:
-    """Tell whether scores are those of a run, its out-of-fold scores included."""
-    return (folder / CONFIG).is_file() or (folder.resolve().parent / CONFIG).is_file()
+def _run_of(folder: Path) -> Path | None:
+    """Return the run that scores are of, its out-of-fold scores included; None for those of masks."""
+    return next((place for place in (folder, folder.resolve().parent) if (place / CONFIG).is_file()), None)
+
+
+def _differing(a: Path, b: Path) -> list[str]:
+    """Return what the recipes of two runs differ in: keys, and of a list the list; nothing for scores of masks."""
+    runs = [_run_of(a), _run_of(b)]
+    recipes = [flat(written(read_config(run))) for run in runs if run]
+    return differing_settings(*recipes) if len(recipes) == 2 else []
 
 
 def _group(name: str, places: Sequence[Path]) -> Group:

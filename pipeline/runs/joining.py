@@ -76,7 +76,10 @@ def _not_each_fold(folds: Sequence[Path], recipes: dict[Path, Recipe]) -> list[P
     for place in folds:
         number, count = recipes[place].data.fold or (0, 0)
         if not number:
-            problems.append(Problem(str(place), "not-each-fold", "is no fold", remedy))
+            what = "is no fold of a cross-validation"
+            if recipes[place].data.split_fold is not None:
+                what = f"{what}, but a training by itself (data.split_fold)"
+            problems.append(Problem(str(place), "not-each-fold", what, f"{remedy}, beside data.split=FILE too"))
         elif count != len(folds):
             problems.append(Problem(str(place), "not-each-fold", f"is fold {number} of {count}", remedy))
         elif number in seen:

@@ -158,9 +158,12 @@ def report_comparison(
     b: Sequence[CaseResult],
     places: tuple[Path, Path],
     tolerance_mm: float | None,
+    differ: Sequence[str],
 ) -> None:
-    """Write ``report.html`` of a comparison of the scores in two places."""
+    """Write ``report.html`` of a comparison of the scores in two places, whose recipes differ in some settings."""
     facts = {side: place.resolve().name for side, place in zip("AB", places, strict=True)}
+    if differ:
+        facts["The recipes differ in"] = ", ".join(differ)
     title = f"{comparison.b} against {comparison.a}"
     origin = Origin(title=title, facts=facts | _versions(), tolerance_mm=tolerance_mm)
     write_comparison(folder, comparison, a, b, origin)
@@ -191,7 +194,7 @@ def _named(place: Path, seed: int | None) -> str:
 def _versions() -> dict[str, str]:
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return {
-        "Command": shlex.join(map(_without_place, sys.argv)),
+        "Command (last names of paths)": shlex.join(map(_without_place, sys.argv)),
         "Written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "Version": f"fewmask {__version__}, Python {platform.python_version()}, {libraries}",
     }

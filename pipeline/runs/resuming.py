@@ -80,7 +80,7 @@ def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Seque
             key,
             "changed",
             f"the run has {old.get(key)!r}, you gave {new.get(key)!r}",
-            f"give the run's value, or start a new run, or let it change from here on: --allow-change {_to_allow(key)}",
+            f"give the run's value, start a new run, or let it change from here on: --allow-change {_setting_of(key)}",
         )
         for key in differing_keys(old, new, allowed)
     ]
@@ -99,10 +99,15 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequ
     ]
 
 
-def _to_allow(key: str) -> str:
-    """Return what allows a key to change: itself, or of an entry of a list the whole list.
+def differing_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return what two flat recipes differ in: as :func:`differing_keys`, but of a list the list."""
+    return list(dict.fromkeys(map(_setting_of, differing_keys(old, new))))
 
-    >>> _to_allow("optimizer.weight_decay"), _to_allow("objective.2.weight")
+
+def _setting_of(key: str) -> str:
+    """Return the setting that a flat key belongs to: itself, or of an entry of a list the whole list.
+
+    >>> _setting_of("optimizer.weight_decay"), _setting_of("objective.2.weight")
     ('optimizer.weight_decay', 'objective')
     """
     return re.split(r"\.\d+(?:\.|$)", key)[0]

@@ -180,7 +180,8 @@ def notes_on_low_dice(validations: Sequence[float], settings: Settings, scored: 
     if dice is None:
         return ()
     notes = []
-    if dice < YOUNG and any(choice.step.startswith("keep_largest") for choice in settings.postprocessing):
+    found = any(row.voxels_predicted for row in scored.results)
+    if found and dice < YOUNG and any(choice.step.startswith("keep_largest") for choice in settings.postprocessing):
         notes.append(PIECES)
     best = max(validations, default=0.0)
     if best - dice > FALL:
