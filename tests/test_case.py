@@ -1,5 +1,6 @@
+import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -347,3 +348,9 @@ def test_inventing_a_structure_lowers_the_mean():
     honest = summarise(score_case("a", truth, truth, LABELS))
     invented = summarise(score_case("a", truth, np.array([1, 1, 0, 5]), LABELS))
     assert (honest.mean_dice, invented.mean_dice) == (1.0, 0.5)
+
+
+def test_sizes_of_voxels_in_single_precision_give_numbers_that_json_has():
+    truth = np.array([[[0, 1, 1]]])
+    (row,) = scoring.score_case("a", truth, truth, {1: "a"}, np.array([0.5, 0.5, 2], np.float32))
+    assert json.loads(json.dumps(asdict(row)))["volume_truth_ml"] == 0.001

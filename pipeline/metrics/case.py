@@ -85,7 +85,8 @@ def score_case(
     maps = _encoded(truth, prediction, known, ignore)
     counts = joint_counts(*maps, len(known) + 1)
     _refuse_unknown(case, truth, prediction, known, counts, ignore)
-    scan = _Scan(case, patient or case, truth.shape, _Measured(spacing_mm, tolerance_mm, metrics or {}, annotated))
+    measured = _Measured(_plain(spacing_mm), tolerance_mm, metrics or {}, annotated)
+    scan = _Scan(case, patient or case, truth.shape, measured)
     boxes = [] if overlap_only else [find_objects(codes, len(known)) for codes in maps]
     unions = {region.label: region.values for region in regions} or {value: (value,) for value in foreground}
     results = []
@@ -94,6 +95,12 @@ def score_case(
         masks = _cut_out(maps, codes, [found[code - 1] for found in boxes for code in codes]) if boxes else None
         results.append(scan.result(value, foreground[value], _overlap(counts, codes), masks))
     return results
+
+
+def _plain(spacing_mm: Spacing) -> Spacing:
+    """Return sizes of a voxel as Python's numbers: those of a header are NumPy's, in single precision."""
+    x, y, z = map(float, spacing_mm)
+    return x, y, z
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,9 +98,12 @@ def _run_of(folder: Path) -> Path | None:
 
 def _differing(a: Path, b: Path) -> list[str]:
     """Return what the recipes of two runs differ in: keys, and of a list the list; nothing for scores of masks."""
-    runs = [_run_of(a), _run_of(b)]
-    recipes = [flat(written(read_config(run))) for run in runs if run]
-    return differing_settings(*recipes) if len(recipes) == 2 else []
+    runs = [run for run in (_run_of(a), _run_of(b)) if run]
+    found: list[str] = []
+    with suppress(UserError):  # Of a recipe that cannot be read: the scores are compared all the same.
+        recipes = [flat(written(read_config(run))) for run in runs]
+        found = differing_settings(*recipes) if len(recipes) == 2 else []
+    return [key for key in found if key != "metrics"]  # Which change no training, and are not compared.
 
 
 def _group(name: str, places: Sequence[Path]) -> Group:

@@ -89,6 +89,9 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     return Prepared(index, split, visible, plan)
 
 
+EXPLAINED = "docs/training.md#scans-that-have-no-place-among-the-others"
+
+
 def _told_of_unlike(recipe: Recipe, split: Split) -> Recipe:
     """Say which scans are left out, and return the recipe without its terms on unlabelled scans if none is left."""
     if not split.unlike:
@@ -100,7 +103,7 @@ def _told_of_unlike(recipe: Recipe, split: Split) -> Recipe:
     terms = tuple(term for term in recipe.objective if term.on != "unlabelled")
     if split.unlabelled or not any(term.weight > 0 for term in terms):
         return recipe
-    note("None is left: the terms on unlabelled scans are left out too.")
+    note(f"None is left: the terms on unlabelled scans are left out too. Few scans may all look unlike: {EXPLAINED}")
     return recipe.model_copy(update={"objective": terms})
 
 
