@@ -85,8 +85,7 @@ def score_case(
     maps = _encoded(truth, prediction, known, ignore)
     counts = joint_counts(*maps, len(known) + 1)
     _refuse_unknown(case, truth, prediction, known, counts, ignore)
-    measured = _Measured(_plain(spacing_mm), tolerance_mm, metrics or {}, annotated)
-    scan = _Scan(case, patient or case, truth.shape, measured)
+    scan = _Scan(case, patient or case, truth.shape, _Measured(_mm(spacing_mm), tolerance_mm, metrics or {}, annotated))
     boxes = [] if overlap_only else [find_objects(codes, len(known)) for codes in maps]
     unions = {region.label: region.values for region in regions} or {value: (value,) for value in foreground}
     results = []
@@ -97,7 +96,7 @@ def score_case(
     return results
 
 
-def _plain(spacing_mm: Spacing) -> Spacing:
+def _mm(spacing_mm: Spacing) -> Spacing:
     """Return sizes of a voxel as Python's numbers: those of a header are NumPy's, in single precision."""
     x, y, z = map(float, spacing_mm)
     return x, y, z
