@@ -120,7 +120,7 @@ def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, step
     """Train with MONAI's trainer, and predict the validation scans through our predictor, its sliding window."""
     from with_monai import predict, train
 
-    trained = train(["supervised", f"dataset={listing}", f"seed={seed}", *words], seed, budget, steps)
+    trained = train(["supervised", f"dataset={listing}", f"seed={seed}", *words], seed, budget=budget, steps=steps)
     scans = {scan.name: [scan] for scan in sorted((folder.parent / "scans").iterdir())}
     predict(trained, scans, folder / "masks")
     return {"steps": trained.steps, "took_s": trained.took_s}

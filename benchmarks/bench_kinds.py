@@ -52,7 +52,7 @@ def monai(listing: Path, folder: Path, samples: int, settings: list[str]) -> Row
     """Train with MONAI's trainer on so many samples, and predict what validates."""
     from with_monai import predict, train
 
-    trained = train(["supervised", f"dataset={listing}", *settings], 0, None, 0, samples)
+    trained = train(["supervised", f"dataset={listing}", *settings], 0, samples=samples)
     entries = json.loads(listing.read_text())["validation"]
     files = {f"{entry['id']}.nii.gz": [listing.parent / image for image in entry["image"]] for entry in entries}
     predict(trained, files, folder / "masks")

@@ -51,15 +51,15 @@ class Trained:
     took_s: float
 
 
-def train(words: Sequence[str], seed: int, budget: str | None, steps: int, samples: int = 0) -> Trained:
+def train(words: Sequence[str], seed: int, *, budget: str | None = None, steps: int = 0, samples: int = 0) -> Trained:
     """Train.
 
     Args:
         words: What `fewmask train` would be given: a recipe and settings.
         seed: Of MONAI's randomness.
         budget: The time that the steps have, loading and caching not counted, where no number of steps is given.
-        steps: Their number; 0 for as many as the budget has room for.
-        samples: In the place of steps, how many samples they have together.
+        steps: Their number.
+        samples: In the place of their number, how many samples they have together.
     """
     set_determinism(seed)
     recipe, *settings = words

@@ -86,16 +86,16 @@ def check(
 def _say_how_to_train(dataset: Path, settings: Sequence[str], look: Check) -> None:
     """Print the command that trains on a dataset, and if masks are or look partial that for a few strokes."""
     whole = " ".join(["fewmask train", *map(quote, [str(dataset), *settings])])
-    if look.unannotated is not None:
-        settings = [*settings, f"layout.options.ignore={look.unannotated}"]
-    strokes = " ".join(["fewmask train scribbles", *map(quote, [f"dataset={dataset}", *settings])])
-    if look.unannotated is not None:
-        say(f"Next, if {look.unannotated} is what nobody has annotated: {strokes}")
+    value = look.unannotated
+    ignore = [] if value is None else [f"layout.options.ignore={value}"]
+    strokes = " ".join(["fewmask train scribbles", *map(quote, [f"dataset={dataset}", *settings, *ignore])])
+    if value is not None:
+        say(f"Next, if {value} is what nobody has annotated: {strokes}")
         say(f"Or, if it is a structure: {whole}")
-        return
-    say(f"Next: {whole}")
-    if look.dataset.ignore is not None:
-        say(f"Or, if the masks are a few strokes each: {strokes}")
+    else:
+        say(f"Next: {whole}")
+        if look.dataset.ignore is not None:
+            say(f"Or, if the masks are a few strokes each: {strokes}")
 
 
 def _show_check(look: Check, dataset: Path, report: str, output: Path | None) -> None:

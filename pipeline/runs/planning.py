@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="Recipe")
 # Of scans that are left out, so many are named in a message; split.json names all.
 NAMED = 5
+EXPLAINED = "docs/training.md#scans-that-have-no-place-among-the-others"
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,6 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     if "unlabelled" not in recipe.kinds:  # No more than their grids was looked at.
         split = replace(split, unlabelled=())
     return Prepared(index, split, visible, plan)
-
-
-EXPLAINED = "docs/training.md#scans-that-have-no-place-among-the-others"
 
 
 def _told_of_unlike(recipe: Recipe, split: Split) -> Recipe:

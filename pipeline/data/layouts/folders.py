@@ -16,6 +16,7 @@ from pipeline.data.layouts.names import (
     mask_endings,
     named_as_masks,
     namesakes,
+    owner,
     pair,
     without_ending,
 )
@@ -101,7 +102,7 @@ class Folder(Layout):
         left_out = frozenset[Path]()
         if ending:  # Masks that were not chosen by it are left out, where their scan has one that was.
             spare = {*others, *marks} - {*masks.values()}
-            left_out = frozenset(path for path in spare if _longest_start(stem(path), scans) in mask_of)
+            left_out = frozenset(path for path in spare if owner(stem(path), scans) in mask_of)
         return Dataset(
             source=source,
             layout="folder",
@@ -234,7 +235,7 @@ def _paired(
     if endings:
         counts = {ending: sum(name.endswith(ending) for name in masks) for ending in endings}
         what = f"has masks whose names end otherwise than their images': {counted(counts)}"
-        owners = Counter(_longest_start(name, scans) for name in masks if name.endswith(tuple(endings)))
+        owners = Counter(owner(name, scans) for name in masks if name.endswith(tuple(endings)))
         if several := [name for name, count in owners.items() if name and count > 1]:
             what = (
                 f"has several masks of {len(several)} scan(s), such as {several[0]}, and masks end in {counted(counts)}"
@@ -248,11 +249,6 @@ def _paired(
         Problem(str(masks[name]), "label-without-image", "no image has this name", remedies[name]) for name in lone
     ]
     return mask_of, problems
-
-
-def _longest_start(name: str, scans: Iterable[str]) -> str | None:
-    """Return the longest name of a scan that a name begins with; None if there is none."""
-    return max((scan for scan in scans if name.startswith(scan)), key=len, default=None)
 
 
 def _look(marks: list[Path]) -> str:

@@ -24,6 +24,15 @@ def _ends(name: str) -> Iterator[tuple[str, str]]:
             yield name[: match.start()], name[match.start() :]
 
 
+def owner(name: str, images: Collection[str]) -> str | None:
+    """Return the image that a mask is named after: the longest beginning of its name that is one; None for none.
+
+    >>> owner("c1_b_seg", {"c1", "c1_b"}), owner("c10_seg", {"c1"})
+    ('c1_b', None)
+    """
+    return next((start for start, _ in reversed([*_ends(name)]) if start in images), None)
+
+
 def mask_endings(names: Collection[str]) -> Counter[str]:
     """Count the endings that mark masks of images that are there too: called by the rest of the name, or by more.
 
