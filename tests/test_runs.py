@@ -10,6 +10,7 @@ import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import nibabel as nib
@@ -27,11 +28,13 @@ from pipeline.data.loaders import StepLoader
 from pipeline.engines.schedules import Schedule
 from pipeline.errors import IncompleteError, UserError
 from pipeline.files import WriteError
+from pipeline.metrics.case import score_case
 from pipeline.outputs import LIST
 from pipeline.planning import devices
 from pipeline.planning.hardware import Hardware
 from pipeline.prediction.predictor import Predictor
 from pipeline.runs import models, reporting, setup
+from pipeline.runs.scoring import Scored, notes_on_low_dice
 
 ENDS = ("", ".sha256")
 SUPERVISED = [{"loss": "dice"}]
@@ -133,6 +136,16 @@ def test_masks_of_a_young_network_are_said_to_be_cut_to_their_largest_pieces(fol
         page = (run / "report.html").read_text()
         assert ("keep_largest label=1, fill_holes label=2" in page) == told
         assert ("--allow-change postprocessing</code> keeps all" in page) == told
+
+
+@pytest.mark.parametrize("predicted", [0, 1])
+def test_pieces_are_spoken_of_only_where_something_was_found(predicted):
+    truth, prediction = np.zeros((2, 4, 4, 4), np.uint8)
+    truth[0] = 1
+    prediction[3] = predicted
+    scored = Scored(results=score_case("a", truth, prediction, {1: "organ"}, (1, 1, 1)))
+    settings = SimpleNamespace(postprocessing=[SimpleNamespace(step="keep_largest")])
+    assert len(notes_on_low_dice([], settings, scored)) == predicted
 
 
 def test_a_last_validation_far_below_an_earlier_one_names_the_best_checkpoint(folder, dataset):
