@@ -3,21 +3,22 @@
     python benchmarks/tell_scans_apart.py --data ../shared/data
     python benchmarks/tell_scans_apart.py --data ../shared/data --quick --json FILE
 
-For hearts and hippocampi, with 3, 5 and 10 patients with masks and five draws each: half of all other scans are mixed
-with as many that are noise, smoothed noise, their own voxels shuffled, their own intensities inverted, phantoms, or of
-the other organ. The rows are the shares that are kept.
+For hearts and hippocampi, with 3, 5 and 10 patients with masks and twenty draws each: 4, 12 or half of all other scans
+are mixed with as many that are noise, smoothed noise, their own voxels shuffled, their own intensities inverted,
+phantoms, or of the other organ. The rows are the shares that are kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import gaussian_filter
 
 from pipeline import nifti
 from pipeline.data.appearance import Appearance, describe, unlike
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FOLDERS = {"hearts": "ACDC/images", "hippocampi": "Task04_Hippocampus/imagesTr"}
-DRAWS = 5
+DRAWS = 20
+FEW = (4, 12)
 Scans = dict[str, list[Appearance]]
 
 
@@ -38,7 +40,7 @@ def falsified(voxels: NDArray[Any], rng: np.random.Generator) -> Iterator[tuple[
     noise = rng.normal(100, 20, voxels.shape)
     yield "real", voxels
     yield "noise", noise
-    yield "smoothed noise", uniform_filter(noise, 3)
+    yield "smoothed noise", gaussian_filter(noise, rng.uniform(0.5, 3))
     yield "shuffled", rng.permutation(voxels.ravel()).reshape(voxels.shape)
     yield "inverted", voxels.max() - voxels.astype(np.float64) + 1
 
@@ -60,14 +62,14 @@ def patient_of(name: str) -> str:
     return name.split("_frame")[0]
 
 
-def shares(real: Scans, false: Scans, patients: int, draw: int) -> tuple[float, float]:
-    """Return the shares of real and of false scans that are kept in a mixture."""
+def shares(real: Scans, false: Scans, patients: int, number: int | None, draw: int) -> tuple[float, float]:
+    """Return the shares of real and of false scans that are kept in a mixture of so many of each, None for half."""
     rng = np.random.default_rng([patients, draw])
     everyone = sorted({patient_of(name) for name in real})
     chosen = set(rng.choice(everyone, patients, replace=False))
     known = [scan for name, scan in real.items() if patient_of(name) in chosen]
     others = [scan for name, scan in real.items() if patient_of(name) not in chosen]
-    others = [others[place] for place in rng.permutation(len(others))[: len(others) // 2]]
+    others = [others[place] for place in rng.permutation(len(others))[: number or len(others) // 2]]
     wrong = list(false.values())
     wrong = [wrong[place] for place in rng.permutation(len(wrong))[: len(others)]]
     kept = [not odd for odd in unlike(known, [*others, *wrong])]
@@ -93,11 +95,13 @@ def main() -> None:
         false = {kind: scans for kind, scans in kinds.items() if kind != "real"}
         false |= {"phantoms": phantoms, other: found[other]["real"]}
         for patients in (3, 5, 10):
-            for kind, scans in false.items():
-                draws = [shares(kinds["real"], scans, patients, draw) for draw in range(DRAWS)]
-                real, wrong = np.mean(draws, axis=0)
-                rows.append({"dataset": name, "patients": patients, "false": kind, "real": real, "wrong": wrong})
-                print(f"{name:11} {patients:2} patients, {kind:15} real kept {real:.3f}, false kept {wrong:.3f}")
+            for number, (kind, scans) in itertools.product((*FEW, None), false.items()):
+                draws = [shares(kinds["real"], scans, patients, number, draw) for draw in range(DRAWS)]
+                row = {"dataset": name, "patients": patients, "others": number, "false": kind}
+                row["real"], row["wrong"] = np.mean(draws, axis=0)
+                rows.append(row)
+                told = f"{name:11} {patients:2} patients, {number or 'half':4} others, {kind:15}"
+                print(f"{told} real kept {row['real']:.3f}, false kept {row['wrong']:.3f}")
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

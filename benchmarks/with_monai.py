@@ -68,7 +68,8 @@ def train(words: Sequence[str], seed: int, *, budget: str | None = None, steps: 
     network, device = build.build_network(planned, task), torch.device(planned.device)
     files = [{"image": list(map(str, case.images)), "label": str(case.label)} for case in prepared.split.labelled]
     axes = nib.load(files[0]["label"]).ndim
-    data = CacheDataset(files, transforms(planned, task, axes), progress=False, num_workers=None)
+    # One thread: of the first files that several read at once, channels go missing (MONAI 1.6.1).
+    data = CacheDataset(files, transforms(planned, task, axes), progress=False, num_workers=1)
     workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
     batch = min(planned.data.batch_size, len(files))
     loader = DataLoader(data, batch_size=batch, shuffle=True, drop_last=True, num_workers=workers)

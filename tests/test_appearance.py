@@ -110,6 +110,32 @@ def test_opposed_layouts_are_unlike_and_every_channel_counts():
     assert unlike([(first, first)], [(first, first), (first, other)]) == [False, True]
 
 
+def laid_out(appearance, layout):
+    return (type(appearance)(appearance.texture, tuple(layout)),)
+
+
+def test_layouts_agree_as_far_as_those_of_the_scans_with_masks_do():
+    rng = np.random.default_rng(0)
+    first, common = describe(scan(), UPRIGHT), rng.normal(size=64)
+
+    def scans(number, noise):
+        return [laid_out(first, common + noise * rng.normal(size=64)) for _ in range(number)]
+
+    organ, elsewhere = scans(5, 0.5), [laid_out(first, rng.normal(size=64)) for _ in range(40)]
+    assert unlike(organ, scans(10, 0.5)) == [False] * 10
+    assert np.mean(unlike(organ, elsewhere)) >= 0.95
+    # Cells lie anywhere: their layouts tell nothing of those without masks.
+    assert np.mean(unlike(elsewhere[:5], elsewhere[5:])) <= 0.05
+
+
+def test_how_bright_the_brightest_are_and_noise_in_the_dark_make_little_difference():
+    body, rng = scan(), np.random.default_rng(1)
+    bright = np.where(rng.random(body.shape) < 0.02, 3 * body.max(), body)
+    brighter = np.where(bright > body, 1.3 * bright, body)
+    drawn_in = [difference(describe(bright, UPRIGHT), describe(other, UPRIGHT)) for other in (brighter, body)]
+    assert drawn_in[0] < MOST_DIFFERENCE < drawn_in[1]
+
+
 def appearances(folder, every):
     paths = sorted(folder.glob("*.nii.gz"))[::every]
     loaded = [nifti.load(path) for path in paths]
@@ -117,6 +143,7 @@ def appearances(folder, every):
     real = [(describe(each.voxels[0], each.affine),) for each in loaded]
     altered = {
         "noise": [rng.normal(100, 20, each.shape) for each in loaded],
+        "smoothed noise": [gaussian_filter(rng.normal(size=each.shape), rng.uniform(0.5, 3)) for each in loaded],
         "shuffled": [rng.permutation(each.voxels[0].ravel()).reshape(each.shape) for each in loaded],
         "inverted": [each.voxels[0].max() - each.voxels[0] + 1.0 for each in loaded],
     }
@@ -138,6 +165,21 @@ def test_of_real_and_false_scans_the_real_ones_are_kept(own, other, every):
         answers = unlike(known, [*judged, *scans])
         assert np.mean(answers[: len(judged)]) <= 0.05, name
         assert np.mean(answers[len(judged) :]) >= 0.95, name
+
+
+@pytest.mark.skipif(not HEARTS.is_dir(), reason="needs the shared datasets")
+def test_of_few_scans_most_are_kept():
+    real = [
+        (describe(scan.voxels[0], scan.affine),)
+        for path in sorted(HEARTS.glob("*_frame01.nii.gz"))
+        if (scan := nifti.load(path))
+    ]
+    rng = np.random.default_rng(0)
+    left_out = []
+    for _ in range(20):
+        order = rng.permutation(len(real))
+        left_out += unlike([real[place] for place in order[:6]], [real[place] for place in order[6:10]])
+    assert np.mean(left_out) <= 0.13
 
 
 def make_noise(path, like):

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 QUANTILES = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995)
 TAILS = (0.01, 0.05, 0.2)
+# Beyond so many standard deviations quantiles count by their ratio, since vessels and fat are as bright as they please;
+# noise in the dark, which depends on coil and reconstruction, counts so much.
+FAR_OUT = 2.5
+WEIGHT_OF_DARK = 0.6
 # Added to roughness and to ranges, so that a flat axis or a smooth scan has finite numbers.
 LEAST_ROUGHNESS = 1e-3
 LEAST_RANGE = 1e-6
@@ -32,11 +36,11 @@ BLOCKS = 4
 # So many voxels are looked at, evenly spaced along the axes along which no neighbours are compared.
 MOST_VOXELS = 2**18
 
-# Two scans look alike if no number of their textures differs by more, and their layouts are not opposed. On hearts and
-# hippocampi, with 3, 5 or 10 patients with masks, this kept 98 % of the real scans among as many others (noise,
-# smoothed noise, shuffled voxels, inverted intensities, the other anatomy, phantoms), and none of those.
-MOST_DIFFERENCE = 0.5
-LEAST_CORRELATION = 0.0
+# Two scans look alike if no number of their textures differs by more, and their layouts agree by so much, or by as much
+# as those of the known scans do: cells lie anywhere. Smoothed noise has the texture of some organs, but the layout of
+# none, that of other noise included.
+MOST_DIFFERENCE = 0.6
+MOST_AGREEMENT = 0.35
 # Fewer scans with masks do not tell how much scans differ.
 FEWEST_KNOWN = 3
 # So many scans are compared with all others at a time.
@@ -48,9 +52,10 @@ class Appearance:
     """How one channel of a scan looks, whatever its scale of intensities.
 
     Attributes:
-        texture: Quantiles of the standardised intensities (11), logarithms of the mean absolute difference of
-            neighbours along each axis (3), asymmetry of second differences along the first two axes (6), and
-            logarithms of the differences among dark, middle and bright voxels relative to the mean (3).
+        texture: Quantiles of the standardised intensities, those beyond 2.5 in logarithms (11), logarithms of the
+            mean absolute difference of neighbours along each axis (3), asymmetry of second differences along the first
+            two axes (6), and logarithms of the differences among dark (times 0.6), middle and bright voxels relative to
+            the mean (3).
         layout: Mean standardised intensities of 4 x 4 x 4 blocks, from left to right, back to front, bottom to top.
     """
 
@@ -78,7 +83,7 @@ def describe(channel: NDArray[Any], affine: NDArray[np.float64]) -> Appearance |
         return None
     by_axis = [(_thinned(voxels, axis) - mean) / std for axis in range(3)]
     texture = [
-        *(np.quantile(present, QUANTILES) - mean) / std,
+        *_drawn_in((np.quantile(present, QUANTILES) - mean) / std),
         *(np.log(_roughness(by_axis[axis], axis) + LEAST_ROUGHNESS) for axis in range(3)),
         *(2 * tail for axis in range(2) for tail in _asymmetry(by_axis[axis], axis)),
         *_roughness_by_intensity(by_axis[0], (np.quantile(present, (1 / 3, 2 / 3)) - mean) / std),
@@ -106,6 +111,13 @@ def _thinned(voxels: NDArray[Any], whole: int | None = None) -> NDArray[np.float
     return voxels[tuple(slice(None, None, step) for step in steps)].astype(np.float64)
 
 
+def _drawn_in(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return values of which those beyond ``FAR_OUT`` grow as their logarithm, with the same slope there."""
+    ratio = np.maximum(np.abs(values) / FAR_OUT, 1)
+    drawn_in: NDArray[np.float64] = np.clip(values, -FAR_OUT, FAR_OUT) + np.sign(values) * FAR_OUT * np.log(ratio)
+    return drawn_in
+
+
 def _roughness(values: NDArray[np.float64], axis: int) -> float:
     differences = np.abs(np.diff(values, axis=axis))
     return float(differences.mean()) if differences.size else 0.0
@@ -128,7 +140,8 @@ def _roughness_by_intensity(values: NDArray[np.float64], thirds: NDArray[np.floa
         return [0.0] * 3
     third = np.searchsorted(thirds, values[:-1])
     means = [differences[third == n].mean() if (third == n).any() else 0.0 for n in range(3)]
-    return [float(np.log((mean + LEAST_ROUGHNESS) / (differences.mean() + LEAST_ROUGHNESS))) for mean in means]
+    dark, middle, bright = np.log((np.array(means) + LEAST_ROUGHNESS) / (differences.mean() + LEAST_ROUGHNESS)).tolist()
+    return [WEIGHT_OF_DARK * dark, middle, bright]
 
 
 def _block_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -165,18 +178,26 @@ def unlike(known: Sequence[Sequence[Appearance]], others: Sequence[Sequence[Appe
     textures = np.array([[number for channel in scans[place] for number in channel.texture] for place in described])
     layouts = np.array([_direction(scans[place]) for place in described])
     reached = np.array(described) < len(known)
+    agreement = _usual_agreement(layouts[reached])
     queue = np.flatnonzero(reached).tolist()
     while queue:
         some = queue[:AT_ONCE]
         del queue[:AT_ONCE]
         left = np.flatnonzero(~reached)
         close = cdist(textures[left], textures[some], "chebyshev") <= MOST_DIFFERENCE
-        close &= layouts[left] @ layouts[some].T >= LEAST_CORRELATION
+        close &= layouts[left] @ layouts[some].T >= agreement
         found = left[close.any(axis=1)]
         reached[found] = True
         queue += found.tolist()
     alike = {place for place, found in zip(described, reached, strict=True) if found}
     return [place not in alike for place in range(len(known), len(scans))]
+
+
+def _usual_agreement(layouts: NDArray[np.float64]) -> float:
+    """Return the agreement that each of these layouts reaches with another one of them, from 0 to 0.35; 0 for one."""
+    among = layouts @ layouts.T
+    np.fill_diagonal(among, 0)
+    return float(np.clip(among.max(axis=1, initial=0).min(initial=MOST_AGREEMENT), 0, MOST_AGREEMENT))
 
 
 def _direction(channels: Sequence[Appearance]) -> NDArray[np.float64]:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pipeline.types import Case
 
 # Part of every key: raise it when a change of the transforms changes what they make.
-VERSION = 5
+VERSION = 6
 # Part of every key too: another version of these may prepare other bits.
 LIBRARIES = {module.__name__: str(module.__version__) for module in (monai, nib, np, torch)}
 PARTS = (IMAGE, ANNOTATION, "locations")
