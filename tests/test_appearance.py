@@ -56,6 +56,16 @@ def test_scale_and_type_make_no_difference():
     assert difference(describe(scan() * 0.37, UPRIGHT), expected) < 2e-4
 
 
+def test_what_is_constant_outside_the_body_is_no_texture_of_it():
+    within = np.zeros((40, 40, 24), bool)
+    within[8:32, 10:30, 6:18] = True
+    body = np.zeros(within.shape)
+    body[within] = scan().ravel()
+    black = describe(body, UPRIGHT)
+    assert describe(body - 1024, UPRIGHT).texture[:11] == pytest.approx(black.texture[:11], abs=2e-4)
+    assert describe(body - 1024, UPRIGHT) == describe(body + 3000, UPRIGHT)
+
+
 @pytest.mark.parametrize("shape", [(30, 40, 1), (1, 30, 20), (3, 1, 2), (1, 1, 9), (2, 2, 2)])
 def test_thin_scans_have_finite_numbers(shape):
     values = np.random.default_rng(0).normal(size=shape)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from pipeline.data.normalization import find_outside
 from pipeline.nifti.forms import nearest_axes
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def describe(channel: NDArray[Any], affine: NDArray[np.float64]) -> Appearance |
     """
     voxels = _upright(channel, affine)
     values = _thinned(voxels)
-    present = values[values != 0] if values.any() else values
+    outside, rounding = find_outside(values)
+    present = values[np.abs(values - outside) > rounding]
+    present = present if present.size else values
     with np.errstate(over="ignore", invalid="ignore"):
         mean = present.mean()
         std = present.std()

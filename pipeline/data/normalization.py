@@ -83,7 +83,7 @@ def _standardize(channel: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(((wide - inside.mean()) / inside.std(ddof=1)).astype(np.float32))
 
 
-def find_outside(voxels: NDArray[np.float32]) -> tuple[float, float]:
+def find_outside(voxels: NDArray[np.floating]) -> tuple[float, float]:
     """Find the constant that a scan has outside the body, such as what standardising makes of 0.
 
     It is the value of all corners, if nothing is darker or nothing brighter, and a quarter of the voxels have it.
