@@ -2,6 +2,7 @@
 
     python -m venv nnunet && nnunet/bin/pip install torch==2.13.0 nnunetv2==2.8.1
     python benchmarks/bench_accuracy.py --nnunet nnunet/bin/python --json accuracy.json --picture docs/accuracy
+    python benchmarks/bench_accuracy.py --list HEARTS --budgets 15m 30m 60m --seeds 0 1 --nnunet … --json hearts.json
     python benchmarks/bench_accuracy.py --quick
 
 The list's training cases are learnt from, and its validation cases are scored, by `fewmask evaluate` in their own
@@ -16,9 +17,10 @@ grids; they choose nothing. Each training is told a budget and must finish its s
   patch, batch and (one) network, AdamW with the same learning rate, warm-up and decay as ours, in the precision
   that ours takes, timed and cut before it begins. Loading, caching and prediction are not counted.
 
-`--steps N` gives all three N steps instead of a time. What the file of `--json` holds is not run again, so the table
-can be gathered over days, each machine's in a file of its own; run nothing else meanwhile. The standard error is over
-cases.
+`--budgets` and `--seeds` make a table of all tools, with ours and nnU-Net in 2-D and in 3-D besides (`ours` is as it
+plans by itself); `--only` names some. `--steps N` gives all three N steps instead of a time. What the file of `--json`
+holds is not run again, so the table can be gathered over days, each machine's in a file of its own; run nothing else
+meanwhile. The standard error is over cases.
 """
 
 from __future__ import annotations
@@ -57,6 +59,9 @@ TABLE = (
 QUICK = (("ours", "25s", (0,)), ("MONAI", "15s", (0,)))
 SHOWN = 0.04  # Dice, in the upper part of the picture
 COLOURS = {"ours": "#0072b2", "MONAI": "#d55e00", "nnU-Net": "#009e73"}
+# What else there is, where budgets are given: a tool in the dimensions that it would not choose, or would.
+FLAT, SOLID = "-2d", "-3d"
+VARIANTS = ("ours", f"ours{FLAT}", f"ours{SOLID}", "MONAI", f"nnU-Net{FLAT}", f"nnU-Net{SOLID}")
 
 NNUNET = """
 import json, multiprocessing, os, sys, time
@@ -65,11 +70,12 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 if __name__ == "__main__":
     seconds, steps, seed, device = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    configuration = sys.argv[5]
     torch.manual_seed(seed)
-    folder = f"{nnUNet_preprocessed}/Dataset004_Hippocampus"
+    folder = f"{nnUNet_preprocessed}/Dataset001_Listed"
     plans, dataset = (json.load(open(f"{folder}/{file}.json")) for file in ("nnUNetPlans", "dataset"))
     plans["continue_training"] = False
-    trainer = nnUNetTrainer(plans, "3d_fullres", "all", dataset, device=torch.device(device))
+    trainer = nnUNetTrainer(plans, configuration, "all", dataset, device=torch.device(device))
     start = time.perf_counter()
     trainer.on_train_start()
     trainer.on_train_epoch_start()
@@ -127,28 +133,28 @@ def train_monai(listing: Path, folder: Path, seed: int, budget: str | None, step
 
 
 def train_nnunet(
-    python: Path, listing: Path, folder: Path, seed: int, budget: str | None, steps: int
+    python: Path, listing: Path, folder: Path, seed: int, budget: str | None, steps: int, configuration: str
 ) -> dict[str, object]:
     """Let nnU-Net plan (once), train and predict."""
     work = folder.parent / "nnunet"
     places = {name: str(work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
     environment = os.environ | places | {"nnUNet_results": str(folder / "results")}
     if not (work / "planned").exists():
-        link_for_nnunet(listing, work / "nnUNet_raw" / "Dataset004_Hippocampus")
-        command = [str(python.parent / "nnUNetv2_plan_and_preprocess"), "-d", "4", "-c", "3d_fullres", "-np", "2"]
+        link_for_nnunet(listing, work / "nnUNet_raw" / "Dataset001_Listed")
+        command = [str(python.parent / "nnUNetv2_plan_and_preprocess"), "-d", "1", "-c", "2d", "3d_fullres", "-np", "2"]
         subprocess.run(command, env=environment, check=True, capture_output=True)
         (work / "train.py").write_text(NNUNET)
         (work / "planned").touch()
     device = find_hardware("auto").device.partition(":")[0]
-    words = [str(seconds_of(budget) if budget else 0), str(steps), str(seed), device]
+    words = [str(seconds_of(budget) if budget else 0), str(steps), str(seed), device, configuration]
     found = told(subprocess.run([str(python), str(work / "train.py"), *words], env=environment, capture_output=True))
     images = work / "scans"
     if not images.exists():
         images.mkdir()
         for scan in (folder.parent / "scans").iterdir():
             (images / scan.name.replace(".nii.gz", "_0000.nii.gz")).symlink_to(scan.resolve())
-    command = [str(python.parent / "nnUNetv2_predict"), "-i", str(images), "-o", str(folder / "masks"), "-d", "4"]
-    command += ["-c", "3d_fullres", "-f", "all", "-device", device, "-npp", "1", "-nps", "1"]
+    command = [str(python.parent / "nnUNetv2_predict"), "-i", str(images), "-o", str(folder / "masks"), "-d", "1"]
+    command += ["-c", configuration, "-f", "all", "-device", device, "-npp", "1", "-nps", "1"]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     return found
 
@@ -164,11 +170,16 @@ def link_for_nnunet(listing: Path, folder: Path) -> None:
         (folder / "labelsTr" / f"{name}.nii.gz").symlink_to((listing.parent / entry["label"]).resolve())
     about = {
         "channel_names": {"0": "MRI"},
-        "labels": {name: int(value) for value, name in content["labels"].items()},
+        "labels": _by_name(content["labels"]),
         "numTraining": len(content["training"]),
         "file_ending": ".nii.gz",
     }
     (folder / "dataset.json").write_text(json.dumps(about))
+
+
+def _by_name(labels: dict[str, Any]) -> dict[str, int]:
+    """Return the values of labels by name, whichever of the two a list has for its keys."""
+    return {str(name): int(value) for value, name in labels.items()} if "0" in labels else labels
 
 
 def fewmask(*words: str) -> None:
@@ -191,11 +202,14 @@ def measure(tool: str, listing: Path, folder: Path, given: argparse.Namespace, b
     """Train and score once."""
     shutil.rmtree(folder, ignore_errors=True)  # Of a training that was cut off.
     folder.mkdir(parents=True)
-    if tool == "nnU-Net":
-        found = train_nnunet(given.nnunet, listing, folder, seed, budget, given.steps)
+    name, flat = tool.removesuffix(FLAT).removesuffix(SOLID), tool.endswith(FLAT)
+    if name == "nnU-Net":
+        configuration = "2d" if flat else "3d_fullres"
+        found = train_nnunet(given.nnunet, listing, folder, seed, budget, given.steps, configuration)
     else:
+        dimensions = [] if name == tool else [f"data.dimensions={2 if flat else 3}"]
         words = [str(listing), str(folder), str(seed), str(budget or ""), str(given.steps), *given.override]
-        command = [sys.executable, __file__, "--one", tool, *words]
+        command = [sys.executable, __file__, "--one", name, *words, *dimensions]
         found = told(subprocess.run(command, capture_output=True))
     truth = folder.parent / "labels"
     fewmask("evaluate", str(folder / "masks"), str(truth), "--output", str(folder / "scores"))
@@ -292,6 +306,8 @@ def main() -> None:
     parser.add_argument("--list", type=Path, default=Path("data/Task04_Hippocampus/list_labelled_160_draw0.json"))
     parser.add_argument("--nnunet", type=Path, help="Python of an environment with nnunetv2; else it is left out")
     parser.add_argument("--output", type=Path, help="folder of the trainings; by default one that is thrown away")
+    parser.add_argument("--budgets", nargs="+", help="times of a table of all tools, such as 15m 1h")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of that table")
     parser.add_argument("--only", nargs="+", help="tools and budgets, such as ours or ours/5m")
     parser.add_argument("--steps", type=int, default=0, help="so many steps for each tool, instead of times")
     parser.add_argument("--override", nargs="*", default=[], help="key=value of our recipe, as for `fewmask train`")
@@ -304,6 +320,8 @@ def main() -> None:
         listing = quick_list(Path(work)) if given.quick else given.list.resolve()
         lay_out(listing, output)
         table = QUICK if given.quick else TABLE
+        if given.budgets:
+            table = tuple((tool, budget, given.seeds) for budget in given.budgets for tool in VARIANTS)
         if given.steps:
             table = tuple((tool, None, (0,)) for tool in COLOURS)
         if given.quick:
@@ -315,7 +333,8 @@ def main() -> None:
             (tool, budget, seed)
             for tool, budget, seeds in table
             for seed in seeds
-            if (tool != "nnU-Net" or given.nnunet) and (not given.only or {tool, f"{tool}/{budget}"} & {*given.only})
+            if (given.nnunet or not tool.startswith("nnU-Net"))
+            and (not given.only or {tool, f"{tool}/{budget}"} & {*given.only})
         ]
         rows = json.loads(given.json.read_text()) if given.json and given.json.exists() else []
         for tool, budget, seed in wanted:
