@@ -1,7 +1,8 @@
 """MONAI's `SupervisedTrainer` on what our plan has chosen, for comparison: grid, patch, batch, network, rate and decay.
 
 Loading, augmentation, sampling and loss are MONAI's: `CacheDataset`, two patches in three centred on foreground,
-`DiceCELoss` under deep supervision, AdamW with our warm-up and schedule, in the precision that ours takes.
+`DiceCELoss` (of regions `DiceLoss`) under deep supervision, AdamW with our warm-up and schedule, in the precision that
+ours takes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from in_precision import InPrecision
 from monai import transforms as mt
 from monai.data import CacheDataset, DataLoader
 from monai.engines import SupervisedTrainer
-from monai.losses import DeepSupervisionLoss, DiceCELoss
+from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceLoss
 from monai.utils import set_determinism
 
 from pipeline import nifti, runs
@@ -78,7 +79,8 @@ def train(words: Sequence[str], seed: int, *, budget: str | None = None, steps: 
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
     schedule = Schedule(rate, planned.optimizer.warmup)
     kept = {name: value.clone() for name, value in network.state_dict().items()}
-    way = {"sigmoid": True} if task.regions else {"to_onehot_y": True, "softmax": True}
+    # Of regions Dice alone, as MONAI's own tutorial has it: the cross-entropy of DiceCELoss is one between channels.
+    loss = DiceLoss(sigmoid=True) if task.regions else DiceCELoss(to_onehot_y=True, softmax=True)
     started = time.perf_counter()
 
     def trainer() -> SupervisedTrainer:
@@ -88,7 +90,7 @@ def train(words: Sequence[str], seed: int, *, budget: str | None = None, steps: 
             train_data_loader=loader,
             network=InPrecision(network, planned.precision) if device.type == "cpu" else network,
             optimizer=optimizer,
-            loss_function=DeepSupervisionLoss(DiceCELoss(**way)),
+            loss_function=DeepSupervisionLoss(loss),
             amp=device.type == "cuda",
             decollate=False,
         )
