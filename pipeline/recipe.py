@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from pipeline.bounds import DEVICE, SECONDS, ForegroundValue, Steps, seconds_of
+from pipeline.data_section import DataChoices
 from pipeline.durations import DURATION, in_one_unit
 from pipeline.sections import (
     AtlasVote,
     AugmentationChoices,
     Auto,
-    DataChoices,
     LayoutChoice,
     MetricChoice,
     NetworkChoice,

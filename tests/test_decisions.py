@@ -74,10 +74,10 @@ def test_a_checkpoint_of_the_first_versions_holds_decisions(run):
 
 def test_keys_that_earlier_versions_lacked_have_the_values_that_they_acted_by(run):
     raw = yaml.safe_load(state_of(run)["recipe"])
-    kept = {key: value for key, value in raw["data"].items() if key not in ("units", "unlike")}
+    kept = {key: value for key, value in raw["data"].items() if key not in ("units", "unlike", "crop_to_body")}
     old = Checkpoint(run, state_of(run) | {"recipe": yaml.safe_dump(raw | {"data": kept})})
     data = read_written_of(old)[0].data
-    assert (data.units, data.unlike, data.patch_size) == (1, "keep", (16, 16, 16))
+    assert (data.units, data.unlike, data.crop_to_body, data.patch_size) == (1, "keep", False, (16, 16, 16))
 
 
 def test_a_training_goes_on_from_a_checkpoint_with_what_was_decided(run, dataset, tmp_path):

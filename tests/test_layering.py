@@ -27,6 +27,7 @@ LAYERS = (
     {
         "registry",
         "sections",
+        "data_section",
         "recipe",
         "decisions",
         "config",
@@ -65,6 +66,7 @@ LIGHT = (
     "console",
     "terminal",
     "sections",
+    "data_section",
     "recipe",
     "decisions",
     "config",

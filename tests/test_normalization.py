@@ -10,13 +10,13 @@ from test_plan import CPU, facts, index, recipe
 from pipeline.data.normalization import IntensityRange, Normalized
 from pipeline.data.statistics import ChannelStatistics, Intensities
 from pipeline.data.transforms import Grid, case_transforms, scan_transforms
+from pipeline.data_section import HounsfieldWindow, ZScore
 from pipeline.errors import UserError
 from pipeline.nifti.volume import load
 from pipeline.planning.normalization import choose_normalization, is_like_ct
 from pipeline.planning.plan import make_plan
 from pipeline.planning.settings import settle
 from pipeline.runs.batches import build_ranges
-from pipeline.sections import HounsfieldWindow, ZScore
 
 AUTO_CT = HounsfieldWindow(scheme="ct")
 

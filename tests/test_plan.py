@@ -10,7 +10,9 @@ from pipeline.data.index import Index
 from pipeline.data.inspection import CaseFacts
 from pipeline.data.layouts import Dataset
 from pipeline.data.statistics import channel_statistics
+from pipeline.data_section import ZScore
 from pipeline.planning.augmentation import choose_augmentation, choose_flips
+from pipeline.planning.delivery import prepared_bytes
 from pipeline.planning.hardware import Hardware
 from pipeline.planning.patch import choose_channels, choose_kernels, choose_patch, choose_strides, granularity
 from pipeline.planning.plan import (
@@ -19,12 +21,11 @@ from pipeline.planning.plan import (
     DEFAULT_STEPS_SMALL,
     choose_precision,
     make_plan,
-    prepared_bytes,
 )
 from pipeline.planning.reach import REACH
 from pipeline.planning.spacing import choose_orientation, choose_spacing, median_shape
 from pipeline.recipe import BATCHES, Recipe
-from pipeline.sections import StepChoice, ZScore
+from pipeline.sections import StepChoice
 
 CPU, GPU = Hardware(device="cpu", bfloat16=True, cores=4), Hardware(device="cuda:1", bfloat16=True, cores=16)
 
@@ -117,6 +118,7 @@ def test_what_the_user_chose_stays():
         "orientation": "LPS",
         "spacing_mm": (2.0, 2.0, 2.0),
         "normalization": (ZScore(scheme="zscore"),),
+        "crop_to_body": False,
         "patch_size": (16, 24, 32),
         "batch_size": 7,
         "unlabelled_batch_size": 5,
@@ -186,9 +188,9 @@ def test_each_network_that_is_given_has_the_steps_of_one(hardware, each, members
 
 def test_prepared_slices_keep_their_number():
     scans = index(facts((64, 48, 10), (1, 1, 5)))
-    assert prepared_bytes(scans, 2, (1.0, 1.0)) == 64 * 48 * 10 * 5
-    assert prepared_bytes(scans, 3, (1.0, 1.0, 5.0)) == 64 * 48 * 10 * 5
-    assert prepared_bytes(scans, 3, (1.0, 1.0, 1.0)) == 64 * 48 * 50 * 5
+    assert prepared_bytes(scans.facts.values(), (1.0, 1.0)) == 64 * 48 * 10 * 5
+    assert prepared_bytes(scans.facts.values(), (1.0, 1.0, 5.0)) == 64 * 48 * 10 * 5
+    assert prepared_bytes(scans.facts.values(), (1.0, 1.0, 1.0)) == 64 * 48 * 50 * 5
 
 
 @pytest.mark.parametrize(

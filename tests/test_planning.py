@@ -13,8 +13,9 @@ from pipeline import config, runs
 from pipeline.data.loaders import AHEAD
 from pipeline.errors import UserError
 from pipeline.planning import devices, doctor
+from pipeline.planning.delivery import prepared_bytes
 from pipeline.planning.doctor import diagnose
-from pipeline.planning.plan import make_plan, prepared_bytes
+from pipeline.planning.plan import make_plan
 from pipeline.runs.components import COMPONENTS
 from pipeline.strict_yaml import read_yaml, write_yaml
 
@@ -257,7 +258,7 @@ def test_size_of_the_cache_is_foretold(dataset, tmp_path):
     real = sum(path.stat().st_size for path in (tmp_path / "run" / "cache").glob("*.npz"))
     locations = 4 * 3 * 2000 * 8  # four scans, three classes
     data = prepared.plan.recipe.data
-    assert prepared_bytes(prepared.visible, 3, data.spacing_mm) == pytest.approx(real - locations, rel=0.2)
+    assert prepared_bytes(prepared.visible.facts.values(), data.spacing_mm) == pytest.approx(real - locations, rel=0.2)
 
 
 def test_tiny_recipe_of_the_other_tests_is_still_its_own_plan(dataset, tmp_path):

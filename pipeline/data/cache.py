@@ -121,6 +121,7 @@ class Cache:
         ranges: How intensities are normalised, as for :func:`case_transforms`.
         background_mm: How far from structures voxels that nobody annotated count as background, as those behind strokes
             of background do, see :func:`implied_background`; None for nowhere.
+        crop: Cases are cropped to the body, of which as many voxels along each axis are left; None for whole scans.
         failure: Why entries are missing, once a write has failed. Those cases are prepared whenever they are read.
     """
 
@@ -129,6 +130,7 @@ class Cache:
     grid: Grid
     ranges: Sequence[IntensityRange | None] = ()
     background_mm: float | None = None
+    crop: tuple[int, ...] | None = None
     failure: OSError | None = field(default=None, init=False)
     _entries: Packed[_Entry] = field(default_factory=Packed, init=False, repr=False)
 
@@ -193,7 +195,7 @@ class Cache:
         values = list(self.index.labels)
         remedy = "give larger numbers for data.spacing_mm, or leave the scan out"
         with memory_for(str(case.images[0]), "to prepare it", self._needed(case), remedy):
-            prepared = case_transforms(self.grid, values, self.ranges, self.index.ignore)(scans)
+            prepared = case_transforms(self.grid, values, self.ranges, self.index.ignore, self.crop)(scans)
             image, annotation = (np.ascontiguousarray(prepared[key].numpy()) for key in (IMAGE, ANNOTATION))
             if self.background_mm is not None:
                 annotation = implied_background(annotation, prepared[IMAGE].pixdim.tolist(), self.background_mm)
@@ -217,6 +219,8 @@ class Cache:
         }
         if self.background_mm is not None:  # Other entries keep the names that they have always had.
             how["implied_background"] = [self.background_mm, DETOUR]
+        if self.crop is not None:
+            how["crop"] = self.crop
         # By values, not by files: a scan that is saved anew, with the same values on the same grid, has the same key.
         facts = self.index.facts[case.id]
         content = [*facts.content, json.dumps(facts.affine), json.dumps(how, sort_keys=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping  # noqa: TC003 - read_facts resolves the annotations of CaseFacts
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -11,8 +10,10 @@ import numpy as np
 
 from pipeline import nifti
 from pipeline.data.appearance import Appearance, describe
+from pipeline.data.body import body_box
 from pipeline.data.codes import is_warning
 from pipeline.data.content import hash_scan, hash_values
+from pipeline.data.image_problems import image_problems
 from pipeline.data.label_values import count_labels, label_problems
 from pipeline.data.pieces import largest_pieces
 from pipeline.data.relabelling import recounted, relabelled
@@ -31,13 +32,6 @@ if TYPE_CHECKING:
     from pipeline.types import Case
 
 Row: TypeAlias = tuple[float, float, float, float]
-
-# Networks compute in float32. A scan of integers of which float32 distinguishes fewer levels than this is refused.
-LEAST_LEVELS = 16
-# A scan whose values are whole numbers within a range below this is probably a mask.
-FEW_VALUES = 8
-# The farthest that a voxel may lie from the origin: beyond it, places in a scan are lost in rounding.
-FARTHEST_MM = 1e9
 
 
 @dataclass(frozen=True)
@@ -66,6 +60,7 @@ class CaseFacts:
         spacing_mm: Voxel size along the same axes.
         affine: Voxel indices to mm, row by row.
         channels: Number of image channels.
+        body: Voxels along the same axes of the box of the body (:mod:`pipeline.data.body`); None where nobody looked.
         label_voxels: Number of voxels of each value in the mask; None without a mask.
         stored_voxels: The same of the values in the file, where others are read; else None.
         largest_pieces: For each label above 0, and under 0 for all together, the share of the voxels that their largest
@@ -97,6 +92,7 @@ class CaseFacts:
     largest_pieces: Mapping[int, float] = field(default_factory=dict)
     appearance: tuple[Appearance, ...] | None = None
     annotated: tuple[int, ...] | None = None
+    body: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse an impossible grid, as an altered ``index.json`` may have it.
@@ -124,6 +120,10 @@ class CaseFacts:
             sform_code=1,
             srow=tuple(number for row in self.affine[:3] for number in row),
         )
+
+    def cropped(self) -> CaseFacts:
+        """Return the facts of the box of the body, as if the scan were no larger."""
+        return replace(self, shape=self.body or self.shape)
 
     def without_mask(self) -> CaseFacts:
         """Return the facts of the same scan without its mask."""
@@ -168,7 +168,7 @@ def examine_scans(
         label = scans.get(case.label)
     first = scans.get(case.images[0])
     for image in images:
-        problems += _image_problems(image, case.label is not None, declared.channels)
+        problems += image_problems(image, case.label is not None, declared.channels)
     counts: Mapping[int, int] | None = None
     stored: Mapping[int, int] | None = None
     if label is not None:
@@ -201,12 +201,20 @@ def examine_scans(
             label_voxels=counts,
             annotated=case.annotated,
             stored_voxels=stored,
-            largest_pieces=_pieces(label, _ignored(case, declared)) if sound else {},
-            appearance=_appearance(images) if sound else None,
-            intensities=_intensities(images, label, _ignored(case, declared)) if sound else (),
+            **(_described(images, label, _ignored(case, declared)) if sound else {}),
         ),
         problems,
     )
+
+
+def _described(images: Sequence[nifti.Scan], mask: nifti.Scan | None, ignore: int | None) -> dict[str, Any]:
+    """Return what is found of a case without problems."""
+    return {
+        "largest_pieces": _pieces(mask, ignore),
+        "appearance": _appearance(images),
+        "body": _body(images, mask, ignore),
+        "intensities": _intensities(images, mask, ignore),
+    }
 
 
 def _examine_mask(
@@ -255,6 +263,12 @@ def _appearance(images: Sequence[nifti.Scan]) -> tuple[Appearance, ...]:
     return tuple(each for each in found if each) if all(found) else ()
 
 
+def _body(images: Sequence[nifti.Scan], mask: nifti.Scan | None, ignore: int | None) -> tuple[int, int, int]:
+    channels = [channel for image in images for channel in image.voxels]
+    x, y, z = body_box(channels, None if mask is None else mask.labels, ignore)
+    return x.stop - x.start, y.stop - y.start, z.stop - z.start
+
+
 def _pieces(mask: nifti.Scan | None, ignore: int | None) -> dict[int, float]:
     return {} if mask is None else largest_pieces(mask.labels, ignore)
 
@@ -299,43 +313,3 @@ def _load_all(paths: Sequence[Path]) -> tuple[dict[Path, nifti.Scan], list[Probl
         except UserError as error:
             problems += error.problems
     return scans, problems
-
-
-def _image_problems(scan: nifti.Scan, labelled: bool, channels: int | None) -> list[Problem]:
-    where = str(scan.path)
-    voxels = scan.voxels
-    problems = []
-    if scan.channels > 1 and channels is None:
-        message = f"has a fourth axis of {scan.channels}, and nothing says that these are channels"
-        remedy = "declare channel_names, in the list or by --layout-option; or save one volume a file"
-        problems.append(Problem(where, "undeclared-channels", message, remedy))
-    if (farthest := float(np.abs(scan.affine[:3, 3]).max())) > FARTHEST_MM:
-        message = f"lies {farthest:.3g} mm from the origin"
-        remedy = "correct the offsets of its affine"
-        problems.append(Problem(where, "bad-affine", message, remedy))
-    low = voxels.min()  # NaN where any voxel is
-    high = voxels.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        bad = int(voxels.size - np.isfinite(voxels).sum())
-        message = f"has {bad} voxel(s) that are NaN or infinite"
-        remedy = "fill them, as check --fix fill-nonfinite does, or leave it out"
-        problems.append(Problem(where, "not-finite", message, remedy))
-    elif low == high:
-        code = "constant-image" if labelled else "constant-scan"
-        message = f"is {low:g} everywhere"
-        problems.append(Problem(where, code, message, "replace the scan, or leave it out"))
-    elif voxels.dtype.kind in "iu" and (levels := _levels_in_float32(int(low), int(high))) < LEAST_LEVELS:
-        message = f"has values from {low} to {high}, of which float32 tells {levels} apart"
-        problems.append(Problem(where, "lost-precision", message, "subtract what all voxels have in common"))
-    elif float(high) - float(low) < FEW_VALUES and not np.mod(voxels, 1).any():
-        message = f"holds whole numbers from {low:g} to {high:g} alone, as a mask does"
-        problems.append(Problem(where, "looks-like-mask", message, "name the scan itself, if this is its mask"))
-    return problems
-
-
-def _levels_in_float32(low: int, high: int) -> float:
-    """Return about how many of the integers from ``low`` to ``high`` float32 distinguishes; infinity if all."""
-    step = int(np.spacing(np.float32(max(abs(low), abs(high)))))
-    if step <= 1:
-        return math.inf
-    return 1 + (high - low) // step

@@ -13,6 +13,7 @@ from monai.transforms import Compose, MapTransform, Orientationd, Spacingd, Tran
 
 from pipeline import nifti
 from pipeline.data.annotation import ANNOTATION, IMAGE, Annotated
+from pipeline.data.body import CroppedToBody
 from pipeline.data.normalization import IntensityRange, Normalized
 
 if TYPE_CHECKING:
@@ -80,14 +81,19 @@ def case_transforms(
     label_values: Sequence[int],
     ranges: Sequence[IntensityRange | None] = (),
     ignore: int | None = None,
+    crop: Sequence[int] | None = None,
 ) -> Compose:
-    """Return the way from a case's scans and mask to a normalised image and an annotation on the network's grid."""
+    """Return the way from a case's scans and mask to a normalised image and an annotation on the network's grid.
+
+    With ``crop`` both are cropped to the body, of which as many voxels along each axis are left.
+    """
     keys = (IMAGE, ANNOTATION)
     return Compose(
         [
             ScansToTensors(keys),
             OnImageGrid(),
             *_resample(keys, ("bilinear", "nearest"), grid),
+            *([] if crop is None else [CroppedToBody(keys, crop, ignore)]),
             Normalized(IMAGE, ranges),
             Annotated(ANNOTATION, label_values, ignore),
         ]

@@ -13,9 +13,9 @@ import monai
 import torch
 
 from pipeline.data.loaders import AHEAD, SHARED_MEMORY
+from pipeline.planning.delivery import prepared_bytes, voxel_bytes
 from pipeline.planning.devices import free_bytes
 from pipeline.planning.limits import size
-from pipeline.planning.plan import prepared_bytes, voxel_bytes
 from pipeline.recipe import BATCHES
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def _disk(folder: Path, plan: Plan | None, index: Index | None) -> Finding:
     if not os.access(place, os.W_OK):
         return Finding("disk", f"{place} cannot be written to", "a folder for the run", "name another --output")
     data = plan.recipe.data
-    needed = prepared_bytes(index, int(data.dimensions), tuple(map(float, data.spacing_mm)))
+    kept = [case.cropped() if data.crop_to_body else case for case in index.facts.values()]
+    needed = prepared_bytes(kept, data.spacing_mm)
     remedy = "make room, name a folder with data.cache=DIR, or set data.cache=off" if needed > free else ""
     return Finding("disk", has, f"about {size(needed)} for prepared scans", remedy)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from pipeline.data.statistics import PROBABILITIES, pool
+from pipeline.data_section import HounsfieldWindow, ZScore
 from pipeline.errors import Problem, UserError
-from pipeline.sections import HounsfieldWindow, ZScore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.planning.augmentation import CHOSEN, choose_augmentation
+from pipeline.planning.delivery import choose_crop, choose_resident, choose_workers, prepared_bytes
 from pipeline.planning.limits import refuse_scans
 from pipeline.planning.network import SizePlanner
 from pipeline.planning.normalization import choose_normalization, normalization_reason
@@ -39,8 +39,6 @@ DEFAULT_STEPS = 1200
 DEFAULT_STEPS_SMALL = 8000
 SMALL_STEP = 100_000
 DEFAULT_STEPS_CUDA = 12_000
-# Of a GPU's memory, for prepared scans beside a step.
-RESIDENT_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -120,11 +118,11 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     grid = _grid(recipe, facts, hardware, pick)
     orientation = grid["orientation"]
     spacing = grid["spacing_mm"]
-    grid["normalization"] = normalization = choose_normalization(data.normalization, index.channels, facts)
-    pick.tell("data.normalization", normalization, normalization_reason(normalization, index.channels, facts))
+    grid["normalization"] = _normalization(recipe, index, pick)
     precision = pick("precision", recipe.precision, lambda: _precision(hardware))
     refuse_scans(index, orientation, spacing, hardware, given=data.spacing_mm != "auto")
-    shape = median_shape(facts, orientation, spacing)[: len(spacing)]
+    kept = [case.cropped() if grid["crop_to_body"] else case for case in facts]
+    shape = median_shape(kept, orientation, spacing)[: len(spacing)]
     planner = SizePlanner(
         recipe=recipe,
         shape=shape,
@@ -139,7 +137,7 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
     pick.made += [Choice(*choice) for choice in planner.reasons(sizes)]
     units = pick("data.units", data.units, lambda: planner.units(sizes))
     steps, layout, members = _open_to_time(recipe, hardware, len(spacing), planner.voxels(sizes), pick)
-    grid |= _delivery(recipe, hardware, prepared_bytes(index, len(spacing), spacing), pick)
+    grid |= _delivery(recipe, hardware, prepared_bytes(kept, spacing), pick)
     augmentation = _augmentation(recipe, partial(choose_augmentation, index.labels, orientation, spacing), pick)
     chosen = sizes.of_network | {"memory_format": layout, "members": members}
     resolved = recipe.model_copy(
@@ -166,21 +164,30 @@ def make_plan(recipe: Recipe, index: Index, hardware: Hardware) -> Plan:
 
 
 def _grid(recipe: Recipe, facts: Sequence[CaseFacts], hardware: Hardware, pick: _Choices) -> dict[str, Any]:
-    """Choose dimensions, orientation and voxel size."""
+    """Choose dimensions, orientation, voxel size, and whether scans are cropped to the body."""
     given = (recipe.data.spacing_mm, recipe.data.patch_size)
     on_cpu = not hardware.is_cuda
     slices_pay = on_cpu and recipe.atlases.weight == 0  # Atlases are volumes.
     axes = pick("data.dimensions", recipe.data.dimensions, lambda: _dimensions(facts, *given, slices_pay=slices_pay))
     orientation = pick("data.orientation", recipe.data.orientation, lambda: _orientation(facts, axes))
     spacing = pick("data.spacing_mm", given[0], lambda: _spacing(facts, orientation, axes, on_cpu=on_cpu))
-    return {"dimensions": axes, "orientation": orientation, "spacing_mm": spacing}
+    crop = pick("data.crop_to_body", recipe.data.crop_to_body, lambda: choose_crop(recipe, facts))
+    return {"dimensions": axes, "orientation": orientation, "spacing_mm": spacing, "crop_to_body": crop}
+
+
+def _normalization(recipe: Recipe, index: Index, pick: _Choices) -> Any:
+    """Choose how intensities are normalised, of which a recipe may give a part."""
+    facts = list(index.facts.values())
+    ways = choose_normalization(recipe.data.normalization, index.channels, facts)
+    pick.tell("data.normalization", ways, normalization_reason(ways, index.channels, facts))
+    return ways
 
 
 def _delivery(recipe: Recipe, hardware: Hardware, kept_bytes: int, pick: _Choices) -> dict[str, Any]:
     """Choose where batches are made, and by how many processes."""
     data = recipe.data
-    resident = pick("data.resident", data.resident, lambda: _resident(hardware, kept_bytes, data.workers))
-    workers = pick("data.workers", data.workers, lambda: _workers(hardware, resident))
+    resident = pick("data.resident", data.resident, lambda: choose_resident(hardware, kept_bytes, data.workers))
+    workers = pick("data.workers", data.workers, lambda: choose_workers(hardware, resident))
     return {"workers": workers, "resident": resident}
 
 
@@ -315,36 +322,3 @@ def _steps(hardware: Hardware, voxels: int, members: int) -> tuple[int, str]:
     time = "an hour or two of a GPU" if hardware.is_cuda else "a quarter of an hour of two cores"
     each = " for each network" if members > 1 else ""
     return members * usual_steps(hardware, voxels), f"{time}{each}; with time_budget as many as fit into it"
-
-
-def voxel_bytes(channels: int) -> int:
-    """Return the size of a voxel of a prepared scan or a batch: a float32 a channel and one byte of annotation."""
-    return 4 * channels + 1
-
-
-def prepared_bytes(index: Index, dimensions: int, spacing_mm: tuple[float, ...]) -> int:
-    """Return the size of all prepared scans."""
-    voxels = 0.0
-    for facts in index.facts.values():
-        # Slices keep their own distance, which is about the largest of the three.
-        depth_mm = 1.0 if dimensions == 3 else max(facts.spacing_mm)
-        voxels += math.prod(facts.shape) * math.prod(facts.spacing_mm) / (math.prod(spacing_mm) * depth_mm)
-    return int(voxels * voxel_bytes(len(index.channels)))
-
-
-def _resident(hardware: Hardware, kept_bytes: int, workers: Any) -> tuple[bool, str]:
-    if not hardware.is_cuda:
-        return False, "on a CPU, all memory is the machine's"
-    if workers not in ("auto", 0):
-        return False, "workers make the batches, as the recipe says"
-    if hardware.memory_bytes is None or kept_bytes > RESIDENT_SHARE * hardware.memory_bytes:
-        return False, "workers make the batches, since the scans would take much of the GPU's memory"
-    return True, f"all scans take {kept_bytes / 2**20:.0f} MB of the GPU's memory, where batches are made of them"
-
-
-def _workers(hardware: Hardware, resident: bool) -> tuple[int, str]:
-    if resident:
-        return 0, "batches are made in the device's memory"
-    if hardware.is_cuda:
-        return min(8, hardware.cores - 1), f"{hardware.cores} cores prepare batches while the GPU computes"
-    return 0, "on a CPU, workers would take the cores that the network needs"

@@ -17,8 +17,9 @@ from pipeline.bounds import (
     Side,
     Steps,
 )
+from pipeline.data_section import DataChoices, HounsfieldWindow, ZScore
 from pipeline.recipe import LabelName, Parts, Recipe
-from pipeline.sections import AugmentationChoices, DataChoices, HounsfieldWindow, NetworkChoice, StepChoice, ZScore
+from pipeline.sections import AugmentationChoices, NetworkChoice, StepChoice
 
 
 class WindowSettings(HounsfieldWindow):
@@ -37,6 +38,7 @@ class DataSettings(DataChoices):
     orientation: Annotated[str, Field(pattern="^[LRAPSI]{3}$")]
     spacing_mm: tuple[Millimetres, ...]
     normalization: tuple[Annotated[ZScore | WindowSettings, Field(discriminator="scheme")], ...]
+    crop_to_body: bool
     patch_size: tuple[Side, ...]
     batch_size: Samples
     unlabelled_batch_size: Samples

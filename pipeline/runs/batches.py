@@ -82,6 +82,7 @@ def build_cache(settings: Settings, index: Index, folder: Path | None) -> Cache:
         grid=build_grid(settings),
         ranges=build_ranges(settings),
         background_mm=settings.data.background_mm,
+        crop=(*settings.data.patch_size, 1)[:3] if settings.data.crop_to_body else None,
     )
 
 

@@ -35,7 +35,7 @@ FOLDS = "folds.json"
 POSTPROCESSING = "postprocessing.json"
 # Keys that runs of earlier versions lack, with what those versions did.
 EARLIER = {"regions": None}
-EARLIER_DATA = {"units": 1, "unlike": "keep"}
+EARLIER_DATA = {"units": 1, "unlike": "keep", "crop_to_body": False}
 OUT_OF_FOLD = "out-of-fold"
 ATLASES = "atlases.pt"
 # Files that are written once: if one is changed, the run's figures no longer hold.
