@@ -123,10 +123,14 @@ def with_another_rate(place):
 @pytest.mark.parametrize(
     ("chosen", "alter", "message"),
     [
-        ([0, 1], None, "is fold 2 of 3"),
+        ([0, 1], None, r"is fold 2 of 3, and 2 are given(.|\n)*all K folds once, each trained with data.fold=\[N,K\]"),
         ([0, 1, 1], None, "is fold 3, as"),
         ([0, 1, 2], without_scores, "is not trained to its end"),
-        ([0, 1, 2], with_another_rate, "has another optimizer.options.learning_rate"),
+        (
+            [0, 1, 2],
+            with_another_rate,
+            r"has another optimizer.options.learning_rate(.|\n)*config.yaml data.fold=\[2,3\]",
+        ),
     ],
 )
 def test_what_are_not_all_folds_of_one_recipe_is_refused(apart, tmp_path, chosen, alter, message):
@@ -137,6 +141,43 @@ def test_what_are_not_all_folds_of_one_recipe_is_refused(apart, tmp_path, chosen
     with pytest.raises(UserError, match=message):
         runs.join(places, tmp_path / "joined")
     assert not (tmp_path / "joined").exists()
+
+
+def test_folds_of_which_one_was_planned_otherwise_are_joined(recipe, crossed, folder, tmp_path, capsys):
+    """As where the voxels of the training cases of a fold are larger, in the median."""
+    places = [tmp_path / f"fold-{number}" for number in (1, 2, 3)]
+    for number, place in enumerate(places, 1):
+        strides = [[2, 2, 2]] if number == 3 else [[2, 2, 1]]
+        words = [
+            f"data.fold=[{number},3]",
+            f"augmentation.elastic_mm={number // 3}",
+            f"network.options.strides={strides}",
+        ]
+        runs.train(runs.read_recipe(recipe, words), place)
+    capsys.readouterr()
+    joined = tmp_path / "joined"
+    assert len(runs.join(places, joined)) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "they differ in augmentation.elastic_mm, network.options.strides" in told
+    config = yaml.safe_load((joined / "config.yaml").read_text())
+    assert (config["augmentation"]["elastic_mm"], config["network"]["options"]["strides"]) == ("auto", "auto")
+    assert config["data"]["fold"] is None
+    assert (joined / "out-of-fold" / "summary.json").is_file()
+    scan = next((folder / "phantom" / "imagesTs").iterdir())
+    runs.predict(joined, [scan], tmp_path / "masks")
+    assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 1
+
+
+def test_folds_trained_by_themselves_are_told_how_they_can_be_joined(apart, tmp_path):
+    single = shutil.copytree(apart[0], tmp_path / "single")
+    told = yaml.safe_load((single / "config.yaml").read_text())
+    told["data"] |= {"fold": None, "split": "splits.json", "split_fold": 0}
+    (single / "config.yaml").write_text(yaml.safe_dump(told))
+    with pytest.raises(UserError) as caught:
+        runs.join([apart[1], single], tmp_path / "joined")
+    said = str(caught.value)
+    assert "data.fold=[N,K] in the place of data.split_fold, where K is how many the file of data.split has" in said
+    assert "has another" not in said
 
 
 def test_a_run_that_is_no_fold_and_a_folder_that_is_there_are_refused(crossed, apart, tmp_path):

@@ -254,8 +254,10 @@ def test_which_fold_is_asked_for(tmp_path, chosen, message):
 
 @pytest.mark.parametrize("folds", [3, 5])
 def test_another_number_of_folds_is_refused(tmp_path, folds):
-    with pytest.raises(UserError, match=rf"holds 2 folds \(0, 1\), and {folds} are asked for"):
+    with pytest.raises(UserError, match=rf"holds 2 folds \(0, 1\), and {folds} are asked for(.|\n)*--folds 2"):
         pool_by_file(FOUR, written(tmp_path / "s.json", NNUNET), folds)
+    with pytest.raises(UserError, match=rf"and {folds} are asked for(.|\n)*remedy: data.fold=\[1,2\]"):
+        split_by_file(FOUR, written(tmp_path / "s.json", NNUNET), fold=(1, folds))
 
 
 def test_a_single_split_has_no_folds(tmp_path):

@@ -11,22 +11,32 @@ from pipeline.config import written
 from pipeline.decisions import NONE
 from pipeline.errors import Problem, UserError
 from pipeline.files import LOCK, PARTIAL
+from pipeline.planning.augmentation import CHOSEN
+from pipeline.recipe import Recipe
 from pipeline.runs.cross_validation import score_folds, write_folds
 from pipeline.runs.folder import CACHE, STOP, RunFolder, fold_folder
-from pipeline.runs.resuming import differing_keys, flat, other_scans
+from pipeline.runs.resuming import covers, differing_keys, differing_settings, flat, other_scans
 from pipeline.runs.splitting import check_dataset_of, pool_of
 from pipeline.runs.stored import SUMMARY, read_config, read_decisions, read_index
+from pipeline.terminal import note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.recipe import Recipe
     from pipeline.runs.scoring import Scores
 
 # What a fold's run need not take along.
 LEFT = (CACHE, STOP, LOCK, "tensorboard", "wandb", f"{PARTIAL}*")
 # Keys in which folds may differ: the fold itself, and what each chose for the machine that it was trained on.
-OWN = ("data.fold", "device", "time_budget", "network.memory_format", "data.resident")
+OWN = ("data.fold", "data.split_fold", "device", "time_budget", "network.memory_format", "data.resident")
+# What a plan may choose otherwise from the training cases of another fold.
+PLANNED = (
+    *(f"data.{key}" for key in ("dimensions", "orientation", "spacing_mm", "crop_to_body", "normalization")),
+    *(f"data.{key}" for key in ("patch_size", "batch_size", "unlabelled_batch_size", "accumulate", "units")),
+    *(f"augmentation.{key}" for key in CHOSEN),
+    *(f"network.options.{key}" for key in ("channels", "strides", "kernels")),
+    "postprocessing",
+)
 
 
 def join(folds: Sequence[Path], run: Path) -> list[Scores]:
@@ -51,8 +61,8 @@ def join(folds: Sequence[Path], run: Path) -> list[Scores]:
     recipes = {place: read_config(place) for place in folds}
     if problems := [*_not_each_fold(folds, recipes), *_unlike(recipes)]:
         raise UserError("Nothing was joined.", problems)
-    first, recipe = next(iter(recipes.items()))
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"fold": None})})
+    first = next(iter(recipes))
+    recipe = _common(recipes)
     index = check_dataset_of(recipe, read_index(first))
     everything = pool_of(recipe, index, len(recipes))
     run.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +80,7 @@ def join(folds: Sequence[Path], run: Path) -> list[Scores]:
 
 def _not_each_fold(folds: Sequence[Path], recipes: dict[Path, Recipe]) -> list[Problem]:
     """Return what keeps runs from being all folds of a cross-validation, each once."""
-    remedy = f"give each of {len(folds)} folds once, trained with data.fold=[N,{len(folds)}]"
+    remedy = "give all K folds once, each trained with data.fold=[N,K]"
     problems = []
     seen: dict[int, Path] = {}
     for place in folds:
@@ -79,9 +89,13 @@ def _not_each_fold(folds: Sequence[Path], recipes: dict[Path, Recipe]) -> list[P
             what = "is no fold of a cross-validation"
             if recipes[place].data.split_fold is not None:
                 what = f"{what}, but a training by itself (data.split_fold)"
-            problems.append(Problem(str(place), "not-each-fold", what, f"{remedy}, beside data.split=FILE too"))
+                how = f"{remedy} in the place of data.split_fold, where K is how many the file of data.split has"
+                problems.append(Problem(str(place), "not-each-fold", what, how))
+            else:
+                problems.append(Problem(str(place), "not-each-fold", what, remedy))
         elif count != len(folds):
-            problems.append(Problem(str(place), "not-each-fold", f"is fold {number} of {count}", remedy))
+            what = f"is fold {number} of {count}, and {len(folds)} are given"
+            problems.append(Problem(str(place), "not-each-fold", what, remedy))
         elif number in seen:
             problems.append(Problem(str(place), "not-each-fold", f"is fold {number}, as {seen[number]} is", remedy))
         elif not (place / SUMMARY).is_file():
@@ -91,14 +105,34 @@ def _not_each_fold(folds: Sequence[Path], recipes: dict[Path, Recipe]) -> list[P
     return problems
 
 
+def _common(recipes: dict[Path, Recipe]) -> Recipe:
+    """Return the recipe of all folds, in which what was planned otherwise for one of them is ``auto`` again."""
+    recipe, *others = recipes.values()
+    own = flat(written(recipe))
+    differing = {key for other in others for key in differing_settings(own, flat(written(other)))}
+    planned = {key for key in differing if any(covers(name, key) for name in PLANNED)}
+    if planned:
+        note(f"each fold is planned from its own training cases, and they differ in {', '.join(sorted(planned))}")
+    content = recipe.model_dump()
+    content["data"]["fold"] = None
+    for key in planned:
+        *sections, last = key.split(".")
+        section = content
+        for name in sections:
+            section = section[name]
+        section[last] = "auto"
+    return Recipe.model_validate(content)
+
+
 def _unlike(recipes: dict[Path, Recipe]) -> list[Problem]:
-    """Return in what runs differ from the first in more than the fold."""
+    """Return in what runs differ from the first in more than the fold and what follows from its cases."""
     first, recipe = next(iter(recipes.items()))
     scans = read_index(first)
-    remedy = f"train it as {first} was"
     problems = []
     for place, other in recipes.items():
-        if keys := differing_keys(flat(written(recipe)), flat(written(other)), OWN):
+        fold = "[{},{}]".format(*other.data.fold or ("N", "K"))
+        remedy = f"train it as {first} was: fewmask train {first / 'config.yaml'} data.fold={fold} --output NEW"
+        if keys := differing_keys(flat(written(recipe)), flat(written(other)), (*OWN, *PLANNED)):
             problems.append(Problem(str(place), "changed", f"has another {', '.join(keys)}", remedy))
         if cases := other_scans(scans, read_index(place)):
             problems.append(Problem(str(place), "scans-changed", f"has other scans, such as {cases[0]}", remedy))

@@ -84,7 +84,7 @@ def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Seque
         )
         for key in differing_keys(old, new, allowed)
     ]
-    if not any(_covers(name, "plugins") for name in allowed):
+    if not any(covers(name, "plugins") for name in allowed):
         problems += _changed_plugins(run, recipe)
     if problems:
         raise UserError(f"{run} holds another run; nothing was resumed.", problems)
@@ -95,7 +95,7 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequ
     return [
         key
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not any(_covers(name, key) for name in (*HARMLESS, *allowed))
+        if old.get(key) != new.get(key) and not any(covers(name, key) for name in (*HARMLESS, *allowed))
     ]
 
 
@@ -220,7 +220,8 @@ def pinned(folder: RunFolder, recipe: Recipe, decided: Decisions) -> Decisions:
     return decided if recipe.start is None else decided.begun_with(Taken(sha256=digest_of_model(recipe.start)))
 
 
-def _covers(name: str, key: str) -> bool:
+def covers(name: str, key: str) -> bool:
+    """Tell whether a flat key is one of a recipe's key or section, or that itself."""
     return key == name or key.startswith(f"{name}.")
 
 
