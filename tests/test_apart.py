@@ -129,7 +129,7 @@ def with_another_rate(place):
         (
             [0, 1, 2],
             with_another_rate,
-            r"has another optimizer.options.learning_rate(.|\n)*config.yaml data.fold=\[2,3\]",
+            r"another optimizer.options.learning_rate(.|\n)*config.yaml data.fold=\[1,3\]",
         ),
     ],
 )
