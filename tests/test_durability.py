@@ -1,9 +1,11 @@
 """What a run survives, and that it is the same run afterwards."""
 
 import csv
+import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -392,15 +394,30 @@ def test_a_comparison_says_in_what_settings_the_trainings_differ(dataset, tmp_pa
     }
     capsys.readouterr()
     runs.compare(runs_of["cut"], runs_of["whole"], tmp_path / "differ")
-    assert "the two trainings differ in postprocessing: " in capsys.readouterr().err
+    assert "the two trainings differ in postprocessing\n" in capsys.readouterr().err
     page = (tmp_path / "differ" / "report.html").read_text()
-    assert "The recipes differ in" in page
+    assert "The trainings differ in" in page
     assert "All numbers are in compare.csv too" in page
     more = [{"metric": "centre_distance_mm"}]
     runs_of["again"] = train(tmp_path, dataset, "measured", max_steps=1, postprocessing=[], metrics=more)
     runs.compare(runs_of["whole"], runs_of["again"], tmp_path / "alike")
     assert "differ in" not in capsys.readouterr().err
-    assert "The recipes differ in" not in (tmp_path / "alike" / "report.html").read_text()
+    split = json.loads((runs_of["whole"] / "split.json").read_text())
+    fewer = split | {"labelled": split["labelled"][1:]}
+    (tmp_path / "fewer.json").write_text(json.dumps(fewer))
+    smaller = shutil.copytree(dataset, tmp_path / "smaller")
+    content = json.loads((smaller / "dataset.json").read_text())
+    content["training"] = [each for each in content["training"] if split["labelled"][0] not in each["image"]]
+    (smaller / "dataset.json").write_text(json.dumps(content))
+    words = (f"data.split={tmp_path / 'fewer.json'}", "optimizer.learning_rate=0.01")
+    runs_of["fewer"] = train(tmp_path, smaller, "fewer", *words, max_steps=1, postprocessing=[])
+    runs.compare(runs_of["fewer"], runs_of["whole"], tmp_path / "masks")
+    count = len(split["labelled"])
+    what = f"the masks that they were trained on ({count - 1} and {count})"
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"differ in {what}, optimizer.learning_rate: the comparison does not tell which" in told
+    assert what in (tmp_path / "masks" / "report.html").read_text()
+    assert "The trainings differ in" not in (tmp_path / "alike" / "report.html").read_text()
 
 
 def test_section_may_be_allowed_and_a_name_that_is_no_key_is_refused(dataset, tmp_path):

@@ -1,10 +1,13 @@
 """Which scans are predicted, where, and with or without mirror images."""
 
+import shutil
+
 import pytest
 from commands import fewmask
 from runs_fixtures import make_phantom, train
 
 from pipeline import runs
+from pipeline.data.layouts import open_dataset
 from pipeline.errors import UserError
 from pipeline.prediction.predictor import Predictor
 
@@ -36,6 +39,26 @@ def test_cases_are_chosen_by_id_and_by_having_no_mask(run, dataset, tmp_path):
         with pytest.raises(UserError, match=refusal):
             predicted("refused", **chosen)
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_runs_own_dataset_is_opened_as_the_training_did(dataset, tmp_path, capsys):
+    """A folder in which masks lie beside scans, named by a word that nobody knows."""
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for case in open_dataset(dataset).cases:
+        shutil.copy(case.images[0], flat / f"{case.id}.nii.gz")
+        if case.label:
+            shutil.copy(case.label, flat / f"{case.id} maske.nii.gz")
+    words = ("layout.name=folder", "layout.options.images=.", "layout.options.label_suffix=' maske'")
+    run = train(tmp_path, flat, "run", *words, max_steps=1)
+    capsys.readouterr()
+    assert len(runs.predict(run, [flat], tmp_path / "masks", unlabelled=True)) == 2
+    assert "--unlabelled" not in capsys.readouterr().err
+    elsewhere = shutil.copytree(flat, tmp_path / "elsewhere")
+    assert len(runs.predict(run, [elsewhere], tmp_path / "all", unlabelled=True)) == 8
+    assert "in which no file is a mask: --unlabelled leaves none out" in " ".join(capsys.readouterr().err.split())
+    chosen = (None, "folder", {"images": ".", "label_suffix": " maske"})
+    assert len(runs.predict(run, [elsewhere], tmp_path / "two", open_as=chosen, unlabelled=True)) == 2
 
 
 def test_mirror_images_are_left_out_and_the_device_is_the_one_asked_for(run, dataset, tmp_path, monkeypatch):

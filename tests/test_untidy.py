@@ -16,6 +16,7 @@ from pipeline import runs
 from pipeline.config import read_options
 from pipeline.data.layouts import read_dataset
 from pipeline.data.layouts.patients import pattern_of
+from pipeline.errors import UserError
 from pipeline.runs.checking import survey, tell_warnings
 from pipeline.runs.targets import _mask_name, scans_of
 from pipeline.types import Case
@@ -239,9 +240,62 @@ def test_masks_of_another_reader_are_not_dropped_without_a_word(tmp_path):
     assert (finding.code, "c3_seg_JD" in finding.message, "c1" in finding.message) == ("unused-files", True, False)
 
 
+def in_one_folder(folder, ending=" maske"):
+    for name in ("c1 links", "c2 rechts", "c3"):
+        untidy.scan(folder / f"{name}.nii.gz")
+    for name in ("c1 links", "c2 rechts"):
+        untidy.scan(folder / f"{name}{ending}.nii.gz", masked=True)
+
+
+def test_masks_among_images_in_a_language_of_their_own_are_told_with_the_options_that_read_them(tmp_path):
+    in_one_folder(tmp_path)
+    found = look_at(tmp_path)
+    (problem,) = [each for each in found.problems if each.code == "mask-as-image"]
+    assert "by their names and values, masks of them:  maske (2)" in problem.message
+    options = "--layout folder --layout-option images=. --layout-option 'label_suffix= maske'"
+    trained = "layout=folder layout.options.images=. 'layout.options.label_suffix= maske'"
+    assert options in problem.remedy
+    assert trained in problem.remedy
+    as_told = look_at(tmp_path, layout="folder", options={"images": ".", "label_suffix": " maske"})
+    assert as_told.problems == []
+    assert [case.id for case in as_told.dataset.cases if case.label] == ["c1 links", "c2 rechts"]
+
+
+def test_masks_among_the_images_of_a_folder_are_told_too(tmp_path):
+    in_one_folder(tmp_path / "images")
+    (problem,) = [each for each in look_at(tmp_path).problems if each.code == "mask-as-image"]
+    assert "--layout-option images=images " in problem.remedy
+
+
+def test_a_folder_of_scans_to_predict_is_not_trained_on_and_the_way_is_said(tmp_path):
+    in_one_folder(tmp_path)
+    with pytest.raises(UserError, match=r"holds 5 scan\(s\) to predict, and none to train on") as caught:
+        runs.read_recipe(tmp_path)
+    assert "`fewmask check` names the options that say so" in str(caught.value)
+
+
+def test_a_runs_folder_in_the_place_of_a_dataset_is_told_from_one(tmp_path):
+    for name in ("config.yaml", "split.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="is a run's folder") as caught:
+        runs.read_recipe(tmp_path)
+    assert f"{tmp_path} --resume; train anew as it was: {tmp_path / 'config.yaml'} --output NEW" in str(caught.value)
+    assert f"start={tmp_path}" in str(caught.value)
+
+
+def test_an_option_of_another_layout_is_told_with_that_layout(tmp_path):
+    in_one_folder(tmp_path)
+    with pytest.raises(UserError) as caught:
+        look_at(tmp_path, options={"label_suffix": " maske"})
+    (problem,) = caught.value.problems
+    assert problem.message == "scans has no such option"
+    assert "folder" in problem.remedy
+    assert "--layout " in problem.remedy
+
+
 def test_a_prediction_says_nothing_of_patients_who_could_be_on_both_sides(tmp_path, capsys):
     untidy.pairs(tmp_path, names=("p1_visit1", "p1_visit2", "p2_visit1"))
-    assert len(scans_of(tmp_path, (None, "auto", {}))) == 3
+    assert len(scans_of(tmp_path / "no-run", [tmp_path], (None, "auto", {}), unlabelled=False)) == 3
     assert "shared-stems" not in capsys.readouterr().err
     assert [finding.code for finding in look_at(tmp_path).findings] == ["shared-stems"]
 

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from pipeline.bounds import LEAST_MM, MOST_MM
+from pipeline.data.astray import astray
 from pipeline.data.checked import FilesChangedError, read_case
 from pipeline.data.classes import classes_of, dataset_warnings
 from pipeline.data.codes import is_warning
@@ -100,7 +101,7 @@ class Check:
                 if all(map(is_warning, problems)):
                     self.sound.append(case.id)
             yield case.id
-        found += [*self._at_masks(self._unannotated_labels()), *self._elsewhere(found)]
+        found += [*self._at_masks(self._unannotated_labels()), *astray(self.dataset, found)]
         if self.shard == WHOLE:
             found += self._across_cases()
         self.problems = [problem for problem in found if self.strict or not is_warning(problem)]
@@ -203,14 +204,6 @@ class Check:
         said = {value for name in rare for value in classes[name] if once[value] == 1}
         labels = {value: name for value, name in self._labels().items() if value not in said}
         return dataset_warnings(self.dataset, labels, classes)
-
-    def _elsewhere(self, found: Iterable[Problem]) -> Iterator[Problem]:
-        """Point at the folder that a list's paths begin at, where no scan that it names is there."""
-        missing = {problem.where for problem in found if problem.code == "missing-file"}
-        first = {str(case.images[0]) for case in self.dataset.cases}
-        if self.dataset.source.is_file() and first and first <= missing:
-            remedy = "if its paths begin in another folder: --root FOLDER, for train root=FOLDER"
-            yield Problem(str(self.dataset.source), "nothing-there", "names no scan that is there", remedy)
 
     def _zero_ignored(self) -> Iterator[Problem]:
         """Refuse masks in which 0 is no background, where nothing says what is."""

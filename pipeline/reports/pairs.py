@@ -34,8 +34,11 @@ class Tested(Protocol):
 
 T = TypeVar("T", bound=Tested)
 
+SAME_CASES = (
+    "score both on the same cases: train one of them with data.split=OTHER/split.json, or with --folds where OTHER is "
+    "a cross-validation"
+)
 # The best value of a metric, which is 1 for all others.
-SAME_CASES = "score both on the same cases: train one of them with data.split=OTHER/split.json"
 BEST = {"hd95_mm": 0.0, "assd_mm": 0.0}
 
 

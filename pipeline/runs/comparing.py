@@ -14,6 +14,7 @@ from pipeline.reports.comparison import MASKS, TRAININGS, Comparison, compare_re
 from pipeline.reports.figures import REPORT_FILES
 from pipeline.reports.files import read_cases_csv, write_csv
 from pipeline.reports.groups import Group, GroupComparison, compare_groups, group_rows
+from pipeline.runs.folder import read_split
 from pipeline.runs.reporting import report_comparison, report_groups
 from pipeline.runs.resuming import differing_settings, flat
 from pipeline.runs.stored import CONFIG, OUT_OF_FOLD, SUMMARY, read_config, read_own
@@ -82,7 +83,8 @@ def _compare_two(a: Path, b: Path, made: Output) -> Comparison:
     comparison = compare_results(first, second, *names, scope)
     differ = _differing(a, b)
     if differ:
-        note(f"the two trainings differ in {listed(differ, NAMED)}: the comparison does not tell which of it matters")
+        which = ": the comparison does not tell which of it matters" if len(differ) > 1 else ""
+        note(f"the two trainings differ in {listed(differ, NAMED)}{which}")
     rows = paired_rows(first, second)
     with made.writing(FILES) as stage:
         write_csv(stage / "compare.csv", list(rows[0]), rows)
@@ -97,12 +99,18 @@ def _run_of(folder: Path) -> Path | None:
 
 
 def _differing(a: Path, b: Path) -> list[str]:
-    """Return what the recipes of two runs differ in: keys, and of a list the list; nothing for scores of masks."""
+    """Return what two trainings differ in: masks, keys of the recipe, and of a list the list; nothing for masks.
+
+    Which scans have no mask follows from which have one.
+    """
     runs = [run for run in (_run_of(a), _run_of(b)) if run]
     found: list[str] = []
-    with suppress(UserError):  # Of a recipe that cannot be read: the scores are compared all the same.
-        recipes = [flat(written(read_config(run))) for run in runs]
-        found = differing_settings(*recipes) if len(recipes) == 2 else []
+    with suppress(UserError):  # Of a run's own file that is damaged: the scores are compared all the same.
+        if len(runs) == 2:
+            masks = [read_split(run)["labelled"] for run in runs]
+            if set(masks[0]) != set(masks[1]):
+                found = ["the masks that they were trained on ({} and {})".format(*map(len, masks))]
+            found += differing_settings(*(flat(written(read_config(run))) for run in runs))
     return [key for key in found if key != "metrics"]  # Which change no training, and are not compared.
 
 

@@ -59,7 +59,7 @@ def predict(
         which: The checkpoint.
         plugins: As for :func:`load_model`.
         rank: Also write ``annotate_next.csv``: the scans by their predicted Dice, the worst first.
-        open_as: Root, layout and options of those of the scans that are datasets, as for :func:`open_dataset`.
+        open_as: As for :func:`pipeline.runs.targets.scans_of`.
         only: Ids of the cases that are predicted; none is all.
         unlabelled: Leaves out cases that have a mask.
         device: As for :func:`load_model`.
@@ -76,7 +76,7 @@ def predict(
     files = [*([ANNOTATE_NEXT] if rank else []), *beside.files()]
     _refuse_part(shard, files)
     place.refuse(beside.options({"--annotate-next": rank, "--overwrite": overwrite}), files)
-    cases = chosen_cases([case for each in scans for case in scans_of(each, open_as)], only, unlabelled=unlabelled)
+    cases = chosen_cases(scans_of(run, scans, open_as, unlabelled=unlabelled), only, unlabelled=unlabelled)
     targets = dict(shard.of(list(place.targets(cases, scans).items())))
     model = _loaded(run, which, plugins, device, mirror=mirror)
     masks, problems = _masks_of(targets, model, place, beside, expected=rank or beside.report)

@@ -160,10 +160,10 @@ def report_comparison(
     tolerance_mm: float | None,
     differ: Sequence[str],
 ) -> None:
-    """Write ``report.html`` of a comparison of the scores in two places, whose recipes differ in some settings."""
+    """Write ``report.html`` of a comparison of the scores in two places, between which something differs."""
     facts = {side: place.resolve().name for side, place in zip("AB", places, strict=True)}
     if differ:
-        facts["The recipes differ in"] = ", ".join(differ)
+        facts["The trainings differ in"] = ", ".join(differ)
     title = f"{comparison.b} against {comparison.a}"
     origin = Origin(title=title, facts=facts | _versions(), tolerance_mm=tolerance_mm)
     write_comparison(folder, comparison, a, b, origin)

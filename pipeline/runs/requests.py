@@ -16,7 +16,7 @@ from pipeline.distributed import launched
 from pipeline.errors import Problem, UserError
 from pipeline.plugins import load_plugins
 from pipeline.runs.components import COMPONENTS
-from pipeline.runs.stored import read_written_of
+from pipeline.runs.stored import CONFIG, SPLIT, read_written_of
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
@@ -150,12 +150,20 @@ def parse_request(raw: dict[str, Any], source: str) -> Request:
 
 def _recipe_for(source: Path, overrides: Sequence[str]) -> Recipe:
     """Return the shipped recipe that suits a dataset, and note its name on the terminal."""
+    if (source / CONFIG).is_file() and (source / SPLIT).is_file():
+        remedy = f"go on with it: {source} --resume; train anew as it was: {source / CONFIG} --output NEW; or begin "
+        remedy += f"with its weights: a recipe, and start={source}"
+        raise UserError("Nothing was trained.", [Problem(str(source), "run-as-data", "is a run's folder", remedy)])
     recipe = _parse(_for(source, "semisupervised", overrides), _called(f"for {source}", overrides))
     dataset = read_dataset(source, recipe.root, recipe.layout.name, recipe.layout.options)
     training = [case for case in dataset.cases if case.role in (None, "training")]
     problems = [problem for problem in dataset.problems if not is_warning(problem)]
-    if problems and not training:
-        raise UserError(f"{source}: nothing can be trained on.", problems)
+    if not training:
+        message = f"holds {len(dataset.cases)} scan(s) to predict, and none to train on"
+        remedy = "where masks lie among the scans, `fewmask check` names the options that say so; to train on scans "
+        remedy += "alone, put them into a folder images/, and name the one above it"
+        nothing = Problem(str(source), "too-few-labels", message, remedy)
+        raise UserError(f"{source}: nothing can be trained on.", problems or [nothing])
     bare = sum(case.label is None for case in training)
     name = "supervised"
     if bare:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from pipeline.data.layouts.channels import CHANNEL, numbers_channels
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.files import LONGEST_WRITTEN
 from pipeline.runs.checking import tell_warnings
-from pipeline.runs.stored import CONFIG, SPLIT
+from pipeline.runs.stored import CONFIG, SPLIT, read_config
+from pipeline.terminal import note
 from pipeline.types import Case
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 OF_PATIENTS = ("shared-stems", "one-patient")
 # Root, layout and options of a dataset.
 OpenAs = tuple[Path | None, str, dict[str, Any]]
+AS_FOUND: OpenAs = (None, "auto", {})
 
 
 def chosen_cases(cases: list[Case], only: Sequence[str], *, unlabelled: bool) -> list[Case]:
@@ -154,12 +157,34 @@ def _own_name(case: Case) -> str:
     return first.name
 
 
-def scans_of(place: Path, open_as: OpenAs) -> tuple[Case, ...]:
-    """Return the cases of a folder or a list, or the single case of a scan.
+def scans_of(run: Path, scans: Sequence[Path], open_as: OpenAs, *, unlabelled: bool) -> list[Case]:
+    """Return the cases of scans, folders and lists.
+
+    Args:
+        run: The run that predicts them.
+        scans: The scans, folders and lists.
+        open_as: Root, layout and options of those that are datasets, as for :func:`open_dataset`; where nothing is
+            said, the run's own dataset is opened as the training did.
+        unlabelled: Whether only cases without a mask are asked for; where no mask can be known, it is said.
 
     Raises:
-        UserError: It is a run's folder, or cannot be opened.
+        UserError: One is a run's folder, or cannot be opened.
     """
+    return [case for place in scans for case in _cases_in(place, _opened_as(run, place, open_as), unlabelled)]
+
+
+def _opened_as(run: Path, place: Path, open_as: OpenAs) -> OpenAs:
+    if open_as != AS_FOUND or not (run / CONFIG).is_file():
+        return open_as
+    with suppress(UserError):  # A damaged recipe is told by whoever needs it.
+        recipe = read_config(run)
+        if recipe.dataset.resolve() == place.resolve():
+            return recipe.root, recipe.layout.name, recipe.layout.options
+    return open_as
+
+
+def _cases_in(place: Path, open_as: OpenAs, unlabelled: bool) -> tuple[Case, ...]:
+    """Return the cases of a folder or a list, or the single case of a scan."""
     if (place / CONFIG).is_file() and (place / SPLIT).is_file():
         problem = Problem(str(place), "run-as-scans", "is a run's folder", "the run comes first, and then the scans")
         raise UserError("Nothing was predicted.", [problem])
@@ -174,6 +199,9 @@ def scans_of(place: Path, open_as: OpenAs) -> tuple[Case, ...]:
     if place.is_dir() or (place.is_file() and not nifti.is_nifti(place)):
         dataset = open_dataset(place, *open_as)
         tell_warnings([problem for problem in dataset.problems if problem.code not in OF_PATIENTS])
+        if unlabelled and dataset.layout == "scans":
+            what = f"{place} was read as a folder of scans, in which no file is a mask: --unlabelled leaves none out"
+            note(f"{what}; --layout folder says where masks are (docs/datasets.md)")
         return dataset.cases
     return (_alone(_name_of(place), place),)
 

@@ -71,15 +71,21 @@ def read_dataset(
     name = _detect(source) if layout == AUTO else layout
     wrong = LAYOUTS.problems(name, options or {})
     if wrong:
-        remedy = "`fewmask components` lists every layout and its options"
-        problems = [
-            Problem(f"layout.options.{key}" if key else "layout", "bad-layout", text, remedy) for key, text in wrong
-        ]
-        raise UserError("The dataset cannot be opened.", problems)
+        raise UserError("The dataset cannot be opened.", [_bad_option(*each, options or {}) for each in wrong])
     reader: Layout = LAYOUTS.build(name, _as_tuples(options or {}))
     dataset = with_background(with_annotated(reader.declare(reader.read(source, root))))
     found = [*leftovers(dataset), *naming_cases(dataset), *shared_stems(dataset), *one_patient(dataset)]
     return replace(dataset, problems=(*dataset.problems, *found))
+
+
+def _bad_option(key: str, text: str, options: Mapping[str, Any]) -> Problem:
+    """Return the problem of an option, which another layout may have; or of the layout, where the key is empty."""
+    others = [name for name in LAYOUTS.names if key and key not in dict(LAYOUTS.problems(name, options))]
+    remedy = "`fewmask components` lists every layout and its options"
+    if others:
+        text, _, _ = text.partition(";")
+        remedy = f"{listed(others, LISTS)} has it: name the layout, --layout {others[0]}, for train layout={others[0]}"
+    return Problem(f"layout.options.{key}" if key else "layout", "bad-layout", text, remedy)
 
 
 def _as_tuples(options: Mapping[str, Any]) -> dict[str, Any]:
