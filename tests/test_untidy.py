@@ -286,7 +286,7 @@ def test_a_runs_folder_in_the_place_of_a_dataset_is_told_from_one(tmp_path):
 def test_an_option_of_another_layout_is_told_with_that_layout(tmp_path):
     in_one_folder(tmp_path)
     with pytest.raises(UserError) as caught:
-        look_at(tmp_path, options={"label_suffix": " maske"})
+        read_dataset(tmp_path, None, "auto", {"label_suffix": " maske"})
     (problem,) = caught.value.problems
     assert problem.message == "scans has no such option"
     assert "folder" in problem.remedy
