@@ -223,7 +223,7 @@ def export(
     card: AnyPath | None = None,
     checkpoint: Which = "last",
     plugins: Sequence[AnyPath] = (),
-) -> None:
+) -> Path:
     """Write a trained model as something to pass on, with a model card and nothing of patients in it.
 
     Args:
@@ -234,6 +234,9 @@ def export(
         checkpoint: ``last`` or ``best``.
         plugins: As for :func:`validate`.
 
+    Returns:
+        The file or folder.
+
     Raises:
         UserError: The model cannot be read, cannot be written in this format, or ``output`` exists.
     """
@@ -241,6 +244,7 @@ def export(
 
     with calling(verbose=False):
         write_export(Path(run), Path(output), format, checkpoint, list(map(Path, plugins)), card=_path(card))
+    return Path(output)
 
 
 @contextmanager

@@ -81,6 +81,9 @@ ELSEWHERE = {
     "--epochs": "max_steps=N",
 }
 
+# Further names of a recipe's keys.
+SHORT = {"steps": "max_steps", "lr": "optimizer.learning_rate", "plugin": "plugins"}
+
 Command = TypeVar("Command", bound=Callable[..., None])
 COMMANDS: dict[str, Callable[..., None]] = {}
 
@@ -152,16 +155,22 @@ def _hints(words: Sequence[str]) -> Iterator[str]:
 
 
 def _keys_among(words: Sequence[str]) -> list[str]:
-    """Return the keys of a recipe that stand as options in a line.
+    """Return the keys of a recipe that stand as options in a line, by their names, or by the last part of these.
 
-    >>> _keys_among(["train", "--max-steps", "5", "--plugin=a.py", "--data.spacing-mm=3", "--output", "run"])
+    >>> _keys_among(["train", "--steps", "5", "--plugin=a.py", "--data.spacing-mm=3", "--output", "run"])
     ['max_steps', 'plugins', 'data.spacing_mm']
+    >>> _keys_among(["train", "--batch-size", "2", "--lr=0.1", "--folds", "5"])
+    ['data.batch_size', 'optimizer.learning_rate']
     """
+    from pipeline.data_section import DataChoices
     from pipeline.recipe import Recipe
+    from pipeline.sections import AugmentationChoices, OptimizerChoice
 
+    sections = {"data": DataChoices, "optimizer": OptimizerChoice, "augmentation": AugmentationChoices}
+    known = {key: f"{name}.{key}" for name, section in sections.items() for key in section.model_fields}
+    known |= {name: name for name in Recipe.model_fields} | SHORT
     options = [word.partition("=")[0] for word in words if word.startswith("--")]
     keys = [option[2:].replace("-", "_") for option in options if option not in VALUED]
-    known = {name: name for name in Recipe.model_fields} | {"plugin": "plugins"}
     parts = [key.partition(".") for key in keys]
     return [f"{known[first]}{dot}{rest}" for first, dot, rest in parts if first in known]
 

@@ -227,7 +227,7 @@ def test_datasets_are_opened_as_the_commands_open_them(dataset, run, tmp_path):
     masks = fewmask.predict(run, tmp_path / "data", tmp_path / "masks", layout="folder", layout_options=options)
     assert len(masks) == 2
     model = tmp_path / "model.fewmask"
-    fewmask.export(run, model)
+    assert fewmask.export(run, model) == Path(model)
     with pytest.raises(fewmask.UserError, match="several folders of masks"):
         fewmask.validate(model, tmp_path / "data")
     assert fewmask.validate(model, tmp_path / "data", layout_options=options).summary.n_cases == 2

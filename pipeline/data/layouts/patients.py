@@ -22,6 +22,7 @@ NUMBERED = (
 ALONE = (
     *("baseline", "bl", "followup", "follow-up", "fu", "pre", "post", "preop", "postop", "test", "retest", "left"),
     *("right", "lh", "rh", "ed", "es", "l", "r"),
+    *("links", "rechts", "gauche", "droite", "izquierda", "derecha", "sinistra", "destra"),
 )
 MARKER = re.compile(
     rf"[-_. ](?P<word>(?:{'|'.join(NUMBERED)})(?=[-_ ]?\d)|(?:{'|'.join(ALONE)})(?=\d*(?:[-_. ]|$)))", re.I
