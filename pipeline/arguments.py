@@ -164,9 +164,13 @@ def _keys_among(words: Sequence[str]) -> list[str]:
     """
     from pipeline.data_section import DataChoices
     from pipeline.recipe import Recipe
-    from pipeline.sections import AugmentationChoices, OptimizerChoice
+    from pipeline.sections import AugmentationChoices, OptimizerChoice, Section
 
-    sections = {"data": DataChoices, "optimizer": OptimizerChoice, "augmentation": AugmentationChoices}
+    sections: dict[str, type[Section]] = {
+        "data": DataChoices,
+        "optimizer": OptimizerChoice,
+        "augmentation": AugmentationChoices,
+    }
     known = {key: f"{name}.{key}" for name, section in sections.items() for key in section.model_fields}
     known |= {name: name for name in Recipe.model_fields} | SHORT
     options = [word.partition("=")[0] for word in words if word.startswith("--")]
