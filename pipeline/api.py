@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Which
     from pipeline.data.check import Check
     from pipeline.export.writing import Format
+    from pipeline.metrics.registered import CaseMetric
     from pipeline.reports.comparison import Comparison
     from pipeline.reports.groups import GroupComparison
     from pipeline.reports.summary import Summary
@@ -170,6 +171,7 @@ def evaluate(
     regions: Mapping[str, Sequence[int]] | None = None,
     names: Mapping[int, str] | None = None,
     patient: str | None = None,
+    metrics: Mapping[str, CaseMetric] | None = None,
     verbose: bool = False,
 ) -> Summary:
     """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
@@ -184,6 +186,7 @@ def evaluate(
         names: Of label values; by default those of ``dataset.json``, or of the model by which :func:`predict` has made
             the masks.
         patient: A pattern, of which the first group in a mask's name is the patient; by default each is one.
+        metrics: Further metrics, by name.
         verbose: As for :func:`train`.
 
     Returns:
@@ -194,7 +197,8 @@ def evaluate(
     """
     with calling(verbose=verbose):
         place = to_write(Path(output))
-        return runs.evaluate(Path(predictions), Path(labels), place, ignore, tolerance_mm, regions, names, patient)
+        asked = (ignore, tolerance_mm, regions, names, patient, metrics)
+        return runs.evaluate(Path(predictions), Path(labels), place, *asked)
 
 
 def compare(run_a: Several, run_b: Several, output: AnyPath) -> Comparison | GroupComparison:

@@ -37,6 +37,33 @@ def rows_of(folder):
         return list(csv.DictReader(stream))
 
 
+def test_metrics_of_ones_own_are_columns_of_the_scores(folders, tmp_path):
+    plugin = tmp_path / "extent.py"
+    plugin.write_text(
+        "from pipeline.metrics.registered import METRICS, CaseMetric\n\n\n"
+        "@METRICS.register('missed_ml')\n"
+        "class Missed(CaseMetric):\n"
+        "    def __call__(self, truth, prediction, spacing_mm):\n"
+        "        x, y, z = spacing_mm\n"
+        "        return float((truth & ~prediction).sum() * x * y * z / 1000)\n"
+    )
+    words = ("--plugin", plugin, "--metric", "missed_ml", "--metric", "centre_distance_mm")
+    done = fewmask("evaluate", *folders, *words, "--output", tmp_path / "scores")
+    assert done.returncode == 0, done.stderr
+    first = rows_of(tmp_path / "scores")[0]
+    guess, truth = (np.asarray(nib.load(next(folder.glob("case_0.nii*"))).dataobj) for folder in folders)
+    missed = ((truth == 1) & (guess != 1)).sum() * 3 / 1000
+    assert float(first["missed_ml"]) == pytest.approx(missed, abs=1e-6)
+    assert 0 <= float(first["centre_distance_mm"]) < 1
+    summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    assert "missed_ml" in json.dumps(summary)
+    for name, message in (("mised_ml", "did you mean 'missed_ml'?"), ("dice", "choose one of")):
+        refused = fewmask("evaluate", *folders, "--plugin", plugin, "--metric", name, "--output", tmp_path / "no")
+        assert refused.returncode == 2
+        assert f"no metric is named {name!r}; {message}" in refused.stderr
+    assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize(
     ("there", "remedy"),
     [("case_7", "predict its scan, or name the folder"), ("case_0_pred", "did you mean 'case_0_pred'?")],

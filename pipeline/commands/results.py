@@ -154,6 +154,14 @@ def evaluate(
             metavar="PATTERN",
         ),
     ] = None,
+    metrics: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(name="metric", help="A further metric, such as centre_distance_mm.", metavar="NAME"),
+    ] = (),
+    plugins: Annotated[
+        tyro.conf.UseAppendAction[tuple[Path, ...]],
+        tyro.conf.arg(name="plugin", help="Python file that registers metrics which are not ours.", metavar="FILE"),
+    ] = (),
     tolerance_mm: Tolerance = 1.0,
 ) -> None:
     """Score masks that any tool has made.
@@ -166,7 +174,8 @@ def evaluate(
     refuse_outside("--tolerance-mm", tolerance_mm, 0, MOST_MM)
     refuse_outside("--ignore", ignore, -MAX_LABEL, MAX_LABEL)
     asked = read_regions(regions), read_names(names)
-    summary = runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm, *asked, patient)
+    further = runs.metrics_named(metrics, plugins)
+    summary = runs.evaluate(predictions, labels, to_write(output), ignore, tolerance_mm, *asked, patient, further)
     give({"folder": output} | summary.as_dict())
     show_scores(summary, output)
 

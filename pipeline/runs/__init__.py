@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.runs.checking import check, examine, report_name, report_of
     from pipeline.runs.comparing import compare
     from pipeline.runs.components import REGISTRIES
-    from pipeline.runs.evaluating import evaluate
+    from pipeline.runs.evaluating import evaluate, metrics_named
     from pipeline.runs.folds import cross_validate
     from pipeline.runs.joining import join
     from pipeline.runs.planning import look_at_machine, memory_choice, plan
@@ -33,6 +33,7 @@ __all__ = [
     "join",
     "look_at_machine",
     "memory_choice",
+    "metrics_named",
     "plan",
     "predict",
     "read_recipe",
@@ -53,6 +54,7 @@ HOMES = {
     "compare": "comparing",
     "cross_validate": "folds",
     "evaluate": "evaluating",
+    "metrics_named": "evaluating",
     "join": "joining",
     "look_at_machine": "planning",
     "memory_choice": "planning",

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from pipeline import __version__
 from pipeline.data.checked import read_file
 from pipeline.data.examining import THREADS
+from pipeline.errors import Problem, UserError
 from pipeline.memory import memory_for
 from pipeline.metrics.case import TOLERANCE_MM, score_case
+from pipeline.metrics.registered import METRICS, try_metrics
 from pipeline.outputs import Output
+from pipeline.plugins import load_plugins
 from pipeline.reports.files import write_cases_csv
 from pipeline.reports.summary import Summary, notes_on_unannotated, summarise
 from pipeline.reports.volumes import Gallery
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from pipeline.metrics.registered import CaseMetric
     from pipeline.types import CaseResult
 
 
@@ -37,6 +41,7 @@ def evaluate(
     regions: Mapping[str, Sequence[int]] | None = None,
     names: Mapping[int, str] | None = None,
     patient: str | None = None,
+    metrics: Mapping[str, CaseMetric] | None = None,
 ) -> Summary:
     """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
 
@@ -50,6 +55,7 @@ def evaluate(
             ``dataset.json`` asks for, and ``{}`` for none.
         names: Of label values; by default those of ``dataset.json``, or of the model that our ``predict`` has used.
         patient: A pattern, of which the first group in a mask's name is the patient; by default each is one.
+        metrics: Further metrics, by name.
 
     Returns:
         The summary that was written.
@@ -67,7 +73,14 @@ def evaluate(
     unions = scored_regions(declared["asked"] if regions is None else regions)
     given = {**(names or declared["labels"] or {}), **{each.label: name for name, each in unions.items()}}
     called = all_names(values - {ignore}, given)
-    score = partial(score_case, labels=called, ignore=ignore, tolerance_mm=tolerance_mm, regions=tuple(unions.values()))
+    score = partial(
+        score_case,
+        labels=called,
+        ignore=ignore,
+        tolerance_mm=tolerance_mm,
+        regions=tuple(unions.values()),
+        metrics=metrics,
+    )
     gallery = Gallery(n_cases=len(pairs), labels=called, ignore=ignore)
     partly: dict[str, bool] = {}
 
@@ -86,6 +99,28 @@ def evaluate(
     for text in notes:
         note(text)
     return _written(made, (predictions, labels), results, gallery, tolerance_mm, notes)
+
+
+def metrics_named(names: Sequence[str], plugins: Sequence[Path]) -> dict[str, CaseMetric]:
+    """Return registered metrics by name.
+
+    Args:
+        names: Of the metrics.
+        plugins: Files that register them, where they are not ours.
+
+    Raises:
+        UserError: There is no such metric, it needs options, or it measures no number.
+    """
+    load_plugins(plugins)
+    remedy = "`fewmask components` lists ours; --plugin FILE brings others; an option of it needs a default"
+    problems = [
+        Problem(name, "bad-component", text, remedy) for name in names for _, text in METRICS.problems(name, {})
+    ]
+    if problems:
+        raise UserError("The masks cannot be scored.", problems)
+    metrics = {name: METRICS.build(name, {}) for name in names}
+    try_metrics(metrics)
+    return metrics
 
 
 def _written(
