@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.runs.checking import check, examine, report_name, report_of
     from pipeline.runs.comparing import compare
     from pipeline.runs.components import REGISTRIES
-    from pipeline.runs.evaluating import evaluate, metrics_named
+    from pipeline.runs.evaluating import evaluate
     from pipeline.runs.folds import cross_validate
     from pipeline.runs.joining import join
     from pipeline.runs.planning import look_at_machine, memory_choice, plan
@@ -54,7 +54,7 @@ HOMES = {
     "compare": "comparing",
     "cross_validate": "folds",
     "evaluate": "evaluating",
-    "metrics_named": "evaluating",
+    "metrics_named": "parts_of_run",
     "join": "joining",
     "look_at_machine": "planning",
     "memory_choice": "planning",

@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING
 from pipeline import __version__
 from pipeline.data.checked import read_file
 from pipeline.data.examining import THREADS
-from pipeline.errors import Problem, UserError
 from pipeline.memory import memory_for
 from pipeline.metrics.case import TOLERANCE_MM, score_case
-from pipeline.metrics.registered import METRICS, try_metrics
 from pipeline.outputs import Output
-from pipeline.plugins import load_plugins
 from pipeline.reports.files import write_cases_csv
 from pipeline.reports.summary import Summary, notes_on_unannotated, summarise
 from pipeline.reports.volumes import Gallery
@@ -73,14 +70,8 @@ def evaluate(
     unions = scored_regions(declared["asked"] if regions is None else regions)
     given = {**(names or declared["labels"] or {}), **{each.label: name for name, each in unions.items()}}
     called = all_names(values - {ignore}, given)
-    score = partial(
-        score_case,
-        labels=called,
-        ignore=ignore,
-        tolerance_mm=tolerance_mm,
-        regions=tuple(unions.values()),
-        metrics=metrics,
-    )
+    score = partial(score_case, labels=called, ignore=ignore, tolerance_mm=tolerance_mm, metrics=metrics)
+    parts = tuple(unions.values())
     gallery = Gallery(n_cases=len(pairs), labels=called, ignore=ignore)
     partly: dict[str, bool] = {}
 
@@ -90,37 +81,13 @@ def evaluate(
             maps = true.labels, guess.labels
             partly[case] = ignore is not None and bool((true.labels == ignore).any())
             gallery.add(case, None, *maps, true.affine)
-            return score(case, *maps, spacing_mm=true.spacing_mm, patient=patients[case])
+            return score(case, *maps, spacing_mm=true.spacing_mm, patient=patients[case], regions=parts)
 
     with ThreadPoolExecutor(THREADS) as pool:
         by_case = progress(pool.map(scored, pairs), "scoring", len(pairs))
         results = [result for rows in by_case for result in rows]
     notes = notes_on_unannotated([*partly.values()])
-    for text in notes:
-        note(text)
     return _written(made, (predictions, labels), results, gallery, tolerance_mm, notes)
-
-
-def metrics_named(names: Sequence[str], plugins: Sequence[Path]) -> dict[str, CaseMetric]:
-    """Return registered metrics by name.
-
-    Args:
-        names: Of the metrics.
-        plugins: Files that register them, where they are not ours.
-
-    Raises:
-        UserError: There is no such metric, it needs options, or it measures no number.
-    """
-    load_plugins(plugins)
-    remedy = "`fewmask components` lists ours; --plugin FILE brings others; an option of it needs a default"
-    problems = [
-        Problem(name, "bad-component", text, remedy) for name in names for _, text in METRICS.problems(name, {})
-    ]
-    if problems:
-        raise UserError("The masks cannot be scored.", problems)
-    metrics = {name: METRICS.build(name, {}) for name in names}
-    try_metrics(metrics)
-    return metrics
 
 
 def _written(
@@ -131,6 +98,8 @@ def _written(
     tolerance_mm: float,
     notes: Sequence[str],
 ) -> Summary:
+    for text in notes:
+        note(text)
     summary = summarise(results)
     about = {"version": __version__, "tolerance_mm": tolerance_mm, "notes": list(notes)}
     with made.writing(SCORES) as stage:

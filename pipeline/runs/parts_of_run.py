@@ -1,4 +1,4 @@
-"""Load parts of a run that may come from its plugins: network, further metrics and post-processing."""
+"""Load parts that may come from plugins: a run's network, metrics and post-processing, and metrics of any masks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from pipeline.engines.postprocessing import POSTPROCESSING as STEPS
 from pipeline.errors import Problem, UserError
-from pipeline.metrics.registered import METRICS
+from pipeline.metrics.registered import METRICS, try_metrics
 from pipeline.networks import NETWORKS
+from pipeline.plugins import load_plugins
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.predictors import build_metrics
 from pipeline.runs.stored import POSTPROCESSING, read_own
@@ -55,6 +56,28 @@ def load_metrics(run: Path, settings: Settings) -> dict[str, CaseMetric]:
         problem = Problem(str(run), "bad-component", messages[0], "use a checkpoint that Fewmask wrote")
         raise UserError("The cases cannot be scored.", [problem])
     return build_metrics(settings)
+
+
+def metrics_named(names: Sequence[str], plugins: Sequence[Path]) -> dict[str, CaseMetric]:
+    """Return registered metrics by name.
+
+    Args:
+        names: Of the metrics.
+        plugins: Files that register them, where they are not ours.
+
+    Raises:
+        UserError: There is no such metric, it needs options, or it measures no number.
+    """
+    load_plugins(plugins)
+    remedy = "`fewmask components` lists ours; --plugin FILE brings others; an option of it needs a default"
+    problems = [
+        Problem(name, "bad-component", text, remedy) for name in names for _, text in METRICS.problems(name, {})
+    ]
+    if problems:
+        raise UserError("The masks cannot be scored.", problems)
+    metrics = {name: METRICS.build(name, {}) for name in names}
+    try_metrics(metrics)
+    return metrics
 
 
 def load_parts(run: Path, settings: Settings) -> None:
