@@ -171,7 +171,12 @@ def _keys_among(words: Sequence[str]) -> list[str]:
         "optimizer": OptimizerChoice,
         "augmentation": AugmentationChoices,
     }
-    known = {key: f"{name}.{key}" for name, section in sections.items() for key in section.model_fields}
+    known = {
+        key: f"{name}.{key}"
+        for name, section in sections.items()
+        for key in section.model_fields
+        if key not in ("name", "options", "fold")  # Of several sections, or nnU-Net's
+    }
     known |= {name: name for name in Recipe.model_fields} | SHORT
     options = [word.partition("=")[0] for word in words if word.startswith("--")]
     keys = [option[2:].replace("-", "_") for option in options if option not in VALUED]

@@ -413,7 +413,7 @@ def test_a_comparison_says_in_what_settings_the_trainings_differ(dataset, tmp_pa
     runs_of["fewer"] = train(tmp_path, smaller, "fewer", *words, max_steps=1, postprocessing=[])
     runs.compare(runs_of["fewer"], runs_of["whole"], tmp_path / "masks")
     count = len(split["labelled"])
-    what = f"the masks that they were trained on ({count - 1} and {count})"
+    what = f"the masks that they were trained on ({count - 1} and {count}, {count - 1} in both)"
     told = " ".join(capsys.readouterr().err.split())
     assert f"differ in {what}, optimizer.learning_rate: the comparison does not tell which" in told
     assert what in (tmp_path / "masks" / "report.html").read_text()

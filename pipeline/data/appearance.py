@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from pipeline.data.normalization import find_outside
+from pipeline.data.normalization import equals, find_outside
 from pipeline.nifti.forms import nearest_axes
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def describe(channel: NDArray[Any], affine: NDArray[np.float64]) -> Appearance |
     """
     voxels = _upright(channel, affine)
     values = _thinned(voxels)
-    outside, rounding = find_outside(values)
-    present = values[np.abs(values - outside) > rounding]
-    present = present if present.size else values
     with np.errstate(over="ignore", invalid="ignore"):
+        outside, rounding = find_outside(values)
+        present = values[~equals(values, outside, rounding)]
+        present = present if present.size else values
         mean = present.mean()
         std = present.std()
     if not 0 < std < np.inf:
@@ -198,9 +198,12 @@ def unlike(known: Sequence[Sequence[Appearance]], others: Sequence[Sequence[Appe
 
 def _usual_agreement(layouts: NDArray[np.float64]) -> float:
     """Return the agreement that each of these layouts reaches with another one of them, from 0 to 0.35; 0 for one."""
-    among = layouts @ layouts.T
-    np.fill_diagonal(among, 0)
-    return float(np.clip(among.max(axis=1, initial=0).min(initial=MOST_AGREEMENT), 0, MOST_AGREEMENT))
+    least = MOST_AGREEMENT
+    for first in range(0, len(layouts), AT_ONCE):
+        among = layouts[first : first + AT_ONCE] @ layouts.T
+        among[np.arange(len(among)), first + np.arange(len(among))] = 0  # With itself
+        least = min(least, float(among.max(axis=1).min()))
+    return max(0.0, least)
 
 
 def _direction(channels: Sequence[Appearance]) -> NDArray[np.float64]:

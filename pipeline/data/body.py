@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from monai.config import KeysCollection  # noqa: TC002 - MONAI resolves annotations of transforms
-from monai.transforms import MapTransform, SpatialCrop
+from monai.transforms import MapTransform, SpatialCrop, Transform
 
 from pipeline.data.annotation import ANNOTATION, IMAGE
-from pipeline.data.normalization import find_outside
+from pipeline.data.normalization import equals, find_outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Box = tuple[slice, slice, slice]
+
+BODY = "body"
 
 
 def body_box(channels: Iterable[NDArray[Any]], mask: NDArray[Any] | None = None, ignore: int | None = None) -> Box:
@@ -35,24 +36,27 @@ def body_box(channels: Iterable[NDArray[Any]], mask: NDArray[Any] | None = None,
     """
     volumes = [(channel, *find_outside(channel)) for channel in channels]
 
-    def is_empty(place: tuple[Any, ...]) -> bool:
-        shows = any((np.abs(voxels[place] - outside) > rounding).any() for voxels, outside, rounding in volumes)
-        return not shows and (mask is None or not ((mask[place] != 0) & (mask[place] != ignore)).any())
+    def is_empty(plane: tuple[Any, ...]) -> bool:
+        if not all(equals(voxels[plane], *outside).all() for voxels, *outside in volumes):
+            return False
+        return mask is None or not ((mask[plane] != 0) & (mask[plane] != ignore)).any()
 
-    shape = volumes[0][0].shape
-    x, y, z = (_trimmed(shape, axis, is_empty) for axis in range(3))
+    box = [slice(0, size) for size in volumes[0][0].shape]
+    for axis in (2, 1, 0):  # Slices first, which are whole in the memory of most files; then within what is left.
+        box[axis] = _trimmed(box, axis, is_empty)
+    x, y, z = box
     return x, y, z
 
 
-def _trimmed(shape: Sequence[int], axis: int, is_empty: Callable[[tuple[Any, ...]], bool]) -> slice:
-    """Return the range of planes along an axis without the empty ones at either end, which alone are looked at."""
-    planes = range(shape[axis])
-    before = (slice(None),) * axis
-    first = next((n for n in planes if not is_empty((*before, n))), None)
-    if first is None:
-        return slice(0, shape[axis])
-    last = next(n for n in reversed(planes) if not is_empty((*before, n)))
-    return slice(first, last + 1)
+def _trimmed(box: Sequence[slice], axis: int, is_empty: Callable[[tuple[Any, ...]], bool]) -> slice:
+    """Return the side of a box along an axis without its empty planes at either end; all of it if all are empty."""
+    planes = range(box[axis].start, box[axis].stop)
+
+    def shows(n: int) -> bool:
+        return not is_empty((*box[:axis], n, *box[axis + 1 :]))
+
+    first = next(filter(shows, planes), None)
+    return box[axis] if first is None else slice(first, next(filter(shows, reversed(planes))) + 1)
 
 
 def grown(box: Box, shape: Sequence[int], least: Sequence[int]) -> Box:
@@ -71,26 +75,39 @@ def _widened(side: slice, length: int, least: int) -> slice:
     return slice(first, first + size)
 
 
-class CroppedToBody(MapTransform):
-    """Crop the scan and the mask of a case to the box of the body.
+class FoundBody(Transform):
+    """Add the box of the body to a case with its scan and, where there is one, its mask, ``[C, X, Y, Z]``.
 
     Args:
-        keys: What is cropped.
-        least: As many voxels along each axis are left, where the scan has them.
+        least: As many voxels along each axis are in it, where the scan has them.
         ignore: The label of voxels that nobody has annotated.
     """
 
-    def __init__(self, keys: KeysCollection, least: Sequence[int], ignore: int | None = None) -> None:
-        super().__init__(keys, allow_missing_keys=True)
+    def __init__(self, least: Sequence[int], ignore: int | None = None) -> None:
         self.least = tuple(least)
         self.ignore = ignore
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Apply to a case with its scan and, where there is one, its mask, ``[C, X, Y, Z]``."""
+        """Return the case with its box as ``body``."""
+        image = data[IMAGE].numpy()
+        mask = data[ANNOTATION][0].round().numpy() if ANNOTATION in data else None
+        return {**data, BODY: grown(body_box(image, mask, self.ignore), image.shape[1:], self.least)}
+
+
+class CroppedToBody(MapTransform):
+    """Crop a case to the box that was found. What is normalised comes before: it looks at the scan as predictions do.
+
+    Args:
+        keys: What is cropped.
+    """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the case, cropped, without the box."""
         result = dict(data)
-        image = result[IMAGE].numpy()
-        mask = result[ANNOTATION][0].round().numpy() if ANNOTATION in result else None
-        crop = SpatialCrop(roi_slices=grown(body_box(image, mask, self.ignore), image.shape[1:], self.least))
+        crop = SpatialCrop(roi_slices=result.pop(BODY))
         for key in self.key_iterator(result):
             result[key] = crop(result[key])
         return result

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pipeline.types import Case
 
 # Part of every key: raise it when a change of the transforms changes what they make.
-VERSION = 6
+VERSION = 7
 # Part of every key too: another version of these may prepare other bits.
 LIBRARIES = {module.__name__: str(module.__version__) for module in (monai, nib, np, torch)}
 PARTS = (IMAGE, ANNOTATION, "locations")
@@ -217,7 +217,7 @@ class Cache:
             "ignore": self.index.ignore,
             "masked": case.label is not None,
         }
-        if self.background_mm is not None:  # Other entries keep the names that they have always had.
+        if self.background_mm is not None:  # Other entries keep their names.
             how["implied_background"] = [self.background_mm, DETOUR]
         if self.crop is not None:
             how["crop"] = self.crop

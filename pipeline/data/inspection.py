@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from pipeline.types import Case
 
+# Raise it when the facts of the same files change: those of earlier checks are not taken then.
+FACTS_VERSION = 2
 Row: TypeAlias = tuple[float, float, float, float]
 
 

@@ -75,7 +75,7 @@ def _standardize(channel: torch.Tensor) -> torch.Tensor:
     voxels = channel.numpy()
     outside, rounding = find_outside(voxels)
     wide = voxels.astype(np.float64)
-    inside = wide[np.abs(wide - outside) > rounding]
+    inside = wide[~equals(wide, outside, rounding)]
     if inside.size < 2 or inside.min() == inside.max():  # A mask: its zeros are all the contrast that it has.
         inside = wide
     if inside.min() == inside.max():
@@ -92,7 +92,8 @@ def find_outside(voxels: NDArray[np.floating]) -> tuple[float, float]:
         voxels: One channel, ``[X, Y, Z]``, finite.
 
     Returns:
-        The value, and up to which difference others are equal to it; 0 and 0 where there is no such constant.
+        The value, and up to which difference others are equal to it, for :func:`equals`; 0 and 0 where there is no such
+        constant.
 
     >>> padded = np.pad(np.arange(27, dtype=np.float32).reshape(3, 3, 3), 2, constant_values=-7)
     >>> find_outside(padded)[0], find_outside(padded[2:-2, 2:-2, 2:-2])[0]
@@ -101,10 +102,18 @@ def find_outside(voxels: NDArray[np.floating]) -> tuple[float, float]:
     value = float(voxels.flat[0])
     rounding = ROUNDING * abs(value)
     corners = voxels[np.ix_(*((0, -1) for _ in voxels.shape))]
-    if value == 0 or np.abs(corners - value).max() > rounding:
+    if value == 0 or not equals(corners, value, rounding).all():
         return 0.0, 0.0
     is_end = voxels.min() >= value - rounding or voxels.max() <= value + rounding
-    count = sum(int((np.abs(plane - value) <= rounding).sum()) for plane in voxels)
+    count = sum(int(equals(plane, value, rounding).sum()) for plane in voxels)
     if not is_end or count < LEAST_OUTSIDE * voxels.size:
         return 0.0, 0.0
     return value, rounding
+
+
+def equals(voxels: NDArray[Any], value: float, rounding: float) -> NDArray[np.bool_]:
+    """Tell which voxels are equal to a value but for rounding, without a difference that could overflow."""
+    found: NDArray[np.bool_] = voxels == value
+    if rounding:
+        found = (voxels >= value - rounding) & (voxels <= value + rounding)
+    return found

@@ -13,7 +13,7 @@ from monai.transforms import Compose, MapTransform, Orientationd, Spacingd, Tran
 
 from pipeline import nifti
 from pipeline.data.annotation import ANNOTATION, IMAGE, Annotated
-from pipeline.data.body import CroppedToBody
+from pipeline.data.body import CroppedToBody, FoundBody
 from pipeline.data.normalization import IntensityRange, Normalized
 
 if TYPE_CHECKING:
@@ -93,8 +93,9 @@ def case_transforms(
             ScansToTensors(keys),
             OnImageGrid(),
             *_resample(keys, ("bilinear", "nearest"), grid),
-            *([] if crop is None else [CroppedToBody(keys, crop, ignore)]),
+            *([] if crop is None else [FoundBody(crop, ignore)]),
             Normalized(IMAGE, ranges),
+            *([] if crop is None else [CroppedToBody(keys)]),
             Annotated(ANNOTATION, label_values, ignore),
         ]
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__
 from pipeline.data.check import Check, read_facts
 from pipeline.data.index import Index, count_codes, rows_of
+from pipeline.data.inspection import FACTS_VERSION
 from pipeline.data.layouts import Dataset, read_dataset
 from pipeline.data.repairs import Repair, log_rows, refuse_unknown, repair_dataset
 from pipeline.errors import Problem, UserError
@@ -77,7 +78,8 @@ def check_dataset(
 def _facts_name(dataset: Dataset) -> str:
     """Return what names of files with facts begin with: a hash of all that facts depend on beside the cases' files."""
     labels = dataset.labels and sorted(dataset.labels.items())
-    about: list[Any] = [__version__, str(dataset.source.resolve()), labels, dataset.ignore, dataset.channels]
+    declared = (labels, dataset.ignore, dataset.channels)
+    about: list[Any] = [__version__, FACTS_VERSION, str(dataset.source.resolve()), *declared]
     if dataset.relabelling is not None:
         about.append(dataset.relabelling.pairs)
     return f"facts-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]}"

@@ -105,12 +105,16 @@ def _differing(a: Path, b: Path) -> list[str]:
     """
     runs = [run for run in (_run_of(a), _run_of(b)) if run]
     found: list[str] = []
-    with suppress(UserError):  # Of a run's own file that is damaged: the scores are compared all the same.
-        if len(runs) == 2:
-            masks = [read_split(run)["labelled"] for run in runs]
-            if set(masks[0]) != set(masks[1]):
-                found = ["the masks that they were trained on ({} and {})".format(*map(len, masks))]
-            found += differing_settings(*(flat(written(read_config(run))) for run in runs))
+    if len(runs) < 2:
+        return found
+    # What cannot be read of a run says nothing: the scores are compared all the same.
+    with suppress(UserError):
+        one, other = (set(read_split(run)["labelled"]) for run in runs)
+        if one != other:
+            counts = f"{len(one)} and {len(other)}, {len(one & other)} in both"
+            found.append(f"the masks that they were trained on ({counts})")
+    with suppress(UserError):
+        found += differing_settings(*(flat(written(read_config(run))) for run in runs))
     return [key for key in found if key != "metrics"]  # Which change no training, and are not compared.
 
 

@@ -101,6 +101,10 @@ class RunFolder:
         """Return the facts of the check that the run began with, by the case's id; nothing before that."""
         return read_index(self.path) if (self.path / INDEX).exists() else {}
 
+    def unlike(self) -> list[str] | None:
+        """Return the ids of the scans that the run leaves out as unlike the others; None before it has a split."""
+        return read_split(self.path)["unlike"] if (self.path / SPLIT).exists() else None
+
     def refuse(self, resume: bool, folds: int = 0) -> None:
         """Refuse a folder that must not be trained in. This comes first, before anything is read or computed.
 

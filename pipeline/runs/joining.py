@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 # What a fold's run need not take along.
 LEFT = (CACHE, STOP, LOCK, "tensorboard", "wandb", f"{PARTIAL}*")
 # Keys in which folds may differ: the fold itself, and what each chose for the machine that it was trained on.
-OWN = ("data.fold", "data.split_fold", "device", "time_budget", "network.memory_format", "data.resident")
-# What a plan may choose otherwise from the training cases of another fold.
+OWN = ("data.fold", "data.split_fold", "device", "validate_every", "network.memory_format", "data.resident")
+# What a plan may choose otherwise from the training cases of another fold, or from the time that they leave.
 PLANNED = (
     *(f"data.{key}" for key in ("dimensions", "orientation", "spacing_mm", "crop_to_body", "normalization")),
     *(f"data.{key}" for key in ("patch_size", "batch_size", "unlabelled_batch_size", "accumulate", "units")),
     *(f"augmentation.{key}" for key in CHOSEN),
     *(f"network.options.{key}" for key in ("channels", "strides", "kernels")),
-    "postprocessing",
+    "max_steps",
 )
 
 
@@ -112,9 +112,9 @@ def _common(recipes: dict[Path, Recipe]) -> Recipe:
     differing = {key for other in others for key in differing_settings(own, flat(written(other)))}
     planned = {key for key in differing if any(covers(name, key) for name in PLANNED)}
     if planned:
-        note(f"each fold is planned from its own training cases, and they differ in {', '.join(sorted(planned))}")
+        note(f"each fold is planned from its own training cases: they differ in {', '.join(sorted(planned))}")
     content = recipe.model_dump()
-    content["data"]["fold"] = None
+    content["data"] |= {"fold": None, "split_fold": None}
     for key in planned:
         *sections, last = key.split(".")
         section = content
@@ -130,10 +130,16 @@ def _unlike(recipes: dict[Path, Recipe]) -> list[Problem]:
     scans = read_index(first)
     problems = []
     for place, other in recipes.items():
+        keys = differing_keys(flat(written(recipe)), flat(written(other)), (*OWN, *PLANNED))
+        steps = [key for key in keys if covers("postprocessing", key)]
+        if steps:
+            how = f"fewmask train {place} --resume 'postprocessing=[]' --allow-change postprocessing"
+            found = Problem(str(place), "changed", "has another post-processing", f"take it out of each fold: {how}")
+            problems.append(found)
         fold = "[{},{}]".format(*other.data.fold or ("N", "K"))
         remedy = f"train it as {first} was: fewmask train {first / 'config.yaml'} data.fold={fold} --output NEW"
-        if keys := differing_keys(flat(written(recipe)), flat(written(other)), (*OWN, *PLANNED)):
-            problems.append(Problem(str(place), "changed", f"has another {', '.join(keys)}", remedy))
+        if rest := [key for key in keys if key not in steps]:
+            problems.append(Problem(str(place), "changed", f"has another {', '.join(rest)}", remedy))
         if cases := other_scans(scans, read_index(place)):
             problems.append(Problem(str(place), "scans-changed", f"has other scans, such as {cases[0]}", remedy))
     return problems

@@ -20,7 +20,7 @@ from pipeline.runs.splitting import check_dataset_of, split_of, without_unlike
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
@@ -51,12 +51,15 @@ class Prepared:
     plan: Plan
 
 
-def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe, known: Mapping[str, CaseFacts] | None = None, unlike: Collection[str] | None = None
+) -> Prepared:
     """Check a recipe's dataset, split it, and plan.
 
     Args:
         recipe: The recipe.
         known: Facts of an earlier check, as for :func:`check`.
+        unlike: As for :func:`without_unlike`.
 
     Raises:
         UserError: The dataset has problems, or the recipe does not fit it.
@@ -64,7 +67,7 @@ def prepare(recipe: Recipe, known: Mapping[str, CaseFacts] | None = None) -> Pre
     index = check_dataset_of(recipe, known)
     with_labels = recipe.segments is None
     classes = classes_of(index.facts, index.ignore)
-    split = without_unlike(recipe, index, split_of(recipe, index, classes))
+    split = without_unlike(recipe, index, split_of(recipe, index, classes), unlike)
     recipe = _told_of_unlike(recipe, split)
     if with_labels:
         found = split_warnings(split, index.labels, classes, str(index.dataset.source))

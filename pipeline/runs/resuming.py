@@ -267,8 +267,11 @@ def _what_changed(case: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
 
 
 def _content(facts: CaseFacts | None) -> CaseFacts | None:
-    """Return the facts about a case's content, which stay the same if a file is copied or saved anew."""
-    return facts and replace(facts, sha256=(), stamps=())
+    """Return the facts about a case's content, which stay the same if a file is copied or saved anew.
+
+    How it looks is left out, too: another version describes that otherwise.
+    """
+    return facts and replace(facts, sha256=(), stamps=(), appearance=None, body=None)
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:

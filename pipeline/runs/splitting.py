@@ -84,7 +84,7 @@ def split_of(recipe: Recipe, index: Index, classes: Mapping[str, Collection[int]
     )
 
 
-def without_unlike(recipe: Recipe, index: Index, split: Split) -> Split:
+def without_unlike(recipe: Recipe, index: Index, split: Split, known: Collection[str] | None = None) -> Split:
     """Leave out the scans without masks that look like none that has one, if the recipe trains on both kinds.
 
     Of fewer than three scans with masks nothing is concluded.
@@ -93,17 +93,24 @@ def without_unlike(recipe: Recipe, index: Index, split: Split) -> Split:
         recipe: The recipe.
         index: Its dataset.
         split: The cases that it would train on.
+        known: The ids of those that a run which goes on has left out; None decides it.
     """
     if recipe.data.unlike == "keep" or len(recipe.kinds) < 2:
         return split
+    left = _unlike(index, split) if known is None else known
+    left_out = tuple(case for case in split.unlabelled if case.id in left)
+    kept = tuple(case for case in split.unlabelled if case.id not in left)
+    return replace(split, unlabelled=kept, unlike=left_out)
+
+
+def _unlike(index: Index, split: Split) -> set[str]:
+    """Return the ids of the scans without masks that look like none that has one."""
     known = [found for case in split.labelled if (found := index.facts[case.id].appearance)]
     if len(known) < FEWEST_KNOWN:
-        return split
-    judged = [case for case in split.unlabelled if index.facts[case.id].appearance is not None]
-    strange = unlike(known, [index.facts[case.id].appearance or () for case in judged])
-    left_out = [case for case, odd in zip(judged, strange, strict=True) if odd]
-    kept = [case for case in split.unlabelled if case not in left_out]
-    return replace(split, unlabelled=tuple(kept), unlike=tuple(left_out))
+        return set()
+    judged = [case.id for case in split.unlabelled if index.facts[case.id].appearance is not None]
+    strange = unlike(known, [index.facts[name].appearance or () for name in judged])
+    return {name for name, odd in zip(judged, strange, strict=True) if odd}
 
 
 def pool_of(recipe: Recipe, index: Index, folds: int) -> Split:

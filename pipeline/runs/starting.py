@@ -101,7 +101,8 @@ def _prepare(folder: RunFolder, recipe: Recipe, resume: bool, allow_change: Sequ
     folder.cache_of(recipe)
     if not resume:
         folder.forget_unbegun()
-    return prepare(resuming.completed(folder, recipe), folder.facts() if resume else {})
+    known = (folder.facts(), folder.unlike()) if resume else ({}, None)
+    return prepare(resuming.completed(folder, recipe), *known)
 
 
 @contextmanager
