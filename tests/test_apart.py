@@ -148,17 +148,15 @@ def test_folds_of_which_one_was_planned_otherwise_are_joined(recipe, crossed, fo
     places = [tmp_path / f"fold-{number}" for number in (1, 2, 3)]
     for number, place in enumerate(places, 1):
         strides = [[2, 2, 2]] if number == 3 else [[2, 2, 1]]
-        words = [
-            f"data.fold=[{number},3]",
-            f"augmentation.elastic_mm={number // 3}",
-            f"network.options.strides={strides}",
-        ]
+        words = [f"augmentation.elastic_mm={number // 3}", f"network.options.strides={strides}"]
+        words += [f"max_steps={2 + number // 3}", f"validate_every={1 + number // 3}"]
+        words += [f"data.fold=[{number},3]"]
         runs.train(runs.read_recipe(recipe, words), place)
     capsys.readouterr()
     joined = tmp_path / "joined"
     assert len(runs.join(places, joined)) == 1
     told = " ".join(capsys.readouterr().err.split())
-    assert "they differ in augmentation.elastic_mm, network.options.strides" in told
+    assert "they differ in augmentation.elastic_mm, max_steps, network.options.strides" in told
     config = yaml.safe_load((joined / "config.yaml").read_text())
     assert (config["augmentation"]["elastic_mm"], config["network"]["options"]["strides"]) == ("auto", "auto")
     assert config["data"]["fold"] is None
@@ -166,6 +164,18 @@ def test_folds_of_which_one_was_planned_otherwise_are_joined(recipe, crossed, fo
     scan = next((folder / "phantom" / "imagesTs").iterdir())
     runs.predict(joined, [scan], tmp_path / "masks")
     assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 1
+
+
+def test_a_fold_with_other_post_processing_is_told_how_to_be_without(apart, tmp_path):
+    place = shutil.copytree(apart[1], tmp_path / "fold")
+    told = yaml.safe_load((place / "config.yaml").read_text())
+    told["postprocessing"] = [{"step": "keep_largest", "options": {"label": 1}}]
+    (place / "config.yaml").write_text(yaml.safe_dump(told))
+    with pytest.raises(UserError) as caught:
+        runs.join([apart[0], place, apart[2]], tmp_path / "joined")
+    (problem,) = caught.value.problems
+    assert problem.message == "has another post-processing"
+    assert f"fewmask train {place} --resume 'postprocessing=[]' --allow-change postprocessing" in problem.remedy
 
 
 def test_folds_trained_by_themselves_are_told_how_they_can_be_joined(apart, tmp_path):

@@ -6,13 +6,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from runs_fixtures import make_phantom, state_of, train
+from runs_fixtures import make_phantom, plug_pulled_at, state_of, train
 from scipy.ndimage import gaussian_filter
 
 from pipeline import nifti
-from pipeline.data.appearance import MOST_DIFFERENCE, describe, unlike
+from pipeline.data.appearance import MOST_DIFFERENCE, _usual_agreement, describe, unlike
 from pipeline.data.layouts import open_dataset
 from pipeline.errors import UserError
+from pipeline.runs import splitting
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 HEARTS = SHARED / "ACDC" / "images"
@@ -138,12 +139,32 @@ def test_layouts_agree_as_far_as_those_of_the_scans_with_masks_do():
     assert np.mean(unlike(elsewhere[:5], elsewhere[5:])) <= 0.05
 
 
-def test_how_bright_the_brightest_are_and_noise_in_the_dark_make_little_difference():
-    body, rng = scan(), np.random.default_rng(1)
-    bright = np.where(rng.random(body.shape) < 0.02, 3 * body.max(), body)
-    brighter = np.where(bright > body, 1.3 * bright, body)
-    drawn_in = [difference(describe(bright, UPRIGHT), describe(other, UPRIGHT)) for other in (brighter, body)]
-    assert drawn_in[0] < MOST_DIFFERENCE < drawn_in[1]
+def test_how_bright_the_brightest_are_counts_by_its_ratio_and_noise_in_the_dark_by_a_part():
+    rng = np.random.default_rng(1)
+    body = scan()
+    vessels = rng.random(body.shape) < 0.02
+    bright, brighter = (np.where(vessels, body.mean() + times * body.std(), body) for times in (30, 45))
+    quantiles = [describe(each, UPRIGHT).texture[:11] for each in (bright, brighter)]
+    plain = [(np.quantile(each, (0.99, 0.995)) - each.mean()) / each.std() for each in (bright, brighter)]
+    assert min(plain[0]) > 2.5  # Where logarithms begin
+    for found, number in zip(quantiles, plain, strict=True):
+        assert found[-2:] == pytest.approx(2.5 * (1 + np.log(number / 2.5)), abs=1e-3)
+    dark = body < np.quantile(body, 1 / 3)
+    noisy = np.where(dark, body * (1 + 0.05 * rng.normal(size=body.shape)), body)
+    centred = (noisy - noisy.mean()) / noisy.std()
+    steps = np.abs(np.diff(centred, axis=0))
+    third = centred[:-1] <= np.quantile(centred, 1 / 3)
+    ratio = np.log((steps[third].mean() + 1e-3) / (steps.mean() + 1e-3))
+    assert describe(noisy, UPRIGHT).texture[-3] == pytest.approx(0.6 * ratio, abs=2e-3)
+
+
+def test_many_layouts_are_compared_in_parts():
+    rng = np.random.default_rng(0)
+    layouts = rng.normal(size=(600, 64))
+    layouts /= np.linalg.norm(layouts, axis=1, keepdims=True)
+    among = layouts @ layouts.T - 2 * np.eye(600)
+    assert _usual_agreement(layouts) == pytest.approx(min(0.35, among.max(axis=1).min()))
+    assert _usual_agreement(layouts[:1]) == 0
 
 
 def appearances(folder, every):
@@ -221,6 +242,17 @@ def test_noise_is_left_out_and_said(tmp_path, capsys):
     assert json.loads((again / "split.json").read_text()) == split
     kept = train(tmp_path, dataset, "kept", "data.unlike=keep", max_steps=2)
     assert json.loads((kept / "split.json").read_text())["unlike"] == []
+
+
+def test_which_scans_are_left_out_is_decided_once(tmp_path, monkeypatch):
+    """A run goes on with its own, whatever another version would say."""
+    dataset, noise = with_noise(tmp_path / "data", 5)
+    with plug_pulled_at(2):
+        train(tmp_path, dataset, "run", max_steps=3)
+    monkeypatch.setattr(splitting, "unlike", lambda known, others: [False] * len(others))
+    run = train(tmp_path, dataset, "run", max_steps=3, resume=True)
+    assert json.loads((run / "split.json").read_text())["unlike"] == noise
+    assert state_of(run)["step"] == 3
 
 
 def test_with_noise_alone_the_training_is_the_supervised_one_bit_for_bit(tmp_path, capsys):

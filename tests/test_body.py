@@ -5,17 +5,18 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import yaml
+import torch
 from commands import fewmask
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from monai.data import MetaTensor
 from monai.transforms import BoundingRect
-from runs_fixtures import make_phantom, state_of, train
+from runs_fixtures import assert_same_run, make_phantom, plug_pulled_at, train
 
 from pipeline import runs
 from pipeline.data.annotation import ANNOTATION, FIRST_CLASS, IMAGE
-from pipeline.data.body import body_box, grown
+from pipeline.data.body import FoundBody, body_box, grown
 from pipeline.data.cache import Cache
 from pipeline.data.transforms import Grid
 from pipeline.runs.planning import prepare
@@ -95,6 +96,46 @@ def test_prepared_scans_are_those_without_the_field_bit_for_bit(padded):
         assert arrays_[IMAGE].size > 2 * large[name][IMAGE].size
 
 
+@pytest.mark.parametrize("outside", [0, -1024, 3])
+def test_a_cropped_scan_is_normalised_as_it_is_whole(outside, tmp_path):
+    """Of the box of a cylinder less than a quarter is outside: nothing would be found there by itself."""
+    x, y, z = np.indices((60, 60, 30))
+    body = ((x - 30) ** 2 + (y - 28) ** 2 < 15**2) & (abs(z - 14) < 10)
+    values = np.where(body, np.random.default_rng(0).integers(100, 900, body.shape), outside).astype(np.int16)
+    for folder, voxels in (("images", values), ("labels", (body & (x < 25)).astype(np.uint8))):
+        (tmp_path / folder).mkdir()
+        for name in "abc":
+            shifted = np.diag([1.0, 1.0, 1.0 + ord(name) / 1000, 1.0])
+            nib.save(nib.Nifti1Image(np.roll(voxels, ord(name) % 3, 0), shifted), tmp_path / folder / f"{name}.nii.gz")
+    cropped, whole = (cached(tmp_path, crop) for crop in ((1, 1, 1), None))
+    for name in whole:
+        image = whole[name][IMAGE][0]
+        inside = np.abs(image - image[0, 0, 0]) > 1e-5
+        assert image[inside].std() == pytest.approx(1, abs=1e-3)
+        assert cropped[name][IMAGE].shape == (1, 29, 29, 19)
+        np.testing.assert_array_equal(cropped[name][IMAGE][0], image[body_box([image])])
+
+
+def test_what_nobody_has_annotated_does_not_keep_the_field(tmp_path):
+    scan = np.zeros((30, 20, 10), np.float32)
+    scan[5:15, 5:15, 2:8] = np.random.default_rng(0).normal(500, 50, (10, 10, 6))
+    mask = np.full(scan.shape, 9.0, np.float32)
+    mask[6:10, 6:10, 3:5] = 1
+    case = {key: MetaTensor(torch.from_numpy(each)[None]) for key, each in ((IMAGE, scan), (ANNOTATION, mask))}
+    assert sizes(FoundBody((1, 1, 1), ignore=9)(case)["body"]) == (10, 10, 6)
+    assert sizes(FoundBody((1, 1, 1))(case)["body"]) == scan.shape
+
+
+def test_entries_of_the_cache_are_named_by_what_is_cropped(padded):
+    index = prepare(runs.read_recipe(Path("supervised"), [f"dataset={padded[1]}"])).index
+    case = index.dataset.cases[0]
+    crops = (None, (1, 1, 1), (16, 16, 16))
+    names = {
+        Cache(folder=None, index=index, grid=Grid("RAS", (1.0, 1.0, 2.0)), crop=crop)._name(case) for crop in crops
+    }
+    assert len(names) == 3
+
+
 def test_as_much_is_left_as_a_sample_takes(padded):
     whole, body, left = (cached(padded[1], crop) for crop in (None, (1, 1, 1), (64, 8, 48)))
     for name, arrays_ in left.items():
@@ -116,12 +157,16 @@ def test_the_plan_crops_where_much_is_constant_and_says_so(padded, tmp_path):
     assert given_.shape > large.shape
 
 
-def test_a_cropped_training_predicts_whole_scans(padded, tmp_path):
-    run = train(tmp_path, padded[1], "run", "data.crop_to_body=true", max_steps=3)
-    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["crop_to_body"] is True
+def test_a_cropped_training_predicts_whole_scans_and_goes_on_to_the_same_bits(padded, tmp_path):
+    whole = train(tmp_path, padded[1], "whole", "data.crop_to_body=false", max_steps=4)
+    run = train(tmp_path, padded[1], "run", "data.crop_to_body=true", max_steps=4)
+    voxels = [sum(np.load(path)[IMAGE].size for path in (place / "cache").glob("*.npz")) for place in (whole, run)]
+    assert voxels[0] > 2 * voxels[1]
     scan = sorted(padded[1].rglob("imagesTr/*.nii.gz"))[0]
     fewmask("predict", run, scan, "--output", tmp_path / "masks")
     mask = nib.load(next((tmp_path / "masks").glob("*.nii.gz")))
     assert mask.shape == nib.load(scan).shape
-    again = train(tmp_path, padded[1], "run", "data.crop_to_body=true", max_steps=3, resume=True)
-    assert state_of(again)["step"] == 3
+    with plug_pulled_at(3):
+        train(tmp_path, padded[1], "again", "data.crop_to_body=true", max_steps=4)
+    again = train(tmp_path, padded[1], "again", "data.crop_to_body=true", max_steps=4, resume=True)
+    assert_same_run(again, run)

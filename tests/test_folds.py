@@ -21,11 +21,11 @@ from pipeline.metrics.calibration import Expectation
 from pipeline.nifti.volume import load
 from pipeline.outputs import Output, digest_of
 from pipeline.runs.checking import check
-from pipeline.runs.choosing import Trial
+from pipeline.runs.choosing import Trial, candidates
 from pipeline.runs.cross_validation import recipe_of_fold
 from pipeline.runs.folder import read_split
 from pipeline.runs.models import load_folds, load_model
-from pipeline.types import Case, Task
+from pipeline.types import Case, Region, Task
 
 SUPERVISED = [{"loss": "dice"}]
 
@@ -129,6 +129,16 @@ def test_out_of_fold_scores_are_those_of_the_folds(crossed):
     summary = read(crossed / "out-of-fold" / "summary.json")
     assert "not trained on its patient" in summary["notes"][0]
     assert "Out of fold" in (crossed / "out-of-fold" / "report.html").read_text()
+
+
+def test_with_regions_no_step_is_tried(dataset):
+    """What is painted of a region in a mask is not its shape."""
+    index = check(dataset)
+    cases = [case for case in index.dataset.cases if case.label]
+    truth = Task(index.labels, ("image",))
+    assert len(list(candidates(cases, index.facts, truth))) == 3 * (len(index.labels) - 1)
+    region = Region(label=1, values=(1, 2))
+    assert list(candidates(cases, index.facts, replace(truth, regions=(region,)))) == []
 
 
 def test_with_steps_of_its_own_a_cross_validation_chooses_none(crossed, tmp_path, monkeypatch):

@@ -151,3 +151,15 @@ def test_a_time_budget_is_divided(place, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "train", lambda recipe, run, **how: asked.append((recipe.time_budget, how["started"])))
     train_seeds(recipe_of(place, "max_steps=auto", "time_budget=100s"), tmp_path / "out", 4, started=1.5)
     assert asked == [("24.5s", 1.5), *[("24.5s", None)] * 3]
+
+
+def test_a_comparison_of_methods_says_in_what_they_differ(place, done, tmp_path, capsys):
+    training.train(place / "plain.yaml", ("optimizer.learning_rate=0.01",), seeds=2, output=tmp_path / "faster")
+    capsys.readouterr()
+    runs.compare(done, tmp_path / "faster", tmp_path / "compared")
+    said = "the first trainings of the two methods differ in optimizer.learning_rate\n"
+    assert said in capsys.readouterr().err
+    page = (tmp_path / "compared" / "report.html").read_text()
+    assert "The first trainings of each differ in" in page
+    runs.compare(done / "seed-3", [done / "seed-4", done / "seed-5"], tmp_path / "alike")
+    assert "differ in" not in capsys.readouterr().err

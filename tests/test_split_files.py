@@ -11,7 +11,7 @@ from monai.auto3dseg.utils import datafold_read
 from runs_fixtures import make_phantom, train, write_recipe
 
 from pipeline import runs
-from pipeline.data.layouts import Dataset, read_dataset
+from pipeline.data.layouts import Dataset, open_dataset, read_dataset
 from pipeline.data.listed_splits import pool_by_file, split_by_file
 from pipeline.data.split_files import read_folds
 from pipeline.errors import UserError
@@ -409,6 +409,22 @@ def test_the_list_that_is_used_is_not_reported_as_unused(nnunet, tmp_path, capsy
     recipe = write_recipe(tmp_path, tmp_path / "raw", objective=SUPERVISED)
     chosen = [f"data.split={beside}", "data.split_fold=0"]
     assert "unused-list" not in {problem.code for problem in prepare(runs.read_recipe(recipe, chosen)).index.warnings}
+
+
+def test_a_column_that_parts_the_cases_is_not_called_unread(tmp_path, capsys):
+    dataset = make_phantom(tmp_path / "data", labelled=4, unlabelled=0)
+    cases = open_dataset(dataset).cases
+    rows = [f"{case.images[0]},{case.label},{'AB'[n % 2]}" for n, case in enumerate(cases)]
+    table = written(tmp_path / "cohort.csv", "image,label,Site\n" + "\n".join(rows) + "\n")
+    assert "unknown-key" in {problem.code for problem in check(table).warnings}
+    recipe = write_recipe(tmp_path, table, objective=SUPERVISED)
+    chosen = [f"data.split={table}", "data.split_by=Site", "data.split_fold=A", "data.validation_fraction=0.5"]
+    capsys.readouterr()
+    prepared = prepare(runs.read_recipe(recipe, chosen))
+    assert "unknown-key" not in {problem.code for problem in prepared.index.warnings}
+    assert len(prepared.split.validation) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"data.validation_fraction changes nothing, since {table} says who validates" in said
 
 
 def test_copies_of_a_scan_on_both_sides_are_refused(nnunet, tmp_path):

@@ -67,9 +67,8 @@ class Index:
         if self.dataset.labels is None and len(self.labels) > 1:
             first = list(self.labels)[1]
             given = f"'layout.options.labels={{liver: {first}, …}}'"
-            rows.append(
-                ("names", f"none: write a dataset.json, or give {given} to train (here --layout-option 'labels=…')")
-            )
+            way = "write a dataset.json, or give" if self.dataset.layout == "folder" else "give"
+            rows.append(("names", f"none: {way} {given} to train (here --layout-option 'labels=…')"))
         if regions:
             rows.append(("regions", ", ".join(regions)))
         if self.ignore is not None:

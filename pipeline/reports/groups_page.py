@@ -150,7 +150,8 @@ def _steps(comparison: GroupComparison) -> Iterator[Step]:
         words = f"Train each method {FEWEST_CROSSED} times or more:"
         yield Step(words, command="fewmask train RECIPE dataset=DATASET --seeds 5 --output RUNS")
     if comparison.n_patients < FEWEST:
-        yield Step("Hold out more patients, the same for both methods:", command="data.validation_fraction=0.5")
+        ways = "by data.validation_fraction, or in the file that data.split names"
+        yield Step(f"Hold out more patients, the same for both methods: {ways}.")
     yield Step("See where B lost most, or gained least: the table begins there.", Link("table"))
     if comparison.verdict == "not_shown":
         yield Step("That none is shown does not say that they are equal: the interval says how large it may be.")

@@ -56,11 +56,14 @@ def compare(a: Path | Sequence[Path], b: Path | Sequence[Path], output: Path) ->
     groups = [_group(name, side) for name, side in zip(names, sides, strict=True)]
     tolerance_mm = _tolerance_of([place for side in sides for place in side])
     comparison = compare_groups(*groups)
+    differ = [key for key in _differing(sides[0][0], sides[1][0]) if key != "seed"]
+    if differ:
+        note(f"the first trainings of the two methods differ in {listed(differ, NAMED)}")
     rows = group_rows(*groups)
     with made.writing(FILES) as stage:
         write_csv(stage / "compare.csv", list(rows[0]), rows)
         write_json(stage / "compare.json", {"version": __version__} | comparison.as_dict())
-        report_groups(stage, comparison, groups, sides, tolerance_mm)
+        report_groups(stage, comparison, groups, sides, tolerance_mm, differ)
     return comparison
 
 

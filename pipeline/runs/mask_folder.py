@@ -104,7 +104,7 @@ class Making:
     def differences(self, mask: StoredMask) -> list[str]:
         """Say in what a mask that is there was made otherwise."""
         found = ["of another scan"] if mask.scan != self.scan else []
-        found += ["with another checkpoint"] if mask.model != self.model else []
+        found += ["with other weights, or other post-processing"] if mask.model != self.model else []
         if mask.mirrored != self.mirrored:
             found.append(f"with{'' if mask.mirrored else 'out'} mirror images")
         return found + (["with other --labels"] if mask.labels != [*self.labels] else [])

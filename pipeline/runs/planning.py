@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pipeline import config
 from pipeline.data.classes import classes_of, split_warnings
 from pipeline.data.packed import Packed
+from pipeline.data_section import DataChoices
 from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write
 from pipeline.planning.devices import find_hardware
@@ -77,6 +78,8 @@ def prepare(
     if recipe.data.background_mm is not None and index.ignore is None:
         what = "no value says which voxels nobody has annotated: layout.options.ignore=VALUE names it"
         note(f"data.background_mm changes nothing, since {what}")
+    if recipe.data.split is not None and recipe.data.validation_fraction != DataChoices().validation_fraction:
+        note(f"data.validation_fraction changes nothing, since {recipe.data.split} says who validates")
     trained_on = [case.id for case in split.labelled + split.unlabelled]
     # Held-out cases choose nothing, not even the size of a patch.
     facts = {name: index.facts[name] if with_labels else index.facts[name].without_mask() for name in trained_on}

@@ -175,12 +175,15 @@ def report_groups(
     groups: Sequence[Group],
     places: Sequence[Sequence[Path]],
     tolerance_mm: float | None,
+    differ: Sequence[str],
 ) -> None:
     """Write ``report.html`` of a comparison of two methods by the scores in several places."""
     facts = {
         f"{side}: {group.name}": ", ".join(_named(place, seed) for place, seed in zip(found, group.seeds, strict=True))
         for side, group, found in zip("AB", groups, places, strict=True)
     }
+    if differ:
+        facts["The first trainings of each differ in"] = ", ".join(differ)
     a, b = groups
     origin = Origin(title=f"{b.name} against {a.name}", facts=facts | _versions(), tolerance_mm=tolerance_mm)
     write_groups(folder, comparison, a, b, origin)

@@ -39,16 +39,16 @@ def check_dataset_of(recipe: Recipe, known: Mapping[str, CaseFacts] | None = Non
 
 
 def _without_notes_on_split(recipe: Recipe, dataset: Dataset) -> Dataset:
-    """Take back the warning that a list beside the dataset, or its folds, are not used, where the recipe uses them."""
+    """Take back the warning that a list beside the dataset, its folds or a column is not used, where it is."""
     if recipe.data.split is None:
         return dataset
     listed = recipe.data.split.resolve()
-    kept = [
-        problem
-        for problem in dataset.problems
-        if problem.code not in ("unused-list", "fold-unused") or Path(problem.where).resolve() != listed
-    ]
-    return replace(dataset, problems=tuple(kept))
+
+    def is_wrong(problem: Problem) -> bool:
+        is_column = problem.code == "unknown-key" and f" {recipe.data.split_by!r}, " in problem.message
+        return (problem.code in ("unused-list", "fold-unused") or is_column) and Path(problem.where).resolve() == listed
+
+    return replace(dataset, problems=tuple(problem for problem in dataset.problems if not is_wrong(problem)))
 
 
 def split_of(recipe: Recipe, index: Index, classes: Mapping[str, Collection[int]]) -> Split:
