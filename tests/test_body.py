@@ -1,25 +1,28 @@
 """The box of the body: what is constant outside is left out of prepared scans, and nothing else."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from commands import fewmask
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from monai.data import MetaTensor
 from monai.transforms import BoundingRect
 from runs_fixtures import assert_same_run, make_phantom, plug_pulled_at, train
 
 from pipeline import runs
 from pipeline.data.annotation import ANNOTATION, FIRST_CLASS, IMAGE
-from pipeline.data.body import FoundBody, body_box, grown
+from pipeline.data.body import body_box, grown
 from pipeline.data.cache import Cache
 from pipeline.data.transforms import Grid
+from pipeline.planning import doctor
+from pipeline.planning.devices import find_hardware
 from pipeline.runs.planning import prepare
+from pipeline.runs.resuming import other_scans
 
 
 def sizes(box):
@@ -117,13 +120,35 @@ def test_a_cropped_scan_is_normalised_as_it_is_whole(outside, tmp_path):
 
 
 def test_what_nobody_has_annotated_does_not_keep_the_field(tmp_path):
-    scan = np.zeros((30, 20, 10), np.float32)
-    scan[5:15, 5:15, 2:8] = np.random.default_rng(0).normal(500, 50, (10, 10, 6))
-    mask = np.full(scan.shape, 9.0, np.float32)
+    scan, mask = np.zeros((30, 20, 10), np.int16), np.full((30, 20, 10), 9, np.uint8)
+    scan[5:15, 5:15, 2:8] = np.random.default_rng(0).integers(100, 900, (10, 10, 6))
     mask[6:10, 6:10, 3:5] = 1
-    case = {key: MetaTensor(torch.from_numpy(each)[None]) for key, each in ((IMAGE, scan), (ANNOTATION, mask))}
-    assert sizes(FoundBody((1, 1, 1), ignore=9)(case)["body"]) == (10, 10, 6)
-    assert sizes(FoundBody((1, 1, 1))(case)["body"]) == scan.shape
+    for folder, voxels in (("images", scan), ("labels", mask)):
+        (tmp_path / folder).mkdir()
+        for n, name in enumerate("abc"):
+            nib.save(nib.Nifti1Image(np.roll(voxels, n, 0), np.eye(4)), tmp_path / folder / f"{name}.nii.gz")
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "organ": 1, "ignore": 9}}')
+    assert {each[IMAGE].shape for each in cached(tmp_path, (1, 1, 1)).values()} == {(1, 10, 10, 6)}
+
+
+def test_facts_of_a_version_that_did_not_look_for_the_body_are_of_the_same_scans(padded):
+    facts = dict(prepare(runs.read_recipe(Path("supervised"), [f"dataset={padded[1]}"])).index.facts)
+    assert all(each.body for each in facts.values())
+    older = {name: replace(each, body=None, appearance=None) for name, each in facts.items()}
+    assert other_scans(facts, older) == []
+    assert [each.cropped().shape for each in older.values()] == [each.shape for each in facts.values()]
+
+
+def test_disk_is_asked_for_what_is_left(padded, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "size", str)  # In bytes
+    needs = []
+    for crop in ("true", "false"):
+        words = [f"dataset={padded[1]}", f"data.crop_to_body={crop}"]
+        prepared = prepare(runs.read_recipe(Path("supervised"), words))
+        findings = doctor.diagnose(find_hardware("cpu"), tmp_path, prepared.plan, prepared.visible)
+        (text,) = [each.needs for each in findings if each.what == "disk"]
+        needs.append(int(re.search(r"\d+", text)[0]))
+    assert needs[0] < 0.6 * needs[1]
 
 
 def test_entries_of_the_cache_are_named_by_what_is_cropped(padded):
