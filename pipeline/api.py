@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline import runs
+from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.plugins import blamed
 from pipeline.runs.beside import NOTHING_ELSE, Beside
@@ -157,7 +158,7 @@ def predict(
             overwrite=overwrite,
             rank=annotate_next,
             open_as=(_path(root), layout, dict(layout_options or {})),
-            beside=beside,
+            beside=_beside(beside),
         )
 
 
@@ -171,7 +172,7 @@ def evaluate(
     regions: Mapping[str, Sequence[int]] | None = None,
     names: Mapping[int, str] | None = None,
     patient: str | None = None,
-    metrics: Mapping[str, CaseMetric] | None = None,
+    metrics: Mapping[str, CaseMetric] | Sequence[str] = (),
     verbose: bool = False,
 ) -> Summary:
     """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
@@ -186,7 +187,7 @@ def evaluate(
         names: Of label values; by default those of ``dataset.json``, or of the model by which :func:`predict` has made
             the masks.
         patient: A pattern, of which the first group in a mask's name is the patient; by default each is one.
-        metrics: Further metrics, by name.
+        metrics: Further metrics: the names of registered ones, such as ``["centre_distance_mm"]``, or any by name.
         verbose: As for :func:`train`.
 
     Returns:
@@ -197,7 +198,8 @@ def evaluate(
     """
     with calling(verbose=verbose):
         place = to_write(Path(output))
-        asked = (ignore, tolerance_mm, regions, names, patient, metrics)
+        further = runs.metrics_of(metrics)
+        asked = (ignore, tolerance_mm, regions, names, patient, further)
         return runs.evaluate(Path(predictions), Path(labels), place, *asked)
 
 
@@ -256,6 +258,13 @@ def calling(*, verbose: bool) -> Iterator[None]:
     """Call as a program does: silently unless ``verbose``, and with a plugin's error told as its own."""
     with blamed(), nullcontext() if verbose else listening(lambda _: None):
         yield
+
+
+def _beside(given: Beside) -> Beside:
+    if not isinstance(given, Beside):
+        problem = Problem("beside", "bad-options", f"is {given!r}", "give fewmask.Beside(volumes=True) and the like")
+        raise UserError("Nothing was predicted.", [problem])
+    return given
 
 
 def _paths(given: Several) -> list[Path]:

@@ -151,6 +151,8 @@ class DataChoices(Section):
             raise ValueError("expected a first number up to the second")
         if value and info.data.get("validation") == "none":
             raise ValueError("expected null, since data.validation is none")
+        if value and info.data.get("split_fold") is not None:
+            raise ValueError("expected null, since data.split_fold says which fold validates")
         return value
 
     @field_validator("split_fold")

@@ -227,6 +227,8 @@ def test_datasets_are_opened_as_the_commands_open_them(dataset, run, tmp_path):
     masks = fewmask.predict(run, tmp_path / "data", tmp_path / "masks", layout="folder", layout_options=options)
     assert len(masks) == 2
     model = tmp_path / "model.fewmask"
+    with pytest.raises(fewmask.UserError, match=r"is \{'volumes': True\}(.|\n)*give fewmask.Beside"):
+        fewmask.predict(run, dataset, tmp_path / "no", beside={"volumes": True})
     with pytest.raises(fewmask.UserError, match=r"there is no such checkpoint: bset(.|\n)*did you mean 'best'"):
         fewmask.validate(run, checkpoint="bset")
     assert fewmask.export(run, model) == Path(model)

@@ -13,6 +13,8 @@ import threading
 import time
 from types import SimpleNamespace
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from runs_fixtures import (
@@ -386,6 +388,21 @@ def test_post_processing_of_a_run_that_is_done_changes_without_a_step(dataset, t
     runs.train(recipe, run, resume=True)
 
 
+def test_a_changed_dataset_is_named_beside_what_its_plan_changes(dataset, tmp_path):
+    """As where a fifth mask brings post-processing with it."""
+    smaller = shutil.copytree(dataset, tmp_path / "smaller")
+    run = train(tmp_path, smaller, "run", max_steps=1, postprocessing=[])
+    scan = sorted((smaller / "imagesTr").iterdir())[0]
+    image = nib.load(scan)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine), scan)
+    steps = [{"step": "keep_largest", "options": {"label": 1}}]
+    with pytest.raises(UserError) as caught:
+        train(tmp_path, smaller, "run", max_steps=1, postprocessing=steps, resume=True)
+    codes = {problem.code for problem in caught.value.problems}
+    assert codes == {"changed", "scans-changed"}
+    assert any(f"start={run}" in problem.remedy for problem in caught.value.problems)
+
+
 def test_a_comparison_says_in_what_settings_the_trainings_differ(dataset, tmp_path, capsys):
     steps = [{"step": "keep_largest", "options": {"label": 1}}]
     runs_of = {
@@ -401,6 +418,11 @@ def test_a_comparison_says_in_what_settings_the_trainings_differ(dataset, tmp_pa
     more = [{"metric": "centre_distance_mm"}]
     runs_of["again"] = train(tmp_path, dataset, "measured", max_steps=1, postprocessing=[], metrics=more)
     runs.compare(runs_of["whole"], runs_of["again"], tmp_path / "alike")
+    assert "differ in" not in capsys.readouterr().err
+    words = (f"data.split={runs_of['whole'] / 'split.json'}", "data.validation_fraction=0.4")
+    runs_of["same"] = train(tmp_path, dataset, "same", *words, max_steps=1, postprocessing=[])
+    capsys.readouterr()
+    runs.compare(runs_of["whole"], runs_of["same"], tmp_path / "same-cases")
     assert "differ in" not in capsys.readouterr().err
     split = json.loads((runs_of["whole"] / "split.json").read_text())
     fewer = split | {"labelled": split["labelled"][1:]}

@@ -7,8 +7,10 @@ import pytest
 from commands import fewmask
 from runs_fixtures import command_runner
 
+from pipeline import api as fewmask_api
 from pipeline import runs
 from pipeline.errors import UserError
+from pipeline.metrics.registered import CentreDistance
 
 AFFINE = np.diag([2.0, 1.0, 1.5, 1.0])
 
@@ -62,6 +64,19 @@ def test_metrics_of_ones_own_are_columns_of_the_scores(folders, tmp_path):
         assert refused.returncode == 2
         assert f"no metric is named {name!r}; {message}" in refused.stderr
     assert not (tmp_path / "no").exists()
+
+
+def test_metrics_are_given_by_name_or_as_such(folders, tmp_path):
+    by_name = fewmask_api.evaluate(*folders, tmp_path / "named", metrics=["centre_distance_mm"])
+    given = {"centre_distance_mm": CentreDistance()}
+    assert fewmask_api.evaluate(*folders, tmp_path / "given", metrics=given).as_dict() == by_name.as_dict()
+    assert "centre_distance_mm" in rows_of(tmp_path / "named")[0]
+    for metrics, message in (
+        ({"distance": "centre_distance_mm"}, "is 'centre_distance_mm', and no metric"),
+        (["distance"], "no metric is named 'distance'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fewmask_api.evaluate(*folders, tmp_path / "no", metrics=metrics)
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,13 @@ def test_out_of_fold_scores_are_those_of_the_folds(crossed):
     assert "Out of fold" in (crossed / "out-of-fold" / "report.html").read_text()
 
 
+def test_a_fold_is_said_once(recipe, tmp_path):
+    """By its place in a file, or by its number in a cross-validation."""
+    words = ["data.split=splits.json", "data.split_fold=2", "data.fold=[1,3]"]
+    with pytest.raises(UserError, match=r"expected null, since data\.split_fold says which fold validates"):
+        runs.read_recipe(recipe, words)
+
+
 def test_with_regions_no_step_is_tried(dataset):
     """What is painted of a region in a mask is not its shape."""
     index = check(dataset)

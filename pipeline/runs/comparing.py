@@ -24,6 +24,11 @@ from pipeline.terminal import note
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# Settings that change no training but by its masks, which are told by themselves, or not what is compared.
+OF_NO_MATTER = (
+    *("metrics", "data.validation_fraction", "data.fold"),
+    *("data.split_by", "data.split_fold", "data.split_seed"),
+)
 # Settings that one message names.
 NAMED = 8
 FILES = ("compare.csv", "compare.json", *REPORT_FILES)
@@ -118,7 +123,7 @@ def _differing(a: Path, b: Path) -> list[str]:
             found.append(f"the masks that they were trained on ({counts})")
     with suppress(UserError):
         found += differing_settings(*(flat(written(read_config(run))) for run in runs))
-    return [key for key in found if key != "metrics"]  # Which change no training, and are not compared.
+    return [key for key in found if key not in OF_NO_MATTER]
 
 
 def _group(name: str, places: Sequence[Path]) -> Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.engines.postprocessing import POSTPROCESSING as STEPS
@@ -78,6 +79,26 @@ def metrics_named(names: Sequence[str], plugins: Sequence[Path]) -> dict[str, Ca
     metrics = {name: METRICS.build(name, {}) for name in names}
     try_metrics(metrics)
     return metrics
+
+
+def metrics_of(given: Mapping[str, CaseMetric] | Sequence[str]) -> dict[str, CaseMetric]:
+    """Return metrics by name, which are given so, or are registered under the names that are given.
+
+    Raises:
+        UserError: There is no such metric, one is none, or it measures no number.
+    """
+    if not isinstance(given, Mapping):
+        return metrics_named([given] if isinstance(given, str) else given, ())
+    remedy = "give an instance of a CaseMetric, or a list of the names of registered ones"
+    wrong = [
+        Problem(name, "bad-component", f"is {each!r}, and no metric", remedy)
+        for name, each in given.items()
+        if not callable(each)
+    ]
+    if wrong:
+        raise UserError("The masks cannot be scored.", wrong)
+    try_metrics(given)
+    return dict(given)
 
 
 def load_parts(run: Path, settings: Settings) -> None:

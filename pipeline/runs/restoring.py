@@ -82,7 +82,7 @@ def _newest(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str])
     folder = setup.folder
     if folder.holds_run:
         setup.decided = setup.decided.begun_with(read_decisions(folder.path).taken)
-        refuse_changes(folder.path, setup.settings, setup.decided, allow_change)
+        refuse_changes(folder.path, setup.settings, setup.decided, allow_change, setup.index.facts)
         refuse_other_scans(folder.path, setup.index, setup.split)
     checkpoint = folder.newest_checkpoint()
     return checkpoint or start, checkpoint is not None

@@ -54,7 +54,13 @@ def refuse_allowing(resume: bool, allowed: Sequence[str]) -> None:
         raise UserError("Nothing was started.", [problem])
 
 
-def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Sequence[str] = ()) -> None:
+def refuse_changes(
+    run: Path,
+    recipe: Recipe,
+    decided: Decisions,
+    allowed: Sequence[str] = (),
+    facts: Mapping[str, CaseFacts] | None = None,
+) -> None:
     """Refuse a recipe or decisions that differ from the run's own, and report every difference.
 
     Args:
@@ -62,6 +68,7 @@ def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Seque
         recipe: The recipe to go on with.
         decided: The decisions to go on with.
         allowed: Keys, or sections, that may differ.
+        facts: Of the scans to go on with, of which the recipe's plan may come: other ones are named beside.
 
     Raises:
         UserError: Something else differs, or an allowed key is in neither recipe.
@@ -87,6 +94,7 @@ def refuse_changes(run: Path, recipe: Recipe, decided: Decisions, allowed: Seque
     if not any(covers(name, "plugins") for name in allowed):
         problems += _changed_plugins(run, recipe)
     if problems:
+        problems += [] if facts is None else _changed_scans(run, facts)
         raise UserError(f"{run} holds another run; nothing was resumed.", problems)
 
 
@@ -231,24 +239,22 @@ def refuse_other_scans(run: Path, index: Index, split: Split) -> None:
     Raises:
         UserError: A case is new, gone or changed, or the split is another.
     """
-    old = read_index(run)
-    new = index.facts
-    anew = f"start={run} data.split={run / SPLIT} --output NEW"
-    problems = [
-        Problem(
-            case,
-            "scans-changed",
-            _what_changed(case, old, new),
-            f"bring the dataset back as it was, or train on from its weights: {anew}",
-            case=case,
-        )
-        for case in other_scans(old, new)
-    ]
+    problems = _changed_scans(run, index.facts)
     if not problems and read_own(run, SPLIT) != split.as_dict():
         message = "its cases are in other lists, in another order or of other patients"
         problems = [Problem(str(run / SPLIT), "split-changed", message, "bring the dataset back as it was")]
     if problems:
         raise UserError(f"The dataset of {run} has changed; nothing was resumed.", problems)
+
+
+def _changed_scans(run: Path, new: Mapping[str, CaseFacts]) -> list[Problem]:
+    old = read_index(run)
+    anew = f"start={run} data.split={run / SPLIT} --output NEW"
+    remedy = f"bring the dataset back as it was, or train on from its weights: {anew}"
+    return [
+        Problem(case, "scans-changed", _what_changed(case, old, new), remedy, case=case)
+        for case in other_scans(old, new)
+    ]
 
 
 def other_scans(old: Mapping[str, CaseFacts], new: Mapping[str, CaseFacts]) -> list[str]:
