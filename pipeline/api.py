@@ -152,11 +152,8 @@ def predict(
             checkpoint,
             list(map(Path, plugins)),
             only=(only,) if isinstance(only, str) else only,
-            unlabelled=unlabelled,
+            **_switches(unlabelled=unlabelled, mirror=mirror, overwrite=overwrite, rank=annotate_next),
             device=device,
-            mirror=mirror,
-            overwrite=overwrite,
-            rank=annotate_next,
             open_as=(_path(root), layout, dict(layout_options or {})),
             beside=_beside(beside),
         )
@@ -172,7 +169,8 @@ def evaluate(
     regions: Mapping[str, Sequence[int]] | None = None,
     names: Mapping[int, str] | None = None,
     patient: str | None = None,
-    metrics: Mapping[str, CaseMetric] | Sequence[str] = (),
+    metrics: Mapping[str, CaseMetric | str] | Sequence[str] = (),
+    plugins: Sequence[AnyPath] = (),
     verbose: bool = False,
 ) -> Summary:
     """Score a folder of masks, made by any tool, against a folder of true masks of the same names.
@@ -187,7 +185,9 @@ def evaluate(
         names: Of label values; by default those of ``dataset.json``, or of the model by which :func:`predict` has made
             the masks.
         patient: A pattern, of which the first group in a mask's name is the patient; by default each is one.
-        metrics: Further metrics: the names of registered ones, such as ``["centre_distance_mm"]``, or any by name.
+        metrics: Further metrics: the names of registered ones, such as ``["centre_distance_mm"]``, or a mapping of
+            columns to metrics, ``{"distance": "centre_distance_mm", "extent_mm": Extent()}``.
+        plugins: Files that register metrics.
         verbose: As for :func:`train`.
 
     Returns:
@@ -198,7 +198,7 @@ def evaluate(
     """
     with calling(verbose=verbose):
         place = to_write(Path(output))
-        further = runs.metrics_of(metrics)
+        further = runs.metrics_of(metrics, list(map(Path, plugins)))
         asked = (ignore, tolerance_mm, regions, names, patient, further)
         return runs.evaluate(Path(predictions), Path(labels), place, *asked)
 
@@ -258,6 +258,18 @@ def calling(*, verbose: bool) -> Iterator[None]:
     """Call as a program does: silently unless ``verbose``, and with a plugin's error told as its own."""
     with blamed(), nullcontext() if verbose else listening(lambda _: None):
         yield
+
+
+def _switches(**given: bool) -> dict[str, Any]:
+    """Return switches; a word for one, such as "off", would be true."""
+    problems = [
+        Problem(name, "bad-options", f"is {value!r}", "give True or False")
+        for name, value in given.items()
+        if not isinstance(value, bool)
+    ]
+    if problems:
+        raise UserError("Nothing was predicted.", problems)
+    return given
 
 
 def _beside(given: Beside) -> Beside:

@@ -229,6 +229,8 @@ def test_datasets_are_opened_as_the_commands_open_them(dataset, run, tmp_path):
     model = tmp_path / "model.fewmask"
     with pytest.raises(fewmask.UserError, match=r"is \{'volumes': True\}(.|\n)*give fewmask.Beside"):
         fewmask.predict(run, dataset, tmp_path / "no", beside={"volumes": True})
+    with pytest.raises(fewmask.UserError, match=r"mirror: is 'off'(.|\n)*give True or False"):
+        fewmask.predict(run, dataset, tmp_path / "no", mirror="off")
     with pytest.raises(fewmask.UserError, match=r"there is no such checkpoint: bset(.|\n)*did you mean 'best'"):
         fewmask.validate(run, checkpoint="bset")
     assert fewmask.export(run, model) == Path(model)

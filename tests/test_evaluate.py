@@ -70,10 +70,15 @@ def test_metrics_are_given_by_name_or_as_such(folders, tmp_path):
     by_name = fewmask_api.evaluate(*folders, tmp_path / "named", metrics=["centre_distance_mm"])
     given = {"centre_distance_mm": CentreDistance()}
     assert fewmask_api.evaluate(*folders, tmp_path / "given", metrics=given).as_dict() == by_name.as_dict()
-    assert "centre_distance_mm" in rows_of(tmp_path / "named")[0]
+    both = {"distance": "centre_distance_mm", "again": CentreDistance()}
+    fewmask_api.evaluate(*folders, tmp_path / "both", metrics=both)
+    row = rows_of(tmp_path / "both")[0]
+    assert row["distance"] == row["again"] == rows_of(tmp_path / "named")[0]["centre_distance_mm"]
     for metrics, message in (
-        ({"distance": "centre_distance_mm"}, "is 'centre_distance_mm', and no metric"),
+        ({"distance": 3}, "is 3, and no metric"),
         (["distance"], "no metric is named 'distance'"),
+        ({"dice": CentreDistance()}, "is the name of another column"),
+        ({"case": CentreDistance()}, "is the name of another column"),
     ):
         with pytest.raises(UserError, match=message):
             fewmask_api.evaluate(*folders, tmp_path / "no", metrics=metrics)

@@ -279,7 +279,9 @@ def test_a_runs_folder_in_the_place_of_a_dataset_is_told_from_one(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(UserError, match="is a run's folder") as caught:
         runs.read_recipe(tmp_path)
-    assert f"{tmp_path} --resume; train anew as it was: {tmp_path / 'config.yaml'} --output NEW" in str(caught.value)
+    own = tmp_path / "config.yaml"
+    told = f"go on with it: {own} --output {tmp_path} --resume; train anew as it was: {own} --output NEW"
+    assert told in str(caught.value)
     assert f"start={tmp_path}" in str(caught.value)
 
 

@@ -81,24 +81,36 @@ def metrics_named(names: Sequence[str], plugins: Sequence[Path]) -> dict[str, Ca
     return metrics
 
 
-def metrics_of(given: Mapping[str, CaseMetric] | Sequence[str]) -> dict[str, CaseMetric]:
-    """Return metrics by name, which are given so, or are registered under the names that are given.
+def metrics_of(
+    given: Mapping[str, CaseMetric | str] | Sequence[str], plugins: Sequence[Path] = ()
+) -> dict[str, CaseMetric]:
+    """Return metrics by the names of their columns.
+
+    Args:
+        given: The metrics by these names, each as such or by its registered name; or registered names alone.
+        plugins: As for :func:`metrics_named`.
 
     Raises:
-        UserError: There is no such metric, one is none, or it measures no number.
+        UserError: There is no such metric, one is none, its name is that of another column, or it measures no number.
     """
     if not isinstance(given, Mapping):
-        return metrics_named([given] if isinstance(given, str) else given, ())
-    remedy = "give an instance of a CaseMetric, or a list of the names of registered ones"
-    wrong = [
-        Problem(name, "bad-component", f"is {each!r}, and no metric", remedy)
-        for name, each in given.items()
+        return metrics_named([given] if isinstance(given, str) else given, plugins)
+    named = metrics_named([each for each in given.values() if isinstance(each, str)], plugins)
+    metrics = {name: named[each] if isinstance(each, str) else each for name, each in given.items()}
+    problems = [
+        Problem(name, "bad-component", f"is {each!r}, and no metric", "give an instance of a CaseMetric, or a name")
+        for name, each in metrics.items()
         if not callable(each)
     ]
-    if wrong:
-        raise UserError("The masks cannot be scored.", wrong)
-    try_metrics(given)
-    return dict(given)
+    problems += [
+        Problem(name, "bad-component", "is the name of another column", "choose another name")
+        for name in metrics
+        if name in METRICS.taken
+    ]
+    if problems:
+        raise UserError("The masks cannot be scored.", problems)
+    try_metrics(metrics)
+    return metrics
 
 
 def load_parts(run: Path, settings: Settings) -> None:

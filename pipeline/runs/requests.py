@@ -151,7 +151,8 @@ def parse_request(raw: dict[str, Any], source: str) -> Request:
 def _recipe_for(source: Path, overrides: Sequence[str]) -> Recipe:
     """Return the shipped recipe that suits a dataset, and note its name on the terminal."""
     if (source / CONFIG).is_file() and (source / SPLIT).is_file():
-        remedy = f"go on with it: {source} --resume; train anew as it was: {source / CONFIG} --output NEW; or begin "
+        own = source / CONFIG
+        remedy = f"go on with it: {own} --output {source} --resume; train anew as it was: {own} --output NEW; or begin "
         remedy += f"with its weights: a recipe, and start={source}"
         raise UserError("Nothing was trained.", [Problem(str(source), "run-as-data", "is a run's folder", remedy)])
     recipe = _parse(_for(source, "semisupervised", overrides), _called(f"for {source}", overrides))

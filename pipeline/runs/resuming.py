@@ -11,6 +11,7 @@ from pipeline.bounds import seconds_of
 from pipeline.decisions import Decisions, Taken
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.plugins import remember
+from pipeline.recipe import Recipe
 from pipeline.runs.origins import digest_of_model, like_its_model
 from pipeline.runs.stored import BUDGET, PLUGINS, SPLIT, read_config, read_decisions, read_index, read_own
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
     from pipeline.data.splits import Split
-    from pipeline.recipe import Recipe
     from pipeline.runs.folder import RunFolder
 
 # Keys that may differ in a resumed run without changing it. The dataset's content is compared by its hashes, and who
@@ -77,6 +77,7 @@ def refuse_changes(
     new = flat(config.written(recipe, decided))
     keys = old.keys() | new.keys()
     sections = {".".join(key.split(".")[:n]) for key in keys for n in range(1, len(key.split(".")) + 1)}
+    sections |= {*Recipe.model_fields}  # Those of which both have nothing, too.
     problems = [
         Problem("--allow-change", "no-such-key", f"there is no {name!r}", nearest(name, sorted(sections)))
         for name in allowed
