@@ -376,8 +376,7 @@ def test_labels_and_channels_are_named_where_nothing_declares_them(tmp_path, mak
     assert index.channels == ("channel 0", "channel 1")
     assert (
         "names",
-        "none: write a dataset.json, or give 'layout.options.labels={liver: 5, …}' to train (here --layout-option "
-        "'labels=…')",
+        "none: give 'layout.options.labels={liver: 5, …}' to train (here --layout-option 'labels=…')",
     ) in index.describe()
 
 

@@ -130,7 +130,7 @@ def test_masks_of_another_checkpoint_scan_or_setting_are_refused_by_name(run, ot
     before = files_in(place)
     predicted.clear()
     with pytest.raises(
-        UserError, match=r"was made with another checkpoint \[made-otherwise\]\n.*--overwrite"
+        UserError, match=r"was made with other weights, or other post-processing \[made-otherwise\]\n.*--overwrite"
     ) as raised:
         runs.predict(other_run, scans, place)
     assert problems_of(raised) == [("made-otherwise", scan.name) for scan in scans[:2]]

@@ -95,7 +95,7 @@ def assert_equal(one, other):
 def settings_of(name, dimensions=3):
     data = {"dimensions": dimensions, "orientation": "RAS", "spacing_mm": (1.0,) * dimensions, "accumulate": 1}
     data |= {"normalization": ({"scheme": "zscore"},), "patch_size": (16,) * dimensions, "resident": False}
-    data |= {"batch_size": 1, "unlabelled_batch_size": 1, "units": 1, "workers": 0}
+    data |= {"batch_size": 1, "unlabelled_batch_size": 1, "units": 1, "workers": 0, "crop_to_body": False}
     network = {"name": name, "options": OPTIONS[name], "members": 1, "memory_format": "contiguous", "recompute": False}
     augmentation = {"flip_axes": (), "rotation_degrees": 0.0, "scaling": 0.0, "elastic_mm": 0.0}
     return Settings.model_validate(

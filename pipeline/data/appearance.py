@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from pipeline.data.normalization import equals, find_outside
+from pipeline.data.outside import equals, find_outside
 from pipeline.nifti.forms import nearest_axes
 
 if TYPE_CHECKING:

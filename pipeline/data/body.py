@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from monai.config import KeysCollection  # noqa: TC002 - MONAI resolves annotations of transforms
-from monai.transforms import MapTransform, SpatialCrop, Transform
-
-from pipeline.data.annotation import ANNOTATION, IMAGE
-from pipeline.data.normalization import equals, find_outside
+from pipeline.data.outside import equals, find_outside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
     Box = tuple[slice, slice, slice]
-
-BODY = "body"
 
 
 def body_box(channels: Iterable[NDArray[Any]], mask: NDArray[Any] | None = None, ignore: int | None = None) -> Box:
@@ -31,6 +25,7 @@ def body_box(channels: Iterable[NDArray[Any]], mask: NDArray[Any] | None = None,
         mask: Labels of the same shape, 0 for background.
         ignore: The label of voxels that nobody has annotated, which marks nothing.
 
+    >>> import numpy as np
     >>> body_box([np.pad(np.ones((2, 3, 1)), ((1, 0), (2, 2), (0, 0)))])
     (slice(1, 3, None), slice(2, 5, None), slice(0, 1, None))
     """
@@ -73,41 +68,3 @@ def _widened(side: slice, length: int, least: int) -> slice:
     size = min(length, max(least, side.stop - side.start))
     first = min(max(0, side.start - (size - (side.stop - side.start)) // 2), length - size)
     return slice(first, first + size)
-
-
-class FoundBody(Transform):
-    """Add the box of the body to a case with its scan and, where there is one, its mask, ``[C, X, Y, Z]``.
-
-    Args:
-        least: As many voxels along each axis are in it, where the scan has them.
-        ignore: The label of voxels that nobody has annotated.
-    """
-
-    def __init__(self, least: Sequence[int], ignore: int | None = None) -> None:
-        self.least = tuple(least)
-        self.ignore = ignore
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the case with its box as ``body``."""
-        image = data[IMAGE].numpy()
-        mask = data[ANNOTATION][0].round().numpy() if ANNOTATION in data else None
-        return {**data, BODY: grown(body_box(image, mask, self.ignore), image.shape[1:], self.least)}
-
-
-class CroppedToBody(MapTransform):
-    """Crop a case to the box that was found. What is normalised comes before: it looks at the scan as predictions do.
-
-    Args:
-        keys: What is cropped.
-    """
-
-    def __init__(self, keys: KeysCollection) -> None:
-        super().__init__(keys, allow_missing_keys=True)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the case, cropped, without the box."""
-        result = dict(data)
-        crop = SpatialCrop(roi_slices=result.pop(BODY))
-        for key in self.key_iterator(result):
-            result[key] = crop(result[key])
-        return result

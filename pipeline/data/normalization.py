@@ -10,15 +10,10 @@ import torch
 from monai.config import KeysCollection  # noqa: TC002 - MONAI resolves annotations of transforms
 from monai.transforms import MapTransform
 
+from pipeline.data.outside import equals, find_outside
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-# What is outside the body fills at least so much of a scan.
-LEAST_OUTSIDE = 0.25
-# Resampling changes a constant by no more than this part of it.
-ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -44,8 +39,8 @@ class Normalized(MapTransform):
     """Bring each channel to mean 0 and standard deviation 1, by a range or by its own voxels.
 
     By its own voxels means over those inside the body. What scanners and skull-stripping leave outside is exactly 0, or
-    another constant (:func:`find_outside`); it moves with the rest but does not weigh in, unless all other voxels are
-    equal. A constant channel becomes 0.
+    another constant (:mod:`pipeline.data.outside`); it moves with the rest but does not weigh in, unless all other
+    voxels are equal. A constant channel becomes 0.
 
     Args:
         keys: Images ``[C, …]``.
@@ -81,39 +76,3 @@ def _standardize(channel: torch.Tensor) -> torch.Tensor:
     if inside.min() == inside.max():
         return torch.zeros_like(channel)
     return torch.from_numpy(((wide - inside.mean()) / inside.std(ddof=1)).astype(np.float32))
-
-
-def find_outside(voxels: NDArray[np.floating]) -> tuple[float, float]:
-    """Find the constant that a scan has outside the body, such as what standardising makes of 0.
-
-    It is the value of all corners, if nothing is darker or nothing brighter, and a quarter of the voxels have it.
-
-    Args:
-        voxels: One channel, ``[X, Y, Z]``, finite.
-
-    Returns:
-        The value, and up to which difference others are equal to it, for :func:`equals`; 0 and 0 where there is no such
-        constant.
-
-    >>> padded = np.pad(np.arange(27, dtype=np.float32).reshape(3, 3, 3), 2, constant_values=-7)
-    >>> find_outside(padded)[0], find_outside(padded[2:-2, 2:-2, 2:-2])[0]
-    (-7.0, 0.0)
-    """
-    value = float(voxels.flat[0])
-    rounding = ROUNDING * abs(value)
-    corners = voxels[np.ix_(*((0, -1) for _ in voxels.shape))]
-    if value == 0 or not equals(corners, value, rounding).all():
-        return 0.0, 0.0
-    is_end = voxels.min() >= value - rounding or voxels.max() <= value + rounding
-    count = sum(int(equals(plane, value, rounding).sum()) for plane in voxels)
-    if not is_end or count < LEAST_OUTSIDE * voxels.size:
-        return 0.0, 0.0
-    return value, rounding
-
-
-def equals(voxels: NDArray[Any], value: float, rounding: float) -> NDArray[np.bool_]:
-    """Tell which voxels are equal to a value but for rounding, without a difference that could overflow."""
-    found: NDArray[np.bool_] = voxels == value
-    if rounding:
-        found = (voxels >= value - rounding) & (voxels <= value + rounding)
-    return found

@@ -9,15 +9,19 @@ import numpy as np
 import torch
 from monai.config import KeysCollection  # noqa: TC002 - MONAI resolves annotations of transforms
 from monai.data import MetaTensor
-from monai.transforms import Compose, MapTransform, Orientationd, Spacingd, Transform
+from monai.transforms import Compose, MapTransform, Orientationd, Spacingd, SpatialCrop, Transform
 
 from pipeline import nifti
 from pipeline.data.annotation import ANNOTATION, IMAGE, Annotated
-from pipeline.data.body import CroppedToBody, FoundBody
+from pipeline.data.body import body_box, grown
 from pipeline.data.normalization import IntensityRange, Normalized
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
+
+
+# Where the box of the body is, on the way of a case.
+BODY = "body"
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,44 @@ class OnImageGrid(Transform):
         if ANNOTATION in data:
             data[ANNOTATION].affine = data[IMAGE].affine
         return data
+
+
+class FoundBody(Transform):
+    """Add the box of the body to a case with its scan and, where there is one, its mask, ``[C, X, Y, Z]``.
+
+    Args:
+        least: As many voxels along each axis are in it, where the scan has them.
+        ignore: The label of voxels that nobody has annotated.
+    """
+
+    def __init__(self, least: Sequence[int], ignore: int | None = None) -> None:
+        self.least = tuple(least)
+        self.ignore = ignore
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the case with its box as ``body``."""
+        image = data[IMAGE].numpy()
+        mask = data[ANNOTATION][0].round().numpy() if ANNOTATION in data else None
+        return {**data, BODY: grown(body_box(image, mask, self.ignore), image.shape[1:], self.least)}
+
+
+class CroppedToBody(MapTransform):
+    """Crop a case to the box that was found. What is normalised comes before: it looks at the scan as predictions do.
+
+    Args:
+        keys: What is cropped.
+    """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the case, cropped, without the box."""
+        result = dict(data)
+        crop = SpatialCrop(roi_slices=result.pop(BODY))
+        for key in self.key_iterator(result):
+            result[key] = crop(result[key])
+        return result
 
 
 def scan_transforms(grid: Grid, ranges: Sequence[IntensityRange | None] = ()) -> Compose:

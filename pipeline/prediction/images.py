@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pipeline.data.normalization import find_outside
+from pipeline.data.outside import find_outside
 from pipeline.prediction.placement import place
 from pipeline.prediction.resampling import in_plane, samples
 
