@@ -48,7 +48,7 @@ def split_by_file(
     """
     folds = read_folds(path, dataset, column)
     if fold:
-        _refuse_count(path, folds, fold[1], f"data.fold=[{fold[0]},{len(folds)}]")
+        _refuse_count(path, folds, fold[1], "data.fold", f"data.fold=[{fold[0]},{len(folds)}]")
         name = list(folds)[fold[0] - 1]
     else:
         name = _chosen(path, folds, chosen)
@@ -75,7 +75,7 @@ def pool_by_file(dataset: Dataset, path: Path, folds: int, column: str = FOLD) -
             of all folds; or a case validates in two folds.
     """
     found = read_folds(path, dataset, column)
-    _refuse_count(path, found, folds, f"--folds {len(found)}")
+    _refuse_count(path, found, folds, "--folds", f"--folds {len(found)}")
     problems = [problem for name, sides in found.items() for problem in _problems(path, dataset, name, sides)]
     counts = {case.id: sum(case.id in sides.validation for sides in found.values()) for case in dataset.cases}
     if twice := [name for name, count in counts.items() if count > 1]:
@@ -133,13 +133,12 @@ def _chosen(path: Path, folds: Mapping[str, Sides], chosen: int | str | None) ->
     return str(chosen)
 
 
-def _refuse_count(path: Path, folds: Mapping[str, Sides], asked: int, remedy: str) -> None:
-    word, _, _ = remedy.partition("=" if "=" in remedy else " ")
+def _refuse_count(path: Path, folds: Mapping[str, Sides], asked: int, option: str, remedy: str) -> None:
     if "" in folds:
-        raise bad_split(path, "holds one split, and no folds", f"leave {word} out, or name a file with folds")
+        raise bad_split(path, "holds one split, and no folds", f"leave {option} out, or name a file with folds")
     if len(folds) != asked:
         message = f"holds {len(folds)} folds ({', '.join(folds)}), and {asked} are asked for"
-        raise bad_split(path, message, remedy if len(folds) > 1 else f"leave {word} out")
+        raise bad_split(path, message, remedy if len(folds) > 1 else f"leave {option} out")
 
 
 def _problems(path: Path, dataset: Dataset, name: str, sides: Sides, *, with_labels: bool = True) -> list[Problem]:

@@ -299,6 +299,11 @@ def fold_folder(run: Path, fold: int) -> Path:
     return run / f"fold-{fold}"
 
 
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder is a run's, by files that every run has from its beginning."""
+    return (folder / CONFIG).is_file() and (folder / SPLIT).is_file()
+
+
 def read_split(run: Path) -> dict[str, list[str]]:
     """Return the ids of a run's cases by their part in it, as ``split.json`` has them.
 

@@ -16,7 +16,8 @@ from pipeline.distributed import launched
 from pipeline.errors import Problem, UserError
 from pipeline.plugins import load_plugins
 from pipeline.runs.components import COMPONENTS
-from pipeline.runs.stored import CONFIG, SPLIT, read_written_of
+from pipeline.runs.folder import is_run
+from pipeline.runs.stored import CONFIG, read_written_of
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def parse_request(raw: dict[str, Any], source: str) -> Request:
 
 def _recipe_for(source: Path, overrides: Sequence[str]) -> Recipe:
     """Return the shipped recipe that suits a dataset, and note its name on the terminal."""
-    if (source / CONFIG).is_file() and (source / SPLIT).is_file():
+    if is_run(source):
         own = source / CONFIG
         remedy = f"go on with it: {own} --output {source} --resume; train anew as it was: {own} --output NEW; or begin "
         remedy += f"with its weights: a recipe, and start={source}"

@@ -16,7 +16,8 @@ from pipeline.data.layouts.channels import CHANNEL, numbers_channels
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.files import LONGEST_WRITTEN
 from pipeline.runs.checking import tell_warnings
-from pipeline.runs.stored import CONFIG, SPLIT, read_config
+from pipeline.runs.folder import is_run
+from pipeline.runs.stored import CONFIG, read_config
 from pipeline.terminal import note
 from pipeline.types import Case
 
@@ -185,7 +186,7 @@ def _opened_as(run: Path, place: Path, open_as: OpenAs) -> OpenAs:
 
 def _cases_in(place: Path, open_as: OpenAs, unlabelled: bool) -> tuple[Case, ...]:
     """Return the cases of a folder or a list, or the single case of a scan."""
-    if (place / CONFIG).is_file() and (place / SPLIT).is_file():
+    if is_run(place):
         problem = Problem(str(place), "run-as-scans", "is a run's folder", "the run comes first, and then the scans")
         raise UserError("Nothing was predicted.", [problem])
     if SETTING.match(str(place)) and not nifti.is_nifti(place) and not place.exists():
