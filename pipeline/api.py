@@ -6,24 +6,22 @@ unless ``verbose`` asks for it. Signal handlers and the number of threads stay a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline import runs
-from pipeline.errors import Problem, UserError
 from pipeline.files import to_write
 from pipeline.plugins import blamed
 from pipeline.runs.beside import NOTHING_ELSE, Beside
+from pipeline.signatures import typed
 from pipeline.terminal import listening
+from pipeline.types import Format, Which  # noqa: TC001 - typed reads the annotations
 
 if TYPE_CHECKING:
-    from pipeline.checkpoints import Which
     from pipeline.data.check import Check
-    from pipeline.export.writing import Format
-    from pipeline.metrics.registered import CaseMetric
     from pipeline.reports.comparison import Comparison
     from pipeline.reports.groups import GroupComparison
     from pipeline.reports.summary import Summary
@@ -33,6 +31,7 @@ AnyPath: TypeAlias = str | PathLike[str]
 Several: TypeAlias = AnyPath | Sequence[AnyPath]
 
 
+@typed
 def check(
     dataset: AnyPath,
     *,
@@ -65,6 +64,7 @@ def check(
         return survey(read_dataset(Path(dataset), _path(root), layout, layout_options), strict=strict)
 
 
+@typed
 def validate(
     run: AnyPath,
     dataset: AnyPath | None = None,
@@ -101,6 +101,7 @@ def validate(
         return runs.validate(Path(run), _path(dataset), checkpoint, list(map(Path, plugins)), tolerance_mm, open_as)
 
 
+@typed
 def predict(
     run: AnyPath,
     scans: Several,
@@ -152,13 +153,17 @@ def predict(
             checkpoint,
             list(map(Path, plugins)),
             only=(only,) if isinstance(only, str) else only,
-            **_switches(unlabelled=unlabelled, mirror=mirror, overwrite=overwrite, rank=annotate_next),
+            unlabelled=unlabelled,
+            mirror=mirror,
+            overwrite=overwrite,
+            rank=annotate_next,
             device=device,
             open_as=(_path(root), layout, dict(layout_options or {})),
-            beside=_beside(beside),
+            beside=beside,
         )
 
 
+@typed
 def evaluate(
     predictions: AnyPath,
     labels: AnyPath,
@@ -169,7 +174,7 @@ def evaluate(
     regions: Mapping[str, Sequence[int]] | None = None,
     names: Mapping[int, str] | None = None,
     patient: str | None = None,
-    metrics: Mapping[str, CaseMetric | str] | Sequence[str] = (),
+    metrics: Mapping[str, Callable[..., float | None] | str] | Sequence[str] = (),
     plugins: Sequence[AnyPath] = (),
     verbose: bool = False,
 ) -> Summary:
@@ -203,6 +208,7 @@ def evaluate(
         return runs.evaluate(Path(predictions), Path(labels), place, *asked)
 
 
+@typed
 def compare(run_a: Several, run_b: Several, output: AnyPath) -> Comparison | GroupComparison:
     """Say whether one run, or one method by several trainings, is better than another on the same cases.
 
@@ -221,6 +227,7 @@ def compare(run_a: Several, run_b: Several, output: AnyPath) -> Comparison | Gro
         return runs.compare(_paths(run_a), _paths(run_b), to_write(Path(output)))
 
 
+@typed
 def export(
     run: AnyPath,
     output: AnyPath,
@@ -258,25 +265,6 @@ def calling(*, verbose: bool) -> Iterator[None]:
     """Call as a program does: silently unless ``verbose``, and with a plugin's error told as its own."""
     with blamed(), nullcontext() if verbose else listening(lambda _: None):
         yield
-
-
-def _switches(**given: bool) -> dict[str, Any]:
-    """Return switches; a word for one, such as "off", would be true."""
-    problems = [
-        Problem(name, "bad-options", f"is {value!r}", "give True or False")
-        for name, value in given.items()
-        if not isinstance(value, bool)
-    ]
-    if problems:
-        raise UserError("Nothing was predicted.", problems)
-    return given
-
-
-def _beside(given: Beside) -> Beside:
-    if not isinstance(given, Beside):
-        problem = Problem("beside", "bad-options", f"is {given!r}", "give fewmask.Beside(volumes=True) and the like")
-        raise UserError("Nothing was predicted.", [problem])
-    return given
 
 
 def _paths(given: Several) -> list[Path]:

@@ -11,10 +11,10 @@ import numpy as np
 
 from pipeline import runs
 from pipeline.api import AnyPath, calling
-from pipeline.errors import Problem, UserError, shown
 from pipeline.files import to_write
 from pipeline.recipe import Recipe
 from pipeline.shards import read_shard
+from pipeline.signatures import typed
 
 if TYPE_CHECKING:
     from pipeline.planning.plan import Plan
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 RecipeLike: TypeAlias = AnyPath | Recipe | Mapping[str, Any]
 
 
+@typed
 def plan(source: RecipeLike, *, settings: Mapping[str, Any] | None = None, verbose: bool = False) -> Plan:
     """Choose every setting of a training from the data and the machine; nothing is written.
 
@@ -47,6 +48,7 @@ def plan(source: RecipeLike, *, settings: Mapping[str, Any] | None = None, verbo
         return prepare(like_its_model(_request(source, settings).recipe)).plan
 
 
+@typed
 def train(
     source: RecipeLike,
     output: AnyPath,
@@ -85,6 +87,7 @@ def train(
         )
 
 
+@typed
 def cross_validate(
     source: RecipeLike,
     output: AnyPath,
@@ -128,6 +131,7 @@ def cross_validate(
         )
 
 
+@typed
 def train_seeds(
     source: RecipeLike,
     output: AnyPath,
@@ -169,6 +173,7 @@ def train_seeds(
         )
 
 
+@typed
 def join(folds: Sequence[AnyPath], output: AnyPath, *, verbose: bool = False) -> list[Scores]:
     """Make a cross-validation of folds that were trained apart, each with another ``data.fold`` of one recipe.
 
@@ -193,11 +198,6 @@ def _request(
     from pipeline import config
     from pipeline.runs.requests import parse_request, refuse_several
 
-    if not isinstance(settings, Mapping | None):
-        remedy = 'give a mapping by dotted key, such as {"max_steps": 1000}'
-        raise UserError(
-            "The settings cannot be read.", [Problem("settings", "bad-override", f"is {shown(settings)}", remedy)]
-        )
     overrides = [f"{key}={json.dumps(value, default=_plain)}" for key, value in (settings or {}).items()]
     if not isinstance(source, Recipe | Mapping):
         return runs.read_request(Path(source), overrides, folds, seeds)

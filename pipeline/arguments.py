@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from pipeline import __version__
-from pipeline.bounds import DEVICE
 from pipeline.durations import is_duration
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.terminal import Manner, complain, give, say, speaking
@@ -225,14 +223,3 @@ def as_override(time_budget: str, overrides: Sequence[str]) -> str:
     if problem:
         raise UserError("Nothing was started.", [problem])
     return f"time_budget={time_budget}"
-
-
-def refuse_device(name: str) -> None:
-    """Refuse the name of a device that is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Raises:
-        UserError: It is none of these.
-    """
-    if not re.fullmatch(DEVICE, name):
-        problem = Problem("--device", "no-device", f"is {name!r}", "give auto, cpu, cuda or cuda:N")
-        raise UserError("Nothing was done.", [problem])

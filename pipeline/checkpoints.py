@@ -15,7 +15,7 @@ import hashlib
 import io
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
@@ -23,12 +23,11 @@ from pipeline.archives import FORMAT, hash_of, load_checkpoint, read_archive
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.files import atomic_write, flush_to_disk, path_hint, sweep
 from pipeline.outputs import Output
+from pipeline.types import Which
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-
-Which = Literal["last", "best"]
 
 FOLDER = "checkpoints"
 KEPT = 2

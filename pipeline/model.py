@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence  # noqa: TC003 - typed reads the annotations
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -14,15 +15,13 @@ from pipeline.data.codes import is_warning
 from pipeline.data.inspection import Declared, examine_scans
 from pipeline.errors import Problem, UserError
 from pipeline.plugins import blamed
+from pipeline.signatures import typed
 from pipeline.terminal import listening
-from pipeline.types import Case
+from pipeline.types import Case, Which
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import ArrayLike, NDArray
 
-    from pipeline.checkpoints import Which
     from pipeline.nifti.volume import Scan
     from pipeline.runs.models import TrainedModel
 
@@ -112,6 +111,7 @@ class Model:
         return scans
 
 
+@typed
 def load(
     run: str | PathLike[str],
     *,

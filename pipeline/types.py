@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 Role: TypeAlias = Literal["training", "validation", "test"]
 Scans: TypeAlias = Literal["labelled", "unlabelled", "all"]
+Which: TypeAlias = Literal["last", "best"]
+Format: TypeAlias = Literal["model", "torch", "onnx", "bundle", "card"]
 Outcome: TypeAlias = Literal["scored", "absent", "missed", "false_positive", "not_annotated"]
 # Further images of a sample, each voxel in the same place as in ``image``: with the scan's own intensities, and with
 # them changed by random numbers of their own.

@@ -200,8 +200,6 @@ def test_settings_are_a_mapping_whose_numbers_may_be_numpys(dataset):
     recipe = TINY | {"dataset": str(dataset)}
     plan = fewmask.plan(recipe, settings={"max_steps": np.int64(7), "data.patch_size": np.array([16, 16, 16])})
     assert (plan.recipe.max_steps, plan.recipe.data.patch_size) == (7, (16, 16, 16))
-    with pytest.raises(fewmask.UserError, match="give a mapping by dotted key"):
-        fewmask.plan(recipe, settings=["max_steps=7"])
     with pytest.raises(fewmask.UserError, match="The recipe given has 1 mistake"):
         fewmask.plan(recipe, settings={"max_steps": -7})
 
@@ -227,16 +225,65 @@ def test_datasets_are_opened_as_the_commands_open_them(dataset, run, tmp_path):
     masks = fewmask.predict(run, tmp_path / "data", tmp_path / "masks", layout="folder", layout_options=options)
     assert len(masks) == 2
     model = tmp_path / "model.fewmask"
-    with pytest.raises(fewmask.UserError, match=r"is \{'volumes': True\}(.|\n)*give fewmask.Beside"):
-        fewmask.predict(run, dataset, tmp_path / "no", beside={"volumes": True})
-    with pytest.raises(fewmask.UserError, match=r"mirror: is 'off'(.|\n)*give True or False"):
-        fewmask.predict(run, dataset, tmp_path / "no", mirror="off")
-    with pytest.raises(fewmask.UserError, match=r"there is no such checkpoint: bset(.|\n)*did you mean 'best'"):
-        fewmask.validate(run, checkpoint="bset")
     assert fewmask.export(run, model) == Path(model)
     with pytest.raises(fewmask.UserError, match="several folders of masks"):
         fewmask.validate(model, tmp_path / "data")
     assert fewmask.validate(model, tmp_path / "data", layout_options=options).summary.n_cases == 2
+
+
+MISTYPED = {
+    "a word for a switch": ("predict", {"mirror": "off"}, "mirror: is 'off'", "give bool"),
+    "1 for a switch": ("predict", {"overwrite": 1}, "overwrite: is 1", "give bool"),
+    "a name for a list of names": ("train", {"allow_change": "max_steps"}, "allow_change: is 'max_steps'", "['max_"),
+    "a path for a list of paths": ("predict", {"plugins": Path("own.py")}, "plugins: is PosixPath('own.py')", "a list"),
+    "a mapping for what is beside": ("predict", {"beside": {"volumes": True}}, "is {'volumes': True}", "give Beside"),
+    "no such checkpoint": ("validate", {"checkpoint": "bset"}, "checkpoint: is 'bset'", "give one of 'last', 'best'"),
+    "no such format": ("export", {"format": "onxx"}, "format: is 'onxx'", "give one of 'model', 'torch'"),
+    "no number": ("evaluate", {"tolerance_mm": "2 mm"}, "tolerance_mm: is '2 mm'", "give float"),
+    "names by text": ("evaluate", {"names": {"1": "organ"}}, "names: is {'1': 'organ'}", "Mapping[int, str] | None"),
+    "metrics without a name": ("evaluate", {"metrics": [len]}, "metrics: is [<built-in", "Mapping[str, Callable["),
+    "settings as of the command": ("train", {"settings": ["seed=1"]}, "settings: is ['seed=1']", "Mapping[str, Any]"),
+}
+ARGUMENTS = {
+    "train": ("dataset", "out"),
+    "validate": ("run",),
+    "predict": ("run", "scans", "out"),
+    "evaluate": ("masks", "labels", "out"),
+    "export": ("run", "out"),
+}
+
+
+@pytest.mark.parametrize(("name", "given", "said", "remedy"), MISTYPED.values(), ids=MISTYPED)
+def test_arguments_of_another_type_are_refused_at_once(name, given, said, remedy):
+    with pytest.raises(fewmask.UserError) as error:
+        getattr(fewmask, name)(*ARGUMENTS[name], **given)
+    assert said in str(error.value)
+    assert remedy in str(error.value)
+
+
+def test_all_arguments_are_looked_at_and_images_are_for_a_model(run):
+    image = np.zeros((4, 4, 4))
+    with pytest.raises(fewmask.UserError) as error:
+        fewmask.cross_validate(["a"], "out", "five", resume="no", shard=2)
+    assert [problem.where for problem in error.value.problems] == ["source", "folds", "resume", "shard"]
+    for scan in (image, nib.Nifti1Image(image, np.eye(4))):
+        with pytest.raises(fewmask.UserError, match=r"scans: is (.|\n)*fewmask\.load\(run\)\.predict\(image\)"):
+            fewmask.predict("run", scan, "out")
+    with pytest.raises(fewmask.UserError, match=r"labels: is 'organ'(.|\n)*volumes: is 'off'"):
+        fewmask.Beside(labels="organ", volumes="off")
+    with pytest.raises(fewmask.UserError, match=r"device: is 'gpu'(.|\n)*give auto, cpu, cuda or cuda:N"):
+        fewmask.load(run, device="gpu")
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        fewmask.train("dataset", "out", epochs=3)
+
+
+def test_numbers_of_numpy_are_numbers(dataset, run, tmp_path):
+    truth = dataset / "labelsTr"
+    regions = {"both": list(np.unique([1, 2]))}
+    scores = fewmask.evaluate(truth, truth, tmp_path / "scores", regions=regions, tolerance_mm=np.float32(2))
+    assert scores.as_dict()["mean_dice"] == 1
+    masks = fewmask.predict(run, dataset / "imagesTs", tmp_path / "masks", mirror=np.bool_(True), only=["phantom_004"])
+    assert len(masks) == 1
 
 
 def test_scans_are_ranked_for_annotation_where_asked_for(dataset, run, tmp_path):

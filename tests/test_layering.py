@@ -20,6 +20,7 @@ LAYERS = (
         "interruption",
         "durations",
         "bounds",
+        "signatures",
         "memory",
         "terminal",
         "collector",

@@ -21,7 +21,6 @@ from pipeline.arguments import (
     command,
     destination,
     place,
-    refuse_device,
 )
 from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_outside
 from pipeline.console import show_comparison, show_groups, show_scores
@@ -95,7 +94,6 @@ def predict(
     from pipeline import runs
     from pipeline.config import read_options
 
-    refuse_device(device)
     if not scans:
         problem = Problem("SCAN", "no-scans", "is not given", "name scans, folders of scans, or a dataset")
         raise UserError("Nothing was predicted.", [problem])

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from pipeline.checkpoints import Which
     from pipeline.data.inspection import CaseFacts
     from pipeline.runs.models import TrainedModel
+    from pipeline.types import Which
 
 FILL_IN = "_to be filled in_"
 # Bytes; a model file holds no larger one.

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.checkpoints import Checkpoint, Which
+    from pipeline.checkpoints import Checkpoint
     from pipeline.engines.postprocessing import LabelStep
     from pipeline.prediction.predictor import Predictor
     from pipeline.runs.models import TrainedModel
+    from pipeline.types import Which
 
 
 @dataclass(frozen=True, kw_only=True)

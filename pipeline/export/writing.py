@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.export.bundle import write_bundle
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from pipeline.checkpoints import Which
     from pipeline.export.content import Content
+    from pipeline.types import Format, Which
 
-Format = Literal["model", "torch", "onnx", "bundle", "card"]
 WRITERS: dict[Format, Callable[[Path, Content], None]] = {
     "model": write_model_file,
     "torch": write_programs,

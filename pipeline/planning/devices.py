@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import psutil
 import torch
 
 from pipeline import distributed
+from pipeline.bounds import DEVICE
 from pipeline.errors import Problem, UserError
 from pipeline.memory import address_space_left
 from pipeline.planning.hardware import Hardware
@@ -43,18 +45,16 @@ def find_hardware(name: str, *, timed: bool = True) -> Hardware:
         timed: Whether to time a CPU's bfloat16, which takes a tenth of a second, where the precision is still open.
 
     Raises:
-        UserError: A CUDA device is asked for that is not there.
+        UserError: The name is none of these, or a CUDA device is asked for that is not there.
     """
+    if not re.fullmatch(DEVICE, name):
+        raise _no_device(f"is {name!r}", "give auto, cpu, cuda or cuda:N")
     # Ignite knows which of several processes this is; of what it offers, only CUDA and the CPU are ours.
     auto = idist.device() if torch.cuda.is_available() else torch.device("cpu")
     device = auto if name == "auto" else torch.device(name)
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
-        message = f"is {name}, and this machine has {count} CUDA device(s)"
-        raise UserError(
-            "The device is not there.",
-            [Problem("device", "no-device", message, "use device=auto or device=cpu")],
-        )
+        raise _no_device(f"is {name}, and this machine has {count} CUDA device(s)", "use device=auto or device=cpu")
     native = _has_bfloat16(device)
     slow = timed and native and device.type == "cpu" and not _bfloat16_pays()
     machine = _memory_bytes(torch.device("cpu"))
@@ -67,6 +67,10 @@ def find_hardware(name: str, *, timed: bool = True) -> Hardware:
         machine_bytes=machine,
         processes=distributed.size(),
     )
+
+
+def _no_device(message: str, remedy: str) -> UserError:
+    return UserError("The device is not there.", [Problem("device", "no-device", message, remedy)])
 
 
 def _cores() -> int:

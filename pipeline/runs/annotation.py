@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.checkpoints import Which
     from pipeline.runs.models import TrainedModel
+    from pipeline.types import Which
 
 ANNOTATE_NEXT = "annotate_next.csv"
 COLUMNS = ("rank", "scan", "mask", "dice_expected", "dice_predicted", "weakest", "weakest_dice_predicted")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence  # noqa: TC003 - its types are read
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.reports.label_tables import LABEL_TABLES
+from pipeline.signatures import refuse_mistyped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from pipeline.types import Task
 
@@ -40,12 +42,15 @@ class Beside:
 
     probabilities: bool = False
     entropy: bool = False
-    labels: tuple[str, ...] = ()
+    labels: Sequence[str | int] = ()
     split_labels: bool = False
     dicom_seg: bool = False
     volumes: bool = False
     label_tables: bool = False
     report: bool = False
+
+    def __post_init__(self) -> None:
+        refuse_mistyped(Beside, vars(self))
 
     @property
     def maps(self) -> int:
@@ -96,7 +101,7 @@ def segmentation_of(mask: str) -> str:
     return f"{DICOM_SEG}/{mask.removesuffix('.nii.gz')}.dcm"
 
 
-def chosen_labels(wanted: Sequence[str], task: Task) -> dict[int, str]:
+def chosen_labels(wanted: Sequence[str | int], task: Task) -> dict[int, str]:
     """Return values and names of the labels that masks are to hold, without background.
 
     Args:
@@ -108,13 +113,14 @@ def chosen_labels(wanted: Sequence[str], task: Task) -> dict[int, str]:
     """
     known = {label: name for label, name in task.labels.items() if label != 0}
     by_word = {str(label): label for label in known} | {name: label for label, name in known.items()}
-    if unknown := [word for word in wanted if word not in by_word]:
+    words = [str(word) for word in wanted]
+    if unknown := [word for word in words if word not in by_word]:
         problems = [
             Problem(f"--labels {word}", "no-label", "is no label of the model", nearest(word, by_word))
             for word in unknown
         ]
         raise UserError("Nothing was predicted.", problems)
-    chosen = {by_word[word] for word in wanted}
+    chosen = {by_word[word] for word in words}
     return {label: name for label, name in known.items() if not wanted or label in chosen}
 
 

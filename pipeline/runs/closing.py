@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.checkpoints import Which
     from pipeline.runs.mask_folder import StoredMask
     from pipeline.runs.masks import Masks
     from pipeline.runs.volumes import Volume
+    from pipeline.types import Which
 
 
 def write_beside(stage: Path, masks: Masks, done: Mapping[Path, StoredMask], run: Path, which: Which) -> None:

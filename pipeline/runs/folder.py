@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from pipeline import config
 from pipeline.checkpoints import (
-    Which,
     checkpoints_of,
     clear_up,
     newest_checkpoint,
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from pipeline.decisions import Decisions
     from pipeline.outputs import Output
     from pipeline.recipe import Recipe
+    from pipeline.types import Which
 
 KINDS: tuple[Which, ...] = ("last", "best")
 HISTORY = "history.csv"

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pipeline.checkpoints import Checkpoint, Which
+    from pipeline.checkpoints import Checkpoint
     from pipeline.engines.postprocessing import LabelStep
     from pipeline.planning.settings import Settings
-    from pipeline.types import Task
+    from pipeline.types import Task, Which
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from pipeline.checkpoints import Which
     from pipeline.metrics.calibration import Expectation
     from pipeline.metrics.region_calibration import RegionExpectation
     from pipeline.nifti.volume import Scan
     from pipeline.prediction.predictor import Segmenter
+    from pipeline.types import Which
 
 
 @dataclass(frozen=True)

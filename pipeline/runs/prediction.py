@@ -24,11 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.checkpoints import Which
     from pipeline.runs.annotation import AnnotateNext
     from pipeline.runs.mask_folder import MaskFolder, StoredMask
     from pipeline.runs.models import TrainedModel
-    from pipeline.types import Case
+    from pipeline.types import Case, Which
 
 
 def predict(

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.checkpoints import Which
     from pipeline.runs.scoring import Scores
     from pipeline.runs.targets import OpenAs
+    from pipeline.types import Which
 
 
 def validate(

@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from pipeline.checkpoints import Which
     from pipeline.data.index import Index
     from pipeline.data.inspection import CaseFacts
     from pipeline.planning.settings import Settings
     from pipeline.runs.targets import OpenAs
-    from pipeline.types import Case, Task
+    from pipeline.types import Case, Task, Which
 
 
 def unseen_cases(run: Path, index: Index) -> tuple[Case, ...]:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.checkpoints import Which
     from pipeline.data.inspection import CaseFacts
     from pipeline.metrics.registered import CaseMetric
     from pipeline.planning.settings import Settings
@@ -34,15 +33,15 @@ if TYPE_CHECKING:
     from pipeline.runs.models import TrainedModel
     from pipeline.runs.sharing import SharedCases
     from pipeline.runs.targets import OpenAs
-    from pipeline.types import Case, CaseResult, Task
+    from pipeline.types import Case, CaseResult, Task, Which
 
 
 # Below this mean Dice a network hardly finds the structures yet, and the largest pieces of what it finds may be others.
 YOUNG = 0.5
 PIECES = (
     "Masks are cut to their largest pieces (`postprocessing` in config.yaml), which at this Dice may be the wrong "
-    "ones: `fewmask train RUN --resume 'postprocessing=[]' --allow-change postprocessing` keeps all, and trains no "
-    "further."
+    "ones: `fewmask train RUN --resume 'postprocessing=[]' --allow-change postprocessing`, with RUN the folder that it "
+    "was trained in, keeps all, and trains no further."
 )
 # By so much less Dice than at an earlier validation something went wrong.
 FALL = 0.1

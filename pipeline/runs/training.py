@@ -25,11 +25,11 @@ from pipeline.runs.unpredicted import note_on_unpredicted
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
-    from pipeline.checkpoints import Which
     from pipeline.pacing.budget import Budget
     from pipeline.runs.restoring import Progress
     from pipeline.runs.scoring import Scored
     from pipeline.runs.setup import Setup
+    from pipeline.types import Which
 
 
 class Training:
