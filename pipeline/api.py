@@ -116,6 +116,7 @@ def predict(
     unlabelled: bool = False,
     device: str = "auto",
     mirror: bool = True,
+    postprocess: bool = True,
     overwrite: bool = False,
     annotate_next: bool = False,
     beside: Beside = NOTHING_ELSE,
@@ -136,6 +137,7 @@ def predict(
         unlabelled: Leaves out scans that have a mask.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         mirror: Whether mirror images are looked at too, where the run was trained for that.
+        postprocess: Whether to post-process the masks as the run says.
         overwrite: Whether masks of another scan, or made otherwise, are made again; those as they would be now stay.
         annotate_next: Whether to rank the scans by the Dice that the network expects: ``annotate_next.csv``.
         beside: What else is to be written, such as ``Beside(volumes=True)``.
@@ -146,15 +148,13 @@ def predict(
         IncompleteError: Something is wrong with some of the scans; its ``done`` are the masks of the others.
     """
     with calling(verbose=verbose):
+        source = (Path(run), _paths(scans), Path(output), checkpoint, list(map(Path, plugins)))
         return runs.predict(
-            Path(run),
-            _paths(scans),
-            Path(output),
-            checkpoint,
-            list(map(Path, plugins)),
+            *source,
             only=(only,) if isinstance(only, str) else only,
             unlabelled=unlabelled,
             mirror=mirror,
+            postprocess=postprocess,
             overwrite=overwrite,
             rank=annotate_next,
             device=device,

@@ -26,6 +26,7 @@ Device = Annotated[str, tyro.conf.arg(metavar="NAME", help="auto, cpu, cuda or c
 Mirror = Annotated[
     Literal["on", "off"], tyro.conf.arg(help="Whether to average over mirror images; by default as in the run's plan.")
 ]
+Postprocess = Annotated[Literal["on", "off"], tyro.conf.arg(help="Whether to post-process masks as the run says.")]
 Checkpoint = Annotated[Literal["last", "best"], tyro.conf.arg(help="Which checkpoint of the run to use.")]
 Plugins = Annotated[
     tyro.conf.UseAppendAction[tuple[Path, ...]],

@@ -2,13 +2,16 @@
 
 import shutil
 
+import nibabel as nib
+import numpy as np
 import pytest
 from commands import fewmask
 from runs_fixtures import make_phantom, train
 
-from pipeline import runs
+from pipeline import api, runs
 from pipeline.data.layouts import open_dataset
 from pipeline.errors import UserError
+from pipeline.model import load
 from pipeline.prediction.predictor import Predictor
 
 
@@ -75,6 +78,26 @@ def test_mirror_images_are_left_out_and_the_device_is_the_one_asked_for(run, dat
     (mirrored, place), (plain, _) = seen
     assert mirrored
     assert (plain, place) == ((), "cpu")
+
+
+def test_masks_are_the_networks_own_without_post_processing(run, dataset, tmp_path):
+    pieces = tmp_path / "pieces"
+    shutil.copytree(run, pieces)
+    words = ("--resume", "postprocessing=[{step: drop_small, options: {label: 1, least_ml: 1000}}]")
+    assert fewmask("train", pieces, *words, "--allow-change", "postprocessing").returncode == 0
+    scan, place = dataset / "imagesTs" / "phantom_003.nii.gz", tmp_path / "masks"
+    (mask,) = runs.predict(pieces, [scan], place)
+    assert not (np.asarray(nib.load(mask).dataobj) == 1).any()
+    with pytest.raises(UserError, match="was made with other weights, or other post-processing"):
+        runs.predict(pieces, [scan], place, postprocess=False)
+    again = fewmask("predict", pieces, scan, "--output", place, "--postprocess", "off", "--overwrite")
+    assert (again.returncode, "post-processing of the masks" in again.stderr) == (0, False), again.stderr
+    (own,) = api.predict(pieces, scan, tmp_path / "own", postprocess=False)
+    probabilities = load(pieces).probabilities(scan)
+    expected = np.array([0, 1, 2])[probabilities.argmax(0)]
+    for path in (mask, own):
+        np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), expected)
+    assert (expected == 1).any()
 
 
 @pytest.mark.parametrize(

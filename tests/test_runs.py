@@ -135,7 +135,8 @@ def test_masks_of_a_young_network_are_said_to_be_cut_to_their_largest_pieces(fol
         assert any("cut to their largest pieces" in note for note in notes) == told
         page = (run / "report.html").read_text()
         assert ("keep_largest label=1, fill_holes label=2" in page) == told
-        assert ("--allow-change postprocessing</code> keeps all" in page) == told
+        assert ("--allow-change postprocessing</code> keeps and scores all" in page) == told
+        assert ("<code>fewmask predict --postprocess off</code> keeps all" in page) == told
 
 
 @pytest.mark.parametrize("predicted", [0, 1])

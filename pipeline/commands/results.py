@@ -15,6 +15,7 @@ from pipeline.arguments import (
     LayoutOptions,
     Mirror,
     Plugins,
+    Postprocess,
     Root,
     Tolerance,
     TrainedModel,
@@ -78,6 +79,7 @@ def predict(
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID", help="Only these cases.")] = (),
     device: Device = "auto",
     mirror: Mirror = "on",
+    postprocess: Postprocess = "on",
     shard: Annotated[
         str, tyro.conf.arg(help="Only every N-th scan from the I-th on; array/N in a job array.", metavar="I/N")
     ] = "1/1",
@@ -110,6 +112,7 @@ def predict(
         unlabelled=unlabelled,
         device=device,
         mirror=mirror == "on",
+        postprocess=postprocess == "on",
         overwrite=overwrite,
         beside=beside,
         shard=read_shard(shard),

@@ -57,6 +57,11 @@ class TrainedModel:
         """That the training is not at its end, in words; "" where it is."""
         return f"trained to step {self.step} of {self.planned}" if self.step < self.planned else ""
 
+    def without_postprocessing(self) -> TrainedModel:
+        """Return one whose label maps are the network's own."""
+        settings = self.settings.model_copy(update={"postprocessing": ()})
+        return replace(self, settings=settings, predictor=replace(self.predictor, postprocessing=()))
+
 
 def load_model(run: Path, which: Which, plugins: Sequence[Path] = (), device: str = "auto") -> TrainedModel:
     """Build the predictor of a run from one of its checkpoints; of a cross-validation, from those of all folds.

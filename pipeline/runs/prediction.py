@@ -43,6 +43,7 @@ def predict(
     unlabelled: bool = False,
     device: str = "auto",
     mirror: bool = True,
+    postprocess: bool = True,
     overwrite: bool = False,
     beside: Beside = NOTHING_ELSE,
     shard: Shard = WHOLE,
@@ -63,6 +64,7 @@ def predict(
         unlabelled: Leaves out cases that have a mask.
         device: As for :func:`load_model`.
         mirror: Whether to take the mean over mirror images, where the run was trained for that.
+        postprocess: Whether to post-process the masks as the run says.
         overwrite: Whether masks that were made of another scan, or otherwise, are made again.
         beside: What else is to be written.
         shard: The share of the scans that this call predicts; calls for the others may run at the same time.
@@ -71,15 +73,12 @@ def predict(
         UserError: No scan could be predicted; or, before anything is written, an id, a name or a mask is refused.
         IncompleteError: Some scans were predicted, others not.
     """
-    place = destination(output)
     files = [*([ANNOTATE_NEXT] if rank else []), *beside.files()]
-    _refuse_part(shard, files)
-    place.refuse(beside.options({"--annotate-next": rank, "--overwrite": overwrite}), files)
+    place = _place_of(output, files, beside.options({"--annotate-next": rank, "--overwrite": overwrite}), shard)
     cases = chosen_cases(scans_of(run, scans, open_as, unlabelled=unlabelled), only, unlabelled=unlabelled)
     targets = dict(shard.of(list(place.targets(cases, scans).items())))
-    model = _loaded(run, which, plugins, device, mirror=mirror)
-    masks, problems = _masks_of(targets, model, place, beside, expected=rank or beside.report)
-    _tell_trained_on(run, masks)
+    model = _loaded(run, which, plugins, device, mirror=mirror, postprocess=postprocess)
+    masks, problems = _masks_of(run, targets, model, place, beside, expected=rank or beside.report)
     ranking = _ranking(run, which, model, targets.values()) if rank else None
     done = _made(masks, problems, overwrite=overwrite)
     if files:
@@ -92,23 +91,36 @@ def predict(
     return list(done)
 
 
-def _refuse_part(shard: Shard, files: Sequence[str]) -> None:
-    """Refuse to write what tells of all scans where only some are predicted."""
+def _place_of(output: Path, files: Sequence[str], options: Sequence[str], shard: Shard) -> MaskFolder | MaskFile:
+    """Return where masks go; refuse what may not go there, and what tells of all scans where a shard is predicted."""
     if files and shard != WHOLE:
         message = f"writes masks alone, and {', '.join(files)} would tell of one shard"
         remedy = "leave that out, and ask for it in a last call without --shard, which finds all masks there"
         raise UserError("Nothing was predicted.", [Problem("--shard", "one-shard", message, remedy)])
+    place = destination(output)
+    place.refuse(options, files)
+    return place
 
 
-def _loaded(run: Path, which: Which, plugins: Sequence[Path], device: str, *, mirror: bool) -> TrainedModel:
+def _loaded(
+    run: Path, which: Which, plugins: Sequence[Path], device: str, *, mirror: bool, postprocess: bool
+) -> TrainedModel:
     model = load_model(run, which, plugins, device)
     if which == "last" and model.unfinished:
         note(f"{run} was {model.unfinished}")
-    return model if mirror else replace(model, predictor=model.predictor.without_mirrors())
+    if not mirror:
+        model = replace(model, predictor=model.predictor.without_mirrors())
+    return model if postprocess else model.without_postprocessing()
 
 
 def _masks_of(
-    targets: dict[Path, Case], model: TrainedModel, place: MaskFolder | MaskFile, beside: Beside, *, expected: bool
+    run: Path,
+    targets: dict[Path, Case],
+    model: TrainedModel,
+    place: MaskFolder | MaskFile,
+    beside: Beside,
+    *,
+    expected: bool,
 ) -> tuple[Masks, list[Problem]]:
     """Look at all scans, and return the masks of those that can be predicted, and the problems of the others."""
     labels = chosen_labels(beside.labels, model.task)
@@ -116,6 +128,7 @@ def _masks_of(
     masks = Masks(
         model=model, targets=targets, facts=facts, place=place, beside=beside, labels=labels, expected=expected
     )
+    _tell_trained_on(run, masks)
     return masks, problems
 
 

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 YOUNG = 0.5
 PIECES = (
     "Masks are cut to their largest pieces (`postprocessing` in config.yaml), which at this Dice may be the wrong "
-    "ones: `fewmask train RUN --resume 'postprocessing=[]' --allow-change postprocessing`, with RUN the folder that it "
-    "was trained in, keeps all, and trains no further."
+    "ones: `fewmask predict --postprocess off` keeps all; `fewmask train RUN --resume 'postprocessing=[]' "
+    "--allow-change postprocessing` keeps and scores all from then on, and trains no further."
 )
 # By so much less Dice than at an earlier validation something went wrong.
 FALL = 0.1
