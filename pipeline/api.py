@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline import runs
+from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_outside
 from pipeline.files import to_write
 from pipeline.plugins import blamed
 from pipeline.runs.beside import NOTHING_ELSE, Beside
@@ -96,6 +97,7 @@ def validate(
     Raises:
         UserError: The run or the dataset cannot be used.
     """
+    refuse_outside("tolerance_mm", tolerance_mm, 0, MOST_MM)
     with calling(verbose=verbose):
         open_as = (_path(root), layout, dict(layout_options or {}))
         return runs.validate(Path(run), _path(dataset), checkpoint, list(map(Path, plugins)), tolerance_mm, open_as)
@@ -201,6 +203,8 @@ def evaluate(
     Raises:
         UserError: Something is wrong with a mask; nothing is written then.
     """
+    refuse_outside("tolerance_mm", tolerance_mm, 0, MOST_MM)
+    refuse_outside("ignore", ignore, -MAX_LABEL, MAX_LABEL)
     with calling(verbose=verbose):
         place = to_write(Path(output))
         further = runs.metrics_of(metrics, list(map(Path, plugins)))

@@ -178,7 +178,7 @@ def _keys_among(words: Sequence[str]) -> list[str]:
     }
     known |= {name: name for name in Recipe.model_fields} | SHORT
     options = [word.partition("=")[0] for word in words if word.startswith("--")]
-    keys = [option[2:].replace("-", "_") for option in options if option not in VALUED]
+    keys = [option[2:].replace("-", "_") for option in options if option.replace("_", "-") not in VALUED]
     parts = [key.partition(".") for key in keys]
     return [f"{known[first]}{dot}{rest}" for first, dot, rest in parts if first in known]
 
@@ -191,9 +191,11 @@ def overrides_first(arguments: list[str]) -> list[str]:
     """
     if not {*arguments[:1]} & WITH_KEYS:
         return arguments
-    pairs = list(pairwise(arguments))
-    options = [word for before, word in pairs if word.startswith("-") or before in VALUED]
-    words = [word for before, word in pairs if not (word.startswith("-") or before in VALUED)]
+    words: list[str] = []
+    options: list[str] = []
+    for before, word in pairwise(arguments):
+        is_value = before.replace("_", "-") in VALUED  # An option may be written with either.
+        (options if is_value or word.startswith("-") else words).append(word)
     return [arguments[0], *sorted(words, key=lambda word: "=" in word), *options]
 
 

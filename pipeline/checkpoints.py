@@ -15,19 +15,20 @@ import hashlib
 import io
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pipeline.archives import FORMAT, hash_of, load_checkpoint, read_archive
-from pipeline.errors import Problem, UserError, nearest
+from pipeline.errors import Problem, UserError
 from pipeline.files import atomic_write, flush_to_disk, path_hint, sweep
 from pipeline.outputs import Output
-from pipeline.types import Which
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from pipeline.types import Which
 
 FOLDER = "checkpoints"
 KEPT = 2
@@ -123,8 +124,6 @@ def newest_checkpoint(run: Path, *kinds: Which) -> Checkpoint:
         raise UserError(f"No {told} checkpoint of {run} is sound.", damaged)
     remedy = "train first, or check the run's folder"
     message = f"there is no such checkpoint: {told}"
-    if unknown := {*kinds} - {*get_args(Which)}:
-        remedy = nearest(unknown.pop(), get_args(Which))
     if not run.exists():
         message = "there is no such run"
         remedy = path_hint(run, remedy)

@@ -242,12 +242,13 @@ def joined(before: str, message: str) -> str:
     """Join two messages about a value that may be of several kinds, and is of none of them.
 
     >>> joined("expected 'auto', not 5", "expected a valid integer, not 5")
-    "expected 'auto', or expected a valid integer, not 5"
+    "expected 'auto' or a valid integer, not 5"
     """
     told = before.rpartition(", not")[0]
-    if message.rpartition(", not")[0] in told.split(", or "):
-        return message
-    return f"{told}, or {message}"
+    expected = message.removeprefix("expected ")
+    if expected.rpartition(", not")[0] in told:
+        return before
+    return f"{told} or {expected}"
 
 
 def first_line(error: Exception) -> str:

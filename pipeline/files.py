@@ -100,13 +100,14 @@ def path_hint(path: Path, remedy: str = "check the path") -> str:
         remedy: What to do where nothing is called alike.
     """
     place, name = first_missing(path)
+    below = path.relative_to(place / name)
     near = None
     with suppress(OSError):
         names = [entry.name for entry in islice(os.scandir(place), MOST_NAMES) if not entry.name.startswith(".")]
-        near = Names(names).nearest(name)
+        near = Names([each for each in names if (place / each / below).exists()]).nearest(name)
     if near is None or near == name:
         return remedy
-    return f"did you mean {str(place / near)!r}?"
+    return f"did you mean {str(place / near / below)!r}?"
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class Model:
             UserError: The scan is unsound, or the model was not trained on such scans.
         """
         scans = self._scans(image, affine)
-        with blamed():
+        with blamed(), listening(lambda _: None):
             return self._trained.predictor.segment(scans).reshape(scans[0].header.dims[:3])
 
     def probabilities(self, image: Any, affine: ArrayLike | None = None) -> NDArray[np.float32]:
@@ -87,7 +87,7 @@ class Model:
             UserError: As :meth:`predict`.
         """
         scans = self._scans(image, affine)
-        with blamed():
+        with blamed(), listening(lambda _: None):
             return self._trained.predictor.probabilities(scans).reshape(-1, *scans[0].header.dims[:3])
 
     def _scans(self, image: Any, affine: ArrayLike | None) -> list[Scan]:
@@ -150,6 +150,8 @@ def _read(image: Any, affine: ArrayLike | None, name: str) -> Scan:
     if array.dtype.kind not in "biuf" or array.ndim < 2:
         remedy = "give a path, a nibabel image, or an array of 2 or more axes"
         raise _unusable(name, "not-nifti", f"is {type(image).__name__} of {array.dtype}, and no scan", remedy)
+    if not array.size:
+        raise _unusable(name, "not-nifti", f"has no voxels: its shape is {array.shape}", "give a scan")
     if matrix is None:
         raise _unusable("affine", "no-affine", "is not given, and an array does not say where it lies", GIVE_AFFINE)
     return nifti.scan_of(array, matrix, name)
@@ -170,6 +172,12 @@ def _matrix(affine: ArrayLike) -> NDArray[np.float64]:
         raise _unusable("affine", "no-affine", f"has shape {matrix.shape}", GIVE_AFFINE)
     if not np.isfinite(matrix).all():
         raise _unusable("affine", "no-affine", "is not finite", GIVE_AFFINE)
+    if not np.array_equal(matrix[3], (0, 0, 0, 1)):
+        turned = "is it transposed? " if np.array_equal(matrix[:, 3], (0, 0, 0, 1)) else ""
+        message = f"has the last row {matrix[3].tolist()}, and not [0, 0, 0, 1]"
+        raise _unusable("affine", "no-affine", message, f"{turned}{GIVE_AFFINE}")
+    if np.linalg.matrix_rank(matrix) < 4:
+        raise _unusable("affine", "no-affine", "maps different voxels to one place", GIVE_AFFINE)
     return matrix
 
 

@@ -38,7 +38,10 @@ def typed(function: Callable[Parameters, Returned]) -> Callable[Parameters, Retu
 
     @wraps(function)
     def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{function.__name__}() {error}: {function.__name__}{signature}") from None
         bound.arguments = {name: _plain(value) for name, value in bound.arguments.items()}
         refuse_mistyped(function, bound.arguments)
         return function(*bound.args, **bound.kwargs)
@@ -56,7 +59,7 @@ def refuse_mistyped(owner: Callable[..., Any], given: Mapping[str, Any]) -> None
     problems = [
         Problem(name, "bad-options", f"is {shown(value)}", _remedy(value, types[name]))
         for name, value in given.items()
-        if not _fits(value, types[name])
+        if not _fits(_plain(value), types[name])
     ]
     if problems:
         raise UserError("The arguments cannot be used.", problems)
@@ -71,7 +74,7 @@ def _types_of(owner: Callable[..., Any]) -> dict[str, Any]:
 
 def _fits(value: Any, kind: Any) -> bool:
     try:
-        # A class that is a dataclass takes no settings of others, unless it stands within another type.
+        # TypeAdapter takes no config for a bare dataclass or model; within a tuple it does.
         TypeAdapter(tuple[kind], config=STRICT).validate_python((value,))
     except ValidationError:
         return False
@@ -90,7 +93,7 @@ def _plain(value: Any) -> Any:
 
 
 def _remedy(value: Any, kind: Any) -> str:
-    if hasattr(value, "shape"):
+    if hasattr(value, "shape") and _fits("a path", kind):
         return "give the path of a file; images and arrays are for fewmask.load(run).predict(image)"
     if isinstance(value, str | PathLike) and _fits([value], kind):
         return f"give a list, [{shown(value)}]"

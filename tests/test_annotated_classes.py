@@ -141,7 +141,7 @@ def test_chosen_labels_carry_what_is_annotated(tmp_path):
 
 def test_lists_of_a_study_keep_what_is_annotated(tmp_path, phantom):
     path = listed(tmp_path, phantom, {3: ["organ"], 4: ["nodule"]})
-    made = draw_lists(path, {4: (0,)})[4, 0]
+    made = draw_lists(read_dataset(path), {4: (0,)})[4, 0]
     assert sorted(entry.get("annotated", []) for entry in made["training"]) == [[], [], [1], [2]]
 
 

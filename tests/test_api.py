@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,8 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, orn
 from runs_fixtures import ROOT, TINY, assert_same_run, files_in, make_phantom
 
 import fewmask
+from pipeline.prediction.predictor import Predictor
+from pipeline.terminal import note
 
 CODES = ("RAS", "LPS", "ASR", "SPL", "IAR")
 
@@ -140,6 +143,9 @@ def test_what_a_model_cannot_take_is_refused_with_the_reason(run, dataset):
         (np.full_like(array, np.nan), np.eye(4), None),
         (array, np.zeros((4, 4)), None),
         (array, np.full((4, 4), np.nan), "no-affine"),
+        (array, np.diag([1, 1, 0, 1]), "no-affine"),
+        (array, np.array([[0, 1, 0, -9], [-1, 0, 0, 20], [0, 0, 1, 30], [0, 0, 0, 1]]).T, "no-affine"),
+        (np.zeros((0, 5, 5)), np.eye(4), "not-nifti"),
         (array, "RAS", "no-affine"),
         (array[0], np.eye(4), "mixed-dimensions"),
         (dataset / "imagesTr" / "phantom_000.nii.gz", np.eye(4) * 3, "no-affine"),
@@ -273,7 +279,9 @@ def test_all_arguments_are_looked_at_and_images_are_for_a_model(run):
         fewmask.Beside(labels="organ", volumes="off")
     with pytest.raises(fewmask.UserError, match=r"device: is 'gpu'(.|\n)*give auto, cpu, cuda or cuda:N"):
         fewmask.load(run, device="gpu")
-    with pytest.raises(TypeError, match="unexpected keyword"):
+    with pytest.raises(
+        TypeError, match=r"train\(\) got an unexpected keyword argument 'epochs': train\(source: .*settings"
+    ):
         fewmask.train("dataset", "out", epochs=3)
 
 
@@ -332,3 +340,27 @@ def test_several_trainings_are_refused_in_one_of_several_processes(tmp_path, mon
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(fewmask.UserError, match="2 processes were started for one training"):
         train({"objective": [{"loss": "dice"}]}, tmp_path / "run", 2)
+
+
+@pytest.mark.parametrize("tolerance_mm", [-3.0, float("nan"), float("inf")])
+def test_a_tolerance_that_is_none_is_refused_before_anything_is_scored(dataset, run, tmp_path, tolerance_mm):
+    truth = dataset / "labelsTr"
+    for call in (partial(fewmask.evaluate, truth, truth, tmp_path / "out"), partial(fewmask.validate, run)):
+        with pytest.raises(fewmask.UserError, match="tolerance_mm: is "):
+            call(tolerance_mm=tolerance_mm)
+    with pytest.raises(fewmask.UserError, match="ignore: is 1"):
+        fewmask.evaluate(truth, truth, tmp_path / "out", ignore=10**9)
+
+
+def test_a_models_predictions_print_nothing(dataset, run, capsys, monkeypatch):
+    model = fewmask.load(run)
+    monkeypatch.setattr(Predictor, "segment", lambda self, scans: note("much memory") or np.zeros(scans[0].shape[:3]))
+    model.predict(next((dataset / "imagesTs").iterdir()))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_stands_beside_masks_may_have_numpys_numbers():
+    beside = fewmask.Beside(labels=[np.int64(1), "nodule"], volumes=np.True_)
+    assert (list(map(str, beside.labels)), bool(beside.volumes)) == (["1", "nodule"], True)
+    with pytest.raises(fewmask.UserError, match=r"folds: is array(.|\n)*remedy: give int"):
+        fewmask.cross_validate("recipe", "out", np.array([5]))

@@ -1,9 +1,11 @@
 """Atlases: maps that are known, fusion by hand, and their vote in a run from training to prediction."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
-from runs_fixtures import make_phantom, train
+from runs_fixtures import TINY, make_phantom, train
 from scipy import ndimage
 
 from pipeline import runs
@@ -268,3 +270,22 @@ def test_atlases_that_do_not_agree_do_not_vote_and_the_report_says_so(voting, mo
     scores = runs.validate(run)
     assert "atlases do not vote: left out in turn, their masks are found with Dice" in scores.notes[-1]
     assert "atlases do not vote" in (run / "report.html").read_text()
+
+
+def test_atlases_of_a_training_that_ended_before_its_first_step_do_not_vote_in_another(tmp_path, monkeypatch):
+    dataset = make_phantom(tmp_path / "scans")
+    settings = {"objective": [{"loss": "dice"}], "atlases": {"weight": 0.3, "most": 3}}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pipeline.runs.setup.read_atlases", interrupted)
+        train(tmp_path, dataset, "run", **settings)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # As if it had been killed while the budget was still timed.
+    assert (tmp_path / "run" / "atlases.pt").is_file()
+    coarse = TINY["data"] | {"spacing_mm": [4.0, 4.0, 4.0]}
+    runs_made = [train(tmp_path, dataset, name, **settings, data=coarse, seed=77) for name in ("run", "fresh")]
+    other, fresh = (torch.load(run / "atlases.pt") for run in runs_made)
+    assert [image.shape for image in other["images"]] == [image.shape for image in fresh["images"]]
+    assert other["agreement"] == fresh["agreement"]
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt

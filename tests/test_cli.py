@@ -133,7 +133,7 @@ def test_option_that_there_is_not_is_compared_with_the_commands_own(run):
         ("validate orgna", "organ"),
         ("export orgna --output x.fewmask", "organ"),
         ("evaluate mine/lables mine/labels --output e", "mine/labels"),
-        ("evaluate mien/labels mine/labels --output e", "mine"),
+        ("evaluate mien/labels mine/labels --output e", "mine/labels"),
         ("compare orgna organ --output c", "organ"),
         ("prune organ/cahce", "organ/cache"),
     ],
@@ -485,7 +485,7 @@ def test_mistakes_of_a_recipe_are_one_message(run, dataset, tmp_path):
     assert "with max_steps=many has 3 mistakes" in err
     assert "sead: there is no such key" in err
     assert "did you mean 'seed'?" in err
-    assert "max_steps: expected 'auto', or expected a valid integer, not 'many'" in err
+    assert "max_steps: expected 'auto' or a valid integer, not 'many'" in err
     assert "objective.0.loss: no loss is named 'balanced_cee'; did you mean 'balanced_ce'?" in err
     assert not (tmp_path / "run").exists()
 
@@ -531,7 +531,7 @@ def test_folder_that_holds_a_run_is_left_alone(run, dataset, tmp_path):
         (["check", "{dataset}", "--root", "none"], "none: is no folder, and paths of a list are to be in it"),
         (["check", "{dataset}/imagesTr", "--layout", "decathlon"], "dataset.json: cannot be read: No such file"),
         (["train", "{recipe}", "network.options.channels=[]"], "channels: expected at least 2 items, not []"),
-        (["train", "{recipe}", "network.options.channels=[0, 0]"], "1, or expected at least 2 items, not [0, 0]"),
+        (["train", "{recipe}", "network.options.channels=[0, 0]"], "1 or at least 2 items, not [0, 0]"),
         (["train", "{recipe}", "device=mps"], "device: expected another form, not 'mps'"),
     ],
 )
@@ -703,3 +703,16 @@ def test_whole_way_from_phantom_to_scores_in_processes_of_their_own(tmp_path):
     assert scores.n_cases == 2
     assert scores.mean_dice is not None
     assert np.isfinite(scores.mean_dice)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "scans", "--launcher-option", "gpus_per_node=1"), "--launcher-option: is for jobs"),
+        (("plan", "scans", "dataset=elsewhere"), "dataset: is given twice: scans, and dataset=elsewhere"),
+        (("train", "semisupervised", "--time_budget", "soon", "dataset=scans"), "--time-budget: is 'soon'"),
+    ],
+)
+def test_what_is_given_twice_or_for_nothing_is_refused(run, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(make_phantom(tmp_path / "scans").parent)
+    assert said in error_of(run(*words))

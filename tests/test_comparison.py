@@ -4,12 +4,15 @@ import json
 import numpy as np
 import pytest
 from commands import fewmask
+from runs_fixtures import TINY, make_phantom, train
 from scipy import stats
 
+from pipeline import runs
 from pipeline.errors import UserError
-from pipeline.reports.comparison import compare_results
+from pipeline.reports.comparison import MASKS, TRAININGS, compare_results
 from pipeline.reports.files import read_cases_csv, write_cases_csv
-from pipeline.runs import compare
+from pipeline.runs import compare, evaluate
+from pipeline.runs.comparing import _group
 from pipeline.types import CaseResult
 
 
@@ -81,7 +84,7 @@ def test_conclusion_is_one_sentence_with_the_figures_below_it(shift, noise, n, v
         assert (dice.interval, f"{n} patients" in dice.reasons["interval"]) == (None, True)
         assert "95 %" not in found.conclusion
         assert f"(too few to say; Wilcoxon p = {found.wilcoxon.p_value:.3f}; {n} patients)" in found.conclusion
-        assert "--folds 5" in found.conclusion
+        assert "--folds N" in found.conclusion
     else:
         assert f"95 % interval {dice.interval[0]:+.4f} to {dice.interval[1]:+.4f};" in found.conclusion
         assert found.conclusion.endswith(f"{n} patients).")
@@ -204,3 +207,22 @@ def test_command_refuses_a_folder_without_scores(tmp_path):
     done = fewmask("compare", tmp_path / "one", tmp_path / "two", "--output", tmp_path / "out")
     assert (done.returncode, done.stdout) == (2, "")
     assert "no-scores" in done.stderr
+
+
+def test_a_side_without_runs_is_refused(tmp_path):
+    done = fewmask("compare", "--with", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "out")
+    assert (done.returncode, "is not given for one of the sides" in done.stderr) == (2, True), done.stderr
+
+
+def test_every_validation_of_a_run_is_a_trainings_and_an_evaluation_in_its_folder_is_not(tmp_path):
+    dataset = make_phantom(tmp_path / "scans", unlabelled=0)
+    supervised = {"objective": [{"loss": "dice"}], "data": TINY["data"] | {"split_seed": 0}}
+    trained = [train(tmp_path, dataset, f"run{seed}", seed=seed, **supervised) for seed in (1, 2, 3)]
+    for run in trained:
+        runs.validate(run, which="best")
+        evaluate(dataset / "labelsTr", dataset / "labelsTr", run / "scored")
+    best = [run / "validation" / "best" for run in trained]
+    assert compare(best[0], best[1], tmp_path / "best").scope == TRAININGS
+    assert compare(trained[0] / "scored", trained[1] / "scored", tmp_path / "scored").scope == MASKS
+    compare(best[:2], best[2:], tmp_path / "groups")
+    assert [_group("best", best).seeds, _group("masks", [trained[0] / "scored"]).seeds] == [[1, 2, 3], [None]]

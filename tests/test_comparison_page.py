@@ -52,7 +52,7 @@ def test_too_few_patients_are_told_so_on_every_part_of_the_page(tmp_path):
     rows = [element[2] for element in page.all("tr") if "organ" in element[2] and "HD95" not in element[2]]
     assert all("too few to say" in row for row in rows)
     assert (
-        "4 patients, and an interval needs 6; score more; <code>fewmask train --folds 5</code> scores all with a mask"
+        "4 patients, and an interval needs 6; score more; <code>fewmask train --folds N</code> scores all with a mask"
         in text
     )
     assert "too few to say" in (tmp_path / "figures" / "difference.svg").read_text()

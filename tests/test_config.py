@@ -371,7 +371,7 @@ def test_unknown_key_names_the_nearest_of_its_section(mistakes, path, remedy):
         ("objective.0.loss", "no loss is named 'balanced_cee'; did you mean 'balanced_ce'?"),
         ("objective.1.options.radios", "ncut has no such option; did you mean 'radius'?"),
         ("objective.1.on", "expected 'labelled', 'unlabelled' or 'all', not 'unlabeled'"),
-        ("max_steps", "expected 'auto', or expected a valid integer, not '100'"),
+        ("max_steps", "expected 'auto' or a valid integer, not '100'"),
         ("objective.2.weight", "expected greater than or equal to 0, not -1"),
         ("dataset", "is not given"),
     ],

@@ -93,7 +93,7 @@ def test_other_decisions_than_the_runs_own_are_refused_by_key(run, dataset, tmp_
     other = write_recipe(tmp_path, dataset, decided={"corrections": [[2, 5]]})
     ended = command("train", other, "--output", run, "--resume")
     assert ended.code == 2
-    assert "decided.corrections.0.1: the run has 4, you gave 5" in ended.said
+    assert "decided.corrections.0.1: the run has 4, and now it would be 5" in ended.said
 
 
 @pytest.mark.parametrize(

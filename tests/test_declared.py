@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import hostile
 import pytest
@@ -203,3 +204,15 @@ def test_newer_checkpoint_says_that_the_program_is_older(tmp_path):
     path.write_bytes(buffer.getvalue())
     with pytest.raises(UserError, match="update Fewmask"):
         load_model(tmp_path, "last")
+
+
+class Hungry(torch.nn.Module):
+    def forward(self, image):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+
+def test_memory_that_runs_out_is_not_the_checkpoints_fault(tmp_path):
+    settings = SimpleNamespace(data=SimpleNamespace(patch_size=(16, 16, 16), batch_size=1), device="cpu")
+    task = SimpleNamespace(channels=("MR",), outputs=(0, 1))
+    with pytest.raises(UserError, match=r"The recipe does not fit the device(.|\n)*to try the network once"):
+        refuse_declared_patch(tmp_path / "last.pt", Hungry(), settings, task)

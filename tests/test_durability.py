@@ -30,7 +30,7 @@ from runs_fixtures import (
     write_recipe,
 )
 
-from pipeline import runs
+from pipeline import nifti, runs
 from pipeline.data import loaders
 from pipeline.data.cache import Cache
 from pipeline.engines.schedules import Schedule
@@ -363,7 +363,9 @@ def test_change_that_is_allowed_by_name_takes_effect_and_every_other_is_refused(
     run = train(tmp_path, dataset, "run", "max_steps=2")
     before = files_in(run)
     recipe = write_recipe(tmp_path, dataset, max_steps=4, optimizer={"learning_rate": 1e-4})
-    with pytest.raises(UserError, match=r"optimizer.learning_rate: the run has 0.002, you gave 0.0001") as raised:
+    with pytest.raises(
+        UserError, match=r"optimizer.learning_rate: the run has 0.002, and now it would be 0.0001"
+    ) as raised:
         runs.train(runs.read_recipe(recipe), run, resume=True, allow_change=["max_steps"])
     assert "--allow-change optimizer.learning_rate" in str(raised.value)
     assert files_in(run) == before
@@ -440,6 +442,14 @@ def test_a_comparison_says_in_what_settings_the_trainings_differ(dataset, tmp_pa
     assert f"differ in {what}, optimizer.learning_rate: the comparison does not tell which" in told
     assert what in (tmp_path / "masks" / "report.html").read_text()
     assert "The trainings differ in" not in (tmp_path / "alike" / "report.html").read_text()
+    corrected = smaller / "labelsTr" / f"{split['labelled'][1]}.nii.gz"
+    voxels = nifti.load(corrected).labels.copy()
+    voxels[voxels == 2] = 1
+    nib.save(nib.Nifti1Image(voxels, nib.load(corrected).affine), corrected)
+    train(tmp_path, smaller, "corrected", *words, max_steps=1, postprocessing=[])
+    runs.compare(runs_of["fewer"], tmp_path / "corrected", tmp_path / "drawn")
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"the two trainings differ in what is drawn in the masks of {split['labelled'][1]}" in told
 
 
 def test_section_may_be_allowed_and_a_name_that_is_no_key_is_refused(dataset, tmp_path):

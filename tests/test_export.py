@@ -679,3 +679,14 @@ def test_a_bundle_writes_labels_in_a_type_that_holds_them(largest, written):
     told = {"labels": {"0": "background", str(largest): "organ"}, "networks": [0], "postprocessing": []}
     save = bundle_configuration._postprocessing(told)[-1]
     assert save["output_dtype"] == f"$numpy.{written}"
+
+
+def test_a_model_of_a_training_that_ended_early_is_as_finished_as_the_run(tmp_path):
+    dataset = tmp_path / "scans"
+    list(write_phantom(dataset, labelled=4, unlabelled=0))
+    recipe = {"max_steps": 200, "validate_every": 2, "patience": 1, "optimizer": {"learning_rate": 1e-7}}
+    run = train(tmp_path, dataset, "run", **recipe, objective=[{"loss": "dice"}])
+    write_export(run, tmp_path / "model.fewmask")
+    models = [load_model(place, "last") for place in (run, tmp_path / "model.fewmask")]
+    assert models[0].step < 200
+    assert [(model.planned, model.unfinished) for model in models] == [(models[0].step, "")] * 2

@@ -7,11 +7,12 @@ import stat
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.files import WriteError, atomic_write, locked, sweep
+from pipeline.files import WriteError, atomic_write, locked, path_hint, sweep
 
 HOLD = """
 import sys, time
@@ -103,3 +104,12 @@ def test_folder_is_held_by_one_process_until_it_ends(tmp_path):
         holder.communicate()
     with locked(tmp_path):
         pass
+
+
+def test_a_name_is_suggested_only_where_the_whole_path_leads_somewhere(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert path_hint(Path("rums/one")) == "did you mean 'runs/one'?"
+    assert path_hint(Path("rums/two")) == "check the path"
+    assert path_hint(Path("runs/on")) == "did you mean 'runs/one'?"

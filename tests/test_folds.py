@@ -20,11 +20,13 @@ from pipeline.errors import UserError
 from pipeline.metrics.calibration import Expectation
 from pipeline.nifti.volume import load
 from pipeline.outputs import Output, digest_of
+from pipeline.pacing.budget import Budget
 from pipeline.runs.checking import check
 from pipeline.runs.choosing import Trial, candidates
 from pipeline.runs.cross_validation import recipe_of_fold
 from pipeline.runs.folder import read_split
 from pipeline.runs.models import load_folds, load_model
+from pipeline.strict_json import write_json
 from pipeline.types import Case, Region, Task
 
 SUPERVISED = [{"loss": "dice"}]
@@ -414,3 +416,13 @@ def test_scans_that_no_fold_was_trained_on_do_not_count_as_trained_on(tmp_path):
     write(tmp_path / "fold-2", labelled=["b"], unlabelled=["u", "v"], validation=["a"], unlike=["w"])
     found = read_split(tmp_path)
     assert (found["unlabelled"], found["unlike"]) == (["u", "v"], ["w"])
+
+
+def test_a_fold_that_was_begun_keeps_its_time_when_other_calls_share_the_folds(tmp_path, dataset):
+    recipe = runs.read_recipe(write_recipe(tmp_path, dataset, time_budget="1h", max_steps="auto"))
+    first = recipe_of_fold(recipe, tmp_path / "folds", (1, 4), 4)
+    assert first.time_budget == "855.0s"
+    (tmp_path / "folds" / "fold-1").mkdir(parents=True)
+    write_json(tmp_path / "folds" / "fold-1" / "budget.json", Budget(seconds=855.0).as_dict())
+    assert recipe_of_fold(recipe, tmp_path / "folds", (1, 4), 1).time_budget == "855.0s"
+    assert recipe_of_fold(recipe, tmp_path / "folds", (2, 4), 1).time_budget == "3420.0s"

@@ -244,7 +244,7 @@ def test_a_run_resumes_to_the_bit_without_its_model_and_repeats_by_its_config(mo
     request = runs.read_request(whole / "config.yaml")
     runs.train(request.recipe, tmp_path / "again", decided=request.decided)
     assert_same_run(whole, tmp_path / "again")
-    with pytest.raises(UserError, match=r"start: the run has .*model', you gave None"):
+    with pytest.raises(UserError, match=r"start: the run has .*model', and now it would be None"):
         train(tmp_path, dataset, "whole", resume=True)
 
 

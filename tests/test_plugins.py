@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from runs_fixtures import assert_same_run, make_phantom, plug_pulled_at, state_of, train
 
 from pipeline import config
 from pipeline.errors import UserError
@@ -219,3 +220,29 @@ def test_a_part_that_lacks_something_is_refused_with_its_file_and_line(write, ki
     assert problem.where == str(path)
     assert problem.message.startswith("line 4: TypeError")
     assert not any("mine" in registry for registry in (LOSSES, COMPONENTS.metrics, COMPONENTS.augmentations))
+
+
+ADAFACTOR = """
+import torch
+
+from pipeline.engines.optimizers import OPTIMIZERS
+
+
+@OPTIMIZERS.register("adafactor")
+def adafactor(parameters, learning_rate, weight_decay):
+    return torch.optim.Adafactor(parameters, lr=learning_rate, weight_decay=weight_decay)
+"""
+
+
+def test_a_plugins_optimizer_may_keep_what_it_likes_and_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    plugin = tmp_path / "adafactor.py"
+    plugin.write_text(ADAFACTOR)
+    dataset = make_phantom(tmp_path / "scans")
+    settings = {"plugins": [str(plugin)], "optimizer": {"name": "adafactor"}, "objective": [{"loss": "dice"}]}
+    whole = train(tmp_path, dataset, "whole", **settings)
+    with plug_pulled_at(4):
+        train(tmp_path, dataset, "run", **settings)
+    run = train(tmp_path, dataset, "run", resume=True, **settings)
+    assert any("row_var" in moments for moments in state_of(run)["optimizer"]["state"].values())
+    assert_same_run(whole, run)

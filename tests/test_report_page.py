@@ -144,7 +144,7 @@ def test_two_patients_are_too_few_to_say_how_sure(tmp_path):
         element for element in page.all("div") if element[1].get("class") == "card" and "How sure?" in element[2]
     ]
     assert "too few to say" in card[2]
-    assert "2 patients, and an interval needs 6; score more; fewmask train --folds 5 scores all with a mask" in card[2]
+    assert "2 patients, and an interval needs 6; score more; fewmask train --folds N scores all with a mask" in card[2]
     assert "95 % interval of" not in card[2]
 
 

@@ -387,7 +387,7 @@ def test_resuming_with_a_changed_recipe_names_each_difference_and_touches_nothin
     with pytest.raises(UserError) as raised:
         train(folder, dataset, "trained", "max_steps=9", "objective.1.weight=0.5", resume=True)
     assert [problem.where for problem in raised.value.problems] == ["max_steps", "objective.1.weight"]
-    assert "the run has 6, you gave 9" in str(raised.value)
+    assert "the run has 6, and now it would be 9" in str(raised.value)
     assert files_in(trained) == before
 
 

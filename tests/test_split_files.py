@@ -131,6 +131,16 @@ def test_a_runs_own_file_gives_its_very_split_and_masks_that_are_new_are_trained
     assert "does not know" not in capsys.readouterr().err
 
 
+def test_masks_that_a_supervised_run_did_not_know_of_are_trained_on_too(tmp_path, capsys):
+    path = written(tmp_path / "split.json", {"labelled": ["c0"], "unlabelled": [], "validation": ["c3"], "unlike": []})
+    split = split_by_file(FOUR, path)
+    assert split.as_dict() == {"labelled": ["c0", "c1", "c2"], "unlabelled": ["u"], "validation": ["c3"], "unlike": []}
+    assert "split.json does not know: c1, c2" in capsys.readouterr().err
+    table_of_one = table(tmp_path / "folds.csv", ["case", "fold"], ["c0", "0"], ["c3", "1"])
+    with pytest.raises(UserError, match="neither trains nor validates on c1, c2"):
+        split_by_file(FOUR, table_of_one, chosen=1)
+
+
 def test_a_file_counts_instead_of_the_datasets_own_lists(tmp_path):
     listed = dataset(case("a", role="training"), case("b", role="validation"), case("c", role="validation"))
     path = written(tmp_path / "split.json", {"labelled": ["b"], "unlabelled": [], "validation": ["a"], "unlike": []})

@@ -111,7 +111,7 @@ def test_a_mistake_in_a_recipe_is_told_before_anything_is_written(place, tmp_pat
 
 
 def test_drawn_lists_share_their_validation_and_are_nested(place):
-    lists = draw_lists(place / "data", {1: (0, 1), 3: (0, 1)})
+    lists = draw_lists(read_dataset(place / "data"), {1: (0, 1), 3: (0, 1)})
     ids = {key: [entry["id"] for entry in content["training"]] for key, content in lists.items()}
     assert len({json.dumps(content["validation"]) for content in lists.values()}) == 1
     for draw in (0, 1):
@@ -120,7 +120,7 @@ def test_drawn_lists_share_their_validation_and_are_nested(place):
 
 
 def test_a_patient_without_its_mask_stays_as_an_unlabelled_scan(place):
-    content = draw_lists(place / "data", {2: (0,)})[2, 0]
+    content = draw_lists(read_dataset(place / "data"), {2: (0,)})[2, 0]
     everyone = [entry["id"] for entry in content["training"] + content["unlabeled"] + content["validation"]]
     assert sorted(everyone) == sorted(
         case.id for case in read_dataset(place / "data").cases if case.role in (None, "training")
@@ -128,8 +128,25 @@ def test_a_patient_without_its_mask_stays_as_an_unlabelled_scan(place):
     assert not any("label" in entry for entry in content["unlabeled"])
 
 
+def test_patients_of_several_scans_are_told_by_the_settings_and_draws_keep_them_together(place, tmp_path):
+    images, labels = tmp_path / "scans" / "images", tmp_path / "scans" / "labels"
+    for folder, source in ((images, "imagesTr"), (labels, "labelsTr")):
+        folder.mkdir(parents=True)
+        for number, file in enumerate(sorted((place / "data" / source).iterdir())[:6]):
+            shutil.copy(file, folder / f"{'ABC'[number // 2]}{number % 2}.nii.gz")
+    settings = {"max_steps": 2, "validate_every": 2, "layout.options.patient": "^(.)"}
+    told = {"dataset": str(tmp_path / "scans"), "labelled": [1], "draws": [0], "settings": settings}
+    methods = [{"name": "control", "recipe": str(place / "plain.yaml")}]
+    results = run_study(read_study(write_study(tmp_path, **told, methods=methods)), tmp_path / "out")
+    assert len(results.trainings) == 1
+    content = json.loads((tmp_path / "out" / "lists" / "001-draw0.json").read_text())
+    parts = [{entry["id"][0] for entry in content[part]} for part in ("training", "unlabeled", "validation")]
+    assert [len(part) for part in parts] == [1, 1, 1]
+    assert set.union(*parts) == {"A", "B", "C"}
+
+
 def test_more_masks_than_there_are_is_refused(place, tmp_path):
-    with pytest.raises(UserError, match="has 5 patients with masks beside those that validate, and 9 are asked for"):
+    with pytest.raises(UserError, match="asks for 9, and 5 patients with masks are left"):
         run_study(read_study(write_study(place, labelled=[9])), tmp_path / "out")
 
 

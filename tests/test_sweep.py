@@ -1,6 +1,7 @@
 """Prediction plane by plane: the parts against MONAI's own, and the whole against the plain way to predict."""
 
 import copy
+import errno
 import weakref
 from dataclasses import replace
 from itertools import permutations, product
@@ -28,6 +29,7 @@ from pipeline.prediction.images import network_image
 from pipeline.prediction.placement import place
 from pipeline.prediction.predictor import Ensemble, Predictor
 from pipeline.prediction.resampling import samples
+from pipeline.prediction.spool import Rows
 from pipeline.prediction.stitching import Ring
 from pipeline.prediction.sweep import Sweep
 from pipeline.prediction.trial import try_network
@@ -568,3 +570,31 @@ def test_answer_that_is_infinite_anywhere_is_refused(make_scan):
     for segmenter in (predictor, Ensemble((predictor, predictor))):
         with pytest.raises(UserError, match="not finite"):
             segmenter.segment([scan])
+
+
+class OfOneSize(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv3d(1, 2, 1)
+
+    def forward(self, image):
+        assert image.shape[-1] == 64, "takes 64 voxels"
+        return self.layer(image)
+
+
+def test_a_network_that_asserts_its_size_is_tried_with_the_whole_patch():
+    with torch.no_grad():
+        assert try_network(OfOneSize().eval(), 1, (64, 64, 64), 2).features == 1
+
+
+def test_a_full_disk_of_temporary_files_is_told_as_such(monkeypatch):
+    rows = Rows(2)
+    rows._file.close()
+    monkeypatch.setattr(rows, "_file", FullFile())
+    with pytest.raises(UserError, match=r"probabilities: needs (.|\n)*No space left on device"):
+        rows.add(np.zeros((2, 5), np.float32), (0, 0, slice(0, 5)))
+
+
+class FullFile:
+    def write(self, _):
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -125,6 +125,7 @@ def train(
     refuse_outside("--folds", folds, 2, 1000)
     refuse_outside("--seeds", seeds, 2, 1000)
     share = _share(shard, launcher)
+    _refuse({"--launcher-option": bool(launcher_option) and launcher is None}, "is for jobs", "add --launcher")
     if folds is None and seeds is None:
         given = {"--shard": share != WHOLE, "--launcher": launcher is not None}
         _refuse(given, "is for folds or seeds", "add --folds or --seeds")

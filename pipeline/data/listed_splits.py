@@ -52,13 +52,15 @@ def split_by_file(
         name = list(folds)[fold[0] - 1]
     else:
         name = _chosen(path, folds, chosen)
-    problems = _problems(path, dataset, name, folds[name], with_labels=with_labels)
+    sides = folds[name]
+    new = _new_masks(dataset, sides) if sides.of_run else []
+    sides = replace(sides, train=sides.train.union(new))
+    problems = _problems(path, dataset, name, sides, with_labels=with_labels)
     if problems:
         raise UserError("The dataset cannot be split as the file says.", problems)
-    new = [case.id for case in dataset.cases if case.label and case.id in folds[name].unlabelled]
     if with_labels and new:
         note(f"trained on too, with masks that {path} does not know: {listed(new, NAMED)}")
-    return _applied(dataset, folds[name], with_labels=with_labels)
+    return _applied(dataset, sides, with_labels=with_labels)
 
 
 def pool_by_file(dataset: Dataset, path: Path, folds: int, column: str = FOLD) -> Split:
@@ -94,6 +96,17 @@ def pool_by_file(dataset: Dataset, path: Path, folds: int, column: str = FOLD) -
             [Problem(str(path), "split-both-sides", message, "name their other cases too, or none of them")],
         )
     return Split(pool.labelled, pool.unlabelled, tuple(own))
+
+
+def _new_masks(dataset: Dataset, sides: Sides) -> list[str]:
+    """Return the cases whose masks the run that wrote a split did not have; patients who validate have no others."""
+    known = (sides.train - sides.unlabelled) | sides.validation
+    held_out = {case.patient for case in dataset.cases if case.id in sides.validation}
+    return [
+        case.id
+        for case in dataset.cases
+        if case.label and case.role in (None, "training") and case.id not in known and case.patient not in held_out
+    ]
 
 
 def _hint(strange: Collection[str], usable: Collection[str]) -> str:

@@ -39,11 +39,13 @@ class Sides:
         train: Those that are trained on.
         validation: Those that validate.
         unlabelled: Those of ``train`` that had no mask when a run wrote the file.
+        of_run: Whether a run wrote it, which does not name scans that it had no use for: with a mask they train now.
     """
 
     train: frozenset[str]
     validation: frozenset[str]
     unlabelled: frozenset[str] = frozenset()
+    of_run: bool = False
 
 
 def read_folds(path: Path, dataset: Dataset, column: str = FOLD) -> dict[str, Sides]:
@@ -81,7 +83,8 @@ def read_folds(path: Path, dataset: Dataset, column: str = FOLD) -> dict[str, Si
         and all(map(_are_names, content.values()))
     ):
         train = frozenset(content["labelled"] + content["unlabelled"])
-        return {"": Sides(train, frozenset(content["validation"]), frozenset(content["unlabelled"]))}
+        sides = Sides(train, frozenset(content["validation"]), frozenset(content["unlabelled"]), of_run=True)
+        return {"": sides}
     if isinstance(content, dict) and (entries := _entries(content)):
         return _by_value(path, dataset, entries, column)
     raise bad_split(path, "is no split that is known", FORMATS)

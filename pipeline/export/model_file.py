@@ -10,12 +10,13 @@ import torch
 
 from pipeline import config
 from pipeline.archives import read_archive
+from pipeline.decisions import Decisions
 from pipeline.engines.postprocessing import name_of
 from pipeline.export.destination import refuse_present
 from pipeline.files import atomic_write
 from pipeline.runs.checkpoint_facts import portable, task_state
 from pipeline.runs.model_files import state_of
-from pipeline.runs.stored import read_about, read_recipe_of
+from pipeline.runs.stored import read_about, read_written_of
 from pipeline.sections import LayoutChoice
 
 if TYPE_CHECKING:
@@ -52,12 +53,13 @@ def write_model_file(path: Path, content: Content) -> None:
 def _member(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what is kept of a checkpoint: no optimizer, no data's place or layout, and the weights that predict."""
     about = read_about(checkpoint)
-    recipe = portable(read_recipe_of(checkpoint)).model_copy(update={"layout": LayoutChoice()})
+    recipe, decided = read_written_of(checkpoint)
+    recipe = portable(recipe).model_copy(update={"layout": LayoutChoice()})
     weights = checkpoint.state.get("average", checkpoint.state.get("network"))
     return {
         "step": about.step,
         "best": None,
-        "recipe": config.dump(recipe),
+        "recipe": config.dump(recipe, decided=Decisions(corrections=decided.corrections)),
         "task": task_state(about.task.as_task()),
         "version": about.version,
         "network": _copied(weights if isinstance(weights, dict) else {}),

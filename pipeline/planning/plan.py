@@ -319,6 +319,6 @@ def _memory_format(hardware: Hardware, axes: int) -> tuple[str, str]:
 
 
 def _steps(hardware: Hardware, voxels: int, members: int) -> tuple[int, str]:
-    time = "an hour or two of a GPU" if hardware.is_cuda else "a quarter of an hour of two cores"
+    time = "an hour or two of a GPU" if hardware.is_cuda else "a quarter of an hour to an hour of two cores"
     each = " for each network" if members > 1 else ""
     return members * usual_steps(hardware, voxels), f"{time}{each}; with time_budget as many as fit into it"

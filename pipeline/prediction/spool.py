@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from tempfile import TemporaryFile
+from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+
+from pipeline.files import WriteError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,8 +36,16 @@ class Rows:
     _parts: list[tuple[Where, int]] = field(default_factory=list, init=False)
 
     def add(self, rows: NDArray[np.float32], where: Where) -> None:
-        """Keep a part of a scan: the axis that planes lie across, the number of the plane, and its voxels."""
-        self._file.write(np.ascontiguousarray(rows, np.float32).data)
+        """Keep a part of a scan: the axis that planes lie across, the number of the plane, and its voxels.
+
+        Raises:
+            WriteError: The disk of temporary files is full or fails.
+        """
+        values = np.ascontiguousarray(rows, np.float32)
+        try:
+            self._file.write(values.data)
+        except OSError as error:
+            raise WriteError(Path(gettempdir(), "probabilities"), error, values.nbytes) from None
         self._parts.append((where, rows.shape[1]))
 
     def take(self) -> Iterator[tuple[NDArray[np.float32], Where]]:

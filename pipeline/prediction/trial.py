@@ -56,10 +56,9 @@ def try_network(network: nn.Module, channels: int, patch: Sequence[int], classes
                 return Trial(None, classes, voxel_bytes_of(network, image))
             with head.removed():
                 return Trial(head, head.layer.in_channels, voxel_bytes_of(network, image))
-        except (RuntimeError, ValueError, MemoryError) as error:
+        except Exception as error:
             if is_out_of_memory(error):
                 break
-            # Too small for its levels.
     return Trial(None, classes, 0.0)
 
 

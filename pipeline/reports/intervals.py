@@ -44,7 +44,7 @@ TOGETHER = 1000
 NO_NUMBER = "no case has this class, true or predicted"
 ONE_NUMBER = "only one case has a number; a standard deviation needs two"
 TOO_FEW = "too few to say"
-MORE_PATIENTS = "score more; `fewmask train --folds 5` scores all with a mask"
+MORE_PATIENTS = "score more; `fewmask train --folds N` scores all with a mask"
 NO_RANGE = "what can be of any size has no interval of its mean that holds its level; see the quartiles"
 
 
@@ -61,7 +61,7 @@ def too_few(patients: int) -> str:
     """Return why there is no interval, and what to do.
 
     >>> too_few(2)
-    'too few to say: 2 patients, and an interval needs 6; score more; `fewmask train --folds 5` scores all with a mask'
+    'too few to say: 2 patients, and an interval needs 6; score more; `fewmask train --folds N` scores all with a mask'
     """
     needs = f"{plural(patients, 'patient')}, and an interval needs {FEWEST}"
     return f"{TOO_FEW}: {needs}; {MORE_PATIENTS}"

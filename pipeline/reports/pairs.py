@@ -76,7 +76,7 @@ def refuse_unequal(first: Side, second: Side, name_a: str, name_b: str) -> None:
             name_b,
             "truth-differs",
             f"{case} has {second[case, label].voxels_truth} true voxels of {row.name}, in {name_a} {row.voxels_truth}",
-            "validate both against the same masks",
+            "score both on the same masks: fewmask validate RUN --dataset DATA, and compare RUN/validation/DATA",
             case=case,
         )
         for (case, label), row in first.items()

@@ -41,7 +41,7 @@ def build_network(settings: Settings, task: Task) -> torch.nn.Module:
     """
     name = settings.network.name
     try:
-        network = make_network(settings, task)
+        return make_network(settings, task).to(settings.device)
     except (ValueError, TypeError, RuntimeError, IndexError, AssertionError, MemoryError) as error:
         if is_out_of_memory(error):
             raise memory_error_of(error, settings, "to build the network") from None
@@ -50,7 +50,6 @@ def build_network(settings: Settings, task: Task) -> torch.nn.Module:
             remedy = f"its constructor is called with {', '.join(sorted(NETWORKS.given))}, and with these options"
         problem = Problem("network.options", "bad-network", f"{name} refuses them: {first_line(error)}", remedy)
         raise UserError("The network cannot be built.", [problem]) from error
-    return network.to(settings.device)
 
 
 def make_network(settings: Settings, task: Task) -> torch.nn.Module:

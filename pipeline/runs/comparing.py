@@ -17,12 +17,12 @@ from pipeline.reports.groups import Group, GroupComparison, compare_groups, grou
 from pipeline.runs.folder import read_split
 from pipeline.runs.reporting import report_comparison, report_groups
 from pipeline.runs.resuming import differing_settings, flat
-from pipeline.runs.stored import CONFIG, OUT_OF_FOLD, SUMMARY, read_config, read_own
+from pipeline.runs.stored import CONFIG, OUT_OF_FOLD, SUMMARY, read_config, read_index, read_own
 from pipeline.strict_json import write_json
 from pipeline.terminal import note
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 # Settings that change no training but by its masks, which are told by themselves, or not what is compared.
 OF_NO_MATTER = (
@@ -51,6 +51,11 @@ def compare(a: Path | Sequence[Path], b: Path | Sequence[Path], output: Path) ->
             cases, classes or masks.
     """
     named = [[side] if isinstance(side, Path) else list(side) for side in (a, b)]
+    if not all(named):
+        problem = Problem(
+            "RUN", "no-run", "is not given for one of the sides", "name two runs, or RUN ... --with RUN ..."
+        )
+        raise UserError("Nothing was compared.", [problem])
     sides = [[place for folder in side for place in trainings_in(folder) or [_scored(folder)]] for side in named]
     made = Output(output, "compare")
     made.refuse_foreign(FILES)
@@ -102,8 +107,13 @@ def _compare_two(a: Path, b: Path, made: Output) -> Comparison:
 
 
 def _run_of(folder: Path) -> Path | None:
-    """Return the run that scores are of, its out-of-fold scores included; None for those of masks."""
-    return next((place for place in (folder, folder.resolve().parent) if (place / CONFIG).is_file()), None)
+    """Return the run that scores are of, whichever of its validations they are; None for those of masks."""
+    try:
+        of_run = read_own(folder, SUMMARY)["checkpoint"] is not None
+    except UserError:
+        of_run = False
+    places = (folder, *list(folder.resolve().parents)[:2]) if of_run else ()
+    return next((place for place in places if (place / CONFIG).is_file()), None)
 
 
 def _differing(a: Path, b: Path) -> list[str]:
@@ -121,13 +131,22 @@ def _differing(a: Path, b: Path) -> list[str]:
         if one != other:
             counts = f"{len(one)} and {len(other)}, {len(one & other)} in both"
             found.append(f"the masks that they were trained on ({counts})")
+        if changed := _changed_masks(runs, one & other):
+            found.append(f"what is drawn in the masks of {listed(changed, NAMED)}")
     with suppress(UserError):
         found += differing_settings(*(flat(written(read_config(run))) for run in runs))
     return [key for key in found if key not in OF_NO_MATTER]
 
 
+def _changed_masks(runs: Sequence[Path], cases: Collection[str]) -> list[str]:
+    """Return those of some cases whose masks have other values in one run than in the other."""
+    one, other = (read_index(run) for run in runs)
+    return sorted(case for case in cases if one[case].content[-1:] != other[case].content[-1:])
+
+
 def _group(name: str, places: Sequence[Path]) -> Group:
-    seeds = [read_config(place).seed if (place / CONFIG).is_file() else None for place in places]
+    runs = [_run_of(place) for place in places]
+    seeds = [read_config(run).seed if run else None for run in runs]
     return Group(name=name, trainings=[read_cases_csv(place / "cases.csv") for place in places], seeds=seeds)
 
 

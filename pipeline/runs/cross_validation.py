@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.bounds import seconds_of
 from pipeline.files import locked
-from pipeline.runs.folder import CACHE
+from pipeline.runs.folder import CACHE, fold_folder
 from pipeline.runs.out_of_fold import score_out_of_fold
 from pipeline.runs.run_scores import validate
-from pipeline.runs.stored import FOLDS, SPLIT, read_own
+from pipeline.runs.stored import BUDGET, FOLDS, SPLIT, read_own
 from pipeline.strict_json import write_json
 
 if TYPE_CHECKING:
@@ -35,26 +35,30 @@ def recipe_of_fold(recipe: Recipe, run: Path, fold: tuple[int, int], together: i
         fold: Number and count.
         together: How many folds divide a time budget.
     """
-    recipe = recipe_of_part(recipe, run, FOLDS_SHARE / together)
+    recipe = recipe_of_part(recipe, run, fold_folder(run, fold[0]), FOLDS_SHARE / together)
     changed: dict[str, Any] = {"data": recipe.data.model_copy(update={"fold": fold})}
     if recipe.postprocessing == "auto":
         changed["postprocessing"] = ()  # It is chosen by the masks of all folds, from what it does to their scores.
     return recipe.model_copy(update=changed)
 
 
-def recipe_of_part(recipe: Recipe, folder: Path, share: float) -> Recipe:
+def recipe_of_part(recipe: Recipe, folder: Path, part: Path, share: float) -> Recipe:
     """Return the recipe of one of several trainings below a folder, which share a cache there and a time budget.
 
     Args:
         recipe: Of all of them.
         folder: The folder.
-        share: Of the time budget.
+        part: That of this training.
+        share: Of the time budget; a training that was begun keeps its own, though others share the time now.
     """
     changed: dict[str, Any] = {}
     if recipe.data.cache == "run":
         changed["data"] = recipe.data.model_copy(update={"cache": folder.resolve() / CACHE})
     if recipe.time_budget is not None:
-        changed["time_budget"] = f"{share * seconds_of(recipe.time_budget):.1f}s"
+        seconds = share * seconds_of(recipe.time_budget)
+        if (part / BUDGET).exists():
+            seconds = read_own(part, BUDGET)["seconds"]
+        changed["time_budget"] = f"{seconds:.1f}s"
     return recipe.model_copy(update=changed)
 
 

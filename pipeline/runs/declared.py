@@ -17,11 +17,13 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.engines.postprocessing import POSTPROCESSING
 from pipeline.errors import Problem, UserError, first_line
+from pipeline.memory import is_out_of_memory
 from pipeline.networks import NETWORKS
 from pipeline.planning.limits import size
 from pipeline.planning.settings import settle
 from pipeline.prediction.predictor import Predictor
 from pipeline.runs import build
+from pipeline.runs.refusals import memory_error_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -174,9 +176,9 @@ def refuse_declared_patch(path: Path, network: nn.Module, settings: Settings, ta
     try:
         with torch.no_grad():
             output = network.eval()(torch.zeros(1, channels, *patch, device=settings.device))
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise memory_error_of(error, settings, "to try the network once") from None
         raise _foreign(path, f"it cannot take patches of {patch}: {first_line(error)}") from None
     if tuple(output.shape) != (1, len(task.outputs), *patch):
         raise _foreign(path, f"its output for patches of {patch} is {tuple(output.shape[1:])}")

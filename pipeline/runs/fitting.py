@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 def _channel_problem(where: str, count: int, task: Task) -> Problem:
     """Return the problem of a scan with ``count`` channels, which the model does not have."""
     message = f"has {count} channel(s), the model was trained on {len(task.channels)}: {', '.join(task.channels)}"
-    remedy = "give scans with the channels of the training; of an array they are the last axis"
+    remedy = (
+        "give scans with the channels of the training: where each is a file, as NAME_0000.nii.gz, name their folder, "
+    )
+    remedy += "and --only NAME; of an array they are the last axis"
     return Problem(where, "channel-count", message, remedy)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +34,11 @@ def keep_to_time_together(first: Setup, plan: Plan, given: Decisions, began: flo
         UserError: As :func:`keep_to_time`.
     """
     if size() == 1:
-        return keep_to_time(first, plan, given, began, lambda other: replace(first, settings=other))
+        return keep_to_time(first, plan, given, began, first.with_settings)
     if not is_first():
         with threads_kept():
             return _follow(first), None
-    leader, budget = keep_to_time(
-        _Leader(first), plan, given, began, lambda other: _Leader(replace(first, settings=other))
-    )
+    leader, budget = keep_to_time(_Leader(first), plan, given, began, lambda other: _Leader(first.with_settings(other)))
     agree(("go", leader.settings, leader.setup.decided))
     return leader.setup, budget
 
@@ -81,7 +79,7 @@ def _follow(setup: Setup) -> Setup:
         what, settings, *how = order
         settings = settings.model_copy(update={"device": own_device(settings.device)})
         if settings != setup.settings:
-            setup = replace(setup, settings=settings)
+            setup = setup.with_settings(settings)
         if what == "go":
             setup.decide(settings, how[0])
             return setup

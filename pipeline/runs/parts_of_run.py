@@ -94,7 +94,7 @@ def metrics_of(
         UserError: There is no such metric, one is none, its name is that of another column, or it measures no number.
     """
     if not isinstance(given, Mapping):
-        return metrics_named([given] if isinstance(given, str) else given, plugins)
+        return metrics_named(given, plugins)
     named = metrics_named([each for each in given.values() if isinstance(each, str)], plugins)
     metrics = {name: named[each] if isinstance(each, str) else each for name, each in given.items()}
     problems = [

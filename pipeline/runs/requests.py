@@ -151,6 +151,9 @@ def parse_request(raw: dict[str, Any], source: str) -> Request:
 
 def _recipe_for(source: Path, overrides: Sequence[str]) -> Recipe:
     """Return the shipped recipe that suits a dataset, and note its name on the terminal."""
+    if given := [override for override in overrides if override.startswith("dataset=")]:
+        message = f"is given twice: {source}, and {given[0]}"
+        raise UserError("Nothing was trained.", [Problem("dataset", "bad-override", message, "leave one out")])
     if is_run(source):
         own = source / CONFIG
         remedy = f"go on with it: {own} --output {source} --resume; train anew as it was: {own} --output NEW; or begin "

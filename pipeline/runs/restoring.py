@@ -63,7 +63,7 @@ def take_up(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str] 
     found, is_own = from_first(lambda: _newest(setup, start, allow_change))
     progress = Progress()
     if found:
-        restore(setup.step, found, setup.task)
+        restore(setup.step, found, setup.task, is_own=is_own)
         progress.done = found.state["step"]
         if is_own:  # A checkpoint of another run is neither the last nor the best of this one.
             progress.best = found.state["best"]
@@ -88,20 +88,29 @@ def _newest(setup: Setup, start: Checkpoint | None, allow_change: Sequence[str])
     return checkpoint or start, checkpoint is not None
 
 
-def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
+def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task, *, is_own: bool = True) -> None:
     """Restore a training step from a checkpoint.
+
+    Args:
+        step: The step.
+        checkpoint: The checkpoint.
+        task: What the run is to learn.
+        is_own: Whether it is the run's own, and not one of another run that this one goes on from.
 
     Raises:
         UserError: The checkpoint is of another task, or what it holds does not fit the network and its optimizer.
     """
     where = str(checkpoint.path)
+    begin = f"give a recipe, and start={where}, which begins with its weights"
     if task_state(read_about(checkpoint).task.as_task()) != task_state(task):
         message = "was trained on other labels or channels"
-        remedy = "bring the dataset back as it was"
+        remedy = "bring the dataset back as it was" if is_own else begin
         raise UserError("Nothing was resumed.", [Problem(where, "task-changed", message, remedy)])
     broken = next(_not_finite(checkpoint.state), None)
     if broken:
-        remedy = "delete it: the run goes on from the checkpoint before it, or from the start"
+        remedy = "use another checkpoint"
+        if is_own:
+            remedy = "delete it: the run goes on from the checkpoint before it, or from the start"
         message = f"{broken} has values that are not finite"
         raise UserError("Nothing was resumed.", [Problem(where, "weights-not-finite", message, remedy)])
     try:
@@ -111,7 +120,7 @@ def restore(step: TrainingStep, checkpoint: Checkpoint, task: Task) -> None:
         if is_out_of_memory(error):
             raise
         message = f"does not fit the recipe's network or optimizer: {first_line(error)}"
-        remedy = "give the run's own network and optimizer, or start a new run"
+        remedy = "give the run's own network and optimizer, or start a new run" if is_own else begin
         raise UserError("Nothing was resumed.", [Problem(where, "other-network", message, remedy)]) from None
 
 
@@ -130,19 +139,18 @@ def _refuse_other_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any
     Raises:
         ValueError: A moment is missing, or has another shape than its parameter, or the learning rate is no number.
     """
-    names = MOMENTS.get(type(optimizer))
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for number, moments in saved["state"].items():
-        shape = parameters[number].shape
-        if names and moments and set(moments) != set(names):
-            raise ValueError(f"of parameter {number} it holds {', '.join(map(str, moments))}, not {', '.join(names)}")
-        for name, value in moments.items():
-            # Optimizers of plugins may have more that is one number, as the step is.
-            expected = torch.Size() if name == "step" else shape
-            allowed = (expected,) if names else (expected, torch.Size())
-            fits = isinstance(value, torch.Tensor) and value.shape in allowed
-            if not fits or value.untyped_storage().nbytes() < value.nbytes:
-                raise ValueError(f"{name} of parameter {number} is not of the shape {tuple(expected)}")
     for group in saved["param_groups"]:
         if not isinstance(group["lr"], float):
             raise ValueError(f"the learning rate is {group['lr']!r}")
+    names = MOMENTS.get(type(optimizer))
+    if names is None:
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, moments in saved["state"].items():
+        if moments and set(moments) != set(names):
+            raise ValueError(f"of parameter {number} it holds {', '.join(map(str, moments))}, not {', '.join(names)}")
+        for name, value in moments.items():
+            expected = torch.Size() if name == "step" else parameters[number].shape
+            fits = isinstance(value, torch.Tensor) and value.shape == expected
+            if not fits or value.untyped_storage().nbytes() < value.nbytes:
+                raise ValueError(f"{name} of parameter {number} is not of the shape {tuple(expected)}")

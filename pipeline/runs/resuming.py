@@ -87,7 +87,7 @@ def refuse_changes(
         Problem(
             key,
             "changed",
-            f"the run has {old.get(key)!r}, you gave {new.get(key)!r}",
+            f"the run has {old.get(key)!r}, and now it would be {new.get(key)!r}",
             f"give the run's value, start a new run, or let it change from here on: --allow-change {_setting_of(key)}",
         )
         for key in differing_keys(old, new, allowed)
@@ -95,8 +95,8 @@ def refuse_changes(
     if not any(covers(name, "plugins") for name in allowed):
         problems += _changed_plugins(run, recipe)
     if problems:
-        problems += [] if facts is None else _changed_scans(run, facts)
-        raise UserError(f"{run} holds another run; nothing was resumed.", problems)
+        scans = [] if facts is None else _changed_scans(run, facts)  # First, since a plan may have changed by them.
+        raise UserError(f"{run} holds another run; nothing was resumed.", [*scans, *problems])
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequence[str] = ()) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
@@ -20,7 +20,6 @@ from pipeline.runs.refusals import memory_for_step
 from pipeline.runs.scoring import Scored, score
 from pipeline.runs.segments import labels_of, task_of
 from pipeline.runs.sharing import SharedCases
-from pipeline.runs.stored import ATLASES
 from pipeline.runs.timing import TIMED_STEPS, time_steps
 from pipeline.terminal import note, progress
 
@@ -74,6 +73,11 @@ class Setup:
         self.step = build.build_step(self.settings, self.task)
         self.step.course = build.build_course(self.settings, self.decided)
 
+    def with_settings(self, settings: Settings) -> Setup:
+        """Return the same training with other settings; scans are cut for the patch, so another one needs others."""
+        cache = self.cache if settings.data.patch_size == self.settings.data.patch_size else None
+        return replace(self, settings=settings, cache=cache)
+
     def decide(self, settings: Settings, decided: Decisions) -> None:
         """Use settings with another number of steps, and other decisions, from here on."""
         self.settings = settings
@@ -118,7 +122,10 @@ class Setup:
         return self._batches
 
     def prepare_vote(self) -> None:
-        """Write the atlases that vote beside the network into the run, and read them, if the recipe has some."""
+        """Write the atlases that vote beside the network into the run, and read them, if the recipe has some.
+
+        They are written anew each time: a training that ended before its first step may have left others.
+        """
         if self.vote is None and self.settings.atlases.weight > 0:
             self.prepare()
             from_first(self._write_atlases)
@@ -126,9 +133,7 @@ class Setup:
 
     def _write_atlases(self) -> None:
         assert self.cache is not None
-        if not (self.folder.path / ATLASES).exists():
-            classes = len(self.task.labels)
-            write_atlases(self.folder.path, self.settings, self.split.atlases, self.cache, classes)
+        write_atlases(self.folder.path, self.settings, self.split.atlases, self.cache, len(self.task.labels))
 
     def loader(self, done: int = 0) -> StepLoader:
         """Return a loader of the batches of all steps after those that are done, without end.

@@ -101,7 +101,7 @@ def _prepare(folder: RunFolder, recipe: Recipe, resume: bool, allow_change: Sequ
     folder.cache_of(recipe)
     if not resume:
         folder.forget_unbegun()
-    known = (folder.facts(), folder.unlike()) if resume else ({}, None)
+    known = (folder.facts(), folder.unlike()) if resume and folder.holds_run else ({}, None)
     return prepare(resuming.completed(folder, recipe), *known)
 
 

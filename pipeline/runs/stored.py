@@ -125,6 +125,7 @@ class StoredSummary(Stored):
 
     tolerance_mm: float | None = None
     dataset: str | None = None
+    checkpoint: str | None = None
 
 
 class StoredPlugin(Stored):

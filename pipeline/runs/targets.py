@@ -78,7 +78,7 @@ def targets_of(
             str(case.images[0]),
             "name-twice",
             f"{counts[nifti.stem(path)]} scans would be written to {path}",
-            "predict them in separate calls",
+            f"predict them in separate calls; of channels of one scan name the folder, and --only {nifti.stem(path)}",
         )
         for path, case in named
         if counts[nifti.stem(path)] > 1
@@ -88,7 +88,7 @@ def targets_of(
     if not named:
         problems = [
             Problem(
-                ", ".join(map(str, scans)),
+                ", ".join(map(str, scans)) or "scans",
                 "no-scans",
                 "no .nii or .nii.gz file is there",
                 "name scans or a folder of them",

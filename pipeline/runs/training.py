@@ -127,15 +127,16 @@ class Training:
         if self.setup.split.validation:  # Before a checkpoint of the same step, which then knows the best score.
             validate.append(EveryNSteps(self.setup.settings.validate_every, self._validate))
         if is_first():
-            return [count, self.clock, *follow, self.history, self.wait, self.bar, *validate, *self._records()]
+            timed = [self.wait] if self.clock.budget else [self.wait, self._forecast()]
+            return [count, self.clock, *follow, self.history, *timed, self.bar, *validate, *self._records()]
         return [count, *follow, *validate]
 
     def _records(self) -> list[Any]:
         every = self.setup.settings.checkpoint_every
-        records = [*self.tracking.handlers(), EveryNSteps(every, lambda step: self._save("last", step))]
-        if self.clock.budget is None:
-            records.append(Forecast(self.step.course.last, lambda: self.wait.step_s))
-        return records
+        return [*self.tracking.handlers(), EveryNSteps(every, lambda step: self._save("last", step))]
+
+    def _forecast(self) -> Forecast:
+        return Forecast(self.step.course.last, lambda: self.wait.step_s)
 
     def _follow(self, step: int) -> None:
         """Take over what the first process has decided after a step; a signal to any process ends all of them here."""

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data.layouts import read_dataset
 from pipeline.data.layouts.painting import asked_labels
 from pipeline.data.relabelling import as_in_the_files
 from pipeline.data.splits import split_cases
@@ -23,7 +22,7 @@ FRACTION = 0.2
 SEED = 0
 
 
-def draw_lists(source: Path, counts: Mapping[int, tuple[int, ...]]) -> dict[tuple[int, int], dict[str, Any]]:
+def draw_lists(dataset: Dataset, counts: Mapping[int, tuple[int, ...]]) -> dict[tuple[int, int], dict[str, Any]]:
     """Return a list for each number of labelled patients and each draw, as the ``datalist`` layout reads it.
 
     All lists have the same validation cases: the dataset's own, or those of a fifth of the patients with masks. A draw
@@ -31,21 +30,21 @@ def draw_lists(source: Path, counts: Mapping[int, tuple[int, ...]]) -> dict[tupl
     number are among those of a larger one.
 
     Args:
-        source: The dataset.
+        dataset: The dataset.
         counts: The draws to make, by number of labelled patients.
 
     Returns:
         The lists, with absolute paths, by number and draw.
 
     Raises:
-        UserError: The dataset cannot be opened, or it has too few patients with masks.
+        UserError: It has too few patients with masks.
     """
-    dataset = as_in_the_files(read_dataset(source))
+    dataset = as_in_the_files(dataset)
     split = split_cases(dataset, FRACTION, SEED)
     patients = sorted({case.patient for case in split.labelled})
     if len(patients) < max(counts):
-        message = f"has {len(patients)} patients with masks beside those that validate, and {max(counts)} are asked for"
-        problem = Problem(str(source), "too-few-labels", message, "ask for fewer: labelled, goal")
+        message = f"asks for {max(counts)}, and {len(patients)} patients with masks are left beside those that validate"
+        problem = Problem("labelled", "too-few-labels", message, "ask for fewer, and a smaller goal")
         raise UserError("The study cannot begin.", [problem])
     lists = {}
     for count, draws in counts.items():
@@ -73,7 +72,9 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 
 def _entry(case: Case, label: Path | None) -> dict[str, Any]:
     images = [str(path.resolve()) for path in case.images]
-    entry: dict[str, Any] = {"id": case.id, "patient": case.patient, "image": images if len(images) > 1 else images[0]}
+    entry: dict[str, Any] = {"id": case.id, "image": images if len(images) > 1 else images[0]}
+    if case.patient != case.id:  # A list that names no patients is warned of names that look like one's.
+        entry["patient"] = case.patient
     if label:
         entry["label"] = str(label.resolve())
         if case.annotated is not None:

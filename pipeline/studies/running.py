@@ -133,6 +133,7 @@ def _recipe(study: Study, cell: Cell, output: Path) -> Recipe:
         place = _list_place(output, cell)
         own["dataset"] = str(place)
         own["root"] = place.anchor
+        own["layout"] = "auto"  # Of the list; what the settings say of the layout is that of the dataset.
     if "data.cache" not in study.settings | method.settings:
         own["data.cache"] = str((output / "cache").resolve())
     return _read(method, study.settings | method.settings | own)
@@ -154,7 +155,9 @@ def _lists(study: Study, output: Path) -> dict[Path, dict[str, Any]]:
         counts: dict[int, list[int]] = {}
         for cell in study.cells():
             counts.setdefault(cell.labelled, []).append(cell.draw)
-        drawn = draw_lists(Path(study.dataset), {count: tuple(dict.fromkeys(draws)) for count, draws in counts.items()})
+        recipe = _read(study.methods[0], study.settings | {"dataset": study.dataset})
+        dataset = read_dataset(recipe.dataset, recipe.root, recipe.layout.name, recipe.layout.options)
+        drawn = draw_lists(dataset, {count: tuple(dict.fromkeys(draws)) for count, draws in counts.items()})
         return {output / LISTS / f"{count:03d}-draw{draw}.json": content for (count, draw), content in drawn.items()}
     for path in dict.fromkeys(study.list_of(cell.labelled, cell.draw) for cell in study.cells()):
         read_dataset(path)

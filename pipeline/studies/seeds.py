@@ -124,7 +124,7 @@ def _other_recipe(recipe: Recipe, output: Path) -> list[Problem]:
 
 
 def _recipe_of(recipe: Recipe, output: Path, seed: int, together: int) -> Recipe:
-    part = recipe_of_part(recipe, output, SEEDS_SHARE / together)
+    part = recipe_of_part(recipe, output, folder_of_seed(output, seed), SEEDS_SHARE / together)
     data = part.data
     if data.split_seed is None and data.split is None:  # Each validates on the cases that the recipe's own seed draws.
         data = data.model_copy(update={"split_seed": recipe.seed})
