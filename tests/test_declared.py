@@ -22,7 +22,7 @@ from pipeline.planning.hardware import Hardware
 from pipeline.runs import build
 from pipeline.runs.declared import refuse_declared, refuse_declared_patch
 from pipeline.runs.models import load_model
-from pipeline.runs.stored import read_about, read_recipe_of
+from pipeline.runs.stored import read_about, read_written_of
 from pipeline.types import Task
 
 TASK = Task({0: "background", 1: "one"}, ("image",))
@@ -40,7 +40,7 @@ def recipe_of(network="unet", dimensions=3, patch=16, **choice):
     raw["network"] = {"name": network, "options": SMALL.get(network, {}), "memory_format": "contiguous"} | choice
     raw["data"] |= {"dimensions": dimensions, "spacing_mm": [1.0] * dimensions, "patch_size": [patch] * dimensions}
     raw["network"]["recompute"] = False
-    return read_recipe_of(checkpoint_of({"recipe": yaml.safe_dump(raw)}))
+    return read_written_of(checkpoint_of({"recipe": yaml.safe_dump(raw)}))[0]
 
 
 def checkpoint_of(changes, path="x.pt"):
@@ -193,7 +193,7 @@ def test_what_a_checkpoint_tells_is_of_its_kind(changes):
 )
 def test_recipe_of_a_checkpoint_is_a_recipe(text):
     with pytest.raises(UserError, match=r"x\.pt"):
-        read_recipe_of(checkpoint_of({"recipe": text}))
+        read_written_of(checkpoint_of({"recipe": text}))
 
 
 def test_newer_checkpoint_says_that_the_program_is_older(tmp_path):

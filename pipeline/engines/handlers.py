@@ -168,7 +168,6 @@ class ProgressBar:
         score = "no class to score"
         if mean_dice is not None:
             score = f"{mean_dice:.4f}"
-        if mean_dice is not None:
             self.dice = f"Dice {score}  "
         note(f"step {step}/{self.total}  validation Dice {score}  {self.terms}")
 

@@ -44,7 +44,7 @@ def decide(
         maps: Takes the probabilities of every voxel.
 
     Raises:
-        UserError: A network's output is NaN.
+        UserError: A network's output is not finite.
         ValueError: The networks' grids run in opposite directions.
     """
     first = sweeps[0]

@@ -49,7 +49,7 @@ class Head:
 
     @contextmanager
     def removed(self) -> Iterator[None]:
-        """Let the network answer with the features."""
+        """Let the network return the features."""
         setattr(self.owner, self.name, nn.Identity())
         try:
             yield
@@ -58,7 +58,7 @@ class Head:
 
 
 def find_head(network: nn.Module, image: Tensor) -> Head | None:
-    """Find the last layer of a network that has fewer features than classes, and None of any other.
+    """Return a network's last layer if it has fewer features than classes; else None.
 
     It counts only where the network's output is the convolution's, and where the network without it and
     then the convolution give the same: nothing has changed the output since.
@@ -69,7 +69,7 @@ def find_head(network: nn.Module, image: Tensor) -> Head | None:
     """
     # Without its name: a network that is one convolution has nothing to hold another layer in its place.
     layers = {module: name for name, module in network.named_modules() if name and _is_pointwise(module)}
-    layer = _answering(network, image, list(layers)) if layers else None
+    layer = _layer_of_output(network, image, list(layers)) if layers else None
     if layer is None:
         return None
     owner, _, name = layers[layer].rpartition(".")
@@ -86,7 +86,7 @@ def _is_pointwise(module: nn.Module) -> bool:
     )
 
 
-def _answering(network: nn.Module, image: Tensor, layers: list[nn.Module]) -> nn.Conv2d | nn.Conv3d | None:
+def _layer_of_output(network: nn.Module, image: Tensor, layers: list[nn.Module]) -> nn.Conv2d | nn.Conv3d | None:
     """Return the layer whose output is the network's own, and that works once."""
     calls: list[tuple[nn.Module, Tensor]] = []
 

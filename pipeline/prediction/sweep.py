@@ -163,14 +163,14 @@ class Sweep:
     def _tried(self, places: Sequence[Triple], flat: dict[Values, Tensor], *, last_resort: bool) -> list[Tensor] | None:
         """Return the network's outputs to windows, or None where memory ran out and something can be done."""
         try:
-            return self._answers(self.windows.cut(self.image, places), flat)
+            return self._outputs(self.windows.cut(self.image, places), flat)
         except (RuntimeError, MemoryError) as error:
             if last_resort or not is_out_of_memory(error):
                 raise
             return None
 
-    def _answers(self, windows: Tensor, flat: dict[Values, Tensor]) -> list[Tensor]:
-        """Return the outputs to windows; to all those of one value, as in air, the network answers once.
+    def _outputs(self, windows: Tensor, flat: dict[Values, Tensor]) -> list[Tensor]:
+        """Return the outputs to windows; to all those of one value, as in air, the network computes once.
 
         Args:
             windows: ``[N, C, X, Y, Z]``.
@@ -194,17 +194,17 @@ class Sweep:
         axes = [axis + 2 for axis in self.predictor.mirrors if axis < dimensions]
         images = [image for count in range(1, len(axes) + 1) for image in combinations(axes, count)]
         windows = windows.flatten(dimensions + 1)
-        total = self._answer(windows).float()
+        total = self._output(windows).float()
         if not images:
             return total.reshape(len(total), -1, *self.windows.patch)
         for number, image in enumerate(images):
-            other = self._answer(windows.flip(image)).flip(image)
-            # A network may answer with a tensor that it keeps.
+            other = self._output(windows.flip(image)).flip(image)
+            # A network may return a tensor that it keeps.
             total = total.add_(other) if number else total + other
             del other
         return total.div_(1 + len(images)).reshape(len(total), -1, *self.windows.patch)
 
-    def _answer(self, windows: Tensor) -> Tensor:
+    def _output(self, windows: Tensor) -> Tensor:
         head = self.trial.head
         with evaluating(self.predictor):
             if head is None:

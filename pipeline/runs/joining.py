@@ -42,8 +42,8 @@ PLANNED = (
 def join(folds: Sequence[Path], run: Path) -> list[Scores]:
     """Copy runs that were each trained with another fold of one recipe into a cross-validation, and score that.
 
-    The folder is that of ``train --folds`` with ``postprocessing: []``: each fold keeps the post-processing that it
-    chose by its own training masks.
+    The folder is that of ``train --folds`` with ``postprocessing: []``: the folds keep the post-processing that their
+    runs have, which has to be the same in all.
 
     Args:
         folds: The folders of the runs, in any order.

@@ -103,11 +103,16 @@ class Making:
 
     def differences(self, mask: StoredMask) -> list[str]:
         """Say in what a mask that is there was made otherwise."""
-        found = ["of another scan"] if mask.scan != self.scan else []
-        found += ["with other weights, or other post-processing"] if mask.model != self.model else []
+        found = []
+        if mask.scan != self.scan:
+            found.append("of another scan")
+        if mask.model != self.model:
+            found.append("with other weights, or other post-processing")
         if mask.mirrored != self.mirrored:
-            found.append(f"with{'' if mask.mirrored else 'out'} mirror images")
-        return found + (["with other --labels"] if mask.labels != [*self.labels] else [])
+            found.append("with mirror images" if mask.mirrored else "without mirror images")
+        if mask.labels != [*self.labels]:
+            found.append("with other --labels")
+        return found
 
 
 @dataclass(frozen=True)

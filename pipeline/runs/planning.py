@@ -200,6 +200,6 @@ def memory_choice(chosen: Plan) -> Choice:
     return Choice("memory", f"about {size(chosen.memory_bytes)}", "an estimate, beside 1 GB for the program")
 
 
-def look_at_machine(device: str = "auto", folder: Path = Path()) -> list[Finding]:
+def look_at_machine() -> list[Finding]:
     """Return the findings about the machine, without a plan to compare them with."""
-    return diagnose(find_hardware(device), folder)
+    return diagnose(find_hardware("auto"), Path())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.data.inspection import CaseFacts
+    from pipeline.data.layouts import Dataset
     from pipeline.metrics.registered import CaseMetric
     from pipeline.planning.settings import Settings
     from pipeline.prediction.predictor import Predictor, Segmenter
@@ -120,9 +121,7 @@ def validate_run(
     alone = run.is_file()
     curves_of(run)  # Before anything is computed that could not be reported.
     model = load_model(run, which, plugins)
-    dataset, known = (
-        own_cases(run) if source is None else (other_cases(source, model.task, open_as, model.settings), {})
-    )
+    dataset, known = _dataset_of(run, source, model, open_as)
     segments = model.settings.segments is not None
     # Segments have names of their own: what they are scored against, the dataset says.
     index = check_dataset(dataset if segments else replace(dataset, labels=model.task.labels), to_train=False)
@@ -148,6 +147,15 @@ def validate_run(
     )
     notes += _notes_on_end(model, which) + notes_on_low_dice(validations, model.settings, scored)
     return write_scores(folder, run, scored, which, model.step, notes, source)
+
+
+def _dataset_of(
+    run: Path, source: Path | None, model: TrainedModel, open_as: OpenAs
+) -> tuple[Dataset, dict[str, CaseFacts]]:
+    """Return the dataset that is scored, and of a run's own cases what the check found when it began."""
+    if source is None:
+        return own_cases(run)
+    return other_cases(source, model.task, open_as, model.settings), {}
 
 
 def _notes_on_others(left_out: int, *, known: bool) -> tuple[str, ...]:

@@ -130,7 +130,7 @@ def pool_of(recipe: Recipe, index: Index, folds: int) -> Split:
     if data.split is not None:
         return pool_by_file(index.dataset, data.split, folds, data.split_by)
     _refuse_parted_copies(index)
-    split_cases(index.dataset, 0.0, _seed(recipe), fold=(folds, folds))
+    split_cases(index.dataset, 0.0, _seed(recipe), fold=(folds, folds))  # Refuses more folds than patients.
     return all_cases(index.dataset)
 
 

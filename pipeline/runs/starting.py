@@ -98,7 +98,7 @@ def train(
 def _prepare(folder: RunFolder, recipe: Recipe, resume: bool, allow_change: Sequence[str]) -> Prepared:
     resuming.refuse_allowing(resume, allow_change)
     folder.refuse(resume)
-    folder.cache_of(recipe)
+    folder.cache_of(recipe)  # Refuses one that cannot be.
     if not resume:
         folder.forget_unbegun()
     known = (folder.facts(), folder.unlike()) if resume and folder.holds_run else ({}, None)

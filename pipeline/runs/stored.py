@@ -294,17 +294,8 @@ def read_about(checkpoint: Checkpoint) -> StoredAbout:
         raise UserError("The checkpoint cannot be used.", [problem]) from None
 
 
-def read_recipe_of(checkpoint: Checkpoint) -> Recipe:
-    """Return the recipe of a checkpoint, which holds no paths.
-
-    Raises:
-        UserError: It holds none that this version can read.
-    """
-    return read_written_of(checkpoint)[0]
-
-
 def read_written_of(checkpoint: Checkpoint) -> tuple[Recipe, Decisions]:
-    """Return the recipe of a checkpoint as :func:`read_recipe_of` does, and the decisions of its run.
+    """Return the recipe of a checkpoint, which holds no paths, and the decisions of its run.
 
     Raises:
         UserError: It holds none that this version can read.

@@ -56,7 +56,7 @@ class Tracking:
             tracker.begin(engine)
 
     def validated(self, step: int, dice: float | None) -> None:
-        """Tell of a validation; of none without a number."""
+        """Tell of a validation, unless it has no Dice."""
         for tracker in self.trackers:
             if dice is not None:
                 tracker.validated(step, dice)
