@@ -1,6 +1,7 @@
 """A training keeps to its time, and is repeated from what it wrote down."""
 
 import json
+import re
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -27,6 +28,7 @@ from pipeline.pacing.course import Course
 from pipeline.planning.plan import DEFAULT_STEPS, DEFAULT_STEPS_CUDA, make_plan
 from pipeline.runs import planning, timing
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.setup import Setup
 from pipeline.runs.timing import time_steps
 
 
@@ -794,3 +796,34 @@ def test_patience_lets_a_run_that_gets_better_go_on(dataset, tmp_path, monkeypat
     monkeypatch.setattr(training, "summarise", lambda _: SimpleNamespace(mean_dice=next(scores)))
     run = train(write_recipe(tmp_path, dataset, max_steps=28, validate_every=4, patience=3), tmp_path / "run")
     assert state_of(run)["step"] == 28
+
+
+def test_smaller_patches_are_cut_from_scans_that_are_prepared_for_them(tmp_path):
+    data = TINY["data"] | {"crop_to_body": True, "patch_size": [32, 32, 32]}
+    dataset = make_phantom(tmp_path / "data")
+    prepared = planning.prepare(runs.read_recipe(write_recipe(tmp_path, dataset, data=data)))
+    settings = timing.to_begin_with(prepared.plan.recipe)
+    lighter = settings.model_copy(update={"data": settings.data.model_copy(update={"patch_size": (16, 16, 16)})})
+    parts = {"index": prepared.index, "split": prepared.split}
+    first = Setup(folder=RunFolder(tmp_path / "run"), settings=settings, **parts)
+    first.prepare()
+    timed = first.with_settings(lighter)
+    resumed = Setup(folder=RunFolder(tmp_path / "run"), settings=lighter, **parts)
+    batches = [next(iter(each.loader())) for each in (timed, resumed)]
+    assert torch.equal(*(batch["labelled"]["image"] for batch in batches))
+    assert first.with_settings(settings.model_copy(update={"max_steps": 9})).cache is first.cache
+
+
+def test_validations_are_no_steps_in_the_forecast(tmp_path, monkeypatch, capsys):
+    score = Setup.score
+
+    def slow(self, **how):
+        time.sleep(5)
+        return score(self, **how)
+
+    monkeypatch.setattr(Setup, "score", slow)
+    dataset = make_phantom(tmp_path / "data")
+    supervised = {"objective": [{"loss": "dice"}], "validate_every": 10, "checkpoint_every": 10}
+    runs.train(runs.read_recipe(write_recipe(tmp_path, dataset, max_steps=22, **supervised)), tmp_path / "run")
+    (told,) = re.findall(r"step 20/22  ([\d.e-]+) s a step", capsys.readouterr().err)
+    assert float(told) < 0.25, "a validation of 5 s was counted in"
