@@ -25,7 +25,7 @@ SOUND = {
     FOLDS: {"folds": 5},
     POSTPROCESSING: {"steps": [{"step": "drop_small", "options": {"label": 1, "least_ml": 0.5}}]},
     BUDGET: {"seconds": 60.0, "spent_s": 1, "pace": PACE, "validate_every": 5, "given_up": False},
-    SUMMARY: {"tolerance_mm": 1.0, "dataset": None},
+    SUMMARY: {"tolerance_mm": 1.0, "dataset": None, "checkpoint": "last"},
 }
 
 
@@ -37,7 +37,7 @@ def test_what_was_written_is_read(tmp_path, name):
 
 def test_other_keys_of_a_summary_are_for_others(tmp_path):
     (tmp_path / SUMMARY).write_text('{"classes": []}')
-    assert read_own(tmp_path, SUMMARY) == {"tolerance_mm": None, "dataset": None}
+    assert read_own(tmp_path, SUMMARY) == {"tolerance_mm": None, "dataset": None, "checkpoint": None}
 
 
 @pytest.mark.parametrize(
