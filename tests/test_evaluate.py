@@ -75,7 +75,7 @@ def test_metrics_are_given_by_name_or_as_such(folders, tmp_path):
     row = rows_of(tmp_path / "both")[0]
     assert row["distance"] == row["again"] == rows_of(tmp_path / "named")[0]["centre_distance_mm"]
     for metrics, message in (
-        ({"distance": 3}, "is 3, and no metric"),
+        ({"distance": 3}, "metrics: is {'distance': 3}"),
         (["distance"], "no metric is named 'distance'"),
         ({"dice": CentreDistance()}, "is the name of another column"),
         ({"case": CentreDistance()}, "is the name of another column"),

@@ -38,7 +38,9 @@ class AnnotateNext:
 
     def add(self, scan: Path, mask: Path, expected: Mapping[int, float]) -> None:
         """Add a scan with the Dice that the network expects of each label."""
-        predicted = {label: self.curves[label](dice) for label, dice in expected.items()}
+        predicted = {
+            label: self.curves[label](dice) if label in self.curves else dice for label, dice in expected.items()
+        }
         weakest = min(predicted, key=lambda label: predicted[label])
         means = (fmean(expected.values()), fmean(predicted.values()))
         values = (None, scan, mask.name, *means, self.names[weakest], predicted[weakest])

@@ -108,12 +108,13 @@ def _compare_two(a: Path, b: Path, made: Output) -> Comparison:
 
 def _run_of(folder: Path) -> Path | None:
     """Return the run that scores are of, whichever of its validations they are; None for those of masks."""
-    try:
-        of_run = read_own(folder, SUMMARY)["checkpoint"] is not None
-    except UserError:
-        of_run = False
-    places = (folder, *list(folder.resolve().parents)[:2]) if of_run else ()
-    return next((place for place in places if (place / CONFIG).is_file()), None)
+    if (folder / CONFIG).is_file():
+        return folder
+    with suppress(UserError):
+        if read_own(folder, SUMMARY)["checkpoint"] is not None:
+            above = list(folder.resolve().parents)[:2]
+            return next((place for place in above if (place / CONFIG).is_file()), None)
+    return None
 
 
 def _differing(a: Path, b: Path) -> list[str]:

@@ -91,18 +91,13 @@ def metrics_of(
         plugins: As for :func:`metrics_named`.
 
     Raises:
-        UserError: There is no such metric, one is none, its name is that of another column, or it measures no number.
+        UserError: There is no such metric, its name is that of another column, or it measures no number.
     """
     if not isinstance(given, Mapping):
         return metrics_named(given, plugins)
     named = metrics_named([each for each in given.values() if isinstance(each, str)], plugins)
     metrics = {name: named[each] if isinstance(each, str) else each for name, each in given.items()}
     problems = [
-        Problem(name, "bad-component", f"is {each!r}, and no metric", "give an instance of a CaseMetric, or a name")
-        for name, each in metrics.items()
-        if not callable(each)
-    ]
-    problems += [
         Problem(name, "bad-component", "is the name of another column", "choose another name")
         for name in metrics
         if name in METRICS.taken
