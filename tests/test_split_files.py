@@ -141,6 +141,12 @@ def test_masks_that_a_supervised_run_did_not_know_of_are_trained_on_too(tmp_path
         split_by_file(FOUR, table_of_one, chosen=1)
 
 
+def test_a_new_mask_of_a_patient_who_validates_is_left_out(tmp_path):
+    scans = dataset(case("a0", True, "a"), case("a1", True, "a"), case("b", True, "b"))
+    path = written(tmp_path / "split.json", {"labelled": ["b"], "unlabelled": [], "validation": ["a0"], "unlike": []})
+    assert [c.id for c in split_by_file(scans, path).labelled] == ["b"]
+
+
 def test_a_file_counts_instead_of_the_datasets_own_lists(tmp_path):
     listed = dataset(case("a", role="training"), case("b", role="validation"), case("c", role="validation"))
     path = written(tmp_path / "split.json", {"labelled": ["b"], "unlabelled": [], "validation": ["a"], "unlike": []})
