@@ -195,7 +195,10 @@ def overrides_first(arguments: list[str]) -> list[str]:
     options: list[str] = []
     for before, word in pairwise(arguments):
         is_value = before.replace("_", "-") in VALUED  # An option may be written with either.
-        (options if is_value or word.startswith("-") else words).append(word)
+        if is_value or word.startswith("-"):
+            options.append(word)
+        else:
+            words.append(word)
     return [arguments[0], *sorted(words, key=lambda word: "=" in word), *options]
 
 

@@ -42,27 +42,28 @@ def typed(function: Callable[Parameters, Returned]) -> Callable[Parameters, Retu
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{function.__name__}() {error}: {function.__name__}{signature}") from None
-        bound.arguments = {name: _plain(value) for name, value in bound.arguments.items()}
-        refuse_mistyped(function, bound.arguments)
+        bound.arguments = checked(function, bound.arguments)
         return function(*bound.args, **bound.kwargs)
 
     return call
 
 
-def refuse_mistyped(owner: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Refuse values that are not of the types that a function or a class names for them.
+def checked(owner: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with Python's numbers; refuse those not of the types that a function or a class names for them.
 
     Raises:
         UserError: Of all values that are not.
     """
     types = _types_of(owner)
+    plain = {name: _plain(value) for name, value in given.items()}
     problems = [
         Problem(name, "bad-options", f"is {shown(value)}", _remedy(value, types[name]))
-        for name, value in given.items()
-        if not _fits(_plain(value), types[name])
+        for name, value in plain.items()
+        if not _fits(value, types[name])
     ]
     if problems:
         raise UserError("The arguments cannot be used.", problems)
+    return plain
 
 
 @cache

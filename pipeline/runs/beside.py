@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import Problem, UserError, nearest
 from pipeline.reports.label_tables import LABEL_TABLES
-from pipeline.signatures import refuse_mistyped
+from pipeline.signatures import checked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +50,7 @@ class Beside:
     report: bool = False
 
     def __post_init__(self) -> None:
-        refuse_mistyped(Beside, vars(self))
+        checked(Beside, vars(self))
 
     @property
     def maps(self) -> int:
