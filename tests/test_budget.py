@@ -8,6 +8,8 @@ from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -800,8 +802,17 @@ def test_patience_lets_a_run_that_gets_better_go_on(dataset, tmp_path, monkeypat
 
 def test_smaller_patches_are_cut_from_scans_that_are_prepared_for_them(tmp_path):
     data = TINY["data"] | {"crop_to_body": True, "patch_size": [32, 32, 32]}
-    dataset = make_phantom(tmp_path / "data")
-    prepared = planning.prepare(runs.read_recipe(write_recipe(tmp_path, dataset, data=data)))
+    data |= {"spacing_mm": [1.0, 1.0, 1.0]}
+    for number in range(4):  # A small body in much air.
+        image, mask = np.zeros((2, 40, 40, 40), np.float32)
+        body = (slice(5 + 3 * number, 19 + 3 * number),) * 3
+        image[body] = np.random.default_rng(number).normal(100, 10, (14, 14, 14))
+        mask[tuple(slice(part.start + 3, part.start + 7) for part in body)] = 1
+        for folder, voxels in (("images", image), ("labels", mask.astype(np.uint8))):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "data" / folder / f"c{number}.nii.gz")
+    supervised = {"data": data, "objective": [{"loss": "dice"}]}
+    prepared = planning.prepare(runs.read_recipe(write_recipe(tmp_path, tmp_path / "data", **supervised)))
     settings = timing.to_begin_with(prepared.plan.recipe)
     lighter = settings.model_copy(update={"data": settings.data.model_copy(update={"patch_size": (16, 16, 16)})})
     parts = {"index": prepared.index, "split": prepared.split}

@@ -13,6 +13,8 @@ from pipeline.data.layouts import open_dataset
 from pipeline.errors import UserError
 from pipeline.model import load
 from pipeline.prediction.predictor import Predictor
+from pipeline.runs.identity import model_digest
+from pipeline.runs.models import load_model
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,11 @@ def test_masks_are_the_networks_own_without_post_processing(run, dataset, tmp_pa
     (own,) = api.predict(pieces, scan, tmp_path / "own", postprocess=False)
     probabilities = load(pieces).probabilities(scan)
     expected = np.array([0, 1, 2])[probabilities.argmax(0)]
+    foreground = train(
+        tmp_path, dataset, "foreground", max_steps=1, postprocessing=[{"step": "keep_largest_foreground"}]
+    )
+    model = load_model(foreground, "last")
+    assert model_digest(model) != model_digest(model.without_postprocessing())
     for path in (mask, own):
         np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), expected)
     assert (expected == 1).any()
