@@ -65,7 +65,7 @@ def train(
         output: The run's folder.
         settings: Values that replace the recipe's own, by dotted key:
             ``{"dataset": "scans/", "optimizer.learning_rate": 1e-3}``.
-        resume: Go on with the run that the folder holds.
+        resume: Go on with the run that the folder holds; a new one begins where it holds none.
         allow_change: Keys of the recipe whose values may differ from those of the run that is resumed.
         verbose: Print what the command would print, and draw progress.
 

@@ -414,6 +414,7 @@ def test_a_comparison_says_in_what_settings_the_trainings_differ(dataset, tmp_pa
     capsys.readouterr()
     runs.compare(runs_of["cut"], runs_of["whole"], tmp_path / "differ")
     assert "the two trainings differ in postprocessing\n" in capsys.readouterr().err
+    assert json.loads((tmp_path / "differ" / "compare.json").read_text())["differ_in"] == ["postprocessing"]
     page = (tmp_path / "differ" / "report.html").read_text()
     assert "The trainings differ in" in page
     assert "All numbers are in compare.csv too" in page

@@ -156,7 +156,7 @@ def test_a_time_budget_is_divided(place, tmp_path, monkeypatch):
 def test_a_comparison_of_methods_says_in_what_they_differ(place, done, tmp_path, capsys):
     training.train(place / "plain.yaml", ("optimizer.learning_rate=0.01",), seeds=2, output=tmp_path / "faster")
     capsys.readouterr()
-    runs.compare(done, tmp_path / "faster", tmp_path / "compared")
+    assert runs.compare(done, tmp_path / "faster", tmp_path / "compared").differ_in == ["optimizer.learning_rate"]
     said = "the first trainings of the two methods differ in optimizer.learning_rate\n"
     assert said in capsys.readouterr().err
     page = (tmp_path / "compared" / "report.html").read_text()

@@ -6,6 +6,7 @@ A comparison as JSON:
      "conclusion": "two is better: …",       one sentence, made of the figures below
      "scope": "This is about …",             what the conclusion is about: two trainings, or two sets of masks
      "verdict": "b_better",                  or a_better; mixed: interval, test and mean disagree; not_shown; too_few
+     "differ_in": ["seed"],                  keys of the recipe, and masks, in which the trainings differ
      "n_cases": 40, "n_patients": 40,
      "means": {                              means over classes of every metric that has a better direction
        "dice": {"n": 80,                     pairs of a case and a class
@@ -30,7 +31,7 @@ invention would cost nothing.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -131,6 +132,7 @@ class Comparison:
     worse: list[str]
     equal: list[str]
     changed: list[Change]
+    differ_in: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         return f"Comparison({self.conclusion!r})"

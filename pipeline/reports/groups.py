@@ -7,6 +7,7 @@ A comparison of groups as JSON:
      "paired": true,                         whether each training of A has one of B with the same seed
      "conclusion": "semisupervised is …",    one sentence, made of the figures below
      "verdict": "b_better",                  or a_better, not_shown; too_few: nothing is said of the methods
+     "differ_in": ["sources"],               keys of the recipe, and masks, in which the first trainings of each differ
      "n_cases": 40, "n_patients": 40,
      "means": {                              means over classes of every metric that has a better direction
        "dice": {"n_patients": 40,            patients who have a number
@@ -34,7 +35,7 @@ trainings is in both parts, so that the interval is rather too wide than too nar
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -110,6 +111,7 @@ class GroupComparison:
     n_patients: int
     means: dict[str, GroupDifference]
     classes: list[ClassGroupDifference]
+    differ_in: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         return f"GroupComparison({self.conclusion!r})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,15 +66,15 @@ def compare(a: Path | Sequence[Path], b: Path | Sequence[Path], output: Path) ->
     names = _names_of(*(side[0].resolve() for side in named))
     groups = [_group(name, side) for name, side in zip(names, sides, strict=True)]
     tolerance_mm = _tolerance_of([place for side in sides for place in side])
-    comparison = compare_groups(*groups)
     differ = [key for key in _differing(sides[0][0], sides[1][0]) if key != "seed"]
+    comparison = replace(compare_groups(*groups), differ_in=differ)
     if differ:
         note(f"the first trainings of the two methods differ in {listed(differ, NAMED)}")
     rows = group_rows(*groups)
     with made.writing(FILES) as stage:
         write_csv(stage / "compare.csv", list(rows[0]), rows)
         write_json(stage / "compare.json", {"version": __version__} | comparison.as_dict())
-        report_groups(stage, comparison, groups, sides, tolerance_mm, differ)
+        report_groups(stage, comparison, groups, sides, tolerance_mm)
     return comparison
 
 
@@ -93,8 +94,8 @@ def _compare_two(a: Path, b: Path, made: Output) -> Comparison:
     names = _names_of(a.resolve(), b.resolve())
     tolerance_mm = _one_tolerance(a, b, names)
     scope = TRAININGS if _run_of(a) and _run_of(b) else MASKS
-    comparison = compare_results(first, second, *names, scope)
     differ = _differing(a, b)
+    comparison = replace(compare_results(first, second, *names, scope), differ_in=differ)
     if differ:
         which = ": the comparison does not tell which of it matters" if len(differ) > 1 else ""
         note(f"the two trainings differ in {listed(differ, NAMED)}{which}")
@@ -102,7 +103,7 @@ def _compare_two(a: Path, b: Path, made: Output) -> Comparison:
     with made.writing(FILES) as stage:
         write_csv(stage / "compare.csv", list(rows[0]), rows)
         write_json(stage / "compare.json", {"version": __version__} | comparison.as_dict())
-        report_comparison(stage, comparison, first, second, (a, b), tolerance_mm, differ)
+        report_comparison(stage, comparison, first, second, (a, b), tolerance_mm)
     return comparison
 
 

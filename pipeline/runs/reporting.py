@@ -158,12 +158,11 @@ def report_comparison(
     b: Sequence[CaseResult],
     places: tuple[Path, Path],
     tolerance_mm: float | None,
-    differ: Sequence[str],
 ) -> None:
-    """Write ``report.html`` of a comparison of the scores in two places, between which something differs."""
+    """Write ``report.html`` of a comparison of the scores in two places."""
     facts = {side: place.resolve().name for side, place in zip("AB", places, strict=True)}
-    if differ:
-        facts["The trainings differ in"] = ", ".join(differ)
+    if comparison.differ_in:
+        facts["The trainings differ in"] = ", ".join(comparison.differ_in)
     title = f"{comparison.b} against {comparison.a}"
     origin = Origin(title=title, facts=facts | _versions(), tolerance_mm=tolerance_mm)
     write_comparison(folder, comparison, a, b, origin)
@@ -175,15 +174,14 @@ def report_groups(
     groups: Sequence[Group],
     places: Sequence[Sequence[Path]],
     tolerance_mm: float | None,
-    differ: Sequence[str],
 ) -> None:
     """Write ``report.html`` of a comparison of two methods by the scores in several places."""
     facts = {
         f"{side}: {group.name}": ", ".join(_named(place, seed) for place, seed in zip(found, group.seeds, strict=True))
         for side, group, found in zip("AB", groups, places, strict=True)
     }
-    if differ:
-        facts["The first trainings of each differ in"] = ", ".join(differ)
+    if comparison.differ_in:
+        facts["The first trainings of each differ in"] = ", ".join(comparison.differ_in)
     a, b = groups
     origin = Origin(title=f"{b.name} against {a.name}", facts=facts | _versions(), tolerance_mm=tolerance_mm)
     write_groups(folder, comparison, a, b, origin)
