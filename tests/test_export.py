@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
+from nibabel.filebasedimages import ImageFileError
 from runs_fixtures import TINY, command_runner, files_in, train, write_recipe
 
 import fewmask
@@ -410,7 +411,7 @@ def test_runner_names_a_scan_that_cannot_be_read_in_one_line(odd_scans, tmp_path
         whole = odd_scans[0].read_bytes()
         bent = whole[:5000] + bytes([255] * 2000) + whole[7000:]
         path.write_bytes({"cut": whole[:2000], "bent": bent}.get(content, content))
-    with pytest.raises(SystemExit, match=r"scan\.nii\.gz: cannot be read: ."):
+    with pytest.raises(ImageFileError, match=r"scan\.nii\.gz: cannot be read: ."):
         runner.read(path)
 
 
@@ -459,6 +460,19 @@ def test_runner_writes_the_masks_that_predict_writes(graphs, crossed, odd_scans,
         assert (found == labels).mean() >= 0.9999, (scan.name, (found != labels).sum(), labels.size)
     assert max(len(np.unique(labels)) for labels in own) > 1
     assert_tells_nobody(graphs, dataset)
+
+
+def test_runner_names_scans_that_it_cannot_segment_and_segments_the_others(graphs, odd_scans, tmp_path):
+    cut, empty = tmp_path / "cut.nii.gz", tmp_path / "empty.nii"
+    cut.write_bytes(odd_scans[0].read_bytes()[:-500])
+    empty.touch()
+    words = [sys.executable, graphs / "predict.py", cut, empty, odd_scans[0], "--output", tmp_path / "masks"]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"error: {cut}: cannot be read: ")
+    assert second.startswith(f"error: {empty}: cannot be read: ")
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == [odd_scans[0].name]
 
 
 @pytest.fixture(scope="module")
@@ -560,7 +574,8 @@ def test_runner_places_a_scan_where_predict_does(codes):
         found = runner.Grid(image, codes, list(target))
         scan = nifti.scan_of(np.zeros(shape, np.uint8), affine, "scan")
         placement = place(scan.header.forms, Grid(codes, target))
-        assert (tuple(found.axes), tuple(found.turned)) == (placement.axes, placement.turned)
+        turned = tuple(axis in found.turned for axis in range(3))
+        assert (tuple(found.axes), turned) == (placement.axes, placement.turned)
         assert (tuple(found.shape), tuple(found.native)) == (placement.shape, placement.native)
         np.testing.assert_allclose(found.steps, placement.steps_in, rtol=1e-12)
 

@@ -3,14 +3,14 @@
     python predict.py SCAN... --output MASKS/         a mask for each scan, of the same name
     python predict.py SCAN... --output MASK.nii.gz    the mask of one scan, or of one whose channels are these files
 
-It reads ``model.json``, which lies beside it, and the networks named there. Each mask is on its scan's own grid.
+It reads ``model.json``, which lies beside it, and the networks named there. Each mask is on its scan's own grid. Scans
+that cannot be segmented are named in the end, and the exit status is 1.
 """
 
 import argparse
 import json
 import sys
 import zlib
-from collections.abc import Sequence
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ Voxels = NDArray[np.float32]
 Labels = NDArray[Any]
 Mask = NDArray[np.bool_]
 AXES = {"L": (0, -1), "R": (0, 1), "P": (1, -1), "A": (1, 1), "I": (2, -1), "S": (2, 1)}
-SUFFIXES = (".nii", ".nii.gz")
 # Sizes of voxels that differ by less are one: two that a header has, and a scan's and the network's, in mm.
 SAME_SIZE = 1e-4
 SAME_SPACING = 1e-3
@@ -45,16 +44,16 @@ class Grid:
         shape = (*image.shape, 1, 1)[:3]
         nearest = nearest_axes(image.affine)
         wanted = [AXES[letter] for letter in orientation]
-        # The scan's axis that each axis is, and whether it runs backwards there.
+        # The scan's axis that each axis is, and which of them run backwards there.
         self.axes = [next(n for n, (body, _) in enumerate(nearest) if body == axis) for axis, _ in wanted]
-        self.turned = [nearest[own][1] != sign for own, (_, sign) in zip(self.axes, wanted, strict=True)]
+        self.turned = tuple(axis for axis in range(3) if nearest[self.axes[axis]][1] != wanted[axis][1])
         self.native = [shape[own] for own in self.axes]
         # A length of 28.5 voxels is rounded as it was in training, so its last bits are made in the same way.
         source = np.diag([0.0, 0.0, 0.0, 1.0])
         for axis, (body, sign) in enumerate(wanted):
             own = spacing_of(image)[self.axes[axis]]
             source[body, axis] = own * sign
-            source[body, 3] = -own * sign * (self.native[axis] - 1) if self.turned[axis] else 0.0
+            source[body, 3] = -own * sign * (self.native[axis] - 1) if axis in self.turned else 0.0
         size = np.linalg.norm(source[:3, :3], axis=0)
         size = np.where((np.abs(size - target_mm) <= SAME_SPACING) | (np.array(target_mm) <= 0), size, target_mm)
         root = np.linalg.cholesky(source[:3, :3].T @ source[:3, :3]).T
@@ -94,11 +93,11 @@ def read(path: Path) -> tuple[Any, Voxels]:
         image: Any = nib.load(path)
         stored = np.asanyarray(image.dataobj.get_unscaled())
     except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
-        sys.exit(f"error: {path}: cannot be read: {error}")
+        raise ImageFileError(f"{path}: cannot be read: {error}") from error
     slope, inter = (float(number) for number in (image.dataobj.slope, image.dataobj.inter))
     values = stored.astype(np.float32) if (slope, inter) == (1, 0) else (stored * slope + inter).astype(np.float32)
     if not np.isfinite(values).all():
-        sys.exit(f"error: {path}: has voxels that are not finite")
+        raise ImageFileError(f"{path}: has voxels that are not finite")
     volume = values.reshape(*(*values.shape, 1, 1)[:3], -1)
     return image, np.moveaxis(volume, 3, 0)
 
@@ -114,20 +113,14 @@ def interpolated(voxels: Labels, axis: int, places: NDArray[Any]) -> Labels:
     before: Labels = np.take(voxels, low, axis=axis)
     if not weight.any():
         return before
-    shape = [1] * voxels.ndim
-    shape[axis] = -1
+    shape = [-1 if each == axis else 1 for each in range(voxels.ndim)]
     after = np.take(voxels, np.minimum(low + 1, last), axis=axis)
     return np.asarray(before + (after - before) * weight.reshape(shape))
 
 
-def axes_turned(grid: Grid, first: int = 0) -> tuple[int, ...]:
-    """Return the axes that run backwards in the scan, where the axis ``first`` of an array is the grid's first."""
-    return tuple(first + axis for axis in range(3) if grid.turned[axis])
-
-
 def to_network(channel: Voxels, grid: Grid) -> Voxels:
     """Bring a channel ``[X, Y, Z]`` to the network's grid."""
-    turned = np.flip(channel.transpose(grid.axes), axes_turned(grid)).astype(np.float64)
+    turned = np.flip(channel.transpose(grid.axes), grid.turned).astype(np.float64)
     for axis in range(3):
         turned = interpolated(turned, axis, np.arange(grid.shape[axis]) * grid.steps[axis])
     return turned.astype(np.float32)
@@ -137,7 +130,7 @@ def to_scan(logits: Voxels, grid: Grid) -> Voxels:
     """Bring logits ``[K, X, Y, Z]`` back to the scan's own grid."""
     for axis in range(3):
         logits = interpolated(logits, axis + 1, np.arange(grid.native[axis]) / grid.steps[axis])
-    turned = np.flip(logits, axes_turned(grid, 1))
+    turned = np.flip(logits, tuple(axis + 1 for axis in grid.turned))
     order = [0, *(grid.axes.index(axis) + 1 for axis in range(3))]
     return np.ascontiguousarray(turned.transpose(order))
 
@@ -217,10 +210,10 @@ def slide(session: Any, image: Voxels, told: dict[str, Any]) -> Voxels:
             sums[(slice(None), *box)] += output.reshape(-1, *patch) * weights
             total[box] += weights
     sums /= total
-    return np.asarray(sums[(slice(None), *box_at([before for before, _ in margins], shape))])
+    return np.asarray(sums[(slice(None), *box_at(tuple(before for before, _ in margins), shape))])
 
 
-def box_at(place: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+def box_at(place: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
     """Return the box of a shape that begins at a place."""
     return tuple(slice(start, start + side) for start, side in zip(place, shape, strict=True))
 
@@ -231,10 +224,10 @@ def segment(model: dict[str, Any], sessions: list[Any], paths: list[Path]) -> tu
     image = read_files[0][0]
     channels = [channel for _, voxels in read_files for channel in voxels]
     if len(channels) != len(model["channels"]):
-        sys.exit(f"error: {paths[0]}: has {len(channels)} channel(s), expected {', '.join(model['channels'])}")
+        raise ImageFileError(f"{paths[0]}: has {len(channels)} channel(s), expected {', '.join(model['channels'])}")
     for path, (other, voxels) in zip(paths, read_files, strict=True):
         if voxels.shape[1:] != channels[0].shape or not np.allclose(other.affine, image.affine, atol=SAME_SPACING):
-            sys.exit(f"error: {path}: is not on the grid of {paths[0]}")
+            raise ImageFileError(f"{path}: is not on the grid of {paths[0]}")
     mean: Any = 0
     for session, told in zip(sessions, model["networks"], strict=True):
         grid = Grid(image, told["orientation"], told["spacing_mm"])
@@ -242,7 +235,7 @@ def segment(model: dict[str, Any], sessions: list[Any], paths: list[Path]) -> tu
         seen = np.stack([normalized(to_network(channel, grid), way) for channel, way in ways])
         logits = to_scan(slide(session, seen, told), grid)
         if not np.isfinite(logits).all():
-            sys.exit(f"error: {paths[0]}: the network's output is not finite")
+            raise ImageFileError(f"{paths[0]}: the network's output is not finite")
         if len(sessions) > 1 and "regions" in model:
             logits = np.exp(-np.logaddexp(0, -logits))
         elif len(sessions) > 1:
@@ -334,16 +327,21 @@ def main() -> None:
     cases = {arguments.output / scan.name: [scan] for scan in arguments.scans}
     if folders := [scan for scan in arguments.scans if scan.is_dir()]:
         sys.exit(f"error: {folders[0]} is a folder; name its scans, such as {folders[0]}/*.nii.gz")
-    if arguments.output.name.endswith(SUFFIXES):
+    if arguments.output.name.endswith((".nii", ".nii.gz")):
         cases = {arguments.output: arguments.scans}
     elif len(cases) < len(arguments.scans):
         sys.exit("error: two scans have one name; segment them in separate calls")
     if there := [str(mask) for mask in cases if mask.exists()]:
         sys.exit(f"error: is there already: {', '.join(there)}")
     sessions = [onnxruntime.InferenceSession(here / told["file"]) for told in model["networks"]]
+    failed = []
     for mask, scans in cases.items():
         mask.parent.mkdir(parents=True, exist_ok=True)
-        write(mask, *segment(model, sessions, scans))
+        try:
+            write(mask, *segment(model, sessions, scans))
+        except ImageFileError as error:
+            failed.append(f"error: {error}")
+    sys.exit("\n".join(failed) or 0)
 
 
 if __name__ == "__main__":
