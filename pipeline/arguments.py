@@ -93,8 +93,8 @@ def command(function: Command) -> Command:
     return function
 
 
-def place(name: str, text: str) -> object:
-    """Describe a positional argument."""
+def operand(name: str, text: str) -> object:
+    """Describe an operand: an argument without an option."""
     return tyro.conf.arg(name=name, help=text, metavar=name)
 
 

@@ -22,7 +22,7 @@ from pipeline.nifti.volume import load
 from pipeline.outputs import Output, digest_of
 from pipeline.pacing.budget import Budget
 from pipeline.runs.checking import check
-from pipeline.runs.choosing import Trial, candidates
+from pipeline.runs.choosing import PostprocessingTrial, candidates
 from pipeline.runs.cross_validation import recipe_of_fold
 from pipeline.runs.folder import read_split
 from pipeline.runs.models import load_folds, load_model
@@ -357,7 +357,7 @@ def masks(*labels):
 
 
 def trial(pairs, *candidates):
-    made = Trial(Task({0: "background", 1: "one"}, ("image",)), candidates)
+    made = PostprocessingTrial(Task({0: "background", 1: "one"}, ("image",)), candidates)
     for n, (truth, predicted) in enumerate(pairs):
         made.add(Case(id=f"c{n}", images=(), label=None, patient=f"p{n}"), (), Truth(masks(*truth)), masks(*predicted))
     return made.kept()

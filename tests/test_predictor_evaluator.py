@@ -167,7 +167,7 @@ def test_mean_over_mirror_images_leans_to_no_side(make_scan, mirrors, patch, ran
     network = Leaning()
     path = make_scan("a.nii", ball((16, 16, 4)), AFFINE)
     found = predictor(patch=patch, network=network, mirrors=mirrors, windows=4)
-    found.trial(1)
+    found.facts(1)
     network.seen = 0
     logits = found.logits([load(path)])[1]
     assert np.ptp(logits[:, 0, 0]) == pytest.approx(ranges[0], abs=1e-5)

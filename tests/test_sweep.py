@@ -26,13 +26,13 @@ from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
 from pipeline.nifti.volume import load
 from pipeline.prediction import deciding
 from pipeline.prediction.images import network_image
+from pipeline.prediction.network_facts import try_network
 from pipeline.prediction.placement import place
 from pipeline.prediction.predictor import Ensemble, Predictor
 from pipeline.prediction.resampling import samples
 from pipeline.prediction.spool import Rows
 from pipeline.prediction.stitching import Ring
 from pipeline.prediction.sweep import Sweep
-from pipeline.prediction.trial import try_network
 from pipeline.prediction.windows import importance, lay_windows
 
 CODES = ["".join(code) for axes in permutations(("RL", "AP", "SI")) for code in product(*axes)]
@@ -388,7 +388,7 @@ def test_windows_of_air_go_through_the_network_once_and_change_no_label(make_sca
     expected = plain(predictor).segment([scan])
     seen = []
     predictor.network.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
-    predictor.trial(1)
+    predictor.facts(1)
     seen.clear()
     labels = predictor.segment([scan])
     assert sum(seen) < 0.7 * 2 * places

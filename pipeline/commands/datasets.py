@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from pipeline.arguments import Layout, LayoutOptions, Plugins, Root, command, destination, place
+from pipeline.arguments import Layout, LayoutOptions, Plugins, Root, command, destination, operand
 from pipeline.bounds import refuse_outside
 from pipeline.console import show_findings
 from pipeline.errors import Problem, UserError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @command
 def check(
-    dataset: tyro.conf.Positional[Annotated[Path, place("DATASET", "A dataset folder, a list or a scan.")]],
+    dataset: tyro.conf.Positional[Annotated[Path, operand("DATASET", "A dataset folder, a list or a scan.")]],
     root: Root = None,
     *,
     layout: Layout = "auto",
@@ -104,7 +104,7 @@ def _show_check(look: Check, dataset: Path, report: str, output: Path | None) ->
     if look.problems:
         places = len({problem.where for problem in look.problems})
         more = f"see {output / report}" if output else f"--output DIR writes them to {report}"
-        complain(f"error: {dataset}: {len(look.problems)} problem(s) in {places} place(s); {more}")
+        complain(f"error: {dataset}: {len(look.problems)} problem(s) in {places} operand(s); {more}")
         sys.exit(2)
     if look.shard == WHOLE:
         for name, value in look.index().describe():
@@ -115,7 +115,7 @@ def _show_check(look: Check, dataset: Path, report: str, output: Path | None) ->
 
 @command
 def fetch(
-    name: tyro.conf.Positional[Annotated[str, place("NAME", "A task of the Decathlon, such as Task04_Hippocampus.")]],
+    name: tyro.conf.Positional[Annotated[str, operand("NAME", "A task of the Decathlon, such as Task04_Hippocampus.")]],
     *,
     output: Annotated[Path, destination("Where the dataset's folder goes.")] = Path("data"),
 ) -> None:
@@ -132,7 +132,7 @@ def fetch(
 
 @command
 def phantom(
-    folder: tyro.conf.Positional[Annotated[Path, place("DIR", "An empty or new folder.")]],
+    folder: tyro.conf.Positional[Annotated[Path, operand("DIR", "An empty or new folder.")]],
     *,
     labelled: Annotated[int, tyro.conf.arg(help="Scans with a mask.")] = 6,
     unlabelled: Annotated[int, tyro.conf.arg(help="Scans without one.")] = 18,
@@ -155,7 +155,7 @@ def phantom(
 
 @command
 def simulate_labels(
-    dataset: tyro.conf.Positional[Annotated[Path, place("DATASET", "A dataset with whole masks.")]],
+    dataset: tyro.conf.Positional[Annotated[Path, operand("DATASET", "A dataset with whole masks.")]],
     root: Root = None,
     *,
     kind: Annotated[
@@ -195,7 +195,7 @@ def simulate_labels(
 
 @command
 def prune(
-    cache: tyro.conf.Positional[Annotated[Path, place("CACHE", "A folder of prepared scans, such as RUN/cache.")]],
+    cache: tyro.conf.Positional[Annotated[Path, operand("CACHE", "A folder of prepared scans, such as RUN/cache.")]],
     *,
     unused_days: Annotated[float, tyro.conf.arg(help="Keep what a run has used in so many days.")] = 30,
 ) -> None:

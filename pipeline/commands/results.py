@@ -21,7 +21,7 @@ from pipeline.arguments import (
     TrainedModel,
     command,
     destination,
-    place,
+    operand,
 )
 from pipeline.bounds import MAX_LABEL, MOST_MM, refuse_outside
 from pipeline.console import show_comparison, show_groups, show_scores
@@ -69,7 +69,7 @@ def validate(
 @command
 def predict(
     run: TrainedModel,
-    scans: tyro.conf.Positional[Annotated[tuple[Path, ...], place("SCAN", "Scans, folders of scans, or datasets.")]],
+    scans: tyro.conf.Positional[Annotated[tuple[Path, ...], operand("SCAN", "Scans, folders of scans, or datasets.")]],
     *,
     output: Annotated[Path, destination("Folder for the masks, named as the scans; or FILE.nii.gz, of one scan.")],
     overwrite: Annotated[bool, tyro.conf.arg(help="Make masks anew that were made otherwise.")] = False,
@@ -126,8 +126,8 @@ def predict(
 
 @command
 def evaluate(
-    predictions: tyro.conf.Positional[Annotated[Path, place("PREDICTIONS", "A folder of masks, made by any tool.")]],
-    labels: tyro.conf.Positional[Annotated[Path, place("LABELS", "A folder of true masks of the same names.")]],
+    predictions: tyro.conf.Positional[Annotated[Path, operand("PREDICTIONS", "A folder of masks, made by any tool.")]],
+    labels: tyro.conf.Positional[Annotated[Path, operand("LABELS", "A folder of true masks of the same names.")]],
     *,
     output: Annotated[Path, destination("Folder for cases.csv and summary.json.")],
     ignore: Annotated[int | None, tyro.conf.arg(help="Label value of voxels that are not scored.")] = None,
@@ -184,7 +184,9 @@ def evaluate(
 @command
 def compare(
     runs_a: tyro.conf.Positional[
-        Annotated[tuple[Path, ...], place("RUN", "Two runs or evaluations; with --with, all trainings of one method.")]
+        Annotated[
+            tuple[Path, ...], operand("RUN", "Two runs or evaluations; with --with, all trainings of one method.")
+        ]
     ],
     *,
     output: Annotated[Path, destination("Folder for the report and its tables.")],

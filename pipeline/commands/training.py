@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from pipeline.arguments import Overrides, as_override, command, destination, place, without
+from pipeline.arguments import Overrides, as_override, command, destination, operand, without
 from pipeline.bounds import refuse_outside
 from pipeline.console import show_machine, show_plan, show_scores, show_seeds
 from pipeline.errors import Problem, UserError
@@ -54,7 +54,7 @@ STARTED = time.monotonic()
 @command
 def plan(
     source: tyro.conf.Positional[
-        Annotated[Path | None, place("SOURCE", "A dataset, or a recipe with dataset=PATH, as for train.")]
+        Annotated[Path | None, operand("SOURCE", "A dataset, or a recipe with dataset=PATH, as for train.")]
     ] = None,
     overrides: Overrides = (),
     *,
@@ -98,7 +98,7 @@ def plan(
 @command
 def train(
     source: tyro.conf.Positional[
-        Annotated[Path, place("SOURCE", "A recipe by path or by name (semisupervised), a dataset, or a checkpoint.")]
+        Annotated[Path, operand("SOURCE", "A recipe by path or by name (semisupervised), a dataset, or a checkpoint.")]
     ],
     overrides: Overrides = (),
     *,
@@ -240,7 +240,7 @@ def _train_seeds(request: Request, output: Path, count: int, share: Shard, *, re
 @command
 def join(
     folds: tyro.conf.Positional[
-        Annotated[tuple[Path, ...], place("RUN", "The folder of each fold, trained with data.fold=[N,K].")]
+        Annotated[tuple[Path, ...], operand("RUN", "The folder of each fold, trained with data.fold=[N,K].")]
     ],
     *,
     output: Annotated[Path, destination("The folder to make.", "RUN")],
@@ -256,7 +256,9 @@ def join(
 
 @command
 def study(
-    grid: tyro.conf.Positional[Annotated[Path, place("STUDY", "A study's file; docs/studies.md says what is in it.")]],
+    grid: tyro.conf.Positional[
+        Annotated[Path, operand("STUDY", "A study's file; docs/studies.md says what is in it.")]
+    ],
     *,
     output: Annotated[Path, destination("The study's folder; several processes may work in one.")],
     shard: TrainingShard = "1/1",

@@ -15,10 +15,10 @@ from pipeline.planning.devices import free_bytes
 from pipeline.prediction.deciding import decide
 from pipeline.prediction.images import Images
 from pipeline.prediction.memory import Footprint, footprint
+from pipeline.prediction.network_facts import evaluating, try_network
 from pipeline.prediction.placement import Placement, place
 from pipeline.prediction.spool import RegionSpool, Spool
 from pipeline.prediction.sweep import Sweep
-from pipeline.prediction.trial import evaluating, try_network
 from pipeline.prediction.voting import VoteSweep
 from pipeline.prediction.windows import Windows, lay_windows
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pipeline.nifti.forms import Forms
     from pipeline.nifti.volume import Scan
     from pipeline.prediction.maps import Maps
-    from pipeline.prediction.trial import Trial
+    from pipeline.prediction.network_facts import NetworkFacts
     from pipeline.types import Region
 
 
@@ -96,7 +96,7 @@ class Predictor:
     postprocessing: tuple[PostprocessingStep, ...] = ()
     regions: tuple[Region, ...] = ()
     tell: Callable[[str], None] = field(default=lambda _: None, compare=False)
-    _known: dict[int, Trial] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known: dict[int, NetworkFacts] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def outputs(self) -> int:
@@ -191,21 +191,21 @@ class Predictor:
     def _footprint(
         self, placement: Placement, windows: Windows, channels: int, together: int, networks: int, maps: int = 0
     ) -> Footprint:
-        trial = self.trial(channels)
+        facts = self.facts(channels)
         return footprint(
             placement,
             windows,
             channels=channels,
-            features=trial.features,
+            features=facts.features,
             classes=self.outputs,
             label_bytes=np.min_scalar_type(max(self.label_values)).itemsize,
             together=together,
-            voxel_bytes=trial.voxel_bytes,
+            voxel_bytes=facts.voxel_bytes,
             networks=networks,
             maps=maps,
         )
 
-    def trial(self, channels: int) -> Trial:
+    def facts(self, channels: int) -> NetworkFacts:
         """Return what is found by trying the network once."""
         if channels not in self._known:
             with evaluating(self):

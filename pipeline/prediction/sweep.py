@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from pipeline.memory import is_out_of_memory
+from pipeline.prediction.network_facts import evaluating
 from pipeline.prediction.placement import place
 from pipeline.prediction.resampling import in_plane, samples
 from pipeline.prediction.stitching import Ring
-from pipeline.prediction.trial import evaluating
 from pipeline.prediction.windows import lay_windows, value_of
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.nifti.volume import Scan
+    from pipeline.prediction.network_facts import NetworkFacts
     from pipeline.prediction.placement import Placement
     from pipeline.prediction.predictor import Predictor
-    from pipeline.prediction.trial import Trial
     from pipeline.prediction.windows import Triple, Values, Windows
 
 HOST = torch.device("cpu")
@@ -60,9 +60,9 @@ class Sweep:
         return lay_windows(self.placement.shape, self.predictor.patch_size, self.predictor.overlap, slab)
 
     @cached_property
-    def trial(self) -> Trial:
+    def facts(self) -> NetworkFacts:
         """What is known of the network."""
-        return self.predictor.trial(len(self.image))
+        return self.predictor.facts(len(self.image))
 
     @property
     def slab(self) -> int:
@@ -84,7 +84,7 @@ class Sweep:
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits ``[K, N]`` of what was stitched, ``[F, N]``."""
-        head = self.trial.head
+        head = self.facts.head
         if head is None:
             return features
         weight = head.weight.to(features.device)
@@ -153,7 +153,7 @@ class Sweep:
         yield from ring.finished(windows.padded[slab])
 
     def _ring(self) -> Ring:
-        about = (self.windows, self.trial.features, len(self.predictor.patch_size))
+        about = (self.windows, self.facts.features, len(self.predictor.patch_size))
         try:
             return Ring(*about, self.predictor.device)
         except torch.OutOfMemoryError:
@@ -205,7 +205,7 @@ class Sweep:
         return total.div_(1 + len(images)).reshape(len(total), -1, *self.windows.patch)
 
     def _output(self, windows: Tensor) -> Tensor:
-        head = self.trial.head
+        head = self.facts.head
         with evaluating(self.predictor):
             if head is None:
                 output: Tensor = self.predictor.network(windows)

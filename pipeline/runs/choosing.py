@@ -57,7 +57,7 @@ def candidates(cases: Sequence[Case], facts: Mapping[str, CaseFacts], truth: Tas
 
 
 @dataclass
-class Trial:
+class PostprocessingTrial:
     """Measures what changes to the predicted masks would do to Dice.
 
     A change is kept if the mean and the median of the patients' gains are above 0, it changes six patients or more, and

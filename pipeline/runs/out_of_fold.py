@@ -11,7 +11,7 @@ from pipeline.engines.postprocessing import (
 )
 from pipeline.errors import Problem, UserError
 from pipeline.metrics.case import TOLERANCE_MM
-from pipeline.runs.choosing import Trial, candidates
+from pipeline.runs.choosing import PostprocessingTrial, candidates
 from pipeline.runs.folder import SCORES, count_folds, fold_folder, write_own
 from pipeline.runs.models import load_folds
 from pipeline.runs.parts_of_run import load_metrics
@@ -81,7 +81,7 @@ def score_out_of_fold(
     predictors = {images[name]: models[fold - 1].predictor for name, fold in held_out.items()}
     cases = tuple(case for case in dataset.cases if case.id in held_out)
     chooses = which == "last" and read_config(run).postprocessing == "auto"
-    trial = Trial(truth, tuple(candidates(cases, facts, truth)) if chooses else ())
+    trial = PostprocessingTrial(truth, tuple(candidates(cases, facts, truth)) if chooses else ())
     scored = score(
         OutOfFold(predictors),
         cases,

@@ -27,7 +27,7 @@ DEPTH = 4
 
 
 @dataclass
-class Place:
+class CaseFolder:
     """The folder of a case.
 
     Attributes:
@@ -48,7 +48,7 @@ class Place:
             self.kinds[kind] = path
 
 
-def common_folder(places: Sequence[Place]) -> Path:
+def common_folder(places: Sequence[CaseFolder]) -> Path:
     """Return the folder that all cases lie below."""
     return Path(os.path.commonpath([place.folder.parent for place in places]))
 
@@ -61,7 +61,7 @@ def role_of(base: Path, folder: Path) -> Role | None:
     return None
 
 
-def ids_of(base: Path, places: Sequence[Place]) -> dict[Path, str]:
+def ids_of(base: Path, places: Sequence[CaseFolder]) -> dict[Path, str]:
     """Name each case after its folder and those above it; without train/ and test/ if the names still differ then."""
     parts = {place.folder: place.folder.relative_to(base).parts for place in places}
     short = {folder: "_".join(names[1:] if role_of(base, folder) else names) for folder, names in parts.items()}
@@ -70,7 +70,7 @@ def ids_of(base: Path, places: Sequence[Place]) -> dict[Path, str]:
     return {folder: "_".join(names) for folder, names in parts.items()}
 
 
-def patients_of(base: Path, places: Sequence[Place], ids: Mapping[Path, str]) -> dict[str, str]:
+def patients_of(base: Path, places: Sequence[CaseFolder], ids: Mapping[Path, str]) -> dict[str, str]:
     """Return the patient of each case by id: the folder above the case's, or else the case itself.
 
     The folder above is a patient if such folders hold few cases on average and none is called train, val or test.
@@ -85,14 +85,14 @@ def patients_of(base: Path, places: Sequence[Place], ids: Mapping[Path, str]) ->
     }
 
 
-def find_places(source: Path) -> list[Place]:
+def find_places(source: Path) -> list[CaseFolder]:
     """Return the folders of cases below a folder; none if it is laid out otherwise."""
     if not source.is_dir() or any(holds_images(place.name) or holds_masks(place.name) for place in subfolders(source)):
         return []
     folders = [folder for place in subfolders(source) for folder in _case_folders(place, {source.resolve()})]
     if any(folder.parent == source and folder.name.lower() in PARTS for folder in folders):
         return []  # train/ and test/, not cases
-    places = [Place(folder) for folder in folders]
+    places = [CaseFolder(folder) for folder in folders]
     for place in places:
         for path in _scans_below(place.folder):
             place.add(_kind(path, place.folder), path)
@@ -158,7 +158,7 @@ def has_own_name(name: str, folder: Path) -> bool:
     return re.match(re.escape(folder.name) + r"(?![A-Za-z0-9])", name, re.IGNORECASE) is not None
 
 
-def _by_common_beginning(place: Place) -> Place:
+def _by_common_beginning(place: CaseFolder) -> CaseFolder:
     """Return the folder with new kinds: what follows the beginning, up to a separator, that all its files share."""
     names = {path: stem(path) for path in place.kinds.values()}
     if not names:
@@ -170,7 +170,7 @@ def _by_common_beginning(place: Place) -> Place:
     ends = {name[len(shared) :][:1] for name in names.values()}
     if not ends <= {"", *SEPARATORS}:
         shared = re.sub(r"[^_\-. ]*$", "", shared)
-    found = Place(place.folder, twice=place.twice)
+    found = CaseFolder(place.folder, twice=place.twice)
     for path, name in names.items():
         folders = path.relative_to(place.folder).parts[:-1]
         found.add("/".join([*folders, name[len(shared) :].lstrip(SEPARATORS)]).strip("/"), path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.layouts.bids import Bids
 from pipeline.data.layouts.case_folders import (
-    Place,
+    CaseFolder,
     common_folder,
     find_places,
     has_own_name,
@@ -107,7 +107,7 @@ class Cases(Layout):
             names_patients=any(case.patient != case.id for case in cases),
         )
 
-    def _mask_kinds(self, source: Path, places: Sequence[Place]) -> set[str]:
+    def _mask_kinds(self, source: Path, places: Sequence[CaseFolder]) -> set[str]:
         """Return the kinds that are masks: one, or all that have the ending which the option ``label_suffix`` gives."""
         seen = Counter(kind for place in places for kind in place.kinds)
         there = Counter({kind: count for kind, count in seen.items() if names_masks(kind)})
@@ -125,7 +125,7 @@ class Cases(Layout):
             raise no_dataset(source, "ambiguous-layout", message, remedy)
         return set(there)
 
-    def _channels(self, source: Path, places: Sequence[Place], masks: set[str]) -> list[str]:
+    def _channels(self, source: Path, places: Sequence[CaseFolder], masks: set[str]) -> list[str]:
         """Return the kinds that are channels; none if each case has a single image, whatever it is called."""
         seen = Counter(kind for place in places for kind in _images(place, masks))
         if self.suffix is not None:
@@ -152,7 +152,7 @@ class Cases(Layout):
             remedy += "; and which is the mask, if there is one: label_suffix=NAME"
         raise no_dataset(source, "ambiguous-layout", message, remedy)
 
-    def _left_out(self, places: Sequence[Place], used: set[str]) -> frozenset[Path]:
+    def _left_out(self, places: Sequence[CaseFolder], used: set[str]) -> frozenset[Path]:
         """Return the files that options leave out: other masks, or other images."""
         return frozenset(
             path
@@ -162,12 +162,12 @@ class Cases(Layout):
         )
 
 
-def _images(place: Place, masks: set[str]) -> dict[str, Path]:
+def _images(place: CaseFolder, masks: set[str]) -> dict[str, Path]:
     return {kind: path for kind, path in place.kinds.items() if kind not in masks and not names_masks(kind)}
 
 
 def _read_case(
-    place: Place,
+    place: CaseFolder,
     ids: Mapping[Path, str],
     patients: Mapping[str, str],
     masks: set[str],
@@ -212,7 +212,7 @@ def _counted(kinds: Mapping[str, int]) -> str:
 
 
 def _pairs(
-    places: Sequence[Place], ids: Mapping[Path, str], ending: str, masks: set[str]
+    places: Sequence[CaseFolder], ids: Mapping[Path, str], ending: str, masks: set[str]
 ) -> tuple[list[Case], list[Problem]]:
     """Make one case of each mask in a folder; the folder is the patient."""
     cases = []

@@ -24,7 +24,7 @@ LEAST_SIDE = 16
 
 
 @dataclass(frozen=True)
-class Trial:
+class NetworkFacts:
     """What was found.
 
     Attributes:
@@ -38,7 +38,7 @@ class Trial:
     voxel_bytes: float
 
 
-def try_network(network: nn.Module, channels: int, patch: Sequence[int], classes: int) -> Trial:
+def try_network(network: nn.Module, channels: int, patch: Sequence[int], classes: int) -> NetworkFacts:
     """Try a network in evaluation mode.
 
     Args:
@@ -53,13 +53,13 @@ def try_network(network: nn.Module, channels: int, patch: Sequence[int], classes
         try:
             head = find_head(network, image)
             if head is None:
-                return Trial(None, classes, voxel_bytes_of(network, image))
+                return NetworkFacts(None, classes, voxel_bytes_of(network, image))
             with head.removed():
-                return Trial(head, head.layer.in_channels, voxel_bytes_of(network, image))
+                return NetworkFacts(head, head.layer.in_channels, voxel_bytes_of(network, image))
         except Exception as error:
             if is_out_of_memory(error):
                 break
-    return Trial(None, classes, 0.0)
+    return NetworkFacts(None, classes, 0.0)
 
 
 def _sizes(patch: Sequence[int]) -> list[tuple[int, ...]]:
