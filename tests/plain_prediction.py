@@ -19,8 +19,8 @@ from monai.inferers import sliding_window_inference
 from pipeline import nifti
 from pipeline.data.annotation import IMAGE
 from pipeline.data.transforms import Grid, scan_transforms
-from pipeline.engines.postprocessing import PostprocessingStep, postprocess
 from pipeline.errors import Problem, UserError
+from pipeline.prediction.postprocessing import PostprocessingStep, postprocess
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -247,7 +247,7 @@ def test_timing_steps_leaves_the_step_as_it_was():
 
 
 class Trial:
-    """A training whose steps take as long as is told of its memory format and width."""
+    """A training whose steps take what is told of its memory format and width, with sources half more a member."""
 
     def __init__(self, recipe, seconds):
         self.settings, self.seconds = recipe, seconds
@@ -257,7 +257,8 @@ class Trial:
         network = self.settings.network
         key = (network.memory_format, network.options["channels"][0])
         self.timed.append(key)
-        return self.seconds[key]
+        more = 0.5 * (network.members - 1) if self.settings.sources and network.members != "auto" else 0
+        return self.seconds[key] * (1 + more)
 
 
 def chosen_recipe(tmp_path, seconds, budget_s, channels="auto", memory_format="auto", hardware=CPU, **more):
@@ -333,6 +334,17 @@ def test_each_network_of_an_ensemble_has_three_quarters_of_the_steps_of_a_traini
     options = {"channels": [8, 8, 8], "memory_format": "contiguous", "members": "auto", "hardware": hardware}
     found, timed = chosen_recipe(tmp_path, {("contiguous", 8): 1.0}, shares * steps * 3 / 4 / AIM, **options)
     assert (found.network.members, timed) == (expected, [("contiguous", 8)])
+
+
+@pytest.mark.parametrize(("shares", "expected"), [(1.9, (1, 1.0)), (2.9, (1, 1.0)), (3.1, (2, 1.5)), (6.1, (3, 2.0))])
+def test_networks_of_a_teacher_who_predicts_with_all_of_them_are_timed_together(shares, expected):
+    network = {"name": "dynunet", "options": {"channels": [8, 8, 8]}, "memory_format": "contiguous"}
+    plan = make_plan(recipe(network=network, sources=({"source": "mean_teacher"},)), MANY, ROOMY)
+    seconds = {("contiguous", 8): 1.0}
+    time = budget(shares * 100 / AIM)[0]
+    first = Trial(plan.recipe, seconds)
+    found, step_s = timing.several_networks(first, 1.0, 3, 100, time, lambda other: Trial(other, seconds))
+    assert (found.settings.network.members, step_s) == expected
 
 
 def test_members_that_are_given_stay_and_segments_have_one(tmp_path):

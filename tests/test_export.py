@@ -27,7 +27,6 @@ from pipeline.archives import load_checkpoint
 from pipeline.checkpoints import newest_checkpoint
 from pipeline.data.phantom import write_phantom
 from pipeline.data.transforms import Grid
-from pipeline.engines.postprocessing import POSTPROCESSING, name_of, postprocess
 from pipeline.errors import UserError
 from pipeline.export import bundle_configuration, onnx_graph, runner
 from pipeline.export.bundle import write_bundle
@@ -38,6 +37,7 @@ from pipeline.export.destination import new_folder
 from pipeline.export.writing import write_export
 from pipeline.networks import NETWORKS
 from pipeline.prediction.placement import place
+from pipeline.prediction.postprocessing import POSTPROCESSING, name_of, postprocess
 from pipeline.prediction.predictor import Ensemble, Predictor
 from pipeline.runs.model_files import read_model_file
 from pipeline.runs.models import load_model

@@ -15,12 +15,12 @@ from runs_fixtures import make_phantom, state_of, train, write_recipe
 from pipeline import runs
 from pipeline.data.check import copies
 from pipeline.data.splits import all_cases, split_cases
-from pipeline.engines.postprocessing import DropSmall, FillHoles, KeepLargest
 from pipeline.errors import UserError
 from pipeline.metrics.calibration import Expectation
 from pipeline.nifti.volume import load
 from pipeline.outputs import Output, digest_of
 from pipeline.pacing.budget import Budget
+from pipeline.prediction.postprocessing import DropSmall, FillHoles, KeepLargest
 from pipeline.runs.checking import check
 from pipeline.runs.choosing import PostprocessingTrial, candidates
 from pipeline.runs.cross_validation import recipe_of_fold

@@ -302,7 +302,7 @@ def test_network_of_a_plugin_that_fails_in_prediction_is_named(tmp_path, dataset
     assert plugin.is_file()
 
 
-STEP = '''from pipeline.engines.postprocessing import POSTPROCESSING, PostprocessingStep
+STEP = '''from pipeline.prediction.postprocessing import POSTPROCESSING, PostprocessingStep
 
 refused = None
 

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_fill_holes, label
 
-from pipeline.engines.postprocessing import (
+from pipeline.errors import UserError
+from pipeline.metrics.lesions import component_sizes
+from pipeline.prediction.postprocessing import (
     POSTPROCESSING,
     DropSmall,
     FillHoles,
@@ -13,8 +15,6 @@ from pipeline.engines.postprocessing import (
     postprocess,
     voxel_ml,
 )
-from pipeline.errors import UserError
-from pipeline.metrics.lesions import component_sizes
 
 # Of voxels that have a volume of 1 ml.
 TEN_MM = (10.0, 10.0, 10.0)

@@ -29,7 +29,6 @@ from pipeline.data.layouts.painting import asked_labels
 from pipeline.data.regions import with_regions
 from pipeline.data.relabelling import relabel
 from pipeline.engines.ensemble import DeepEnsemble
-from pipeline.engines.postprocessing import DropSmall
 from pipeline.engines.sources import cross_teaching, mean_teacher
 from pipeline.engines.sources.mean_teacher import confident_regions
 from pipeline.errors import UserError
@@ -45,6 +44,7 @@ from pipeline.metrics.case import score_case
 from pipeline.metrics.region_calibration import RegionExpectation
 from pipeline.nifti import load
 from pipeline.prediction.deciding import paint
+from pipeline.prediction.postprocessing import DropSmall
 from pipeline.prediction.voting import VoteSweep
 from pipeline.runs.beside import Beside
 from pipeline.runs.checking import check_dataset

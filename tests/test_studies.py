@@ -13,11 +13,15 @@ from scipy import stats
 from pipeline.data.layouts import read_dataset
 from pipeline.errors import UserError
 from pipeline.files import locked
+from pipeline.outputs import Output
 from pipeline.reports.crossed import crossed_interval
-from pipeline.studies.grid import read_study
+from pipeline.reports.files import write_cases_csv
+from pipeline.reports.groups import Group, compare_groups
+from pipeline.studies.grid import Cell, Study, read_study
 from pipeline.studies.lists import draw_lists
-from pipeline.studies.results import Gain, folder_of_cell, table_of
+from pipeline.studies.results import Gain, folder_of_cell, gather_cells, minutes_of, table_of, write_results
 from pipeline.studies.running import run_study
+from pipeline.types import CaseResult
 
 SUPERVISED = {"objective": [{"loss": "dice"}]}
 
@@ -175,6 +179,71 @@ def test_every_training_of_the_grid_is_done_and_compared(done, place):
     assert "| 2 | cut | 2 |" in (output / "results.md").read_text()
 
 
+def scored(case, dice, voxels=100):
+    """Return the result of a structure: ``voxels`` of it are true, and without any ``dice`` 0 is an invention."""
+    outcome = "absent" if dice is None else "scored" if voxels else "false_positive"
+    return CaseResult(
+        case=case,
+        label=1,
+        name="organ",
+        outcome=outcome,
+        voxels_truth=voxels,
+        voxels_predicted=0 if dice is None else 100,
+        dice=dice,
+    )
+
+
+def gathered(output, results_of):
+    """Return what is gathered of a study of two methods and three draws with such results."""
+    methods = tuple({"name": name, "recipe": "supervised"} for name in ("control", "method"))
+    study = Study(dataset="x", labelled=(3,), draws=(0, 1, 2), methods=methods)
+    for cell in study.cells():
+        folder = folder_of_cell(output, cell)
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text("{}")
+        write_cases_csv(folder / "cases.csv", results_of(cell))
+    found = gather_cells(study, output)
+    write_results(found, Output(output, "study"))
+    return found
+
+
+def test_a_structure_that_a_method_invents_costs_it_what_it_costs_in_a_comparison(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.005, (3, 10))
+
+    def results_of(cell):
+        there = [scored(f"p{n}", 0.8 + noise[cell.draw, n] + 0.01 * (cell.method == "method")) for n in range(5)]
+        absent = [scored(f"p{n}", None if cell.method == "control" else 0.0, voxels=0) for n in range(5, 10)]
+        return there + absent
+
+    control, method = gathered(tmp_path, results_of).gains
+    groups = [
+        Group(name=name, trainings=[results_of(Cell(name, 3, draw, 0)) for draw in range(3)], seeds=[0, 1, 2])
+        for name in ("control", "method")
+    ]
+    dice = compare_groups(*groups).means["dice"]
+    assert (control.dice, method.dice) == pytest.approx((dice.mean_a, dice.mean_b))
+    assert method.gain == pytest.approx(dice.difference)
+    assert (method.low, method.high) == pytest.approx(dice.interval)
+    assert method.gain == pytest.approx(-0.495, abs=0.01)
+
+
+def test_a_study_in_which_nothing_can_be_scored_has_trainings_without_a_figure_and_no_gain(tmp_path):
+    found = gathered(tmp_path, lambda _: [scored(f"p{n}", None, voxels=0) for n in range(3)])
+    assert [row.dice for row in found.trainings] == [None] * 6
+    assert found.gains == ()
+    assert "control,3,0,0,," in (tmp_path / "trainings.csv").read_text()
+
+
+def test_patients_who_are_scored_in_one_training_alone_count_in_all(tmp_path):
+    def results_of(cell):
+        mine, other = ("p0", "p1") if cell.method == "control" else ("p1", "p0")
+        return [scored(mine, None, voxels=0), scored(other, 0.0, voxels=0)]
+
+    control, method = gathered(tmp_path, results_of).gains
+    assert (control.dice, method.dice, method.gain) == (0.5, 0.5, 0.0)
+
+
 def test_once_done_nothing_is_trained_again_and_a_draw_more_trains_alone(done, place, monkeypatch):
     output, results = done
     from pipeline.studies import running
@@ -246,6 +315,7 @@ def test_failed_trainings_are_told_at_once_and_after_all_others_are_done(place, 
     with pytest.raises(UserError, match=r"2 of 4 trainings failed") as caught:
         run_study(read_study(write_study(place)), tmp_path / "out")
     assert "diverged" in str(caught.value)
+    assert minutes_of(tmp_path / "out").keys() == {row.name for row in read_study(write_study(place)).cells()}
     told = capsys.readouterr().err
     assert told.index("cut/002-draw0-seed0 failed: The training diverged.") < told.index("3 of 4")
     assert len(list((tmp_path / "out/runs/control").iterdir())) == 2

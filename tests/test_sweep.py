@@ -19,7 +19,6 @@ from torch import nn
 from pipeline.data.normalization import IntensityRange
 from pipeline.data.transforms import Grid, scan_transforms
 from pipeline.engines.ensemble import DeepEnsemble
-from pipeline.engines.postprocessing import FillHoles, KeepLargest
 from pipeline.errors import UserError
 from pipeline.metrics.calibration import Expectation, Reliability
 from pipeline.networks import NETWORKS, recompute_blocks, to_channels_last
@@ -28,6 +27,7 @@ from pipeline.prediction import deciding
 from pipeline.prediction.images import network_image
 from pipeline.prediction.network_facts import try_network
 from pipeline.prediction.placement import place
+from pipeline.prediction.postprocessing import FillHoles, KeepLargest
 from pipeline.prediction.predictor import Ensemble, Predictor
 from pipeline.prediction.resampling import samples
 from pipeline.prediction.spool import Rows

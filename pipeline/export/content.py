@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.checkpoints import Checkpoint
-    from pipeline.engines.postprocessing import LabelStep
+    from pipeline.prediction.postprocessing import LabelStep
     from pipeline.prediction.predictor import Predictor
     from pipeline.runs.models import TrainedModel
     from pipeline.types import Which

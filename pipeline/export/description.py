@@ -26,8 +26,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
-from pipeline.engines.postprocessing import DropSmall, FillHoles, KeepLargest, KeepLargestForeground, name_of
 from pipeline.errors import Problem, UserError
+from pipeline.prediction.postprocessing import DropSmall, FillHoles, KeepLargest, KeepLargestForeground, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

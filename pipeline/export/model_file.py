@@ -11,9 +11,9 @@ import torch
 from pipeline import config
 from pipeline.archives import read_archive
 from pipeline.decisions import Decisions
-from pipeline.engines.postprocessing import name_of
 from pipeline.export.destination import refuse_present
 from pipeline.files import atomic_write
+from pipeline.prediction.postprocessing import name_of
 from pipeline.runs.checkpoint_facts import portable, task_state
 from pipeline.runs.model_files import state_of
 from pipeline.runs.stored import read_about, read_written_of

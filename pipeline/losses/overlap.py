@@ -263,9 +263,10 @@ class ClDiceLoss(MonaiLoss):
     With Dice the mean over classes of the soft Dice loss, and soft skeletons S of probabilities ``p`` and labels ``y``,
     all classes together::
 
-        (1 - alpha) Dice + alpha (1 - 2 P T / (P + T)),    P = sum(S(p) y) / sum S(p),    T = sum(S(y) p) / sum S(y)
+        (1 - alpha) Dice + alpha (1 - 2 P T / (P + T + 1e-4))
+        P = sum(S(p) y) / sum S(p),    T = sum(S(y) p) / sum S(y)
 
-    each ratio with 1 added to numerator and denominator. Skeletons take ``iterations`` erosions, as many as the
+    P and T with 1 added to numerator and denominator. Skeletons take ``iterations`` erosions, as many as the
     largest radius of a tube in voxels. Voxels without an annotation belong to no class. A batch with nothing annotated
     gives 0 with a zero gradient.
 

@@ -9,7 +9,6 @@ import numpy as np
 from scipy.special import expit
 
 from pipeline import nifti
-from pipeline.engines.postprocessing import postprocess
 from pipeline.metrics.region_calibration import RegionExpectation
 from pipeline.planning.devices import free_bytes
 from pipeline.prediction.deciding import decide
@@ -17,6 +16,7 @@ from pipeline.prediction.images import Images
 from pipeline.prediction.memory import Footprint, footprint
 from pipeline.prediction.network_facts import evaluating, try_network
 from pipeline.prediction.placement import Placement, place
+from pipeline.prediction.postprocessing import postprocess
 from pipeline.prediction.spool import RegionSpool, Spool
 from pipeline.prediction.sweep import Sweep
 from pipeline.prediction.voting import VoteSweep
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from pipeline.atlases.fusion import Atlases
     from pipeline.data.normalization import IntensityRange
     from pipeline.data.transforms import Grid
-    from pipeline.engines.postprocessing import PostprocessingStep
     from pipeline.metrics.calibration import Expectation
     from pipeline.nifti.forms import Forms
     from pipeline.nifti.volume import Scan
     from pipeline.prediction.maps import Maps
     from pipeline.prediction.network_facts import NetworkFacts
+    from pipeline.prediction.postprocessing import PostprocessingStep
     from pipeline.types import Region
 
 

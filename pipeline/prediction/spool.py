@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.engines.postprocessing import PostprocessingStep
     from pipeline.metrics.calibration import Expectation
     from pipeline.metrics.region_calibration import RegionExpectation
+    from pipeline.prediction.postprocessing import PostprocessingStep
 
     Where = tuple[int, int, slice]
 

@@ -188,7 +188,7 @@ def compare_results(
         wilcoxon=wilcoxon,
         better=[case for case, value in change.items() if value > EQUAL],
         worse=[case for case, value in change.items() if value < -EQUAL],
-        equal=[case for case, value in change.items() if not abs(value) > EQUAL],
+        equal=[case for case, value in change.items() if abs(value) <= EQUAL],
         changed=[
             Change(case=row.case, label=row.label, name=row.name, a=row.outcome, b=second[key].outcome)
             for key, row in first.items()
@@ -263,7 +263,7 @@ def signed_rank(changes: Numbers) -> Wilcoxon:
 
 def _verdict(dice: Difference, wilcoxon: Wilcoxon) -> Verdict:
     if wilcoxon.p_value is None or dice.interval is None or dice.difference is None:
-        return "not_shown" if dice.difference == 0 else "too_few"
+        return "not_shown" if dice.interval and wilcoxon.n == 0 else "too_few"
     apart = is_apart(dice)
     unlikely = wilcoxon.p_value < ALPHA
     if apart and unlikely and dice.difference * dice.interval[0] > 0:

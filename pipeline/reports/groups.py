@@ -38,12 +38,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
-
 from pipeline.reports.comparison import ALPHA, PRIMARY
 from pipeline.reports.crossed import FEWEST_CROSSED
-from pipeline.reports.intervals import FEWEST, LEVEL, means_of_patients, plural
-from pipeline.reports.pairs import corrected, refuse_unequal, side_of, tables_of
+from pipeline.reports.intervals import FEWEST, LEVEL, plural
+from pipeline.reports.pairs import corrected, patient_means, refuse_unequal, side_of, tables_of
 from pipeline.reports.summary import HEADLINES
 
 if TYPE_CHECKING:
@@ -197,9 +195,7 @@ def _pairing(a: Sequence[int | None], b: Sequence[int | None]) -> list[int] | No
 
 def _difference(table: Numbers, count: int, patients: Sequence[str], *, paired: bool) -> GroupDifference:
     """Compare the first ``count`` sides of ``[sides, cases, classes]`` with the others, patient by patient."""
-    numbers = np.isfinite(table).sum(axis=2)
-    by_case = np.where(numbers > 0, np.nansum(table, axis=2) / np.maximum(numbers, 1), np.nan)
-    values = np.array([means_of_patients(list(row), patients) for row in by_case])
+    values = patient_means(table, patients)
     a = values[:count]
     b = values[count:]
     if not values.size:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from pipeline.errors import Problem, UserError
+from pipeline.reports.intervals import means_of_patients
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,6 +103,19 @@ def tables_of(sides: Sequence[Side], cases: Sequence[str], labels: Sequence[int]
             if any(value is not None for value in values):
                 tables[:, row, column] = [best if value is None else value for value in values]
     return tables
+
+
+def patient_means(table: Numbers, patients: Sequence[str]) -> Numbers:
+    """Return ``[sides, patients]``: of ``[sides, cases, labels]`` the mean over labels, then over a patient's cases.
+
+    Patients come in the order in which they first appear; those without any number are left out.
+
+    >>> patient_means(np.array([[[1.0, 0.5], [0.0, np.nan], [np.nan, np.nan]]]), ["a", "a", "b"])
+    array([[0.375]])
+    """
+    numbers = np.isfinite(table).sum(axis=2)
+    by_case = np.where(numbers > 0, np.nansum(table, axis=2) / np.maximum(numbers, 1), np.nan)
+    return np.array([means_of_patients(list(row), patients) for row in by_case])
 
 
 def corrected(groups: Sequence[dict[str, T]]) -> list[dict[str, T]]:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.data.checked import read_label
-from pipeline.engines.postprocessing import (
+from pipeline.metrics.case import score_case
+from pipeline.metrics.lesions import component_sizes
+from pipeline.prediction.postprocessing import (
     DropSmall,
     FillHoles,
     KeepLargest,
@@ -17,8 +19,6 @@ from pipeline.engines.postprocessing import (
     postprocess,
     voxel_ml,
 )
-from pipeline.metrics.case import score_case
-from pipeline.metrics.lesions import component_sizes
 from pipeline.reports.comparison import ALPHA, EQUAL, Wilcoxon, signed_rank
 from pipeline.reports.intervals import FEWEST, means_of_patients
 
@@ -60,7 +60,7 @@ def candidates(cases: Sequence[Case], facts: Mapping[str, CaseFacts], truth: Tas
 class PostprocessingTrial:
     """Measures what changes to the predicted masks would do to Dice.
 
-    A change is kept if the mean and the median of the patients' gains are above 0, it changes six patients or more, and
+    A change is kept if it changes six patients or more, the mean and the median of their gains are above 0, and
     Wilcoxon's signed-rank test has p < 0.05. Of the changes that drop components, each label gets at most one, the
     better one. A class that is in neither mask, or not annotated in a case, counts as Dice 1.
 

@@ -7,12 +7,12 @@ from dataclasses import fields
 from pipeline.data.augmentation import AUGMENTATIONS
 from pipeline.data.layouts import LAYOUTS
 from pipeline.engines.optimizers import OPTIMIZERS
-from pipeline.engines.postprocessing import POSTPROCESSING
 from pipeline.engines.schedules import SCHEDULES
 from pipeline.engines.sources import SOURCES
 from pipeline.losses import LOSSES
 from pipeline.metrics.registered import METRICS
 from pipeline.networks import NETWORKS
+from pipeline.prediction.postprocessing import POSTPROCESSING
 from pipeline.registry import Components
 
 COMPONENTS = Components(

@@ -15,12 +15,12 @@ import torch
 from torch.nn.modules import module
 from torch.overrides import TorchFunctionMode
 
-from pipeline.engines.postprocessing import POSTPROCESSING
 from pipeline.errors import Problem, UserError, first_line
 from pipeline.memory import is_out_of_memory
 from pipeline.networks import NETWORKS
 from pipeline.planning.limits import size
 from pipeline.planning.settings import settle
+from pipeline.prediction.postprocessing import POSTPROCESSING
 from pipeline.prediction.predictor import Predictor
 from pipeline.runs import build
 from pipeline.runs.refusals import memory_error_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.engines.postprocessing import LabelStep
+from pipeline.prediction.postprocessing import LabelStep
 from pipeline.prediction.predictor import Ensemble
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.data.checked import read_images
-from pipeline.engines.postprocessing import LabelStep, name_of
 from pipeline.errors import UserError
 from pipeline.files import WriteError
 from pipeline.memory import memory_for
@@ -19,6 +18,7 @@ from pipeline.nifti.dicom_segmentation import refuse_unsuited
 from pipeline.planning.limits import size
 from pipeline.plugins import PLUGIN_FAILED, blamed
 from pipeline.prediction.maps import Maps
+from pipeline.prediction.postprocessing import LabelStep, name_of
 from pipeline.runs.identity import model_digest, scan_digest
 from pipeline.runs.mask_files import MaskFiles
 from pipeline.runs.mask_folder import Making, MaskFolder

@@ -13,14 +13,14 @@ from pydantic import Field, ValidationError
 
 from pipeline.archives import FORMAT, REMEDY, load_checkpoint
 from pipeline.checkpoints import Checkpoint
-from pipeline.engines.postprocessing import POSTPROCESSING as STEPS
 from pipeline.errors import Problem, UserError, plain
+from pipeline.prediction.postprocessing import POSTPROCESSING as STEPS
 from pipeline.runs.stored import Stored, StoredStep
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.engines.postprocessing import LabelStep
+    from pipeline.prediction.postprocessing import LabelStep
 
 KIND = "model"
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.checkpoints import Checkpoint
-    from pipeline.engines.postprocessing import LabelStep
     from pipeline.planning.settings import Settings
+    from pipeline.prediction.postprocessing import LabelStep
     from pipeline.types import Task, Which
 
 

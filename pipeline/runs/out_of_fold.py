@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints import output_of
-from pipeline.engines.postprocessing import (
-    name_of,
-)
 from pipeline.errors import Problem, UserError
 from pipeline.metrics.case import TOLERANCE_MM
+from pipeline.prediction.postprocessing import (
+    name_of,
+)
 from pipeline.runs.choosing import PostprocessingTrial, candidates
 from pipeline.runs.folder import SCORES, count_folds, fold_folder, write_own
 from pipeline.runs.models import load_folds

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pipeline.engines.postprocessing import POSTPROCESSING as STEPS
 from pipeline.errors import Problem, UserError
 from pipeline.metrics.registered import METRICS, try_metrics
 from pipeline.networks import NETWORKS
 from pipeline.plugins import load_plugins
+from pipeline.prediction.postprocessing import POSTPROCESSING as STEPS
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.predictors import build_metrics
 from pipeline.runs.stored import POSTPROCESSING, read_own
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.engines.postprocessing import LabelStep
     from pipeline.metrics.registered import CaseMetric
     from pipeline.planning.settings import Settings
+    from pipeline.prediction.postprocessing import LabelStep
     from pipeline.registry import Registry
     from pipeline.types import Task
 

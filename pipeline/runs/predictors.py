@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.engines.postprocessing import POSTPROCESSING, LabelStep
 from pipeline.errors import Problem, UserError
 from pipeline.metrics.registered import METRICS, try_metrics
+from pipeline.prediction.postprocessing import POSTPROCESSING, LabelStep
 from pipeline.prediction.predictor import Predictor
 from pipeline.runs.atlases import read_atlases
 from pipeline.runs.batches import build_grid, build_ranges
@@ -19,9 +19,9 @@ from pipeline.terminal import note
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.engines.postprocessing import PostprocessingStep
     from pipeline.metrics.registered import CaseMetric
     from pipeline.planning.settings import Settings
+    from pipeline.prediction.postprocessing import PostprocessingStep
     from pipeline.prediction.predictor import Ensemble
     from pipeline.types import Task
 

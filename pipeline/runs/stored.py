@@ -13,10 +13,10 @@ from pipeline.bounds import MAX_LABEL
 from pipeline.data.inspection import CaseFacts
 from pipeline.data.layouts.dataset import MAX_CLASSES
 from pipeline.decisions import Decisions, converted, split
-from pipeline.engines.postprocessing import POSTPROCESSING as STEPS
 from pipeline.errors import Problem, UserError, plain
 from pipeline.files import regular
 from pipeline.outputs import Output
+from pipeline.prediction.postprocessing import POSTPROCESSING as STEPS
 from pipeline.recipe import Recipe
 from pipeline.strict_yaml import read_yaml
 from pipeline.types import Region, Task

@@ -259,10 +259,28 @@ def choose(training: T, step_s: float, plan: Plan, budget: Budget, make: Callabl
             training = wide
             step_s = wide_s
     if given == "auto":
-        members = min(plan.most_members, int(budget.left_s / (enough * step_s)))
-        if members > 1:
-            training = make(_with(training.settings, members=members))
+        return several_networks(training, step_s, plan.most_members, enough, budget, make)
     return training, step_s
+
+
+def several_networks(
+    training: T, step_s: float, most: int, enough: float, budget: Budget, make: Callable[[Settings], T]
+) -> tuple[T, float]:
+    """Return a training with as many networks, ``most`` at most, as have time for ``enough`` steps each.
+
+    They are trained in turns, so that a step takes as long as with one; but a teacher predicts with all of them, and so
+    a training with sources is timed again.
+    """
+    members = min(most, int(budget.left_s / (enough * step_s)))
+    if members < 2:
+        return training, step_s
+    several = make(_with(training.settings, members=members))
+    if not training.settings.sources:
+        return several, step_s
+    several_s = several.step_s(TRIAL_WARM, TRIAL_TIMED, budget.timing_left_s / 3)
+    if budget.left_s >= members * enough * several_s:
+        return several, several_s
+    return several_networks(training, step_s, members - 1, enough, budget, make)
 
 
 def time_threads(training: Timed, budget: Budget) -> tuple[int, float]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pipeline.engines.postprocessing import voxel_ml
+from pipeline.prediction.postprocessing import voxel_ml
 from pipeline.reports.files import write_csv
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ def draw_study(path: Path, trainings: Sequence[TrainingResult]) -> None:
     counts = sorted({row.labelled for row in trainings})
     methods: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in trainings:
-        methods[row.method][row.labelled].append(row.dice)
+        if row.dice is not None:
+            methods[row.method][row.labelled].append(row.dice)
     for number, (method, found) in enumerate(methods.items()):
         colour = COLOURS[number % len(COLOURS)]
         # Methods are shifted sideways, so that their dots do not hide each other.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from dataclasses import asdict, dataclass, fields, replace
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.errors import Problem, UserError
 from pipeline.reports.crossed import crossed_interval
 from pipeline.reports.files import read_cases_csv, write_csv
+from pipeline.reports.pairs import patient_means, side_of, tables_of
 from pipeline.runs.stored import SUMMARY
 from pipeline.studies.plot import draw_study
 
@@ -20,13 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from pipeline.outputs import Output
+    from pipeline.reports.intervals import Numbers
+    from pipeline.reports.pairs import Side
     from pipeline.studies.grid import Cell, Study
-
-    # The mean Dice of each validation patient, by training.
-    Dice = Mapping[Cell, dict[str, float]]
 
 RUNS = "runs"
 TIMES = "times.csv"
@@ -42,7 +40,7 @@ class TrainingResult:
         labelled: Number of patients with masks.
         draw: The number of the draw of these patients.
         seed: The seed of the training.
-        dice: Mean over the validation patients of the mean over their cases and classes.
+        dice: Mean over the validation patients of the mean over their cases and classes; None where none has a number.
         minutes: Elapsed time.
     """
 
@@ -50,7 +48,7 @@ class TrainingResult:
     labelled: int
     draw: int
     seed: int
-    dice: float
+    dice: float | None
     minutes: float
 
 
@@ -62,7 +60,8 @@ class Gain:
         method: The name of the method.
         labelled: Number of patients with masks.
         draws: Number of draws in which this method and the control are done with the same seeds.
-        dice: Mean Dice over these draws.
+        dice: Mean Dice over these draws, in which a structure that is absent, and that another training of so many
+            patients invents, counts 1.
         spread: Standard deviation over the draws; None for a single draw.
         gain: Mean difference of Dice to the control; None for the control itself.
         low: Lower end of the gain's 95 % interval over draws and patients; None with fewer than three of either.
@@ -109,37 +108,40 @@ def gather_cells(study: Study, output: Path) -> Results:
     Raises:
         UserError: A file of scores is damaged.
     """
-    dice = {cell: _dice_of_patients(folder_of_cell(output, cell)) for cell in study.cells() if is_done(output, cell)}
-    minutes = minutes_of(output)
-    trainings = {
-        cell: TrainingResult(**asdict(cell), dice=fmean(of.values()), minutes=minutes.get(cell.name, 0.0))
-        for cell, of in dice.items()
+    sides = {
+        cell: side_of(read_cases_csv(folder_of_cell(output, cell) / "cases.csv"))
+        for cell in study.cells()
+        if is_done(output, cell)
     }
+    minutes = minutes_of(output)
+    trainings = {}
+    for cell, side in sides.items():
+        alone = _dice_of_patients({cell: side})
+        dice = float(alone[cell].mean()) if alone else None
+        trainings[cell] = TrainingResult(**asdict(cell), dice=dice, minutes=minutes.get(cell.name, 0.0))
     gains = []
     for labelled in study.labelled:
-        goal = [row.dice for row in trainings.values() if row.labelled == study.goal]
-        there = [
-            row.dice for row in trainings.values() if row.labelled == labelled and row.method == study.control.name
-        ]
+        goal = [row.dice for row in trainings.values() if row.labelled == study.goal and row.dice is not None]
+        values = _dice_of_patients({cell: side for cell, side in sides.items() if cell.labelled == labelled})
+        there = [own for cell, own in values.items() if cell.method == study.control.name]
         gap = 0.0
         if goal and there:
-            gap = fmean(goal) - fmean(there)
+            gap = fmean(goal) - float(np.mean(there))
         for method in study.methods:
-            pairs = _pairs(dice, method.name, study.control.name, labelled)
+            pairs = _pairs(values, method.name, study.control.name)
             if pairs:
                 taken = median(trainings[ours].minutes for ours, _ in pairs)
-                gains.append(_gain(dice, pairs, gap, taken))
+                gains.append(_gain(values, pairs, gap, taken))
     return Results(tuple(trainings.values()), tuple(gains))
 
 
-def _pairs(dice: Dice, method: str, control: str, labelled: int) -> list[tuple[Cell, Cell]]:
+def _pairs(dice: Mapping[Cell, Numbers], method: str, control: str) -> list[tuple[Cell, Cell]]:
     """Return pairs of a training of a method and that of the control with the same masks and seed, if both are done."""
-    ours = [cell for cell in dice if (cell.method, cell.labelled) == (method, labelled)]
-    pairs = [(cell, replace(cell, method=control)) for cell in ours]
+    pairs = [(cell, replace(cell, method=control)) for cell in dice if cell.method == method]
     return [(cell, other) for cell, other in pairs if other in dice]
 
 
-def _gain(dice: Dice, pairs: Sequence[tuple[Cell, Cell]], gap: float, minutes: float) -> Gain:
+def _gain(dice: Mapping[Cell, Numbers], pairs: Sequence[tuple[Cell, Cell]], gap: float, minutes: float) -> Gain:
     """Compare a method with the control over all pairs at one number of labelled patients.
 
     Args:
@@ -149,13 +151,13 @@ def _gain(dice: Dice, pairs: Sequence[tuple[Cell, Cell]], gap: float, minutes: f
         minutes: Median duration of the method's trainings.
     """
     ours = [cell for cell, _ in pairs]
-    draws = _by_draw({cell: fmean(dice[cell].values()) for cell in ours})
+    draws = _by_draw({cell: dice[cell] for cell in ours}).mean(axis=1)
     spread = None
     if len(draws) > 1:
-        spread = stdev(draws)
+        spread = float(draws.std(ddof=1))
     gain = low = high = worst = of_gap = None
     if ours[0] != pairs[0][1]:
-        differences = _differences(dice, pairs)
+        differences = _by_draw({cell: dice[cell] - dice[control] for cell, control in pairs})
         gain = float(differences.mean())
         low, high = crossed_interval(differences) or (None, None)
         worst = float(differences.mean(axis=1).min())
@@ -165,7 +167,7 @@ def _gain(dice: Dice, pairs: Sequence[tuple[Cell, Cell]], gap: float, minutes: f
         method=ours[0].method,
         labelled=ours[0].labelled,
         draws=len(draws),
-        dice=fmean(draws),
+        dice=float(draws.mean()),
         spread=spread,
         gain=gain,
         low=low,
@@ -176,31 +178,28 @@ def _gain(dice: Dice, pairs: Sequence[tuple[Cell, Cell]], gap: float, minutes: f
     )
 
 
-def _by_draw(values: Mapping[Cell, float]) -> list[float]:
-    """Return the mean over the seeds of each draw."""
+def _by_draw(values: Mapping[Cell, Numbers]) -> Numbers:
+    """Return ``[draws, patients]``, the mean over the seeds of each draw."""
     draws = defaultdict(list)
-    for cell, value in values.items():
-        draws[cell.draw].append(value)
-    return [fmean(group) for group in draws.values()]
+    for cell, of_patients in values.items():
+        draws[cell.draw].append(of_patients)
+    return np.array([np.mean(group, axis=0) for group in draws.values()], dtype=np.float64)
 
 
-def _differences(dice: Dice, pairs: Sequence[tuple[Cell, Cell]]) -> NDArray[np.float64]:
-    """Return the differences of Dice, method less control, ``[draws, patients]``.
+def _dice_of_patients(sides: Mapping[Cell, Side]) -> dict[Cell, Numbers]:
+    """Return the mean Dice of each patient in each training, of the cases and classes that all trainings have.
 
-    They are averaged over seeds, and only of patients who have a score in every training.
+    Where a training invents a structure that is absent, it counts 1 in those that do not. Without any patient who has a
+    number there is nothing.
     """
-    patients = sorted(set.intersection(*(set(dice[cell]) for pair in pairs for cell in pair)))
-    columns = [_by_draw({ours: dice[ours][name] - dice[control][name] for ours, control in pairs}) for name in patients]
-    return np.array(columns, dtype=np.float64).T
-
-
-def _dice_of_patients(run: Path) -> dict[str, float]:
-    """Return each patient's mean Dice over the cases and classes that have one."""
-    found = defaultdict(list)
-    for result in read_cases_csv(run / "cases.csv"):
-        if result.dice is not None:
-            found[result.patient or result.case].append(result.dice)
-    return {patient: fmean(values) for patient, values in found.items()}
+    common = sorted(set.intersection(*map(set, sides.values()))) if sides else []
+    if not common:
+        return {}
+    patients = {case: next(iter(sides.values()))[case, label].patient or case for case, label in common}
+    labels = sorted({label for _, label in common})
+    found = [{key: side[key] for key in common} for side in sides.values()]
+    values = patient_means(tables_of(found, list(patients), labels, "dice"), list(patients.values()))
+    return dict(zip(sides, values, strict=True)) if values.size else {}
 
 
 def minutes_of(output: Path) -> dict[str, float]:
@@ -224,7 +223,7 @@ def minutes_of(output: Path) -> dict[str, float]:
 
 
 def write_results(results: Results, folder: Output) -> None:
-    """Write ``trainings.csv``, ``gains.csv``, the table ``results.md`` and, if there are trainings, ``results.png``."""
+    """Write ``trainings.csv``, ``gains.csv``, ``results.md`` and, if a training has a figure, ``results.png``."""
     with folder.writing(RESULTS) as stage:
         for name, kind, rows in (
             ("trainings.csv", TrainingResult, results.trainings),
@@ -232,7 +231,7 @@ def write_results(results: Results, folder: Output) -> None:
         ):
             write_csv(stage / name, [field.name for field in fields(kind)], map(asdict, rows))
         (stage / "results.md").write_text(table_of(results.gains), encoding="utf-8")
-        if results.trainings:
+        if any(row.dice is not None for row in results.trainings):
             draw_study(stage / "results.png", results.trainings)
 
 

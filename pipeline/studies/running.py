@@ -110,6 +110,7 @@ def train_one(
         found = [replace(problem, where=f"{name}: {problem.where}") for problem in told if problem.code != HELD]
         if found:  # All are listed in the end, which may be days away.
             note(f"{name} failed: {found[0].message}")
+            _write_time(output, name, began)
         return found
     except BaseException:
         _write_time(output, name, began)

@@ -37,7 +37,7 @@ class SeedResult:
 
     Attributes:
         seed: Its seed.
-        dice: Mean over classes of the mean over validation patients; None if no class has a number.
+        dice: Mean over classes of the mean over validation cases; None if no class has a number.
         classes: Mean Dice of each class by name; likewise.
         minutes: Elapsed time.
     """

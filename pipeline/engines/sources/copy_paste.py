@@ -80,7 +80,7 @@ class CopyPaste(Source):
         }
 
     def _box(self, image: Tensor) -> Tensor:
-        """Draw where the box is: booleans ``[B, 1, …]``, the same for all patches of a step."""
+        """Draw where the box is: booleans ``[B, 1, …]``, the same for all patches of a call."""
         box = torch.zeros_like(image[:, :1], dtype=torch.bool)
         place: list[Any] = [slice(None)] * 2
         for length in image.shape[2:]:
