@@ -29,12 +29,12 @@ def _certain(given: StreamValues) -> Tensor:
 class CopyPaste(Source):
     """The student's logits of patches that mix labelled and unlabelled scans, and the labels of each part.
 
-    Each unlabelled patch is paired with a labelled one, and the pair is mixed in two ways: the labelled patch with a
-    box of the unlabelled one, and the reverse. The box has the share ``side`` of the patch along each axis, and its
-    place is drawn in each step. For these ``2 B`` patches it provides ``mixed_logits``, ``mixed_label`` (the true
-    labels of the labelled parts, -1 elsewhere) and ``mixed_pseudo_label`` (the labels that another source predicts for
-    the unlabelled parts, -1 elsewhere), so that each part can have a term and a weight of its own. It is for terms on
-    unlabelled scans.
+    Each unlabelled patch is paired with a labelled one. Of the pairs every other one becomes the labelled patch with a
+    box of the unlabelled one, and the rest the reverse; which of them begin is drawn. The box has the share ``side`` of
+    the patch along each axis, and its place is drawn too. Of these ``B`` patches it provides ``mixed_logits``,
+    ``mixed_label`` (the true labels of the labelled parts, -1 elsewhere) and ``mixed_pseudo_label`` (the labels that
+    another source predicts for the unlabelled parts, -1 elsewhere), so that each part can have a term and a weight of
+    its own. It is for terms on unlabelled scans.
 
     Bai et al., CVPR 2023, arXiv 2305.00673: ``side`` 2/3, the unlabelled parts with half of the weight.
 
@@ -67,16 +67,15 @@ class CopyPaste(Source):
         """Return the logits of the mixed patches and the labels of both parts."""
         given = known.streams["labelled"]
         image = known["image"]
-        partner = torch.arange(len(image), device=image.device) % len(given["image"])
-        box = self._box(image)
-        labelled = torch.cat([~box, box])  # Where the mixed patches show the labelled ones.
-        images = torch.cat([given["image"][partner]] * 2), torch.cat([image] * 2)
-        label = torch.cat([_certain(given)[partner]] * 2)
-        pseudo_label = torch.cat([known["pseudo_label"]] * 2)
+        number = torch.arange(len(image), device=image.device)
+        partner = number % len(given["image"])
+        outward = (number + int(torch.randint(2, ()))) % 2 == 0
+        # Where the mixed patches show the labelled ones.
+        labelled = self._box(image) ^ outward.view(-1, *[1] * (image.ndim - 1))
         return {
-            "mixed_logits": self.student(images[0].where(labelled, images[1])),
-            "mixed_label": label.masked_fill(~labelled, -1),
-            "mixed_pseudo_label": pseudo_label.masked_fill(labelled, -1),
+            "mixed_logits": self.student(given["image"][partner].where(labelled, image)),
+            "mixed_label": _certain(given)[partner].masked_fill(~labelled, -1),
+            "mixed_pseudo_label": known["pseudo_label"].masked_fill(labelled, -1),
         }
 
     def _box(self, image: Tensor) -> Tensor:
