@@ -39,8 +39,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pipeline.reports.comparison import ALPHA, PRIMARY
-from pipeline.reports.crossed import FEWEST_CROSSED
-from pipeline.reports.intervals import FEWEST, LEVEL, plural
+from pipeline.reports.crossed import FEWEST_CROSSED, satterthwaite
+from pipeline.reports.intervals import FEWEST, plural
 from pipeline.reports.pairs import corrected, patient_means, refuse_unequal, side_of, tables_of
 from pipeline.reports.summary import HEADLINES
 
@@ -228,8 +228,6 @@ def _tested(a: Numbers, b: Numbers, *, paired: bool) -> tuple[Interval | None, f
 
     The last is "" where there are both.
     """
-    from scipy.stats import t
-
     patients = a.shape[1]
     if min(len(a), len(b)) < FEWEST_CROSSED:
         return None, None, f"{FEWEST_CROSSED} trainings of each are the fewest"
@@ -237,15 +235,7 @@ def _tested(a: Numbers, b: Numbers, *, paired: bool) -> tuple[Interval | None, f
         return None, None, f"{FEWEST} patients are the fewest"
     groups = [b.mean(axis=1) - a.mean(axis=1)] if paired else [a.mean(axis=1), b.mean(axis=1)]
     samples = [*groups, b.mean(axis=0) - a.mean(axis=0)]
-    parts = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
-    difference = float(b.mean() - a.mean())
-    total = sum(parts)
-    if total == 0:
-        return (difference, difference), float(difference == 0), ""
-    freedom = total**2 / sum(part**2 / (len(sample) - 1) for part, sample in zip(parts, samples, strict=True))
-    error = total**0.5
-    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * error
-    return (difference - half, difference + half), float(2 * t.sf(abs(difference) / error, freedom)), ""
+    return *satterthwaite(float(b.mean() - a.mean()), samples), ""
 
 
 def _verdict(a: Group, b: Group, dice: GroupDifference) -> Verdict:
