@@ -19,7 +19,7 @@ from pipeline.reports.files import write_cases_csv
 from pipeline.reports.groups import Group, compare_groups
 from pipeline.studies.grid import Cell, Study, read_study
 from pipeline.studies.lists import draw_lists
-from pipeline.studies.results import Gain, folder_of_cell, gather_cells, minutes_of, table_of, write_results
+from pipeline.studies.results import Gain, as_markdown, folder_of_cell, gather_cells, minutes_of, write_results
 from pipeline.studies.running import run_study
 from pipeline.types import CaseResult
 
@@ -380,6 +380,6 @@ def test_the_table_is_whole_without_numbers_that_are_not_known():
         of_gap=None,
         minutes=2,
     )
-    head, rule, line = table_of([row]).splitlines()
+    head, rule, line = as_markdown([row]).splitlines()
     assert [text.count("|") for text in (head, rule, line)] == [10, 10, 10]
     assert line == "| 5 | cut | 1 | 50.00 | +1.00 |  | +1.00 |  | 2.0 |"

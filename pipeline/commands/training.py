@@ -270,7 +270,7 @@ def study(
     Example: fewmask study study.yaml --output studies/few
     """
     from pipeline.studies.grid import read_study
-    from pipeline.studies.results import table_of
+    from pipeline.studies.results import as_markdown
     from pipeline.studies.running import run_study
 
     asked = read_study(grid)
@@ -279,5 +279,5 @@ def study(
         _launch(to_write(output), len([*asked.cells()]), launcher, launcher_option)
     results = run_study(asked, to_write(output), share)
     give({"folder": output, "gains": list(map(asdict, results.gains))})
-    say(table_of(results.gains))
+    say(as_markdown(results.gains))
     say(f"Wrote {output / 'results.md'}, results.png, gains.csv and trainings.csv.")

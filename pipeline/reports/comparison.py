@@ -215,17 +215,7 @@ def _difference(a: Numbers, b: Numbers, patients: Sequence[str]) -> Difference:
     if not pairs:
         reason = "neither side has this class in any case"
         names = ("mean_a", "mean_b", "difference", "median", "interval", "p_value", "p_holm")
-        return Difference(
-            n=0,
-            mean_a=None,
-            mean_b=None,
-            difference=None,
-            median=None,
-            interval=None,
-            p_value=None,
-            p_holm=None,
-            reasons=dict.fromkeys(names, reason),
-        )
+        return Difference(n=0, **dict.fromkeys(names), reasons=dict.fromkeys(names, reason))
     changes = means_of_patients(list(_row_means(a, b)), patients)
     median = float(np.median(changes))
     interval = median_interval(changes)

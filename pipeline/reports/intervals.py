@@ -114,18 +114,7 @@ def describe(
     known = {place: value for place, value in enumerate(values) if value is not None}
     if not known:
         names = ("mean", "interval", "median", "std", "q1", "q3", "min", "max")
-        return Statistics(
-            n=0,
-            mean=None,
-            interval=None,
-            median=None,
-            std=None,
-            q1=None,
-            q3=None,
-            min=None,
-            max=None,
-            reasons=dict.fromkeys(names, nothing),
-        )
+        return Statistics(n=0, **dict.fromkeys(names), reasons=dict.fromkeys(names, nothing))
     numbers = np.array(list(known.values()), dtype=np.float64)
     interval, reasons = interval_or_reason(numbers[:, None], [patients[place] for place in known], span)
     std = None

@@ -199,7 +199,7 @@ def summarise(results: Sequence[CaseResult]) -> Summary:
     )
 
 
-def table_of(
+def _values_of(
     by_case: dict[str, list[CaseResult]], classes: Sequence[tuple[int, str]], metric: str
 ) -> tuple[Numbers, list[str]]:
     """Return a metric as ``[cases, classes]``, NaN where there is no number, and the patient of each row."""
@@ -225,7 +225,7 @@ def notes_on_unannotated(partly: Sequence[bool]) -> tuple[str, ...]:
 
 
 def _mean(by_case: dict[str, list[CaseResult]], classes: Sequence[tuple[int, str]], metric: str) -> Mean:
-    values, patients = table_of(by_case, classes, metric)
+    values, patients = _values_of(by_case, classes, metric)
     known = np.isfinite(values).any(axis=1)
     if not known.any():
         return Mean(None, None, 0, {"value": NO_CLASS, "interval": NO_CLASS})
@@ -286,13 +286,8 @@ def _lesions(group: Sequence[CaseResult]) -> LesionSummary:
 def _agreement(results: Sequence[CaseResult]) -> Agreement:
     rows = [row for row in results if row.dice_expected is not None and row.dice is not None]
     if not rows:
-        return Agreement(
-            n=0,
-            pearson=None,
-            spearman=None,
-            bias=None,
-            reasons=dict.fromkeys(("pearson", "spearman", "bias"), "nothing was expected"),
-        )
+        names = ("pearson", "spearman", "bias")
+        return Agreement(n=0, **dict.fromkeys(names), reasons=dict.fromkeys(names, "nothing was expected"))
     expected, found = np.array([(row.dice_expected, row.dice) for row in rows], dtype=np.float64).T
     bias = float((expected - found).mean())
     if len({_patient_of(row) for row in rows}) < FEWEST or not expected.std() or not found.std():

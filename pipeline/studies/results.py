@@ -230,12 +230,12 @@ def write_results(results: Results, folder: Output) -> None:
             ("gains.csv", Gain, results.gains),
         ):
             write_csv(stage / name, [field.name for field in fields(kind)], map(asdict, rows))
-        (stage / "results.md").write_text(table_of(results.gains), encoding="utf-8")
+        (stage / "results.md").write_text(as_markdown(results.gains), encoding="utf-8")
         if any(row.dice is not None for row in results.trainings):
             draw_study(stage / "results.png", results.trainings)
 
 
-def table_of(gains: Sequence[Gain]) -> str:
+def as_markdown(gains: Sequence[Gain]) -> str:
     """Return the gains as a Markdown table; Dice and gains are in hundredths."""
     head = ("masks", "method", "draws", "Dice", "gain", "95 % interval", "worst draw", "of the gap", "min")
     rows = (head, ("---",) * len(head), *map(_cells, gains))
