@@ -187,6 +187,14 @@ def test_nesterov_without_momentum_is_refused(place):
         train(place, place / "data", "nesterov", optimizer={"name": "sgd", "options": {"momentum": 0.0}})
 
 
+def test_sgd_with_the_weight_decay_of_adamw_is_warned_of(place, capsys):
+    choice = {"name": "sgd", "learning_rate": 0.01, "warmup": 0.0}
+    train(place, place / "data", "faded", max_steps=1, optimizer=choice | {"weight_decay": 0.5})
+    assert "optimizer.weight_decay=0.5 is meant for AdamW" in capsys.readouterr().err
+    train(place, place / "data", "sound", max_steps=1, optimizer=choice | {"weight_decay": 3e-5})
+    assert "AdamW" not in capsys.readouterr().err
+
+
 def test_sgd_and_poly_train_and_resume_to_the_last_bit(place):
     changes = {"optimizer": {"name": "sgd", "learning_rate": 0.01, "weight_decay": 3e-5, "warmup": 0.0}}
     whole = train(place, place / "data", "sgd", **changes)

@@ -55,7 +55,10 @@ def test_supervised_recipe_looks_at_labelled_scans_alone():
     assert {term.on for term in parse(CONFIGS / "supervised.yaml", "dataset=d").objective} == {"labelled"}
 
 
-@pytest.mark.parametrize(("name", "against"), [("ncut", {("image", "mask")}), ("semisupervised", {("mixed_label",), ("mixed_pseudo_label",)})])
+@pytest.mark.parametrize(
+    ("name", "against"),
+    [("ncut", {("image", "mask")}), ("semisupervised", {("mixed_label",), ("mixed_pseudo_label",)})],
+)
 def test_recipe_compares_unlabelled_scans_with_what_it_says(name, against):
     terms = parse(CONFIGS / f"{name}.yaml", "dataset=d").objective
     found = {term.against or LOSSES[term.loss].against for term in terms if term.on == "unlabelled"}

@@ -104,7 +104,7 @@ def _show_check(look: Check, dataset: Path, report: str, output: Path | None) ->
     if look.problems:
         places = len({problem.where for problem in look.problems})
         more = f"see {output / report}" if output else f"--output DIR writes them to {report}"
-        complain(f"error: {dataset}: {len(look.problems)} problem(s) in {places} operand(s); {more}")
+        complain(f"error: {dataset}: {len(look.problems)} problem(s) in {places} place(s); {more}")
         sys.exit(2)
     if look.shard == WHOLE:
         for name, value in look.index().describe():

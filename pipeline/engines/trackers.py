@@ -43,7 +43,7 @@ class Tracker(ABC):
 
     def __init__(self) -> None:
         if find_spec(self.module) is None:
-            remedy = f"pip install fewmask[{self.module}]"
+            remedy = f"pip install 'fewmask[{self.module}]'"
             problem = Problem(self.module, "not-installed", f"is on, and {self.name} is not installed", remedy)
             raise UserError("The run cannot be logged.", [problem])
         self.listens = False

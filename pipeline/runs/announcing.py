@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # So many held-out cases are named.
 NAMED = 4
+# AdamW's 0.5, which SGD adds to the gradient at a larger learning rate, would let all weights fade.
+MOST_SGD_DECAY = 0.01
 
 
 def announce(training: Training, choices: Sequence[Choice]) -> None:
@@ -53,6 +55,9 @@ def announce(training: Training, choices: Sequence[Choice]) -> None:
     note(f"steps     {recipe.max_steps}{begun}, {validations}; {time}")
     note(f"held out  {_held_out(setup)}")
     note(f"folder    {setup.folder.path}")
+    if recipe.optimizer.name == "sgd" and recipe.optimizer.weight_decay > MOST_SGD_DECAY:
+        many = f"optimizer.weight_decay={recipe.optimizer.weight_decay:g} is meant for AdamW: with SGD weights may fade"
+        note(f"warning: {many} until nothing is found; nnU-Net has optimizer.weight_decay=3e-5")
 
 
 def _time(setup: Setup, done: int, seconds: float | None) -> str:

@@ -96,7 +96,7 @@ def _executor(folder: Path, cluster: str, options: dict[str, Any]) -> Any:
     try:
         import submitit
     except ImportError:
-        remedy = "pip install fewmask[launcher]"
+        remedy = "pip install 'fewmask[launcher]'"
         problem = Problem("--launcher", "no-submitit", "needs submitit, which is not installed", remedy)
         raise UserError("Nothing was started.", [problem]) from None
     try:
