@@ -152,7 +152,7 @@ class DataChoices(Section):
         if value and info.data.get("validation") == "none":
             raise ValueError("expected null, since data.validation is none")
         if value and info.data.get("split_fold") is not None:
-            raise ValueError("expected null, since data.split_fold says which fold validates")
+            raise ValueError("expected null, since data.split_fold says which fold validates: leave one of them out")
         return value
 
     @field_validator("split_fold")

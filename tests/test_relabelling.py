@@ -212,6 +212,13 @@ def test_a_mask_without_any_chosen_label_is_empty(pair, tmp_path):
     assert [p.where for p in warnings if p.code == "empty-mask"] == [str(path)]
 
 
+def test_a_name_where_labels_have_none_is_told_to_give_values(pair):
+    raw, _ = pair
+    unnamed = replace(read_dataset(raw), labels=None)
+    (problem,) = relabel(unnamed, {"organ": (1, "liver")}).problems
+    assert problem.remedy == "give values: labels have no names here"
+
+
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [

@@ -170,7 +170,7 @@ def values_of(
     for part in parts:
         value = names.get(part) if isinstance(part, str) else part
         if value is None:
-            remedy = nearest(str(part), names) or "give values"
+            remedy = nearest(str(part), names) if names else "give values: labels have no names here"
             mistakes.append((f"has {part!r}, which is no label of the dataset", remedy))
         elif value == 0 or value == dataset.ignore:
             mistakes.append((f"has {part!r}, which is no structure", "leave it out"))
