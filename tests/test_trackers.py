@@ -66,7 +66,7 @@ def test_a_tracker_that_fails_is_told_no_more_and_the_training_goes_on(capsys):
 def test_a_tracker_that_is_not_installed_is_a_users_mistake(tmp_path, monkeypatch, name):
     monkeypatch.setattr(trackers, "find_spec", lambda _: None)
     recipe = write_recipe(tmp_path, make_phantom(tmp_path / "data"), max_steps=1, **{name: True})
-    with pytest.raises(UserError, match=rf"pip install fewmask\[{name}\]"):
+    with pytest.raises(UserError, match=rf"pip install 'fewmask\[{name}\]'"):
         train(recipe, tmp_path / "run")
 
 
