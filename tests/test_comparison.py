@@ -123,6 +123,20 @@ def test_structures_that_changed_sides_are_named():
     assert (found.better, found.worse, found.equal) == (["x"], ["y"], ["z"])
 
 
+@pytest.mark.parametrize("count", [2, 40])
+def test_results_that_differ_by_rounding_show_no_difference(count):
+    a = [row(f"c{n}", 0.6 + n / 100) for n in range(count)]
+    b = [row(each.case, each.dice + 1e-12) for each in a]
+    assert compared(a, b).verdict == "not_shown"
+    assert compared(a, b).equal == [each.case for each in a]
+
+
+def test_a_case_without_any_structure_is_neither_better_nor_equal():
+    a = [row("x", None, voxels=0), row("y", 0.5)]
+    found = compared(a, a)
+    assert (found.better, found.worse, found.equal, found.n_cases) == ([], [], ["y"], 2)
+
+
 def test_an_invention_is_not_forgiven_by_leaving_its_pair_out():
     a = [row("x", 0.8), row("y", None, voxels=0)]
     b = [row("x", 0.8), row("y", 0.0, outcome="false_positive", voxels=0)]

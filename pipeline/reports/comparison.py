@@ -253,7 +253,7 @@ def signed_rank(changes: Numbers) -> Wilcoxon:
 
 def _verdict(dice: Difference, wilcoxon: Wilcoxon) -> Verdict:
     if wilcoxon.p_value is None or dice.interval is None or dice.difference is None:
-        return "not_shown" if dice.interval and wilcoxon.n == 0 else "too_few"
+        return "not_shown" if dice.difference is not None and wilcoxon.n == 0 else "too_few"
     apart = is_apart(dice)
     unlikely = wilcoxon.p_value < ALPHA
     if apart and unlikely and dice.difference * dice.interval[0] > 0:
